@@ -1,0 +1,149 @@
+"""Tokens become text: one request's answer while it is written, and the completion at its end.
+
+It knows one sequence and its tokenizer; the CLI, a notebook and a server all read from here.
+"""
+
+from __future__ import annotations
+
+import time
+import weakref
+from collections.abc import Generator
+from dataclasses import dataclass
+
+from .engine.engine import Engine
+from .sampling import TokenLogprobs
+from .sequence import FinishReason, Sequence
+from .stop import StopStrings
+from .tokenizer import Detokenizer, Tokenizer
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Wall-clock seconds."""
+
+    first_token: float  # from the request to its first token
+    total: float  # from the request to its end
+
+    def decode_rate(self, tokens: int) -> float:
+        """Tokens a second after the first one; 0 where there was none after it."""
+        seconds = self.total - self.first_token
+        return (tokens - 1) / seconds if tokens > 1 and seconds > 0 else 0.0
+
+
+@dataclass(frozen=True)
+class Completion:
+    """An answer.
+
+    Attributes:
+        text: the complete characters of the answer, without the end token or stop string; empty
+            where the model came without a tokenizer.
+        token_ids: every token drawn, the end token included.
+        finish_reason: "stop" (end token or stop string), "length" or "cancelled".
+        logprobs: one entry a token where `SamplingParams.logprobs` asked for them.
+        prompt_tokens: tokens of the prompt.
+        seed: gives the same text again.
+        timings: how long it took.
+        alternatives: the other answers where `SamplingParams.n` is above 1.
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
+    finish_reason: FinishReason
+    logprobs: tuple[TokenLogprobs, ...] | None
+    prompt_tokens: int
+    seed: int
+    timings: Timings
+    alternatives: tuple[Completion, ...] = ()
+
+
+class Answer:
+    """One sequence's text as it comes."""
+
+    def __init__(self, engine: Engine, sequence: Sequence, tokenizer: Tokenizer | None) -> None:
+        self.engine, self.sequence = engine, sequence
+        self._detokenizer = Detokenizer(tokenizer, sequence.prompt) if tokenizer else None
+        self._stops = StopStrings(sequence.params.stop)
+        self._pieces: list[str] = []
+        self._started = time.perf_counter()
+        self._first_token = self._ended = 0.0
+
+    def take(self, token: int) -> str:
+        """The text a new token adds; ends the sequence where that completes a stop string."""
+        if not self._first_token:
+            self._first_token = time.perf_counter()
+        if self._detokenizer is None or token in self.sequence.end_ids:
+            return ""
+        piece = self._stops.add(self._detokenizer.add(token))
+        if self._stops.is_found:
+            self._end_at_stop_string()
+        return self._keep(piece)
+
+    def end(self) -> str:
+        """The text held back in case it began a stop string."""
+        self._ended = time.perf_counter()
+        return self._keep(self._stops.flush())
+
+    def pieces(self) -> Generator[str, None, None]:
+        """The text as it is written; closing the iterator ends the sequence."""
+        tokens = self.engine.tokens(self.sequence)
+        try:
+            for token in tokens:
+                if piece := self.take(token):
+                    yield piece
+                if self._stops.is_found:
+                    break
+            if piece := self.end():
+                yield piece
+        finally:
+            self._ended = self._ended or time.perf_counter()
+            tokens.close()
+
+    def completion(self) -> Completion:
+        sequence = self.sequence
+        first = self._first_token or self._ended or self._started
+        return Completion(
+            text="".join(self._pieces),
+            token_ids=tuple(sequence.answer),
+            finish_reason=sequence.finish_reason or "cancelled",
+            logprobs=None if sequence.params.logprobs is None else tuple(sequence.logprobs),
+            prompt_tokens=len(sequence.prompt),
+            seed=sequence.seed,
+            timings=Timings(first - self._started, (self._ended or first) - self._started),
+        )
+
+    def _keep(self, piece: str) -> str:
+        if piece:
+            self._pieces.append(piece)
+        return piece
+
+    def _end_at_stop_string(self) -> None:
+        self.engine.finish(self.sequence, "stop")
+        self.sequence.finish_reason = "stop"  # also where the token was the last one anyway
+
+
+class Stream:
+    """Iterate for the pieces of the answer; `completion` tells the rest once it has ended.
+
+    Closing it, or letting go of it, ends the answer and returns its memory.
+    """
+
+    def __init__(self, answer: Answer) -> None:
+        self._answer = answer
+        self._pieces = answer.pieces()
+        # Also for a stream that nobody ever asked for a piece: its request is already under way.
+        self._finish = weakref.finalize(self, answer.engine.finish, answer.sequence, "cancelled")
+
+    def __iter__(self) -> Stream:
+        return self
+
+    def __next__(self) -> str:
+        return next(self._pieces)
+
+    def close(self) -> None:
+        self._pieces.close()
+        self._finish()
+
+    @property
+    def completion(self) -> Completion:
+        """What has been written so far."""
+        return self._answer.completion()

@@ -1,0 +1,39 @@
+"""Which backend: the only place that asks. A backend is imported where it is chosen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from .config import ModelConfig
+from .errors import UsageError
+from .operators import Operators
+
+BACKENDS = ("auto", "cpu")
+DTYPES = ("auto", "float32", "float16", "bfloat16")
+
+
+def operators_for(
+    backend: str, dtype: str, threads: int | None, config: ModelConfig, weight_folder: Path | None
+) -> Operators[Any]:
+    """The operators of a backend, in a storage type.
+
+    `auto` takes the CPU, the one backend of this version, in float32: numpy multiplies nothing
+    else at speed.
+
+    Raises:
+        UsageError: a backend, type or thread count that there is not.
+    """
+    _check("backend", backend, BACKENDS)
+    _check("dtype", dtype, DTYPES)
+    from .cpu.operators import CpuOperators
+    from .cpu.threads import choose_threads, set_threads
+
+    count = choose_threads(threads, config.parameters)
+    set_threads(count)
+    return CpuOperators("float32" if dtype == "auto" else dtype, count, weight_folder)
+
+
+def _check(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise UsageError(f"{name} is {value!r}, expected one of {', '.join(choices)}")

@@ -1,0 +1,63 @@
+"""What a model's files hold, whatever their format: nobody asks for the format after this.
+
+It knows config, tensors by Hugging Face's names, and how to get at the tokenizer. It knows no
+backend, and reads no weights by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..config import ModelConfig
+from ..errors import ModelFileError, ModelNotFoundError
+from ..tensor import StoredTensor
+
+if TYPE_CHECKING:
+    import tokenizers
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    path: Path
+    config: ModelConfig
+    tensors: dict[str, StoredTensor]  # exactly those the config asks for
+    load_tokenizer: Callable[[], tokenizers.Tokenizer]  # raises NoTokenizerError
+    stored_as: str  # for people: "safetensors BF16", "GGUF Q4_1"
+    # Names the very bytes of a file whose weights are costly to convert, so that a backend may
+    # keep the converted ones; None where reading them again is as good.
+    conversion_key: str | None = None
+
+
+def open_checkpoint(path: Path) -> Checkpoint:
+    """A folder of safetensors, or a GGUF file.
+
+    Raises:
+        ModelNotFoundError: nothing is there, or nothing that could be a model.
+        ModelFileError, UnsupportedModelError: it is there and cannot be used.
+    """
+    if not path.exists():
+        raise ModelNotFoundError(f"{path}: no such file or folder, expected a model")
+    if path.is_dir():
+        from .safetensors import open_safetensors
+
+        return open_safetensors(path)
+    if path.suffix == ".safetensors":
+        raise ModelNotFoundError(
+            f"{path}: a single weights file, expected the folder that holds it and its config.json"
+        )
+    if not path.is_file():
+        raise ModelFileError(f"{path}: not a regular file, expected a folder or a GGUF file")
+    from .gguf import open_gguf
+
+    return open_gguf(path)
+
+
+def stored_types(tensors: dict[str, StoredTensor]) -> str:
+    """The type that holds most elements, as the file spells it."""
+    sizes: dict[str, int] = {}
+    for tensor in tensors.values():
+        sizes[tensor.dtype] = sizes.get(tensor.dtype, 0) + tensor.size
+    return max(sizes, key=lambda kind: sizes[kind])

@@ -1,0 +1,480 @@
+"""GGUF files: a header read with every count checked, and tensors handed out in tiles of rows.
+
+It knows the container (versions 2 and 3, little-endian) and how many bytes a block of each type
+takes. It does not know what a model is: which keys and tensors belong there, what their names
+mean, or that rows of q and k are permuted. A header comes from strangers, so each count and length
+is a plain integer, held against the bytes that are left before anything of that size is made.
+Files are read, never mapped: pages of a mapping count as our memory, and a mapped file that
+shrinks kills the process.
+
+Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import stat
+import struct
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import ModelFileError, UnsupportedModelError
+from ..tensor import HostArray, StoredTensor
+
+# Limits keep a hostile header under a second and in bounded memory. Beside them, the largest
+# known: a header of 25 MB, and 777 K strings (Gemma 3: 262 K tokens, 515 K merges).
+HEADER_BYTES = 100_000_000
+METADATA_LIMIT = 65_536
+TENSOR_LIMIT = 65_536
+STRING_LIMIT = 1 << 20  # in all arrays together
+ELEMENT_LIMIT = (1 << 63) - 1  # of one tensor: what ggml counts with, and numpy
+
+FIRST_READ = 4 << 20  # bytes; holds most headers, and costs a millisecond where it is too much
+TILE_ELEMENTS = 1 << 18  # 1 MB of float32: a tile stays in the second-level cache while converted
+
+
+class _Block(NamedTuple):
+    """The unit a type is stored in: this many elements in this many bytes."""
+
+    dtype: str
+    elements: int
+    size: int
+
+
+# By their tags in `enum ggml_type`; sizes from the structs in ggml-common.h.
+_BLOCKS = {
+    0: _Block("F32", 1, 4),
+    1: _Block("F16", 1, 2),
+    2: _Block("Q4_0", 32, 18),
+    3: _Block("Q4_1", 32, 20),
+    6: _Block("Q5_0", 32, 22),
+    7: _Block("Q5_1", 32, 24),
+    8: _Block("Q8_0", 32, 34),
+    12: _Block("Q4_K", 256, 144),
+    13: _Block("Q5_K", 256, 176),
+    14: _Block("Q6_K", 256, 210),
+    30: _Block("BF16", 1, 2),
+}
+_BLOCK_OF = {block.dtype: block for block in _BLOCKS.values()}
+SUPPORTED_TYPES = tuple(_BLOCK_OF)
+
+# Types of sound files that we do not read, so that the refusal can name what it met.
+# fmt: off
+_OTHER_TYPES = {
+    9: "Q8_1", 10: "Q2_K", 11: "Q3_K", 15: "Q8_K", 16: "IQ2_XXS", 17: "IQ2_XS", 18: "IQ3_XXS",
+    19: "IQ1_S", 20: "IQ4_NL", 21: "IQ3_S", 22: "IQ2_S", 23: "IQ4_XS", 24: "I8", 25: "I16",
+    26: "I32", 27: "I64", 28: "F64", 29: "IQ1_M", 31: "Q4_0_4_4", 32: "Q4_0_4_8", 33: "Q4_0_8_8",
+    34: "TQ1_0", 35: "TQ2_0", 39: "MXFP4", 40: "NVFP4", 41: "Q1_0",
+}
+# fmt: on
+
+_PLAIN: dict[str, np.dtype[Any]] = {
+    "F32": np.dtype("<f4"),
+    "F16": np.dtype("<f2"),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+}
+
+# Metadata values by tag, `enum gguf_type`.
+_STRING, _ARRAY = 8, 9
+_NUMBERS: dict[int, np.dtype[Any]] = {
+    0: np.dtype("u1"),
+    1: np.dtype("i1"),
+    2: np.dtype("<u2"),
+    3: np.dtype("<i2"),
+    4: np.dtype("<u4"),
+    5: np.dtype("<i4"),
+    6: np.dtype("<f4"),
+    7: np.dtype("?"),
+    10: np.dtype("<u8"),
+    11: np.dtype("<i8"),
+    12: np.dtype("<f8"),
+}
+
+_U32, _U64 = struct.Struct("<I"), struct.Struct("<Q")
+
+
+@dataclass(frozen=True)
+class GgufTensor:
+    """Where a tensor lies in its file."""
+
+    name: str
+    shape: tuple[int, ...]  # outermost first, as numpy has it; the file has it reversed
+    dtype: str  # one of SUPPORTED_TYPES
+    offset: int  # bytes from the beginning of the file
+    byte_size: int
+
+
+class GgufFile:
+    """The header of a GGUF file, read and checked; no handle stays open.
+
+    In `metadata` numbers, bools and strings are Python's own, arrays of strings are lists, and
+    arrays of numbers are numpy arrays. `tensors` keeps the file's order.
+
+    Raises:
+        ModelFileError: the file is damaged, or no GGUF file at all.
+        UnsupportedModelError: it is of another version, byte order or tensor type than we read.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        with _opened(self.path) as file:
+            self.metadata, self.tensors = _read(_Header(file, self.path))
+
+    def stored_tensor(self, name: str, row_multiple: int = 1) -> StoredTensor:
+        """A tensor to be read in tiles, each a multiple of `row_multiple` rows.
+
+        The last tile holds what is left, so it may be smaller.
+        """
+        tensor = self.tensors[name]
+        return StoredTensor(
+            name, tensor.shape, tensor.dtype, lambda: _tiles(self.path, tensor, row_multiple)
+        )
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    """A regular file open for reading, with the system's errors turned into ours."""
+    try:
+        # Looked at before it is opened, because opening a named pipe waits for a writer.
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise ModelFileError(f"{path}: not a regular file, expected a GGUF file")
+        with path.open("rb") as file:
+            yield file
+    except OSError as error:
+        raise ModelFileError(f"{path}: cannot be read: {error.strerror or error}") from None
+
+
+# The header
+
+
+class _Header:
+    """The beginning of a file, how far it has been read, and what is being read there."""
+
+    def __init__(self, file: BinaryIO, path: Path) -> None:
+        self.path = path
+        self.size = os.fstat(file.fileno()).st_size
+        self.limit = min(self.size, HEADER_BYTES)
+        self.position = 0
+        self.where = "header"
+        self.bytes = b""
+        self.strings_left = STRING_LIMIT
+        self._file = file
+
+    def error(self, field: str, found: object, expected: str) -> ModelFileError:
+        return ModelFileError(f"{self.path}: {self.where}: {field} is {found}, expected {expected}")
+
+    def require(self, count: int, field: str) -> None:
+        """Refuse `count` bytes more than there are, before anything is made of that size."""
+        left = self.limit - self.position
+        if count > left:
+            whose = "file" if self.limit == self.size else f"{HEADER_BYTES:,} a header may have"
+            raise self.error(field, f"{count:,} bytes", f"at most the {left:,} left of the {whose}")
+
+    def take(self, count: int, field: str) -> int:
+        """Step over `count` bytes and return where in `self.bytes` they begin."""
+        start, end = self.position, self.position + count
+        if end > len(self.bytes):
+            self.require(count, field)
+            self._fill(end)
+        self.position = end
+        return start
+
+    def _fill(self, end: int) -> None:
+        wanted = min(max(end, FIRST_READ, 2 * len(self.bytes)), self.limit)
+        self.bytes += self._file.read(wanted - len(self.bytes))
+        if len(self.bytes) < end:
+            raise self.error("file", f"{len(self.bytes):,} bytes", f"{self.size:,}: it shrank")
+
+    def u32(self, field: str) -> int:
+        start = self.take(4, field)
+        return int(_U32.unpack_from(self.bytes, start)[0])
+
+    def u64(self, field: str) -> int:
+        start = self.take(8, field)
+        return int(_U64.unpack_from(self.bytes, start)[0])
+
+    def text(self, field: str) -> str:
+        length = self.u64(f"length of the {field}")
+        start = self.take(length, field)
+        try:
+            return self.bytes[start : start + length].decode()
+        except UnicodeDecodeError as error:
+            raise self.error(field, f"not UTF-8 ({error.reason})", "UTF-8 text") from None
+
+    def texts(self, count: int) -> list[str]:
+        """An array of strings."""
+        self.require(8 * count, "array of strings")
+        texts: list[str] = []
+        while len(texts) < count:
+            self._append_texts_in_memory(texts, count)
+            if len(texts) < count:  # the next is not in memory yet, or not sound
+                texts.append(self.text(f"string {len(texts)}"))
+        return texts
+
+    def _append_texts_in_memory(self, texts: list[str], count: int) -> None:
+        """`text` in a loop, at a quarter of its cost, up to where something is the matter.
+
+        Vocabularies make this the one loop of a header that takes time.
+        """
+        data, position, length_at = self.bytes, self.position, _U64.unpack_from
+        with suppress(struct.error, UnicodeDecodeError):
+            while len(texts) < count:
+                end = position + 8 + length_at(data, position)[0]
+                if end > len(data):
+                    break
+                texts.append(data[position + 8 : end].decode())
+                position = end
+        self.position = position
+
+
+def _read(header: _Header) -> tuple[dict[str, Any], dict[str, GgufTensor]]:
+    _check_version(header)
+    tensor_count, metadata_count = header.u64("tensor count"), header.u64("metadata count")
+    # The smallest entries there can be: an empty name, then one dimension or one byte.
+    _check_count(header, "tensor count", tensor_count, TENSOR_LIMIT, entry=32)
+    _check_count(header, "metadata count", metadata_count, METADATA_LIMIT, entry=13)
+    metadata = _read_metadata(header, metadata_count)
+    tensors = _read_tensors(header, tensor_count)
+    alignment = _alignment(header, metadata)
+    begin = _aligned(header.position, alignment)
+    _check_layout(header, list(tensors.values()), begin, alignment)
+    placed = {name: replace(it, offset=begin + it.offset) for name, it in tensors.items()}
+    return metadata, placed
+
+
+def _check_version(header: _Header) -> None:
+    start = header.take(4, "magic")
+    magic = header.bytes[start : start + 4]
+    if magic != b"GGUF":
+        raise header.error("magic", magic, "b'GGUF'")
+    version = header.u32("version")
+    if version in (2 << 24, 3 << 24):
+        raise UnsupportedModelError(
+            f"{header.path}: header: byte order is big-endian, expected little-endian; "
+            "convert the file on a machine like this one"
+        )
+    if version == 1:
+        raise UnsupportedModelError(
+            f"{header.path}: header: version is 1, expected 2 or 3; convert the model again"
+        )
+    if version not in (2, 3):
+        raise header.error("version", version, "2 or 3")
+
+
+def _check_count(header: _Header, field: str, count: int, limit: int, entry: int) -> None:
+    """No more entries than the limit, nor than the rest of the header has room for."""
+    most = min(limit, (header.limit - header.position) // entry)
+    if count > most:
+        raise header.error(field, f"{count:,}", f"at most {most:,}")
+
+
+def _read_metadata(header: _Header, count: int) -> dict[str, Any]:
+    metadata: dict[str, Any] = {}
+    for index in range(count):
+        header.where = f"metadata entry {index}"
+        key = header.text("key")
+        header.where = f"metadata {_shown(key)}"
+        if key in metadata:
+            raise header.error("key", "there twice", "each key once")
+        metadata[key] = _read_value(header)
+    return metadata
+
+
+def _read_value(header: _Header) -> Any:
+    tag = header.u32("type")
+    if tag == _STRING:
+        return header.text("value")
+    if tag == _ARRAY:
+        return _read_array(header)
+    return _read_numbers(header, "type", tag, 1)[0].item()
+
+
+def _read_array(header: _Header) -> Any:
+    tag, count = header.u32("element type"), header.u64("element count")
+    if tag == _ARRAY:  # legal, unused, and where other readers recurse until they fall
+        raise header.error("element type", "array", "numbers, bools or strings")
+    if tag != _STRING:
+        return _read_numbers(header, "element type", tag, count)
+    if count > header.strings_left:
+        raise header.error(
+            "element count", f"{count:,} strings", f"at most {header.strings_left:,}"
+        )
+    header.strings_left -= count
+    return header.texts(count)
+
+
+def _read_numbers(header: _Header, field: str, tag: int, count: int) -> HostArray:
+    dtype = _NUMBERS.get(tag)
+    if dtype is None:
+        raise header.error(field, f"tag {tag}", "a tag from 0 to 12")
+    size = count * dtype.itemsize
+    start = header.take(size, "value")
+    raw = np.frombuffer(header.bytes[start : start + size], np.uint8)
+    if dtype == np.bool_ and raw.size and raw.max() > 1:
+        raise header.error("value", f"a bool of {raw.max()}", "0 or 1")
+    return raw.view(dtype)
+
+
+def _read_tensors(header: _Header, count: int) -> dict[str, GgufTensor]:
+    tensors: dict[str, GgufTensor] = {}
+    for index in range(count):
+        header.where = f"tensor entry {index}"
+        tensor = _read_tensor(header)
+        if tensor.name in tensors:
+            raise header.error("name", "there twice", "each name once")
+        tensors[tensor.name] = tensor
+    return tensors
+
+
+def _read_tensor(header: _Header) -> GgufTensor:
+    """One entry of the list; its offset is still counted from where the data begins."""
+    name = header.text("name")
+    header.where = f"tensor {_shown(name)}"
+    dimensions = header.u32("number of dimensions")
+    if not 1 <= dimensions <= 4:
+        raise header.error("number of dimensions", dimensions, "1 to 4")
+    shape = tuple(reversed([header.u64("shape") for _ in range(dimensions)]))
+    block = _read_block(header)
+    return GgufTensor(
+        name, shape, block.dtype, header.u64("offset"), _byte_size(header, shape, block)
+    )
+
+
+def _read_block(header: _Header) -> _Block:
+    tag = header.u32("type")
+    if tag in _BLOCKS:
+        return _BLOCKS[tag]
+    expected = f"one of {', '.join(SUPPORTED_TYPES)}"
+    if tag in _OTHER_TYPES:
+        raise UnsupportedModelError(
+            f"{header.path}: {header.where}: type is {_OTHER_TYPES[tag]}, expected {expected}"
+        )
+    raise header.error("type", f"tag {tag}", expected)
+
+
+def _byte_size(header: _Header, shape: Sequence[int], block: _Block) -> int:
+    if 0 in shape:
+        raise header.error("shape", list(shape), "no dimension of 0")
+    elements = math.prod(shape)
+    if elements > ELEMENT_LIMIT:
+        raise header.error("shape", list(shape), f"at most {ELEMENT_LIMIT:,} elements")
+    if shape[-1] % block.elements:
+        expected = f"a multiple of {block.elements}, the block of {block.dtype}"
+        raise header.error("row length", f"{shape[-1]:,}", expected)
+    return elements // block.elements * block.size
+
+
+def _alignment(header: _Header, metadata: dict[str, Any]) -> int:
+    header.where = "metadata 'general.alignment'"
+    alignment = metadata.get("general.alignment", 32)
+    is_integer = isinstance(alignment, int) and not isinstance(alignment, bool)
+    if not is_integer or alignment < 1 or alignment & (alignment - 1):
+        raise header.error("value", _shown(alignment), "a power of two")
+    return int(alignment)
+
+
+def _aligned(position: int, alignment: int) -> int:
+    return -(-position // alignment) * alignment
+
+
+def _check_layout(
+    header: _Header, tensors: Sequence[GgufTensor], begin: int, alignment: int
+) -> None:
+    """Tensors lie end to end, each padded to the alignment, and the file ends with the last.
+
+    That is what llama.cpp asks too: bytes which belong to no tensor are damage, or smuggled.
+    """
+    for tensor in tensors:
+        header.where = f"tensor {_shown(tensor.name)}"
+        if tensor.offset % alignment:
+            raise header.error("offset", f"{tensor.offset:,}", f"a multiple of {alignment:,}")
+        end = begin + tensor.offset + tensor.byte_size
+        if end > header.size:
+            found = f"byte {end:,} of the file"
+            raise header.error("end of the data", found, f"at most its size, {header.size:,}")
+    _check_contiguous(header, sorted(tensors, key=lambda it: it.offset), alignment)
+    _check_end(header, tensors, begin, alignment)
+
+
+def _check_contiguous(header: _Header, tensors: Sequence[GgufTensor], alignment: int) -> None:
+    if tensors and tensors[0].offset:
+        header.where = f"tensor {_shown(tensors[0].name)}"
+        raise header.error("offset", f"{tensors[0].offset:,}", "0, as the first")
+    for before, tensor in pairwise(tensors):
+        expected = _aligned(before.offset + before.byte_size, alignment)
+        if tensor.offset != expected:
+            header.where = f"tensor {_shown(tensor.name)}"
+            found = f"{tensor.offset:,}" + (", an overlap" if tensor.offset < expected else "")
+            where = f"{expected:,}, where {_shown(before.name)} ends"
+            raise header.error("offset", found, where)
+
+
+def _check_end(header: _Header, tensors: Sequence[GgufTensor], begin: int, alignment: int) -> None:
+    ends = [begin + tensor.offset + tensor.byte_size for tensor in tensors]
+    end = max(ends, default=header.position)
+    if header.size > _aligned(end, alignment):
+        header.where = "data"
+        raise header.error("end of the file", f"byte {header.size:,}", f"{end:,}, and its padding")
+
+
+def _shown(value: object) -> str:
+    """For messages: quoted, control characters escaped, and not a page long."""
+    shown = repr(value)
+    return shown if len(shown) <= 80 else shown[:77] + "..."
+
+
+# The data
+
+
+def _tiles(path: Path, tensor: GgufTensor, row_multiple: int) -> Iterator[HostArray]:
+    rows = _rows_in_tile(tensor, row_multiple)
+    with _opened(path) as file:
+        file.seek(tensor.offset)
+        for first in range(0, tensor.shape[0], rows):
+            shape = (min(rows, tensor.shape[0] - first), *tensor.shape[1:])
+            yield _decoded(_read_bytes(file, path, tensor, shape), tensor.dtype, shape)
+
+
+def _rows_in_tile(tensor: GgufTensor, row_multiple: int) -> int:
+    """As near to TILE_ELEMENTS as whole blocks and multiples of `row_multiple` rows allow."""
+    columns = math.prod(tensor.shape[1:])
+    # Only a one-dimensional tensor has rows (of one element) shorter than a block.
+    block = _BLOCK_OF[tensor.dtype].elements
+    unit = math.lcm(row_multiple, block // math.gcd(block, columns))
+    return max(1, TILE_ELEMENTS // columns // unit) * unit
+
+
+def _read_bytes(
+    file: BinaryIO, path: Path, tensor: GgufTensor, shape: Sequence[int]
+) -> NDArray[np.uint8]:
+    block = _BLOCK_OF[tensor.dtype]
+    count = math.prod(shape) // block.elements * block.size
+    raw: NDArray[np.uint8] = np.fromfile(file, np.uint8, count)
+    if raw.size < count:
+        raise ModelFileError(
+            f"{path}: tensor {_shown(tensor.name)}: data is cut short, expected "
+            f"{tensor.byte_size:,} bytes; the file changed since its header was read"
+        )
+    return raw
+
+
+def _decoded(raw: NDArray[np.uint8], dtype: str, shape: tuple[int, ...]) -> HostArray:
+    if dtype in _PLAIN:
+        return raw.view(_PLAIN[dtype]).reshape(shape)
+    from gguf.constants import GGMLQuantizationType
+    from gguf.quants import dequantize
+
+    # A scale may be infinite or NaN in a damaged file; whoever uses the numbers will say so.
+    # As one long row: gguf-py converts 16 rows at a time, which halves its speed on narrow ones.
+    with np.errstate(invalid="ignore", over="ignore"):
+        floats: HostArray = dequantize(raw.reshape(1, -1), GGMLQuantizationType[dtype])
+    return floats.reshape(shape)

@@ -1,0 +1,113 @@
+"""Which tensors a model must have, with which shapes, under which names.
+
+Inside cullama tensors carry Hugging Face's names; GGUF's are translated here. It knows names and
+shapes and reports everything that is wrong at once; it never reads a tensor's values.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from ..config import ModelConfig
+from ..errors import ModelFileError
+from ..tensor import StoredTensor
+
+EMBEDDING, HEAD, NORM = "model.embed_tokens.weight", "lm_head.weight", "model.norm.weight"
+
+_GGUF_WHOLE = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
+_GGUF_LAYER = {
+    "attn_norm": "input_layernorm",
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "attn_q_norm": "self_attn.q_norm",
+    "attn_k_norm": "self_attn.k_norm",
+    "ffn_norm": "post_attention_layernorm",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+}
+_GGUF_NAME = re.compile(r"(?:blk\.(?P<layer>\d+)\.)?(?P<stem>\w+)\.(?P<kind>weight|bias)")
+
+# Tables that old exporters stored and that are recomputed from the config.
+_RECOMPUTED = re.compile(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq|rope_freqs\.weight")
+
+
+def huggingface_name(gguf_name: str) -> str:
+    """`blk.3.attn_q.weight` → `model.layers.3.self_attn.q_proj.weight`; unknown names stay."""
+    match = _GGUF_NAME.fullmatch(gguf_name)
+    if match is None:
+        return gguf_name
+    layer, stem, kind = match["layer"], match["stem"], match["kind"]
+    if layer is None and stem in _GGUF_WHOLE:
+        return f"{_GGUF_WHOLE[stem]}.{kind}"
+    if layer is not None and stem in _GGUF_LAYER:
+        return f"model.layers.{int(layer)}.{_GGUF_LAYER[stem]}.{kind}"
+    return gguf_name
+
+
+def layer_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """The tensors of one layer, without the `model.layers.N.` before them."""
+    hidden, inner = config.hidden_size, config.intermediate_size
+    queries, keys = config.heads * config.head_dim, config.kv_heads * config.head_dim
+    matrices = {
+        "self_attn.q_proj": (queries, hidden, config.qkv_bias),
+        "self_attn.k_proj": (keys, hidden, config.qkv_bias),
+        "self_attn.v_proj": (keys, hidden, config.qkv_bias),
+        "self_attn.o_proj": (hidden, queries, config.output_bias),
+        "mlp.gate_proj": (inner, hidden, config.mlp_bias),
+        "mlp.up_proj": (inner, hidden, config.mlp_bias),
+        "mlp.down_proj": (hidden, inner, config.mlp_bias),
+    }
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name, (rows, columns, has_bias) in matrices.items():
+        shapes[f"{name}.weight"] = (rows, columns)
+        if has_bias:
+            shapes[f"{name}.bias"] = (rows,)
+    shapes["input_layernorm.weight"] = shapes["post_attention_layernorm.weight"] = (hidden,)
+    if config.qk_norm:
+        shapes["self_attn.q_norm.weight"] = shapes["self_attn.k_norm.weight"] = (config.head_dim,)
+    return shapes
+
+
+def expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Every tensor of the model; for a tied one, the embedding stands for the head too."""
+    table = (config.vocab_size, config.hidden_size)
+    shapes = {EMBEDDING: table, NORM: (config.hidden_size,)}
+    if not config.tied:
+        shapes[HEAD] = table
+    layer = layer_shapes(config)
+    for index in range(config.layers):
+        shapes |= {f"model.layers.{index}.{name}": shape for name, shape in layer.items()}
+    return shapes
+
+
+def checked_tensors(
+    path: Path, config: ModelConfig, found: Mapping[str, StoredTensor]
+) -> dict[str, StoredTensor]:
+    """The tensors the model needs, out of those a file holds.
+
+    Raises:
+        ModelFileError: naming all missing, unexpected and misshaped tensors.
+    """
+    tensors = {name: t for name, t in found.items() if not _RECOMPUTED.fullmatch(name)}
+    if config.tied:
+        head = tensors.pop(HEAD, None)  # some files store the tied matrix under both names,
+        if head is not None:  # some under this one only
+            tensors.setdefault(EMBEDDING, head)
+    shapes = expected_shapes(config)
+    problems = [f"missing {name!r} {list(shapes[name])}" for name in shapes if name not in tensors]
+    problems += [f"unexpected {name!r}" for name in tensors if name not in shapes]
+    problems += [
+        f"{name!r} has shape {list(t.shape)}, expected {list(shapes[name])}"
+        for name, t in tensors.items()
+        if name in shapes and t.shape != shapes[name]
+    ]
+    if problems:
+        raise ModelFileError(
+            f"{path}: {len(problems)} tensors do not fit the config: {'; '.join(problems)}"
+        )
+    return tensors

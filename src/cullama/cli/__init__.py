@@ -1,0 +1,67 @@
+"""The command line: parse, call the library, print. Nothing here that a notebook cannot do."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from typing import Any
+
+import click
+
+from .. import __version__
+from ..errors import CullamaError
+
+COMMANDS = ("story", "bench")
+
+
+class Commands(click.Group):
+    """Commands found by name: each lives in its own file, imported when it is asked for."""
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        command: click.Command = import_module(f".{name}", __name__).command
+        return command
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, "-V", "--version", message="cullama %(version)s")
+def cli() -> None:
+    """Llama inference you can read in an evening and run at the speed of your memory."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The `cullama` command: exits with 0, 2 for misuse, 1 for failure, 130 after Ctrl-C."""
+    sys.exit(run(arguments))
+
+
+def run(arguments: list[str] | None = None) -> int:
+    try:
+        code: Any = cli.main(arguments, prog_name="cullama", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.ctx.get_help() if error.ctx else "")
+        return 2
+    except click.UsageError as error:
+        return _complain(f"{error.format_message().rstrip('.')}; see {_help_for(error)}", 2)
+    except click.ClickException as error:
+        return _complain(error.format_message(), error.exit_code)
+    except CullamaError as error:
+        return _complain(str(error), error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        return 130
+    except BrokenPipeError:  # whoever read our output has gone; there is nobody to tell
+        sys.stdout = None  # nor to flush to at exit
+        return 1
+    return code if isinstance(code, int) else 0
+
+
+def _complain(message: str, code: int) -> int:
+    click.echo(f"cullama: {' '.join(message.split())}", err=True)
+    return code
+
+
+def _help_for(error: click.UsageError) -> str:
+    return f"`{error.ctx.command_path if error.ctx else 'cullama'} --help`"

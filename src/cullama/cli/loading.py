@@ -1,0 +1,25 @@
+"""Load a model for a command: progress bars while it takes long, one line on what was taken."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .progress import ProgressBar
+
+if TYPE_CHECKING:
+    from ..llm import LLM
+
+
+def load(model: Any, quiet: bool, **options: Any) -> LLM:
+    from ..llm import LLM
+
+    with (
+        ProgressBar("fetching the default model", in_bytes=True) as download,
+        ProgressBar("reading weights") as reading,
+    ):
+        llm = LLM(model, download_progress=download, progress=reading, **options)
+    if not quiet:
+        click.secho(llm.description, dim=True, err=True)
+    return llm

@@ -1,0 +1,139 @@
+"""Options that commands share: which model, where it runs, how tokens are drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def _stack(options: list[Callable[[Command], Command]]) -> Callable[[Command], Command]:
+    def decorate(command: Command) -> Command:
+        for option in reversed(options):  # so that --help lists them in the order written
+            command = option(command)
+        return command
+
+    return decorate
+
+
+device_options = _stack(
+    [
+        click.option(
+            "--backend",
+            type=click.Choice(["auto", "cpu"]),
+            default="auto",
+            show_default=True,
+            help="Where it runs.",
+        ),
+        click.option(
+            "--dtype",
+            type=click.Choice(["auto", "float32", "float16", "bfloat16"]),
+            default="auto",
+            show_default=True,
+            help="How weights and cache are stored; sums are always float32.",
+        ),
+        click.option(
+            "--threads",
+            type=int,
+            metavar="N",
+            help="CPU threads.  [default: physical cores; 1 for a tiny model]",
+        ),
+    ]
+)
+
+model_options = _stack(
+    [
+        click.option(
+            "-m",
+            "--model",
+            metavar="PATH",
+            help="A folder with safetensors, or a GGUF file.  [default: SmolLM2-135M-Instruct]",
+        ),
+        device_options,
+        click.option(
+            "--context", "context_length", type=int, metavar="N", help="Longest text, in tokens."
+        ),
+        click.option(
+            "--keep-converted/--no-keep-converted",
+            default=True,
+            show_default=True,
+            help="Keep a GGUF's converted weights, to open it fast the next time.",
+        ),
+        click.option("-q", "--quiet", is_flag=True, help="No line about model and device."),
+    ]
+)
+
+# Their ranges are `SamplingParams`' to check; here is only what the shell needs to know.
+sampling_options = _stack(
+    [
+        click.option(
+            "-n", "--max-tokens", type=int, metavar="N", help="Longest answer.  [default: 256]"
+        ),
+        click.option(
+            "-t",
+            "--temperature",
+            type=float,
+            default=0.8,
+            show_default=True,
+            help="0 always takes the likeliest token.",
+        ),
+        click.option("--top-k", type=int, default=0, show_default=True, help="0 keeps all."),
+        click.option("--top-p", type=float, default=0.95, show_default=True),
+        click.option("--min-p", type=float, default=0.0, show_default=True),
+        click.option("--repetition-penalty", type=float, default=1.0, show_default=True),
+        click.option("--presence-penalty", type=float, default=0.0, show_default=True),
+        click.option("--frequency-penalty", type=float, default=0.0, show_default=True),
+        click.option("-s", "--seed", type=int, help="The same seed tells the same text."),
+        click.option("--stop", multiple=True, metavar="TEXT", help="End before this text."),
+        click.option("--stop-token-id", "stop_token_ids", type=int, multiple=True, metavar="ID"),
+        click.option(
+            "--logit-bias",
+            multiple=True,
+            metavar="ID=BIAS",
+            callback=lambda context, option, values: dict(map(_bias, values)),
+            help="Add BIAS to a token's logit.",
+        ),
+        click.option(
+            "--logprobs",
+            type=int,
+            metavar="K",
+            help="With --json: the K likeliest tokens of each step.",
+        ),
+        click.option("--n", "n", type=int, default=1, show_default=True, help="How many texts."),
+        click.option("--ignore-eos", is_flag=True, help="Go on past the end token."),
+    ]
+)
+
+SAMPLING_NAMES = (
+    "max_tokens",
+    "temperature",
+    "top_k",
+    "top_p",
+    "min_p",
+    "repetition_penalty",
+    "presence_penalty",
+    "frequency_penalty",
+    "seed",
+    "stop",
+    "stop_token_ids",
+    "logit_bias",
+    "logprobs",
+    "n",
+    "ignore_eos",
+)
+
+
+def _bias(text: str) -> tuple[int, float]:
+    token, _, bias = text.partition("=")
+    try:
+        return int(token), float(bias)
+    except ValueError:
+        raise click.BadParameter(f"{text!r}, expected ID=BIAS, for example 42=-1.5") from None
+
+
+def take(options: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    """Those of the options, taken out of the rest."""
+    return {name: options.pop(name) for name in names}

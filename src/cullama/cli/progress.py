@@ -1,0 +1,80 @@
+"""A progress bar that appears only when there is something to wait for.
+
+It draws on standard error, on a terminal only; elsewhere it writes one line when the wait begins.
+rich is imported with the first bar drawn, so that quick loads pay nothing.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+PATIENCE = 0.4  # seconds before a bar is worth drawing
+
+
+class ProgressBar:
+    """Call it with (done, total); leave the `with` and it is gone."""
+
+    def __init__(self, title: str, in_bytes: bool = False) -> None:
+        self._title, self._in_bytes = title, in_bytes
+        self._started: float | None = None
+        self._bar: Progress | None = None
+        self._is_announced = False
+
+    def __call__(self, done: int, total: int) -> None:
+        now = time.monotonic()
+        if self._started is None:
+            self._started = now
+        if self._bar is None and now - self._started > PATIENCE and done < total:
+            self._begin(total)
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], completed=done)
+
+    def __enter__(self) -> ProgressBar:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def _begin(self, total: int) -> None:
+        if sys.stderr.isatty():
+            self._bar = self._drawn(total)
+        elif not self._is_announced:
+            self._is_announced = True
+            size = f" ({total / 1e6:.0f} MB)" if self._in_bytes else ""
+            print(f"{self._title}{size} …", file=sys.stderr, flush=True)
+
+    def _drawn(self, total: int) -> Progress:
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            DownloadColumn,
+            Progress,
+            TaskProgressColumn,
+            TextColumn,
+            TimeRemainingColumn,
+        )
+
+        amount = DownloadColumn() if self._in_bytes else TaskProgressColumn()
+        bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            amount,
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            transient=True,
+        )
+        bar.add_task(self._title, total=total)
+        bar.start()
+        return bar

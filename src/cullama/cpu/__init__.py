@@ -1,0 +1,1 @@
+"""The CPU backend: numpy, and the BLAS that numpy brings."""

@@ -1,0 +1,140 @@
+"""Paged attention in numpy: one sequence, a tile of its tokens, one layer.
+
+It knows how the CPU lays its cache out, keys transposed within a block, so that a product with a
+query runs along memory:
+
+    keys   [K, blocks, E, block_size]        values [K, blocks, block_size, E]
+
+Blocks of a sequence that lie next to each other are used where they are; scattered ones are
+gathered first. It does not know who owns a block.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..batch import Batch
+from ..kv_cache import LayerCache
+from ..tensor import HostArray
+
+Floats: TypeAlias = NDArray[np.float32]
+
+# Queries taken at a time: few enough that the scores of a tile stay in the processor's cache and
+# that little is computed above the diagonal, many enough for the products to be large.
+TILE = 128
+
+
+@dataclass(frozen=True)
+class Span:
+    """The tokens of one sequence in a batch."""
+
+    start: int  # first row in the batch
+    end: int
+    context: int  # tokens in the cache once these are stored
+    blocks: tuple[int, int] | NDArray[np.int32]  # first and end of a run, or a table of blocks
+
+    def blocks_between(self, first: int, end: int) -> slice | NDArray[np.int32]:
+        """Index of the blocks that hold cache blocks first … end of this sequence."""
+        if isinstance(self.blocks, tuple):
+            return slice(self.blocks[0] + first, self.blocks[0] + end)
+        return self.blocks[first:end]
+
+
+@dataclass(frozen=True)
+class CpuBatch(Batch[HostArray]):
+    """A batch with what the CPU works out once for all layers."""
+
+    spans: tuple[Span, ...]
+    stored: NDArray[np.intp] | slice  # rows that are kept
+    blocks: NDArray[np.int32]  # where: block and offset of each kept row
+    offsets: NDArray[np.int32]
+
+
+def prepare(batch: Batch[HostArray], block_size: int) -> CpuBatch:
+    starts, contexts = batch.query_starts.tolist(), batch.context_lengths.tolist()
+    spans = tuple(
+        Span(start, end, context, _run_or_table(table[: -(-context // block_size)]))
+        for start, end, context, table in zip(
+            starts, starts[1:], contexts, batch.block_tables, strict=False
+        )
+    )
+    slots = batch.slots
+    stored: NDArray[np.intp] | slice = slice(None)
+    if slots.min(initial=0) < 0:
+        stored = np.flatnonzero(slots >= 0)
+        slots = slots[stored]
+    blocks = slots // block_size
+    return CpuBatch(
+        **vars(batch),
+        spans=spans,
+        stored=stored,
+        blocks=blocks,
+        offsets=slots - blocks * block_size,
+    )
+
+
+def _run_or_table(table: NDArray[np.int32]) -> tuple[int, int] | NDArray[np.int32]:
+    first, count = int(table[0]), len(table)
+    is_run = count == 1 or bool((table == np.arange(first, first + count)).all())
+    return (first, first + count) if is_run else table
+
+
+def attend(q: Floats, cache: LayerCache[HostArray], batch: CpuBatch) -> Floats:
+    """[T, H, E] → [T, H E]."""
+    tokens, heads, width = q.shape
+    if tokens == 1:  # the commonest case: one sequence writing its next token
+        return _tile(q, cache, batch.spans[0], batch.spans[0].context - 1)
+    out = np.empty((tokens, heads * width), np.float32)
+    for span in batch.spans:
+        for row in range(span.start, span.end, TILE):
+            rows = slice(row, min(row + TILE, span.end))
+            position = span.context - (span.end - row)  # of the tile's first token
+            out[rows] = _tile(q[rows], cache, span, position)
+    return out
+
+
+def _tile(q: Floats, cache: LayerCache[HostArray], span: Span, position: int) -> Floats:
+    """Tokens of one sequence, the first at `position`: [t, H, E] → [t, H E]."""
+    tokens, _, width = q.shape
+    kv_heads, block_size = cache.keys.shape[0], cache.keys.shape[3]
+    end = position + tokens
+    begin = max(0, position - cache.window + 1) if cache.window else 0  # no token sees before it
+    first = begin // block_size
+    index = span.blocks_between(first, -(-end // block_size))
+    keys = _float32(cache.keys[:, index])  # [K, B, E, block_size]
+    values = _float32(cache.values[:, index])  # [K, B, block_size, E]
+
+    grouped = q.reshape(tokens, kv_heads, -1, width).transpose(1, 2, 0, 3)  # [K, H/K, t, E]
+    grouped = grouped.reshape(kv_heads, 1, -1, width) * np.float32(width**-0.5)
+    rows, blocks = grouped.shape[2], keys.shape[1]
+    scores = np.empty((kv_heads, rows, blocks, block_size), np.float32)
+    np.matmul(grouped, keys, out=scores.transpose(0, 2, 1, 3))
+    slots = slice(begin - first * block_size, end - first * block_size)
+    scores = scores.reshape(kv_heads, rows, -1)[:, :, slots]
+    if tokens > 1:
+        # A view is a must here: added to a copy, the mask would be lost without a word.
+        by_token = scores.reshape((kv_heads, -1, tokens, end - begin), copy=False)
+        by_token += _mask(position, tokens, begin, cache.window)
+    scores -= scores.max(axis=-1, keepdims=True)
+    np.exp(scores, out=scores)
+    heard = scores @ values.reshape(kv_heads, -1, width)[:, slots]
+    heard /= scores.sum(axis=-1, keepdims=True)
+    return heard.reshape(kv_heads, -1, tokens, width).transpose(2, 0, 1, 3).reshape(tokens, -1)
+
+
+def _mask(position: int, tokens: int, begin: int, window: int) -> Floats:
+    """0 where a token may look, −∞ where not, [t, tokens from `begin` on]."""
+    queries = np.arange(position, position + tokens)[:, None]
+    keys = np.arange(begin, position + tokens)
+    hidden = keys > queries
+    if window:
+        hidden |= keys <= queries - window
+    return np.where(hidden, np.float32(-np.inf), np.float32(0))
+
+
+def _float32(array: HostArray) -> Floats:
+    return array if array.dtype == np.float32 else array.astype(np.float32)

@@ -1,0 +1,66 @@
+"""Every error that cullama raises on purpose; anything else that escapes is a bug of ours.
+
+    CullamaError                     failure: the command line exits with 1
+    ├── UsageError                   what was asked for cannot be right: exits with 2
+    │   └── ContextLengthError       a prompt, or prompt and answer, longer than the context
+    ├── ModelError
+    │   ├── ModelNotFoundError       nothing at that path, or under that name
+    │   ├── ModelFileError           a file is damaged, or not what it claims to be
+    │   ├── UnsupportedModelError    a sound file of a model that cullama does not run
+    │   └── NoTokenizerError         text was asked of a checkpoint that has only token ids
+    ├── DownloadError                a model could not be fetched
+    ├── ClosedError                  the model was used after `close()`
+    └── NumericalError               the model's output is not a number
+
+A message names what was found, what was expected, and what to do. It knows no traceback.
+"""
+
+from __future__ import annotations
+
+
+class CullamaError(Exception):
+    """The root: catch this to catch everything cullama raises."""
+
+    exit_code = 1
+
+
+class UsageError(CullamaError):
+    """What was asked for cannot be right, whatever the machine or the model."""
+
+    exit_code = 2
+
+
+class ContextLengthError(UsageError):
+    """A prompt, or a prompt with the answer asked for, does not fit the context."""
+
+
+class ModelError(CullamaError):
+    """Something about a model keeps it from being used."""
+
+
+class ModelNotFoundError(ModelError):
+    """There is no model at that path, or none under that name."""
+
+
+class ModelFileError(ModelError):
+    """A model file is damaged, or not what it claims to be."""
+
+
+class UnsupportedModelError(ModelError):
+    """The files are sound; the model is one that cullama does not run."""
+
+
+class NoTokenizerError(ModelError):
+    """Text was asked of a checkpoint that came without a usable tokenizer."""
+
+
+class DownloadError(CullamaError):
+    """A model could not be fetched; nothing half-written was left behind."""
+
+
+class ClosedError(CullamaError):
+    """The model was closed, and its memory returned, before this call."""
+
+
+class NumericalError(CullamaError):
+    """The model's output holds NaN or infinity, so no token can be drawn from it."""

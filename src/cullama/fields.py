@@ -1,0 +1,133 @@
+"""Typed reading of the settings in a model file: each value is checked for kind and range.
+
+It knows JSON and mappings, and how to say what is wrong: `FILE: FIELD is FOUND, expected
+EXPECTED`. It does not know what any field means.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+from .errors import ModelFileError
+
+Default = TypeVar("Default")
+
+MISSING: Any = object()  # the field must be there
+
+# Larger than any real model, small enough that products of sizes stay sane.
+LARGEST_COUNT = 1 << 31
+
+
+def load_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file, refusing what JSON parsers disagree about.
+
+    Raises:
+        ModelFileError: not readable, not JSON, not an object, a duplicate key, or NaN.
+    """
+    try:
+        value = json.loads(
+            path.read_text(encoding="utf-8"),
+            object_pairs_hook=lambda pairs: _unique(path, pairs),
+            parse_constant=lambda word: _fail(path, f"holds {word}, expected finite numbers"),
+        )
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise ModelFileError(f"{path}: cannot be read as JSON: {error}") from None
+    if not isinstance(value, dict):
+        _fail(path, f"holds a {type(value).__name__}, expected a JSON object")
+    return value
+
+
+def _unique(path: Path, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    keys = [key for key, _ in pairs]
+    twice = next((key for key in keys if keys.count(key) > 1), None) if len(keys) < 1000 else None
+    if twice is not None or len(set(keys)) != len(keys):
+        _fail(path, f"key {twice!r} stands twice, expected once")
+    return dict(pairs)
+
+
+def _fail(path: Path, what: str) -> NoReturn:
+    raise ModelFileError(f"{path}: {what}")
+
+
+@dataclass(frozen=True)
+class Fields:
+    """The settings of one file. A field that is null counts as absent."""
+
+    path: Path
+    values: Mapping[str, Any]
+    prefix: str = ""
+
+    def __contains__(self, name: str) -> bool:
+        return self.values.get(self.prefix + name) is not None
+
+    def fail(self, name: str, expected: str) -> NoReturn:
+        found = self.values.get(self.prefix + name)
+        shown = "missing" if found is None else _short(found)
+        _fail(self.path, f"{self.prefix}{name} is {shown}, expected {expected}")
+
+    def integer(
+        self, name: str, default: Default = MISSING, low: int = 1, high: int = LARGEST_COUNT
+    ) -> int | Default:
+        """A whole number in [low, high]."""
+        value = self.values.get(self.prefix + name)
+        if value is None and default is not MISSING:
+            return default
+        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+            self.fail(name, f"a whole number from {low} to {high}")
+        return value
+
+    def number(
+        self, name: str, default: Default = MISSING, low: float = 0.0, high: float = 1e12
+    ) -> float | Default:
+        """A finite number in (low, high]."""
+        value = self.values.get(self.prefix + name)
+        if value is None and default is not MISSING:
+            return default
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            self.fail(name, "a number")
+        if not math.isfinite(value) or not low < value <= high:
+            self.fail(name, f"a number above {low:g}, at most {high:g}")
+        return float(value)
+
+    def flag(self, name: str, default: bool) -> bool:
+        value = self.values.get(self.prefix + name)
+        if value is None:
+            return default
+        if not isinstance(value, bool):
+            self.fail(name, "true or false")
+        return value
+
+    def text(self, name: str, default: Default = MISSING) -> str | Default:
+        value = self.values.get(self.prefix + name)
+        if value is None and default is not MISSING:
+            return default
+        if not isinstance(value, str):
+            self.fail(name, "a text")
+        return value
+
+    def group(self, name: str) -> Fields | None:
+        """A nested object, or None where it is absent or empty."""
+        value = self.values.get(self.prefix + name)
+        if value is None or value == {}:
+            return None
+        if not isinstance(value, Mapping):
+            self.fail(name, "an object")
+        return Fields(self.path, value)
+
+    def token_ids(self, name: str) -> tuple[int, ...]:
+        """One token id, a list of them, or none."""
+        value = self.values.get(self.prefix + name)
+        ids = [] if value is None else value if isinstance(value, list) else [value]
+        if not all(isinstance(i, int) and not isinstance(i, bool) and i >= 0 for i in ids):
+            self.fail(name, "a token id or a list of token ids")
+        return tuple(ids)
+
+
+def _short(value: object) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= 80 else shown[:77] + "..."

@@ -1,0 +1,241 @@
+"""The library's face: load a model, generate, stream, look at logits, let go of it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence as Many
+from dataclasses import replace
+from functools import cached_property
+from types import TracebackType
+from typing import Any, TypeAlias, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .answer import Answer, Completion, Stream
+from .backends import operators_for
+from .cache_folder import cache_folder
+from .checkpoint import Checkpoint, open_checkpoint
+from .config import ModelConfig
+from .engine.engine import Engine
+from .errors import ClosedError, NoTokenizerError, UsageError
+from .hub import resolve_model
+from .llama import Llama
+from .sampling import SamplingParams
+from .tokenizer import Tokenizer
+from .weights import Progress, load_weights
+
+Prompt: TypeAlias = str | Many[int]
+
+# The longest context served unless more is asked for: tables and checks grow with it.
+LARGEST_DEFAULT_CONTEXT = 32768
+MOST_CONTEXTS = 64  # the cache has room for at most so many full contexts
+SHARE_OF_MEMORY = 0.25  # … and takes at most this much of the machine's memory
+
+
+class LLM:
+    """A model, ready to write.
+
+    Args:
+        model: a folder with safetensors, a GGUF file, an open checkpoint, or nothing for the
+            default model.
+        backend: "auto" or "cpu".
+        dtype: how weights and cache are stored: "float32", "float16", "bfloat16"; "auto" takes
+            what the backend is fastest at. Products are always summed in float32.
+        threads: for the CPU's matrix products; None takes every physical core, or one for a
+            model small enough to live in the processor's caches.
+        context_length: the longest prompt and answer together, in tokens; None takes the
+            model's own, up to 32,768.
+        cache_tokens: room for so many tokens of all texts under way together; None takes a
+            quarter of the machine's memory, or 64 contexts if that is less. What is not used
+            costs nothing.
+        keep_converted: keep the converted weights of GGUF files in the cache folder, so that
+            they open in milliseconds the next time.
+        progress: called with (done, total) while weights are read.
+        download_progress: called with (done, total) bytes while the default model is fetched.
+
+    Raises:
+        CullamaError: see `cullama.errors`.
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str] | Checkpoint | None = None,
+        *,
+        backend: str = "auto",
+        dtype: str = "auto",
+        threads: int | None = None,
+        context_length: int | None = None,
+        cache_tokens: int | None = None,
+        keep_converted: bool = True,
+        progress: Progress = lambda done, total: None,
+        download_progress: Progress | None = None,
+    ) -> None:
+        if not isinstance(model, Checkpoint):
+            model = open_checkpoint(resolve_model(model, download_progress))
+        self._checkpoint, config = model, model.config
+        self.context_length = _context_length(config, context_length)
+        folder = cache_folder() / "converted" if keep_converted else None
+        ops = operators_for(backend, dtype, threads, config, folder)
+        self.description = f"{model.path.name} · {model.stored_as} · {ops.description}"
+        weights = load_weights(model, ops, self.context_length, progress)
+        cache = ops.cache(config, _cache_tokens(config, self.context_length, cache_tokens))
+        self._engine: Engine | None = Engine(
+            Llama(config, weights, ops), cache, self.context_length
+        )
+
+    @property
+    def config(self) -> ModelConfig:
+        return self._checkpoint.config
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """Between text and token ids.
+
+        Raises:
+            NoTokenizerError: the checkpoint came without one.
+        """
+        return Tokenizer(self._checkpoint.load_tokenizer())
+
+    @overload  # a text is also a sequence of texts, as far as types can tell
+    def generate(  # type: ignore[overload-overlap]
+        self, prompts: str, params: SamplingParams | None = None
+    ) -> Completion: ...
+    @overload
+    def generate(self, prompts: list[int], params: SamplingParams | None = None) -> Completion: ...
+    @overload
+    def generate(
+        self, prompts: Many[str] | Many[Many[int]], params: SamplingParams | None = None
+    ) -> list[Completion]: ...
+
+    def generate(self, prompts: Any, params: SamplingParams | None = None) -> Any:
+        """Continue a prompt, or several together.
+
+        Args:
+            prompts: a text or its token ids → a `Completion`; a list of those → a list, in order.
+            params: the same for all prompts.
+
+        Raises:
+            UsageError: an empty prompt, or ids outside the vocabulary.
+            ContextLengthError: a prompt, with the answer asked for, is longer than the context.
+        """
+        params = params or SamplingParams()
+        if _is_one_prompt(prompts):
+            return self._generate([prompts], params)[0]
+        return self._generate(list(prompts), params)
+
+    def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> Stream:
+        """Continue a prompt piece by piece: `for piece in llm.stream("Once"): …`.
+
+        Raises:
+            UsageError: as `generate`; and `n` above 1, which has no single stream.
+        """
+        params = params or SamplingParams()
+        if params.n != 1:
+            raise UsageError(f"n is {params.n}, expected 1 for a stream; use generate for more")
+        return Stream(self._answers(prompt, params)[0])
+
+    def logits(self, prompt: Prompt) -> NDArray[np.float32]:
+        """What the model predicts after each token of a prompt: float32 [T, V]."""
+        return self._running.logits(self._token_ids(prompt))
+
+    def close(self) -> None:
+        """Return the model's memory. Texts under way end; any later use raises `ClosedError`."""
+        self._engine = None
+
+    def __enter__(self) -> LLM:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"LLM({self.description}{', closed' if self._engine is None else ''})"
+
+    @property
+    def _running(self) -> Engine:
+        if self._engine is None:
+            raise ClosedError("this LLM was closed; make a new one to go on")
+        return self._engine
+
+    def _generate(self, prompts: list[Prompt], params: SamplingParams) -> list[Completion]:
+        groups: list[list[Answer]] = []
+        try:
+            for prompt in prompts:
+                groups.append(self._answers(prompt, params))
+            _write([answer for group in groups for answer in group])
+        finally:
+            for answer in (answer for group in groups for answer in group):
+                self._running.finish(answer.sequence, "cancelled")
+        return [_as_one([answer.completion() for answer in group]) for group in groups]
+
+    def _answers(self, prompt: Prompt, params: SamplingParams) -> list[Answer]:
+        tokenizer = self._tokenizer_or_none(needed=isinstance(prompt, str) or bool(params.stop))
+        sequences = self._running.submit(self._token_ids(prompt), params)
+        return [Answer(self._running, sequence, tokenizer) for sequence in sequences]
+
+    def _token_ids(self, prompt: Prompt) -> list[int]:
+        return self.tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)
+
+    def _tokenizer_or_none(self, needed: bool) -> Tokenizer | None:
+        try:
+            return self.tokenizer
+        except NoTokenizerError:
+            if needed:
+                raise
+            return None
+
+
+def _write(answers: list[Answer]) -> None:
+    """Step until all are done, taking each new token in as it comes."""
+    taken = [0] * len(answers)
+    open_answers = list(range(len(answers)))
+    while open_answers:
+        for index in list(open_answers):
+            answer, sequence = answers[index], answers[index].sequence
+            while taken[index] < len(sequence.answer):
+                answer.take(sequence.answer[taken[index]])
+                taken[index] += 1
+            if sequence.error is not None:
+                raise sequence.error
+            if sequence.is_finished:
+                answer.end()
+                open_answers.remove(index)
+        if open_answers:
+            answers[0].engine.step()
+
+
+def _as_one(completions: list[Completion]) -> Completion:
+    return replace(completions[0], alternatives=tuple(completions[1:]))
+
+
+def _is_one_prompt(prompts: Any) -> bool:
+    """A text, or token ids; a list of either is several prompts. An empty list is no prompts."""
+    if isinstance(prompts, str):
+        return True
+    return len(prompts) > 0 and isinstance(prompts[0], int | np.integer)
+
+
+def _context_length(config: ModelConfig, asked: int | None) -> int:
+    if asked is None:
+        return min(config.context_length, LARGEST_DEFAULT_CONTEXT)
+    if not 1 <= asked <= config.context_length:
+        raise UsageError(
+            f"context_length is {asked}, expected 1 to {config.context_length}, the model's own"
+        )
+    return asked
+
+
+def _cache_tokens(config: ModelConfig, context_length: int, asked: int | None) -> int:
+    if asked is not None:
+        if asked < 1:
+            raise UsageError(f"cache_tokens is {asked}, expected at least 1")
+        return asked
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    affordable = int(SHARE_OF_MEMORY * memory) // (4 * config.cache_elements)
+    return max(context_length, min(MOST_CONTEXTS * context_length, affordable))

@@ -1,0 +1,120 @@
+"""Rotary position embedding: which angle turns which pair of a head, at which position.
+
+Su et al., "RoFormer: Enhanced Transformer with Rotary Position Embedding", 2021. Pairs are half
+a head apart (i, i + E/2), as in Hugging Face's checkpoints. It knows the scalings that stretch a
+context ("linear", Llama 3.1's "llama3", GGUF's per-frequency divisors) and nothing of tensors
+other than the table it makes.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import UnsupportedModelError
+from .fields import Fields
+
+
+@dataclass(frozen=True)
+class LinearScaling:
+    """Every angle divided by one factor (Chen et al., "Position Interpolation", 2023)."""
+
+    factor: float
+
+
+@dataclass(frozen=True)
+class Llama3Scaling:
+    """Slow pairs slowed by `factor`, fast ones left, a smooth ramp between (Llama 3.1)."""
+
+    factor: float
+    low_frequency_factor: float
+    high_frequency_factor: float
+    original_context: int
+
+
+@dataclass(frozen=True)
+class DivisorScaling:
+    """One divisor for each pair, as GGUF files store any scaling in `rope_freqs.weight`."""
+
+    divisors: tuple[float, ...]  # [E / 2]
+
+
+Scaling: TypeAlias = LinearScaling | Llama3Scaling | DivisorScaling
+
+
+@dataclass(frozen=True)
+class Rope:
+    theta: float = 10000.0
+    scaling: Scaling | None = None
+
+    @classmethod
+    def from_huggingface(cls, fields: Fields) -> Rope:
+        """Both spellings: `rope_parameters` (with theta inside), `rope_theta` + `rope_scaling`."""
+        settings = fields.group("rope_parameters") or fields.group("rope_scaling")
+        if settings is None:
+            return cls(fields.number("rope_theta", 10000.0))
+        theta = settings.number("rope_theta", fields.number("rope_theta", 10000.0))
+        if settings.number("partial_rotary_factor", 1.0) != 1.0:
+            settings.fail("partial_rotary_factor", "1: cullama rotates whole heads")
+        return cls(theta, _scaling(settings, fields))
+
+    def inverse_frequencies(self, head_dim: int) -> NDArray[np.float32]:
+        """Radians a position turns each pair by, [E / 2]."""
+        exponents = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
+        frequencies = np.float32(1) / np.float32(self.theta) ** exponents
+        match self.scaling:
+            case LinearScaling(factor):
+                return frequencies / np.float32(factor)
+            case DivisorScaling(divisors):
+                return frequencies / np.asarray(divisors, np.float32)
+            case Llama3Scaling():
+                return _llama3(frequencies, self.scaling)
+        return frequencies
+
+    def table(self, head_dim: int, positions: int) -> NDArray[np.float32]:
+        """(cos, cos) and (−sin, sin) of every angle, [P, 2, E].
+
+        With the sign inside the table, a rotation is `x · table[p, 0] + swapped(x) · table[p, 1]`
+        where `swapped` exchanges the halves of a head. The angles are rounded to float32 before
+        the cosine, because the models were trained, and are compared, with tables made so.
+        """
+        angles = np.outer(
+            np.arange(positions, dtype=np.float32), self.inverse_frequencies(head_dim)
+        )
+        cos, sin = np.cos(angles), np.sin(angles)
+        halves = [np.concatenate([cos, cos], axis=1), np.concatenate([-sin, sin], axis=1)]
+        return np.stack(halves, axis=1)
+
+
+def _scaling(settings: Fields, model: Fields) -> Scaling | None:
+    kind = settings.text("rope_type", settings.text("type", "default"))
+    if kind == "default":
+        return None
+    if kind == "linear":
+        return LinearScaling(settings.number("factor"))
+    if kind == "llama3":
+        return Llama3Scaling(
+            settings.number("factor"),
+            settings.number("low_freq_factor"),
+            settings.number("high_freq_factor"),
+            settings.integer(
+                "original_max_position_embeddings", model.integer("max_position_embeddings", 8192)
+            ),
+        )
+    raise UnsupportedModelError(
+        f"{settings.path}: RoPE scaling {kind!r} is not supported, "
+        "expected one of default, linear, llama3"
+    )
+
+
+def _llama3(frequencies: NDArray[np.float32], scaling: Llama3Scaling) -> NDArray[np.float32]:
+    """Wavelengths longer than the old context are stretched, short ones kept, others blended."""
+    turns = scaling.original_context * frequencies / (2 * math.pi)  # over the original context
+    span = scaling.high_frequency_factor - scaling.low_frequency_factor
+    kept = np.clip((turns - scaling.low_frequency_factor) / span, 0, 1)
+    scaled = (1 - kept) * frequencies / scaling.factor + kept * frequencies
+    return scaled.astype(np.float32)

@@ -1,0 +1,288 @@
+"""From logits to a token: what a request may ask for, and the chain of small steps that does it.
+
+    bias → penalties → temperature → top-k → top-p → min-p → draw
+
+The order is that of transformers. It knows one row of logits at a time, in float32 on the host;
+this is the meaning that any device's sampler is held to. Ties go to the lower token id.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import NumericalError, UsageError
+from .philox import uniform
+
+Row = NDArray[np.float32]  # [V]
+
+MOST_LOGPROBS = 20
+
+
+@dataclass(frozen=True)
+class SamplingParams:
+    """What a request asks for. The defaults draw from the model's own distribution.
+
+    Attributes:
+        max_tokens: longest answer, in tokens; None takes 256, or what the context has room for.
+        temperature: logits are divided by it; 0 always takes the likeliest token.
+        top_k: only the k likeliest tokens; 0 keeps all.
+        top_p: only the likeliest tokens that together reach this share (Holtzman et al., 2020).
+        min_p: only tokens at least this share as likely as the likeliest (Nguyen et al., 2024).
+        repetition_penalty: divides the logits of tokens in prompt and answer, where positive,
+            and multiplies them where negative (Keskar et al., "CTRL", 2019); 1 leaves them.
+        presence_penalty: taken off the logit of every token already in the answer.
+        frequency_penalty: taken off once for each time the token is already in the answer.
+        seed: the same seed gives the same text; None draws one, and the completion names it.
+        stop: texts that end the answer; they are not part of it.
+        stop_token_ids: tokens that end the answer, besides the model's own.
+        logit_bias: added to the logits of these token ids.
+        logprobs: report this many likeliest tokens at each step; None reports nothing.
+        n: how many answers to draw.
+        ignore_eos: go on past the model's end tokens.
+
+    Raises:
+        UsageError: a value out of range, or a name that does not exist.
+    """
+
+    max_tokens: int | None = None
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    logprobs: int | None = None
+    n: int = 1
+    ignore_eos: bool = False
+
+    def __post_init__(self) -> None:
+        as_given = self.stop
+        object.__setattr__(
+            self, "stop", (as_given,) if isinstance(as_given, str) else tuple(as_given)
+        )
+        object.__setattr__(self, "stop_token_ids", tuple(self.stop_token_ids))
+        object.__setattr__(self, "logit_bias", dict(self.logit_bias))
+        for name, (kind, low, high, words) in _RANGES.items():
+            _check_range(name, getattr(self, name), kind, low, high, words)
+        if not all(isinstance(text, str) and text for text in self.stop):
+            raise UsageError(f"stop is {self.stop!r}, expected texts that are not empty")
+        if not all(_is_token_id(i) for i in self.stop_token_ids):
+            raise UsageError(f"stop_token_ids is {self.stop_token_ids!r}, expected token ids")
+        for token, bias in self.logit_bias.items():
+            if not _is_token_id(token) or not _is_number(bias) or not math.isfinite(bias):
+                raise UsageError(f"logit_bias[{token!r}] is {bias!r}, expected token id: number")
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any]) -> SamplingParams:
+        """From options by name; an unknown name is an error that lists the known ones."""
+        known = [item.name for item in fields(cls)]
+        unknown = [name for name in values if name not in known]
+        if unknown:
+            raise UsageError(
+                f"unknown sampling parameter {unknown[0]!r}, expected one of {', '.join(known)}"
+            )
+        return cls(**values)
+
+    @property
+    def is_plain_greedy(self) -> bool:
+        """Whether the likeliest token of the untouched logits is all that is wanted."""
+        return self.temperature == 0 and self.logprobs is None and not self.changes_logits
+
+    @property
+    def changes_logits(self) -> bool:
+        return bool(
+            self.logit_bias
+            or self.repetition_penalty != 1
+            or self.presence_penalty
+            or self.frequency_penalty
+        )
+
+
+# name → kind, lowest, highest, and the range in words. Infinite bounds still exclude infinity.
+_RANGES: dict[str, tuple[type, float, float, str]] = {
+    "max_tokens": (int, 1, math.inf, "a whole number, at least 1, or none"),
+    "temperature": (float, 0, math.inf, "a number, at least 0"),
+    "top_k": (int, 0, math.inf, "a whole number, at least 0 (0 keeps all)"),
+    "top_p": (float, math.ulp(0), 1, "a number above 0, at most 1"),
+    "min_p": (float, 0, 1, "a number from 0 to 1"),
+    "repetition_penalty": (float, math.ulp(0), math.inf, "a number above 0"),
+    "presence_penalty": (float, -math.inf, math.inf, "a finite number"),
+    "frequency_penalty": (float, -math.inf, math.inf, "a finite number"),
+    "seed": (int, 0, (1 << 64) - 1, "a whole number from 0 to 2^64 - 1, or none"),
+    "logprobs": (int, 0, MOST_LOGPROBS, f"a whole number from 0 to {MOST_LOGPROBS}, or none"),
+    "n": (int, 1, 1024, "a whole number from 1 to 1024"),
+}
+_MAY_BE_NONE = ("max_tokens", "seed", "logprobs")
+
+
+def _check_range(name: str, value: Any, kind: type, low: float, high: float, words: str) -> None:
+    if value is None and name in _MAY_BE_NONE:
+        return
+    fits_kind = _is_whole(value) if kind is int else _is_number(value)
+    if not fits_kind or not low <= value <= high or (kind is float and not math.isfinite(value)):
+        raise UsageError(f"{name} is {value!r}, expected {words}")
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_token_id(value: Any) -> bool:
+    return _is_whole(value) and value >= 0
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """One token to be drawn: the request's wishes, and where in the request we are."""
+
+    params: SamplingParams
+    seed: int
+    index: int  # which of the request's n samples
+    prompt: Sequence[int]
+    answer: Sequence[int]  # what has been drawn so far; its length is the random counter
+
+
+class TokenLogprobs(NamedTuple):
+    """Natural logarithms of probability under the model itself, before bias and temperature."""
+
+    token_id: int
+    logprob: float
+    top: tuple[tuple[int, float], ...]  # the likeliest tokens, likeliest first
+
+
+class Drawn(NamedTuple):
+    token: int
+    logprobs: TokenLogprobs | None
+
+
+def sample(logits: NDArray[np.float32], draws: Sequence[Draw]) -> list[Drawn]:
+    """One token for each row: [R, V] and R draws → R tokens.
+
+    Raises:
+        NumericalError: a row holds NaN, or nothing but infinities.
+    """
+    return [sample_row(row, draw) for row, draw in zip(logits, draws, strict=True)]
+
+
+def sample_row(logits: Row, draw: Draw) -> Drawn:
+    params = draw.params
+    if params.is_plain_greedy:
+        return Drawn(likeliest(logits), None)
+    likeliest(logits)  # refuses what is not a number
+    scores = adjusted(logits, draw) if params.changes_logits else logits
+    token = likeliest(scores) if params.temperature == 0 else _drawn(scores, draw)
+    wanted = params.logprobs
+    return Drawn(token, None if wanted is None else logprobs_of(logits, token, wanted))
+
+
+def likeliest(logits: Row) -> int:
+    best = int(logits.argmax())  # of a row with NaN, this is the NaN
+    if not math.isfinite(logits[best]):
+        raise NumericalError(
+            f"the model's logits hold {logits[best]}, expected finite numbers; "
+            "its weights may be damaged, or too large for the storage type"
+        )
+    return best
+
+
+def _drawn(scores: Row, draw: Draw) -> int:
+    params = draw.params
+    weights = softmax(scores, params.temperature)
+    if params.top_k:
+        keep_top_k(weights, params.top_k)
+    if params.top_p < 1:
+        keep_top_p(weights, params.top_p)
+    if params.min_p:
+        keep_min_p(weights, params.min_p)
+    return pick(weights, uniform(draw.seed, len(draw.answer), draw.index))
+
+
+def adjusted(logits: Row, draw: Draw) -> Row:
+    """A copy of the row with bias and penalties applied."""
+    params, scores = draw.params, logits.copy()
+    for token, bias in params.logit_bias.items():
+        if token >= len(scores):
+            raise UsageError(f"logit_bias names token {token}, expected below {len(scores)}")
+        scores[token] += bias
+    if params.repetition_penalty != 1:
+        seen = np.unique(np.asarray([*draw.prompt, *draw.answer], np.int64))
+        penalty = np.float32(params.repetition_penalty)
+        scores[seen] = np.where(scores[seen] > 0, scores[seen] / penalty, scores[seen] * penalty)
+    if draw.answer:
+        said, counts = np.unique(np.asarray(draw.answer, np.int64), return_counts=True)
+        taken = params.presence_penalty + params.frequency_penalty * counts
+        scores[said] -= taken.astype(np.float32)
+    return scores
+
+
+def softmax(scores: Row, temperature: float) -> Row:
+    """Probabilities [V]. The difference to the best comes first, so no temperature overflows."""
+    weights = scores - scores.max()
+    if temperature != 1:
+        with np.errstate(over="ignore"):  # −∞ is the right answer for a hopeless token
+            weights /= np.float32(max(temperature, 1e-30))
+    np.exp(weights, out=weights)
+    weights /= weights.sum()
+    return weights
+
+
+def keep_top_k(weights: Row, k: int) -> None:
+    """Zeroes all but the k largest, in place."""
+    if k >= len(weights):
+        return
+    threshold = np.partition(weights, -k)[-k]
+    ties = np.flatnonzero(weights == threshold)
+    above = int(np.count_nonzero(weights > threshold))
+    weights[weights < threshold] = 0
+    weights[ties[k - above :]] = 0
+
+
+def keep_top_p(weights: Row, share: float) -> None:
+    """Zeroes all but the smallest set of largest weights that reaches `share` of their sum."""
+    total = float(weights.sum())
+    # All weights at or below this line sum to no more than (1 − share) · total, so the set lies
+    # above it and only the few that do need sorting.
+    line = (1 - share) * total / len(weights)
+    contenders = np.flatnonzero(weights > line)
+    order = contenders[np.argsort(-weights[contenders], kind="stable")]
+    reached = np.cumsum(weights[order], dtype=np.float64)
+    kept = order[: int(np.searchsorted(reached, share * total)) + 1]
+    survivors = weights[kept]
+    weights[:] = 0
+    weights[kept] = survivors
+
+
+def keep_min_p(weights: Row, share: float) -> None:
+    """Zeroes weights below `share` of the largest, in place."""
+    weights[weights < np.float32(share) * weights.max()] = 0
+
+
+def pick(weights: Row, uniform_number: float) -> int:
+    """The token whose stretch of the cumulative weights, in order of ids, holds the number."""
+    reached = np.cumsum(weights, dtype=np.float64)
+    token = int(np.searchsorted(reached, uniform_number * reached[-1], side="right"))
+    return token if token < len(weights) else int(np.flatnonzero(weights)[-1])
+
+
+def logprobs_of(logits: Row, token: int, count: int) -> TokenLogprobs:
+    shifted = logits - logits.max()
+    logprobs = shifted - np.log(np.exp(shifted).sum())
+    top = np.argsort(-logprobs, kind="stable")[:count]
+    return TokenLogprobs(
+        token, float(logprobs[token]), tuple((int(i), float(logprobs[i])) for i in top)
+    )
