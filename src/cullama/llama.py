@@ -29,8 +29,9 @@ class Llama(Generic[Array]):
         """Logits of the rows the batch asks for, [R, V]; keys and values of all go to the cache."""
         ops, weights, eps = self.ops, self.weights, self.config.norm_eps
         x = ops.gather(weights.embedding, batch.tokens)  # [T, D]
+        turns = ops.gather(weights.rotations, batch.positions)  # [T, 2E]
         for layer, layer_cache in zip(weights.layers, cache.layers, strict=True):
-            q = ops.project_qkv(x, layer, weights.cos_sin, layer_cache, batch, eps)  # [T, H, E]
+            q = ops.project_qkv(x, layer, turns, layer_cache, batch, eps)  # [T, H, E]
             heard = ops.attention(q, layer_cache, batch)  # [T, H E]
             x = ops.linear(heard, layer.output, layer.output_bias, residual=x)  # [T, D]
             x = ops.feed_forward(x, layer, eps)  # [T, D]

@@ -137,7 +137,7 @@ class LLM:
 
     def logits(self, prompt: Prompt) -> NDArray[np.float32]:
         """What the model predicts after each token of a prompt: float32 [T, V]."""
-        return self._running.logits(self._token_ids(prompt))
+        return self.engine.logits(self._token_ids(prompt))
 
     def close(self) -> None:
         """Return the model's memory. Texts under way end; any later use raises `ClosedError`."""
@@ -158,7 +158,7 @@ class LLM:
         return f"LLM({self.description}{', closed' if self._engine is None else ''})"
 
     @property
-    def _running(self) -> Engine:
+    def engine(self) -> Engine:
         if self._engine is None:
             raise ClosedError("this LLM was closed; make a new one to go on")
         return self._engine
@@ -171,13 +171,13 @@ class LLM:
             _write([answer for group in groups for answer in group])
         finally:
             for answer in (answer for group in groups for answer in group):
-                self._running.finish(answer.sequence, "cancelled")
+                self.engine.finish(answer.sequence, "cancelled")
         return [_as_one([answer.completion() for answer in group]) for group in groups]
 
     def _answers(self, prompt: Prompt, params: SamplingParams) -> list[Answer]:
         tokenizer = self._tokenizer_or_none(needed=isinstance(prompt, str) or bool(params.stop))
-        sequences = self._running.submit(self._token_ids(prompt), params)
-        return [Answer(self._running, sequence, tokenizer) for sequence in sequences]
+        sequences = self.engine.submit(self._token_ids(prompt), params)
+        return [Answer(self.engine, sequence, tokenizer) for sequence in sequences]
 
     def _token_ids(self, prompt: Prompt) -> list[int]:
         return self.tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)

@@ -86,14 +86,14 @@ class Operators(Protocol[Array]):
         self,
         qkv: Array,
         layer: Layer[Array],
-        cos_sin: Array,
+        turns: Array,
         cache: LayerCache[Array],
         batch: Batch[Array],
         eps: float,
     ) -> Array:
         """Norm q and k by head where the layer says so, rotate them, keep k and v at their slots.
 
-        [T, (H + 2K) E] → the rotated q, [T, H, E].
+        qkv [T, (H + 2K) E], turns [T, 2E] (rows of `Rope.table`) → the rotated q, [T, H, E].
         """
 
     @abstractmethod
@@ -120,14 +120,14 @@ class Operators(Protocol[Array]):
         self,
         x: Array,
         layer: Layer[Array],
-        cos_sin: Array,
+        turns: Array,
         cache: LayerCache[Array],
         batch: Batch[Array],
         eps: float,
     ) -> Array:
         """Norm, project, rotate, store: [T, D] → q [T, H, E]."""
         qkv = self.linear(self.rms_norm(x, layer.attention_norm, eps), layer.qkv, layer.qkv_bias)
-        return self.rope_and_store(qkv, layer, cos_sin, cache, batch, eps)
+        return self.rope_and_store(qkv, layer, turns, cache, batch, eps)
 
     def feed_forward(self, x: Array, layer: Layer[Array], eps: float) -> Array:
         """x + down(silu(gate) · up) of the normed x: [T, D] → [T, D]."""

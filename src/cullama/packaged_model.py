@@ -244,7 +244,7 @@ def _cause(said: str) -> str:
     reasons = "connection broken by |Could not fetch URL |The repository located at "
     failures = re.findall(f"(?:{reasons}).*", said)
     if failures and "No matching distribution" in said:
-        return f"the package index could not be reached, {failures[-1]}"
+        return f"the package index could not be reached, {failures[-1].rstrip('.')}"
     return _last_meaningful_line(said)
 
 

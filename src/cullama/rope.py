@@ -76,18 +76,17 @@ class Rope:
         return frequencies
 
     def table(self, head_dim: int, positions: int) -> NDArray[np.float32]:
-        """(cos, cos) and (−sin, sin) of every angle, [P, 2, E].
+        """(cos, cos, −sin, sin) of every angle, [P, 2E].
 
-        With the sign inside the table, a rotation is `x · table[p, 0] + swapped(x) · table[p, 1]`
-        where `swapped` exchanges the halves of a head. The angles are rounded to float32 before
+        With the sign inside the table, a head is turned by x · (cos, cos) + swapped(x) · (−sin,
+        sin), where `swapped` exchanges its halves. The angles are rounded to float32 before
         the cosine, because the models were trained, and are compared, with tables made so.
         """
         angles = np.outer(
             np.arange(positions, dtype=np.float32), self.inverse_frequencies(head_dim)
         )
         cos, sin = np.cos(angles), np.sin(angles)
-        halves = [np.concatenate([cos, cos], axis=1), np.concatenate([-sin, sin], axis=1)]
-        return np.stack(halves, axis=1)
+        return np.concatenate([cos, cos, -sin, sin], axis=1)
 
 
 def _scaling(settings: Fields, model: Fields) -> Scaling | None:

@@ -41,7 +41,7 @@ class Weights(Generic[Array]):
     layers: tuple[Layer[Array], ...]
     norm: Array  # [D]
     head: Array  # [V, D]; the embedding itself where the model is tied
-    cos_sin: Array  # [P, 2, E]
+    rotations: Array  # [P, 2E], as `Rope.table` has them
 
 
 def load_weights(
@@ -71,7 +71,7 @@ class _Loader(Generic[Array]):
             layers=tuple(self._layer(f"model.layers.{i}.", config) for i in range(config.layers)),
             norm=self._vector(NORM),
             head=embedding if config.tied else self._matrix(HEAD),
-            cos_sin=self.ops.upload(config.rope.table(config.head_dim, positions)),
+            rotations=self.ops.upload(config.rope.table(config.head_dim, positions)),
         )
 
     def _layer(self, prefix: str, config: ModelConfig) -> Layer[Array]:

@@ -30,15 +30,15 @@ from numpy.typing import NDArray
 from ..errors import ModelFileError, UnsupportedModelError
 from ..tensor import HostArray, StoredTensor
 
-# Limits keep a hostile header under a second and in bounded memory. Beside them, the largest
-# known: a header of 25 MB, and 777 K strings (Gemma 3: 262 K tokens, 515 K merges).
+# Limits keep a hostile header under a second and in bounded memory. The largest vocabulary we know
+# of, Gemma 3's, has 262 K tokens and 515 K merges.
 HEADER_BYTES = 100_000_000
 METADATA_LIMIT = 65_536
 TENSOR_LIMIT = 65_536
 STRING_LIMIT = 1 << 20  # in all arrays together
 ELEMENT_LIMIT = (1 << 63) - 1  # of one tensor: what ggml counts with, and numpy
 
-FIRST_READ = 4 << 20  # bytes; holds most headers, and costs a millisecond where it is too much
+PIECE = 4 << 20  # bytes of a header read at once: most fit, and more costs a millisecond
 TILE_ELEMENTS = 1 << 18  # 1 MB of float32: a tile stays in the second-level cache while converted
 
 
@@ -165,7 +165,7 @@ class _Header:
         self.limit = min(self.size, HEADER_BYTES)
         self.position = 0
         self.where = "header"
-        self.bytes = b""
+        self.bytes = bytearray()
         self.strings_left = STRING_LIMIT
         self._file = file
 
@@ -189,10 +189,12 @@ class _Header:
         return start
 
     def _fill(self, end: int) -> None:
-        wanted = min(max(end, FIRST_READ, 2 * len(self.bytes)), self.limit)
-        self.bytes += self._file.read(wanted - len(self.bytes))
-        if len(self.bytes) < end:
-            raise self.error("file", f"{len(self.bytes):,} bytes", f"{self.size:,}: it shrank")
+        # Piece by piece, because one large read would stand in memory beside what it is added to.
+        while len(self.bytes) < end:
+            piece = self._file.read(min(PIECE, self.limit - len(self.bytes)))
+            if not piece:
+                raise self.error("file", f"{len(self.bytes):,} bytes", f"{self.size:,}: it shrank")
+            self.bytes += piece
 
     def u32(self, field: str) -> int:
         start = self.take(4, field)
@@ -206,7 +208,7 @@ class _Header:
         length = self.u64(f"length of the {field}")
         start = self.take(length, field)
         try:
-            return self.bytes[start : start + length].decode()
+            return str(memoryview(self.bytes)[start : start + length], "utf-8")
         except UnicodeDecodeError as error:
             raise self.error(field, f"not UTF-8 ({error.reason})", "UTF-8 text") from None
 
@@ -253,7 +255,7 @@ def _read(header: _Header) -> tuple[dict[str, Any], dict[str, GgufTensor]]:
 
 def _check_version(header: _Header) -> None:
     start = header.take(4, "magic")
-    magic = header.bytes[start : start + 4]
+    magic = bytes(header.bytes[start : start + 4])
     if magic != b"GGUF":
         raise header.error("magic", magic, "b'GGUF'")
     version = header.u32("version")

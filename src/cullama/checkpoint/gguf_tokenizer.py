@@ -4,7 +4,7 @@ It knows the two families that Llama-like models use, "gpt2" (byte-level BPE, or
 "llama" (SentencePiece BPE, ordered by scores), and the names llama.cpp gives to ways of splitting
 text into words. It does not know files, chat templates, or what a token is for.
 
-What a field means where the GGUF specification is silent is taken from llama.cpp, `llama-vocab.cpp`.
+What the GGUF specification leaves open is taken from llama.cpp's `llama-vocab.cpp`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ NORMAL, UNKNOWN, CONTROL, USER_DEFINED = 1, 2, 3, 4
 SPACE = "▁"  # what SentencePiece writes for a space
 
 # Cutting a piece everywhere costs the square of its length. A vocabulary of 256 K common pieces
-# takes a tenth of this; one of megabyte-long pieces would take hours.
+# takes a tenth of this; a single piece of a megabyte would take minutes.
 MERGE_WORK_LIMIT = 1 << 28
 
 
@@ -203,7 +203,7 @@ _SPLITTINGS = {
 
 
 def _build_byte_level(fields: Fields, vocabulary: _Vocabulary) -> Tokenizer:
-    name = fields.text("pre", "default")
+    name = fields.text("pre", None) or "default"
     if name not in _SPLITTINGS:
         raise _not_rebuilt(fields, "pre", name, tuple(_SPLITTINGS))
     splitting = _SPLITTINGS[name]

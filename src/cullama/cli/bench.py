@@ -1,0 +1,101 @@
+"""`cullama bench`: how fast a model runs here, beside how fast this machine could run it."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..errors import UsageError
+from .loading import load
+from .options import model_options
+
+if TYPE_CHECKING:
+    from ..benchmark.report import Report
+    from ..llm import LLM
+
+
+def _numbers(context: click.Context, option: click.Parameter, text: str | None) -> list[int] | None:
+    if text is None:
+        return None
+    try:
+        numbers = [int(part) for part in text.split(",")]
+    except ValueError:
+        numbers = []
+    if not numbers or min(numbers) < 1:
+        raise click.BadParameter(f"{text!r}, expected whole numbers like 64,2048")
+    return numbers
+
+
+@click.command("bench", short_help="Measure speed beside the machine's limits.")
+@model_options
+@click.option("--config", "shape", metavar="NAME", help="A known shape with random weights.")
+@click.option(
+    "--contexts",
+    default="64,512,2048",
+    show_default=True,
+    callback=_numbers,
+    help="Context lengths to write after.",
+)
+@click.option(
+    "--prefill", "prompts", default="512", show_default=True, callback=_numbers, help="Prompts."
+)
+@click.option("--tokens", type=click.IntRange(min=3), default=48, show_default=True)
+@click.option("--repeats", type=click.IntRange(min=1), default=5, show_default=True)
+@click.option(
+    "--thread-counts",
+    callback=_numbers,
+    metavar="N,M",
+    help="Measure with each of these.  [default: 1, and every core]",
+)
+@click.option("--json", "as_json", is_flag=True, help="JSON instead of a table.")
+def command(shape: str | None, as_json: bool, **options: Any) -> None:
+    """Measure the limits of this machine, then prefill and decode as shares of them."""
+    from ..benchmark.bench import Plan, benchmark
+    from ..benchmark.shapes import random_checkpoint
+
+    plan = Plan(
+        contexts=tuple(options.pop("contexts")),
+        prompts=tuple(options.pop("prompts")),
+        tokens=options.pop("tokens"),
+        repeats=options.pop("repeats"),
+        thread_counts=tuple(options.pop("thread_counts") or ()),
+    )
+    if shape is not None and options["model"] is not None:
+        raise UsageError("--config runs random weights, --model a file: give one of them")
+    if shape is not None:
+        options["model"] = random_checkpoint(shape)
+    llm = load(**options)
+    report = benchmark(llm, plan)
+    click.echo(json.dumps(report.as_json()) if as_json else _table(report))
+
+
+def _table(report: Report) -> str:
+    from rich.console import Console
+    from rich.table import Table
+
+    limits = Table("threads", "read, huge pages", "read, 4 KiB pages", "sgemm", title="limits")
+    for limit in report.yardsticks:
+        limits.add_row(
+            str(limit.threads),
+            f"{limit.read_huge / 1e9:.1f} GB/s",
+            f"{limit.read_small / 1e9:.1f} GB/s",
+            f"{limit.sgemm / 1e9:.0f} GFLOP/s",
+        )
+    rows = Table("", "threads", "tok/s", "ms", "share of limit", "engine", title=report.model)
+    for row in report.rows:
+        engine = "" if row.engine_microseconds is None else f"{row.engine_microseconds:.0f} µs"
+        rows.add_row(
+            row.what,
+            str(row.threads),
+            f"{row.tokens_per_second:.1f}",
+            f"{row.milliseconds:.3f}",
+            f"{row.share:.0%} of {row.limit}",
+            engine,
+        )
+    console = Console(width=100)
+    with console.capture() as capture:
+        console.print(f"{report.machine} · {report.weight_bytes / 1e6:.1f} MB of weights a token")
+        console.print(limits, rows)
+    return capture.get().rstrip("\n")

@@ -12,7 +12,7 @@ gathered first. It does not know who owns a block.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,19 +28,19 @@ Floats: TypeAlias = NDArray[np.float32]
 TILE = 128
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Span:
     """The tokens of one sequence in a batch."""
 
     start: int  # first row in the batch
     end: int
     context: int  # tokens in the cache once these are stored
-    blocks: tuple[int, int] | NDArray[np.int32]  # first and end of a run, or a table of blocks
+    blocks: int | NDArray[np.int32]  # the first of a run of neighbours, or a table of blocks
 
     def blocks_between(self, first: int, end: int) -> slice | NDArray[np.int32]:
-        """Index of the blocks that hold cache blocks first … end of this sequence."""
-        if isinstance(self.blocks, tuple):
-            return slice(self.blocks[0] + first, self.blocks[0] + end)
+        """Index of this sequence's blocks first … end."""
+        if isinstance(self.blocks, int):
+            return slice(self.blocks + first, self.blocks + end)
         return self.blocks[first:end]
 
 
@@ -49,38 +49,42 @@ class CpuBatch(Batch[HostArray]):
     """A batch with what the CPU works out once for all layers."""
 
     spans: tuple[Span, ...]
-    stored: NDArray[np.intp] | slice  # rows that are kept
-    blocks: NDArray[np.int32]  # where: block and offset of each kept row
-    offsets: NDArray[np.int32]
+    kept: NDArray[np.intp] | slice  # rows that go to the cache
+    places: tuple[int, int] | tuple[HostArray, HostArray]  # their blocks, and offsets in them
 
 
 def prepare(batch: Batch[HostArray], block_size: int) -> CpuBatch:
     starts, contexts = batch.query_starts.tolist(), batch.context_lengths.tolist()
     spans = tuple(
-        Span(start, end, context, _run_or_table(table[: -(-context // block_size)]))
-        for start, end, context, table in zip(
-            starts, starts[1:], contexts, batch.block_tables, strict=False
-        )
+        Span(starts[i], starts[i + 1], context, _run_or_table(batch.block_tables[i], context, block_size))
+        for i, context in enumerate(contexts)
     )
-    slots = batch.slots
-    stored: NDArray[np.intp] | slice = slice(None)
-    if slots.min(initial=0) < 0:
-        stored = np.flatnonzero(slots >= 0)
-        slots = slots[stored]
-    blocks = slots // block_size
-    return CpuBatch(
-        **vars(batch),
-        spans=spans,
-        stored=stored,
-        blocks=blocks,
-        offsets=slots - blocks * block_size,
-    )
+    kept, places = _places(batch.slots, block_size)
+    return CpuBatch(**vars(batch), spans=spans, kept=kept, places=places)
 
 
-def _run_or_table(table: NDArray[np.int32]) -> tuple[int, int] | NDArray[np.int32]:
-    first, count = int(table[0]), len(table)
-    is_run = count == 1 or bool((table == np.arange(first, first + count)).all())
-    return (first, first + count) if is_run else table
+def _run_or_table(table: HostArray, context: int, block_size: int) -> int | NDArray[np.int32]:
+    used = -(-context // block_size)
+    first = int(table[0])
+    if used == 1:
+        return first
+    table = table[:used]
+    is_run = int(table[-1]) - first == used - 1 and bool((np.diff(table) == 1).all())
+    return first if is_run else table
+
+
+def _places(slots: HostArray, block_size: int) -> tuple[Any, Any]:
+    """Plain numbers where there is one token: numpy takes them several times faster."""
+    if len(slots) == 1 and slots[0] >= 0:
+        return slice(None), divmod(int(slots[0]), block_size)
+    kept = np.flatnonzero(slots >= 0)
+    return kept, np.divmod(slots[kept], block_size)
+
+
+def store(keys: Floats, values: Floats, cache: LayerCache[HostArray], batch: CpuBatch) -> None:
+    """Keep the keys and values of a layer, [T, K, E] both."""
+    cache.keys.transpose(1, 3, 0, 2)[batch.places] = keys[batch.kept]
+    cache.values.transpose(1, 2, 0, 3)[batch.places] = values[batch.kept]
 
 
 def attend(q: Floats, cache: LayerCache[HostArray], batch: CpuBatch) -> Floats:
@@ -100,7 +104,7 @@ def attend(q: Floats, cache: LayerCache[HostArray], batch: CpuBatch) -> Floats:
 def _tile(q: Floats, cache: LayerCache[HostArray], span: Span, position: int) -> Floats:
     """Tokens of one sequence, the first at `position`: [t, H, E] → [t, H E]."""
     tokens, _, width = q.shape
-    kv_heads, block_size = cache.keys.shape[0], cache.keys.shape[3]
+    kv_heads, _, _, block_size = cache.keys.shape
     end = position + tokens
     begin = max(0, position - cache.window + 1) if cache.window else 0  # no token sees before it
     first = begin // block_size
@@ -108,21 +112,37 @@ def _tile(q: Floats, cache: LayerCache[HostArray], span: Span, position: int) ->
     keys = _float32(cache.keys[:, index])  # [K, B, E, block_size]
     values = _float32(cache.values[:, index])  # [K, B, block_size, E]
 
-    grouped = q.reshape(tokens, kv_heads, -1, width).transpose(1, 2, 0, 3)  # [K, H/K, t, E]
-    grouped = grouped.reshape(kv_heads, 1, -1, width) * np.float32(width**-0.5)
-    rows, blocks = grouped.shape[2], keys.shape[1]
+    grouped = _by_kv_head(q, kv_heads) * width**-0.5  # [K, H/K t, E]
+    rows, blocks = grouped.shape[1], keys.shape[1]
     scores = np.empty((kv_heads, rows, blocks, block_size), np.float32)
-    np.matmul(grouped, keys, out=scores.transpose(0, 2, 1, 3))
+    np.matmul(grouped[:, None], keys, out=scores.transpose(0, 2, 1, 3))
     slots = slice(begin - first * block_size, end - first * block_size)
     scores = scores.reshape(kv_heads, rows, -1)[:, :, slots]
     if tokens > 1:
         # A view is a must here: added to a copy, the mask would be lost without a word.
         by_token = scores.reshape((kv_heads, -1, tokens, end - begin), copy=False)
         by_token += _mask(position, tokens, begin, cache.window)
-    scores -= scores.max(axis=-1, keepdims=True)
+    scores -= np.maximum.reduce(scores, axis=-1, keepdims=True)
     np.exp(scores, out=scores)
     heard = scores @ values.reshape(kv_heads, -1, width)[:, slots]
-    heard /= scores.sum(axis=-1, keepdims=True)
+    heard /= np.add.reduce(scores, axis=-1, keepdims=True)
+    return _by_token(heard, tokens)
+
+
+def _by_kv_head(q: Floats, kv_heads: int) -> Floats:
+    """[t, H, E] → [K, H/K t, E]: all queries of a key/value head in one matrix."""
+    tokens, _, width = q.shape
+    if tokens == 1:
+        return q.reshape(kv_heads, -1, width)
+    grouped = q.reshape(tokens, kv_heads, -1, width).transpose(1, 2, 0, 3)
+    return grouped.reshape(kv_heads, -1, width)
+
+
+def _by_token(heard: Floats, tokens: int) -> Floats:
+    """[K, H/K t, E] → [t, H E]."""
+    kv_heads, _, width = heard.shape
+    if tokens == 1:
+        return heard.reshape(1, -1)
     return heard.reshape(kv_heads, -1, tokens, width).transpose(2, 0, 1, 3).reshape(tokens, -1)
 
 

@@ -24,7 +24,7 @@ from ..kv_cache import KVCache, LayerCache
 from ..operators import Operators
 from ..tensor import HostArray, StoredTensor
 from ..weights import Layer
-from .attention import CpuBatch, attend, prepare
+from .attention import CpuBatch, attend, prepare, store
 from .storage import Memory, Storage, weight_file
 
 Floats: TypeAlias = NDArray[np.float32]
@@ -36,6 +36,9 @@ DTYPES: dict[str, np.dtype] = {
 }
 
 BLOCK_SIZE = 32  # tokens; the best of 16 … 256 for the product of a query and a run of blocks
+
+# e^88 is the largest power of e that float32 holds; a gate below −88 is nothing either way.
+LARGEST_EXPONENT = 88.0
 
 # Elements of a 16-bit matrix made float32 at a time: half a megabyte stays in a core's cache.
 WIDENED = 1 << 17
@@ -121,17 +124,22 @@ class CpuOperators(Operators[HostArray]):
         return out
 
     def rms_norm(self, x: HostArray, weight: HostArray, eps: float) -> HostArray:
-        mean = np.vecdot(x, x) / np.float32(x.shape[-1])
-        scale = np.float32(1) / np.sqrt(mean + np.float32(eps))
-        return x * scale[..., None] * weight
+        if x.shape[0] == 1 and x.ndim == 2:  # three calls into numpy instead of six
+            row = x[0]
+            out = x * (float(row.dot(row)) / len(row) + eps) ** -0.5
+        else:
+            mean = np.vecdot(x, x) / x.shape[-1]
+            out = x / np.sqrt(mean + eps)[..., None]
+        out *= weight
+        return out
 
     def silu_mul(self, gate_up: HostArray) -> HostArray:
         half = gate_up.shape[-1] // 2
         gate, up = gate_up[..., :half], gate_up[..., half:]
-        out = np.negative(gate)
-        with np.errstate(over="ignore"):  # e^x = ∞ for a gate far below zero, and 1/∞ is its 0
-            np.exp(out, out=out)
-        out += np.float32(1)
+        out = np.maximum(gate, -LARGEST_EXPONENT)
+        np.negative(out, out=out)
+        np.exp(out, out=out)
+        out += 1
         np.divide(gate, out, out=out)
         out *= up
         return out
@@ -140,7 +148,7 @@ class CpuOperators(Operators[HostArray]):
         self,
         qkv: HostArray,
         layer: Layer[HostArray],
-        cos_sin: HostArray,
+        turns: HostArray,
         cache: LayerCache[HostArray],
         batch: Batch[HostArray],
         eps: float,
@@ -152,10 +160,8 @@ class CpuOperators(Operators[HostArray]):
         if layer.q_norm is not None and layer.k_norm is not None:
             q = self.rms_norm(turned[:, :-kv_heads], layer.q_norm, eps)
             turned = np.concatenate([q, self.rms_norm(turned[:, -kv_heads:], layer.k_norm, eps)], 1)
-        turned = _rotate(turned, cos_sin[batch.positions])
-        kept, blocks, offsets = batch.stored, batch.blocks, batch.offsets
-        cache.keys[:, blocks, :, offsets] = turned[kept, -kv_heads:]
-        cache.values[:, blocks, offsets] = values[kept].transpose(1, 0, 2)
+        turned = _rotate(turned, turns)
+        store(turned[:, -kv_heads:], values, cache, batch)
         return turned[:, :-kv_heads]
 
     def attention(
@@ -204,11 +210,12 @@ def _widened_product(x: Floats, weight: HostArray) -> Floats:
     return out
 
 
-def _rotate(x: Floats, table: Floats) -> Floats:
-    """x · cos + swapped(x) · (∓ sin): [T, heads, E], [T, 2, E] → [T, heads, E]."""
+def _rotate(x: Floats, turns: Floats) -> Floats:
+    """x · (cos, cos) + swapped(x) · (−sin, sin): [T, heads, E], [T, 2E] → [T, heads, E]."""
     tokens, heads, width = x.shape
-    halves = x.reshape(tokens, heads, 2, width // 2)
-    swapped = halves[:, :, ::-1] * table[:, 1].reshape(tokens, 1, 2, width // 2)
-    out = x * table[:, :1]
-    out += swapped.reshape(tokens, heads, width)
-    return out
+    halves = (tokens, heads, 2, width // 2)
+    cos, sin = turns.reshape(tokens, 2, 1, 2, width // 2).swapaxes(0, 1)
+    x = x.reshape(halves)
+    out = x * cos
+    out += x[:, :, ::-1] * sin
+    return out.reshape(tokens, heads, width)

@@ -23,7 +23,7 @@ Array = TypeVar("Array")
 class Runner(Generic[Array]):
     def __init__(self, model: Llama[Array], cache: KVCache[Array]) -> None:
         self.model, self.cache, self.ops = model, cache, model.ops
-        self._forward = model.ops.graph(lambda batch: model.forward(batch, cache))
+        self.forward = model.ops.graph(lambda batch: model.forward(batch, cache))
 
     def step(self, chosen: Many[tuple[Sequence, int]]) -> list[tuple[Sequence, Drawn]]:
         """One pass over the chosen tokens; a draw for each sequence that has caught up."""
@@ -44,4 +44,4 @@ class Runner(Generic[Array]):
 
     def _run(self, pieces: Many[Piece]) -> Array:
         batch = build_batch(pieces, self.cache.block_size)
-        return self._forward(self.ops.upload_batch(batch))
+        return self.forward(self.ops.upload_batch(batch))

@@ -1,0 +1,1 @@
+"""Speed, reported beside the limits of the machine it was measured on, in the same run."""

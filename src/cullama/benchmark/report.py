@@ -1,0 +1,75 @@
+"""Runs set against yardsticks: rates, milliseconds, and the share of what the machine allows."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ..config import ModelConfig
+from .runs import Decode, Prefill
+from .yardsticks import CpuYardsticks
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table."""
+
+    what: str
+    threads: int
+    tokens_per_second: float
+    milliseconds: float  # a token for decode, a prompt for prefill
+    share: float  # of the limit
+    limit: str
+    engine_microseconds: float | None = None  # a token, on top of the model's step
+
+
+@dataclass(frozen=True)
+class Report:
+    model: str
+    machine: str
+    dtype: str
+    weight_bytes: int  # read for every token
+    yardsticks: tuple[CpuYardsticks, ...]
+    rows: tuple[Row, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def bytes_per_token(config: ModelConfig, itemsize: int) -> int:
+    """Weights read for one token: every matrix but the embedding, of which one row is read."""
+    untied = 0 if config.tied else config.vocab_size * config.hidden_size
+    return (config.parameters - untied) * itemsize
+
+
+def prefill_operations(config: ModelConfig, tokens: int) -> float:
+    """Floating-point operations to read a prompt and predict one token after it."""
+    head = config.vocab_size * config.hidden_size
+    layers = config.parameters - (head if config.tied else 2 * head)
+    # Causal: each token meets half of the others on average, in two products.
+    attention = 2 * tokens**2 * config.heads * config.head_dim * config.layers
+    return 2.0 * tokens * layers + 2.0 * head + attention
+
+
+def prefill_row(run: Prefill, limit: CpuYardsticks, config: ModelConfig) -> Row:
+    rate = prefill_operations(config, run.tokens) / run.seconds
+    return Row(
+        what=f"prefill {run.tokens}",
+        threads=limit.threads,
+        tokens_per_second=run.tokens / run.seconds,
+        milliseconds=run.seconds * 1e3,
+        share=rate / limit.sgemm,
+        limit="sgemm",
+    )
+
+
+def decode_row(run: Decode, limit: CpuYardsticks, weight_bytes: int) -> Row:
+    return Row(
+        what=f"decode at {run.context}",
+        threads=limit.threads,
+        tokens_per_second=1 / run.seconds,
+        milliseconds=run.seconds * 1e3,
+        share=weight_bytes / run.seconds / limit.read,
+        limit="read",
+        engine_microseconds=(run.seconds - run.model_seconds) * 1e6,
+    )

@@ -1,0 +1,98 @@
+"""Known shapes of models, to be run with random weights and no files: speed needs no training.
+
+It knows the numbers of a few public models; sources are their config.json files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from ..checkpoint import Checkpoint
+from ..checkpoint.names import expected_shapes
+from ..config import ModelConfig
+from ..errors import NoTokenizerError, UsageError
+from ..rope import Llama3Scaling, Rope
+from ..tensor import HostArray, StoredTensor
+
+TILE_ELEMENTS = 1 << 20
+
+
+def _shape(
+    hidden: int,
+    inner: int,
+    layers: int,
+    heads: int,
+    kv_heads: int,
+    head_dim: int,
+    vocab: int,
+    context: int,
+    rope: Rope,
+    tied: bool = True,
+) -> ModelConfig:
+    return ModelConfig(
+        architecture="LlamaForCausalLM",
+        hidden_size=hidden,
+        intermediate_size=inner,
+        layers=layers,
+        heads=heads,
+        kv_heads=kv_heads,
+        head_dim=head_dim,
+        vocab_size=vocab,
+        context_length=context,
+        norm_eps=1e-5,
+        rope=rope,
+        windows=(0,) * layers,
+        tied=tied,
+    )
+
+
+_LLAMA_31 = Rope(500000.0, Llama3Scaling(8.0, 1.0, 4.0, 8192))
+_LLAMA_32 = Rope(500000.0, Llama3Scaling(32.0, 1.0, 4.0, 8192))
+
+SHAPES = {
+    "tinystories-656k": _shape(128, 384, 2, 8, 4, 16, 2048, 4096, Rope()),
+    "smollm2-135m": _shape(576, 1536, 30, 9, 3, 64, 49152, 8192, Rope(100000.0)),
+    "smollm2-360m": _shape(960, 2560, 32, 15, 5, 64, 49152, 8192, Rope(100000.0)),
+    "tinyllama-1.1b": _shape(2048, 5632, 22, 32, 4, 64, 32000, 2048, Rope(), tied=False),
+    "llama-3.2-1b": _shape(2048, 8192, 16, 32, 8, 64, 128256, 131072, _LLAMA_32),
+    "llama-3.2-3b": _shape(3072, 8192, 28, 24, 8, 128, 128256, 131072, _LLAMA_32),
+    "llama-3.1-8b": _shape(4096, 14336, 32, 32, 8, 128, 128256, 131072, _LLAMA_31, tied=False),
+}
+
+
+def random_checkpoint(name: str, seed: int = 0) -> Checkpoint:
+    """A model of a known shape with random weights, read like any other.
+
+    Raises:
+        UsageError: a shape that is not known.
+    """
+    if name not in SHAPES:
+        raise UsageError(f"config is {name!r}, expected one of {', '.join(SHAPES)}")
+    config = SHAPES[name]
+    tensors = {
+        tensor: StoredTensor(tensor, shape, "random", _random_tiles(shape, seed + index))
+        for index, (tensor, shape) in enumerate(expected_shapes(config).items())
+    }
+    return Checkpoint(Path(name), config, tensors, _no_tokenizer, "random weights")
+
+
+class _random_tiles:  # noqa: N801  (used as a function)
+    def __init__(self, shape: tuple[int, ...], seed: int) -> None:
+        self._shape, self._seed = shape, seed
+
+    def __call__(self) -> Iterator[HostArray]:
+        generator = np.random.default_rng(self._seed)
+        columns = self._shape[1] if len(self._shape) > 1 else 1
+        rows = max(1, TILE_ELEMENTS // columns)
+        for start in range(0, self._shape[0], rows):
+            shape = (min(rows, self._shape[0] - start), *self._shape[1:])
+            tile = generator.random(shape, dtype=np.float32)
+            # A spread that keeps activations of any width within float16's range.
+            yield (tile - np.float32(0.5)) * np.float32(2 / columns**0.5)
+
+
+def _no_tokenizer() -> None:
+    raise NoTokenizerError("a model of random weights has no tokenizer; give token ids")

@@ -1,0 +1,83 @@
+"""GGUF files as checkpoints: metadata to config, tensors under Hugging Face's names and order.
+
+It knows what llama.cpp's converter does to a model: names are shortened, and for the `llama`
+architecture the rows of q and k are reordered so that rotated pairs lie next to each other, where
+Hugging Face's lie half a head apart. Here they are put back, so that one rotation serves all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..config import ModelConfig
+from ..errors import ModelFileError
+from ..tensor import HostArray, StoredTensor
+from .checkpoint import Checkpoint, stored_types
+from .gguf_file import GgufFile
+from .names import checked_tensors, huggingface_name
+
+if TYPE_CHECKING:
+    import tokenizers
+
+ROPE_DIVISORS = "rope_freqs.weight"
+
+
+def open_gguf(path: Path) -> Checkpoint:
+    file = GgufFile(path)
+    shapes = {name: tensor.shape for name, tensor in file.tensors.items()}
+    config = ModelConfig.from_gguf(path, file.metadata, shapes, _rope_divisors(file))
+    stored = (_stored_tensor(file, name, config) for name in file.tensors)
+    tensors = checked_tensors(path, config, {tensor.name: tensor for tensor in stored})
+    return Checkpoint(
+        path=path,
+        config=config,
+        tensors=tensors,
+        load_tokenizer=lambda: _load_tokenizer(file),
+        stored_as=f"GGUF {stored_types(tensors)}",
+        conversion_key=_conversion_key(path),
+    )
+
+
+def _conversion_key(path: Path) -> str:
+    """The file's place and version; its content is not hashed, which would take as long as reading."""
+    status = path.stat()
+    return f"{path.resolve()}|{status.st_size}|{status.st_mtime_ns}"
+
+
+def _rope_divisors(file: GgufFile) -> tuple[float, ...] | None:
+    if ROPE_DIVISORS not in file.tensors:
+        return None
+    divisors = file.stored_tensor(ROPE_DIVISORS).read().reshape(-1)
+    return tuple(float(divisor) for divisor in divisors)
+
+
+def _stored_tensor(file: GgufFile, name: str, config: ModelConfig) -> StoredTensor:
+    ours = huggingface_name(name)
+    is_permuted = file.metadata["general.architecture"] in ("llama", "mistral") and any(
+        f".{stem}_proj." in ours for stem in "qk"
+    )
+    if not is_permuted:
+        return replace(file.stored_tensor(name), name=ours)
+    stored = file.stored_tensor(name, row_multiple=config.head_dim)
+    if stored.shape[0] % config.head_dim:
+        raise ModelFileError(
+            f"{file.path}: tensor {name!r}: rows is {stored.shape[0]}, "
+            f"expected a multiple of the head width {config.head_dim}"
+        )
+    return replace(stored, name=ours, tiles=lambda: _half_split(stored, config.head_dim))
+
+
+def _half_split(stored: StoredTensor, head_dim: int) -> Iterator[HostArray]:
+    """Rows of each head from (pair, half) order to (half, pair) order."""
+    for tile in stored.tiles():
+        by_pair = tile.reshape(-1, head_dim // 2, 2, *tile.shape[1:])
+        yield by_pair.swapaxes(1, 2).reshape(tile.shape)
+
+
+def _load_tokenizer(file: GgufFile) -> tokenizers.Tokenizer:
+    from .gguf_tokenizer import build_tokenizer
+
+    return build_tokenizer(file.metadata)

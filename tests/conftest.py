@@ -1,0 +1,211 @@
+"""What several test files need: a tiny random model with a tokenizer, and the command line.
+
+It knows how a Llama folder is put together, written out here by hand so that the tests do not
+take cullama's own word for it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
+
+import ml_dtypes
+import numpy as np
+import pytest
+from hypothesis import settings
+from numpy.typing import NDArray
+from safetensors.numpy import save_file
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+
+Config: TypeAlias = dict[str, Any]
+Tensors: TypeAlias = dict[str, NDArray[Any]]
+WriteModel: TypeAlias = Callable[..., Path]
+
+# The same examples every time, on machines of any speed.
+settings.register_profile("cullama", derandomize=True, deadline=None, max_examples=50)
+settings.load_profile("cullama")
+
+SOURCE = Path(__file__).resolve().parents[1] / "src"
+
+BEGIN, END, USER = "<|begin|>", "<|end|>", "<|user|>"  # ids 0, 1, 2
+VOCABULARY = 300
+SENTENCES = (
+    "Once upon a time a small llama went over the hill to see the sea.",
+    "The old clock in the hall struck twelve, and nobody was there to hear it.",
+    "In the naïve little café they sell crème brûlée — twice a day.",
+    "東京 and Zürich are far apart, said the llama. 🦙",
+    "def add(left, right):\n    return left + right\n",
+)
+
+
+class Ended(NamedTuple):
+    """What a process left behind."""
+
+    code: int
+    out: str
+    err: str
+
+
+CONFIG: Config = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": VOCABULARY,
+    "hidden_act": "silu",
+    "max_position_embeddings": 128,
+    "rms_norm_eps": 1e-05,
+    "rope_theta": 10000.0,
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+    "tie_word_embeddings": False,
+}
+
+DTYPES = {
+    "float32": np.dtype(np.float32),
+    "float16": np.dtype(np.float16),
+    "bfloat16": np.dtype(ml_dtypes.bfloat16),
+}
+
+
+def random_tensors(config: Config, dtype: str = "float32", seed: int = 0) -> Tensors:
+    """Weights under Hugging Face's names, large enough that every part of the model matters."""
+    draw = np.random.default_rng(seed)
+    hidden, inner = config["hidden_size"], config["intermediate_size"]
+    head_dim = config.get("head_dim") or hidden // config["num_attention_heads"]
+    queries = head_dim * config["num_attention_heads"]
+    keys = head_dim * config["num_key_value_heads"]
+
+    def matrix(rows: int, columns: int) -> NDArray[Any]:
+        return (draw.standard_normal((rows, columns)) * columns**-0.5).astype(DTYPES[dtype])
+
+    def norm() -> NDArray[Any]:
+        return draw.uniform(0.5, 1.5, hidden).astype(DTYPES[dtype])
+
+    tensors = {"model.embed_tokens.weight": matrix(config["vocab_size"], hidden)}
+    for layer in range(config["num_hidden_layers"]):
+        prefix = f"model.layers.{layer}."
+        tensors |= {
+            prefix + "self_attn.q_proj.weight": matrix(queries, hidden),
+            prefix + "self_attn.k_proj.weight": matrix(keys, hidden),
+            prefix + "self_attn.v_proj.weight": matrix(keys, hidden),
+            prefix + "self_attn.o_proj.weight": matrix(hidden, queries),
+            prefix + "mlp.gate_proj.weight": matrix(inner, hidden),
+            prefix + "mlp.up_proj.weight": matrix(inner, hidden),
+            prefix + "mlp.down_proj.weight": matrix(hidden, inner),
+            prefix + "input_layernorm.weight": norm(),
+            prefix + "post_attention_layernorm.weight": norm(),
+        }
+    tensors["model.norm.weight"] = norm()
+    if not config["tie_word_embeddings"]:
+        tensors["lm_head.weight"] = matrix(config["vocab_size"], hidden)
+    return tensors
+
+
+def trained_tokenizer() -> Tokenizer:
+    """A byte-level BPE over SENTENCES that puts BEGIN in front of a text, as Llama 3's does."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=[AddedToken(token, special=True) for token in (BEGIN, END, USER)],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(SENTENCES, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{BEGIN} $A", special_tokens=[(BEGIN, 0)]
+    )
+    assert tokenizer.get_vocab_size() == VOCABULARY
+    return tokenizer
+
+
+def write_folder(
+    folder: Path,
+    tensors: Tensors | None = None,
+    dtype: str = "float32",
+    tokenizer: Path | None = None,
+    seed: int = 0,
+    **changes: Any,
+) -> Path:
+    """A model folder; `changes` are config entries, None leaves one out."""
+    config = {key: value for key, value in {**CONFIG, **changes}.items() if value is not None}
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    if tensors is None:
+        tensors = random_tensors(config, dtype, seed)
+    save_file(tensors, folder / "model.safetensors")
+    if tokenizer is not None:
+        shutil.copy(tokenizer, folder / "tokenizer.json")
+    return folder
+
+
+@dataclass(frozen=True)
+class CommandLine:
+    """How to start `cullama` in a process of its own, where a warning is an error."""
+
+    cache: Path
+
+    def command(self, *arguments: str | Path) -> list[str]:
+        start = "from cullama.cli import main; main()"
+        return [sys.executable, "-W", "error", "-c", start, *map(str, arguments)]
+
+    def environment(self, changes: dict[str, str] | None = None) -> dict[str, str]:
+        ours = {"PYTHONPATH": str(SOURCE), "CULLAMA_CACHE": str(self.cache)}
+        return {**os.environ, **ours, **(changes or {})}
+
+    def __call__(
+        self,
+        *arguments: str | Path,
+        standard_input: bytes = b"",
+        environment: dict[str, str] | None = None,
+    ) -> Ended:
+        done = subprocess.run(
+            self.command(*arguments),
+            input=standard_input,
+            capture_output=True,
+            env=self.environment(environment),
+            timeout=60,
+            check=False,
+        )
+        return Ended(done.returncode, done.stdout.decode(), done.stderr.decode())
+
+
+@pytest.fixture(scope="session")
+def cullama_command(tmp_path_factory: pytest.TempPathFactory) -> CommandLine:
+    return CommandLine(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session")
+def tokenizer_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
+    trained_tokenizer().save(str(path))
+    return path
+
+
+@pytest.fixture(scope="session")
+def write_model() -> WriteModel:
+    return write_folder
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory, tokenizer_file: Path) -> Path:
+    """A folder with a model of random weights, and a tokenizer. Nobody may change it."""
+    return write_folder(tmp_path_factory.mktemp("models") / "tiny", tokenizer=tokenizer_file)
+
+
+@pytest.fixture
+def tiny_tensors() -> Tensors:
+    """What is in the tiny model's weights file."""
+    return random_tensors(CONFIG)

@@ -1,0 +1,161 @@
+"""How many threads: by a rule that a test can read, within what the machine grants."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from threadpoolctl import threadpool_info, threadpool_limits
+
+import cullama
+from cullama.cpu.threads import (
+    SMALL_MODEL_PARAMETERS,
+    choose_threads,
+    physical_cores,
+    set_threads,
+)
+from cullama.errors import UsageError
+
+QUOTA = "/sys/fs/cgroup/cpu.max"
+
+
+@pytest.fixture(autouse=True)
+def threads_as_before() -> Iterator[None]:
+    with threadpool_limits():
+        yield
+
+
+def siblings(processor: int) -> str:
+    return f"/sys/devices/system/cpu/cpu{processor}/topology/thread_siblings_list"
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A machine made of processors and of what its files say; others do not exist."""
+
+    def build(processors: int, files: dict[str, str]) -> None:
+        def read_text(path: Path, *arguments: Any, **options: Any) -> str:
+            if str(path) not in files:
+                raise FileNotFoundError(str(path))
+            return files[str(path)]
+
+        everything = set(range(processors))
+        monkeypatch.setattr(os, "sched_getaffinity", lambda process: everything, raising=False)
+        monkeypatch.setattr(os, "cpu_count", lambda: processors)
+        monkeypatch.setattr(Path, "read_text", read_text)
+
+    return build
+
+
+def blas_threads() -> set[int]:
+    return {info["num_threads"] for info in threadpool_info() if info["user_api"] == "blas"}
+
+
+# --- cores
+
+
+def test_hyper_threads_share_a_core(machine: Any) -> None:
+    machine(8, {siblings(i): f"{i % 4},{i % 4 + 4}\n" for i in range(8)})
+    assert physical_cores() == 4
+
+
+def test_every_processor_is_a_core_where_the_system_does_not_tell(machine: Any) -> None:
+    machine(3, {})
+    assert physical_cores() == 3
+
+
+def test_only_processors_that_may_be_used_count(
+    machine: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine(8, {siblings(i): f"{i % 4},{i % 4 + 4}\n" for i in range(8)})
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {1, 5, 2}, raising=False)
+    assert physical_cores() == 2
+
+
+def test_a_system_without_affinity_has_all_its_processors(
+    machine: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine(6, {})
+    monkeypatch.delattr(os, "sched_getaffinity")
+    assert physical_cores() == 6
+    monkeypatch.setattr(os, "cpu_count", lambda: None)
+    assert physical_cores() == 1
+
+
+@pytest.mark.parametrize(
+    ("quota", "cores"),
+    [
+        ("max 100000\n", 8),
+        ("200000 100000\n", 2),
+        ("250000 100000\n", 2),
+        ("50000 100000\n", 1),
+        ("1600000 100000\n", 8),
+        ("", 8),
+        ("junk\n", 8),
+        ("100000\n", 8),
+        ("100000 0\n", 8),
+        ("junk 100000\n", 8),
+    ],
+)
+def test_a_container_has_what_it_is_granted(machine: Any, quota: str, cores: int) -> None:
+    machine(8, {QUOTA: quota})
+    assert physical_cores() == cores
+
+
+def test_this_machine_has_a_core() -> None:
+    assert 1 <= physical_cores() <= (os.cpu_count() or 1)
+
+
+# --- the choice
+
+
+def test_a_small_model_gets_one_thread_and_a_large_one_every_core(machine: Any) -> None:
+    machine(8, {siblings(i): f"{i % 4},{i % 4 + 4}\n" for i in range(8)})
+    assert choose_threads(None, SMALL_MODEL_PARAMETERS - 1) == 1
+    assert choose_threads(None, SMALL_MODEL_PARAMETERS) == 4
+    assert choose_threads(None, 10**12) == 4
+
+
+def test_whoever_asks_gets_that_many_whatever_the_model(machine: Any) -> None:
+    machine(8, {siblings(i): f"{i % 4},{i % 4 + 4}\n" for i in range(8)})
+    for asked in range(1, 9):
+        assert choose_threads(asked, 1) == choose_threads(asked, 10**12) == asked
+
+
+@pytest.mark.parametrize("asked", [0, -1, 9, 10**9, True, 1.0, 1.5, "2", [2]])
+def test_a_count_that_cannot_be_is_refused_with_the_range(machine: Any, asked: Any) -> None:
+    machine(8, {})
+    with pytest.raises(UsageError, match="1 to 8") as caught:
+        choose_threads(asked, 1)
+    assert f"threads is {asked!r}" in str(caught.value)
+
+
+# --- the setting
+
+
+def test_the_number_is_set_and_the_library_named() -> None:
+    assert set_threads(1)
+    assert blas_threads() <= {1}
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+    set_threads(available)
+    assert blas_threads() <= {available}
+
+
+def test_the_number_stays_set() -> None:
+    set_threads(1)
+    import numpy as np
+
+    _ = np.ones((64, 64)) @ np.ones((64, 64))
+    assert blas_threads() <= {1}
+
+
+def test_a_model_says_how_many_it_took(tiny_model: Path) -> None:
+    assert cullama.LLM(tiny_model).description.endswith("· 1 thread")
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+    if available > 1:
+        description = cullama.LLM(tiny_model, threads=available).description
+        assert description.endswith(f"· {available} threads")
+        assert blas_threads() <= {available}

@@ -1,0 +1,106 @@
+"""Every variant of the family, against logits and greedy tokens that transformers computed.
+
+`scripts/make_fixtures.py` made the models and the expectations.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+import cullama
+from cullama.batch import Piece
+
+FIXTURES = Path(__file__).parent / "fixtures"
+MODELS = sorted(path.name for path in (FIXTURES / "models").iterdir())
+GREEDY = cullama.SamplingParams(temperature=0, max_tokens=12, ignore_eos=True)
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def model(request: pytest.FixtureRequest) -> tuple[cullama.LLM, dict[str, np.ndarray]]:
+    folder = FIXTURES / "models" / request.param
+    return cullama.LLM(folder), load_file(folder / "expected.safetensors")
+
+
+def test_logits_are_those_of_transformers(model):
+    llm, expected = model
+    logits = llm.logits(expected["ids"].tolist())
+    assert logits.dtype == np.float32
+    assert logits.shape == expected["logits"].shape
+    assert np.abs(logits - expected["logits"]).max() <= 1e-4
+
+
+def test_greedy_tokens_are_those_of_transformers(model):
+    llm, expected = model
+    completion = llm.generate(expected["ids"].tolist(), GREEDY)
+    assert list(completion.token_ids) == expected["greedy"].tolist()
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 7, 31, 32])
+def test_any_chunking_of_the_prompt_gives_the_same_logits(model, chunk):
+    llm, expected = model
+    ids, engine = expected["ids"].tolist(), llm.engine
+    blocks = engine.pool.allocate(2)
+    parts = [
+        engine.runner.logits([Piece(part, start, blocks, len(part))])
+        for start in range(0, len(ids), chunk)
+        if (part := ids[start : start + chunk])
+    ]
+    engine.pool.release(blocks)
+    assert np.abs(np.concatenate(parts) - expected["logits"]).max() <= 1e-4
+
+
+def test_a_mixed_batch_gives_the_same_logits(model):
+    """A decode, a chunk in the middle of a prompt and a whole prompt, in one pass."""
+    llm, expected = model
+    ids, engine = expected["ids"].tolist(), llm.engine
+    first, second, third = (engine.pool.allocate(2) for _ in range(3))
+    engine.runner.logits([Piece(ids[:-1], 0, first, 1), Piece(ids[:5], 0, second, 1)])
+    logits = engine.runner.logits(
+        [
+            Piece(ids[-1:], len(ids) - 1, first, 1),
+            Piece(ids[5:17], 5, second, 12),
+            Piece(ids, 0, third, len(ids)),
+        ]
+    )
+    engine.pool.release(first + second + third)
+    want = expected["logits"]
+    assert np.abs(logits - np.concatenate([want[-1:], want[5:17], want])).max() <= 1e-4
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("name", MODELS)
+def test_storage_in_16_bits_stays_near_the_float32_model(name, dtype):
+    folder = FIXTURES / "models" / name
+    expected = load_file(folder / "expected.safetensors")
+    logits = cullama.LLM(folder, dtype=dtype).logits(expected["ids"].tolist())
+    error = np.abs(logits - expected["logits"])
+    # Rounding to 8 bits of fraction (bfloat16) or 11 (float16), through two layers.
+    bound = {"float16": 0.02, "bfloat16": 0.15}[dtype]
+    assert np.sqrt((error**2).mean()) <= bound * np.sqrt((expected["logits"] ** 2).mean())
+    assert error.max() > 0
+
+
+def test_a_stored_end_token_list_ends_the_answer():
+    folder = FIXTURES / "models" / "llama_gqa"
+    expected = load_file(folder / "expected.safetensors")
+    params = cullama.SamplingParams(temperature=0, max_tokens=12)
+    completion = cullama.LLM(folder).generate(expected["ids"].tolist(), params)
+    assert list(completion.token_ids) == expected["greedy"][:8].tolist()
+    assert completion.finish_reason == "stop"
+
+
+@pytest.mark.parametrize(
+    "case", json.loads((FIXTURES / "text/expected.json").read_text()), ids=lambda c: c["prompt"][:12]
+)
+def test_texts_are_those_of_transformers(case):
+    llm = cullama.LLM(FIXTURES / "text")
+    params = cullama.SamplingParams(temperature=0, max_tokens=len(case["greedy"]))
+    completion = llm.generate(case["ids"], params)
+    assert list(completion.token_ids) == case["greedy"]
+    assert completion.text == case["text"]
+    assert completion.finish_reason == "stop"
