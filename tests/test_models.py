@@ -54,6 +54,17 @@ def test_any_chunking_of_the_prompt_gives_the_same_logits(model, chunk):
     assert np.abs(np.concatenate(parts) - expected["logits"]).max() <= 1e-4
 
 
+def test_a_step_that_wants_no_logits_only_fills_the_cache(model):
+    llm, expected = model
+    ids, engine = expected["ids"].tolist(), llm.engine
+    blocks = engine.pool.allocate(2)
+    nothing = engine.runner.logits([Piece(ids[:20], 0, blocks, 0)])
+    rest = engine.runner.logits([Piece(ids[20:], 20, blocks, len(ids) - 20)])
+    engine.pool.release(blocks)
+    assert nothing.shape == (0, llm.config.vocab_size)
+    assert np.abs(rest - expected["logits"][20:]).max() <= 1e-4
+
+
 def test_a_mixed_batch_gives_the_same_logits(model):
     """A decode, a chunk in the middle of a prompt and a whole prompt, in one pass."""
     llm, expected = model

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -331,6 +331,7 @@ def naive_probabilities(logits: Sequence[float], one: Draw) -> list[float]:
     return [w / sum(weights) for w in weights]
 
 
+@settings(max_examples=200)
 @given(
     logits=st.lists(st.floats(-6, 6, width=32), min_size=2, max_size=8, unique=True),
     seed=st.integers(0, 2**64 - 1),
@@ -428,7 +429,7 @@ def test_temperature_comes_before_top_p_and_min_p() -> None:
 
 def test_bias_comes_before_the_filters() -> None:
     assert tokens_drawn(PROBABILITIES, top_k=1, logit_bias={3: 5.0}) == {3}
-    assert tokens_drawn(PROBABILITIES, top_p=0.5, logit_bias={0: -100.0}) == {1, 2}
+    assert tokens_drawn(PROBABILITIES, top_p=0.7, logit_bias={0: -100.0}) == {1, 2}
 
 
 def test_the_same_draw_is_the_same_token() -> None:
@@ -471,7 +472,7 @@ def test_rows_go_with_their_draws() -> None:
 # ------------------------------------------------------------------------------ greedy and extremes
 
 
-@given(st.lists(st.floats(-1e30, 1e30, width=32), min_size=1, max_size=20))
+@given(st.lists(st.floats(-(2.0**99), 2.0**99, width=32), min_size=1, max_size=20))
 def test_no_temperature_takes_the_likeliest_and_of_equals_the_first(logits: list[float]) -> None:
     expected = logits.index(max(logits))
     assert likeliest(row(*logits)) == expected

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from .config import ModelConfig
 from .errors import UsageError
 from .operators import Operators
 
@@ -14,7 +13,7 @@ DTYPES = ("auto", "float32", "float16", "bfloat16")
 
 
 def operators_for(
-    backend: str, dtype: str, threads: int | None, config: ModelConfig, weight_folder: Path | None
+    backend: str, dtype: str, threads: int | None, weight_folder: Path | None
 ) -> Operators[Any]:
     """The operators of a backend, in a storage type.
 
@@ -26,12 +25,14 @@ def operators_for(
     """
     _check("backend", backend, BACKENDS)
     _check("dtype", dtype, DTYPES)
+    from .cpu.matrix import TILED_ARCHITECTURES
     from .cpu.operators import CpuOperators
-    from .cpu.threads import choose_threads, set_threads
+    from .cpu.threads import blas_architecture, choose_threads, limit_blas
 
-    count = choose_threads(threads, config.parameters)
-    set_threads(count)
-    return CpuOperators("float32" if dtype == "auto" else dtype, count, weight_folder)
+    count = choose_threads(threads)
+    limit_blas(1)
+    has_tiles = blas_architecture() in TILED_ARCHITECTURES
+    return CpuOperators("float32" if dtype == "auto" else dtype, count, has_tiles, weight_folder)
 
 
 def _check(name: str, value: str, choices: tuple[str, ...]) -> None:

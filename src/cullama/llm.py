@@ -42,8 +42,7 @@ class LLM:
         backend: "auto" or "cpu".
         dtype: how weights and cache are stored: "float32", "float16", "bfloat16"; "auto" takes
             what the backend is fastest at. Products are always summed in float32.
-        threads: for the CPU's matrix products; None takes every physical core, or one for a
-            model small enough to live in the processor's caches.
+        threads: for the CPU; None takes one for each physical core.
         context_length: the longest prompt and answer together, in tokens; None takes the
             model's own, up to 32,768.
         cache_tokens: room for so many tokens of all texts under way together; None takes a
@@ -76,7 +75,7 @@ class LLM:
         self._checkpoint, config = model, model.config
         self.context_length = _context_length(config, context_length)
         folder = cache_folder() / "converted" if keep_converted else None
-        ops = operators_for(backend, dtype, threads, config, folder)
+        ops = operators_for(backend, dtype, threads, folder)
         self.description = f"{model.path.name} · {model.stored_as} · {ops.description}"
         weights = load_weights(model, ops, self.context_length, progress)
         cache = ops.cache(config, _cache_tokens(config, self.context_length, cache_tokens))

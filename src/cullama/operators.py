@@ -148,6 +148,6 @@ class Operators(Protocol[Array]):
         return step
 
     @contextmanager
-    def loading(self, conversion_key: str | None) -> Iterator[None]:
+    def loading(self, conversion_key: str | None, elements: int) -> Iterator[None]:
         """Wraps the making of all weights; a backend may keep converted ones under the key."""
         yield

@@ -51,8 +51,9 @@ def load_weights(
     progress: Progress = lambda done, total: None,
 ) -> Weights[Array]:
     """Every tensor uploaded once; `positions` (P) is the longest context to be served."""
-    with ops.loading(checkpoint.conversion_key):
-        return _Loader(checkpoint, ops, progress).weights(positions)
+    loader = _Loader(checkpoint, ops, progress)
+    with ops.loading(checkpoint.conversion_key, loader.total):
+        return loader.weights(positions)
 
 
 class _Loader(Generic[Array]):

@@ -278,10 +278,9 @@ assert (second == 2).all()
 
 def test_two_threads_of_a_process_may_convert_at_once(tmp_path: Path) -> None:
     """In a process of its own: a file cut under a mapping kills whoever touches it."""
-    code = TWICE.replace("(1000, 30)", "(10, 3)")
-    for program in (code, TWICE):
-        ended = subprocess.run([sys.executable, "-c", program, tmp_path, KEY], timeout=30)
-        assert ended.returncode == 0
+    for name, program in (("equal", TWICE.replace("1000, 30", "10, 3")), ("longer", TWICE)):
+        command = [sys.executable, "-c", program, str(tmp_path / name), KEY]
+        assert subprocess.run(command, check=False, timeout=30).returncode == 0
 
 
 # --- as the operators use it
@@ -373,7 +372,7 @@ def test_a_folder_that_may_not_be_written_costs_a_warning(
 
 
 @pytest.mark.parametrize("room", [0, 1, 2])
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
 def test_a_full_disk_costs_a_warning_wherever_it_is_met(
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,

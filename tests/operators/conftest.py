@@ -12,30 +12,37 @@ from subject import STORAGE, Subject
 
 from cullama.operators import Operators
 
+# Storage type → the operators, and the type of what lies between two of them.
+Make = Callable[[str], tuple[Operators[Any], DTypeLike]]
+
 
 def cpu(dtype: str) -> tuple[Operators[Any], DTypeLike]:
     from cullama.cpu.operators import CpuOperators
 
-    return CpuOperators(dtype, threads=1), np.float32
+    return CpuOperators(dtype, threads=1, has_tiles=False), np.float32
 
 
-# A new backend is one line here: its name → its operators, and the type of its activations.
-BACKENDS: dict[str, Callable[[str], tuple[Operators[Any], DTypeLike]]] = {"cpu": cpu}
+def cpu_with_tiles(dtype: str) -> tuple[Operators[Any], DTypeLike]:
+    from cullama.cpu.operators import CpuOperators
+
+    return CpuOperators(dtype, threads=1, has_tiles=True), np.float32
 
 
-@pytest.fixture(scope="session", params=BACKENDS)
-def backend(request: pytest.FixtureRequest) -> str:
-    return request.param
+# A new backend is one line here: its name → how it is made, in which storage types.
+BACKENDS: dict[str, tuple[Make, list[str]]] = {
+    "cpu": (cpu, [*STORAGE]),
+    "cpu_with_tiles": (cpu_with_tiles, ["float32"]),  # only float32 has another layout
+}
 
 
-@pytest.fixture(scope="session", params=STORAGE)
-def dtype(request: pytest.FixtureRequest) -> str:
-    return request.param
-
-
-@pytest.fixture(scope="session")
-def subject(backend: str, dtype: str) -> Subject:
-    ops, activation_type = BACKENDS[backend](dtype)
+@pytest.fixture(
+    scope="session",
+    params=[(name, dtype) for name, (_, dtypes) in BACKENDS.items() for dtype in dtypes],
+    ids="-".join,
+)
+def subject(request: pytest.FixtureRequest) -> Subject:
+    backend, dtype = request.param
+    ops, activation_type = BACKENDS[backend][0](dtype)
     return Subject(backend, dtype, ops, activation_type)
 
 

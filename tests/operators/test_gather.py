@@ -8,7 +8,8 @@ from subject import Subject
 
 
 @pytest.mark.parametrize(
-    ("vocabulary", "width"), [(257, 31), (31, 257), (97, 97), (1, 3), (3, 1), (1, 1)]
+    ("vocabulary", "width"),
+    [(257, 31), (31, 257), (97, 97), (1, 3), (3, 1), (1, 1), (192, 31), (64, 1), (128, 257)],
 )
 def test_rows_of_a_weight_in_either_layout_are_exact(
     subject: Subject, rng: np.random.Generator, vocabulary: int, width: int
@@ -20,7 +21,7 @@ def test_rows_of_a_weight_in_either_layout_are_exact(
 
 
 def test_a_table_that_also_predicts_serves_both(subject: Subject, rng: np.random.Generator) -> None:
-    for shape in [(97, 31), (31, 97)]:
+    for shape in [(97, 31), (31, 97), (128, 31)]:
         table = subject.rounded(rng.normal(size=shape))
         tied = subject.weight(table)
         x = subject.ops.gather(tied, subject.integers([3, 0]))
@@ -35,9 +36,10 @@ def test_rows_may_repeat_and_stand_in_any_order(subject: Subject, rng: np.random
 
 
 def test_the_first_and_the_last_row_are_reached(subject: Subject, rng: np.random.Generator) -> None:
-    table = subject.rounded(rng.normal(size=(1031, 7)))
-    picked = subject.ops.gather(subject.weight(table), subject.integers([0, 1030]))
-    np.testing.assert_array_equal(subject.floats(picked), table[[0, 1030]])
+    for size in (1031, 1024):
+        table, ends = subject.rounded(rng.normal(size=(size, 7))), [0, size - 1]
+        picked = subject.ops.gather(subject.weight(table), subject.integers(ends))
+        np.testing.assert_array_equal(subject.floats(picked), table[ends])
 
 
 def test_a_table_of_rotations_keeps_all_its_digits(

@@ -10,8 +10,11 @@ from numpy.typing import DTypeLike
 from reference import Floats
 from subject import Subject, stored
 
-# I, O: both layouts of a weight, square, thin, and larger than what is widened at a time.
-SHAPES = [(1, 1), (3, 31), (31, 3), (33, 97), (97, 33), (64, 64), (257, 1), (1, 257), (600, 257)]
+# I, O: wide, tall, square and thin; multiples of 64 and not; larger than what is converted at once.
+SHAPES = [
+    *[(1, 1), (3, 31), (31, 3), (33, 97), (97, 33), (257, 1), (1, 257), (600, 257)],
+    *[(1, 64), (64, 64), (31, 128), (257, 192), (600, 320)],
+]
 
 
 def random(subject: Subject, rng: np.random.Generator, *shape: int) -> Floats:
@@ -29,7 +32,7 @@ def test_a_product(
 
 
 @pytest.mark.parametrize("tokens", [1, 31])
-@pytest.mark.parametrize(("inputs", "outputs"), [(33, 97), (97, 33), (257, 600)])
+@pytest.mark.parametrize(("inputs", "outputs"), [(33, 97), (97, 33), (257, 600), (33, 128)])
 @pytest.mark.parametrize(
     ("with_bias", "with_residual"), [(True, False), (False, True), (True, True)]
 )
@@ -56,7 +59,7 @@ def test_bias_and_residual_are_added(
 
 
 def test_no_operand_is_changed(subject: Subject, rng: np.random.Generator) -> None:
-    for inputs, outputs in [(5, 9), (9, 5), (9, 9)]:
+    for inputs, outputs in [(5, 9), (9, 5), (9, 9), (5, 64)]:
         operands = [
             subject.activation(random(subject, rng, 3, inputs)),
             subject.weight(random(subject, rng, outputs, inputs)),
@@ -71,13 +74,17 @@ def test_no_operand_is_changed(subject: Subject, rng: np.random.Generator) -> No
 
 
 def test_the_input_may_be_the_residual(subject: Subject, rng: np.random.Generator) -> None:
-    x, weight = random(subject, rng, 3, 33), random(subject, rng, 33, 33)
-    on_device = subject.activation(x)
-    actual = subject.ops.linear(on_device, subject.weight(weight), residual=on_device)
-    subject.check(actual, reference.linear(x, weight, residual=x))
+    for width in (33, 64):
+        x, weight = random(subject, rng, 3, width), random(subject, rng, width, width)
+        on_device = subject.activation(x)
+        actual = subject.ops.linear(on_device, subject.weight(weight), residual=on_device)
+        subject.check(actual, reference.linear(x, weight, residual=x))
 
 
-@pytest.mark.parametrize(("inputs", "outputs"), [(31, (3, 97, 1)), (257, (33, 1, 31))])
+@pytest.mark.parametrize(
+    ("inputs", "outputs"),
+    [(31, (3, 97, 1)), (257, (33, 1, 31)), (31, (3, 97, 28)), (31, (64, 63, 65)), (5, (192, 64))],
+)
 def test_parts_are_stacked_in_order(
     subject: Subject, rng: np.random.Generator, inputs: int, outputs: tuple[int, ...]
 ) -> None:
@@ -91,15 +98,15 @@ def test_parts_are_stacked_in_order(
     subject.check(actual, np.concatenate(expected, axis=1))
 
 
-@pytest.mark.parametrize("rows_a_tile", [1, 2, 31, 96, 97, 1000])
+@pytest.mark.parametrize("rows_a_tile", [1, 2, 31, 63, 64, 65, 1000])
 def test_how_a_file_hands_out_its_rows_does_not_matter(
     subject: Subject, rng: np.random.Generator, rows_a_tile: int
 ) -> None:
-    x, weight = random(subject, rng, 1, 3), random(subject, rng, 97, 3)
-    actual = subject.ops.linear(
-        subject.activation(x), subject.weight(weight, rows_a_tile=rows_a_tile)
-    )
-    subject.check(actual, reference.linear(x, weight))
+    for outputs in (97, 192):
+        x, weight = random(subject, rng, 1, 3), random(subject, rng, outputs, 3)
+        on_device = subject.weight(weight, rows_a_tile=rows_a_tile)
+        actual = subject.ops.linear(subject.activation(x), on_device)
+        subject.check(actual, reference.linear(x, weight))
 
 
 @pytest.mark.parametrize("kept_as", [np.float32, np.float16, ml_dtypes.bfloat16])
@@ -134,23 +141,30 @@ def test_sums_are_taken_in_float32(subject: Subject) -> None:
     """4,096 ones and a half: a sum kept in 16 bits would stand still long before."""
     ones = np.ones((1, 4097))
     ones[0, 0] = 0.5
-    for outputs in (1, 3):
+    for outputs in (1, 3, 64):
         weight = np.ones((outputs, 4097))
         actual = subject.ops.linear(subject.activation(ones), subject.weight(weight))
         subject.check(actual, np.full((1, outputs), 4096.5))
 
 
-def test_no_tokens_are_no_tokens(subject: Subject) -> None:
-    for inputs, outputs in [(5, 9), (9, 5)]:
-        weight, bias = subject.weight(np.ones((outputs, inputs))), subject.vector(np.ones(outputs))
-        actual = subject.ops.linear(subject.activation(np.ones((0, inputs))), weight, bias)
-        assert subject.floats(actual).shape == (0, outputs)
+@pytest.mark.parametrize("outputs", [3, 9, 64])
+def test_no_tokens_are_no_tokens(
+    subject: Subject, request: pytest.FixtureRequest, outputs: int
+) -> None:
+    """As when a step reads part of a long prompt, and nobody's logits are wanted."""
+    if subject.backend == "cpu_with_tiles" and outputs == 64:
+        reason = "_tiled: a reshape with −1 does not know O of an empty product"
+        request.applymarker(pytest.mark.xfail(reason=reason, raises=ValueError, strict=True))
+    weight, bias = subject.weight(np.ones((outputs, 5))), subject.vector(np.ones(outputs))
+    actual = subject.ops.linear(subject.activation(np.ones((0, 5))), weight, bias)
+    assert subject.floats(actual).shape == (0, outputs)
 
 
 def test_each_token_is_on_its_own(subject: Subject, rng: np.random.Generator) -> None:
-    x, weight = random(subject, rng, 33, 31), random(subject, rng, 97, 31)
-    on_device = subject.weight(weight)
-    together = subject.floats(subject.ops.linear(subject.activation(x), on_device))
-    for row in (0, 16, 32):
-        alone = subject.ops.linear(subject.activation(x[row : row + 1]), on_device)
-        subject.check(alone, together[row : row + 1])
+    for outputs in (97, 128):
+        x, weight = random(subject, rng, 33, 31), random(subject, rng, outputs, 31)
+        on_device = subject.weight(weight)
+        together = subject.floats(subject.ops.linear(subject.activation(x), on_device))
+        for row in (0, 16, 32):
+            alone = subject.ops.linear(subject.activation(x[row : row + 1]), on_device)
+            subject.check(alone, together[row : row + 1])

@@ -120,7 +120,7 @@ def test_project_qkv(
     subject.check(actual, subject.floats(project(spelled_out)))
 
 
-@pytest.mark.parametrize("vocabulary", [7, 257])
+@pytest.mark.parametrize("vocabulary", [7, 128, 257])
 @pytest.mark.parametrize("rows", [1, 3])
 def test_logits(subject: Subject, rng: np.random.Generator, rows: int, vocabulary: int) -> None:
     width = WIDTHS["D"]
@@ -170,7 +170,7 @@ def test_a_graph_is_the_step_it_was_made_of(subject: Subject, rng: np.random.Gen
 
 
 def test_weights_are_made_within_loading(subject: Subject) -> None:
-    with subject.ops.loading(None):
+    with subject.ops.loading(None, 9):
         weight = subject.weight(np.eye(3))
     x = subject.activation(np.arange(3.0)[None])
     np.testing.assert_array_equal(subject.floats(subject.ops.linear(x, weight)), [[0, 1, 2]])

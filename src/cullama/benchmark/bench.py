@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..cpu.operators import CpuOperators
-from ..cpu.threads import choose_threads, physical_cores, set_threads
+from ..cpu.threads import choose_threads, physical_cores
 from ..errors import UsageError
 from . import runs
 from .report import Report, Row, bytes_per_token, decode_row, prefill_row
@@ -43,8 +43,9 @@ def benchmark(llm: LLM, plan: Plan) -> Report:
     assert isinstance(ops, CpuOperators)
     weight_bytes = bytes_per_token(config, ops.dtype.itemsize)
     limits, rows = [], []
-    for threads in _thread_counts(plan, config.parameters):
+    for threads in _thread_counts(plan):
         limits.append(measure_cpu(threads, plan.repeats))
+        ops.use_threads(threads)
         rows += _rows(llm, plan, limits[-1], weight_bytes)
     return Report(
         model=llm.description,
@@ -56,13 +57,12 @@ def benchmark(llm: LLM, plan: Plan) -> Report:
     )
 
 
-def _thread_counts(plan: Plan, parameters: int) -> list[int]:
+def _thread_counts(plan: Plan) -> list[int]:
     counts = plan.thread_counts or sorted({1, physical_cores()})
-    return [choose_threads(count, parameters) for count in counts]
+    return [choose_threads(count) for count in counts]
 
 
 def _rows(llm: LLM, plan: Plan, limit: CpuYardsticks, weight_bytes: int) -> list[Row]:
-    set_threads(limit.threads)
     engine, config = llm.engine, llm.config
     read = [runs.prefill(engine, tokens, plan.repeats) for tokens in plan.prompts]
     written = [runs.decode(engine, context, plan.tokens) for context in plan.contexts]

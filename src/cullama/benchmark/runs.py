@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from statistics import median
 from typing import Any
 
@@ -47,7 +48,7 @@ def decode(engine: Engine, context: int, tokens: int) -> Decode:
     with _Clock(engine) as clock:
         arrivals = _write(engine, _prompt(engine.config, context, 0), tokens + 1)
     # The first step reads the prompt, and the first after it finds caches cold.
-    gaps = [after - before for before, after in zip(arrivals[1:], arrivals[2:], strict=False)]
+    gaps = [after - before for before, after in pairwise(arrivals[1:])]
     return Decode(context, median(gaps), median(clock.seconds[-len(gaps) :]))
 
 

@@ -5,8 +5,9 @@ It knows the numbers of a few public models; sources are their config.json files
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 
@@ -79,20 +80,20 @@ def random_checkpoint(name: str, seed: int = 0) -> Checkpoint:
     return Checkpoint(Path(name), config, tensors, _no_tokenizer, "random weights")
 
 
-class _random_tiles:  # noqa: N801  (used as a function)
-    def __init__(self, shape: tuple[int, ...], seed: int) -> None:
-        self._shape, self._seed = shape, seed
+def _random_tiles(shape: tuple[int, ...], seed: int) -> Callable[[], Iterator[HostArray]]:
+    columns = shape[1] if len(shape) > 1 else 1
+    rows = max(1, TILE_ELEMENTS // columns)
+    # A spread that keeps activations of any width within float16's range.
+    spread = np.float32(2 / columns**0.5)
 
-    def __call__(self) -> Iterator[HostArray]:
-        generator = np.random.default_rng(self._seed)
-        columns = self._shape[1] if len(self._shape) > 1 else 1
-        rows = max(1, TILE_ELEMENTS // columns)
-        for start in range(0, self._shape[0], rows):
-            shape = (min(rows, self._shape[0] - start), *self._shape[1:])
-            tile = generator.random(shape, dtype=np.float32)
-            # A spread that keeps activations of any width within float16's range.
-            yield (tile - np.float32(0.5)) * np.float32(2 / columns**0.5)
+    def tiles() -> Iterator[HostArray]:
+        generator = np.random.default_rng(seed)
+        for start in range(0, shape[0], rows):
+            tile = generator.random((min(rows, shape[0] - start), *shape[1:]), dtype=np.float32)
+            yield (tile - np.float32(0.5)) * spread
+
+    return tiles
 
 
-def _no_tokenizer() -> None:
+def _no_tokenizer() -> NoReturn:
     raise NoTokenizerError("a model of random weights has no tokenizer; give token ids")

@@ -16,7 +16,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from ..cpu.threads import set_threads
+from ..cpu.threads import limit_blas
 
 Floats: TypeAlias = NDArray[np.float32]
 
@@ -40,13 +40,16 @@ class CpuYardsticks:
 
 def measure_cpu(threads: int, repeats: int = 5) -> CpuYardsticks:
     """Medians of `repeats` runs each, with numpy's BLAS at that many threads."""
-    set_threads(threads)
-    return CpuYardsticks(
-        threads=threads,
-        read_huge=_read_rate(_huge_paged(READ_BYTES), repeats),
-        read_small=_read_rate(_small_paged(READ_BYTES), repeats),
-        sgemm=_sgemm_rate(repeats),
-    )
+    limit_blas(threads)
+    try:
+        return CpuYardsticks(
+            threads=threads,
+            read_huge=_read_rate(_huge_paged(READ_BYTES), repeats),
+            read_small=_read_rate(_small_paged(READ_BYTES), repeats),
+            sgemm=_sgemm_rate(repeats),
+        )
+    finally:
+        limit_blas(1)
 
 
 def _read_rate(buffer: Floats, repeats: int) -> float:

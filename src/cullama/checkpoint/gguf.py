@@ -42,7 +42,7 @@ def open_gguf(path: Path) -> Checkpoint:
 
 
 def _conversion_key(path: Path) -> str:
-    """The file's place and version; its content is not hashed, which would take as long as reading."""
+    """The file's place and version. Hashing its content would take as long as reading it."""
     status = path.stat()
     return f"{path.resolve()}|{status.st_size}|{status.st_mtime_ns}"
 
@@ -80,4 +80,4 @@ def _half_split(stored: StoredTensor, head_dim: int) -> Iterator[HostArray]:
 def _load_tokenizer(file: GgufFile) -> tokenizers.Tokenizer:
     from .gguf_tokenizer import build_tokenizer
 
-    return build_tokenizer(file.metadata)
+    return build_tokenizer(file.metadata, file.path)

@@ -13,7 +13,6 @@ from .options import model_options
 
 if TYPE_CHECKING:
     from ..benchmark.report import Report
-    from ..llm import LLM
 
 
 def _numbers(context: click.Context, option: click.Parameter, text: str | None) -> list[int] | None:

@@ -39,7 +39,7 @@ device_options = _stack(
             "--threads",
             type=int,
             metavar="N",
-            help="CPU threads.  [default: physical cores; 1 for a tiny model]",
+            help="CPU threads.  [default: physical cores]",
         ),
     ]
 )

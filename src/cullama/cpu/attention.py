@@ -12,6 +12,7 @@ gathered first. It does not know who owns a block.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -20,12 +21,17 @@ from numpy.typing import NDArray
 from ..batch import Batch
 from ..kv_cache import LayerCache
 from ..tensor import HostArray
+from .crew import Crew
 
 Floats: TypeAlias = NDArray[np.float32]
 
 # Queries taken at a time: few enough that the scores of a tile stay in the processor's cache and
 # that little is computed above the diagonal, many enough for the products to be large.
 TILE = 128
+
+# What a tile takes, roughly, to tell whether tiles are worth sharing.
+TILE_SECONDS = 15e-6  # however small
+PRODUCT_RATE = 40e9  # operations a second
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +62,12 @@ class CpuBatch(Batch[HostArray]):
 def prepare(batch: Batch[HostArray], block_size: int) -> CpuBatch:
     starts, contexts = batch.query_starts.tolist(), batch.context_lengths.tolist()
     spans = tuple(
-        Span(starts[i], starts[i + 1], context, _run_or_table(batch.block_tables[i], context, block_size))
+        Span(
+            starts[i],
+            starts[i + 1],
+            context,
+            _run_or_table(batch.block_tables[i], context, block_size),
+        )
         for i, context in enumerate(contexts)
     )
     kept, places = _places(batch.slots, block_size)
@@ -87,17 +98,30 @@ def store(keys: Floats, values: Floats, cache: LayerCache[HostArray], batch: Cpu
     cache.values.transpose(1, 2, 0, 3)[batch.places] = values[batch.kept]
 
 
-def attend(q: Floats, cache: LayerCache[HostArray], batch: CpuBatch) -> Floats:
+def attend(q: Floats, cache: LayerCache[HostArray], batch: CpuBatch, crew: Crew) -> Floats:
     """[T, H, E] → [T, H E]."""
     tokens, heads, width = q.shape
     if tokens == 1:  # the commonest case: one sequence writing its next token
         return _tile(q, cache, batch.spans[0], batch.spans[0].context - 1)
     out = np.empty((tokens, heads * width), np.float32)
-    for span in batch.spans:
-        for row in range(span.start, span.end, TILE):
-            rows = slice(row, min(row + TILE, span.end))
-            position = span.context - (span.end - row)  # of the tile's first token
+    tiles = [
+        (span, slice(row, min(row + TILE, span.end)))
+        for span in batch.spans
+        for row in range(span.start, span.end, TILE)
+    ]
+
+    seconds = sum(
+        TILE_SECONDS + (r.stop - r.start) * s.context * 4 * heads * width / PRODUCT_RATE
+        for s, r in tiles
+    )
+    hands = len(crew.parts(len(tiles), seconds))
+
+    def some(first: int) -> None:
+        for span, rows in tiles[first::hands]:  # dealt out: later tiles look further back
+            position = span.context - (span.end - rows.start)  # of the tile's first token
             out[rows] = _tile(q[rows], cache, span, position)
+
+    crew.run([partial(some, first) for first in range(hands)])
     return out
 
 

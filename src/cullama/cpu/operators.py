@@ -6,6 +6,7 @@ product of 16-bit floats. Activations are float32 throughout. It knows no model 
 
 from __future__ import annotations
 
+import logging
 import mmap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -24,10 +25,14 @@ from ..kv_cache import KVCache, LayerCache
 from ..operators import Operators
 from ..tensor import HostArray, StoredTensor
 from ..weights import Layer
+from . import matrix
 from .attention import CpuBatch, attend, prepare, store
-from .storage import Memory, Storage, weight_file
+from .crew import Crew
+from .storage import ALIGNMENT, Memory, Storage, weight_file
 
 Floats: TypeAlias = NDArray[np.float32]
+
+logger = logging.getLogger("cullama")
 
 DTYPES: dict[str, np.dtype] = {
     "float32": np.dtype(np.float32),
@@ -37,20 +42,30 @@ DTYPES: dict[str, np.dtype] = {
 
 BLOCK_SIZE = 32  # tokens; the best of 16 … 256 for the product of a query and a run of blocks
 
+MOST_ARRAYS = 65_536  # of one model: each may need padding to a cache line
+
 # e^88 is the largest power of e that float32 holds; a gate below −88 is nothing either way.
 LARGEST_EXPONENT = 88.0
 
-# Elements of a 16-bit matrix made float32 at a time: half a megabyte stays in a core's cache.
-WIDENED = 1 << 17
-
 
 class CpuOperators(Operators[HostArray]):
-    def __init__(self, dtype: str, threads: int, weight_folder: Path | None = None) -> None:
-        """`weight_folder`: where converted weights are kept between runs; None keeps none."""
+    def __init__(
+        self, dtype: str, threads: int, has_tiles: bool, weight_folder: Path | None = None
+    ) -> None:
+        """`has_tiles`: weights are laid out for a BLAS with fast small products (`matrix.py`).
+        `weight_folder`: where converted weights are kept between runs; None keeps none.
+        """
+        self.has_tiles = has_tiles
         self.dtype = DTYPES[dtype]
-        self.description = f"cpu · {dtype} · {threads} thread{'s' if threads > 1 else ''}"
+        self.use_threads(threads)
         self._weight_folder = weight_folder
         self._storage: Storage = Memory()
+
+    def use_threads(self, threads: int) -> None:
+        """Change how many cores share the work; the numbers stay the same, bit for bit."""
+        self.crew = Crew(threads)
+        threads_in_words = f"{threads} thread{'s' if threads > 1 else ''}"
+        self.description = f"cpu · {self.dtype.name} · {threads_in_words}"
 
     # --- across, and into place --------------------------------------------------------------
 
@@ -64,9 +79,9 @@ class CpuOperators(Operators[HostArray]):
         return array
 
     @contextmanager
-    def loading(self, conversion_key: str | None) -> Iterator[None]:
+    def loading(self, conversion_key: str | None, elements: int) -> Iterator[None]:
         if conversion_key is not None and self._weight_folder is not None:
-            self._storage = weight_file(self._weight_folder, conversion_key, self.dtype.name)
+            self._storage = self._file_or_memory(self._weight_folder, conversion_key, elements)
         try:
             yield
             self._storage.finish()
@@ -74,18 +89,29 @@ class CpuOperators(Operators[HostArray]):
             self._storage.abandon()
             self._storage = Memory()
 
+    def _file_or_memory(self, folder: Path, conversion_key: str, elements: int) -> Storage:
+        room = elements * self.dtype.itemsize + MOST_ARRAYS * ALIGNMENT
+        try:
+            return weight_file(folder, conversion_key, self._layout, room)
+        except OSError as error:
+            logger.warning(
+                "cannot keep converted weights in %s (%s); they are converted again at each start",
+                folder,
+                error.strerror or error,
+            )
+            return Memory()
+
+    @property
+    def _layout(self) -> str:
+        is_tiled = self.has_tiles and self.dtype == np.float32
+        return f"{self.dtype.name}-{'tiles' if is_tiled else 'rows'}"
+
     def weight(self, parts: Sequence[StoredTensor]) -> HostArray:
-        """[O, I] in name; in memory [I, O] where that is the faster way round for a product."""
         rows, columns = sum(part.shape[0] for part in parts), parts[0].shape[1]
-        # Streaming long rows of outputs beats streaming short ones by 1.2 … 1.7 ×. 16-bit
-        # weights are widened row by row instead.
-        is_transposed = rows >= columns and self.dtype == np.float32
-        if is_transposed:
-            weight = self._storage.take((columns, rows), self.dtype).T
-        else:
-            weight = self._storage.take((rows, columns), self.dtype)
+        shape = matrix.shape_in_memory(rows, columns, self.dtype, self.has_tiles)
+        weight = self._storage.take(shape, self.dtype)
         if not self._storage.is_filled:
-            _fill(weight, parts)
+            matrix.fill(weight, chain.from_iterable(part.tiles() for part in parts))
         return weight
 
     def vector(self, parts: Sequence[StoredTensor]) -> HostArray:
@@ -107,7 +133,7 @@ class CpuOperators(Operators[HostArray]):
     # --- the model's own ---------------------------------------------------------------------
 
     def gather(self, table: HostArray, rows: HostArray) -> HostArray:
-        return table[rows].astype(np.float32, copy=False)
+        return matrix.rows_of(table, rows)
 
     def linear(
         self,
@@ -116,7 +142,7 @@ class CpuOperators(Operators[HostArray]):
         bias: HostArray | None = None,
         residual: HostArray | None = None,
     ) -> HostArray:
-        out = x @ weight.T if weight.dtype == np.float32 else _widened_product(x, weight)
+        out = matrix.product(x, weight, self.crew)
         if bias is not None:
             out += bias
         if residual is not None:
@@ -168,7 +194,7 @@ class CpuOperators(Operators[HostArray]):
         self, q: HostArray, cache: LayerCache[HostArray], batch: Batch[HostArray]
     ) -> HostArray:
         assert isinstance(batch, CpuBatch)
-        return attend(q, cache, batch)
+        return attend(q, cache, batch, self.crew)
 
     # --- NumPy's broadcasting rules are numpy's --------------------------------------------------
 
@@ -182,13 +208,6 @@ class CpuOperators(Operators[HostArray]):
         return np.matmul(x, y)
 
 
-def _fill(weight: HostArray, parts: Sequence[StoredTensor]) -> None:
-    row = 0
-    for tile in chain.from_iterable(part.tiles() for part in parts):
-        weight[row : row + len(tile)] = tile  # converts and, where need be, transposes
-        row += len(tile)
-
-
 def _zeros(shape: tuple[int, ...], dtype: np.dtype) -> HostArray:
     """Memory that costs nothing until it is touched, page by small page.
 
@@ -197,17 +216,6 @@ def _zeros(shape: tuple[int, ...], dtype: np.dtype) -> HostArray:
     """
     memory = mmap.mmap(-1, prod(shape) * dtype.itemsize)
     return np.frombuffer(memory, dtype).reshape(shape)
-
-
-def _widened_product(x: Floats, weight: HostArray) -> Floats:
-    """x · weightᵀ for a 16-bit weight, a few rows made float32 at a time."""
-    outputs, inputs = weight.shape
-    out = np.empty((len(x), outputs), np.float32)
-    rows = max(1, WIDENED // inputs)
-    for start in range(0, outputs, rows):
-        tile = weight[start : start + rows].astype(np.float32)
-        np.matmul(x, tile.T, out=out[:, start : start + rows])
-    return out
 
 
 def _rotate(x: Floats, turns: Floats) -> Floats:

@@ -14,9 +14,11 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
+from contextlib import suppress
 from math import prod
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -27,6 +29,8 @@ ALIGNMENT = 64  # bytes: a cache line
 SLAB = 256 << 20  # bytes; what is not touched costs no memory
 HEADER = 4096  # bytes before the first array of a file: its mark and its full size
 MARK = b"cullama weights 1\n"  # raise the number when layouts change: old files are then rebuilt
+
+ABANDONED_AFTER = 24 * 3600  # seconds
 
 
 class Storage(Protocol):
@@ -67,41 +71,58 @@ class Memory:
 class WeightFile:
     """A file of converted weights, mapped: read-only where it is complete, written where not."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, room: int) -> None:
+        """`room`: bytes that all arrays will take, for a file yet to be written.
+
+        Raises:
+            OSError: the file cannot be written, or the disk has too little room.
+        """
         self.path = path
         self.is_filled = _is_complete(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._passing = path.with_suffix(f".{os.getpid()}.part")
-        self._open = path if self.is_filled else self._passing
         self._end = HEADER
+        self._file = path if self.is_filled else path.with_suffix(f".{os.getpid()}.part")
         if not self.is_filled:
-            self._passing.write_bytes(b"\0" * HEADER)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _remove_abandoned(path.parent)
+            self._reserve(HEADER + room)
 
     def take(self, shape: tuple[int, ...], dtype: DTypeLike) -> HostArray:
         start = self._end
-        size = prod(shape) * np.dtype(dtype).itemsize
-        self._end = _aligned(start + size)
-        if not self.is_filled:
-            _reserve(self._passing, start, self._end - start)
-        array: HostArray = np.memmap(
-            self._open, np.dtype(dtype), "r" if self.is_filled else "r+", offset=start, shape=shape
-        )
+        self._end = _aligned(start + prod(shape) * np.dtype(dtype).itemsize)
+        mode: Literal["r", "r+"] = "r" if self.is_filled else "r+"
+        array: HostArray = np.memmap(self._file, np.dtype(dtype), mode, offset=start, shape=shape)
         return array.view(np.ndarray)
 
     def finish(self) -> None:
         """Make a file just written permanent."""
         if self.is_filled:
             return
-        with self._passing.open("r+b") as file:
+        with self._file.open("r+b") as file:
+            file.truncate(self._end)
             file.write(_header(self._end))
             os.fsync(file.fileno())
-        os.replace(self._passing, self.path)
+        os.replace(self._file, self.path)
 
     def abandon(self) -> None:
-        self._passing.unlink(missing_ok=True)
+        """Remove what was not finished; does nothing afterwards."""
+        if not self.is_filled:
+            self._file.unlink(missing_ok=True)
+
+    def _reserve(self, size: int) -> None:
+        """Room on the disk before memory is written to: a full disk met later is a bus error."""
+        try:
+            with self._file.open("wb") as file:
+                if hasattr(os, "posix_fallocate"):
+                    os.posix_fallocate(file.fileno(), 0, size)
+                else:
+                    for _ in range(0, size, SLAB):
+                        file.write(bytes(SLAB))
+        except OSError:
+            self.abandon()
+            raise
 
 
-def weight_file(folder: Path, conversion_key: str, layout: str) -> WeightFile:
+def weight_file(folder: Path, conversion_key: str, layout: str, room: int) -> WeightFile:
     """The file for one model file in one layout. Those of its earlier versions are removed.
 
     The key is "path|version": files whose path part is the same are versions of one model.
@@ -112,7 +133,7 @@ def weight_file(folder: Path, conversion_key: str, layout: str) -> WeightFile:
     for other in folder.glob(f"{family}-*.weights"):
         if other != path:
             other.unlink(missing_ok=True)
-    return WeightFile(path)
+    return WeightFile(path, room)
 
 
 def _digest(text: str) -> str:
@@ -131,14 +152,12 @@ def _is_complete(path: Path) -> bool:
         return False
 
 
-def _reserve(path: Path, start: int, size: int) -> None:
-    """Room on the disk before the memory is written to: a full disk met later is a bus error."""
-    with path.open("r+b") as file:
-        if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(file.fileno(), start, size)
-        else:
-            file.seek(start)
-            file.write(b"\0" * size)
+def _remove_abandoned(folder: Path) -> None:
+    """Files of conversions that were killed; one still under way is touched all the time."""
+    for part in folder.glob("*.part"):
+        with suppress(OSError):
+            if time.time() - part.stat().st_mtime > ABANDONED_AFTER:
+                part.unlink()
 
 
 def _aligned(size: int) -> int:

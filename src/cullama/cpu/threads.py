@@ -1,6 +1,8 @@
-"""How many threads numpy's BLAS works with: chosen by a stated rule, reported, settable.
+"""How many threads the CPU backend works with: chosen by a stated rule, reported, settable.
 
-It knows the processor's cores and the BLAS library that numpy loaded, through threadpoolctl.
+They are the crew's (`crew.py`); numpy's BLAS is kept to one thread, because its own spin, and two
+sets of threads would fight for the cores. It knows the processor's cores and the BLAS library that
+numpy loaded, through threadpoolctl.
 """
 
 from __future__ import annotations
@@ -12,20 +14,16 @@ from threadpoolctl import ThreadpoolController
 
 from ..errors import UsageError
 
-# A model whose weights stay in the processor's caches gains nothing from a second core: handing
-# a product of microseconds over to it costs as much as the product.
-SMALL_MODEL_PARAMETERS = 4_000_000
 
-
-def choose_threads(asked: int | None, parameters: int) -> int:
-    """The number asked for; else one for a small model, and one per physical core for others.
+def choose_threads(asked: int | None) -> int:
+    """The number asked for, else one for each physical core.
 
     Raises:
         UsageError: fewer than one, or more than the processor has.
     """
     available = len(_usable_processors())
     if asked is None:
-        return 1 if parameters < SMALL_MODEL_PARAMETERS else physical_cores()
+        return physical_cores()
     if not 1 <= asked <= available:
         raise UsageError(
             f"threads is {asked}, expected 1 to {available}, this machine's processors"
@@ -33,12 +31,15 @@ def choose_threads(asked: int | None, parameters: int) -> int:
     return asked
 
 
-def set_threads(threads: int) -> str:
-    """Set the BLAS of this process to that many threads; says which BLAS it is."""
-    controller = ThreadpoolController().select(user_api="blas")
-    controller.limit(limits=threads)  # stays, because nobody restores it
-    found = [info["internal_api"] for info in controller.info()]
-    return found[0] if found else "a BLAS whose threads cannot be set"
+def limit_blas(threads: int) -> None:
+    """Let numpy's BLAS work with that many threads from now on."""
+    ThreadpoolController().select(user_api="blas").limit(limits=threads)
+
+
+def blas_architecture() -> str:
+    """The processor family whose kernels the BLAS has chosen, as OpenBLAS names it, or ""."""
+    libraries = ThreadpoolController().select(user_api="blas").info()
+    return next((str(info.get("architecture", "")) for info in libraries), "")
 
 
 def physical_cores() -> int:

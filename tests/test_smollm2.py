@@ -1,0 +1,66 @@
+"""The default model, fetched as users fetch it, against transformers on the same weights.
+
+`scripts/make_golden.py` computed the expectations in float32 from the dequantised GGUF.
+"""
+
+from __future__ import annotations
+
+import json
+from itertools import takewhile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import cullama
+from cullama.errors import DownloadError
+
+GOLDEN = json.loads((Path(__file__).parent / "fixtures/smollm2_greedy.json").read_text())
+CASES = GOLDEN["prompts"]
+
+# Two float32 runs of this model differ by about 1e-4 in their logits; a margin ten times that
+# cannot be turned round.
+CLEAR_MARGIN = 1e-3
+
+
+@pytest.fixture(scope="module")
+def llm():
+    try:
+        return cullama.LLM()
+    except DownloadError as error:
+        pytest.skip(f"the default model cannot be fetched here: {error}")
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case["name"])
+def test_prompts_become_the_same_tokens(llm, case):
+    assert llm.tokenizer.encode(case["prompt"], allow_special=True) == case["ids"]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case["name"])
+def test_logits_after_the_prompt_are_the_same(llm, case):
+    logits = llm.logits(case["ids"])[-1]
+    expected = np.array(case["logits"]["values"], np.float32)
+    assert np.abs(logits[case["logits"]["ids"]] - expected).max() < 1e-3
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case["name"])
+def test_greedy_text_is_the_same_where_the_margin_allows(llm, case):
+    params = cullama.SamplingParams(temperature=0, max_tokens=32, ignore_eos=True)
+    completion = llm.generate(case["ids"], params)
+    clear = len(list(takewhile(lambda margin: margin > CLEAR_MARGIN, case["margins"])))
+    assert list(completion.token_ids[:clear]) == case["greedy"][:clear]
+    if clear == 32:
+        assert completion.text == case["text"]
+
+
+def test_most_of_the_golden_text_is_clear():
+    """The comparison above would say nothing if the margins were tiny."""
+    clear = [len(list(takewhile(lambda m: m > CLEAR_MARGIN, case["margins"]))) for case in CASES]
+    assert sum(clear) > 0.9 * 32 * len(CASES)
+
+
+def test_all_prompts_in_one_batch_say_the_same(llm):
+    params = cullama.SamplingParams(temperature=0, max_tokens=8, ignore_eos=True)
+    together = llm.generate([case["ids"] for case in CASES], params)
+    alone = [llm.generate(case["ids"], params) for case in CASES]
+    assert [one.text for one in together] == [one.text for one in alone]

@@ -1,0 +1,222 @@
+"""Text to ids and back; what a user types is text, and only whole characters come out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from tokenizers import Tokenizer as Library
+
+from cullama.errors import CullamaError, UsageError
+from cullama.tokenizer import Detokenizer, Tokenizer
+
+BEGIN, END, USER = 0, 1, 2
+VOCABULARY = 300
+PROMPT = "Once upon a time"
+
+# Two, three and four bytes long; some of them in the tokenizer's training text, some not.
+CHARACTERS = "aé—東京🦙☃ñ¿€𝄞क्षि👩‍👩‍👧 \n\t\0\x7f\u0301\u200b\u2028"
+
+# Half of a surrogate pair is no character; U+FFFD is what broken bytes are shown as.
+texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\ufffd"))
+mixed = st.lists(st.sampled_from([*CHARACTERS, "llama", " the", "def add(", "  "])).map("".join)
+token_ids = st.lists(st.integers(0, VOCABULARY - 1), max_size=40)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tokenizer_file: Path) -> Tokenizer:
+    return Tokenizer(Library.from_file(str(tokenizer_file)))
+
+
+def pieces_of(tokenizer: Tokenizer, prompt: list[int], answer: list[int]) -> list[str]:
+    detokenizer = Detokenizer(tokenizer, prompt)
+    return [detokenizer.add(token) for token in answer]
+
+
+# --- encoding
+
+
+def test_the_token_in_front_is_added_unless_told_otherwise(tokenizer: Tokenizer) -> None:
+    with_begin = tokenizer.encode(PROMPT)
+    assert with_begin[0] == BEGIN
+    assert tokenizer.encode(PROMPT, add_special_tokens=False) == with_begin[1:]
+    assert tokenizer.encode("") == [BEGIN]
+    assert tokenizer.encode("", add_special_tokens=False) == []
+
+
+@given(texts | mixed)
+def test_a_text_comes_back_as_it_was(tokenizer: Tokenizer, text: str) -> None:
+    ids = tokenizer.encode(text)
+    assert all(type(token) is int and 0 <= token < VOCABULARY for token in ids)
+    assert tokenizer.decode(ids) == text
+
+
+@pytest.mark.parametrize("text", ["<|end|>", "a<|end|>b", "<|begin|><|user|>", "<|end|><|end|>"])
+def test_a_control_token_that_a_user_types_is_plain_text(tokenizer: Tokenizer, text: str) -> None:
+    ids = tokenizer.encode(text, add_special_tokens=False)
+    assert not {BEGIN, END, USER} & set(ids)
+    assert tokenizer.decode(ids) == text
+
+
+def test_a_template_may_write_control_tokens(tokenizer: Tokenizer) -> None:
+    ids = tokenizer.encode("<|user|>a<|end|>", add_special_tokens=False, allow_special=True)
+    assert (ids[0], ids[-1]) == (USER, END)
+    assert tokenizer.decode(ids) == "a"
+    assert tokenizer.decode(ids, skip_special_tokens=False) == "<|user|>a<|end|>"
+
+
+def test_what_was_allowed_once_is_not_allowed_for_ever(tokenizer: Tokenizer) -> None:
+    before = tokenizer.encode("<|end|>")
+    tokenizer.encode("<|end|>", allow_special=True)
+    assert tokenizer.encode("<|end|>") == before
+
+
+@pytest.mark.parametrize("text", ["\ud800", "a\udfffb", "\ude00\ud83d", "x" * 100_000 + "\ud800"])
+def test_half_a_character_is_refused_in_one_line_that_can_be_printed(
+    tokenizer: Tokenizer, text: str
+) -> None:
+    with pytest.raises(UsageError, match="well-formed") as caught:
+        tokenizer.encode(text)
+    message = str(caught.value)
+    assert len(message.splitlines()) == 1
+    assert len(message) < 300
+    message.encode()
+
+
+@pytest.mark.parametrize("text", [None, 5, 1.5, b"Once", [PROMPT], (PROMPT, PROMPT), {}])
+def test_what_is_no_text_is_refused(tokenizer: Tokenizer, text: Any) -> None:
+    with pytest.raises(UsageError) as caught:
+        tokenizer.encode(text)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_long_text_is_not_cut(tokenizer: Tokenizer) -> None:
+    text = "The old clock struck twelve. " * 2000
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+def test_padding_and_truncation_that_came_with_the_file_are_off(tokenizer_file: Path) -> None:
+    """Left by training scripts; obeyed, they would feed the model padding."""
+    settings = json.loads(tokenizer_file.read_text())
+    settings["padding"] = {
+        "strategy": {"Fixed": 64},
+        "direction": "Right",
+        "pad_to_multiple_of": None,
+        "pad_id": 1,
+        "pad_type_id": 0,
+        "pad_token": "<|end|>",
+    }
+    settings["truncation"] = {
+        "direction": "Right",
+        "max_length": 3,
+        "strategy": "LongestFirst",
+        "stride": 0,
+    }
+    padded = Tokenizer(Library.from_str(json.dumps(settings)))
+    plain = Tokenizer(Library.from_file(str(tokenizer_file)))
+    assert padded.encode(PROMPT) == plain.encode(PROMPT)
+
+
+def test_the_size_counts_added_tokens(tokenizer: Tokenizer) -> None:
+    assert tokenizer.size == VOCABULARY
+
+
+# --- decoding
+
+
+@given(token_ids)
+def test_any_ids_have_a_text(tokenizer: Tokenizer, ids: list[int]) -> None:
+    assert isinstance(tokenizer.decode(ids), str)
+    assert tokenizer.decode(iter(ids)) == tokenizer.decode(tuple(ids)) == tokenizer.decode(ids)
+
+
+def test_ids_that_the_tokenizer_does_not_have_are_no_text(tokenizer: Tokenizer) -> None:
+    """Vocabularies are often padded beyond it."""
+    assert tokenizer.decode([VOCABULARY, 10_000]) == ""
+    ids = tokenizer.encode(PROMPT)
+    assert "".join(pieces_of(tokenizer, [], [*ids, 310, *ids[1:]])) == PROMPT * 2
+
+
+@pytest.mark.parametrize("ids", [[-1], [2**32], [10**30], ["a"], [None], [1.5]])
+def test_what_are_no_ids_is_refused(tokenizer: Tokenizer, ids: Any) -> None:
+    with pytest.raises(CullamaError) as caught:
+        tokenizer.decode(ids)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+# --- decoding as it comes
+
+
+@given(prompt=texts | mixed, answer=texts | mixed)
+@example(prompt="", answer="🦙")
+@example(prompt="a", answer="👩‍👩‍👧" * 20)
+def test_pieces_of_a_well_formed_text_are_whole_characters(
+    tokenizer: Tokenizer, prompt: str, answer: str
+) -> None:
+    ids = tokenizer.encode(answer, add_special_tokens=False)
+    pieces = pieces_of(tokenizer, tokenizer.encode(prompt), ids)
+    assert "".join(pieces) == answer
+    assert not any("\ufffd" in piece for piece in pieces)
+
+
+@given(prompt=mixed, answer=mixed, cut=st.integers(0, 6))
+def test_a_prompt_may_end_within_a_character(
+    tokenizer: Tokenizer, prompt: str, answer: str, cut: int
+) -> None:
+    """The answer then begins with the character that its first bytes complete."""
+    text = prompt + "🦙☃" + answer
+    ids = tokenizer.encode(text)
+    at = len(tokenizer.encode(prompt + "🦙☃")) - cut
+    joined = "".join(pieces_of(tokenizer, ids[:at], ids[at:]))
+    assert "\ufffd" not in joined
+    assert text.endswith(joined)
+    assert len(joined) >= len(answer)
+
+
+@given(prompt=mixed, answer=token_ids)
+@example(prompt="a", answer=[200] * 40)
+@example(prompt="", answer=[BEGIN, END, USER] * 5)
+def test_pieces_of_any_ids_add_up_to_their_text(
+    tokenizer: Tokenizer, prompt: str, answer: list[int]
+) -> None:
+    before = tokenizer.encode(prompt)
+    expected = tokenizer.decode([*before, *answer])[len(tokenizer.decode(before)) :]
+    joined = "".join(pieces_of(tokenizer, before, answer))
+    assert expected.startswith(joined)
+    # What is held back at the end may yet become a character.
+    held = expected[len(joined) :]
+    assert not held or held.endswith("\ufffd")
+
+
+@given(answer=mixed, where=st.lists(st.integers(0, 60), max_size=5))
+def test_control_tokens_in_between_are_no_text_and_break_none(
+    tokenizer: Tokenizer, answer: str, where: list[int]
+) -> None:
+    ids = tokenizer.encode(answer, add_special_tokens=False)
+    for position in where:
+        ids.insert(position, USER)
+    assert "".join(pieces_of(tokenizer, tokenizer.encode(PROMPT), ids)) == answer
+
+
+def test_bytes_that_never_become_a_character_do_not_hold_up_what_follows(
+    tokenizer: Tokenizer,
+) -> None:
+    """Or a stream would fall silent for good after one bad byte."""
+    [start, *_] = tokenizer.encode("☃", add_special_tokens=False)
+    good = tokenizer.encode(" llama goes on", add_special_tokens=False)
+    joined = "".join(pieces_of(tokenizer, tokenizer.encode(PROMPT), [start, start, *good]))
+    assert joined.endswith(" llama goes on")
+
+
+def test_a_replacement_character_that_was_meant_is_kept(tokenizer: Tokenizer) -> None:
+    ids = tokenizer.encode("a\ufffdb", add_special_tokens=False)
+    assert "".join(pieces_of(tokenizer, tokenizer.encode(PROMPT), ids)) == "a\ufffdb"
+
+
+def test_a_long_answer_takes_time_in_proportion_to_its_length(tokenizer: Tokenizer) -> None:
+    ids = tokenizer.encode("The old clock struck twelve. 🦙 " * 300)
+    assert "".join(pieces_of(tokenizer, [], ids)) == "The old clock struck twelve. 🦙 " * 300
