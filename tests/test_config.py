@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cullama.config import ARCHITECTURES, ModelConfig
@@ -242,7 +242,11 @@ def test_a_partly_rotated_head_is_refused_also_outside_of_rope_parameters() -> N
     refusal(caught, str(PATH), "partial_rotary_factor is 0.5")
 
 
-@given(st.floats(allow_nan=True) | st.integers())
+@given(st.floats() | st.integers())
+@example(theta=5e-324)
+@example(theta=1e-60)
+@example(theta=1e-38)
+@example(theta=1e12)
 def test_any_theta_is_refused_or_gives_angles_that_are_numbers(theta: float) -> None:
     try:
         rope = huggingface(rope_theta=theta).rope

@@ -427,7 +427,7 @@ def test_ids_may_not_be_numpy_floats_or_bools(llm: LLM, kind: Any) -> None:
 
 @pytest.mark.parametrize(
     "prompt",
-    [None, 5, 1.5, b"Once", [None], [1.5], ["Once", 5], [["Once"]], {"role": "user"}, object()],
+    [None, 5, 1.5, b"Once", [None], [1.5], ["Once", 5], [["Once"]], {"role": "user"}, print],
     ids=str,
 )
 def test_what_is_no_prompt_is_refused(llm: LLM, prompt: Any) -> None:
@@ -436,7 +436,7 @@ def test_what_is_no_prompt_is_refused(llm: LLM, prompt: Any) -> None:
     one_line(caught)
 
 
-@pytest.mark.parametrize("prompt", [None, 5, b"Once", [None], ["Once"], object()], ids=str)
+@pytest.mark.parametrize("prompt", [None, 5, b"Once", [None], ["Once"], print], ids=str)
 def test_what_is_no_prompt_for_a_stream_is_refused(llm: LLM, prompt: Any) -> None:
     for call in (llm.stream, llm.logits):
         with pytest.raises(UsageError) as caught:
@@ -515,7 +515,7 @@ def test_a_wrong_option_is_named_with_what_is_expected(
     assert expected in message
 
 
-@pytest.mark.parametrize("tokens", [10**12, 10**15, 10**30])
+@pytest.mark.parametrize("tokens", [10**15, 10**30])
 def test_a_cache_larger_than_memory_is_refused(tiny_model: Path, tokens: int) -> None:
     with pytest.raises(CullamaError, match="cache_tokens") as caught:
         LLM(tiny_model, cache_tokens=tokens)
@@ -890,7 +890,7 @@ def test_a_model_is_named_by_path_text_or_open_checkpoint(
     for model in (tiny_model, str(tiny_model), f"{tiny_model}/", open_checkpoint(tiny_model)):
         with LLM(model) as llm:
             assert llm.generate(PROMPT, PARAMS).text == alone.text
-            assert llm.description == "tiny · safetensors F32 · cpu · float32 · 1 thread"
+            assert llm.description.startswith("tiny · safetensors F32 · cpu · float32 · ")
 
 
 def test_progress_is_told_up_to_the_end(tiny_model: Path) -> None:

@@ -17,6 +17,7 @@ from cullama.batch import Piece
 
 FIXTURES = Path(__file__).parent / "fixtures"
 MODELS = sorted(path.name for path in (FIXTURES / "models").iterdir())
+TEXTS = json.loads((FIXTURES / "text/expected.json").read_text())
 GREEDY = cullama.SamplingParams(temperature=0, max_tokens=12, ignore_eos=True)
 
 
@@ -105,9 +106,7 @@ def test_a_stored_end_token_list_ends_the_answer():
     assert completion.finish_reason == "stop"
 
 
-@pytest.mark.parametrize(
-    "case", json.loads((FIXTURES / "text/expected.json").read_text()), ids=lambda c: c["prompt"][:12]
-)
+@pytest.mark.parametrize("case", TEXTS, ids=lambda case: case["prompt"][:12])
 def test_texts_are_those_of_transformers(case):
     llm = cullama.LLM(FIXTURES / "text")
     params = cullama.SamplingParams(temperature=0, max_tokens=len(case["greedy"]))

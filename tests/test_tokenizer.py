@@ -6,10 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as Library
+from tokenizers import decoders, models, normalizers
 
 from cullama.errors import CullamaError, UsageError
 from cullama.tokenizer import Detokenizer, Tokenizer
@@ -131,6 +133,7 @@ def test_the_size_counts_added_tokens(tokenizer: Tokenizer) -> None:
 @given(token_ids)
 def test_any_ids_have_a_text(tokenizer: Tokenizer, ids: list[int]) -> None:
     assert isinstance(tokenizer.decode(ids), str)
+    assert tokenizer.decode(np.array(ids, np.int64)) == tokenizer.decode(ids)
     assert tokenizer.decode(iter(ids)) == tokenizer.decode(tuple(ids)) == tokenizer.decode(ids)
 
 
@@ -217,6 +220,81 @@ def test_a_replacement_character_that_was_meant_is_kept(tokenizer: Tokenizer) ->
     assert "".join(pieces_of(tokenizer, tokenizer.encode(PROMPT), ids)) == "a\ufffdb"
 
 
-def test_a_long_answer_takes_time_in_proportion_to_its_length(tokenizer: Tokenizer) -> None:
-    ids = tokenizer.encode("The old clock struck twelve. 🦙 " * 300)
-    assert "".join(pieces_of(tokenizer, [], ids)) == "The old clock struck twelve. 🦙 " * 300
+# --- tokenizers of Llama 2's kind: "▁" for a space, and bytes as tokens of their own
+
+
+@pytest.fixture(scope="module")
+def with_byte_tokens() -> Tokenizer:
+    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    tokens += ["▁", *"abcdehlmnoprtu", "é", "▁t", "he", "▁the", "ll", "am", "▁▁"]
+    merges = [("▁", "t"), ("h", "e"), ("▁t", "he"), ("l", "l"), ("a", "m"), ("▁", "▁")]
+    vocabulary = {token: number for number, token in enumerate(tokens)}
+    model = models.BPE(vocabulary, merges, unk_token="<unk>", byte_fallback=True, fuse_unk=True)
+    library = Library(model)
+    spaces = [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+    library.normalizer = normalizers.Sequence(spaces)
+    words = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    library.decoder = decoders.Sequence([*words, decoders.Strip(" ", 1, 0)])
+    library.add_special_tokens(["<unk>", "<s>", "</s>"])
+    return Tokenizer(library)
+
+
+def byte_tokens(content: bytes) -> list[int]:
+    return [3 + byte for byte in content]
+
+
+@given(
+    parts=st.lists(st.sampled_from(["a", " ", " the", "ll", "é", "東", "🦙", "\n"])),
+    cut=st.integers(0, 60),
+)
+@example(parts=["🦙", "東", "🦙", " ", "a"], cut=12)  # a long run of bytes before the answer
+def test_byte_tokens_become_whole_characters(
+    with_byte_tokens: Tokenizer, parts: list[str], cut: int
+) -> None:
+    ids = with_byte_tokens.encode("".join(parts))
+    assert with_byte_tokens.decode(ids) == "".join(parts)
+    before = with_byte_tokens.decode(ids[:cut])
+    joined = "".join(pieces_of(with_byte_tokens, ids[:cut], ids[cut:]))
+    assert "\ufffd" not in joined
+    if "\ufffd" not in before:
+        assert joined == with_byte_tokens.decode(ids)[len(before) :]
+
+
+def test_a_long_run_of_byte_tokens_before_the_answer_does_not_leak_into_it(
+    with_byte_tokens: Tokenizer,
+) -> None:
+    prompt = with_byte_tokens.encode("the 🦙🦙東")
+    answer = with_byte_tokens.encode("llama")  # with the space that it begins with
+    assert "".join(pieces_of(with_byte_tokens, prompt, answer)) == " llama"
+
+
+def test_a_first_word_has_a_space_only_behind_another(with_byte_tokens: Tokenizer) -> None:
+    ids = with_byte_tokens.encode("the llama")
+    assert "".join(pieces_of(with_byte_tokens, [], ids)) == "the llama"
+    assert "".join(pieces_of(with_byte_tokens, [1], ids)) == "the llama"
+    assert "".join(pieces_of(with_byte_tokens, [1, *ids], ids)) == " the llama"
+
+
+@pytest.mark.parametrize("bad", [b"\n\xf0", b"@\xff", b"ok\xe6\x9d", b"\xff", b"\xf0\x9f\xa6"])
+def test_byte_tokens_that_spoil_each_other_raise_nothing(
+    with_byte_tokens: Tokenizer, bad: bytes
+) -> None:
+    """The library decodes a run of bytes as one: a bad one takes back what was shown already."""
+    prompt, rest = with_byte_tokens.encode("the"), with_byte_tokens.encode("llama")
+    joined = "".join(pieces_of(with_byte_tokens, prompt, [*byte_tokens(bad), *rest]))
+    assert joined.endswith("llama")
+    joined = "".join(pieces_of(with_byte_tokens, prompt, [*byte_tokens(bad), 1, *rest]))
+    assert joined.endswith("llama")
+
+
+@given(
+    prompt=st.lists(st.integers(0, 285), max_size=12),
+    answer=st.lists(st.integers(0, 285) | st.integers(3, 258), max_size=20),
+)
+@example(prompt=[], answer=[45, 169, 62, 252, 259, 174, 100])
+@example(prompt=[259], answer=[67, 158, 198, 212, 41, 0, 98, 171, 81, 122, 114])
+def test_no_ids_of_such_a_tokenizer_raise_anything(
+    with_byte_tokens: Tokenizer, prompt: list[int], answer: list[int]
+) -> None:
+    pieces = pieces_of(with_byte_tokens, prompt, answer)
+    assert all(isinstance(piece, str) for piece in pieces)

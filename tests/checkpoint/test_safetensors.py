@@ -382,7 +382,7 @@ def test_a_named_pipe_is_refused_without_waiting(folder: Path, name: str) -> Non
     # In a process that can be killed: whoever waits in C for a writer holds Python's lock.
     code = "import sys, pathlib; from cullama.checkpoint import open_checkpoint as o; "
     attempt = [sys.executable, "-c", code + "o(pathlib.Path(sys.argv[1]))", str(folder)]
-    ended = subprocess.run(attempt, capture_output=True, timeout=5, check=False, text=True)
+    ended = subprocess.run(attempt, capture_output=True, timeout=10, check=False, text=True)
     # A pipe that is no config at all may as well be overlooked.
     assert name == "generation_config.json" or "cullama.errors.Model" in ended.stderr
 

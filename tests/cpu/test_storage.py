@@ -7,6 +7,7 @@ import logging
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +30,7 @@ from cullama.tensor import StoredTensor
 Array: TypeAlias = NDArray[Any]
 
 KEY = "/models/llama.gguf|1000|1"
+ROOM = 1 << 20  # bytes, enough for everything here
 
 
 def stored(values: Array) -> StoredTensor:
@@ -56,16 +58,18 @@ def files_in(folder: Path) -> list[str]:
 
 def convert(folder: Path, key: str = KEY, layout: str = "float32", value: float = 1.0) -> Path:
     """A complete file with one array of ones."""
-    file = weight_file(folder, key, layout)
+    file = weight_file(folder, key, layout, ROOM)
     assert not file.is_filled
     file.take((10, 3), np.float32)[:] = value
     file.finish()
     return file.path
 
 
-def load(folder: Path, tensors: list[StoredTensor], dtype: str = "float32") -> list[Array]:
-    operators = CpuOperators(dtype, 1, folder)
-    with operators.loading(KEY):
+def load(
+    folder: Path, tensors: list[StoredTensor], dtype: str = "float32", has_tiles: bool = False
+) -> list[Array]:
+    operators = CpuOperators(dtype, 1, has_tiles, folder)
+    with operators.loading(KEY, sum(tensor.size for tensor in tensors)):
         return [operators.weight([tensor]) for tensor in tensors]
 
 
@@ -110,12 +114,12 @@ def test_memory_has_nothing_to_finish_or_abandon() -> None:
 
 def test_arrays_of_a_file_are_aligned_when_written_and_when_read(tmp_path: Path) -> None:
     shapes = [(1, 1), (3, 5), (7,), (100, 3)]
-    file = WeightFile(tmp_path / "a.weights")
+    file = WeightFile(tmp_path / "a.weights", ROOM)
     written = [file.take(shape, np.float16) for shape in shapes]
     for number, array in enumerate(written):
         array[:] = number
     file.finish()
-    again = WeightFile(tmp_path / "a.weights")
+    again = WeightFile(tmp_path / "a.weights", ROOM)
     read = [again.take(shape, np.float16) for shape in shapes]
     again.finish()
     for number, array in enumerate(written + read):
@@ -125,7 +129,7 @@ def test_arrays_of_a_file_are_aligned_when_written_and_when_read(tmp_path: Path)
 
 def test_a_second_run_finds_the_file_filled_and_may_not_change_it(tmp_path: Path) -> None:
     path = convert(tmp_path, value=2.5)
-    again = weight_file(tmp_path, KEY, "float32")
+    again = weight_file(tmp_path, KEY, "float32", ROOM)
     assert again.path == path
     assert again.is_filled
     array = again.take((10, 3), np.float32)
@@ -138,7 +142,7 @@ def test_a_second_run_finds_the_file_filled_and_may_not_change_it(tmp_path: Path
 
 
 def test_a_file_appears_only_when_it_is_finished(tmp_path: Path) -> None:
-    file = weight_file(tmp_path / "cache", KEY, "float32")
+    file = weight_file(tmp_path / "cache", KEY, "float32", ROOM)
     file.take((10, 3), np.float32)[:] = 1
     assert not file.path.exists()
     file.finish()
@@ -146,7 +150,7 @@ def test_a_file_appears_only_when_it_is_finished(tmp_path: Path) -> None:
 
 
 def test_an_abandoned_file_leaves_nothing(tmp_path: Path) -> None:
-    file = weight_file(tmp_path, KEY, "float32")
+    file = weight_file(tmp_path, KEY, "float32", ROOM)
     file.take((10, 3), np.float32)[:] = 1
     file.abandon()
     assert files_in(tmp_path) == []
@@ -154,7 +158,7 @@ def test_an_abandoned_file_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_abandoning_after_the_end_keeps_the_file(tmp_path: Path) -> None:
-    file = weight_file(tmp_path, KEY, "float32")
+    file = weight_file(tmp_path, KEY, "float32", ROOM)
     file.take((1,), np.float32)[:] = 1
     file.finish()
     file.abandon()
@@ -162,7 +166,7 @@ def test_abandoning_after_the_end_keeps_the_file(tmp_path: Path) -> None:
 
 
 def test_what_was_written_stays_readable_after_the_end(tmp_path: Path) -> None:
-    file = weight_file(tmp_path, KEY, "float32")
+    file = weight_file(tmp_path, KEY, "float32", ROOM)
     array = file.take((10, 3), np.float32)
     array[:] = 4
     file.finish()
@@ -193,7 +197,7 @@ def test_a_file_that_is_not_whole_is_written_again(tmp_path: Path, damage: Any) 
     path = convert(tmp_path, value=1)
     path.write_bytes(damage(path.read_bytes()))
     assert convert(tmp_path, value=2) == path
-    again = weight_file(tmp_path, KEY, "float32")
+    again = weight_file(tmp_path, KEY, "float32", ROOM)
     assert again.is_filled
     assert (again.take((10, 3), np.float32) == 2).all()
 
@@ -210,24 +214,29 @@ def test_versions_of_a_model_replace_each_other(tmp_path: Path) -> None:
 
 def test_a_run_with_the_old_version_keeps_its_pages(tmp_path: Path) -> None:
     convert(tmp_path, "/models/llama.gguf|1000|1", value=1)
-    running = weight_file(tmp_path, "/models/llama.gguf|1000|1", "float32")
+    running = weight_file(tmp_path, "/models/llama.gguf|1000|1", "float32", ROOM)
     array = running.take((10, 3), np.float32)
     convert(tmp_path, "/models/llama.gguf|1000|2", value=2)
     assert (array == 1).all()
 
 
-def test_what_a_killed_process_left_is_removed_by_the_next(tmp_path: Path) -> None:
-    """Or every interrupted start would cost gigabytes for ever."""
+def test_what_a_killed_process_left_is_removed_in_the_end(tmp_path: Path) -> None:
+    """Or every interrupted start would cost gigabytes for ever; a young one may be in use."""
     code = (
         "import os, sys, numpy; from pathlib import Path; from cullama.cpu.storage import *;"
-        "f = weight_file(Path(sys.argv[1]), sys.argv[2], 'float32');"
+        "f = weight_file(Path(sys.argv[1]), sys.argv[2], 'float32', 1 << 20);"
         "f.take((10, 3), numpy.float32)[:] = 1; os._exit(9)"
     )
     killed = subprocess.run([sys.executable, "-c", code, tmp_path, KEY], check=False, timeout=30)
     assert killed.returncode == 9
-    assert not any(name.endswith(".weights") for name in files_in(tmp_path))
-    path = convert(tmp_path)
-    assert files_in(tmp_path) == [path.name]
+    [part] = tmp_path.iterdir()
+    assert part.suffix != ".weights"
+    convert(tmp_path, "/models/another.gguf|1000|1")
+    assert part.exists()
+    days_ago = time.time() - 2 * storage.ABANDONED_AFTER
+    os.utime(part, (days_ago, days_ago))
+    convert(tmp_path)
+    assert not part.exists()
 
 
 CONVERT = """
@@ -235,7 +244,7 @@ import sys, numpy
 from pathlib import Path
 from cullama.cpu.storage import weight_file
 
-file = weight_file(Path(sys.argv[1]), sys.argv[2], "float32")
+file = weight_file(Path(sys.argv[1]), sys.argv[2], "float32", 1 << 20)
 print(file.is_filled, flush=True)
 array = file.take((1000, 30), numpy.float32)
 array[:500] = 7
@@ -254,7 +263,7 @@ def test_two_processes_may_convert_at_once(tmp_path: Path) -> None:
     for process in (first, second):
         process.communicate("go\n", timeout=30)
         assert process.returncode == 0
-    again = weight_file(tmp_path, KEY, "float32")
+    again = weight_file(tmp_path, KEY, "float32", ROOM)
     assert again.is_filled
     assert (again.take((1000, 30), np.float32) == 7).all()
     assert files_in(tmp_path) == [again.path.name]
@@ -265,7 +274,7 @@ import sys, numpy
 from pathlib import Path
 from cullama.cpu.storage import weight_file
 
-files = [weight_file(Path(sys.argv[1]), sys.argv[2], "float32") for _ in range(2)]
+files = [weight_file(Path(sys.argv[1]), sys.argv[2], "float32", 1 << 20) for _ in range(2)]
 first = files[0].take((1000, 30), numpy.float32)
 second = files[1].take((10, 3), numpy.float32)
 first[:], second[:] = 1, 2
@@ -284,6 +293,16 @@ def test_two_threads_of_a_process_may_convert_at_once(tmp_path: Path) -> None:
 
 
 # --- as the operators use it
+
+
+def test_tiles_are_kept_apart_from_rows(tmp_path: Path) -> None:
+    values = np.arange(64.0 * 5, dtype=np.float32).reshape(64, 5)
+    [rows] = load(tmp_path, [stored(values)])
+    [tiles] = load(tmp_path, [stored(values)], has_tiles=True)
+    [mapped] = load(tmp_path, [unreadable(values)], has_tiles=True)
+    assert len(files_in(tmp_path)) == 2
+    assert tiles.shape == mapped.shape != rows.shape
+    np.testing.assert_array_equal(tiles, mapped)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
@@ -327,11 +346,11 @@ def test_a_load_that_fails_half_way_leaves_nothing(tmp_path: Path) -> None:
 
 def test_nothing_is_kept_without_a_folder_or_a_key(tmp_path: Path) -> None:
     [value] = matrices(1)
-    operators = CpuOperators("float32", 1, None)
-    with operators.loading(KEY):
+    operators = CpuOperators("float32", 1, False, None)
+    with operators.loading(KEY, value.size):
         operators.weight([stored(value)])
-    operators = CpuOperators("float32", 1, tmp_path)
-    with operators.loading(None):
+    operators = CpuOperators("float32", 1, False, tmp_path)
+    with operators.loading(None, value.size):
         operators.weight([stored(value)])
     assert files_in(tmp_path) == []
 
@@ -371,26 +390,26 @@ def test_a_folder_that_may_not_be_written_costs_a_warning(
     assert_loads_with_one_warning(tmp_path, caplog, "Permission denied")
 
 
-@pytest.mark.parametrize("room", [0, 1, 2])
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
-def test_a_full_disk_costs_a_warning_wherever_it_is_met(
-    tmp_path: Path,
-    caplog: pytest.LogCaptureFixture,
-    monkeypatch: pytest.MonkeyPatch,
-    room: int,
-    code: int,
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_a_full_disk_costs_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
-    left = [room]
-
     def allocate(descriptor: int, start: int, size: int) -> None:
-        if not left[0]:
-            raise OSError(code, os.strerror(code))
-        left[0] -= 1
-        os.ftruncate(descriptor, start + size)
+        raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(os, "posix_fallocate", allocate, raising=False)
     assert_loads_with_one_warning(tmp_path, caplog, os.strerror(code))
     assert files_in(tmp_path) == []
+
+
+def test_all_the_room_is_taken_before_anything_is_written(tmp_path: Path) -> None:
+    """Memory of a file for which the disk has no room kills whoever writes to it."""
+    file = weight_file(tmp_path, KEY, "float32", ROOM)
+    [part] = tmp_path.iterdir()
+    assert part.stat().st_blocks * 512 >= ROOM
+    file.take((10, 3), np.float32)[:] = 1
+    file.finish()
+    assert file.path.stat().st_size < ROOM
 
 
 @pytest.mark.parametrize("step", ["fsync", "replace"])

@@ -7,16 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from threadpoolctl import threadpool_info, threadpool_limits
 
 import cullama
-from cullama.cpu.threads import (
-    SMALL_MODEL_PARAMETERS,
-    choose_threads,
-    physical_cores,
-    set_threads,
-)
+from cullama.cpu.threads import blas_architecture, choose_threads, limit_blas, physical_cores
 from cullama.errors import UsageError
 
 QUOTA = "/sys/fs/cgroup/cpu.max"
@@ -112,50 +108,45 @@ def test_this_machine_has_a_core() -> None:
 # --- the choice
 
 
-def test_a_small_model_gets_one_thread_and_a_large_one_every_core(machine: Any) -> None:
+def test_every_core_is_taken_unless_told_otherwise(machine: Any) -> None:
     machine(8, {siblings(i): f"{i % 4},{i % 4 + 4}\n" for i in range(8)})
-    assert choose_threads(None, SMALL_MODEL_PARAMETERS - 1) == 1
-    assert choose_threads(None, SMALL_MODEL_PARAMETERS) == 4
-    assert choose_threads(None, 10**12) == 4
+    assert choose_threads(None) == 4
 
 
-def test_whoever_asks_gets_that_many_whatever_the_model(machine: Any) -> None:
+def test_whoever_asks_gets_that_many(machine: Any) -> None:
     machine(8, {siblings(i): f"{i % 4},{i % 4 + 4}\n" for i in range(8)})
-    for asked in range(1, 9):
-        assert choose_threads(asked, 1) == choose_threads(asked, 10**12) == asked
+    assert [choose_threads(asked) for asked in range(1, 9)] == list(range(1, 9))
 
 
 @pytest.mark.parametrize("asked", [0, -1, 9, 10**9, True, 1.0, 1.5, "2", [2]])
 def test_a_count_that_cannot_be_is_refused_with_the_range(machine: Any, asked: Any) -> None:
     machine(8, {})
     with pytest.raises(UsageError, match="1 to 8") as caught:
-        choose_threads(asked, 1)
+        choose_threads(asked)
     assert f"threads is {asked!r}" in str(caught.value)
 
 
 # --- the setting
 
 
-def test_the_number_is_set_and_the_library_named() -> None:
-    assert set_threads(1)
-    assert blas_threads() <= {1}
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
-    set_threads(available)
-    assert blas_threads() <= {available}
+def available() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
 
 
-def test_the_number_stays_set() -> None:
-    set_threads(1)
-    import numpy as np
+def test_the_blas_keeps_to_its_limit() -> None:
+    for threads in (available(), 1):
+        limit_blas(threads)
+        _ = np.ones((64, 64)) @ np.ones((64, 64))
+        assert blas_threads() <= {threads}
 
-    _ = np.ones((64, 64)) @ np.ones((64, 64))
-    assert blas_threads() <= {1}
+
+def test_the_blas_may_be_any() -> None:
+    assert isinstance(blas_architecture(), str)
 
 
-def test_a_model_says_how_many_it_took(tiny_model: Path) -> None:
-    assert cullama.LLM(tiny_model).description.endswith("· 1 thread")
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
-    if available > 1:
-        description = cullama.LLM(tiny_model, threads=available).description
-        assert description.endswith(f"· {available} threads")
-        assert blas_threads() <= {available}
+def test_a_model_says_how_many_it_took_and_leaves_the_blas_one(tiny_model: Path) -> None:
+    for threads in (None, 1, available()):
+        with cullama.LLM(tiny_model, threads=threads) as llm:
+            count = threads or physical_cores()
+            assert llm.description.endswith(f"· {count} thread{'s' if count > 1 else ''}")
+            assert blas_threads() <= {1}

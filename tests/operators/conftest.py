@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import inf
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import DTypeLike
-from subject import STORAGE, Subject
+from subject import Subject
 
 from cullama.operators import Operators
 
@@ -22,16 +23,24 @@ def cpu(dtype: str) -> tuple[Operators[Any], DTypeLike]:
     return CpuOperators(dtype, threads=1, has_tiles=False), np.float32
 
 
-def cpu_with_tiles(dtype: str) -> tuple[Operators[Any], DTypeLike]:
+def cpu_with_crew(dtype: str) -> tuple[Operators[Any], DTypeLike]:
+    """Weights in tiles where 64 divides their rows, and all work shared, however small."""
+    from cullama.cpu.crew import Crew
     from cullama.cpu.operators import CpuOperators
 
-    return CpuOperators(dtype, threads=1, has_tiles=True), np.float32
+    class EagerCrew(Crew):
+        def parts(self, units: int, seconds: float) -> list[slice]:
+            return super().parts(units, inf)
+
+    ops = CpuOperators(dtype, threads=1, has_tiles=True)
+    ops.crew = EagerCrew(3)
+    return ops, np.float32
 
 
 # A new backend is one line here: its name → how it is made, in which storage types.
 BACKENDS: dict[str, tuple[Make, list[str]]] = {
-    "cpu": (cpu, [*STORAGE]),
-    "cpu_with_tiles": (cpu_with_tiles, ["float32"]),  # only float32 has another layout
+    "cpu": (cpu, ["float32", "float16", "bfloat16"]),
+    "cpu_with_crew": (cpu_with_crew, ["float32", "bfloat16"]),
 }
 
 

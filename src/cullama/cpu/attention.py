@@ -109,11 +109,8 @@ def attend(q: Floats, cache: LayerCache[HostArray], batch: CpuBatch, crew: Crew)
         for span in batch.spans
         for row in range(span.start, span.end, TILE)
     ]
-
-    seconds = sum(
-        TILE_SECONDS + (r.stop - r.start) * s.context * 4 * heads * width / PRODUCT_RATE
-        for s, r in tiles
-    )
+    operations = sum(4 * (rows.stop - rows.start) * span.context for span, rows in tiles)
+    seconds = len(tiles) * TILE_SECONDS + operations * heads * width / PRODUCT_RATE
     hands = len(crew.parts(len(tiles), seconds))
 
     def some(first: int) -> None:

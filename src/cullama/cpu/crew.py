@@ -42,7 +42,7 @@ class Crew:
 
     def run(self, tasks: Sequence[Task]) -> None:
         """Do all the tasks and return when the last is done; raises what a task raised."""
-        if len(tasks) == 1 or self._is_busy:  # a task that asks for help does the work itself
+        if len(tasks) <= 1 or self._is_busy:  # a task that asks for help does the work itself
             for task in tasks:
                 task()
             return

@@ -1,30 +1,30 @@
 """How a weight lies in memory on the CPU, and how it is multiplied.
 
-Three forms, told apart by type and number of axes:
-
-    tiles  float32 [O / 64, I, 64]   each tile is read from one end to the other by a small product
-    rows   float32 [O, I]            where the BLAS has no small products, or 64 does not divide O
-    narrow float16 or bfloat16 [O, I]   made float32 some rows at a time
+    tiles    float32 [O / 64, I, 64]  each tile is read from end to end by a small product
+    columns  float32 [O, I], transposed in memory  for models that live in the processor's caches
+    rows     any type [O, I]  where the BLAS has no small products, 64 does not divide O, or
+             16-bit weights are made float32 some rows at a time
 
 Decoding is reading: a product of one row with a matrix should run at the speed of memory. BLAS
 libraries are poor at it (gemv reaches half of that speed here, and gains little from a second
 thread), but OpenBLAS has kernels for *small* products on processors with AVX-512 that neither copy
 nor rearrange their operands; a tile is shaped so that one of them streams through it. Measured on
-two Zen 4 cores, SmolLM2-135M's matrices, one thread: tiles 28 GB/s, `vecdot` over rows 25, gemv
-11 … 21, reading alone 31.
+two Zen 4 cores, SmolLM2-135M's matrices, one thread: tiles 28 GB/s, a dot product a row 25, gemv
+11 … 21, reading alone 31. In cache, gemv over columns is the fastest.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..tensor import HostArray
 from .crew import Crew
+from .storage import Storage
 
 Floats: TypeAlias = NDArray[np.float32]
 
@@ -41,11 +41,27 @@ PRODUCT_RATE = 80e9  # operations a second
 WIDENED = 1 << 17
 
 
-def shape_in_memory(rows: int, columns: int, dtype: np.dtype, has_tiles: bool) -> tuple[int, ...]:
-    """The shape of an [O, I] weight's array."""
-    if has_tiles and dtype == np.float32 and rows % TILE == 0:
-        return (rows // TILE, columns, TILE)
-    return (rows, columns)
+Layout: TypeAlias = Literal["tiles", "columns", "rows"]
+
+IN_CACHE = 8 << 20  # bytes of weights that stay in a core's caches from token to token
+
+
+def choose_layout(dtype: np.dtype, has_tiles: bool, weight_bytes: int) -> Layout:
+    """For a whole model; a matrix that does not fit it lies in rows."""
+    if dtype != np.float32:
+        return "rows"
+    if weight_bytes <= IN_CACHE:
+        return "columns"
+    return "tiles" if has_tiles else "rows"
+
+
+def place(storage: Storage, rows: int, columns: int, dtype: np.dtype, layout: Layout) -> HostArray:
+    """Room for an [O, I] weight."""
+    if layout == "columns":
+        return storage.take((columns, rows), dtype).T
+    if layout == "tiles" and rows % TILE == 0:
+        return storage.take((rows // TILE, columns, TILE), dtype)
+    return storage.take((rows, columns), dtype)
 
 
 def fill(weight: HostArray, parts: Iterable[HostArray]) -> None:
@@ -78,6 +94,8 @@ def rows_of(weight: HostArray, rows: HostArray) -> HostArray:
 
 def product(x: Floats, weight: HostArray, crew: Crew) -> Floats:
     """x · weightᵀ: [T, I] → [T, O]."""
+    if weight.flags.f_contiguous:  # columns
+        return x @ weight.T
     # numpy hands a single row to gemv, which is slow; two rows are a product like any other, and
     # cost no more than one: the time goes into reading the weight.
     rows = np.concatenate([x, x]) if len(x) == 1 and weight.ndim == 3 else x

@@ -56,6 +56,7 @@ class CpuOperators(Operators[HostArray]):
         `weight_folder`: where converted weights are kept between runs; None keeps none.
         """
         self.has_tiles = has_tiles
+        self._layout: matrix.Layout = "tiles" if has_tiles else "rows"
         self.dtype = DTYPES[dtype]
         self.use_threads(threads)
         self._weight_folder = weight_folder
@@ -80,8 +81,10 @@ class CpuOperators(Operators[HostArray]):
 
     @contextmanager
     def loading(self, conversion_key: str | None, elements: int) -> Iterator[None]:
+        size = elements * self.dtype.itemsize
+        self._layout = matrix.choose_layout(self.dtype, self.has_tiles, size)
         if conversion_key is not None and self._weight_folder is not None:
-            self._storage = self._file_or_memory(self._weight_folder, conversion_key, elements)
+            self._storage = self._file_or_memory(self._weight_folder, conversion_key, size)
         try:
             yield
             self._storage.finish()
@@ -89,10 +92,10 @@ class CpuOperators(Operators[HostArray]):
             self._storage.abandon()
             self._storage = Memory()
 
-    def _file_or_memory(self, folder: Path, conversion_key: str, elements: int) -> Storage:
-        room = elements * self.dtype.itemsize + MOST_ARRAYS * ALIGNMENT
+    def _file_or_memory(self, folder: Path, conversion_key: str, size: int) -> Storage:
+        layout = f"{self.dtype.name}-{self._layout}"
         try:
-            return weight_file(folder, conversion_key, self._layout, room)
+            return weight_file(folder, conversion_key, layout, size + MOST_ARRAYS * ALIGNMENT)
         except OSError as error:
             logger.warning(
                 "cannot keep converted weights in %s (%s); they are converted again at each start",
@@ -101,15 +104,9 @@ class CpuOperators(Operators[HostArray]):
             )
             return Memory()
 
-    @property
-    def _layout(self) -> str:
-        is_tiled = self.has_tiles and self.dtype == np.float32
-        return f"{self.dtype.name}-{'tiles' if is_tiled else 'rows'}"
-
     def weight(self, parts: Sequence[StoredTensor]) -> HostArray:
         rows, columns = sum(part.shape[0] for part in parts), parts[0].shape[1]
-        shape = matrix.shape_in_memory(rows, columns, self.dtype, self.has_tiles)
-        weight = self._storage.take(shape, self.dtype)
+        weight = matrix.place(self._storage, rows, columns, self.dtype, self._layout)
         if not self._storage.is_filled:
             matrix.fill(weight, chain.from_iterable(part.tiles() for part in parts))
         return weight
