@@ -161,7 +161,7 @@ def test_a_file_that_is_not_there_is_refused(file: Path) -> None:
 
 
 def test_a_folder_is_refused(tmp_path: Path) -> None:
-    refusal(lambda: load_json(tmp_path), str(tmp_path), "directory")
+    refusal(lambda: load_json(tmp_path), str(tmp_path))
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")

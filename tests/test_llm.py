@@ -403,7 +403,7 @@ def test_an_id_that_is_none_is_refused_by_name(llm: LLM, token: Any) -> None:
         lambda: llm.stream([5, token], PARAMS),
         lambda: llm.logits([5, token]),
     ):
-        with pytest.raises(UsageError, match="0 to 299") as caught:
+        with pytest.raises(UsageError, match=r"0 to 299|below 300") as caught:
             call()
         assert repr(token) in one_line(caught)
 
@@ -474,7 +474,7 @@ def test_a_stream_has_one_sample(llm: LLM) -> None:
 
 def test_a_bias_outside_of_the_vocabulary_is_refused_before_anything_is_written(llm: LLM) -> None:
     for call in (llm.generate, llm.stream):
-        with pytest.raises(UsageError, match="token 300, expected below 300"):
+        with pytest.raises(UsageError, match=r"logit_bias.* 300, expected .*below 300"):
             call(PROMPT, replace(PARAMS, logit_bias={300: 1.0}))
 
 
@@ -735,14 +735,15 @@ def test_a_with_block_closes_the_model_also_after_an_error(tiny_model: Path) -> 
 def test_texts_under_way_end_when_the_model_is_closed(tiny_model: Path) -> None:
     llm = LLM(tiny_model)
     streams = [llm.stream(prompt, PARAMS) for prompt in (PROMPT, OTHERS[0])]
-    text = next(streams[0])
+    next(streams[0])
+    drawn = [stream.completion.token_ids for stream in streams]
     llm.close()
     for stream in streams:
         with suppress(ClosedError):
-            assert list(stream) == []
+            list(stream)  # what was drawn before may still be read
         assert stream.completion.finish_reason == "cancelled"
         stream.close()
-    assert streams[0].completion.text == text
+    assert [stream.completion.token_ids for stream in streams] == drawn
 
 
 @pytest.mark.parametrize("has_stream", [False, True])

@@ -244,6 +244,8 @@ def test_the_original_context_is_the_model_s_where_it_is_not_told() -> None:
     settings = {k: v for k, v in LLAMA3_SETTINGS.items() if k[:8] != "original"}
     rope = rope_of(max_position_embeddings=4096, rope_scaling={"rope_type": "llama3", **settings})
     assert rope.scaling == Llama3Scaling(8.0, 1.0, 4.0, 4096)
+    rope = rope_of(rope_scaling={"rope_type": "llama3", **settings})
+    assert rope.scaling == Llama3Scaling(8.0, 1.0, 4.0, 8192)
 
 
 @pytest.mark.parametrize("kind", ["yarn", "dynamic", "longrope", "su", ""])

@@ -793,6 +793,27 @@ def test_replacing_a_value_checks_it_again() -> None:
         replace(SamplingParams(), top_p=7)
 
 
+def test_the_defaults_are_the_documented_ones() -> None:
+    assert vars(SamplingParams()) == {
+        "max_tokens": None,
+        "temperature": 1.0,
+        "top_k": 0,
+        "top_p": 1.0,
+        "min_p": 0.0,
+        "repetition_penalty": 1.0,
+        "presence_penalty": 0.0,
+        "frequency_penalty": 0.0,
+        "seed": None,
+        "stop": (),
+        "stop_token_ids": (),
+        "logit_bias": {},
+        "logprobs": None,
+        "n": 1,
+        "ignore_eos": False,
+    }
+    assert MOST_LOGPROBS == 20
+
+
 def test_the_defaults_are_the_model_s_own_distribution() -> None:
     params = SamplingParams()
     assert not params.changes_logits

@@ -6,6 +6,7 @@ architectures cullama runs, and which settings it refuses. It does not know wher
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -75,7 +76,10 @@ class ModelConfig:
             layers=layers,
             heads=heads,
             kv_heads=fields.integer("num_key_value_heads", heads),
-            head_dim=fields.integer("head_dim", hidden // heads),
+            # transformers' default for Qwen3 does not follow from the other sizes.
+            head_dim=fields.integer(
+                "head_dim", 128 if architecture == "Qwen3ForCausalLM" else hidden // heads
+            ),
             vocab_size=fields.integer("vocab_size"),
             context_length=fields.integer("max_position_embeddings", 2048),
             norm_eps=fields.number("rms_norm_eps", 1e-6, high=1.0),
@@ -89,6 +93,8 @@ class ModelConfig:
             bos_id=next(iter(fields.token_ids("bos_token_id")), None),
             eos_ids=ends.token_ids("eos_token_id") or fields.token_ids("eos_token_id"),
         )
+        ends.check_token_ids("eos_token_id", config.vocab_size)
+        fields.check_token_ids("eos_token_id", config.vocab_size)
         return config._checked(path)
 
     @classmethod
@@ -140,6 +146,9 @@ class ModelConfig:
                 )
             ),
         )
+        for name in ("eos_token_id", "eot_token_id", "eom_token_id"):
+            tokens.check_token_ids(name, config.vocab_size)
+        fields.integer("rope.dimension_count", config.head_dim, config.head_dim, config.head_dim)
         return config._checked(path)
 
     def _checked(self, path: Path) -> ModelConfig:
@@ -149,17 +158,14 @@ class ModelConfig:
                 f"{path}: {self.heads} attention heads share {self.kv_heads} key/value heads, "
                 "expected a whole number of heads for each"
             )
-        if self.head_dim % 2:
+        if self.head_dim % 2 or self.head_dim == 0:
             raise ModelFileError(
-                f"{path}: head_dim is {self.head_dim}, expected an even number: "
+                f"{path}: head_dim is {self.head_dim}, expected an even number above 0: "
                 "rotary embedding turns pairs"
             )
-        outside = [i for i in self.eos_ids if i >= self.vocab_size]
-        if outside:
-            raise ModelFileError(
-                f"{path}: end token {outside[0]} lies outside the vocabulary, "
-                f"expected below {self.vocab_size}"
-            )
+        match self.rope.scaling:
+            case DivisorScaling(divisors):
+                _check_divisors(path, divisors, self.head_dim // 2)
         return self
 
     @property
@@ -214,8 +220,9 @@ def _huggingface_windows(fields: Fields, architecture: str, layers: int) -> tupl
     if kinds is None:
         full = fields.integer("max_window_layers", 28, low=0)
         return tuple(window if i >= full else 0 for i in range(layers))
-    if not isinstance(kinds, list) or len(kinds) != layers:
-        fields.fail("layer_types", f"a list of {layers} entries")
+    known = ("full_attention", "sliding_attention")
+    if not isinstance(kinds, list) or len(kinds) != layers or any(k not in known for k in kinds):
+        fields.fail("layer_types", f"a list of {layers} entries, each one of {', '.join(known)}")
     return tuple(window if kind == "sliding_attention" else 0 for kind in kinds)
 
 
@@ -227,6 +234,14 @@ def _gguf_vocabulary(path: Path, tensors: Mapping[str, tuple[int, ...]]) -> int:
             "expected [vocabulary, hidden size]"
         )
     return shape[0]
+
+
+def _check_divisors(path: Path, divisors: tuple[float, ...], pairs: int) -> None:
+    if len(divisors) != pairs or not all(0 < d < math.inf for d in divisors):
+        raise ModelFileError(
+            f"{path}: tensor 'rope_freqs.weight': values are {divisors!r:.80}, "
+            f"expected {pairs} numbers above 0, one for each rotated pair"
+        )
 
 
 def _gguf_scaling(fields: Fields, divisors: tuple[float, ...] | None) -> Scaling | None:

@@ -7,7 +7,6 @@ EXPECTED`. It does not know what any field means.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,13 +28,15 @@ def load_json(path: Path) -> dict[str, Any]:
     Raises:
         ModelFileError: not readable, not JSON, not an object, a duplicate key, or NaN.
     """
+    if path.exists() and not path.is_file():  # reading a named pipe would wait for a writer
+        _fail(path, "not a regular file, expected JSON")
     try:
         value = json.loads(
             path.read_text(encoding="utf-8"),
             object_pairs_hook=lambda pairs: _unique(path, pairs),
             parse_constant=lambda word: _fail(path, f"holds {word}, expected finite numbers"),
         )
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # ValueError: not UTF-8, not JSON
         raise ModelFileError(f"{path}: cannot be read as JSON: {error}") from None
     if not isinstance(value, dict):
         _fail(path, f"holds a {type(value).__name__}, expected a JSON object")
@@ -43,11 +44,12 @@ def load_json(path: Path) -> dict[str, Any]:
 
 
 def _unique(path: Path, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    keys = [key for key, _ in pairs]
-    twice = next((key for key in keys if keys.count(key) > 1), None) if len(keys) < 1000 else None
-    if twice is not None or len(set(keys)) != len(keys):
-        _fail(path, f"key {twice!r} stands twice, expected once")
-    return dict(pairs)
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            _fail(path, f"key {_short(key)} stands twice, expected once")
+        found[key] = value
+    return found
 
 
 def _fail(path: Path, what: str) -> NoReturn:
@@ -61,6 +63,7 @@ class Fields:
     path: Path
     values: Mapping[str, Any]
     prefix: str = ""
+    group_name: str = ""  # of a nested object, for messages
 
     def __contains__(self, name: str) -> bool:
         return self.values.get(self.prefix + name) is not None
@@ -68,7 +71,7 @@ class Fields:
     def fail(self, name: str, expected: str) -> NoReturn:
         found = self.values.get(self.prefix + name)
         shown = "missing" if found is None else _short(found)
-        _fail(self.path, f"{self.prefix}{name} is {shown}, expected {expected}")
+        _fail(self.path, f"{self.group_name}{self.prefix}{name} is {shown}, expected {expected}")
 
     def integer(
         self, name: str, default: Default = MISSING, low: int = 1, high: int = LARGEST_COUNT
@@ -88,9 +91,8 @@ class Fields:
         value = self.values.get(self.prefix + name)
         if value is None and default is not MISSING:
             return default
-        if not isinstance(value, int | float) or isinstance(value, bool):
-            self.fail(name, "a number")
-        if not math.isfinite(value) or not low < value <= high:
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if value is None or not is_number or not low < value <= high:  # NaN is in no range
             self.fail(name, f"a number above {low:g}, at most {high:g}")
         return float(value)
 
@@ -117,7 +119,7 @@ class Fields:
             return None
         if not isinstance(value, Mapping):
             self.fail(name, "an object")
-        return Fields(self.path, value)
+        return Fields(self.path, value, group_name=f"{name}.")
 
     def token_ids(self, name: str) -> tuple[int, ...]:
         """One token id, a list of them, or none."""
@@ -126,6 +128,14 @@ class Fields:
         if not all(isinstance(i, int) and not isinstance(i, bool) and i >= 0 for i in ids):
             self.fail(name, "a token id or a list of token ids")
         return tuple(ids)
+
+    def check_token_ids(self, name: str, vocabulary: int) -> None:
+        for token in self.token_ids(name):
+            if token >= vocabulary:
+                place = f"{self.path}: {self.prefix}{name}: end token {token}"
+                raise ModelFileError(
+                    f"{place} lies outside the vocabulary, expected below {vocabulary}"
+                )
 
 
 def _short(value: object) -> str:

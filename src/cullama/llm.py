@@ -118,10 +118,9 @@ class LLM:
             UsageError: an empty prompt, or ids outside the vocabulary.
             ContextLengthError: a prompt, with the answer asked for, is longer than the context.
         """
-        params = params or SamplingParams()
         if _is_one_prompt(prompts):
-            return self._generate([prompts], params)[0]
-        return self._generate(list(prompts), params)
+            return self._generate([prompts], _checked(params))[0]
+        return self._generate(list(prompts), _checked(params))
 
     def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> Stream:
         """Continue a prompt piece by piece: `for piece in llm.stream("Once"): …`.
@@ -129,7 +128,7 @@ class LLM:
         Raises:
             UsageError: as `generate`; and `n` above 1, which has no single stream.
         """
-        params = params or SamplingParams()
+        params = _checked(params)
         if params.n != 1:
             raise UsageError(f"n is {params.n}, expected 1 for a stream; use generate for more")
         return Stream(self._answers(prompt, params)[0])
@@ -140,6 +139,8 @@ class LLM:
 
     def close(self) -> None:
         """Return the model's memory. Texts under way end; any later use raises `ClosedError`."""
+        if self._engine is not None:
+            self._engine.close()
         self._engine = None
 
     def __enter__(self) -> LLM:
@@ -179,7 +180,11 @@ class LLM:
         return [Answer(self.engine, sequence, tokenizer) for sequence in sequences]
 
     def _token_ids(self, prompt: Prompt) -> list[int]:
-        return self.tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)
+        if isinstance(prompt, str):
+            return self.tokenizer.encode(prompt)
+        if not _is_list(prompt):
+            raise UsageError(f"the prompt is {prompt!r:.80}, expected a text or token ids")
+        return list(prompt)
 
     def _tokenizer_or_none(self, needed: bool) -> Tokenizer | None:
         try:
@@ -213,28 +218,47 @@ def _as_one(completions: list[Completion]) -> Completion:
     return replace(completions[0], alternatives=tuple(completions[1:]))
 
 
+def _checked(params: SamplingParams | None) -> SamplingParams:
+    if params is None:
+        return SamplingParams()
+    if not isinstance(params, SamplingParams):
+        raise UsageError(f"params is {params!r:.80}, expected SamplingParams(…)")
+    return params
+
+
 def _is_one_prompt(prompts: Any) -> bool:
     """A text, or token ids; a list of either is several prompts. An empty list is no prompts."""
     if isinstance(prompts, str):
         return True
-    return len(prompts) > 0 and isinstance(prompts[0], int | np.integer)
+    if not _is_list(prompts):
+        raise UsageError(f"the prompt is {prompts!r:.80}, expected a text, token ids, or a list")
+    return len(prompts) > 0 and not (isinstance(prompts[0], str) or _is_list(prompts[0]))
+
+
+def _is_list(value: Any) -> bool:
+    is_sequence = isinstance(value, Many) and not isinstance(value, str | bytes)
+    return is_sequence or (isinstance(value, np.ndarray) and value.ndim > 0)
 
 
 def _context_length(config: ModelConfig, asked: int | None) -> int:
     if asked is None:
         return min(config.context_length, LARGEST_DEFAULT_CONTEXT)
-    if not 1 <= asked <= config.context_length:
+    if type(asked) is not int or not 1 <= asked <= config.context_length:
         raise UsageError(
-            f"context_length is {asked}, expected 1 to {config.context_length}, the model's own"
+            f"context_length is {asked!r}, expected 1 to {config.context_length}, the model's own"
         )
     return asked
 
 
 def _cache_tokens(config: ModelConfig, context_length: int, asked: int | None) -> int:
-    if asked is not None:
-        if asked < 1:
-            raise UsageError(f"cache_tokens is {asked}, expected at least 1")
-        return asked
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    affordable = int(SHARE_OF_MEMORY * memory) // (4 * config.cache_elements)
-    return max(context_length, min(MOST_CONTEXTS * context_length, affordable))
+    token = 4 * config.cache_elements  # bytes, at most
+    if asked is None:
+        affordable = int(SHARE_OF_MEMORY * memory) // token
+        return max(context_length, min(MOST_CONTEXTS * context_length, affordable))
+    if type(asked) is not int or not 1 <= asked <= memory // token:
+        raise UsageError(
+            f"cache_tokens is {asked!r}, expected at least 1 and at most {memory // token}, "
+            "which would fill this machine's memory"
+        )
+    return asked

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
+from .errors import NumericalError
 from .sampling import Draw, Drawn, sample
 
 if TYPE_CHECKING:
@@ -139,8 +140,8 @@ class Operators(Protocol[Array]):
         """Scores of every token of the vocabulary: [R, D] → [R, V], float32."""
         return self.linear(self.rms_norm(x, norm, eps), head)
 
-    def sample(self, logits: Array, draws: Sequence[Draw]) -> list[Drawn]:
-        """One token for each row: [R, V] → R draws."""
+    def sample(self, logits: Array, draws: Sequence[Draw]) -> list[Drawn | NumericalError]:
+        """One token for each row: [R, V] → R draws, or what keeps a row from being drawn."""
         return sample(self.download(logits), draws)
 
     def graph(self, step: Step[Array]) -> Step[Array]:

@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from .errors import UnsupportedModelError
 from .fields import Fields
 
+LEAST_THETA = 1e-3  # real ones are 1e4 and more; far below 1, angles leave float32's range
+
 
 @dataclass(frozen=True)
 class LinearScaling:
@@ -55,12 +57,15 @@ class Rope:
     def from_huggingface(cls, fields: Fields) -> Rope:
         """Both spellings: `rope_parameters` (with theta inside), `rope_theta` + `rope_scaling`."""
         settings = fields.group("rope_parameters") or fields.group("rope_scaling")
+        for each in (fields, settings or fields):
+            if each.number("partial_rotary_factor", 1.0) != 1.0:
+                each.fail("partial_rotary_factor", "1: cullama rotates whole heads")
+        theta = fields.number("rope_theta", 10000.0, low=LEAST_THETA)
         if settings is None:
-            return cls(fields.number("rope_theta", 10000.0))
-        theta = settings.number("rope_theta", fields.number("rope_theta", 10000.0))
-        if settings.number("partial_rotary_factor", 1.0) != 1.0:
-            settings.fail("partial_rotary_factor", "1: cullama rotates whole heads")
-        return cls(theta, _scaling(settings, fields))
+            return cls(theta)
+        return cls(
+            settings.number("rope_theta", theta, low=LEAST_THETA), _scaling(settings, fields)
+        )
 
     def inverse_frequencies(self, head_dim: int) -> NDArray[np.float32]:
         """Radians a position turns each pair by, [E / 2]."""
@@ -96,18 +101,20 @@ def _scaling(settings: Fields, model: Fields) -> Scaling | None:
     if kind == "linear":
         return LinearScaling(settings.number("factor"))
     if kind == "llama3":
-        return Llama3Scaling(
-            settings.number("factor"),
-            settings.number("low_freq_factor"),
-            settings.number("high_freq_factor"),
-            settings.integer(
-                "original_max_position_embeddings", model.integer("max_position_embeddings", 8192)
-            ),
-        )
+        return _llama3_scaling(settings, model)
     raise UnsupportedModelError(
         f"{settings.path}: RoPE scaling {kind!r} is not supported, "
         "expected one of default, linear, llama3"
     )
+
+
+def _llama3_scaling(settings: Fields, model: Fields) -> Llama3Scaling:
+    low, high = settings.number("low_freq_factor"), settings.number("high_freq_factor")
+    if low >= high:
+        settings.fail("low_freq_factor", f"less than high_freq_factor, which is {high:g}")
+    context = model.integer("max_position_embeddings", 8192)
+    original = settings.integer("original_max_position_embeddings", context)
+    return Llama3Scaling(settings.number("factor"), low, high, original)
 
 
 def _llama3(frequencies: NDArray[np.float32], scaling: Llama3Scaling) -> NDArray[np.float32]:

@@ -67,16 +67,14 @@ class SamplingParams:
     ignore_eos: bool = False
 
     def __post_init__(self) -> None:
-        as_given = self.stop
-        object.__setattr__(
-            self, "stop", (as_given,) if isinstance(as_given, str) else tuple(as_given)
-        )
+        stops = [self.stop] if isinstance(self.stop, str) else self.stop
+        if not isinstance(stops, list | tuple) or not all(isinstance(s, str) and s for s in stops):
+            raise UsageError(f"stop is {self.stop!r}, expected texts that are not empty")
+        object.__setattr__(self, "stop", tuple(stops))
         object.__setattr__(self, "stop_token_ids", tuple(self.stop_token_ids))
         object.__setattr__(self, "logit_bias", dict(self.logit_bias))
         for name, (kind, low, high, words) in _RANGES.items():
             _check_range(name, getattr(self, name), kind, low, high, words)
-        if not all(isinstance(text, str) and text for text in self.stop):
-            raise UsageError(f"stop is {self.stop!r}, expected texts that are not empty")
         if not all(_is_token_id(i) for i in self.stop_token_ids):
             raise UsageError(f"stop_token_ids is {self.stop_token_ids!r}, expected token ids")
         for token, bias in self.logit_bias.items():
@@ -170,16 +168,24 @@ class Drawn(NamedTuple):
     logprobs: TokenLogprobs | None
 
 
-def sample(logits: NDArray[np.float32], draws: Sequence[Draw]) -> list[Drawn]:
+def sample(logits: NDArray[np.float32], draws: Sequence[Draw]) -> list[Drawn | NumericalError]:
     """One token for each row: [R, V] and R draws → R tokens.
 
-    Raises:
-        NumericalError: a row holds NaN, or nothing but infinities.
+    A row that holds no numbers brings its own request to an end, and no other: its place in the
+    list holds the error.
     """
-    return [sample_row(row, draw) for row, draw in zip(logits, draws, strict=True)]
+    return [_drawn_or_error(row, draw) for row, draw in zip(logits, draws, strict=True)]
+
+
+def _drawn_or_error(logits: Row, draw: Draw) -> Drawn | NumericalError:
+    try:
+        return sample_row(logits, draw)
+    except NumericalError as error:
+        return error
 
 
 def sample_row(logits: Row, draw: Draw) -> Drawn:
+    """Raises NumericalError where the row holds NaN, or nothing but infinities."""
     params = draw.params
     if params.is_plain_greedy:
         return Drawn(likeliest(logits), None)

@@ -6,6 +6,7 @@ speak to the model in control tokens. It knows no model and no template.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -14,8 +15,10 @@ from .errors import UsageError
 if TYPE_CHECKING:
     import tokenizers
 
-# A character is at most four byte-tokens long, and spaces belong to the token after them.
-CONTEXT_TOKENS = 8
+# Tokens of the prompt that a first piece may depend on: a space, a letter in several bytes.
+CONTEXT_TOKENS = 16
+
+_BYTE_TOKEN = re.compile(r"<0x[0-9A-F]{2}>")  # SentencePiece's way to write a byte
 
 
 class Tokenizer:
@@ -44,7 +47,15 @@ class Tokenizer:
             ) from None
 
     def decode(self, ids: Iterable[int], skip_special_tokens: bool = True) -> str:
-        return self.tokenizer.decode(list(ids), skip_special_tokens=skip_special_tokens)
+        """The text of token ids. Ids that the tokenizer does not have are no text.
+
+        Raises:
+            UsageError: what is no token id at all.
+        """
+        try:
+            return self.tokenizer.decode(list(ids), skip_special_tokens=skip_special_tokens)
+        except (TypeError, OverflowError):
+            raise UsageError("cannot decode these ids, expected whole numbers from 0 on") from None
 
     @property
     def size(self) -> int:
@@ -60,13 +71,29 @@ class Detokenizer:
     """
 
     def __init__(self, tokenizer: Tokenizer, prompt: list[int]) -> None:
-        from tokenizers.decoders import DecodeStream
-
         self._tokenizer = tokenizer.tokenizer
-        self._stream = DecodeStream(skip_special_tokens=True)
-        for token in prompt[-CONTEXT_TOKENS:]:
-            self._stream.step(self._tokenizer, token)
+        self._restart()
+        for token in prompt[self._beginning(prompt) :]:
+            self.add(token)
 
     def add(self, token: int) -> str:
         """The characters that this token completes; often a word, sometimes none."""
-        return self._stream.step(self._tokenizer, token) or ""
+        try:
+            return self._stream.step(self._tokenizer, token) or ""
+        except Exception:  # the library raises plain Exception
+            # Bytes that make no character spoiled text that was already shown; what is shown
+            # cannot be taken back, so the text goes on with this token as if it were the first.
+            self._restart()
+            return self._stream.step(self._tokenizer, token) or ""
+
+    def _restart(self) -> None:
+        from tokenizers.decoders import DecodeStream
+
+        self._stream = DecodeStream(skip_special_tokens=True)
+
+    def _beginning(self, prompt: list[int]) -> int:
+        """Where to start in the prompt: not within a character that is spelled in bytes."""
+        start = max(0, len(prompt) - CONTEXT_TOKENS)
+        while start > 0 and _BYTE_TOKEN.fullmatch(self._tokenizer.id_to_token(prompt[start]) or ""):
+            start -= 1
+        return start

@@ -70,7 +70,8 @@ def rope_and_store(
 ) -> Floats:
     """Angles are those of each row, [T, E/2]; keys and values go into `cache`; the rotated q."""
     query_heads, kv_heads = heads
-    by_head = qkv.reshape(len(qkv), query_heads + 2 * kv_heads, -1)
+    all_heads = query_heads + 2 * kv_heads
+    by_head = qkv.reshape(len(qkv), all_heads, qkv.shape[1] // all_heads)
     q, k = by_head[:, :query_heads], by_head[:, query_heads:-kv_heads]
     if norms is not None:
         q, k = rms_norm(q, norms[0], eps), rms_norm(k, norms[1], eps)

@@ -6,6 +6,7 @@ backend, and reads no weights by itself.
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,9 +39,12 @@ def open_checkpoint(path: Path) -> Checkpoint:
         ModelNotFoundError: nothing is there, or nothing that could be a model.
         ModelFileError, UnsupportedModelError: it is there and cannot be used.
     """
-    if not path.exists():
-        raise ModelNotFoundError(f"{path}: no such file or folder, expected a model")
-    if path.is_dir():
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError) as error:
+        reason = str(getattr(error, "strerror", None) or error).lower()
+        raise ModelNotFoundError(f"{path}: {reason}, expected a model") from None
+    if stat.S_ISDIR(mode):
         from .safetensors import open_safetensors
 
         return open_safetensors(path)
@@ -48,7 +52,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
         raise ModelNotFoundError(
             f"{path}: a single weights file, expected the folder that holds it and its config.json"
         )
-    if not path.is_file():
+    if not stat.S_ISREG(mode):
         raise ModelFileError(f"{path}: not a regular file, expected a folder or a GGUF file")
     from .gguf import open_gguf
 

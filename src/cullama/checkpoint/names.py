@@ -30,10 +30,12 @@ _GGUF_LAYER = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
-_GGUF_NAME = re.compile(r"(?:blk\.(?P<layer>\d+)\.)?(?P<stem>\w+)\.(?P<kind>weight|bias)")
+_GGUF_NAME = re.compile(r"(?:blk\.(?P<layer>0|[1-9][0-9]*)\.)?(?P<stem>\w+)\.(?P<kind>weight|bias)")
 
 # Tables that old exporters stored and that are recomputed from the config.
 _RECOMPUTED = re.compile(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq|rope_freqs\.weight")
+
+MOST_LISTED = 60  # problems in one message
 
 
 def huggingface_name(gguf_name: str) -> str:
@@ -99,15 +101,26 @@ def checked_tensors(
         if head is not None:  # some under this one only
             tensors.setdefault(EMBEDDING, head)
     shapes = expected_shapes(config)
-    problems = [f"missing {name!r} {list(shapes[name])}" for name in shapes if name not in tensors]
-    problems += [f"unexpected {name!r}" for name in tensors if name not in shapes]
+    problems = [
+        f"missing {_short(name)} {list(shapes[name])}" for name in shapes if name not in tensors
+    ]
+    problems += [f"unexpected {_short(name)}" for name in tensors if name not in shapes]
     problems += [
-        f"{name!r} has shape {list(t.shape)}, expected {list(shapes[name])}"
+        f"{_short(name)} has shape {list(t.shape)}, expected {list(shapes[name])}"
         for name, t in tensors.items()
         if name in shapes and t.shape != shapes[name]
     ]
     if problems:
-        raise ModelFileError(
-            f"{path}: {len(problems)} tensors do not fit the config: {'; '.join(problems)}"
-        )
+        raise ModelFileError(f"{path}: {_summary(problems)}")
     return tensors
+
+
+def _summary(problems: list[str]) -> str:
+    """All of them, unless the file is of another model altogether."""
+    verb = "tensor does not fit" if len(problems) == 1 else "tensors do not fit"
+    more = f"; and {len(problems) - MOST_LISTED} more" if len(problems) > MOST_LISTED else ""
+    return f"{len(problems)} {verb} the config: {'; '.join(problems[:MOST_LISTED])}{more}"
+
+
+def _short(name: str) -> str:
+    return repr(name if len(name) <= 100 else f"{name[:97]}...")

@@ -7,6 +7,8 @@ itself is left to the `safetensors` library.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +49,9 @@ def open_safetensors(folder: Path) -> Checkpoint:
 
 
 def _listing(folder: Path) -> str:
-    names = sorted(entry.name for entry in folder.iterdir())
+    names = sorted(
+        entry.name if entry.name.isprintable() else repr(entry.name) for entry in folder.iterdir()
+    )
     return ", ".join(names[:5]) + (", …" if len(names) > 5 else "") if names else "nothing"
 
 
@@ -81,21 +85,43 @@ def _sharded_tensors(index: Path) -> dict[str, StoredTensor]:
 
 def _shard_name(index: Path, name: Any) -> str:
     # One plain name, so that an index cannot reach for files outside its folder.
-    if not isinstance(name, str) or name != Path(name).name or not name.endswith(".safetensors"):
+    is_plain = isinstance(name, str) and name == Path(name).name and name.isprintable()
+    if not is_plain or not name.endswith(".safetensors"):
         raise ModelFileError(
-            f"{index}: weight_map names the file {name!r}, expected a .safetensors file beside it"
+            f"{index}: weight_map names the file {name!r:.200}, "
+            "expected a .safetensors file beside it"
         )
-    return name
+    return str(name)
 
 
 def _tensors_of(path: Path) -> dict[str, StoredTensor]:
+    with _opened(path) as file:
+        return {name: _stored_tensor(path, file, name) for name in file.keys()}  # noqa: SIM118
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """A safetensors file, with what goes wrong in it turned into our errors."""
+    if not path.exists():
+        raise ModelFileError(f"{path}: missing, expected a safetensors file")
+    if not path.is_file():  # opening a named pipe would wait for a writer
+        raise ModelFileError(f"{path}: not a regular file, expected a safetensors file")
     try:
         with safe_open(path, framework="numpy") as file:
-            return {name: _stored_tensor(path, file, name) for name in file.keys()}  # noqa: SIM118
-    except FileNotFoundError:
-        raise ModelFileError(f"{path}: missing, though the index names it") from None
+            yield file
     except (SafetensorError, OSError) as error:
-        raise ModelFileError(f"{path}: not a sound safetensors file: {error}") from None
+        raise ModelFileError(f"{path}: {_what_it_is(path) or error}") from None
+
+
+def _what_it_is(path: Path) -> str | None:
+    """Files that are commonly found in the place of weights."""
+    with suppress(OSError), path.open("rb") as file:
+        start = file.read(40)
+        if start.startswith(b"version https://git-lfs"):
+            return "a pointer of git LFS, expected the weights themselves; run `git lfs pull`"
+        if start.startswith(b"GGUF"):
+            return "a GGUF file, expected safetensors; name it .gguf and give its own path"
+    return None
 
 
 def _stored_tensor(path: Path, file: Any, name: str) -> StoredTensor:
@@ -111,10 +137,11 @@ def _stored_tensor(path: Path, file: Any, name: str) -> StoredTensor:
 def _tiles(path: Path, name: str, shape: tuple[int, ...]) -> Iterator[HostArray]:
     """Rows of one tensor. The file is opened for each tensor and closed after it, because its
     mapping counts as our memory for as long as it stands."""
-    columns = max(1, shape[1] if len(shape) > 1 else 1)
-    rows = max(1, TILE_ELEMENTS // columns)
-    with safe_open(path, framework="numpy") as file:
+    rows = max(1, TILE_ELEMENTS // max(1, prod(shape[1:])))
+    with _opened(path) as file:
         part = file.get_slice(name)
+        if tuple(part.get_shape()) != shape:
+            raise ModelFileError(f"{path}: tensor {name!r} changed while it was read")
         for start in range(0, shape[0], rows):
             yield part[start : min(start + rows, shape[0])]
 

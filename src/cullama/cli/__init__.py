@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib import import_module
 from typing import Any
@@ -39,8 +40,10 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def run(arguments: list[str] | None = None) -> int:
+    _open_streams()
     try:
         code: Any = cli.main(arguments, prog_name="cullama", standalone_mode=False)
+        sys.stdout.flush()
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.ctx.get_help() if error.ctx else "")
         return 2
@@ -53,9 +56,27 @@ def run(arguments: list[str] | None = None) -> int:
     except (click.Abort, KeyboardInterrupt):
         return 130
     except BrokenPipeError:  # whoever read our output has gone; there is nobody to tell
-        sys.stdout = None  # nor to flush to at exit
+        _discard_output()
         return 1
+    except OSError as error:
+        _discard_output()
+        return _complain(f"cannot write the output: {error.strerror or error}", 1)
     return code if isinstance(code, int) else 0
+
+
+def _open_streams() -> None:
+    """Streams that were closed before we started, or that know only some characters."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w", closefd=False))
+        elif hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+
+
+def _discard_output() -> None:
+    """Nothing that is still buffered is tried again at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _complain(message: str, code: int) -> int:

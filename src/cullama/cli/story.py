@@ -53,6 +53,8 @@ def _prompt(prompt: str | None) -> str:
         return DEFAULT_PROMPT
     if prompt != "-":
         return prompt
+    if sys.stdin is None:
+        raise UsageError("standard input is closed, expected the prompt there")
     try:
         # A line typed into a pipe ends with a newline that is no part of the story.
         return sys.stdin.buffer.read().decode("utf-8").rstrip("\n")

@@ -69,6 +69,7 @@ def prepare(batch: Batch[HostArray], block_size: int) -> CpuBatch:
             _run_or_table(batch.block_tables[i], context, block_size),
         )
         for i, context in enumerate(contexts)
+        if starts[i] < starts[i + 1]
     )
     kept, places = _places(batch.slots, block_size)
     return CpuBatch(**vars(batch), spans=spans, kept=kept, places=places)

@@ -94,7 +94,7 @@ def rows_of(weight: HostArray, rows: HostArray) -> HostArray:
 
 def product(x: Floats, weight: HostArray, crew: Crew) -> Floats:
     """x · weightᵀ: [T, I] → [T, O]."""
-    if weight.flags.f_contiguous:  # columns
+    if weight.ndim == 2 and weight.dtype == np.float32 and weight.flags.f_contiguous:  # columns
         return x @ weight.T
     # numpy hands a single row to gemv, which is slow; two rows are a product like any other, and
     # cost no more than one: the time goes into reading the weight.

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from ..batch import Batch
 from ..config import ModelConfig
 from ..kv_cache import KVCache, LayerCache
-from ..operators import Operators
+from ..operators import Operators, Step
 from ..tensor import HostArray, StoredTensor
 from ..weights import Layer
 from . import matrix
@@ -87,7 +87,7 @@ class CpuOperators(Operators[HostArray]):
             self._storage = self._file_or_memory(self._weight_folder, conversion_key, size)
         try:
             yield
-            self._storage.finish()
+            self._finish_storage()
         finally:
             self._storage.abandon()
             self._storage = Memory()
@@ -97,12 +97,14 @@ class CpuOperators(Operators[HostArray]):
         try:
             return weight_file(folder, conversion_key, layout, size + MOST_ARRAYS * ALIGNMENT)
         except OSError as error:
-            logger.warning(
-                "cannot keep converted weights in %s (%s); they are converted again at each start",
-                folder,
-                error.strerror or error,
-            )
+            _warn_not_kept(folder, error)
             return Memory()
+
+    def _finish_storage(self) -> None:
+        try:
+            self._storage.finish()
+        except OSError as error:  # the weights are in memory all the same
+            _warn_not_kept(self._weight_folder, error)
 
     def weight(self, parts: Sequence[StoredTensor]) -> HostArray:
         rows, columns = sum(part.shape[0] for part in parts), parts[0].shape[1]
@@ -178,7 +180,7 @@ class CpuOperators(Operators[HostArray]):
     ) -> HostArray:
         assert isinstance(batch, CpuBatch)
         kv_heads, width = cache.keys.shape[0], cache.keys.shape[2]
-        by_head = qkv.reshape(len(qkv), -1, width)  # [T, H + 2K, E]
+        by_head = qkv.reshape(len(qkv), qkv.shape[1] // width, width)  # [T, H + 2K, E]
         turned, values = by_head[:, :-kv_heads], by_head[:, -kv_heads:]
         if layer.q_norm is not None and layer.k_norm is not None:
             q = self.rms_norm(turned[:, :-kv_heads], layer.q_norm, eps)
@@ -193,6 +195,15 @@ class CpuOperators(Operators[HostArray]):
         assert isinstance(batch, CpuBatch)
         return attend(q, cache, batch, self.crew)
 
+    def graph(self, step: Step[HostArray]) -> Step[HostArray]:
+        """What is not a number is found where a token is drawn, not warned of in each product."""
+
+        def quiet(batch: Batch[HostArray]) -> HostArray:
+            with np.errstate(invalid="ignore", over="ignore"):
+                return step(batch)
+
+        return quiet
+
     # --- NumPy's broadcasting rules are numpy's --------------------------------------------------
 
     def add(self, x: HostArray, y: HostArray) -> HostArray:
@@ -203,6 +214,14 @@ class CpuOperators(Operators[HostArray]):
 
     def matmul(self, x: HostArray, y: HostArray) -> HostArray:
         return np.matmul(x, y)
+
+
+def _warn_not_kept(folder: Path | None, error: OSError) -> None:
+    logger.warning(
+        "cannot keep converted weights in %s (%s); they are converted again at each start",
+        folder,
+        error.strerror or error,
+    )
 
 
 def _zeros(shape: tuple[int, ...], dtype: np.dtype) -> HostArray:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import secrets
 import time
 from contextlib import suppress
 from math import prod
@@ -55,8 +56,8 @@ class Memory:
     def take(self, shape: tuple[int, ...], dtype: DTypeLike) -> HostArray:
         size = prod(shape) * np.dtype(dtype).itemsize
         if self._used + size > len(self._slab):
-            self._slab, self._used = np.empty(max(SLAB, size + ALIGNMENT), np.uint8), 0
-            self._used = -self._slab.ctypes.data % ALIGNMENT
+            slab = np.empty(max(SLAB, size) + ALIGNMENT, np.uint8)
+            self._slab, self._used = slab[-slab.ctypes.data % ALIGNMENT :], 0
         piece = self._slab[self._used : self._used + size]
         self._used = _aligned(self._used + size)
         return piece.view(dtype).reshape(shape)
@@ -80,7 +81,7 @@ class WeightFile:
         self.path = path
         self.is_filled = _is_complete(path)
         self._end = HEADER
-        self._file = path if self.is_filled else path.with_suffix(f".{os.getpid()}.part")
+        self._file = path if self.is_filled else path.with_suffix(f".{secrets.token_hex(8)}.part")
         if not self.is_filled:
             path.parent.mkdir(parents=True, exist_ok=True)
             _remove_abandoned(path.parent)

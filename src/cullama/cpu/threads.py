@@ -24,9 +24,9 @@ def choose_threads(asked: int | None) -> int:
     available = len(_usable_processors())
     if asked is None:
         return physical_cores()
-    if not 1 <= asked <= available:
+    if type(asked) is not int or not 1 <= asked <= available:
         raise UsageError(
-            f"threads is {asked}, expected 1 to {available}, this machine's processors"
+            f"threads is {asked!r}, expected 1 to {available}, this machine's processors"
         )
     return asked
 
@@ -68,6 +68,6 @@ def _container_quota() -> int | None:
     """Whole processors granted by cgroup v2, or None where there is no limit."""
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-    except (OSError, ValueError):
+        return max(1, int(quota) // int(period))
+    except (OSError, ValueError, ZeroDivisionError):  # "max" is no number, and no limit
         return None
-    return None if quota == "max" else max(1, int(quota) // int(period))

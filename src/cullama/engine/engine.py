@@ -7,14 +7,14 @@ take part. It knows tokens only: text is made in `answer.py`.
 from __future__ import annotations
 
 import threading
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..batch import Piece
-from ..errors import ContextLengthError, UsageError
+from ..errors import ClosedError, ContextLengthError, NumericalError, UsageError
 from ..kv_cache import KVCache
 from ..llama import Llama
 from ..philox import fresh_seed
@@ -34,12 +34,26 @@ MOST_RUNNING = 256
 class Engine:
     def __init__(self, model: Llama[Any], cache: KVCache[Any], context_length: int) -> None:
         self.config, self.context_length = model.config, context_length
-        self.runner = Runner(model, cache)
+        self._runner: Runner[Any] | None = Runner(model, cache)
         self.pool = BlockPool(cache.blocks)
         self.scheduler = Scheduler(self.pool, cache.block_size, TOKEN_BUDGET, MOST_RUNNING)
         # Two threads of a notebook may both be waiting for tokens; one steps, the other gets its
         # token from that step.
         self._lock = threading.RLock()
+
+    @property
+    def runner(self) -> Runner[Any]:
+        if self._runner is None:
+            raise ClosedError("this LLM was closed; make a new one to go on")
+        return self._runner
+
+    def close(self) -> None:
+        """Let go of model and cache. Texts under way end with `ClosedError`."""
+        with self._lock:
+            for sequence in [*self.scheduler.running, *self.scheduler.waiting]:
+                sequence.error = ClosedError("the LLM was closed while this text was under way")
+                self.scheduler.remove(sequence)
+            self._runner = None
 
     def submit(self, prompt: list[int], params: SamplingParams) -> list[Sequence]:
         """One sequence for each of the request's n samples.
@@ -48,7 +62,11 @@ class Engine:
             UsageError: an empty prompt, or a token id outside the vocabulary.
             ContextLengthError: prompt and answer do not fit the context.
         """
-        self._check_tokens(prompt)
+        self._check_tokens("the prompt", prompt)
+        self._check_tokens("stop_token_ids", params.stop_token_ids)
+        self._check_tokens("logit_bias", params.logit_bias)
+        if not prompt:
+            raise UsageError("the prompt is empty, expected at least one token")
         max_tokens = self._longest_answer(len(prompt), params.max_tokens)
         seed = fresh_seed() if params.seed is None else params.seed
         ends = frozenset(() if params.ignore_eos else self.config.eos_ids) | set(
@@ -72,7 +90,10 @@ class Engine:
             chosen = self.scheduler.schedule()
             try:
                 for sequence, drawn in self.runner.step(chosen):
-                    sequence.append(drawn)
+                    if isinstance(drawn, NumericalError):
+                        sequence.error = drawn
+                    else:
+                        sequence.append(drawn)
                     if sequence.is_finished:
                         self.scheduler.remove(sequence)
             except Exception as error:
@@ -111,7 +132,9 @@ class Engine:
 
     def logits(self, tokens: list[int]) -> NDArray[np.float32]:
         """What the model predicts after each token, [T, V]."""
-        self._check_tokens(tokens)
+        self._check_tokens("the prompt", tokens)
+        if not tokens:
+            raise UsageError("the prompt is empty, expected at least one token")
         self._longest_answer(len(tokens), 0)
         with self._lock:
             blocks = self.pool.allocate(-(-len(tokens) // self.scheduler.block_size))
@@ -130,29 +153,32 @@ class Engine:
                 self.pool.release(blocks)
         return np.concatenate(parts)
 
-    def _check_tokens(self, tokens: list[int]) -> None:
-        if not tokens:
-            raise UsageError("the prompt is empty, expected at least one token")
+    def _check_tokens(self, where: str, tokens: Iterable[int]) -> None:
         for token in tokens:
-            if not isinstance(token, int | np.integer) or not 0 <= token < self.config.vocab_size:
+            if (
+                type(token) is bool
+                or not isinstance(token, int | np.integer)
+                or not 0 <= token < self.config.vocab_size
+            ):
                 raise UsageError(
-                    f"the prompt holds {token!r}, expected token ids from 0 to "
-                    f"{self.config.vocab_size - 1}"
+                    f"{where} holds {token!r}, expected token ids below {self.config.vocab_size}"
                 )
 
     def _longest_answer(self, prompt: int, asked: int | None) -> int:
         """The tokens the answer may have.
 
         Raises:
-            ContextLengthError: prompt and answer are longer than the context.
+            ContextLengthError: prompt and answer are longer than the context, or than the cache.
         """
-        room = self.context_length - prompt
-        least = 1 if asked is None else asked
-        if room < least:
+        capacity = self.pool.count * self.scheduler.block_size + 1  # the last one is not kept
+        place, longest = "context", self.context_length
+        if capacity < longest:
+            place, longest = "cache", capacity - 1
+        room = min(self.context_length, capacity) - prompt
+        if room < (1 if asked is None else asked):
             answer = f" and an answer of up to {asked}" if asked else ""
             raise ContextLengthError(
-                f"a prompt of {prompt} tokens{answer} does not fit the context of "
-                f"{self.context_length} tokens; shorten the prompt"
-                + (" or lower max_tokens" if asked else "")
+                f"a prompt of {prompt} tokens{answer} does not fit the {place} of {longest} "
+                "tokens; shorten the prompt" + (" or lower max_tokens" if asked else "")
             )
         return min(room, DEFAULT_MAX_TOKENS) if asked is None else asked

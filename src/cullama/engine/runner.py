@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..batch import Piece, build_batch
+from ..errors import NumericalError
 from ..kv_cache import KVCache
 from ..llama import Llama
 from ..sampling import Drawn
@@ -25,7 +26,9 @@ class Runner(Generic[Array]):
         self.model, self.cache, self.ops = model, cache, model.ops
         self.forward = model.ops.graph(lambda batch: model.forward(batch, cache))
 
-    def step(self, chosen: Many[tuple[Sequence, int]]) -> list[tuple[Sequence, Drawn]]:
+    def step(
+        self, chosen: Many[tuple[Sequence, int]]
+    ) -> list[tuple[Sequence, Drawn | NumericalError]]:
         """One pass over the chosen tokens; a draw for each sequence that has caught up."""
         pieces = [
             Piece(s.next_tokens(count), s.computed, s.blocks, logits=int(count == s.pending))

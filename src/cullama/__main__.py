@@ -1,0 +1,5 @@
+"""`python -m cullama`."""
+
+from .cli import main
+
+main()
