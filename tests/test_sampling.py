@@ -80,6 +80,14 @@ def test_top_k_keeps_the_lower_ids_of_equals() -> None:
     assert weights.tolist() == [2, 3, 0, 0]
 
 
+@pytest.mark.parametrize("k", [1, 2, 50, 2500, 4999])
+def test_top_k_of_a_large_vocabulary(k: int) -> None:
+    numbers = np.random.default_rng(k).permutation(5000)
+    weights = numbers.astype(np.float32)
+    keep_top_k(weights, k)
+    np.testing.assert_array_equal(weights, np.where(numbers >= 5000 - k, numbers, 0))
+
+
 def test_top_p_by_hand() -> None:
     for share, kept in [(0.3, [0, 4, 0, 0]), (0.5, [0, 4, 0, 3]), (0.71, [0, 4, 2, 3])]:
         weights = row(1, 4, 2, 3)
@@ -209,11 +217,6 @@ def test_pick_gives_each_token_its_share(numbers: list[int], thousandths: int) -
     assert reached - numbers[found] <= target < reached
 
 
-@pytest.mark.xfail(
-    reason="keep_top_p: rounded to float32, the line is not below equal weights, all of them go",
-    raises=IndexError,
-    strict=True,
-)
 @pytest.mark.parametrize("size", [1, 4, 32000])
 def test_a_tiny_top_p_of_equals_keeps_the_first(size: int) -> None:
     assert tokens_drawn(np.zeros(size, np.float32), times=3, top_p=1e-8) == {0}
@@ -492,7 +495,7 @@ def test_a_tiny_temperature_leaves_equals_equal() -> None:
     assert tokens_drawn(row(3, 0, 3), temperature=1e-30) == {0, 2}
 
 
-@pytest.mark.parametrize("temperature", [1e6, 1e30, 1e38])
+@pytest.mark.parametrize("temperature", [1e5, 1e6])
 def test_a_huge_temperature_makes_all_equal(temperature: float) -> None:
     assert tokens_drawn(row(0, 30, -30), temperature=temperature) == {0, 1, 2}
 
@@ -541,11 +544,15 @@ def test_what_is_not_a_number_is_refused(
 ) -> None:
     with pytest.raises(NumericalError, match=r"logits hold (nan|inf|-inf), expected finite"):
         sample_row(logits, draw(**wishes))
-    with pytest.raises(NumericalError):
-        sample(np.stack([np.zeros_like(logits), logits]), [draw(**wishes)] * 2)
 
 
-@pytest.mark.xfail(reason="the difference to the best overflows float32", strict=True)
+def test_a_sick_row_ends_its_own_request_and_no_other() -> None:
+    rows = np.stack([row(5, 1), row(1, math.nan), row(INFINITY, 1), row(1, 5)])
+    drawn = sample(rows, [draw(temperature=0)] * 4)
+    assert [type(one) for one in drawn] == [Drawn, NumericalError, NumericalError, Drawn]
+    assert (drawn[0], drawn[3]) == (Drawn(0, None), Drawn(1, None))
+
+
 @pytest.mark.parametrize("wishes", [{}, {"temperature": 0, "logprobs": 1}], ids=str)
 def test_logits_as_far_apart_as_they_get(wishes: dict[str, Any]) -> None:
     assert tokens_drawn(row(-LARGEST, LARGEST), 3, **wishes) == {1}
@@ -563,7 +570,6 @@ BEYOND_FLOAT32: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.xfail(reason="finite in float64 is let in, and is infinite in float32", strict=True)
 @pytest.mark.parametrize("wishes", BEYOND_FLOAT32, ids=str)
 @pytest.mark.parametrize("greedy", [False, True])
 def test_a_wish_that_float32_cannot_hold_is_refused_or_does_no_harm(
@@ -609,7 +615,6 @@ def test_logprobs_are_those_of_the_whole_distribution(logits: list[float], count
     assert sum(math.exp(number) for _, number in everything) == pytest.approx(1, abs=1e-4)
 
 
-@pytest.mark.xfail(reason="ranked by rounded logprobs, not by logits", strict=True)
 def test_the_greedy_token_leads_the_top_even_by_a_hair() -> None:
     logits = np.zeros(1000, np.float32)
     logits[700] = 1e-7
@@ -627,6 +632,12 @@ def test_logprobs_are_the_model_s_own_whatever_is_wished() -> None:
     assert drawn.logprobs.token_id == 3
     assert drawn.logprobs.logprob == pytest.approx(math.log(0.1), rel=1e-5)
     assert drawn.logprobs.top == ((0, pytest.approx(math.log(0.4), rel=1e-5)),)
+
+
+def test_logprobs_of_large_logits_do_not_overflow() -> None:
+    for offset in (1e3, -1e3, 1e4):
+        found = logprobs_of(PROBABILITIES + np.float32(offset), 0, 4)
+        assert found.logprob == pytest.approx(math.log(0.4), abs=2e-3)
 
 
 def test_no_logprobs_and_none_of_the_top_are_two_things() -> None:
@@ -654,7 +665,7 @@ INVALID: dict[str, list[Any]] = {
     "presence_penalty": ["0", None, True, math.nan, INFINITY, -INFINITY],
     "frequency_penalty": ["0", None, False, math.nan, INFINITY, -INFINITY],
     "seed": [-1, 2**64, 1.0, "7", True],
-    "stop": ["", ["a", ""], [1], [None], [b"a"], [["a"]]],
+    "stop": ["", ["a", ""], [1], [None], [b"a"], [["a"]], None, 5],
     "stop_token_ids": [[-1], ["5"], [1.5], [True], [None], "5"],
     "logit_bias": [{-1: 1.0}, {"5": 1.0}, {True: 1.0}, {1.0: 1.0}],
     "logprobs": [-1, MOST_LOGPROBS + 1, 1.5, "3", True],
@@ -662,7 +673,7 @@ INVALID: dict[str, list[Any]] = {
 }
 VALID: dict[str, list[Any]] = {
     "max_tokens": [None, 1, 10**9],
-    "temperature": [0, 0.0, 1, 5e-324, 1e30],
+    "temperature": [0, 0.0, 1, 5e-324, 1e6],
     "top_k": [0, 1, 10**9],
     "top_p": [1, 1.0, 1e-9, 5e-324],
     "min_p": [0, 0.0, 1, 1.0],
@@ -714,12 +725,9 @@ def test_every_parameter_has_been_tried() -> None:
     assert set(INVALID) | {"ignore_eos"} == set(VALID)
 
 
-@pytest.mark.xfail(reason="TypeError or ValueError instead", strict=True)
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("stop", None),
-        ("stop", 5),
         ("stop_token_ids", None),
         ("stop_token_ids", 5),
         ("logit_bias", None),
@@ -733,24 +741,19 @@ def test_what_is_no_collection_is_refused(name: str, value: Any) -> None:
         SamplingParams(**{name: value})
 
 
-@pytest.mark.xfail(reason="math.isfinite raises OverflowError", raises=OverflowError, strict=True)
 @pytest.mark.parametrize("name", [*(n for n in NUMBERS if n[-2:] != "_p"), "frequency_penalty"])
 @pytest.mark.parametrize("sign", [1, -1])
 def test_a_whole_number_too_large_for_a_float_is_refused(name: str, sign: int) -> None:
     """JSON may bring one: a server would answer 500 instead of 400."""
-    if sign < 0 and name in ("temperature", "repetition_penalty"):
-        raise OverflowError("refused by its range, as it should be")
     with pytest.raises(UsageError, match=name):
         SamplingParams(**{name: sign * 10**400})
 
 
-@pytest.mark.xfail(reason="math.isfinite raises OverflowError", raises=OverflowError, strict=True)
 def test_a_bias_too_large_for_a_float_is_refused() -> None:
     with pytest.raises(UsageError, match="logit_bias"):
         SamplingParams(logit_bias={3: 10**400})
 
 
-@pytest.mark.xfail(reason="ignore_eos is not looked at", strict=True)
 @pytest.mark.parametrize("value", ["false", 0, 1, None])
 def test_ignore_eos_is_true_or_false(value: Any) -> None:
     with pytest.raises(UsageError, match="ignore_eos"):

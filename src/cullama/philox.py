@@ -8,7 +8,7 @@ are a few integer instructions on a GPU.
 
 from __future__ import annotations
 
-import secrets
+import os
 
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _KEY_STEPS = (0x9E3779B9, 0xBB67AE85)  # fractional parts of the golden ratio and of √3
@@ -40,4 +40,4 @@ def uniform(seed: int, step: int, index: int = 0, purpose: int = 0) -> float:
 
 def fresh_seed() -> int:
     """A seed for a request that came without one; short enough to be typed again."""
-    return secrets.randbits(32)
+    return int.from_bytes(os.urandom(4), "little")

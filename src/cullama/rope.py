@@ -9,6 +9,7 @@ other than the table it makes.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -60,6 +61,8 @@ class Rope:
         for each in (fields, settings or fields):
             if each.number("partial_rotary_factor", 1.0) != 1.0:
                 each.fail("partial_rotary_factor", "1: cullama rotates whole heads")
+        if settings and any(isinstance(value, Mapping) for value in settings.values.values()):
+            fields.fail("rope_parameters", "one set of settings for all layers")
         theta = fields.number("rope_theta", 10000.0, low=LEAST_THETA)
         if settings is None:
             return cls(theta)

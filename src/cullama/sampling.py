@@ -9,7 +9,7 @@ this is the meaning that any device's sampler is held to. Ties go to the lower t
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple
 
@@ -67,19 +67,13 @@ class SamplingParams:
     ignore_eos: bool = False
 
     def __post_init__(self) -> None:
-        stops = [self.stop] if isinstance(self.stop, str) else self.stop
-        if not isinstance(stops, list | tuple) or not all(isinstance(s, str) and s for s in stops):
-            raise UsageError(f"stop is {self.stop!r}, expected texts that are not empty")
-        object.__setattr__(self, "stop", tuple(stops))
-        object.__setattr__(self, "stop_token_ids", tuple(self.stop_token_ids))
-        object.__setattr__(self, "logit_bias", dict(self.logit_bias))
-        for name, (kind, low, high, words) in _RANGES.items():
-            _check_range(name, getattr(self, name), kind, low, high, words)
-        if not all(_is_token_id(i) for i in self.stop_token_ids):
-            raise UsageError(f"stop_token_ids is {self.stop_token_ids!r}, expected token ids")
-        for token, bias in self.logit_bias.items():
-            if not _is_token_id(token) or not _is_number(bias) or not math.isfinite(bias):
-                raise UsageError(f"logit_bias[{token!r}] is {bias!r}, expected token id: number")
+        object.__setattr__(self, "stop", _checked_stops(self.stop))
+        object.__setattr__(self, "stop_token_ids", _checked_ids(self.stop_token_ids))
+        object.__setattr__(self, "logit_bias", _checked_biases(self.logit_bias))
+        for name, (kind, low, high) in _RANGES.items():
+            _check_range(name, getattr(self, name), kind, low, high)
+        if not isinstance(self.ignore_eos, bool):
+            raise UsageError(f"ignore_eos is {self.ignore_eos!r}, expected True or False")
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> SamplingParams:
@@ -107,29 +101,66 @@ class SamplingParams:
         )
 
 
-# name → kind, lowest, highest, and the range in words. Infinite bounds still exclude infinity.
-_RANGES: dict[str, tuple[type, float, float, str]] = {
-    "max_tokens": (int, 1, math.inf, "a whole number, at least 1, or none"),
-    "temperature": (float, 0, math.inf, "a number, at least 0"),
-    "top_k": (int, 0, math.inf, "a whole number, at least 0 (0 keeps all)"),
-    "top_p": (float, math.ulp(0), 1, "a number above 0, at most 1"),
-    "min_p": (float, 0, 1, "a number from 0 to 1"),
-    "repetition_penalty": (float, math.ulp(0), math.inf, "a number above 0"),
-    "presence_penalty": (float, -math.inf, math.inf, "a finite number"),
-    "frequency_penalty": (float, -math.inf, math.inf, "a finite number"),
-    "seed": (int, 0, (1 << 64) - 1, "a whole number from 0 to 2^64 - 1, or none"),
-    "logprobs": (int, 0, MOST_LOGPROBS, f"a whole number from 0 to {MOST_LOGPROBS}, or none"),
-    "n": (int, 1, 1024, "a whole number from 1 to 1024"),
+# Far beyond any use, and far within float32: no wish can turn a logit into an infinity.
+LARGEST = 1_000_000.0
+SMALLEST = 1 / LARGEST
+MOST_TOKENS = (1 << 63) - 1
+
+# name → kind, lowest, highest
+_RANGES: dict[str, tuple[type, float, float]] = {
+    "max_tokens": (int, 1, MOST_TOKENS),
+    "temperature": (float, 0, LARGEST),
+    "top_k": (int, 0, MOST_TOKENS),
+    "top_p": (float, math.ulp(0), 1),
+    "min_p": (float, 0, 1),
+    "repetition_penalty": (float, SMALLEST, LARGEST),
+    "presence_penalty": (float, -LARGEST, LARGEST),
+    "frequency_penalty": (float, -LARGEST, LARGEST),
+    "seed": (int, 0, (1 << 64) - 1),
+    "logprobs": (int, 0, MOST_LOGPROBS),
+    "n": (int, 1, 1024),
 }
 _MAY_BE_NONE = ("max_tokens", "seed", "logprobs")
 
 
-def _check_range(name: str, value: Any, kind: type, low: float, high: float, words: str) -> None:
+def _check_range(name: str, value: Any, kind: type, low: float, high: float) -> None:
     if value is None and name in _MAY_BE_NONE:
         return
-    fits_kind = _is_whole(value) if kind is int else _is_number(value)
-    if not fits_kind or not low <= value <= high or (kind is float and not math.isfinite(value)):
-        raise UsageError(f"{name} is {value!r}, expected {words}")
+    fits = _is_whole(value) if kind is int else _is_number(value)
+    if not fits or not low <= value <= high:  # NaN is in no range
+        raise UsageError(f"{name} is {_short(value)}, expected {_in_words(name, kind, low, high)}")
+
+
+def _in_words(name: str, kind: type, low: float, high: float) -> str:
+    number = "a whole number" if kind is int else "a number"
+    above = "above 0" if low == math.ulp(0) else f"from {low:,.6g}"
+    none = ", or none" if name in _MAY_BE_NONE else ""
+    return f"{number} {above} to {high:,.16g}{none}"
+
+
+def _checked_stops(stops: Any) -> tuple[str, ...]:
+    texts = [stops] if isinstance(stops, str) else stops
+    if not isinstance(texts, list | tuple) or not all(isinstance(t, str) and t for t in texts):
+        raise UsageError(f"stop is {_short(stops)}, expected texts that are not empty")
+    return tuple(texts)
+
+
+def _checked_ids(ids: Any) -> tuple[int, ...]:
+    if not isinstance(ids, Collection) or not all(_is_token_id(token) for token in ids):
+        raise UsageError(f"stop_token_ids is {_short(ids)}, expected token ids")
+    return tuple(ids)
+
+
+def _checked_biases(biases: Any) -> dict[int, float]:
+    if not isinstance(biases, Mapping):
+        raise UsageError(f"logit_bias is {_short(biases)}, expected token ids and numbers")
+    for token, bias in biases.items():
+        if not _is_token_id(token) or not _is_number(bias) or not -LARGEST <= bias <= LARGEST:
+            raise UsageError(
+                f"logit_bias[{_short(token)}] is {_short(bias)}, expected a token id and a number "
+                f"from {-LARGEST:,.0f} to {LARGEST:,.0f}"
+            )
+    return dict(biases)
 
 
 def _is_whole(value: Any) -> bool:
@@ -142,6 +173,15 @@ def _is_number(value: Any) -> bool:
 
 def _is_token_id(value: Any) -> bool:
     return _is_whole(value) and value >= 0
+
+
+def _short(value: Any) -> str:
+    """Numbers of any length, too: Python refuses to write out the longest."""
+    try:
+        shown = repr(value)
+    except ValueError:
+        return "too long a number"
+    return shown if len(shown) <= 80 else f"{shown[:77]}..."
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,10 +230,11 @@ def sample_row(logits: Row, draw: Draw) -> Drawn:
     if params.is_plain_greedy:
         return Drawn(likeliest(logits), None)
     likeliest(logits)  # refuses what is not a number
-    scores = adjusted(logits, draw) if params.changes_logits else logits
-    token = likeliest(scores) if params.temperature == 0 else _drawn(scores, draw)
-    wanted = params.logprobs
-    return Drawn(token, None if wanted is None else logprobs_of(logits, token, wanted))
+    with np.errstate(over="ignore"):  # −∞ is the right answer for a hopeless token
+        scores = adjusted(logits, draw) if params.changes_logits else logits
+        token = likeliest(scores) if params.temperature == 0 else _drawn(scores, draw)
+        wanted = params.logprobs
+        return Drawn(token, None if wanted is None else logprobs_of(logits, token, wanted))
 
 
 def likeliest(logits: Row) -> int:
@@ -240,8 +281,7 @@ def softmax(scores: Row, temperature: float) -> Row:
     """Probabilities [V]. The difference to the best comes first, so no temperature overflows."""
     weights = scores - scores.max()
     if temperature != 1:
-        with np.errstate(over="ignore"):  # −∞ is the right answer for a hopeless token
-            weights /= np.float32(max(temperature, 1e-30))
+        weights /= np.float32(max(temperature, 1e-30))
     np.exp(weights, out=weights)
     weights /= weights.sum()
     return weights
@@ -261,10 +301,10 @@ def keep_top_k(weights: Row, k: int) -> None:
 def keep_top_p(weights: Row, share: float) -> None:
     """Zeroes all but the smallest set of largest weights that reaches `share` of their sum."""
     total = float(weights.sum())
-    # All weights at or below this line sum to no more than (1 − share) · total, so the set lies
-    # above it and only the few that do need sorting.
-    line = (1 - share) * total / len(weights)
-    contenders = np.flatnonzero(weights > line)
+    # All weights below this line sum to less than (1 − share) · total, so the set lies above it
+    # and only the few that do need sorting. The line is drawn a little lower than rounding could.
+    line = (1 - share) * total / len(weights) * (1 - 1e-5)
+    contenders = np.flatnonzero(weights >= line)
     order = contenders[np.argsort(-weights[contenders], kind="stable")]
     reached = np.cumsum(weights[order], dtype=np.float64)
     kept = order[: int(np.searchsorted(reached, share * total)) + 1]
@@ -288,7 +328,7 @@ def pick(weights: Row, uniform_number: float) -> int:
 def logprobs_of(logits: Row, token: int, count: int) -> TokenLogprobs:
     shifted = logits - logits.max()
     logprobs = shifted - np.log(np.exp(shifted).sum())
-    top = np.argsort(-logprobs, kind="stable")[:count]
+    top = np.argsort(-logits, kind="stable")[:count]
     return TokenLogprobs(
         token, float(logprobs[token]), tuple((int(i), float(logprobs[i])) for i in top)
     )

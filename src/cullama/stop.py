@@ -15,13 +15,14 @@ class StopStrings:
 
     def add(self, piece: str) -> str:
         """What can be shown now: never a part of a stop string, nor anything behind one."""
-        if not self._stops:
-            return piece
+        if self.is_found or not self._stops:
+            return "" if self.is_found else piece
         text = self._held + piece
-        found = [at for stop in self._stops if (at := text.find(stop)) >= 0]
+        found = [(at + len(stop), at) for stop in self._stops if (at := text.find(stop)) >= 0]
         if found:
             self.is_found, self._held = True, ""
-            return text[: min(found)]
+            _, start = min(found)  # the one complete first, however the text was cut into pieces
+            return text[:start]
         kept = max(_overlap(text, stop) for stop in self._stops)
         self._held = text[len(text) - kept :]
         return text[: len(text) - kept]

@@ -23,6 +23,14 @@ def cpu(dtype: str) -> tuple[Operators[Any], DTypeLike]:
     return CpuOperators(dtype, threads=1, has_tiles=False), np.float32
 
 
+def cpu_with_columns(dtype: str) -> tuple[Operators[Any], DTypeLike]:
+    """Weights as a model small enough for the processor's caches has them."""
+    ops, activation_type = cpu(dtype)
+    with ops.loading(None, elements=1):
+        pass
+    return ops, activation_type
+
+
 def cpu_with_crew(dtype: str) -> tuple[Operators[Any], DTypeLike]:
     """Weights in tiles where 64 divides their rows, and all work shared, however small."""
     from cullama.cpu.crew import Crew
@@ -40,12 +48,14 @@ def cpu_with_crew(dtype: str) -> tuple[Operators[Any], DTypeLike]:
 # A new backend is one line here: its name → how it is made, in which storage types.
 BACKENDS: dict[str, tuple[Make, list[str]]] = {
     "cpu": (cpu, ["float32", "float16", "bfloat16"]),
+    "cpu_with_columns": (cpu_with_columns, ["float32"]),
     "cpu_with_crew": (cpu_with_crew, ["float32", "bfloat16"]),
 }
 
 
+# Made anew for each module: `loading`, which one of them tests, may change how weights lie.
 @pytest.fixture(
-    scope="session",
+    scope="module",
     params=[(name, dtype) for name, (_, dtypes) in BACKENDS.items() for dtype in dtypes],
     ids="-".join,
 )

@@ -1,4 +1,4 @@
-"""One benchmark: limits first, then runs, with each thread count in turn."""
+"""One benchmark: runs between two measurements of the limits, with each thread count in turn."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from ..cpu.operators import CpuOperators
 from ..cpu.threads import choose_threads, physical_cores
 from ..errors import UsageError
 from . import runs
-from .report import Report, Row, bytes_per_token, decode_row, prefill_row
-from .yardsticks import CpuYardsticks, measure_cpu
+from .report import Report, bytes_per_token, decode_row, prefill_row
+from .yardsticks import between, measure_cpu
 
 if TYPE_CHECKING:
     from ..llm import LLM
@@ -44,9 +44,14 @@ def benchmark(llm: LLM, plan: Plan) -> Report:
     weight_bytes = bytes_per_token(config, ops.dtype.itemsize)
     limits, rows = [], []
     for threads in _thread_counts(plan):
-        limits.append(measure_cpu(threads, plan.repeats))
+        before = measure_cpu(threads, plan.repeats)
         ops.use_threads(threads)
-        rows += _rows(llm, plan, limits[-1], weight_bytes)
+        read = [runs.prefill(llm.engine, tokens, plan.repeats) for tokens in plan.prompts]
+        written = [runs.decode(llm.engine, context, plan.tokens) for context in plan.contexts]
+        limit = between(before, measure_cpu(threads, plan.repeats))
+        limits.append(limit)
+        rows += [prefill_row(run, limit, config) for run in read]
+        rows += [decode_row(run, limit, weight_bytes) for run in written]
     return Report(
         model=llm.description,
         machine=_machine(),
@@ -60,15 +65,6 @@ def benchmark(llm: LLM, plan: Plan) -> Report:
 def _thread_counts(plan: Plan) -> list[int]:
     counts = plan.thread_counts or sorted({1, physical_cores()})
     return [choose_threads(count) for count in counts]
-
-
-def _rows(llm: LLM, plan: Plan, limit: CpuYardsticks, weight_bytes: int) -> list[Row]:
-    engine, config = llm.engine, llm.config
-    read = [runs.prefill(engine, tokens, plan.repeats) for tokens in plan.prompts]
-    written = [runs.decode(engine, context, plan.tokens) for context in plan.contexts]
-    return [prefill_row(run, limit, config) for run in read] + [
-        decode_row(run, limit, weight_bytes) for run in written
-    ]
 
 
 def _machine() -> str:

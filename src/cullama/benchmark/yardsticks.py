@@ -38,6 +38,16 @@ class CpuYardsticks:
         return max(self.read_huge, self.read_small)
 
 
+def between(before: CpuYardsticks, after: CpuYardsticks) -> CpuYardsticks:
+    """The mean of limits measured before and after some runs: machines drift, shared ones most."""
+    return CpuYardsticks(
+        threads=before.threads,
+        read_huge=(before.read_huge + after.read_huge) / 2,
+        read_small=(before.read_small + after.read_small) / 2,
+        sgemm=(before.sgemm + after.sgemm) / 2,
+    )
+
+
 def measure_cpu(threads: int, repeats: int = 5) -> CpuYardsticks:
     """Medians of `repeats` runs each, with numpy's BLAS at that many threads."""
     limit_blas(threads)

@@ -14,6 +14,7 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Sequence
+from contextvars import copy_context
 from queue import SimpleQueue
 from typing import TypeAlias
 
@@ -38,7 +39,7 @@ class Crew:
         """
         count = self.size if seconds > WORTH_SHARING and not self._is_busy else 1
         share = max(1, -(-units // count))
-        return [slice(start, start + share) for start in range(0, units, share)]
+        return [slice(start, min(start + share, units)) for start in range(0, units, share)]
 
     def run(self, tasks: Sequence[Task]) -> None:
         """Do all the tasks and return when the last is done; raises what a task raised."""
@@ -75,13 +76,14 @@ class _Order:
 
     def __init__(self, task: Task) -> None:
         self._task = task
+        self._context = copy_context()  # numpy's error settings go with the work
         self._error: BaseException | None = None
         self._done = threading.Lock()
         self._done.acquire()
 
     def do(self) -> None:
         try:
-            self._task()
+            self._context.run(self._task)
         except BaseException as error:  # raised again where the work was asked for
             self._error = error
         finally:

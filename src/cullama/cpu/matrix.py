@@ -15,7 +15,7 @@ two Zen 4 cores, SmolLM2-135M's matrices, one thread: tiles 28 GB/s, a dot produ
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import partial
 from typing import Literal, TypeAlias
 
@@ -37,7 +37,7 @@ TILED_ARCHITECTURES = ("SkylakeX", "Cooperlake", "SapphireRapids")
 READ_RATE = 25e9  # bytes a second
 PRODUCT_RATE = 80e9  # operations a second
 
-# Elements of a narrow matrix made float32 at a time: half a megabyte stays in a core's cache.
+# Elements taken, and if need be made float32, at a time: half a megabyte stays in a core's cache.
 WIDENED = 1 << 17
 
 
@@ -93,41 +93,50 @@ def rows_of(weight: HostArray, rows: HostArray) -> HostArray:
 
 
 def product(x: Floats, weight: HostArray, crew: Crew) -> Floats:
-    """x · weightᵀ: [T, I] → [T, O]."""
+    """x · weightᵀ: [T, I] → [T, O].
+
+    What is computed together does not depend on the crew, so neither do the sums.
+    """
     if weight.ndim == 2 and weight.dtype == np.float32 and weight.flags.f_contiguous:  # columns
         return x @ weight.T
+    seconds = max(weight.nbytes / READ_RATE, 2 * len(x) * weight.size / PRODUCT_RATE)
+    if weight.ndim == 2:
+        return _by_rows(x, weight, crew, seconds)
+    return _by_tiles(x, weight, crew, seconds)
+
+
+def _by_tiles(x: Floats, weight: Floats, crew: Crew, seconds: float) -> Floats:
     # numpy hands a single row to gemv, which is slow; two rows are a product like any other, and
     # cost no more than one: the time goes into reading the weight.
-    rows = np.concatenate([x, x]) if len(x) == 1 and weight.ndim == 3 else x
-    out = np.empty((len(rows), weight.size // x.shape[1]), np.float32)
-    seconds = max(weight.nbytes / READ_RATE, 2 * len(x) * weight.size / PRODUCT_RATE)
-    multiply = _form(weight)
+    rows = np.concatenate([x, x]) if len(x) == 1 else x
+    out = np.empty((len(rows), len(weight), TILE), np.float32)
+    by_tile = out.transpose(1, 0, 2)
     crew.run(
-        [partial(multiply, rows, weight, out, part) for part in crew.parts(len(weight), seconds)]
+        [
+            partial(np.matmul, rows, weight[part], out=by_tile[part])
+            for part in crew.parts(len(weight), seconds)
+        ]
     )
-    return out[: len(x)]
+    return out.reshape(len(rows), len(weight) * TILE)[: len(x)]
 
 
-def _form(weight: HostArray) -> Callable[[Floats, HostArray, Floats, slice], object]:
-    if weight.ndim == 3:
-        return _tiles
-    return _rows if weight.dtype == np.float32 else _narrow
+def _by_rows(x: Floats, weight: HostArray, crew: Crew, seconds: float) -> Floats:
+    outputs, inputs = weight.shape
+    out = np.empty((len(x), outputs), np.float32)
+    step = max(1, WIDENED // inputs)
+
+    def some(part: slice) -> None:
+        for chunk in range(part.start, part.stop):
+            rows = slice(chunk * step, (chunk + 1) * step)
+            _few_rows(x, weight[rows].astype(np.float32, copy=False), out[:, rows])
+
+    chunks = -(-outputs // step)
+    crew.run([partial(some, part) for part in crew.parts(chunks, seconds)])
+    return out
 
 
-def _tiles(x: Floats, weight: Floats, out: Floats, part: slice) -> None:
-    by_tile = out.reshape(len(x), out.shape[1] // TILE, TILE).transpose(1, 0, 2)
-    np.matmul(x, weight[part], out=by_tile[part])
-
-
-def _rows(x: Floats, weight: Floats, out: Floats, part: slice) -> None:
+def _few_rows(x: Floats, weight: Floats, out: Floats) -> None:
     if len(x) == 1:
-        np.vecdot(weight[part], x[0], out=out[0, part])  # a dot product a row, along memory
+        np.vecdot(weight, x[0], out=out[0])  # a dot product a row, each reading along memory
     else:
-        np.matmul(x, weight[part].T, out=out[:, part])
-
-
-def _narrow(x: Floats, weight: HostArray, out: Floats, part: slice) -> None:
-    step = max(1, WIDENED // x.shape[1])
-    for start in range(part.start, min(part.stop, len(weight)), step):
-        rows = slice(start, min(start + step, part.stop))
-        _rows(x, weight[rows].astype(np.float32), out[:, rows], slice(None))
+        np.matmul(x, weight.T, out=out)

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import secrets
 import time
 from contextlib import suppress
 from math import prod
@@ -81,7 +80,7 @@ class WeightFile:
         self.path = path
         self.is_filled = _is_complete(path)
         self._end = HEADER
-        self._file = path if self.is_filled else path.with_suffix(f".{secrets.token_hex(8)}.part")
+        self._file = path if self.is_filled else path.with_suffix(f".{os.urandom(8).hex()}.part")
         if not self.is_filled:
             path.parent.mkdir(parents=True, exist_ok=True)
             _remove_abandoned(path.parent)

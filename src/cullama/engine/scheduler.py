@@ -2,7 +2,8 @@
 
 Iteration-level scheduling (Yu et al., "Orca", OSDI 2022): a sequence joins and leaves between any
 two steps. There is no prefill phase: whoever has tokens that the model has not seen catches up,
-within a budget of tokens a step, those nearly done first.
+within a budget of tokens a step: first those that write, one token each, then those that read,
+in order of arrival.
 """
 
 from __future__ import annotations
@@ -37,8 +38,7 @@ class Scheduler:
         self._admit()
         chosen: list[tuple[Sequence, int]] = []
         budget = self.token_budget
-        by_need = sorted(self.running, key=_pending) if len(self.running) > 1 else self.running
-        for sequence in by_need:
+        for sequence in sorted(self.running, key=_is_catching_up):
             if budget == 0:
                 break
             count = min(sequence.pending, budget)
@@ -66,5 +66,6 @@ class Scheduler:
             self.running.append(sequence)
 
 
-def _pending(sequence: Sequence) -> int:
-    return sequence.pending
+def _is_catching_up(sequence: Sequence) -> bool:
+    """Has more than its newest token to feed; among equals, the order of arrival stands."""
+    return sequence.pending > 1
