@@ -11,7 +11,7 @@ gathered first. It does not know who owns a block.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -27,7 +27,11 @@ Floats: TypeAlias = NDArray[np.float32]
 
 # Queries taken at a time: few enough that the scores of a tile stay in the processor's cache and
 # that little is computed above the diagonal, many enough for the products to be large.
-TILE = 128
+TILE = 64
+
+# Rows that go through norms, products and activations together: what lies between the products
+# stays in a core's cache, and the cores share a prompt by its rows.
+FEW_ROWS = 256
 
 # What a tile takes, roughly, to tell whether tiles are worth sharing.
 TILE_SECONDS = 15e-6  # however small
@@ -57,6 +61,7 @@ class CpuBatch(Batch[HostArray]):
     spans: tuple[Span, ...]
     kept: NDArray[np.intp] | slice  # rows that go to the cache
     places: tuple[int, int] | tuple[HostArray, HostArray]  # their blocks, and offsets in them
+    parts: tuple[tuple[slice, CpuBatch], ...] = ()  # its rows a few at a time, where there are many
 
 
 def prepare(batch: Batch[HostArray], block_size: int) -> CpuBatch:
@@ -72,7 +77,21 @@ def prepare(batch: Batch[HostArray], block_size: int) -> CpuBatch:
         if starts[i] < starts[i + 1]
     )
     kept, places = _places(batch.slots, block_size)
-    return CpuBatch(**vars(batch), spans=spans, kept=kept, places=places)
+    tokens = len(batch.tokens)
+    fields: dict[str, Any] = {**vars(batch), "spans": spans, "kept": kept, "places": places}
+    if len(batch.logit_rows) == tokens:
+        fields["logit_rows"] = slice(None)  # all of them: a view instead of a copy
+    whole = CpuBatch(**fields)
+    if tokens <= FEW_ROWS:
+        return whole
+    rows = [slice(start, start + FEW_ROWS) for start in range(0, tokens, FEW_ROWS)]
+    return replace(whole, parts=tuple((part, _part(whole, part, block_size)) for part in rows))
+
+
+def _part(batch: CpuBatch, rows: slice, block_size: int) -> CpuBatch:
+    """A batch that stores those rows; it is for no attention."""
+    kept, places = _places(batch.slots[rows], block_size)
+    return replace(batch, spans=(), kept=kept, places=places)
 
 
 def _run_or_table(table: HostArray, context: int, block_size: int) -> int | NDArray[np.int32]:

@@ -84,6 +84,11 @@ def _fill_tiles(weight: HostArray, row: int, part: HostArray) -> None:
         done += count
 
 
+def rows_in(weight: HostArray) -> int:
+    """O of an [O, I] weight."""
+    return len(weight) * (TILE if weight.ndim == 3 else 1)
+
+
 def rows_of(weight: HostArray, rows: HostArray) -> HostArray:
     """Rows of the [O, I] matrix: [T] → float32 [T, I]."""
     if weight.ndim == 2:

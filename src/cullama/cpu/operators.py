@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import logging
 import mmap
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import chain
 from math import prod
 from pathlib import Path
@@ -26,7 +27,7 @@ from ..operators import Operators, Step
 from ..tensor import HostArray, StoredTensor
 from ..weights import Layer
 from . import matrix
-from .attention import CpuBatch, attend, prepare, store
+from .attention import FEW_ROWS, CpuBatch, attend, prepare, store
 from .crew import Crew
 from .storage import ALIGNMENT, Memory, Storage, weight_file
 
@@ -46,6 +47,9 @@ MOST_ARRAYS = 65_536  # of one model: each may need padding to a cache line
 
 # e^88 is the largest power of e that float32 holds; a gate below −88 is nothing either way.
 LARGEST_EXPONENT = 88.0
+
+# Elements that several element-wise passes go over together: 128 KB stay close to the core.
+PASSED_OVER = 1 << 16
 
 
 class CpuOperators(Operators[HostArray]):
@@ -160,13 +164,11 @@ class CpuOperators(Operators[HostArray]):
 
     def silu_mul(self, gate_up: HostArray) -> HostArray:
         half = gate_up.shape[-1] // 2
-        gate, up = gate_up[..., :half], gate_up[..., half:]
-        out = np.maximum(gate, -LARGEST_EXPONENT)
-        np.negative(out, out=out)
-        np.exp(out, out=out)
-        out += 1
-        np.divide(gate, out, out=out)
-        out *= up
+        out = np.empty((len(gate_up), half), np.float32)
+        step = max(1, PASSED_OVER // half)
+        for start in range(0, len(out), step):
+            rows = slice(start, start + step)
+            _silu_mul(gate_up[rows, :half], gate_up[rows, half:], out[rows])
         return out
 
     def rope_and_store(
@@ -194,6 +196,50 @@ class CpuOperators(Operators[HostArray]):
     ) -> HostArray:
         assert isinstance(batch, CpuBatch)
         return attend(q, cache, batch, self.crew)
+
+    # --- for speed only: prompts a few rows at a time -------------------------------------------
+
+    def project_qkv(
+        self,
+        x: HostArray,
+        layer: Layer[HostArray],
+        turns: HostArray,
+        cache: LayerCache[HostArray],
+        batch: Batch[HostArray],
+        eps: float,
+    ) -> HostArray:
+        assert isinstance(batch, CpuBatch)
+        whole = super().project_qkv
+        if not batch.parts:
+            return whole(x, layer, turns, cache, batch, eps)
+        kv_heads, _, width, _ = cache.keys.shape
+        heads = matrix.rows_in(layer.qkv) // width - 2 * kv_heads
+        out = np.empty((len(x), heads, width), np.float32)
+
+        def some(share: slice) -> None:
+            for rows, part in batch.parts[share]:
+                out[rows] = whole(x[rows], layer, turns[rows], cache, part, eps)
+
+        self._share(some, len(batch.parts))
+        return out
+
+    def feed_forward(self, x: HostArray, layer: Layer[HostArray], eps: float) -> HostArray:
+        whole = super().feed_forward
+        if len(x) <= FEW_ROWS:
+            return whole(x, layer, eps)
+        out = np.empty_like(x)
+
+        def some(share: slice) -> None:
+            for start in range(share.start * FEW_ROWS, share.stop * FEW_ROWS, FEW_ROWS):
+                rows = slice(start, start + FEW_ROWS)
+                out[rows] = whole(x[rows], layer, eps)
+
+        self._share(some, -(-len(x) // FEW_ROWS))
+        return out
+
+    def _share(self, work: Callable[[slice], None], units: int) -> None:
+        """Large work in so many units, shared out by the crew."""
+        self.crew.run([partial(work, part) for part in self.crew.parts(units, seconds=1.0)])
 
     def graph(self, step: Step[HostArray]) -> Step[HostArray]:
         """What is not a number is found where a token is drawn, not warned of in each product."""
@@ -232,6 +278,16 @@ def _zeros(shape: tuple[int, ...], dtype: np.dtype) -> HostArray:
     """
     memory = mmap.mmap(-1, prod(shape) * dtype.itemsize)
     return np.frombuffer(memory, dtype).reshape(shape)
+
+
+def _silu_mul(gate: Floats, up: Floats, out: Floats) -> None:
+    """out = gate / (1 + e^−gate) · up"""
+    np.maximum(gate, -LARGEST_EXPONENT, out=out)
+    np.negative(out, out=out)
+    np.exp(out, out=out)
+    out += 1
+    np.divide(gate, out, out=out)
+    out *= up
 
 
 def _rotate(x: Floats, turns: Floats) -> Floats:
