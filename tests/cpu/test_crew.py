@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 import threading
-import time
 import warnings
 
 import numpy as np
@@ -74,22 +73,22 @@ def test_numpy_s_error_settings_go_with_the_work() -> None:
 
 
 def test_helpers_leave_with_their_crew() -> None:
-    before = threading.active_count()
+    before = set(threading.enumerate())
     crew = Crew(4)
     crew.run([lambda: None] * 4)
-    assert threading.active_count() == before + 3
+    helpers = set(threading.enumerate()) - before
+    assert len(helpers) == 3
     del crew
     gc.collect()
-    deadline = time.monotonic() + 10
-    while threading.active_count() > before and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert threading.active_count() == before
+    for helper in helpers:
+        helper.join(timeout=10)
+        assert not helper.is_alive()
 
 
 def test_a_crew_of_one_hires_nobody() -> None:
-    before = threading.active_count()
-    Crew(1).run([lambda: None])
-    assert threading.active_count() == before
+    before = set(threading.enumerate())
+    Crew(1).run([lambda: None, lambda: None])
+    assert not set(threading.enumerate()) - before
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")

@@ -43,7 +43,8 @@ class Crew:
 
     def run(self, tasks: Sequence[Task]) -> None:
         """Do all the tasks and return when the last is done; raises what a task raised."""
-        if len(tasks) <= 1 or self._is_busy:  # a task that asks for help does the work itself
+        # A crew of one has no helpers; a task that asks for help does the work itself.
+        if len(tasks) <= 1 or self.size == 1 or self._is_busy:
             for task in tasks:
                 task()
             return
