@@ -12,7 +12,7 @@ from ..cpu.threads import choose_threads, physical_cores
 from ..errors import UsageError
 from . import runs
 from .report import Report, bytes_per_token, decode_row, prefill_row
-from .yardsticks import between, measure_cpu
+from .yardsticks import CpuMeter, between
 
 if TYPE_CHECKING:
     from ..llm import LLM
@@ -42,13 +42,15 @@ def benchmark(llm: LLM, plan: Plan) -> Report:
     config, ops = llm.config, llm.engine.runner.ops
     assert isinstance(ops, CpuOperators)
     weight_bytes = bytes_per_token(config, ops.dtype.itemsize)
+    thread_counts = _thread_counts(plan)
     limits, rows = [], []
-    for threads in _thread_counts(plan):
-        before = measure_cpu(threads, plan.repeats)
+    meter = CpuMeter(plan.repeats)
+    for threads in thread_counts:
+        before = meter.measure(threads)
         ops.use_threads(threads)
         read = [runs.prefill(llm.engine, tokens, plan.repeats) for tokens in plan.prompts]
         written = [runs.decode(llm.engine, context, plan.tokens) for context in plan.contexts]
-        limit = between(before, measure_cpu(threads, plan.repeats))
+        limit = between(before, meter.measure(threads))
         limits.append(limit)
         rows += [prefill_row(run, limit, config) for run in read]
         rows += [decode_row(run, limit, weight_bytes) for run in written]

@@ -48,18 +48,26 @@ def between(before: CpuYardsticks, after: CpuYardsticks) -> CpuYardsticks:
     )
 
 
-def measure_cpu(threads: int, repeats: int = 5) -> CpuYardsticks:
-    """Medians of `repeats` runs each, with numpy's BLAS at that many threads."""
-    limit_blas(threads)
-    try:
-        return CpuYardsticks(
-            threads=threads,
-            read_huge=_read_rate(_huge_paged(READ_BYTES), repeats),
-            read_small=_read_rate(_small_paged(READ_BYTES), repeats),
-            sgemm=_sgemm_rate(repeats),
-        )
-    finally:
-        limit_blas(1)
+class CpuMeter:
+    """Measures the limits again and again over the same memory, which is costly to come by."""
+
+    def __init__(self, repeats: int = 5, size: int = READ_BYTES) -> None:
+        """`repeats`: a figure is the median of so many; `size`: bytes read for each."""
+        self._repeats = repeats
+        self._huge, self._small = _huge_paged(size), _small_paged(size)
+
+    def measure(self, threads: int) -> CpuYardsticks:
+        """With numpy's BLAS at that many threads."""
+        limit_blas(threads)
+        try:
+            return CpuYardsticks(
+                threads=threads,
+                read_huge=_read_rate(self._huge, self._repeats),
+                read_small=_read_rate(self._small, self._repeats),
+                sgemm=_sgemm_rate(self._repeats),
+            )
+        finally:
+            limit_blas(1)
 
 
 def _read_rate(buffer: Floats, repeats: int) -> float:
