@@ -42,8 +42,8 @@ def test_the_number_of_threads_does_not_change_a_bit(
     layout: matrix.Layout, dtype: type, tokens: int
 ) -> None:
     rng = np.random.default_rng(tokens)
-    weight = placed(rng.standard_normal((6400, 640), np.float32), layout, dtype)
-    x = rng.standard_normal((tokens, 640), np.float32)
+    weight = placed(rng.standard_normal((19200, 1280), np.float32), layout, dtype)
+    x = rng.standard_normal((tokens, 1280), np.float32)
     crews = [Crew(size) for size in (1, 2, 3)]
     assert len(crews[1].parts(100, weight.nbytes / matrix.READ_RATE)) == 2  # it is shared
     results = [matrix.product(x, weight, crew) for crew in crews]

@@ -5,7 +5,8 @@ several cores at once. Each part is computed as one thread would compute it alon
 not depend on how many threads there are. Helpers sleep between orders, where a BLAS's own threads
 spin: a neighbour that keeps a core busy costs a share of the speed, not a multiple.
 
-Waking a sleeping core takes some 40 µs on a virtual machine; only larger work is worth sharing.
+Waking a sleeping core takes 40 µs on a quiet virtual machine, and several times that on a busy one,
+where a second core may read memory no faster either: only much larger work is shared.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import TypeAlias
 
 Task: TypeAlias = Callable[[], object]
 
-WORTH_SHARING = 100e-6  # seconds
+WORTH_SHARING = 1e-3  # seconds
 
 
 class Crew:
