@@ -42,6 +42,7 @@ def test_a_report_for_machines_holds_limits_and_runs() -> None:
         (["--contexts", "0"], "'0'"),
         (["--thread-counts", "9999", "--config", "tinystories-656k"], "9999"),
         (["--tokens", "1"], "--tokens"),
+        (["--threads", "1", "--thread-counts", "1"], "--thread-counts"),
     ],
 )
 def test_what_cannot_be_is_misuse_in_one_line(arguments: list[str], named: str) -> None:

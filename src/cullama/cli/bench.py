@@ -27,6 +27,12 @@ def _numbers(context: click.Context, option: click.Parameter, text: str | None) 
     return numbers
 
 
+def _thread_counts(threads: int | None, counts: list[int] | None) -> tuple[int, ...]:
+    if threads is not None and counts is not None:
+        raise UsageError("--threads is one of --thread-counts: give one of the two options")
+    return tuple(counts or ([] if threads is None else [threads]))
+
+
 @click.command("bench", short_help="Measure speed beside the machine's limits.")
 @model_options
 @click.option("--config", "shape", metavar="NAME", help="A known shape with random weights.")
@@ -38,10 +44,27 @@ def _numbers(context: click.Context, option: click.Parameter, text: str | None) 
     help="Context lengths to write after.",
 )
 @click.option(
-    "--prefill", "prompts", default="512", show_default=True, callback=_numbers, help="Prompts."
+    "--prefill",
+    "prompts",
+    default="512",
+    show_default=True,
+    callback=_numbers,
+    help="Prompts to read.",
 )
-@click.option("--tokens", type=click.IntRange(min=3), default=48, show_default=True)
-@click.option("--repeats", type=click.IntRange(min=1), default=5, show_default=True)
+@click.option(
+    "--tokens",
+    type=click.IntRange(min=3),
+    default=48,
+    show_default=True,
+    help="Written after each context.",
+)
+@click.option(
+    "--repeats",
+    type=click.IntRange(min=1),
+    default=5,
+    show_default=True,
+    help="A figure is the median of so many.",
+)
 @click.option(
     "--thread-counts",
     callback=_numbers,
@@ -59,7 +82,7 @@ def command(shape: str | None, as_json: bool, **options: Any) -> None:
         prompts=tuple(options.pop("prompts")),
         tokens=options.pop("tokens"),
         repeats=options.pop("repeats"),
-        thread_counts=tuple(options.pop("thread_counts") or ()),
+        thread_counts=_thread_counts(options["threads"], options.pop("thread_counts")),
     )
     if shape is not None and options["model"] is not None:
         raise UsageError("--config runs random weights, --model a file: give one of them")

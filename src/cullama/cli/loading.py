@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 def load(model: Any, quiet: bool, **options: Any) -> LLM:
     from ..llm import LLM
 
+    logging.basicConfig(format="%(message)s")  # on standard error
+    logging.getLogger("cullama").setLevel(logging.WARNING if quiet else logging.INFO)
     with (
         ProgressBar("fetching the default model", in_bytes=True) as download,
         ProgressBar("reading weights") as reading,

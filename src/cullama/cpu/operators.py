@@ -106,7 +106,9 @@ class CpuOperators(Operators[HostArray]):
 
     def _finish_storage(self) -> None:
         try:
-            self._storage.finish()
+            if kept := self._storage.finish():
+                size = kept.stat().st_size / 1e6
+                logger.info("the converted weights are kept in %s (%.0f MB)", kept, size)
         except OSError as error:  # the weights are in memory all the same
             _warn_not_kept(self._weight_folder, error)
 

@@ -38,7 +38,8 @@ class Storage(Protocol):
 
     def take(self, shape: tuple[int, ...], dtype: DTypeLike) -> HostArray: ...
 
-    def finish(self) -> None: ...
+    def finish(self) -> Path | None:
+        """Everything is taken and filled; the file that keeps it from now on, if it is new."""
 
     def abandon(self) -> None: ...
 
@@ -62,7 +63,7 @@ class Memory:
         return piece.view(dtype).reshape(shape)
 
     def finish(self) -> None:
-        pass
+        return None
 
     def abandon(self) -> None:
         pass
@@ -93,15 +94,16 @@ class WeightFile:
         array: HostArray = np.memmap(self._file, np.dtype(dtype), mode, offset=start, shape=shape)
         return array.view(np.ndarray)
 
-    def finish(self) -> None:
+    def finish(self) -> Path | None:
         """Make a file just written permanent."""
         if self.is_filled:
-            return
+            return None
         with self._file.open("r+b") as file:
             file.truncate(self._end)
             file.write(_header(self._end))
             os.fsync(file.fileno())
         os.replace(self._file, self.path)
+        return self.path
 
     def abandon(self) -> None:
         """Remove what was not finished; does nothing afterwards."""
