@@ -21,6 +21,8 @@ MISSING: Any = object()  # the field must be there
 # Larger than any real model, small enough that products of sizes stay sane.
 LARGEST_COUNT = 1 << 31
 
+DEEPEST = 32  # levels of a JSON file
+
 
 def load_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file, refusing what JSON parsers disagree about.
@@ -40,7 +42,19 @@ def load_json(path: Path) -> dict[str, Any]:
         raise ModelFileError(f"{path}: cannot be read as JSON: {error}") from None
     if not isinstance(value, dict):
         _fail(path, f"holds a {type(value).__name__}, expected a JSON object")
+    _check_depth(path, value)
     return value
+
+
+def _check_depth(path: Path, value: Any) -> None:
+    """How deep Python's own parser goes differs between its versions."""
+    level: list[Any] = [value]
+    for _ in range(DEEPEST):
+        inner = [list(v.values()) if isinstance(v, dict) else v for v in level]
+        level = [v for values in inner if isinstance(values, list) for v in values]
+        if not level:
+            return
+    _fail(path, f"is nested more than {DEEPEST} deep, expected settings")
 
 
 def _unique(path: Path, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
