@@ -41,6 +41,23 @@ def test_an_error_of_any_task_is_raised_and_the_crew_goes_on(bad: int) -> None:
     assert {3, 4} <= set(done)
 
 
+def test_an_error_of_the_caller_s_own_task_waits_for_the_others() -> None:
+    begun, done = threading.Event(), []
+
+    def fail() -> None:
+        assert begun.wait(10)
+        raise ZeroDivisionError("mine")
+
+    def slow() -> None:
+        begun.set()
+        threading.Event().wait(0.05)
+        done.append(1)
+
+    with pytest.raises(ZeroDivisionError, match="mine"):
+        Crew(2).run([fail, slow])
+    assert done == [1]
+
+
 def test_a_task_may_ask_for_help_itself() -> None:
     crew, done = Crew(2), []
 

@@ -49,7 +49,7 @@ def _thread_counts(threads: int | None, counts: list[int] | None) -> tuple[int, 
     default="512",
     show_default=True,
     callback=_numbers,
-    help="Prompts to read.",
+    help="Lengths of prompts to read.",
 )
 @click.option(
     "--tokens",

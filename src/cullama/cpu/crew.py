@@ -61,9 +61,11 @@ class Crew:
         orders = [_Order(task) for task in tasks[1:]]
         for order in orders:
             self._orders.put(order)
-        tasks[0]()
-        for order in orders:
-            order.wait()
+        try:
+            tasks[0]()
+        finally:  # whatever happens here, nobody writes to arrays that the caller has given up
+            for order in orders:
+                order.wait()
 
     def _hire(self) -> None:
         self._process, self._orders = os.getpid(), SimpleQueue()

@@ -25,9 +25,9 @@ from .runner import Runner
 from .scheduler import Scheduler
 
 DEFAULT_MAX_TOKENS = 256
-TOKEN_BUDGET = (
-    512  # tokens a step: enough to feed the processor, few enough to keep others waiting briefly
-)
+
+# Tokens a step: enough to feed the processor, few enough to keep others waiting only briefly.
+TOKEN_BUDGET = 512
 MOST_RUNNING = 256
 
 
@@ -62,11 +62,9 @@ class Engine:
             UsageError: an empty prompt, or a token id outside the vocabulary.
             ContextLengthError: prompt and answer do not fit the context.
         """
-        self._check_tokens("the prompt", prompt)
+        self._check_prompt(prompt)
         self._check_tokens("stop_token_ids", params.stop_token_ids)
         self._check_tokens("logit_bias", params.logit_bias)
-        if not prompt:
-            raise UsageError("the prompt is empty, expected at least one token")
         max_tokens = self._longest_answer(len(prompt), params.max_tokens)
         seed = fresh_seed() if params.seed is None else params.seed
         ends = frozenset(() if params.ignore_eos else self.config.eos_ids) | set(
@@ -132,9 +130,7 @@ class Engine:
 
     def logits(self, tokens: list[int]) -> NDArray[np.float32]:
         """What the model predicts after each token, [T, V]."""
-        self._check_tokens("the prompt", tokens)
-        if not tokens:
-            raise UsageError("the prompt is empty, expected at least one token")
+        self._check_prompt(tokens)
         self._longest_answer(len(tokens), 0)
         with self._lock:
             blocks = self.pool.allocate(-(-len(tokens) // self.scheduler.block_size))
@@ -152,6 +148,11 @@ class Engine:
             finally:
                 self.pool.release(blocks)
         return np.concatenate(parts)
+
+    def _check_prompt(self, tokens: list[int]) -> None:
+        if not tokens:
+            raise UsageError("the prompt is empty, expected at least one token")
+        self._check_tokens("the prompt", tokens)
 
     def _check_tokens(self, where: str, tokens: Iterable[int]) -> None:
         for token in tokens:
