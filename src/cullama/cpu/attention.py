@@ -59,7 +59,7 @@ class CpuBatch(Batch[HostArray]):
     """A batch with what the CPU works out once for all layers."""
 
     spans: tuple[Span, ...]
-    kept: NDArray[np.intp] | slice  # rows that go to the cache
+    kept: NDArray[np.intp] | int  # rows that go to the cache
     places: tuple[int, int] | tuple[HostArray, HostArray]  # their blocks, and offsets in them
     parts: tuple[tuple[slice, CpuBatch], ...] = ()  # its rows a few at a time, where there are many
 
@@ -111,15 +111,16 @@ def _run_or_table(table: HostArray, context: int, block_size: int) -> int | NDAr
 def _places(slots: HostArray, block_size: int) -> tuple[Any, Any]:
     """Plain numbers where there is one token: numpy takes them several times faster."""
     if len(slots) == 1 and slots[0] >= 0:
-        return slice(None), divmod(int(slots[0]), block_size)
+        return 0, divmod(int(slots[0]), block_size)
     kept = np.flatnonzero(slots >= 0)
     return kept, np.divmod(slots[kept], block_size)
 
 
 def store(keys: Floats, values: Floats, cache: LayerCache[HostArray], batch: CpuBatch) -> None:
     """Keep the keys and values of a layer, [T, K, E] both."""
-    cache.keys.transpose(1, 3, 0, 2)[batch.places] = keys[batch.kept]
-    cache.values.transpose(1, 2, 0, 3)[batch.places] = values[batch.kept]
+    blocks, offsets = batch.places
+    cache.keys[:, blocks, :, offsets] = keys[batch.kept]
+    cache.values[:, blocks, offsets] = values.swapaxes(0, 1)[:, batch.kept]
 
 
 def attend(q: Floats, cache: LayerCache[HostArray], batch: CpuBatch, crew: Crew) -> Floats:

@@ -298,9 +298,10 @@ def _silu_mul(gate: Floats, up: Floats, out: Floats) -> None:
 def _rotate(x: Floats, turns: Floats) -> Floats:
     """x · (cos, cos) + swapped(x) · (−sin, sin): [T, heads, E], [T, 2E] → [T, heads, E]."""
     tokens, heads, width = x.shape
-    halves = (tokens, heads, 2, width // 2)
-    cos, sin = turns.reshape(tokens, 2, 1, 2, width // 2).swapaxes(0, 1)
-    x = x.reshape(halves)
+    half = width // 2
+    cos = turns[:, :width].reshape(tokens, 1, 2, half)
+    sin = turns[:, width:].reshape(tokens, 1, 2, half)
+    x = x.reshape(tokens, heads, 2, half)
     out = x * cos
     out += x[:, :, ::-1] * sin
     return out.reshape(tokens, heads, width)
