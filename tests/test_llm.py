@@ -10,7 +10,6 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -48,7 +47,7 @@ def shared(tiny_model: Path) -> LLM:
 def is_idle(llm: LLM) -> bool:
     """Nothing is under way, and every block of the cache is free."""
     engine = llm.engine
-    return not engine.scheduler.has_work and engine.pool.free == engine.pool.count
+    return not engine.scheduler.has_work and engine.cache.pool.held == 0
 
 
 def becomes_idle(llm: LLM) -> bool:
@@ -122,7 +121,9 @@ def test_importing_the_package_imports_nothing_heavy() -> None:
 
 def test_a_contract_of_fields_is_kept() -> None:
     params = "max_tokens temperature top_k top_p min_p repetition_penalty presence_penalty "
-    params += "frequency_penalty seed stop stop_token_ids logit_bias logprobs n ignore_eos"
+    params += (
+        "frequency_penalty seed stop stop_token_ids logit_bias logprobs n ignore_eos speculation"
+    )
     assert {field.name for field in fields(SamplingParams)} == set(params.split())
     completion = "text token_ids finish_reason logprobs prompt_tokens seed timings alternatives"
     assert {field.name for field in fields(Completion)} == set(completion.split())
@@ -614,7 +615,7 @@ def break_next_step(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> Callable[[Base
     step = llm.engine.runner.step
 
     def arm(error: BaseException) -> None:
-        def broken(chosen: Any) -> Any:
+        def broken(plan: Any) -> Any:
             monkeypatch.setattr(llm.engine.runner, "step", step)
             raise error
 
@@ -623,32 +624,61 @@ def break_next_step(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> Callable[[Base
     return arm
 
 
-def test_a_step_that_fails_tells_every_reader_and_the_model_goes_on(
+@pytest.fixture
+def refuse_token(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Exception], None]:
+    """Every pass raises in which a sequence takes part that holds this token."""
+    step = llm.engine.runner.step
+
+    def arm(token: int, error: Exception) -> None:
+        def broken(plan: Any) -> Any:
+            if any(token in sequence.tokens for sequence, _ in plan):
+                raise error
+            return step(plan)
+
+        monkeypatch.setattr(llm.engine.runner, "step", broken)
+
+    return arm
+
+
+def test_a_pass_that_fails_once_is_repeated_and_hurts_nobody(
     llm: LLM, alone: Completion, break_next_step: Callable[[BaseException], None]
 ) -> None:
-    streams = [llm.stream(prompt, PARAMS) for prompt in (PROMPT, *OTHERS[:3])]
-    for stream in streams[:3]:  # the last one has not begun
-        next(stream)
+    streams = [llm.stream(PROMPT, PARAMS) for _ in range(4)]
+    texts = [next(stream) for stream in streams[:3]]  # the last one has not begun
     break_next_step(BrokenError("the machine is on fire"))
-    for stream in streams:
-        with pytest.raises(BrokenError, match="on fire"):
-            "".join(stream)
-        assert stream.completion.finish_reason == "cancelled"
+    texts = [text + "".join(s) for text, s in zip([*texts, ""], streams, strict=True)]
+    assert texts == [alone.text] * 4
+
+
+def test_a_request_that_breaks_the_pass_ends_alone(
+    llm: LLM, alone: Completion, refuse_token: Callable[[int, Exception], None]
+) -> None:
+    guilty, harmless = llm.stream([5, 299, 6], PARAMS), llm.stream(PROMPT, PARAMS)
+    next(harmless)
+    refuse_token(299, BrokenError("no such token"))
+    with pytest.raises(BrokenError, match="no such token"):
+        "".join(guilty)
+    assert guilty.completion.finish_reason == "error"
+    assert "".join([harmless.completion.text, *harmless]) == alone.text
+    assert is_idle(llm)
+
+
+@pytest.mark.parametrize("error", [BrokenError("fire"), MemoryError()], ids=repr)
+def test_a_batch_in_which_one_fails_leaves_nothing_behind(
+    llm: LLM, alone: Completion, refuse_token: Callable[[int, Exception], None], error: Exception
+) -> None:
+    refuse_token(299, error)
+    with pytest.raises(type(error)):
+        llm.generate([[5, 299], [7, 8], [9]], replace(PARAMS, n=2))
     assert is_idle(llm)
     assert llm.generate(PROMPT, PARAMS).text == alone.text
 
 
-@pytest.mark.parametrize(
-    "error", [BrokenError("fire"), MemoryError(), KeyboardInterrupt()], ids=repr
-)
-def test_a_batch_that_fails_leaves_nothing_behind(
-    llm: LLM,
-    alone: Completion,
-    break_next_step: Callable[[BaseException], None],
-    error: BaseException,
+def test_an_interrupted_batch_leaves_nothing_behind(
+    llm: LLM, alone: Completion, break_next_step: Callable[[BaseException], None]
 ) -> None:
-    break_next_step(error)
-    with pytest.raises(type(error)):
+    break_next_step(KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
         llm.generate([PROMPT, *OTHERS], replace(PARAMS, n=2))
     assert is_idle(llm)
     assert llm.generate(PROMPT, PARAMS).text == alone.text
@@ -736,14 +766,13 @@ def test_texts_under_way_end_when_the_model_is_closed(tiny_model: Path) -> None:
     llm = LLM(tiny_model)
     streams = [llm.stream(prompt, PARAMS) for prompt in (PROMPT, OTHERS[0])]
     next(streams[0])
-    drawn = [stream.completion.token_ids for stream in streams]
     llm.close()
     for stream in streams:
-        with suppress(ClosedError):
+        with pytest.raises(ClosedError, match="while this text was under way"):
             list(stream)  # what was drawn before may still be read
-        assert stream.completion.finish_reason == "cancelled"
+        assert stream.completion.finish_reason == "error"
+        assert len(stream.completion.token_ids) == 1
         stream.close()
-    assert [stream.completion.token_ids for stream in streams] == drawn
 
 
 @pytest.mark.parametrize("has_stream", [False, True])
@@ -846,7 +875,7 @@ def test_logits_of_a_token_do_not_depend_on_those_after_it(llm: LLM) -> None:
 
 
 def test_logits_that_find_no_room_say_so(small_cache: LLM) -> None:
-    stream = small_cache.stream([5] * 30, PARAMS)
+    stream = small_cache.stream([5] * 33, PARAMS)  # both of its blocks
     next(stream)
     with pytest.raises(UsageError, match="no room"):
         small_cache.logits([5])

@@ -45,23 +45,23 @@ def test_greedy_tokens_are_those_of_transformers(model):
 def test_any_chunking_of_the_prompt_gives_the_same_logits(model, chunk):
     llm, expected = model
     ids, engine = expected["ids"].tolist(), llm.engine
-    blocks = engine.pool.allocate(2)
+    blocks = engine.cache.pool.allocate(2)
     parts = [
         engine.runner.logits([Piece(part, start, blocks, len(part))])
         for start in range(0, len(ids), chunk)
         if (part := ids[start : start + chunk])
     ]
-    engine.pool.release(blocks)
+    engine.cache.pool.release(blocks)
     assert np.abs(np.concatenate(parts) - expected["logits"]).max() <= 1e-4
 
 
 def test_a_step_that_wants_no_logits_only_fills_the_cache(model):
     llm, expected = model
     ids, engine = expected["ids"].tolist(), llm.engine
-    blocks = engine.pool.allocate(2)
+    blocks = engine.cache.pool.allocate(2)
     nothing = engine.runner.logits([Piece(ids[:20], 0, blocks, 0)])
     rest = engine.runner.logits([Piece(ids[20:], 20, blocks, len(ids) - 20)])
-    engine.pool.release(blocks)
+    engine.cache.pool.release(blocks)
     assert nothing.shape == (0, llm.config.vocab_size)
     assert np.abs(rest - expected["logits"][20:]).max() <= 1e-4
 
@@ -70,7 +70,7 @@ def test_a_mixed_batch_gives_the_same_logits(model):
     """A decode, a chunk in the middle of a prompt and a whole prompt, in one pass."""
     llm, expected = model
     ids, engine = expected["ids"].tolist(), llm.engine
-    first, second, third = (engine.pool.allocate(2) for _ in range(3))
+    first, second, third = (engine.cache.pool.allocate(2) for _ in range(3))
     engine.runner.logits([Piece(ids[:-1], 0, first, 1), Piece(ids[:5], 0, second, 1)])
     logits = engine.runner.logits(
         [
@@ -79,7 +79,7 @@ def test_a_mixed_batch_gives_the_same_logits(model):
             Piece(ids, 0, third, len(ids)),
         ]
     )
-    engine.pool.release(first + second + third)
+    engine.cache.pool.release(first + second + third)
     want = expected["logits"]
     assert np.abs(logits - np.concatenate([want[-1:], want[5:17], want])).max() <= 1e-4
 

@@ -49,7 +49,7 @@ def draw(
     answer: Sequence[int] = (),
     **wishes: Any,
 ) -> Draw:
-    return Draw(params or SamplingParams(**wishes), seed, index, prompt, answer)
+    return Draw(params or SamplingParams(**wishes), seed, index, [*prompt, *answer], len(prompt))
 
 
 def tokens_drawn(logits: NDArray[np.float32], times: int = 200, **wishes: Any) -> set[int]:
@@ -230,12 +230,13 @@ def naively_adjusted(logits: Sequence[float], one: Draw) -> list[float]:
     params, scores = one.params, [float(x) for x in logits]
     for token, bias in params.logit_bias.items():
         scores[token] += bias
-    for token in {*one.prompt, *one.answer}:
+    answer = one.tokens[one.prompt_length :]
+    for token in set(one.tokens):
         penalty = params.repetition_penalty
         scores[token] = scores[token] / penalty if scores[token] > 0 else scores[token] * penalty
-    for token in set(one.answer):
+    for token in set(answer):
         scores[token] -= params.presence_penalty
-        for _ in range(list(one.answer).count(token)):
+        for _ in range(list(answer).count(token)):
             scores[token] -= params.frequency_penalty
     return scores
 
@@ -380,7 +381,7 @@ def test_a_token_is_where_its_number_falls_in_the_naive_distribution(
 
 
 def replace_params(one: Draw, params: SamplingParams) -> Draw:
-    return draw(params, one.seed, one.index, one.prompt, one.answer)
+    return one._replace(params=params)
 
 
 @pytest.mark.parametrize(
@@ -670,6 +671,7 @@ INVALID: dict[str, list[Any]] = {
     "logit_bias": [{-1: 1.0}, {"5": 1.0}, {True: 1.0}, {1.0: 1.0}],
     "logprobs": [-1, MOST_LOGPROBS + 1, 1.5, "3", True],
     "n": [0, -1, 1025, 1.5, "2", None, True],
+    "speculation": [-1, 65, 1.5, "2", None, True],
 }
 VALID: dict[str, list[Any]] = {
     "max_tokens": [None, 1, 10**9],
@@ -687,6 +689,7 @@ VALID: dict[str, list[Any]] = {
     "logprobs": [None, 0, MOST_LOGPROBS],
     "n": [1, 1024],
     "ignore_eos": [True, False],
+    "speculation": [0, 64],
 }
 
 
@@ -813,6 +816,7 @@ def test_the_defaults_are_the_documented_ones() -> None:
         "logprobs": None,
         "n": 1,
         "ignore_eos": False,
+        "speculation": 0,
     }
     assert MOST_LOGPROBS == 20
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import time
 import weakref
-from collections.abc import Generator
+from collections.abc import AsyncGenerator, Generator
+from contextlib import aclosing
 from dataclasses import dataclass
 
 from .engine.engine import Engine
@@ -64,19 +65,26 @@ class Answer:
         self._detokenizer = Detokenizer(tokenizer, sequence.prompt) if tokenizer else None
         self._stops = StopStrings(sequence.params.stop)
         self._pieces: list[str] = []
+        self._tokens = 0  # of the sequence's answer, taken in here
         self._started = time.perf_counter()
         self._first_token = self._ended = 0.0
 
     def take(self, token: int) -> str:
         """The text a new token adds; ends the sequence where that completes a stop string."""
+        self._tokens += 1
         if not self._first_token:
             self._first_token = time.perf_counter()
         if self._detokenizer is None or token in self.sequence.end_ids:
             return ""
         piece = self._stops.add(self._detokenizer.add(token))
-        if self._stops.is_found:
-            self._end_at_stop_string()
+        if self.is_complete:
+            self.engine.finish(self.sequence, "stop")
         return self._keep(piece)
+
+    @property
+    def is_complete(self) -> bool:
+        """A stop string has come: what may have been drawn after it is nobody's."""
+        return self._stops.is_found
 
     def end(self) -> str:
         """The text held back in case it began a stop string."""
@@ -90,7 +98,7 @@ class Answer:
             for token in tokens:
                 if piece := self.take(token):
                     yield piece
-                if self._stops.is_found:
+                if self.is_complete:
                     break
             if piece := self.end():
                 yield piece
@@ -98,15 +106,32 @@ class Answer:
             self._ended = self._ended or time.perf_counter()
             tokens.close()
 
+    async def pieces_async(self) -> AsyncGenerator[str, None]:
+        """The same for an event loop."""
+        tokens = self.engine.tokens_async(self.sequence)
+        try:
+            async for token in tokens:
+                if piece := self.take(token):
+                    yield piece
+                if self.is_complete:
+                    break
+            if piece := self.end():
+                yield piece
+        finally:
+            self._ended = self._ended or time.perf_counter()
+            await tokens.aclose()
+
     def completion(self) -> Completion:
         sequence = self.sequence
         first = self._first_token or self._ended or self._started
+        reason = "stop" if self.is_complete else sequence.finish_reason or "cancelled"
+        logprobs = tuple(sequence.logprobs[: self._tokens])
         return Completion(
             text="".join(self._pieces),
-            token_ids=tuple(sequence.answer),
-            finish_reason=sequence.finish_reason or "cancelled",
-            logprobs=None if sequence.params.logprobs is None else tuple(sequence.logprobs),
-            prompt_tokens=len(sequence.prompt),
+            token_ids=tuple(sequence.answer[: self._tokens]),
+            finish_reason=reason,
+            logprobs=None if sequence.params.logprobs is None else logprobs,
+            prompt_tokens=sequence.prompt_length,
             seed=sequence.seed,
             timings=Timings(first - self._started, (self._ended or first) - self._started),
         )
@@ -116,14 +141,11 @@ class Answer:
             self._pieces.append(piece)
         return piece
 
-    def _end_at_stop_string(self) -> None:
-        self.engine.finish(self.sequence, "stop")
-        self.sequence.finish_reason = "stop"  # also where the token was the last one anyway
-
 
 class Stream:
     """Iterate for the pieces of the answer; `completion` tells the rest once it has ended.
 
+    `for` works in the thread that asks; `async for` leaves the work to a thread of the engine.
     Closing it, or letting go of it, ends the answer and returns its memory.
     """
 
@@ -138,6 +160,11 @@ class Stream:
 
     def __next__(self) -> str:
         return next(self._pieces)
+
+    async def __aiter__(self) -> AsyncGenerator[str, None]:
+        async with aclosing(self._answer.pieces_async()) as pieces:
+            async for piece in pieces:
+                yield piece
 
     def close(self) -> None:
         self._pieces.close()

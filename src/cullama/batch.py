@@ -41,6 +41,7 @@ class Piece(NamedTuple):
 
 
 def build_batch(pieces: Sequence[Piece], block_size: int) -> Batch[HostArray]:
+    """Piece by piece: the meaning of `build_large_batch`, and the faster for a few."""
     tokens: list[int] = []
     positions: list[int] = []
     slots: list[int] = []
@@ -61,19 +62,62 @@ def build_batch(pieces: Sequence[Piece], block_size: int) -> Batch[HostArray]:
     width = max(-(-length // block_size) for length in lengths)
     tables = [_padded(piece.blocks, width) for piece in pieces]
     flat = [block for table in tables for block in table]
-    return _unpacked([tokens, positions, slots, starts, lengths, flat, rows], width)
+    fields = [tokens, positions, slots, starts, lengths, flat, rows]
+    buffer = np.array([number for field in fields for number in field], np.int32)
+    return _views(buffer, [len(field) for field in fields], width)
+
+
+def build_large_batch(
+    tokens: Sequence[int],
+    starts: Sequence[int],
+    counts: Sequence[int],
+    wanted: Sequence[int],
+    tables: Sequence[bytes],
+    block_size: int,
+) -> Batch[HostArray]:
+    """The same from columns, with a few calls into numpy however many sequences there are.
+
+    Of each sequence: its first position, how many of the tokens are its, how many of those want
+    logits, and its blocks as the bytes of an int32 array.
+    """
+    first, count, rows = (np.array(column, np.int32) for column in (starts, counts, wanted))
+    lengths = first + count
+    query_starts = _sums(count)
+    sequences = np.repeat(np.arange(len(count), dtype=np.int32), count)
+    positions = np.arange(len(tokens), dtype=np.int32) + (first - query_starts[:-1])[sequences]
+    width = int(-(-lengths.max() // block_size))
+    table = _table(tables, width)
+    slots = table[sequences, positions // block_size] * block_size + positions % block_size
+    logit_rows = np.arange(rows.sum(), dtype=np.int32)
+    logit_rows += np.repeat(query_starts[1:] - _sums(rows)[1:], rows)
+    ids = np.array(tokens, np.int32)
+    fields = [ids, positions, slots, query_starts, lengths, table.reshape(-1), logit_rows]
+    return _views(np.concatenate(fields), [len(field) for field in fields], width)
+
+
+def _sums(counts: HostArray) -> HostArray:
+    """[S] → [S + 1]: 0, and the sum of the first, the first two …"""
+    sums = np.zeros(len(counts) + 1, np.int32)
+    np.cumsum(counts, out=sums[1:])
+    return sums
 
 
 def _padded(blocks: Sequence[int], width: int) -> list[int]:
     return list(blocks[:width]) + [0] * (width - len(blocks))
 
 
-def _unpacked(fields: list[list[int]], width: int) -> Batch[HostArray]:
-    """The fields as views of one int32 buffer."""
-    buffer = np.array([number for field in fields for number in field], np.int32)
+def _table(tables: Sequence[bytes], width: int) -> HostArray:
+    """[S, width]; what is missing is 0."""
+    size = 4 * width
+    whole = b"".join([table[:size].ljust(size, b"\0") for table in tables])
+    return np.frombuffer(whole, np.int32).reshape(-1, width)
+
+
+def _views(buffer: HostArray, lengths: list[int], width: int) -> Batch[HostArray]:
+    """The fields that lie in a buffer one behind the other."""
     views, start = [], 0
-    for field in fields:
-        views.append(buffer[start : start + len(field)])
-        start += len(field)
-    tokens, positions, slots, starts, lengths, tables, rows = views
-    return Batch(tokens, positions, slots, starts, lengths, tables.reshape(-1, width), rows)
+    for length in lengths:
+        views.append(buffer[start : start + length])
+        start += length
+    tokens, positions, slots, starts, contexts, tables, rows = views
+    return Batch(tokens, positions, slots, starts, contexts, tables.reshape(-1, width), rows)

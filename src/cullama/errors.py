@@ -10,6 +10,7 @@
     │   └── NoTokenizerError         text was asked of a checkpoint that has only token ids
     ├── DownloadError                a model could not be fetched
     ├── ClosedError                  the model was used after `close()`
+    ├── QueueFullError               too many requests are waiting already
     └── NumericalError               the model's output is not a number
 
 A message names what was found, what was expected, and what to do. It knows no traceback.
@@ -60,6 +61,10 @@ class DownloadError(CullamaError):
 
 class ClosedError(CullamaError):
     """The model was closed, and its memory returned, before this call."""
+
+
+class QueueFullError(CullamaError):
+    """So many requests are waiting that another would only wait; try again later."""
 
 
 class NumericalError(CullamaError):

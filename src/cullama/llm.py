@@ -98,32 +98,44 @@ class LLM:
 
     @overload  # a text is also a sequence of texts, as far as types can tell
     def generate(  # type: ignore[overload-overlap]
-        self, prompts: str, params: SamplingParams | None = None
+        self, prompts: str, params: SamplingParams | None = None, *, priority: int = 0
     ) -> Completion: ...
     @overload
-    def generate(self, prompts: list[int], params: SamplingParams | None = None) -> Completion: ...
+    def generate(
+        self, prompts: list[int], params: SamplingParams | None = None, *, priority: int = 0
+    ) -> Completion: ...
     @overload
     def generate(
-        self, prompts: Many[str] | Many[Many[int]], params: SamplingParams | None = None
+        self,
+        prompts: Many[str] | Many[Many[int]],
+        params: SamplingParams | None = None,
+        *,
+        priority: int = 0,
     ) -> list[Completion]: ...
 
-    def generate(self, prompts: Any, params: SamplingParams | None = None) -> Any:
+    def generate(
+        self, prompts: Any, params: SamplingParams | None = None, *, priority: int = 0
+    ) -> Any:
         """Continue a prompt, or several together.
 
         Args:
             prompts: a text or its token ids → a `Completion`; a list of those → a list, in order.
             params: the same for all prompts.
+            priority: where others are under way: 1 goes before those that came up to 64 requests
+                earlier, 2 before twice as many; negative numbers let others pass.
 
         Raises:
             UsageError: an empty prompt, or ids outside the vocabulary.
             ContextLengthError: a prompt, with the answer asked for, is longer than the context.
         """
         if _is_one_prompt(prompts):
-            return self._generate([prompts], _checked(params))[0]
-        return self._generate(list(prompts), _checked(params))
+            return self._generate([prompts], _checked(params), priority)[0]
+        return self._generate(list(prompts), _checked(params), priority)
 
-    def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> Stream:
-        """Continue a prompt piece by piece: `for piece in llm.stream("Once"): …`.
+    def stream(
+        self, prompt: Prompt, params: SamplingParams | None = None, *, priority: int = 0
+    ) -> Stream:
+        """Continue a prompt piece by piece: `for piece in llm.stream("Once"): …`, or `async for`.
 
         Raises:
             UsageError: as `generate`; and `n` above 1, which has no single stream.
@@ -131,7 +143,7 @@ class LLM:
         params = _checked(params)
         if params.n != 1:
             raise UsageError(f"n is {params.n}, expected 1 for a stream; use generate for more")
-        return Stream(self._answers(prompt, params)[0])
+        return Stream(self._answers(prompt, params, priority)[0])
 
     def logits(self, prompt: Prompt) -> NDArray[np.float32]:
         """What the model predicts after each token of a prompt: float32 [T, V]."""
@@ -163,20 +175,22 @@ class LLM:
             raise ClosedError("this LLM was closed; make a new one to go on")
         return self._engine
 
-    def _generate(self, prompts: list[Prompt], params: SamplingParams) -> list[Completion]:
+    def _generate(
+        self, prompts: list[Prompt], params: SamplingParams, priority: int
+    ) -> list[Completion]:
         groups: list[list[Answer]] = []
         try:
             for prompt in prompts:
-                groups.append(self._answers(prompt, params))
+                groups.append(self._answers(prompt, params, priority))
             _write([answer for group in groups for answer in group])
         finally:
             for answer in (answer for group in groups for answer in group):
-                self.engine.finish(answer.sequence, "cancelled")
+                answer.engine.finish(answer.sequence, "cancelled")
         return [_as_one([answer.completion() for answer in group]) for group in groups]
 
-    def _answers(self, prompt: Prompt, params: SamplingParams) -> list[Answer]:
+    def _answers(self, prompt: Prompt, params: SamplingParams, priority: int) -> list[Answer]:
         tokenizer = self._tokenizer_or_none(needed=isinstance(prompt, str) or bool(params.stop))
-        sequences = self.engine.submit(self._token_ids(prompt), params)
+        sequences = self.engine.submit(self._token_ids(prompt), params, priority)
         return [Answer(self.engine, sequence, tokenizer) for sequence in sequences]
 
     def _token_ids(self, prompt: Prompt) -> list[int]:
@@ -197,21 +211,24 @@ class LLM:
 
 def _write(answers: list[Answer]) -> None:
     """Step until all are done, taking each new token in as it comes."""
-    taken = [0] * len(answers)
-    open_answers = list(range(len(answers)))
-    while open_answers:
-        for index in list(open_answers):
-            answer, sequence = answers[index], answers[index].sequence
-            while taken[index] < len(sequence.answer):
-                answer.take(sequence.answer[taken[index]])
-                taken[index] += 1
-            if sequence.error is not None:
-                raise sequence.error
-            if sequence.is_finished:
+    under_way = list(answers)
+    while under_way:
+        for answer in list(under_way):
+            _take(answer)
+            if answer.is_complete or answer.sequence.is_finished:
+                _take(answer)  # what came between the two questions
+                if answer.sequence.error is not None:
+                    raise answer.sequence.error
                 answer.end()
-                open_answers.remove(index)
-        if open_answers:
-            answers[0].engine.step()
+                under_way.remove(answer)
+        if under_way:
+            answers[0].engine.advance(under_way[0].sequence)
+
+
+def _take(answer: Answer) -> None:
+    for token in answer.engine.take(answer.sequence):
+        if not answer.is_complete:
+            answer.take(token)
 
 
 def _as_one(completions: list[Completion]) -> Completion:

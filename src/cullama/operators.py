@@ -62,6 +62,10 @@ class Operators(Protocol[Array]):
     def cache(self, config: ModelConfig, tokens: int) -> KVCache[Array]:
         """An empty KV cache for that many tokens, in blocks of the backend's choice."""
 
+    @abstractmethod
+    def copy_blocks(self, cache: KVCache[Array], copies: Sequence[tuple[int, int]]) -> None:
+        """Copy blocks of all layers, (from, to) each, one after the other."""
+
     # --- the model's own ---------------------------------------------------------------------
 
     @abstractmethod

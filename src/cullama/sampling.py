@@ -45,6 +45,8 @@ class SamplingParams:
         logprobs: report this many likeliest tokens at each step; None reports nothing.
         n: how many answers to draw.
         ignore_eos: go on past the model's end tokens.
+        speculation: guess up to so many tokens at once where the text repeats itself; the same
+            text, in fewer steps.
 
     Raises:
         UsageError: a value out of range, or a name that does not exist.
@@ -65,6 +67,7 @@ class SamplingParams:
     logprobs: int | None = None
     n: int = 1
     ignore_eos: bool = False
+    speculation: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "stop", _checked_stops(self.stop))
@@ -119,6 +122,7 @@ _RANGES: dict[str, tuple[type, float, float]] = {
     "seed": (int, 0, (1 << 64) - 1),
     "logprobs": (int, 0, MOST_LOGPROBS),
     "n": (int, 1, 1024),
+    "speculation": (int, 0, 64),
 }
 _MAY_BE_NONE = ("max_tokens", "seed", "logprobs")
 
@@ -184,15 +188,19 @@ def _short(value: Any) -> str:
     return shown if len(shown) <= 80 else f"{shown[:77]}..."
 
 
-@dataclass(frozen=True, slots=True)
-class Draw:
+class Draw(NamedTuple):
     """One token to be drawn: the request's wishes, and where in the request we are."""
 
     params: SamplingParams
     seed: int
-    index: int  # which of the request's n samples
-    prompt: Sequence[int]
-    answer: Sequence[int]  # what has been drawn so far; its length is the random counter
+    sample_index: int  # which of the request's n samples
+    tokens: Sequence[int]  # prompt and answer so far
+    prompt_length: int
+
+    @property
+    def position(self) -> int:
+        """Of the token in the answer; the random counter."""
+        return len(self.tokens) - self.prompt_length
 
 
 class TokenLogprobs(NamedTuple):
@@ -256,7 +264,7 @@ def _drawn(scores: Row, draw: Draw) -> int:
         keep_top_p(weights, params.top_p)
     if params.min_p:
         keep_min_p(weights, params.min_p)
-    return pick(weights, uniform(draw.seed, len(draw.answer), draw.index))
+    return pick(weights, uniform(draw.seed, draw.position, draw.sample_index))
 
 
 def adjusted(logits: Row, draw: Draw) -> Row:
@@ -267,11 +275,12 @@ def adjusted(logits: Row, draw: Draw) -> Row:
             raise UsageError(f"logit_bias names token {token}, expected below {len(scores)}")
         scores[token] += bias
     if params.repetition_penalty != 1:
-        seen = np.unique(np.asarray([*draw.prompt, *draw.answer], np.int64))
+        seen = np.unique(np.asarray(draw.tokens, np.int64))
         penalty = np.float32(params.repetition_penalty)
         scores[seen] = np.where(scores[seen] > 0, scores[seen] / penalty, scores[seen] * penalty)
-    if draw.answer:
-        said, counts = np.unique(np.asarray(draw.answer, np.int64), return_counts=True)
+    if draw.position:
+        answer = np.asarray(draw.tokens[draw.prompt_length :], np.int64)
+        said, counts = np.unique(answer, return_counts=True)
         taken = params.presence_penalty + params.frequency_penalty * counts
         scores[said] -= taken.astype(np.float32)
     return scores

@@ -6,62 +6,107 @@ prompt and a single new token differ in nothing but how much.
 
 from __future__ import annotations
 
+from array import array
+from collections.abc import Callable
+from collections.abc import Sequence as Many
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from .sampling import Draw, Drawn, SamplingParams, TokenLogprobs
 
-FinishReason = Literal["stop", "length", "cancelled"]
+if TYPE_CHECKING:
+    from .engine.prefix_cache import Node
+    from .engine.speculation import PromptLookup
+
+FinishReason = Literal["stop", "length", "cancelled", "error"]
+Stage = Literal["out", "waiting", "reading", "writing", "paused"]
 
 
 @dataclass(eq=False)
 class Sequence:
-    prompt: list[int]
+    tokens: list[int]  # the prompt; what is drawn comes behind it
     params: SamplingParams
     max_tokens: int
     seed: int
     end_ids: frozenset[int]  # tokens that end it
     index: int = 0  # which of a request's n samples
-    answer: list[int] = field(default_factory=list)
+    leader: Sequence | None = None  # the first of the n: the others wait until it has read
+    rank: tuple[int, int] = (0, 0)  # the lower goes first
+    stage: Stage = "out"  # where the scheduler has it
+    lookup: PromptLookup | None = None  # guesses its next tokens, where that was asked for
+    guesses: list[int] = field(default_factory=list)  # what may follow the newest token
     logprobs: list[TokenLogprobs] = field(default_factory=list)
-    computed: int = 0  # tokens whose keys and values are in the cache
-    blocks: list[int] = field(default_factory=list)
+    taken: int = 0  # tokens of the answer that its reader has
+    on_change: Callable[[], None] | None = None  # told of new tokens, and of the end
     finish_reason: FinishReason | None = None
     error: Exception | None = None
 
+    computed: int = 0  # tokens whose keys and values are in the cache
+    sound: int = 0  # of those, how many led to a token drawn
+    blocks: Many[int] = ()
+    room: int = 0  # tokens that its blocks hold
+    table: bytes = b""  # its blocks once more, as int32
+    listed: int = 0  # blocks that the prefix cache knows of …
+    node: Node | None = None  # … and where it lists the last of them
+
+    def __post_init__(self) -> None:
+        self.prompt_length = len(self.tokens)
+
     def __len__(self) -> int:
-        return len(self.prompt) + len(self.answer)
+        return len(self.tokens)
+
+    @property
+    def prompt(self) -> list[int]:
+        return self.tokens[: self.prompt_length]
+
+    @property
+    def answer(self) -> list[int]:
+        return self.tokens[self.prompt_length :]
+
+    @property
+    def drawn(self) -> int:
+        """Tokens of the answer."""
+        return len(self.tokens) - self.prompt_length
 
     @property
     def pending(self) -> int:
         """Tokens the model has not seen."""
-        return len(self.prompt) + len(self.answer) - self.computed
+        return len(self.tokens) - self.computed
 
     @property
     def longest(self) -> int:
-        """Tokens the cache must have room for; the last one drawn is never fed back."""
-        return len(self.prompt) + self.max_tokens - 1
+        """Tokens the cache may have to hold; the last one drawn is never fed back."""
+        return self.prompt_length + self.max_tokens - 1
 
     @property
     def is_finished(self) -> bool:
-        return self.finish_reason is not None or self.error is not None
+        return self.finish_reason is not None
+
+    def use_blocks(self, blocks: Many[int], block_size: int) -> None:
+        self.blocks, self.room = blocks, len(blocks) * block_size
+        self.table = array("i", blocks).tobytes()
 
     def next_tokens(self, count: int) -> list[int]:
-        """The first `count` tokens that the model has not seen."""
-        start = self.computed - len(self.prompt)
-        if start >= 0:
-            return self.answer[start : start + count]
-        return (self.prompt[self.computed :] + self.answer)[:count]
+        """The first `count` tokens that the model has not seen, guesses at the end."""
+        tokens = self.tokens[self.computed : self.computed + count]
+        return tokens + self.guesses[: count - len(tokens)]
 
-    def draw(self) -> Draw:
-        return Draw(self.params, self.seed, self.index, self.prompt, self.answer)
+    def draw(self, guessed: int = 0) -> Draw:
+        """How the next token is drawn, if so many guesses before it are right."""
+        tokens = self.tokens + self.guesses[:guessed] if guessed else self.tokens
+        return Draw(self.params, self.seed, self.index, tokens, self.prompt_length)
 
     def append(self, drawn: Drawn) -> None:
         """Take a new token, and see whether it is the last."""
-        self.answer.append(drawn.token)
+        self.tokens.append(drawn.token)
         if drawn.logprobs is not None:
             self.logprobs.append(drawn.logprobs)
         if drawn.token in self.end_ids:
-            self.finish_reason = "stop"
-        elif len(self.answer) >= self.max_tokens:
-            self.finish_reason = "length"
+            self.end("stop")
+        elif len(self.tokens) - self.prompt_length >= self.max_tokens:
+            self.end("length")
+
+    def end(self, reason: FinishReason, error: Exception | None = None) -> None:
+        """The one end that a sequence has."""
+        assert self.finish_reason is None, "a sequence ends once"
+        self.error, self.finish_reason = error, reason

@@ -145,7 +145,7 @@ def test_sample_is_the_host_s(subject: Subject, rng: np.random.Generator) -> Non
         SamplingParams(min_p=0.1, repetition_penalty=1.3),
         SamplingParams(temperature=0, logit_bias={7: 100.0}),
     ]
-    draws = [Draw(each, 11 + i, 0, [1, 2], [3]) for i, each in enumerate(params)]
+    draws = [Draw(each, 11 + i, 0, [1, 2, 3], 2) for i, each in enumerate(params)]
     on_device = subject.ops.upload(logits)
     assert subject.ops.sample(on_device, draws) == sample_on_host(logits, draws)
     assert Operators.sample(subject.ops, on_device, draws) == sample_on_host(logits, draws)

@@ -135,6 +135,12 @@ class CpuOperators(Operators[HostArray]):
         )
         return KVCache(layers, blocks, BLOCK_SIZE)
 
+    def copy_blocks(self, cache: KVCache[HostArray], copies: Sequence[tuple[int, int]]) -> None:
+        for layer in cache.layers:
+            for source, target in copies:
+                layer.keys[:, target] = layer.keys[:, source]
+                layer.values[:, target] = layer.values[:, source]
+
     # --- the model's own ---------------------------------------------------------------------
 
     def gather(self, table: HostArray, rows: HostArray) -> HostArray:

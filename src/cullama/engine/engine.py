@@ -1,45 +1,75 @@
-"""Requests in, tokens out: owns the scheduler and the runner, and steps them for whoever waits.
+"""Requests in, tokens out: owns the scheduler and the runner, and steps them one pass at a time.
 
-Any number of texts may be under way; whoever asks for its next token makes a step in which all
-take part. It knows tokens only: text is made in `answer.py`.
+At any moment one thread has the engine: whoever waits for a token and finds it idle takes a step in
+which all who are under way take part, so a single text pays for no hand-over between threads. For
+readers that must not work themselves, such as an event loop, `start` gives it a thread of its own.
+What others ask meanwhile (come in, leave, close) is noted and done between two steps.
+
+It knows tokens only: text is made in `answer.py`.
 """
 
 from __future__ import annotations
 
+import asyncio
 import threading
-from collections.abc import Generator, Iterable
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..batch import Piece
-from ..errors import ClosedError, ContextLengthError, NumericalError, UsageError
+from ..errors import (
+    ClosedError,
+    ContextLengthError,
+    NumericalError,
+    QueueFullError,
+    UsageError,
+)
 from ..kv_cache import KVCache
 from ..llama import Llama
 from ..philox import fresh_seed
 from ..sampling import SamplingParams
 from ..sequence import FinishReason, Sequence
-from .blocks import BlockPool
-from .runner import Runner
-from .scheduler import Scheduler
+from .metrics import Metrics, StepRecord
+from .prefix_cache import PrefixCache
+from .runner import Outcome, Runner
+from .scheduler import MOST_AHEAD, Plan, Scheduler
+from .speculation import PromptLookup
 
 DEFAULT_MAX_TOKENS = 256
 
 # Tokens a step: enough to feed the processor, few enough to keep others waiting only briefly.
 TOKEN_BUDGET = 512
 MOST_RUNNING = 256
+MOST_PRIORITY = 1_000_000
 
 
 class Engine:
-    def __init__(self, model: Llama[Any], cache: KVCache[Any], context_length: int) -> None:
+    """`most_waiting`: further requests are refused while so many wait; None refuses none."""
+
+    def __init__(
+        self,
+        model: Llama[Any],
+        cache: KVCache[Any],
+        context_length: int,
+        most_waiting: int | None = None,
+    ) -> None:
         self.config, self.context_length = model.config, context_length
+        self.most_waiting = most_waiting
+        self.metrics = Metrics()
+        self.cache = PrefixCache(cache.blocks, cache.block_size)
+        self.scheduler = Scheduler(self.cache, TOKEN_BUDGET, MOST_RUNNING, self.metrics)
+        self.observers: list[Callable[[StepRecord], None]] = []  # called after each step
         self._runner: Runner[Any] | None = Runner(model, cache)
-        self.pool = BlockPool(cache.blocks)
-        self.scheduler = Scheduler(self.pool, cache.block_size, TOKEN_BUDGET, MOST_RUNNING)
-        # Two threads of a notebook may both be waiting for tokens; one steps, the other gets its
-        # token from that step.
-        self._lock = threading.RLock()
+        self._is_open = True  # for new requests
+        self._is_busy = False  # some thread has the engine
+        self._orders: deque[Callable[[], None]] = deque()
+        self._changed = threading.Condition()  # guards _is_busy; told when the engine is let go
+        self._thread: threading.Thread | None = None
 
     @property
     def runner(self) -> Runner[Any]:
@@ -47,107 +77,320 @@ class Engine:
             raise ClosedError("this LLM was closed; make a new one to go on")
         return self._runner
 
-    def close(self) -> None:
-        """Let go of model and cache. Texts under way end with `ClosedError`."""
-        with self._lock:
-            for sequence in [*self.scheduler.running, *self.scheduler.waiting]:
-                sequence.error = ClosedError("the LLM was closed while this text was under way")
-                self.scheduler.remove(sequence)
-            self._runner = None
+    # --- in and out ----------------------------------------------------------------------------
 
-    def submit(self, prompt: list[int], params: SamplingParams) -> list[Sequence]:
+    def submit(
+        self, prompt: list[int], params: SamplingParams, priority: int = 0
+    ) -> list[Sequence]:
         """One sequence for each of the request's n samples.
 
         Raises:
             UsageError: an empty prompt, or a token id outside the vocabulary.
             ContextLengthError: prompt and answer do not fit the context.
+            QueueFullError: too many are waiting already.
+            ClosedError: the engine takes no more requests.
         """
         self._check_prompt(prompt)
         self._check_tokens("stop_token_ids", params.stop_token_ids)
         self._check_tokens("logit_bias", params.logit_bias)
+        if type(priority) is not int or abs(priority) > MOST_PRIORITY:
+            raise UsageError(f"priority is {priority!r}, expected a whole number like 0, 1 or -1")
+        sequences = self._sequences(prompt, params)
+        if not self._is_open:
+            raise ClosedError("this LLM was closed; make a new one to go on")
+        waiting = len(self.scheduler.waiting) + len(self._orders)
+        if self.most_waiting is not None and waiting >= self.most_waiting:
+            raise QueueFullError(f"{waiting} requests are waiting already; try again later")
+        self._order(lambda: self._let_in(sequences, priority))
+        return sequences
+
+    def _sequences(self, prompt: list[int], params: SamplingParams) -> list[Sequence]:
         max_tokens = self._longest_answer(len(prompt), params.max_tokens)
         seed = fresh_seed() if params.seed is None else params.seed
         ends = frozenset(() if params.ignore_eos else self.config.eos_ids) | set(
             params.stop_token_ids
         )
-        sequences = [
-            Sequence(list(prompt), params, max_tokens, seed, ends, index)
-            for index in range(params.n)
-        ]
-        with self._lock:
-            for sequence in sequences:
-                self.scheduler.add(sequence)
+        sequences: list[Sequence] = []
+        for index in range(params.n):
+            leader = sequences[0] if sequences else None
+            sequences.append(
+                Sequence(list(prompt), params, max_tokens, seed, ends, index, leader=leader)
+            )
         return sequences
 
-    def step(self) -> None:
-        """One pass of the model over everyone's next tokens.
-
-        What goes wrong in a pass ends the sequences in it: each then raises it to its own reader.
-        """
-        with self._lock:
-            chosen = self.scheduler.schedule()
-            try:
-                for sequence, drawn in self.runner.step(chosen):
-                    if isinstance(drawn, NumericalError):
-                        sequence.error = drawn
-                    else:
-                        sequence.append(drawn)
-                    if sequence.is_finished:
-                        self.scheduler.remove(sequence)
-            except Exception as error:
-                for sequence, _ in chosen:
-                    sequence.error = error
-                    self.scheduler.remove(sequence)
+    def _let_in(self, sequences: list[Sequence], priority: int) -> None:
+        for sequence in sequences:
+            if sequence.is_finished:  # cancelled before it came this far
+                continue
+            if self._runner is None:
+                self._end(sequence, "error", ClosedError("the LLM was closed before this began"))
+                continue
+            if sequence.params.speculation:
+                sequence.lookup = PromptLookup(sequence.tokens)
+            self.metrics.submitted += 1
+            self.scheduler.add(sequence, priority)
 
     def finish(self, sequence: Sequence, reason: FinishReason) -> None:
         """End a sequence from outside, at any time; does nothing to one that has ended."""
-        with self._lock:
-            if not sequence.is_finished:
-                sequence.finish_reason = reason
-                self.scheduler.remove(sequence)
+        if not sequence.is_finished:
+            self._order(lambda: self._end(sequence, reason))
+
+    def take(self, sequence: Sequence) -> list[int]:
+        """Its tokens that nobody has taken yet."""
+        was_ahead = sequence.drawn - sequence.taken >= MOST_AHEAD
+        tokens = sequence.tokens[sequence.prompt_length + sequence.taken :]
+        sequence.taken += len(tokens)
+        if was_ahead:
+            self._order(lambda: self.scheduler.resume(sequence))
+        return tokens
 
     def tokens(self, sequence: Sequence) -> Generator[int, None, None]:
         """Its tokens as they are drawn; closing the iterator ends the sequence."""
-        seen = 0
         try:
-            while True:
-                while seen < len(sequence.answer):
-                    yield sequence.answer[seen]
-                    seen += 1
-                if sequence.error is not None:
-                    raise sequence.error
-                if sequence.finish_reason is not None:
-                    return
-                self._step_for(sequence, seen)
+            while self._has_more(sequence):
+                yield from self.take(sequence)
+                if not sequence.is_finished:
+                    self.advance(sequence)
+            if sequence.error is not None:
+                raise sequence.error
         finally:
             self.finish(sequence, "cancelled")
 
-    def _step_for(self, sequence: Sequence, seen: int) -> None:
-        """A step, unless another thread's step brought the token while we waited for the lock."""
-        with self._lock:
-            if len(sequence.answer) == seen and not sequence.is_finished:
-                self.step()
+    async def tokens_async(self, sequence: Sequence) -> AsyncGenerator[int, None]:
+        """The same for an event loop: `async for`. The engine works in a thread of its own."""
+        loop, news = asyncio.get_running_loop(), asyncio.Event()
+        sequence.on_change = lambda: _tell(loop, news)
+        self.start()
+        try:
+            while self._has_more(sequence):
+                for token in self.take(sequence):
+                    yield token
+                if not sequence.is_finished:
+                    await news.wait()
+                    news.clear()
+            if sequence.error is not None:
+                raise sequence.error
+        finally:
+            self.finish(sequence, "cancelled")
+
+    @staticmethod
+    def _has_more(sequence: Sequence) -> bool:
+        return not sequence.is_finished or sequence.taken < sequence.drawn
 
     def logits(self, tokens: list[int]) -> NDArray[np.float32]:
         """What the model predicts after each token, [T, V]."""
         self._check_prompt(tokens)
         self._longest_answer(len(tokens), 0)
-        with self._lock:
-            blocks = self.pool.allocate(-(-len(tokens) // self.scheduler.block_size))
-            if blocks is None:
-                raise UsageError(
-                    f"{len(tokens)} tokens find no room in the cache while other texts are under "
-                    "way; finish or close those first"
+        self._seize()
+        try:
+            return self._logits(tokens)
+        finally:
+            self._let_go()
+
+    # --- one thread at a time ------------------------------------------------------------------
+
+    def step(self) -> None:
+        """One pass of the model over everyone's next tokens."""
+        self._seize()
+        try:
+            self._carry_out_orders()
+            if self.scheduler.has_work:
+                self._step()
+        finally:
+            self._let_go()
+
+    def start(self) -> None:
+        """Work in a thread of its own from now on, until the engine is closed."""
+        with self._changed:
+            if self._thread is None and self._runner is not None:
+                self._thread = threading.Thread(target=self._work, name="cullama", daemon=True)
+                self._thread.start()
+
+    def drain(self) -> None:
+        """Take no more requests, and return when those under way have ended."""
+        self._is_open = False
+        while self.scheduler.has_work or self._orders:
+            self.step()
+
+    def close(self) -> None:
+        """Let go of model and cache. Texts under way end with `ClosedError`."""
+        self._is_open = False
+        self._order(self._shut)
+        with self._changed:
+            self._changed.wait_for(lambda: self._runner is None)
+        if self._thread not in (None, threading.current_thread()):
+            self._thread.join()
+
+    def _work(self) -> None:
+        while self._runner is not None:
+            with self._changed:
+                self._changed.wait_for(
+                    lambda: not self._is_busy and (self.scheduler.has_work or self._runner is None)
                 )
-            try:
-                parts = [
-                    self.runner.logits([Piece(part, start, blocks, len(part))])
-                    for start in range(0, len(tokens), TOKEN_BUDGET)
-                    if (part := tokens[start : start + TOKEN_BUDGET])
-                ]
-            finally:
-                self.pool.release(blocks)
+            if self._runner is not None:
+                self.step()
+
+    def advance(self, sequence: Sequence) -> None:
+        """Return when there is a token to take, or the end: by a step of our own, where nobody
+        else takes one."""
+        with self._changed:
+            if self._is_busy or self._thread is not None:
+                self._changed.wait_for(
+                    lambda: (
+                        sequence.taken < sequence.drawn
+                        or sequence.is_finished
+                        or not (self._is_busy or self._thread)
+                    )
+                )
+                return
+        self.step()
+
+    def _seize(self) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: not self._is_busy)
+            self._is_busy = True
+
+    def _let_go(self) -> None:
+        with self._changed:
+            self._carry_out_orders()
+            self._is_busy = False
+            self._changed.notify_all()
+
+    def _order(self, order: Callable[[], None]) -> None:
+        """Have something done by whoever has the engine; at once, if nobody has."""
+        self._orders.append(order)
+        with self._changed:
+            if not self._is_busy:
+                self._is_busy = True
+                self._let_go()
+
+    def _carry_out_orders(self) -> None:
+        while self._orders:
+            self._orders.popleft()()
+
+    # --- what is done by whoever has the engine ------------------------------------------------
+
+    def _step(self) -> None:
+        start, before = time.perf_counter(), self._totals()
+        waiting = len(self.scheduler.waiting)
+        plan = self.scheduler.schedule()
+        tokens = plan.tokens
+        for outcome in self._run(plan):
+            self._take_in(outcome)
+        seconds = time.perf_counter() - start
+        self.metrics.steps += 1
+        self.metrics.busy_seconds += seconds
+        for observer in self.observers:
+            drawn, preemptions, cached, ended = np.subtract(self._totals(), before).tolist()
+            pool = self.cache.pool
+            observer(
+                StepRecord(
+                    start=start,
+                    seconds=seconds,
+                    writing=len(plan.writers),
+                    reading=len(plan.readers),
+                    tokens=tokens,
+                    drawn=drawn,
+                    waiting=waiting,
+                    blocks_free=pool.free,
+                    blocks_kept=pool.kept,
+                    blocks_held=pool.held,
+                    preemptions=preemptions,
+                    cached_tokens=cached,
+                    ended=ended,
+                )
+            )
+
+    def _totals(self) -> tuple[int, int, int, int]:
+        metrics = self.metrics
+        ended = metrics.ended.total()
+        return metrics.drawn_tokens, metrics.preemptions, metrics.cached_tokens, ended
+
+    def _run(self, plan: Plan) -> list[Outcome]:
+        """What goes wrong in a pass of many is tried again one by one: it ends only its own."""
+        if not len(plan):
+            return []
+        try:
+            return self.runner.step(plan)
+        except Exception as error:
+            if len(plan) > 1:
+                return [outcome for each in plan.one_by_one() for outcome in self._run(each)]
+            [(sequence, _)] = plan
+            self._end(sequence, "error", error)
+            return []
+
+    def _take_in(self, outcome: Outcome) -> None:
+        """The tokens a pass gave a sequence."""
+        sequence, tokens, drawn = outcome
+        if not drawn:
+            sequence.computed += tokens
+            return
+        guesses, before = sequence.guesses, sequence.drawn
+        for token, guess in zip(drawn, [*guesses, None], strict=True):
+            if isinstance(token, NumericalError):
+                self._end(sequence, "error", token)
+                return
+            sequence.append(token)
+            if token.token != guess or sequence.is_finished:
+                break
+        sequence.computed = sequence.sound = len(sequence) - 1
+        self._count(sequence, sequence.drawn - before)
+        self.scheduler.has_drawn(sequence)
+        if sequence.is_finished:
+            self._leave(sequence)
+        elif sequence.drawn - sequence.taken >= MOST_AHEAD:
+            self.scheduler.pause(sequence)
+        if sequence.on_change is not None:
+            sequence.on_change()
+
+    def _count(self, sequence: Sequence, drawn: int) -> None:
+        self.metrics.drawn_tokens += drawn
+        if sequence.lookup is not None:
+            guessed, right = len(sequence.guesses), drawn - 1
+            sequence.lookup.learn(guessed, right)
+            self.metrics.guessed_tokens += guessed
+            self.metrics.right_guesses += right
+            sequence.guesses = []
+
+    def _end(
+        self, sequence: Sequence, reason: FinishReason, error: Exception | None = None
+    ) -> None:
+        if sequence.is_finished:
+            return
+        sequence.end(reason, error)
+        self._leave(sequence)
+        if sequence.on_change is not None:
+            sequence.on_change()
+
+    def _leave(self, sequence: Sequence) -> None:
+        assert sequence.finish_reason is not None
+        self.metrics.ended[sequence.finish_reason] += 1
+        self.scheduler.remove(sequence)
+
+    def _shut(self) -> None:
+        for sequence in [*self.scheduler.running, *self.scheduler.waiting]:
+            error = ClosedError("the LLM was closed while this text was under way")
+            self._end(sequence, "error", error)
+        self._runner = None
+
+    def _logits(self, tokens: list[int]) -> NDArray[np.float32]:
+        blocks = self.cache.pool.allocate(-(-len(tokens) // self.cache.block_size))
+        if blocks is None:
+            raise UsageError(
+                f"{len(tokens)} tokens find no room in the cache while other texts are under "
+                "way; finish or close those first"
+            )
+        try:
+            parts = [
+                self.runner.logits([Piece(part, start, blocks, len(part))])
+                for start in range(0, len(tokens), TOKEN_BUDGET)
+                if (part := tokens[start : start + TOKEN_BUDGET])
+            ]
+        finally:
+            self.cache.pool.release(blocks)
         return np.concatenate(parts)
+
+    # --- what may be asked ---------------------------------------------------------------------
 
     def _check_prompt(self, tokens: list[int]) -> None:
         if not tokens:
@@ -171,7 +414,8 @@ class Engine:
         Raises:
             ContextLengthError: prompt and answer are longer than the context, or than the cache.
         """
-        capacity = self.pool.count * self.scheduler.block_size + 1  # the last one is not kept
+        # The last one is not kept.
+        capacity = self.cache.pool.count * self.cache.block_size + 1
         place, longest = "context", self.context_length
         if capacity < longest:
             place, longest = "cache", capacity - 1
@@ -183,3 +427,8 @@ class Engine:
                 "tokens; shorten the prompt" + (" or lower max_tokens" if asked else "")
             )
         return min(room, DEFAULT_MAX_TOKENS) if asked is None else asked
+
+
+def _tell(loop: asyncio.AbstractEventLoop, news: asyncio.Event) -> None:
+    with suppress(RuntimeError):  # the loop has ended, and with it whoever was waiting
+        loop.call_soon_threadsafe(news.set)

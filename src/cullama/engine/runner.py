@@ -1,4 +1,4 @@
-"""The only caller of the model: turns what the scheduler chose into one forward pass.
+"""The only caller of the model: turns a plan into one forward pass.
 
 It knows batches and the cache; it does not decide who takes part, nor when a text ends.
 """
@@ -6,19 +6,31 @@ It knows batches and the cache; it does not decide who takes part, nor when a te
 from __future__ import annotations
 
 from collections.abc import Sequence as Many
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..batch import Piece, build_batch
+from ..batch import Batch, Piece, build_batch, build_large_batch
 from ..errors import NumericalError
 from ..kv_cache import KVCache
 from ..llama import Llama
-from ..sampling import Drawn
+from ..sampling import Draw, Drawn
 from ..sequence import Sequence
+from ..tensor import HostArray
+from .scheduler import Plan
 
 Array = TypeVar("Array")
+
+FEW_SEQUENCES = 12  # up to so many, a batch is built faster without numpy
+
+
+class Outcome(NamedTuple):
+    """What a pass gave one sequence."""
+
+    sequence: Sequence
+    tokens: int  # that went through the model
+    drawn: list[Drawn | NumericalError]  # behind its newest token, and behind each guess
 
 
 class Runner(Generic[Array]):
@@ -26,25 +38,52 @@ class Runner(Generic[Array]):
         self.model, self.cache, self.ops = model, cache, model.ops
         self.forward = model.ops.graph(lambda batch: model.forward(batch, cache))
 
-    def step(
-        self, chosen: Many[tuple[Sequence, int]]
-    ) -> list[tuple[Sequence, Drawn | NumericalError]]:
-        """One pass over the chosen tokens; a draw for each sequence that has caught up."""
-        pieces = [
-            Piece(s.next_tokens(count), s.computed, s.blocks, logits=int(count == s.pending))
-            for s, count in chosen
+    def step(self, plan: Plan) -> list[Outcome]:
+        """One pass; it changes no sequence, so it can be repeated."""
+        if plan.copies:
+            self.ops.copy_blocks(self.cache, plan.copies)
+        logits = self.forward(self.ops.upload_batch(plan_batch(plan, self.cache.block_size)))
+        draws = [draw for sequence, tokens in plan for draw in _draws(sequence, tokens)]
+        drawn = iter(self.ops.sample(logits, draws) if draws else [])
+        return [
+            Outcome(sequence, tokens, [next(drawn) for _ in range(_wanted(sequence, tokens))])
+            for sequence, tokens in plan
         ]
-        logits = self._run(pieces)
-        ready = [s for s, count in chosen if count == s.pending]
-        drawn = self.ops.sample(logits, [s.draw() for s in ready]) if ready else []
-        for s, count in chosen:
-            s.computed += count
-        return list(zip(ready, drawn, strict=True))
 
     def logits(self, pieces: Many[Piece]) -> NDArray[np.float32]:
         """The logits the pieces ask for, [R, V]; their keys and values go to their blocks."""
-        return self.ops.download(self._run(pieces))
-
-    def _run(self, pieces: Many[Piece]) -> Array:
         batch = build_batch(pieces, self.cache.block_size)
-        return self.forward(self.ops.upload_batch(batch))
+        return self.ops.download(self.forward(self.ops.upload_batch(batch)))
+
+
+def plan_batch(plan: Plan, block_size: int) -> Batch[HostArray]:
+    if len(plan) <= FEW_SEQUENCES:
+        pieces = [
+            Piece(s.next_tokens(tokens), s.computed, s.blocks, _wanted(s, tokens))
+            for s, tokens in plan
+        ]
+        return build_batch(pieces, block_size)
+    writers, readers = plan.writers, plan.readers
+    tokens = [s.tokens[-1] for s in writers]
+    if any(s.guesses for s in writers):
+        tokens = [token for s in writers for token in s.next_tokens(1 + len(s.guesses))]
+    for s, count in readers:
+        tokens += s.next_tokens(count)
+    everyone = [*writers, *(s for s, _ in readers)]
+    return build_large_batch(
+        tokens,
+        [s.computed for s in everyone],
+        [1 + len(s.guesses) for s in writers] + [count for _, count in readers],
+        [1 + len(s.guesses) for s in writers] + [_wanted(s, count) for s, count in readers],
+        [s.table for s in everyone],
+        block_size,
+    )
+
+
+def _wanted(sequence: Sequence, tokens: int) -> int:
+    """Rows of logits: for its newest token and each guess, once all before is computed."""
+    return max(0, tokens - sequence.pending + 1)
+
+
+def _draws(sequence: Sequence, tokens: int) -> list[Draw]:
+    return [sequence.draw(guessed) for guessed in range(_wanted(sequence, tokens))]

@@ -1,71 +1,229 @@
-"""Which sequences take part in the next step, with how many tokens each. Integers only.
+"""Who takes part in the next step, with how many tokens, and who has to wait. Integers only.
 
 Iteration-level scheduling (Yu et al., "Orca", OSDI 2022): a sequence joins and leaves between any
-two steps. There is no prefill phase: whoever has tokens that the model has not seen catches up,
-within a budget of tokens a step: first those that write, one token each, then those that read,
-in order of arrival.
+two steps. Those that write take part with one token each; what is left of the step's budget goes
+to those that read, some of their prompt at a time (Agrawal et al., "Sarathi-Serve", OSDI 2024), so
+that a long prompt holds nobody up.
+
+Everything scarce goes by rank, which is the order of arrival; a priority is a head start of so many
+places. Where blocks run out, those of lower rank give theirs up and come back later: what they had
+computed is computed again, as far as the prefix cache has forgotten it. The first in rank is never
+passed over, so it ends, and then the next is first: nobody waits for ever.
 """
 
 from __future__ import annotations
 
-from collections import deque
+from bisect import insort
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import count
 
-from ..sequence import Sequence
-from .blocks import BlockPool
+from ..sequence import Sequence, Stage
+from .metrics import Metrics
+from .prefix_cache import Copy, PrefixCache
+
+HEAD_START = 64  # places in the queue that one step of priority is worth
+
+# Tokens that may lie ready for a reader; a sequence that is further ahead pauses.
+MOST_AHEAD = 1024
+
+
+@dataclass
+class Plan:
+    """One pass of the model."""
+
+    writers: list[Sequence] = field(default_factory=list)  # their newest token, and their guesses
+    readers: list[tuple[Sequence, int]] = field(default_factory=list)  # so many tokens of each
+    copies: list[Copy] = field(default_factory=list)  # blocks to be copied before, in this order
+
+    def __iter__(self) -> Iterator[tuple[Sequence, int]]:
+        """All who take part, with how many tokens."""
+        yield from ((writer, 1 + len(writer.guesses)) for writer in self.writers)
+        yield from self.readers
+
+    def __len__(self) -> int:
+        return len(self.writers) + len(self.readers)
+
+    @property
+    def tokens(self) -> int:
+        guesses = sum(len(writer.guesses) for writer in self.writers)
+        return len(self.writers) + guesses + sum(tokens for _, tokens in self.readers)
+
+    def one_by_one(self) -> Iterator[Plan]:
+        """The same in a pass for each; the copies come with the first."""
+        copies = self.copies
+        for writer in self.writers:
+            yield Plan(writers=[writer], copies=copies)
+            copies = []
+        for reader in self.readers:
+            yield Plan(readers=[reader], copies=copies)
+            copies = []
 
 
 class Scheduler:
     def __init__(
-        self, pool: BlockPool, block_size: int, token_budget: int, most_running: int
+        self,
+        cache: PrefixCache,
+        token_budget: int,
+        most_running: int,
+        metrics: Metrics | None = None,
     ) -> None:
-        self.pool, self.block_size = pool, block_size
+        assert most_running < token_budget, "those who write would leave nothing to those who read"
+        self.cache, self.metrics = cache, metrics or Metrics()
         self.token_budget, self.most_running = token_budget, most_running
-        self.waiting: deque[Sequence] = deque()
-        self.running: list[Sequence] = []
+        self.waiting: list[Sequence] = []  # for room; each of these in order of rank
+        self.reading: list[Sequence] = []
+        self.writing: list[Sequence] = []
+        self.paused: list[Sequence] = []  # too far ahead of whoever reads the answer
+        self._queues: dict[Stage, list[Sequence]] = {
+            "waiting": self.waiting,
+            "reading": self.reading,
+            "writing": self.writing,
+            "paused": self.paused,
+        }
+        self._arrivals = count()
 
     @property
     def has_work(self) -> bool:
-        return bool(self.waiting or self.running)
+        return bool(self.reading or self.writing) or any(map(_is_ready, self.waiting))
 
-    def blocks_for(self, sequence: Sequence) -> int:
-        return -(-sequence.longest // self.block_size)
+    @property
+    def running(self) -> list[Sequence]:
+        """All that hold blocks."""
+        return [*self.writing, *self.reading, *self.paused]
 
-    def add(self, sequence: Sequence) -> None:
-        self.waiting.append(sequence)
+    def add(self, sequence: Sequence, priority: int = 0) -> None:
+        arrival = next(self._arrivals)
+        sequence.rank = (arrival - priority * HEAD_START, arrival)
+        self._move(sequence, "waiting")
 
-    def schedule(self) -> list[tuple[Sequence, int]]:
-        """Sequences and how many tokens of each; never more tokens than the budget."""
-        self._admit()
-        chosen: list[tuple[Sequence, int]] = []
-        budget = self.token_budget
-        for sequence in sorted(self.running, key=_is_catching_up):
+    def schedule(self) -> Plan:
+        """The next step; never more tokens than the budget."""
+        self._guess()
+        for writer in self._in_need():
+            self._grow(writer)
+        plan = Plan(copies=self._admit())
+        plan.writers = [w for w in self.writing if w.computed + len(w.guesses) < w.room]
+        budget = self.token_budget - plan.tokens
+        for reader in self.reading:
             if budget == 0:
                 break
-            count = min(sequence.pending, budget)
-            chosen.append((sequence, count))
-            budget -= count
-        return chosen
+            tokens = min(reader.pending, budget)
+            plan.readers.append((reader, tokens))
+            budget -= tokens
+        return plan
+
+    def has_drawn(self, sequence: Sequence) -> None:
+        """From its first token on a sequence writes; others may now begin with its prompt."""
+        if sequence.stage == "reading":
+            self._move(sequence, "writing")
+            self.cache.list_blocks(sequence, whole=True)
+
+    def pause(self, sequence: Sequence) -> None:
+        """Let a sequence rest whose reader has fallen behind."""
+        self._move(sequence, "paused")
+
+    def resume(self, sequence: Sequence) -> None:
+        if sequence.stage == "paused":
+            self._move(sequence, "writing")
 
     def remove(self, sequence: Sequence) -> None:
         """Take a sequence out, wherever it is, and its blocks back."""
-        if sequence in self.running:
-            self.running.remove(sequence)
-        elif sequence in self.waiting:
-            self.waiting.remove(sequence)
-        self.pool.release(sequence.blocks)
-        sequence.blocks = []
+        if sequence.stage != "out":
+            self._move(sequence, "out")
+            self.cache.close(sequence)
 
-    def _admit(self) -> None:
-        """In order of arrival: a large request is not overtaken for ever by small ones."""
-        while self.waiting and len(self.running) < self.most_running:
-            blocks = self.pool.allocate(self.blocks_for(self.waiting[0]))
-            if blocks is None:
+    def _move(self, sequence: Sequence, stage: Stage) -> None:
+        if sequence.stage != "out":
+            self._queues[sequence.stage].remove(sequence)
+        sequence.stage = stage
+        if stage != "out":
+            insort(self._queues[stage], sequence, key=_rank)
+
+    def _guess(self) -> None:
+        """Guesses take room in a pass that nobody else wants."""
+        for writer in [w for w in self.writing if w.lookup]:
+            assert writer.lookup is not None
+            room = 0 if self.reading or self.waiting else self.token_budget // len(self.writing) - 1
+            most = min(writer.params.speculation, room, writer.max_tokens - writer.drawn - 1)
+            writer.guesses = writer.lookup.guess(most) if most > 0 else []
+
+    # --- room ----------------------------------------------------------------------------------
+
+    def _in_need(self) -> list[Sequence]:
+        """Those that write and have no room for what comes next, in order of rank."""
+        return sorted((w for w in self.writing if w.computed + len(w.guesses) >= w.room), key=_rank)
+
+    def _grow(self, writer: Sequence) -> None:
+        """Room for its next token; where those before it have it all, it sits this one out."""
+        if not writer.blocks:  # had to give them up to one before it
+            return
+        self.cache.list_blocks(writer)
+        while not self.cache.grow(writer, writer.computed + 1 + len(writer.guesses)):
+            if writer.guesses:
+                writer.guesses = []
+            elif not self._preempt_for(writer):
                 return
-            sequence = self.waiting.popleft()
-            sequence.blocks = blocks
-            self.running.append(sequence)
+
+    def _admit(self) -> list[Copy]:
+        """Let those in that are waiting, as far as seats, blocks and tokens go.
+
+        In order of rank: a large request is not overtaken for ever by small ones.
+        """
+        copies: list[Copy] = []
+        budget = self.token_budget - sum(1 + len(w.guesses) for w in self.writing)
+        budget -= sum(reader.pending for reader in self.reading)
+        for sequence in filter(_is_ready, list(self.waiting)):
+            if budget <= 0 or not self._has_seat(sequence):
+                break
+            needed = self._open(sequence)
+            if needed is None:
+                break
+            copies += needed
+            if not sequence.drawn:
+                self.metrics.prompt_tokens += len(sequence)
+                self.metrics.cached_tokens += sequence.computed
+            self._move(sequence, "reading")
+            budget -= sequence.pending
+        return copies
+
+    def _has_seat(self, sequence: Sequence) -> bool:
+        while len(self.running) >= self.most_running:
+            if not self._preempt_for(sequence):
+                return False
+        return True
+
+    def _open(self, sequence: Sequence) -> list[Copy] | None:
+        """One spare block for each that is running: whoever comes in should not have to leave at
+        the next step."""
+        while (copies := self.cache.open(sequence, spare=len(self.running))) is None:
+            if not self._preempt_for(sequence):
+                return None
+        return copies
+
+    def _preempt_for(self, sequence: Sequence) -> bool:
+        """Take the blocks of the last in rank behind this one; of one whose reader sleeps, first.
+
+        Preemption by recomputing (Kwon et al., SOSP 2023).
+        """
+        running = self.paused or [*self.writing, *self.reading]
+        victim = max(running, key=_rank, default=sequence)
+        if victim is sequence or (victim.rank < sequence.rank and not self.paused):
+            return False
+        self.remove(victim)
+        victim.guesses = []
+        self._move(victim, "waiting")
+        self.metrics.preemptions += 1
+        return True
 
 
-def _is_catching_up(sequence: Sequence) -> bool:
-    """Has more than its newest token to feed; among equals, the order of arrival stands."""
-    return sequence.pending > 1
+def _rank(sequence: Sequence) -> tuple[int, int]:
+    return sequence.rank
+
+
+def _is_ready(sequence: Sequence) -> bool:
+    """Its reader wants tokens, and the one that reads the same prompt has read it."""
+    leader = sequence.leader
+    return sequence.drawn - sequence.taken < MOST_AHEAD and (
+        leader is None or leader.drawn > 0 or leader.is_finished
+    )
