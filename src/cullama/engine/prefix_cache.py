@@ -25,6 +25,9 @@ Tokens: TypeAlias = tuple[int, ...]
 # Of many blocks that may follow, so many, the newest, are looked at for a beginning in common.
 MOST_COMPARED = 16
 
+# Fewer tokens than these are read faster than found: most texts begin with the same one.
+FEWEST_REUSED = 8
+
 
 @dataclass(eq=False, slots=True)
 class Node:
@@ -122,6 +125,8 @@ class PrefixCache:
         held = len(blocks) * size
         rest = tuple(tokens[held : min(held + size, most)])
         partial, common = _most_alike(node, rest)
+        if held + common < FEWEST_REUSED:
+            return Match(self._root, [], None, 0)
         return Match(node, blocks, partial, held + common)
 
     def list_blocks(self, sequence: Sequence, whole: bool = False) -> None:
