@@ -80,7 +80,7 @@ def build_large_batch(
     Of each sequence: its first position, how many of the tokens are its, how many of those want
     logits, and its blocks as the bytes of an int32 array.
     """
-    first, count, rows = (np.array(column, np.int32) for column in (starts, counts, wanted))
+    first, count, rows, ids = (_column(each) for each in (starts, counts, wanted, tokens))
     lengths = first + count
     query_starts = _sums(count)
     sequences = np.repeat(np.arange(len(count), dtype=np.int32), count)
@@ -90,9 +90,12 @@ def build_large_batch(
     slots = table[sequences, positions // block_size] * block_size + positions % block_size
     logit_rows = np.arange(rows.sum(), dtype=np.int32)
     logit_rows += np.repeat(query_starts[1:] - _sums(rows)[1:], rows)
-    ids = np.array(tokens, np.int32)
     fields = [ids, positions, slots, query_starts, lengths, table.reshape(-1), logit_rows]
     return _views(np.concatenate(fields), [len(field) for field in fields], width)
+
+
+def _column(numbers: Sequence[int]) -> HostArray:
+    return np.fromiter(numbers, np.int32, len(numbers))  # half the time of np.array
 
 
 def _sums(counts: HostArray) -> HostArray:
@@ -108,9 +111,11 @@ def _padded(blocks: Sequence[int], width: int) -> list[int]:
 
 def _table(tables: Sequence[bytes], width: int) -> HostArray:
     """[S, width]; what is missing is 0."""
-    size = 4 * width
-    whole = b"".join([table[:size].ljust(size, b"\0") for table in tables])
-    return np.frombuffer(whole, np.int32).reshape(-1, width)
+    size = max(map(len, tables))
+    whole = b"".join(tables)
+    if len(whole) < size * len(tables):
+        whole = b"".join([table.ljust(size, b"\0") for table in tables])
+    return np.frombuffer(whole, np.int32).reshape(len(tables), -1)[:, :width]
 
 
 def _views(buffer: HostArray, lengths: list[int], width: int) -> Batch[HostArray]:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 FinishReason = Literal["stop", "length", "cancelled", "error"]
 Stage = Literal["out", "waiting", "reading", "writing", "paused"]
 
+TABLE_STEP = 256  # bytes: 64 blocks
+
 
 @dataclass(eq=False)
 class Sequence:
@@ -45,7 +47,7 @@ class Sequence:
     sound: int = 0  # of those, how many led to a token drawn
     blocks: Many[int] = ()
     room: int = 0  # tokens that its blocks hold
-    table: bytes = b""  # its blocks once more, as int32
+    table: bytes = b""  # its blocks once more, as int32, padded so that most tables are alike
     listed: int = 0  # blocks that the prefix cache knows of …
     node: Node | None = None  # … and where it lists the last of them
 
@@ -84,7 +86,8 @@ class Sequence:
 
     def use_blocks(self, blocks: Many[int], block_size: int) -> None:
         self.blocks, self.room = blocks, len(blocks) * block_size
-        self.table = array("i", blocks).tobytes()
+        table = array("i", blocks).tobytes()
+        self.table = table.ljust(-(-len(table) // TABLE_STEP) * TABLE_STEP, b"\0")
 
     def next_tokens(self, count: int) -> list[int]:
         """The first `count` tokens that the model has not seen, guesses at the end."""

@@ -6,10 +6,12 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from ..errors import UsageError
-from .loading import load
-from .options import model_options
+from .bench_serve import command as serve
+from .loading import load_or_invent
+from .options import model_options, shape_option
 
 if TYPE_CHECKING:
     from ..benchmark.report import Report
@@ -33,9 +35,14 @@ def _thread_counts(threads: int | None, counts: list[int] | None) -> tuple[int, 
     return tuple(counts or ([] if threads is None else [threads]))
 
 
-@click.command("bench", short_help="Measure speed beside the machine's limits.")
+@click.group(
+    "bench",
+    short_help="Measure speed beside the machine's limits.",
+    invoke_without_command=True,
+    commands={"serve": serve},
+)
 @model_options
-@click.option("--config", "shape", metavar="NAME", help="A known shape with random weights.")
+@shape_option
 @click.option(
     "--contexts",
     default="64,512,2048",
@@ -72,11 +79,16 @@ def _thread_counts(threads: int | None, counts: list[int] | None) -> tuple[int, 
     help="Measure with each of these.  [default: 1, and every core]",
 )
 @click.option("--json", "as_json", is_flag=True, help="JSON instead of a table.")
-def command(shape: str | None, as_json: bool, **options: Any) -> None:
-    """Measure the limits of this machine, then prefill and decode as shares of them."""
-    from ..benchmark.bench import Plan, benchmark
-    from ..benchmark.shapes import random_checkpoint
+@click.pass_context
+def command(context: click.Context, /, shape: str | None, as_json: bool, **options: Any) -> None:
+    """Measure the limits of this machine, then prefill and decode as shares of them.
 
+    `cullama bench serve` measures many requests at once.
+    """
+    from ..benchmark.bench import Plan, benchmark
+
+    if context.invoked_subcommand is not None:
+        return _refuse_options(context)
     plan = Plan(
         contexts=tuple(options.pop("contexts")),
         prompts=tuple(options.pop("prompts")),
@@ -84,13 +96,18 @@ def command(shape: str | None, as_json: bool, **options: Any) -> None:
         repeats=options.pop("repeats"),
         thread_counts=_thread_counts(options["threads"], options.pop("thread_counts")),
     )
-    if shape is not None and options["model"] is not None:
-        raise UsageError("--config runs random weights, --model a file: give one of them")
-    if shape is not None:
-        options["model"] = random_checkpoint(shape)
-    llm = load(**options)
+    llm = load_or_invent(shape, **options)
     report = benchmark(llm, plan)
     click.echo(json.dumps(report.as_json()) if as_json else _table(report))
+    return None
+
+
+def _refuse_options(context: click.Context) -> None:
+    """What stands before a subcommand's name would be ignored."""
+    for option in context.command.params:
+        if context.get_parameter_source(option.name or "") is ParameterSource.COMMANDLINE:
+            name, subcommand = option.opts[0], context.invoked_subcommand
+            raise UsageError(f"{name} stands before {subcommand!r}, expected behind it")
 
 
 def _table(report: Report) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..errors import UsageError
 from .progress import ProgressBar
 
 if TYPE_CHECKING:
@@ -26,3 +27,14 @@ def load(model: Any, quiet: bool, **options: Any) -> LLM:
     if not quiet:
         click.secho(llm.description, dim=True, err=True)
     return llm
+
+
+def load_or_invent(shape: str | None, **options: Any) -> LLM:
+    """A model from a file, or random weights in a known shape."""
+    from ..benchmark.shapes import random_checkpoint
+
+    if shape is not None and options["model"] is not None:
+        raise UsageError("--config runs random weights, --model a file: give one of them")
+    if shape is not None:
+        options["model"] = random_checkpoint(shape)
+    return load(**options)

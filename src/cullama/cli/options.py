@@ -66,6 +66,10 @@ model_options = _stack(
     ]
 )
 
+shape_option = click.option(
+    "--config", "shape", metavar="NAME", help="A known shape with random weights."
+)
+
 # Their ranges are `SamplingParams`' to check; here is only what the shell needs to know.
 sampling_options = _stack(
     [

@@ -272,9 +272,8 @@ class Engine:
 
     def _step(self) -> None:
         start, before = time.perf_counter(), self._totals()
-        waiting = len(self.scheduler.waiting)
         plan = self.scheduler.schedule()
-        tokens = plan.tokens
+        waiting, tokens = len(self.scheduler.waiting), plan.tokens
         for outcome in self._run(plan):
             self._take_in(outcome)
         seconds = time.perf_counter() - start

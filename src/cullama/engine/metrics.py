@@ -17,7 +17,7 @@ class StepRecord:
     reading: int  # sequences that took part with some of their prompt
     tokens: int  # that went through the model
     drawn: int  # tokens that came out
-    waiting: int  # sequences left out for want of room, when the step began
+    waiting: int  # sequences for which there was no room
     blocks_free: int
     blocks_kept: int  # held by nobody; what is in them can be found
     blocks_held: int

@@ -107,6 +107,13 @@ class PrefixCache:
     def _blocks_for(self, tokens: int) -> int:
         return -(-tokens // self.block_size)
 
+    def clear(self) -> None:
+        """Forget all that is kept."""
+        for node in list(self._root.children.values()):
+            for each in _with_descendants(node):
+                self._unlist(each)
+                self.pool.discard(each.block)
+
     # --- the tree ----------------------------------------------------------------------------
 
     def match(self, tokens: list[int]) -> Match:

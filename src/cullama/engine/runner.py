@@ -63,18 +63,21 @@ def plan_batch(plan: Plan, block_size: int) -> Batch[HostArray]:
             for s, tokens in plan
         ]
         return build_batch(pieces, block_size)
-    writers, readers = plan.writers, plan.readers
-    tokens = [s.tokens[-1] for s in writers]
-    if any(s.guesses for s in writers):
-        tokens = [token for s in writers for token in s.next_tokens(1 + len(s.guesses))]
-    for s, count in readers:
-        tokens += s.next_tokens(count)
-    everyone = [*writers, *(s for s, _ in readers)]
+    everyone = [*plan.writers, *(sequence for sequence, _ in plan.readers)]
+    counts = plan.counts
+    tokens = [s.tokens[-1] for s in plan.writers]
+    wanted = [1] * len(plan.writers)
+    if plan.guesses:
+        tokens = [token for s in plan.writers for token in (s.tokens[-1], *s.guesses)]
+        wanted = counts[: len(plan.writers)]
+    for sequence, count in plan.readers:
+        tokens += sequence.next_tokens(count)
+        wanted.append(_wanted(sequence, count))
     return build_large_batch(
         tokens,
         [s.computed for s in everyone],
-        [1 + len(s.guesses) for s in writers] + [count for _, count in readers],
-        [1 + len(s.guesses) for s in writers] + [_wanted(s, count) for s, count in readers],
+        counts,
+        wanted,
         [s.table for s in everyone],
         block_size,
     )

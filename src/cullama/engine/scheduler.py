@@ -35,25 +35,38 @@ class Plan:
     writers: list[Sequence] = field(default_factory=list)  # their newest token, and their guesses
     readers: list[tuple[Sequence, int]] = field(default_factory=list)  # so many tokens of each
     copies: list[Copy] = field(default_factory=list)  # blocks to be copied before, in this order
+    has_guesses: bool = False  # whether any writer has
 
     def __iter__(self) -> Iterator[tuple[Sequence, int]]:
         """All who take part, with how many tokens."""
-        yield from ((writer, 1 + len(writer.guesses)) for writer in self.writers)
-        yield from self.readers
+        return zip(
+            [*self.writers, *(reader for reader, _ in self.readers)], self.counts, strict=True
+        )
 
     def __len__(self) -> int:
         return len(self.writers) + len(self.readers)
 
     @property
+    def counts(self) -> list[int]:
+        """How many tokens of each."""
+        writers = [1] * len(self.writers)
+        if self.guesses:
+            writers = [1 + len(writer.guesses) for writer in self.writers]
+        return writers + [tokens for _, tokens in self.readers]
+
+    @property
+    def guesses(self) -> int:
+        return sum(len(writer.guesses) for writer in self.writers) if self.has_guesses else 0
+
+    @property
     def tokens(self) -> int:
-        guesses = sum(len(writer.guesses) for writer in self.writers)
-        return len(self.writers) + guesses + sum(tokens for _, tokens in self.readers)
+        return len(self.writers) + self.guesses + sum(tokens for _, tokens in self.readers)
 
     def one_by_one(self) -> Iterator[Plan]:
         """The same in a pass for each; the copies come with the first."""
         copies = self.copies
         for writer in self.writers:
-            yield Plan(writers=[writer], copies=copies)
+            yield Plan(writers=[writer], copies=copies, has_guesses=self.has_guesses)
             copies = []
         for reader in self.readers:
             yield Plan(readers=[reader], copies=copies)
@@ -92,6 +105,10 @@ class Scheduler:
         """All that hold blocks."""
         return [*self.writing, *self.reading, *self.paused]
 
+    @property
+    def seats_taken(self) -> int:
+        return len(self.writing) + len(self.reading) + len(self.paused)
+
     def add(self, sequence: Sequence, priority: int = 0) -> None:
         arrival = next(self._arrivals)
         sequence.rank = (arrival - priority * HEAD_START, arrival)
@@ -99,10 +116,11 @@ class Scheduler:
 
     def schedule(self) -> Plan:
         """The next step; never more tokens than the budget."""
-        self._guess()
-        for writer in self._in_need():
+        guesses = self._guess()
+        for writer in [w for w in self.writing if w.computed + len(w.guesses) >= w.room]:
             self._grow(writer)
-        plan = Plan(copies=self._admit())
+        copies = self._admit(self.token_budget - len(self.writing) - guesses)
+        plan = Plan(copies=copies, has_guesses=guesses > 0)
         plan.writers = [w for w in self.writing if w.computed + len(w.guesses) < w.room]
         budget = self.token_budget - plan.tokens
         for reader in self.reading:
@@ -140,38 +158,35 @@ class Scheduler:
         if stage != "out":
             insort(self._queues[stage], sequence, key=_rank)
 
-    def _guess(self) -> None:
-        """Guesses take room in a pass that nobody else wants."""
+    def _guess(self) -> int:
+        """Guesses take room in a pass that nobody else wants; returns how many there are."""
+        guesses = 0
         for writer in [w for w in self.writing if w.lookup]:
             assert writer.lookup is not None
             room = 0 if self.reading or self.waiting else self.token_budget // len(self.writing) - 1
             most = min(writer.params.speculation, room, writer.max_tokens - writer.drawn - 1)
             writer.guesses = writer.lookup.guess(most) if most > 0 else []
+            guesses += len(writer.guesses)
+        return guesses
 
     # --- room ----------------------------------------------------------------------------------
-
-    def _in_need(self) -> list[Sequence]:
-        """Those that write and have no room for what comes next, in order of rank."""
-        return sorted((w for w in self.writing if w.computed + len(w.guesses) >= w.room), key=_rank)
 
     def _grow(self, writer: Sequence) -> None:
         """Room for its next token; where those before it have it all, it sits this one out."""
         if not writer.blocks:  # had to give them up to one before it
             return
-        self.cache.list_blocks(writer)
         while not self.cache.grow(writer, writer.computed + 1 + len(writer.guesses)):
             if writer.guesses:
                 writer.guesses = []
             elif not self._preempt_for(writer):
                 return
 
-    def _admit(self) -> list[Copy]:
+    def _admit(self, budget: int) -> list[Copy]:
         """Let those in that are waiting, as far as seats, blocks and tokens go.
 
         In order of rank: a large request is not overtaken for ever by small ones.
         """
         copies: list[Copy] = []
-        budget = self.token_budget - sum(1 + len(w.guesses) for w in self.writing)
         budget -= sum(reader.pending for reader in self.reading)
         for sequence in filter(_is_ready, list(self.waiting)):
             if budget <= 0 or not self._has_seat(sequence):
@@ -188,7 +203,7 @@ class Scheduler:
         return copies
 
     def _has_seat(self, sequence: Sequence) -> bool:
-        while len(self.running) >= self.most_running:
+        while self.seats_taken >= self.most_running:
             if not self._preempt_for(sequence):
                 return False
         return True
@@ -196,7 +211,7 @@ class Scheduler:
     def _open(self, sequence: Sequence) -> list[Copy] | None:
         """One spare block for each that is running: whoever comes in should not have to leave at
         the next step."""
-        while (copies := self.cache.open(sequence, spare=len(self.running))) is None:
+        while (copies := self.cache.open(sequence, spare=self.seats_taken)) is None:
             if not self._preempt_for(sequence):
                 return None
         return copies
@@ -206,8 +221,8 @@ class Scheduler:
 
         Preemption by recomputing (Kwon et al., SOSP 2023).
         """
-        running = self.paused or [*self.writing, *self.reading]
-        victim = max(running, key=_rank, default=sequence)
+        queues = [self.paused] if self.paused else [self.writing, self.reading]
+        victim = max((queue[-1] for queue in queues if queue), key=_rank, default=sequence)
         if victim is sequence or (victim.rank < sequence.rank and not self.paused):
             return False
         self.remove(victim)

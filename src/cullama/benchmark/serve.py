@@ -1,0 +1,276 @@
+"""Many requests at once: continuous against static batching, with the same engine and kernels.
+
+    continuous  a request joins and leaves between any two steps
+    static      a batch is read and written together, and the next begins when its longest answer
+                is written; until then rows whose answer is long enough are computed on, and thrown
+                away, as a `generate` over a padded batch does
+    leaving     as static, but rows leave when their answer is long enough: what a ragged batch
+                saves by itself
+
+Arrivals are a Poisson process, or all at once. Static batches wait until all of theirs are there.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass, field
+from itertools import pairwise
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..config import ModelConfig
+from ..engine.engine import Engine
+from ..errors import UsageError
+from ..sampling import SamplingParams
+from ..sequence import Sequence as Text
+from .host import HostCost, host_cost
+from .trace import Recorder
+
+if TYPE_CHECKING:
+    from ..llm import LLM
+
+PERCENTILES = (50, 90, 99)
+
+
+@dataclass(frozen=True)
+class Request:
+    prompt: list[int]
+    answer: int  # tokens
+    arrival: float  # seconds after the beginning
+
+
+@dataclass(frozen=True)
+class Workload:
+    requests: int = 256
+    shortest: int = 100  # of prompts and of answers, uniformly drawn
+    longest: int = 1024
+    rate: float | None = None  # arrivals a second; None: all at once
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.shortest <= self.longest:
+            raise UsageError(
+                f"lengths are {self.shortest} to {self.longest}, expected the shorter one first"
+            )
+
+    @property
+    def description(self) -> str:
+        arrivals = "all at once" if self.rate is None else f"Poisson, {self.rate:g} a second"
+        return (
+            f"{self.requests} requests, prompts and answers of {self.shortest} to {self.longest} "
+            f"tokens (uniform, seed {self.seed}), arriving {arrivals}"
+        )
+
+    def draw(self, config: ModelConfig) -> list[Request]:
+        random, arrival, requests = Random(self.seed), 0.0, []
+        for _ in range(self.requests):
+            prompt = random.randint(self.shortest, self.longest)
+            answer = random.randint(self.shortest, self.longest)
+            tokens = [random.randrange(config.vocab_size) for _ in range(prompt)]
+            requests.append(Request(tokens, answer, arrival))
+            arrival += random.expovariate(self.rate) if self.rate else 0.0
+        return requests
+
+
+@dataclass
+class Served:
+    """When what happened to one request; seconds after the beginning."""
+
+    arrival: float
+    tokens: list[float] = field(default_factory=list)  # when each of its answer's came
+
+    @property
+    def first_token(self) -> float:
+        return self.tokens[0] - self.arrival
+
+
+@dataclass(frozen=True)
+class Run:
+    kind: str
+    seconds: float
+    answered: int  # tokens that were asked for
+    computed: int  # tokens drawn, those thrown away included
+    steps: int
+    preemptions: int
+    cache_hit_rate: float
+    first_token: dict[str, float]  # seconds, by percentile
+    between_tokens: dict[str, float]
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.answered / self.seconds
+
+
+@dataclass(frozen=True)
+class ServeReport:
+    model: str
+    workload: str
+    batch: int
+    runs: tuple[Run, ...]
+    host: HostCost
+
+    def ratio(self, run: Run) -> float:
+        """Throughput of the first run over this one's."""
+        return self.runs[0].tokens_per_second / run.tokens_per_second
+
+    def as_json(self) -> dict[str, Any]:
+        runs = [
+            {**asdict(run), "tokens_per_second": run.tokens_per_second, "ratio": self.ratio(run)}
+            for run in self.runs
+        ]
+        return {**asdict(self), "runs": runs}
+
+
+def benchmark(
+    llm: LLM, workload: Workload, batch: int, recorder: Recorder | None = None
+) -> ServeReport:
+    """One run of each kind, over the same requests, each with an empty prefix cache.
+
+    Raises:
+        UsageError: the longest request would not fit the context.
+    """
+    engine = llm.engine
+    if 2 * workload.longest > engine.context_length:
+        raise UsageError(
+            f"a request takes up to {2 * workload.longest} tokens, expected at most the context "
+            f"of {engine.context_length}; lower --longest or raise --context"
+        )
+    requests = workload.draw(engine.config)
+    runs = (
+        continuous(engine, requests, batch, recorder),
+        static(engine, requests, batch),
+        leaving(engine, requests, batch),
+    )
+    return ServeReport(llm.description, workload.description, batch, runs, host_cost())
+
+
+def continuous(
+    engine: Engine, requests: Sequence[Request], batch: int, recorder: Recorder | None = None
+) -> Run:
+    watching = recorder or nullcontext()
+    with _at_most(engine, batch), watching, _Clock(engine, recorder) as clock:
+        served = []
+        for request in requests:
+            while clock.now() < request.arrival:
+                _step_or_sleep(engine, request.arrival - clock.now())
+            served.append(clock.submit(request, request.answer))
+        _finish(engine)
+        return clock.run("continuous", served, requests)
+
+
+def static(engine: Engine, requests: Sequence[Request], batch: int) -> Run:
+    return _batch_by_batch(
+        "static", engine, requests, batch, lambda group: max(map(_answer, group))
+    )
+
+
+def leaving(engine: Engine, requests: Sequence[Request], batch: int) -> Run:
+    return _batch_by_batch("leaving", engine, requests, batch, None)
+
+
+def _batch_by_batch(
+    kind: str,
+    engine: Engine,
+    requests: Sequence[Request],
+    batch: int,
+    tokens: Callable[[Sequence[Request]], int] | None,
+) -> Run:
+    with _at_most(engine, batch), _Clock(engine) as clock:
+        served = []
+        for start in range(0, len(requests), batch):
+            group = requests[start : start + batch]
+            while clock.now() < group[-1].arrival:
+                time.sleep(group[-1].arrival - clock.now())
+            for request in group:
+                served.append(clock.submit(request, tokens(group) if tokens else request.answer))
+            _finish(engine)
+        return clock.run(kind, served, requests)
+
+
+class _Clock:
+    """Seconds from the moment it is entered, and what the engine did since."""
+
+    def __init__(self, engine: Engine, recorder: Recorder | None = None) -> None:
+        self._engine, self._recorder = engine, recorder
+
+    def __enter__(self) -> _Clock:
+        self._engine.cache.clear()
+        metrics = self._engine.metrics
+        self._start = time.perf_counter()
+        self._before = (metrics.drawn_tokens, metrics.steps, metrics.preemptions)
+        self._cached = (metrics.cached_tokens, metrics.prompt_tokens)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for text in self._engine.scheduler.running + self._engine.scheduler.waiting:
+            self._engine.finish(text, "cancelled")
+
+    def now(self) -> float:
+        return time.perf_counter() - self._start
+
+    def submit(self, request: Request, tokens: int) -> Served:
+        """Greedy, past end tokens: lengths are the workload's."""
+        params = SamplingParams(max_tokens=tokens, temperature=0, ignore_eos=True)
+        [text] = self._engine.submit(request.prompt, params)
+        served = Served(request.arrival)
+        text.on_change = lambda: self._note(text, served, request.answer)
+        if self._recorder is not None:
+            self._recorder.follow(text, self._start + request.arrival)
+        return served
+
+    def _note(self, text: Text, served: Served, wanted: int) -> None:
+        text.taken = text.drawn  # a reader that keeps up
+        while len(served.tokens) < min(text.drawn, wanted):
+            served.tokens.append(self.now())
+
+    def run(self, kind: str, served: Sequence[Served], requests: Sequence[Request]) -> Run:
+        seconds, metrics = self.now(), self._engine.metrics
+        drawn, steps, preemptions = self._before
+        cached, prompted = self._cached
+        gaps = [later - sooner for one in served for sooner, later in pairwise(one.tokens)]
+        return Run(
+            kind=kind,
+            seconds=seconds,
+            answered=sum(request.answer for request in requests),
+            computed=metrics.drawn_tokens - drawn,
+            steps=metrics.steps - steps,
+            preemptions=metrics.preemptions - preemptions,
+            cache_hit_rate=(metrics.cached_tokens - cached) / (metrics.prompt_tokens - prompted),
+            first_token=_percentiles([one.first_token for one in served]),
+            between_tokens=_percentiles(gaps or [0.0]),
+        )
+
+
+@contextmanager
+def _at_most(engine: Engine, batch: int) -> Iterator[None]:
+    """So many sequences at once."""
+    scheduler = engine.scheduler
+    before, scheduler.most_running = scheduler.most_running, batch
+    try:
+        yield
+    finally:
+        scheduler.most_running = before
+
+
+def _finish(engine: Engine) -> None:
+    while engine.scheduler.has_work:
+        engine.step()
+
+
+def _step_or_sleep(engine: Engine, seconds: float) -> None:
+    if engine.scheduler.has_work:
+        engine.step()
+    else:
+        time.sleep(max(0.0, seconds))
+
+
+def _answer(request: Request) -> int:
+    return request.answer
+
+
+def _percentiles(seconds: Sequence[float]) -> dict[str, float]:
+    return {f"p{p}": float(np.percentile(seconds, p)) for p in PERCENTILES}
