@@ -13,7 +13,11 @@ DTYPES = ("auto", "float32", "float16", "bfloat16")
 
 
 def operators_for(
-    backend: str, dtype: str, threads: int | None, weight_folder: Path | None
+    backend: str,
+    dtype: str,
+    threads: int | None,
+    weight_folder: Path | None,
+    deterministic: bool = False,
 ) -> Operators[Any]:
     """The operators of a backend, in a storage type.
 
@@ -25,6 +29,7 @@ def operators_for(
     """
     _check("backend", backend, BACKENDS)
     _check("dtype", dtype, DTYPES)
+    from .cpu.deterministic import DeterministicCpuOperators
     from .cpu.matrix import TILED_ARCHITECTURES
     from .cpu.operators import CpuOperators
     from .cpu.threads import blas_architecture, choose_threads, limit_blas
@@ -32,7 +37,8 @@ def operators_for(
     count = choose_threads(threads)
     limit_blas(1)
     has_tiles = blas_architecture() in TILED_ARCHITECTURES
-    return CpuOperators("float32" if dtype == "auto" else dtype, count, has_tiles, weight_folder)
+    operators = DeterministicCpuOperators if deterministic else CpuOperators
+    return operators("float32" if dtype == "auto" else dtype, count, has_tiles, weight_folder)
 
 
 def _check(name: str, value: str, choices: tuple[str, ...]) -> None:

@@ -48,6 +48,8 @@ class LLM:
         cache_tokens: room for so many tokens of all texts under way together; None takes a
             quarter of the machine's memory, or 64 contexts if that is less. What is not used
             costs nothing.
+        deterministic: the same bits for a text whatever else is under way, however its prompt is
+            cut up and whatever of it is cached. Slower where there are many rows: see `README`.
         keep_converted: keep the converted weights of GGUF files in the cache folder, so that
             they open in milliseconds the next time.
         progress: called with (done, total) while weights are read.
@@ -66,6 +68,7 @@ class LLM:
         threads: int | None = None,
         context_length: int | None = None,
         cache_tokens: int | None = None,
+        deterministic: bool = False,
         keep_converted: bool = True,
         progress: Progress = lambda done, total: None,
         download_progress: Progress | None = None,
@@ -75,7 +78,7 @@ class LLM:
         self._checkpoint, config = model, model.config
         self.context_length = _context_length(config, context_length)
         folder = cache_folder() / "converted" if keep_converted else None
-        ops = operators_for(backend, dtype, threads, folder)
+        ops = operators_for(backend, dtype, threads, folder, deterministic)
         self.description = f"{model.path.name} · {model.stored_as} · {ops.description}"
         weights = load_weights(model, ops, self.context_length, progress)
         cache = ops.cache(config, _cache_tokens(config, self.context_length, cache_tokens))

@@ -45,11 +45,18 @@ def cpu_with_crew(dtype: str) -> tuple[Operators[Any], DTypeLike]:
     return ops, np.float32
 
 
+def deterministic_cpu(dtype: str) -> tuple[Operators[Any], DTypeLike]:
+    from cullama.cpu.deterministic import DeterministicCpuOperators
+
+    return DeterministicCpuOperators(dtype, threads=1, has_tiles=True), np.float32
+
+
 # A new backend is one line here: its name → how it is made, in which storage types.
 BACKENDS: dict[str, tuple[Make, list[str]]] = {
     "cpu": (cpu, ["float32", "float16", "bfloat16"]),
     "cpu_with_columns": (cpu_with_columns, ["float32"]),
     "cpu_with_crew": (cpu_with_crew, ["float32", "bfloat16"]),
+    "deterministic_cpu": (deterministic_cpu, ["float32", "float16"]),
 }
 
 

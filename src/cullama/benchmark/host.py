@@ -45,7 +45,7 @@ def host_cost(sequences: int = 256, prompt: int = 512, steps: int = 400) -> Host
 
 def _full_house(sequences: int, prompt: int, steps: int) -> Scheduler:
     """All prompts read; their lengths differ, so that they need blocks at different times."""
-    blocks = 3 * sequences * (prompt + steps) // BLOCK_SIZE
+    blocks = 3 * sequences * ((prompt + steps) // BLOCK_SIZE + 2)
     scheduler = Scheduler(PrefixCache(blocks, BLOCK_SIZE), 2 * sequences, sequences)
     for index in range(sequences):
         tokens = [index, *range(prompt + index % BLOCK_SIZE)]

@@ -41,6 +41,11 @@ device_options = _stack(
             metavar="N",
             help="CPU threads.  [default: physical cores]",
         ),
+        click.option(
+            "--deterministic",
+            is_flag=True,
+            help="The same bits for a text in any batch and chunking; slower for many rows.",
+        ),
     ]
 )
 

@@ -123,16 +123,19 @@ def store(keys: Floats, values: Floats, cache: LayerCache[HostArray], batch: Cpu
     cache.values[:, blocks, offsets] = values.swapaxes(0, 1)[:, batch.kept]
 
 
-def attend(q: Floats, cache: LayerCache[HostArray], batch: CpuBatch, crew: Crew) -> Floats:
-    """[T, H, E] → [T, H E]."""
+def attend(
+    q: Floats, cache: LayerCache[HostArray], batch: CpuBatch, crew: Crew, tile: int | None = None
+) -> Floats:
+    """[T, H, E] → [T, H E]; `tile`: queries taken at a time."""
+    tile = TILE if tile is None else tile
     tokens, heads, width = q.shape
     if tokens == 1:  # the commonest case: one sequence writing its next token
         return _tile(q, cache, batch.spans[0], batch.spans[0].context - 1)
     out = np.empty((tokens, heads * width), np.float32)
     tiles = [
-        (span, slice(row, min(row + TILE, span.end)))
+        (span, slice(row, min(row + tile, span.end)))
         for span in batch.spans
-        for row in range(span.start, span.end, TILE)
+        for row in range(span.start, span.end, tile)
     ]
     operations = sum(4 * (rows.stop - rows.start) * span.context for span, rows in tiles)
     seconds = len(tiles) * TILE_SECONDS + operations * heads * width / PRODUCT_RATE

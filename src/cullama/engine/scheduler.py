@@ -184,12 +184,13 @@ class Scheduler:
     def _admit(self, budget: int) -> list[Copy]:
         """Let those in that are waiting, as far as seats, blocks and tokens go.
 
-        In order of rank: a large request is not overtaken for ever by small ones.
+        In order of rank: a large request is not overtaken for ever by small ones, and nobody waits
+        for tokens that go to readers behind it.
         """
         copies: list[Copy] = []
-        budget -= sum(reader.pending for reader in self.reading)
         for sequence in filter(_is_ready, list(self.waiting)):
-            if budget <= 0 or not self._has_seat(sequence):
+            before = sum(r.pending for r in self.reading if r.rank < sequence.rank)
+            if before >= budget or not self._has_seat(sequence):
                 break
             needed = self._open(sequence)
             if needed is None:
@@ -199,7 +200,6 @@ class Scheduler:
                 self.metrics.prompt_tokens += len(sequence)
                 self.metrics.cached_tokens += sequence.computed
             self._move(sequence, "reading")
-            budget -= sequence.pending
         return copies
 
     def _has_seat(self, sequence: Sequence) -> bool:
