@@ -25,6 +25,7 @@ class Plan:
     tokens: int = 48  # written at each context
     repeats: int = 5
     thread_counts: tuple[int, ...] = ()  # none: one, and every core
+    speculation: int = 0  # guesses a step to be tried; 0 tries none
 
 
 def benchmark(llm: LLM, plan: Plan) -> Report:
@@ -43,13 +44,17 @@ def benchmark(llm: LLM, plan: Plan) -> Report:
     assert isinstance(ops, CpuOperators)
     weight_bytes = bytes_per_token(config, ops.dtype.itemsize)
     thread_counts = _thread_counts(plan)
-    limits, rows = [], []
+    limits, rows, guessing = [], [], []
     meter = CpuMeter(plan.repeats)
     for threads in thread_counts:
         before = meter.measure(threads)
         ops.use_threads(threads)
         read = [runs.prefill(llm.engine, tokens, plan.repeats) for tokens in plan.prompts]
         written = [runs.decode(llm.engine, context, plan.tokens) for context in plan.contexts]
+        if plan.speculation:
+            guessing += runs.guessing(
+                llm.engine, plan.speculation, plan.tokens, plan.repeats, threads
+            )
         limit = between(before, meter.measure(threads))
         limits.append(limit)
         rows += [prefill_row(run, limit, config) for run in read]
@@ -61,6 +66,7 @@ def benchmark(llm: LLM, plan: Plan) -> Report:
         weight_bytes=weight_bytes,
         yardsticks=tuple(limits),
         rows=tuple(rows),
+        guessing=tuple(guessing),
     )
 
 

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..config import ModelConfig
-from .runs import Decode, Prefill
+from .runs import Decode, Guessing, Prefill
 from .yardsticks import CpuYardsticks
 
 
@@ -31,6 +31,7 @@ class Report:
     weight_bytes: int  # read for every token
     yardsticks: tuple[CpuYardsticks, ...]
     rows: tuple[Row, ...]
+    guessing: tuple[Guessing, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)

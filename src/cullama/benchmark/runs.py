@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from statistics import median
 from typing import Any
@@ -33,12 +33,26 @@ class Decode:
     model_seconds: float  # of that, in the model's forward pass
 
 
+@dataclass(frozen=True)
+class Guessing:
+    """Writing with guesses and without, in turns."""
+
+    text: str  # which kind
+    threads: int
+    most: int  # guesses a step
+    tokens_per_second: float
+    speed_up: float  # over writing without guesses
+    right: float  # share of the guesses
+    tokens_per_step: float
+
+
 def prefill(engine: Engine, tokens: int, repeats: int) -> Prefill:
     """Reading a prompt and drawing the first token after it."""
     times = []
     for repeat in range(repeats + 1):
+        engine.cache.clear()  # what is read is to be read, not found
         start = time.perf_counter()
-        _write(engine, _prompt(engine.config, tokens, repeat), 1)
+        _write(engine, _prompt(engine.config, tokens, repeat), _greedy(1))
         times.append(time.perf_counter() - start)
     return Prefill(tokens, median(times[1:]))  # the first warms caches and pages
 
@@ -46,19 +60,69 @@ def prefill(engine: Engine, tokens: int, repeats: int) -> Prefill:
 def decode(engine: Engine, context: int, tokens: int) -> Decode:
     """Writing `tokens` tokens one by one, the first after `context` tokens."""
     with _Clock(engine) as clock:
-        arrivals = _write(engine, _prompt(engine.config, context, 0), tokens + 1)
+        arrivals = _write(engine, _prompt(engine.config, context, 0), _greedy(tokens + 1))
     # The first step reads the prompt, and the first after it finds caches cold.
     gaps = [after - before for before, after in pairwise(arrivals[1:])]
     return Decode(context, median(gaps), median(clock.seconds[-len(gaps) :]))
+
+
+def guessing(engine: Engine, most: int, tokens: int, repeats: int, threads: int) -> list[Guessing]:
+    """A text that repeats itself, as greedy ones after such a prompt do, and one that does not."""
+    repetitive, varied = _prompt(engine.config, 16, 0) * 16, _prompt(engine.config, 256, 1)
+    plain = _greedy(tokens)
+    drawn = replace(plain, temperature=1.0, seed=0)
+    return [
+        _guessing("repeats itself", engine, repetitive, plain, most, repeats, threads),
+        _guessing("does not", engine, varied, drawn, most, repeats, threads),
+    ]
+
+
+def _guessing(
+    text: str,
+    engine: Engine,
+    prompt: list[int],
+    plain: SamplingParams,
+    most: int,
+    repeats: int,
+    threads: int,
+) -> Guessing:
+    metrics, tokens = engine.metrics, plain.max_tokens or 0
+    guesses, right = metrics.guessed_tokens, metrics.right_guesses
+    without, with_guesses, steps = [], [], 0
+    for _ in range(repeats):
+        without.append(_seconds_after_the_first(engine, prompt, plain))
+        before = metrics.steps
+        params = replace(plain, speculation=most)
+        with_guesses.append(_seconds_after_the_first(engine, prompt, params))
+        steps += metrics.steps - before
+    guesses, right = metrics.guessed_tokens - guesses, metrics.right_guesses - right
+    return Guessing(
+        text=text,
+        threads=threads,
+        most=most,
+        tokens_per_second=(tokens - 1) / median(with_guesses),
+        speed_up=median(without) / median(with_guesses),
+        right=right / guesses if guesses else 0.0,
+        tokens_per_step=repeats * tokens / steps,
+    )
+
+
+def _seconds_after_the_first(engine: Engine, prompt: list[int], params: SamplingParams) -> float:
+    engine.cache.clear()
+    arrivals = _write(engine, prompt, params)
+    return arrivals[-1] - arrivals[0]
 
 
 def _prompt(config: ModelConfig, tokens: int, shift: int) -> list[int]:
     return [(shift + i * VOCABULARY_STEP) % config.vocab_size for i in range(tokens)]
 
 
-def _write(engine: Engine, prompt: list[int], tokens: int) -> list[float]:
-    """Greedy tokens after a prompt; the moment each arrived."""
-    params = SamplingParams(max_tokens=tokens, temperature=0, ignore_eos=True)
+def _greedy(tokens: int) -> SamplingParams:
+    return SamplingParams(max_tokens=tokens, temperature=0, ignore_eos=True)
+
+
+def _write(engine: Engine, prompt: list[int], params: SamplingParams) -> list[float]:
+    """The moment each token after a prompt arrived."""
     (sequence,) = engine.submit(prompt, params)
     return [time.perf_counter() for _ in engine.tokens(sequence)]
 

@@ -78,6 +78,13 @@ def _thread_counts(threads: int | None, counts: list[int] | None) -> tuple[int, 
     metavar="N,M",
     help="Measure with each of these.  [default: 1, and every core]",
 )
+@click.option(
+    "--speculation",
+    type=click.IntRange(0, 64),
+    default=0,
+    metavar="K",
+    help="Try guessing up to K tokens a step, too.",
+)
 @click.option("--json", "as_json", is_flag=True, help="JSON instead of a table.")
 @click.pass_context
 def command(context: click.Context, /, shape: str | None, as_json: bool, **options: Any) -> None:
@@ -94,6 +101,7 @@ def command(context: click.Context, /, shape: str | None, as_json: bool, **optio
         prompts=tuple(options.pop("prompts")),
         tokens=options.pop("tokens"),
         repeats=options.pop("repeats"),
+        speculation=options.pop("speculation"),
         thread_counts=_thread_counts(options["threads"], options.pop("thread_counts")),
     )
     llm = load_or_invent(shape, **options)
@@ -133,8 +141,22 @@ def _table(report: Report) -> str:
             f"{row.share:.0%} of {row.limit}",
             engine,
         )
+    guesses = Table(
+        "text", "threads", "tok/s", "speed-up", "right", "tokens a step", title="guesses"
+    )
+    for run in report.guessing:
+        guesses.add_row(
+            run.text,
+            str(run.threads),
+            f"{run.tokens_per_second:.1f}",
+            f"{run.speed_up:.2f} ×",
+            f"{run.right:.0%}",
+            f"{run.tokens_per_step:.2f}",
+        )
     console = Console(width=100)
     with console.capture() as capture:
         console.print(f"{report.machine} · {report.weight_bytes / 1e6:.1f} MB of weights a token")
         console.print(limits, rows)
+        if report.guessing:
+            console.print(guesses)
     return capture.get().rstrip("\n")

@@ -150,6 +150,14 @@ sampling_options = _stack(
         ),
         click.option("--n", "n", type=int, default=1, show_default=True, help="How many texts."),
         click.option("--ignore-eos", is_flag=True, help="Go on past the end token."),
+        click.option(
+            "--speculation",
+            type=int,
+            default=0,
+            show_default=True,
+            metavar="K",
+            help="Guess up to K tokens a step where the text repeats itself; the text is the same.",
+        ),
     ]
 )
 
@@ -169,6 +177,7 @@ SAMPLING_NAMES = (
     "logprobs",
     "n",
     "ignore_eos",
+    "speculation",
 )
 
 

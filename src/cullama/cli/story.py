@@ -44,7 +44,7 @@ def command(prompt: str | None, stats: bool, as_json: bool, **options: Any) -> i
     if as_json:
         click.echo(json.dumps(_as_json(llm, text, completion)))
     if stats:
-        click.secho(_stats(completion), dim=True, err=True)
+        click.secho(_stats(llm, completion), dim=True, err=True)
     return 130 if completion.finish_reason == "cancelled" else 0
 
 
@@ -112,7 +112,7 @@ def _as_json(llm: LLM, prompt: str, completion: Completion) -> dict[str, Any]:
     }
 
 
-def _stats(completion: Completion) -> str:
+def _stats(llm: LLM, completion: Completion) -> str:
     timings = completion.timings
     rate = completion.prompt_tokens / timings.first_token if timings.first_token else 0.0
     answers = (completion, *completion.alternatives)
@@ -122,5 +122,12 @@ def _stats(completion: Completion) -> str:
         f"prompt: {completion.prompt_tokens} tokens in {timings.first_token:.3f} s,"
         f" {rate:.0f} tok/s"
         f" · answer: {tokens} tokens, {decode:.1f} tok/s"
-        f" · {completion.finish_reason} · seed {completion.seed}"
+        f"{_guesses(llm)} · {completion.finish_reason} · seed {completion.seed}"
     )
+
+
+def _guesses(llm: LLM) -> str:
+    metrics = llm.engine.metrics
+    if not metrics.guessed_tokens:
+        return ""
+    return f" · {metrics.right_guesses} of {metrics.guessed_tokens} guesses right"
