@@ -124,7 +124,11 @@ class Answer:
     def completion(self) -> Completion:
         sequence = self.sequence
         first = self._first_token or self._ended or self._started
-        reason = "stop" if self.is_complete else sequence.finish_reason or "cancelled"
+        reason = sequence.finish_reason or "cancelled"
+        if self.is_complete:
+            reason = "stop"
+        elif self._tokens < sequence.drawn and sequence.error is None:
+            reason = "cancelled"  # it may have been written to its end; it was not read so far
         logprobs = tuple(sequence.logprobs[: self._tokens])
         return Completion(
             text="".join(self._pieces),

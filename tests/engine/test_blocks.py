@@ -2,108 +2,227 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 import pytest
-from hypothesis import given
+from hypothesis import settings
 from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from cullama.engine.blocks import BlockPool
+from cullama.engine.blocks import ROOM_TO_GROW, BlockPool
 
 
-def runs_of(blocks: set[int]) -> list[list[int]]:
-    """Neighbours together, in order."""
-    runs: list[list[int]] = []
-    for block in sorted(blocks):
-        if runs and runs[-1][-1] == block - 1:
-            runs[-1].append(block)
+class Blocks(RuleBasedStateMachine):
+    """A pool beside a list of who has what, and what was kept in which order."""
+
+    @initialize(count=st.one_of(st.integers(0, 12), st.integers(0, 120)))
+    def open(self, count: int) -> None:
+        self.forgotten: list[int] = []
+        self.pool = BlockPool(count, self.forgotten.append)
+        self.free = set(range(count))
+        self.kept: list[int] = []
+        self.owners: list[list[int]] = []
+
+    @rule(count=st.one_of(st.integers(0, 8), st.integers(0, 90)), data=st.data())
+    def allocate(self, count: int, data: st.DataObject) -> None:
+        after = data.draw(st.none() | st.integers(0, max(0, self.pool.count - 1)), "after")
+        self.forgotten.clear()
+        blocks = self.pool.allocate(count, after)
+        if count > len(self.free) + len(self.kept):
+            assert blocks is None
+            assert self.forgotten == []
+            return
+        given_away = self.kept[: max(0, count - len(self.free))]
+        assert self.forgotten == given_away
+        del self.kept[: len(given_away)]
+        self.free.update(given_away)
+        assert blocks is not None
+        self.check(blocks, count, after)
+        self.free.difference_update(blocks)
+        self.owners.append(blocks)
+
+    def check(self, blocks: list[int], count: int, after: int | None) -> None:
+        assert len(blocks) == len(set(blocks)) == count
+        assert self.free.issuperset(blocks)
+        if count == 0:
+            return
+        if after is not None and self.is_free(after + 1, count):
+            assert blocks[0] == after + 1
+        elif self.is_free(0, count + ROOM_TO_GROW):
+            assert blocks[0] == 0
+        elif self.has_run(count + 2 * ROOM_TO_GROW):  # for those on both sides of it
+            assert self.is_free(blocks[0] - ROOM_TO_GROW, count + 2 * ROOM_TO_GROW)
+        if self.has_run(count):
+            assert blocks == list(range(blocks[0], blocks[0] + count))
+
+    def is_free(self, start: int, count: int) -> bool:
+        return self.free.issuperset(range(start, start + count))
+
+    def has_run(self, count: int) -> bool:
+        return any(self.is_free(start, count) for start in range(self.pool.count))
+
+    @precondition(lambda self: self.owners)
+    @rule(which=st.integers(0, 99), some=st.sets(st.integers(0, 90)))
+    def share(self, which: int, some: set[int]) -> None:
+        blocks = [b for i, b in enumerate(self.owners[which % len(self.owners)]) if i in some]
+        self.pool.hold(blocks)
+        self.owners.append(blocks)
+
+    @precondition(lambda self: self.kept)
+    @rule(which=st.sets(st.integers(0, 99), min_size=1))
+    def take_up_what_was_kept(self, which: set[int]) -> None:
+        blocks = list({self.kept[index % len(self.kept)] for index in which})
+        self.pool.hold(blocks)
+        self.kept = [block for block in self.kept if block not in blocks]
+        self.owners.append(blocks)
+
+    @precondition(lambda self: self.owners)
+    @rule(which=st.integers(0, 99), wanted=st.none() | st.sets(st.integers(0, 119)))
+    def release(self, which: int, wanted: set[int] | None) -> None:
+        blocks = self.owners.pop(which % len(self.owners))
+        if wanted is None:
+            self.pool.release(blocks)
         else:
-            runs.append([block])
-    return runs
+            self.pool.release(blocks, wanted.__contains__)
+        for block in blocks:
+            if self.holders(block) == 0 and wanted is not None and block in wanted:
+                self.kept.append(block)
+            elif self.holders(block) == 0:
+                self.free.add(block)
+
+    @precondition(lambda self: self.pool.count)
+    @rule(which=st.integers(0, 119))
+    def discard(self, which: int) -> None:
+        """Kept, held or free: only what was kept is let go of by it."""
+        block = which % self.pool.count
+        self.pool.discard(block)
+        if block in self.kept:
+            self.kept.remove(block)
+            self.free.add(block)
+
+    def holders(self, block: int) -> int:
+        return sum(block in owner for owner in self.owners)
+
+    @invariant()
+    def every_block_is_free_or_held_or_kept(self) -> None:
+        held = {block for owner in self.owners for block in owner}
+        assert len(self.free) + len(held) + len(self.kept) == self.pool.count
+        assert (self.pool.free, self.pool.kept) == (len(self.free), len(self.kept))
+        assert self.pool.held == len(held)
+        assert self.pool.available == len(self.free) + len(self.kept)
+        for block in range(self.pool.count):
+            assert self.pool.holders(block) == self.holders(block)
+
+    def teardown(self) -> None:
+        if not hasattr(self, "owners"):
+            return
+        for blocks in self.owners:
+            self.pool.release(blocks)
+        assert self.pool.held == 0
+        self.forgotten.clear()
+        assert self.pool.allocate(self.pool.count) == list(range(self.pool.count))
+        assert self.forgotten == self.kept
 
 
-def fewest_runs(count: int, free: set[int]) -> int:
-    """How many runs of free blocks are needed at least."""
-    taken, lengths = 0, sorted((len(run) for run in runs_of(free)), reverse=True)
-    for needed, length in enumerate(lengths, 1):
-        taken += length
-        if taken >= count:
-            return needed
-    raise AssertionError("asked only where there are enough")
+Blocks.TestCase.settings = settings(max_examples=100, stateful_step_count=30)
+TestBlocks = Blocks.TestCase
 
 
-def check_allocation(blocks: list[int], count: int, free: set[int]) -> None:
-    assert len(blocks) == len(set(blocks)) == count
-    assert set(blocks) <= free
-    fitting = [run for run in runs_of(free) if len(run) >= count]
-    if count and fitting:
-        assert blocks == list(range(blocks[0], blocks[0] + count))
-        home = next(run for run in fitting if blocks[0] in run)
-        assert len(home) == min(map(len, fitting))
-        assert blocks[0] == home[0]  # so that what is left of the run stays one
-    elif count:
-        breaks = sum(second != first + 1 for first, second in pairwise(blocks))
-        assert breaks + 1 <= fewest_runs(count, free)
-
-
-# A positive number allocates so many blocks, any other gives back what somebody owns.
-actions = st.lists(st.integers(-8, 9), max_size=40)
-
-
-@given(count=st.integers(0, 24), actions=actions)
-def test_a_pool_is_a_set_of_free_blocks(count: int, actions: list[int]) -> None:
-    pool, free, owners = BlockPool(count), set(range(count)), list[list[int]]()
-    for action in actions:
-        if action >= 0:
-            blocks = pool.allocate(action)
-            assert (blocks is None) == (action > len(free))
-            if blocks is not None:
-                check_allocation(blocks, action, free)
-                free -= set(blocks)
-                owners.append(blocks)
-        elif owners:
-            blocks = owners.pop(action % len(owners))
-            pool.release(blocks)
-            free |= set(blocks)
-        assert pool.free == len(free)
-        assert pool.free + sum(map(len, owners)) == pool.count == count
-    for blocks in owners:
-        pool.release(blocks)
-    assert pool.allocate(count) == list(range(count))
+def taken(count: int, *, free: str) -> BlockPool:
+    """A pool of which only some blocks are free: `free` has a dot for each of those."""
+    assert len(free) == count
+    pool = BlockPool(count)
+    blocks = pool.allocate(count) or []
+    pool.release([block for block in blocks if free[block] == "."])
+    return pool
 
 
 def test_a_refusal_takes_nothing() -> None:
-    pool = BlockPool(4)
+    forgotten: list[int] = []
+    pool = BlockPool(4, forgotten.append)
     assert pool.allocate(3) == [0, 1, 2]
-    assert pool.allocate(2) is None
-    assert pool.free == 1
+    pool.release([2], is_wanted=lambda block: True)
+    assert pool.allocate(3) is None
+    assert (pool.free, pool.kept, pool.held, forgotten) == (1, 1, 2, [])
     assert pool.allocate(1) == [3]
+    assert forgotten == []
+    assert pool.allocate(1) == [2]
+    assert forgotten == [2]
     assert pool.allocate(1) is None
 
 
-def test_nothing_can_be_had_of_a_full_pool_and_of_an_empty_one() -> None:
+def test_of_nothing_there_is_always_enough() -> None:
     pool = BlockPool(0)
     assert pool.allocate(0) == []
     assert pool.allocate(1) is None
+    full = BlockPool(2)
+    assert full.allocate(2) == [0, 1]
+    assert full.allocate(0) == []
+    assert full.allocate(0, after=1) == []
 
 
-def test_the_smallest_gap_that_is_large_enough_is_filled() -> None:
-    pool = BlockPool(12)
-    gaps = [pool.allocate(size) for size in (4, 1, 2, 1, 3, 1)]
-    for index in (0, 2, 4):
-        pool.release(gaps[index] or [])
-    assert pool.allocate(2) == [5, 6]
-    assert pool.allocate(3) == [8, 9, 10]
+def test_what_was_let_go_of_first_is_given_away_first() -> None:
+    forgotten: list[int] = []
+    pool = BlockPool(5, forgotten.append)
+    pool.allocate(5)
+    pool.release([3, 1, 4, 0, 2], is_wanted=lambda block: True)
+    assert (pool.free, pool.kept, pool.available) == (0, 5, 5)
+    pool.hold([1])
+    pool.release([1], is_wanted=lambda block: True)  # last again
+    assert pool.allocate(2) == [3, 4]
+    assert pool.allocate(3) == [0, 1, 2]
+    assert forgotten == [3, 4, 0, 2, 1]
+
+
+def test_free_blocks_go_before_kept_ones() -> None:
+    forgotten: list[int] = []
+    pool = BlockPool(4, forgotten.append)
+    pool.allocate(4)
+    pool.release([0, 1], is_wanted=lambda block: True)
+    pool.release([2, 3])
+    assert pool.allocate(2) == [2, 3]
+    assert forgotten == []
+
+
+def test_whoever_is_told_may_discard_more() -> None:
+    """What follows a forgotten block is of no use either."""
+    pool = BlockPool(4, forget=lambda block: pool.discard(block + 1))
+    pool.allocate(4)
+    pool.release([0, 1, 3, 2], is_wanted=lambda block: True)
     assert pool.allocate(1) == [0]
+    assert (pool.free, pool.kept) == (1, 2)
+    assert pool.allocate(1) == [1]
+    assert pool.allocate(1) == [3]
 
 
-def test_without_a_gap_that_is_large_enough_the_longest_come_first() -> None:
-    pool = BlockPool(9)
-    gaps = [pool.allocate(size) for size in (1, 1, 2, 1, 3, 1)]
-    for index in (0, 2, 4):
-        pool.release(gaps[index] or [])
-    assert pool.allocate(5) == [5, 6, 7, 2, 3]
-    assert pool.free == 1
+def test_the_blocks_behind_the_last_one_come_first() -> None:
+    pool = taken(8, free="..x..x..")
+    assert pool.allocate(2, after=5) == [6, 7]
+    assert pool.allocate(1, after=2) == [3]
+    assert pool.allocate(2, after=7) == [0, 1]  # there is nothing behind the last
+    assert pool.allocate(1, after=0) == [4]
+
+
+def test_neighbours_are_found_where_there_are_some() -> None:
+    assert taken(9, free=".x..x...x").allocate(3) == [5, 6, 7]
+    assert taken(9, free=".x..x...x").allocate(2) == [2, 3]
+    assert taken(9, free="xxxxxxx..").allocate(2) == [7, 8]
+
+
+def test_without_neighbours_any_blocks_will_do() -> None:
+    pool = taken(9, free=".x..x.x.x")
+    assert sorted(pool.allocate(5) or []) == [0, 2, 3, 5, 7]
+    assert pool.free == 0
+
+
+def test_a_new_sequence_has_room_behind_it_and_leaves_room_before_it() -> None:
+    pool = BlockPool(100)
+    first, second = pool.allocate(3) or [], pool.allocate(5) or []
+    assert first == [0, 1, 2]
+    assert second[0] - first[-1] > ROOM_TO_GROW
+    for _ in range(ROOM_TO_GROW):
+        first += pool.allocate(1, after=first[-1]) or []
+        second += pool.allocate(1, after=second[-1]) or []
+    for blocks in (first, second):
+        assert blocks == list(range(blocks[0], blocks[0] + len(blocks)))
 
 
 def test_neighbours_given_back_apart_are_neighbours_again() -> None:
@@ -117,7 +236,16 @@ def test_neighbours_given_back_apart_are_neighbours_again() -> None:
 @pytest.mark.parametrize("blocks", [[0], [1], [2, 2]])
 def test_giving_back_what_nobody_has_is_our_mistake(blocks: list[int]) -> None:
     pool = BlockPool(3)
-    owned = pool.allocate(3) or []
-    pool.release(owned[:2])
+    pool.allocate(3)
+    pool.release([0], is_wanted=lambda block: True)
+    pool.release([1])
     with pytest.raises(AssertionError, match="released twice"):
         pool.release(blocks)
+
+
+def test_sharing_what_nobody_knows_is_our_mistake() -> None:
+    pool = BlockPool(3)
+    pool.allocate(1)
+    pool.hold([0])
+    with pytest.raises(AssertionError, match="block 1 is free"):
+        pool.hold([1])

@@ -1,333 +1,539 @@
-"""Who takes part in a step: whatever comes and goes, nobody is lost and nothing is given twice."""
+"""Who takes part in a step: whatever comes and goes, nobody is lost, nobody waits for ever, and
+each text is the one that would have been written alone."""
 
 from __future__ import annotations
 
-from itertools import pairwise
+from random import Random
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from shadow import (
+    BLOCK_SIZE,
+    VOCABULARY,
+    Simulation,
+    blocks_for,
+    check_nothing_is_lost,
+    texts,
+    written_alone,
+)
 
-from cullama.engine.blocks import BlockPool
-from cullama.engine.scheduler import Scheduler
-from cullama.sampling import Drawn, SamplingParams, TokenLogprobs
+from cullama.engine import scheduler as scheduling
+from cullama.engine.prefix_cache import PrefixCache
+from cullama.engine.scheduler import HEAD_START, Plan, Scheduler
 from cullama.sequence import Sequence
 
-Chosen = list[tuple[Sequence, int]]
-
-BLOCK_SIZE = 4
+TEXTS = list(texts())
 
 
-def sequence(prompt: int, max_tokens: int = 1) -> Sequence:
-    return Sequence(list(range(100, 100 + prompt)), SamplingParams(), max_tokens, 0, frozenset())
+@pytest.fixture
+def few_ahead(monkeypatch: pytest.MonkeyPatch) -> int:
+    """How many tokens may lie ready for a reader: so few that one soon falls behind."""
+    monkeypatch.setattr(scheduling, "MOST_AHEAD", 3)
+    return 3
 
 
-def scheduler(
-    blocks: int = 100, budget: int = 8, most_running: int = 8, *sequences: Sequence
-) -> Scheduler:
-    made = Scheduler(BlockPool(blocks), BLOCK_SIZE, budget, most_running)
-    for one in sequences:
-        made.add(one)
-    return made
+def prompt(tokens: int, kind: int = 0) -> list[int]:
+    """Of different kinds, no two have anything in common."""
+    return [10 + kind] * tokens
 
 
-def run(made: Scheduler, chosen: Chosen) -> None:
-    """What the runner and the engine do with a step: compute, draw, take out who has finished."""
-    for one, count in chosen:
-        is_ready = count == one.pending
-        one.computed += count
-        if is_ready:
-            one.append(Drawn(7, None))
-        if one.is_finished:
-            made.remove(one)
+def counts(plan: Plan) -> list[int]:
+    return [tokens for _, tokens in plan]
 
 
 # --------------------------------------------------------------------------------------- whatever
 
 
 class Traffic(RuleBasedStateMachine):
-    """Requests that come, are worked on, are cancelled and fail, in any order."""
+    """Requests that come, are worked on, pause, fail and are cancelled, in any order.
 
-    @initialize(
-        blocks=st.integers(1, 12), budget=st.integers(1, 16), most_running=st.integers(1, 4)
-    )
-    def open(self, blocks: int, budget: int, most_running: int) -> None:
-        self.blocks, self.budget, self.most_running = blocks, budget, most_running
-        self.pool = BlockPool(blocks)
-        self.scheduler = Scheduler(self.pool, BLOCK_SIZE, budget, most_running)
+    All that is said of a plan and of the slots it reads and writes is said in `Simulation`.
+    """
+
+    @initialize(blocks=st.integers(3, 16), most_running=st.integers(1, 5), share=st.integers(1, 20))
+    def open(self, blocks: int, most_running: int, share: int) -> None:
+        self.patch = pytest.MonkeyPatch()
+        self.patch.setattr(scheduling, "MOST_AHEAD", 3)
+        self.patch.setattr(scheduling, "HEAD_START", 4)
+        self.many = Simulation(blocks, most_running + share, most_running)
+        self.texts = list(TEXTS)
         self.arrived: list[Sequence] = []
-        self.admitted: list[Sequence] = []
-        self.removed: set[int] = set()
 
-    @rule(prompt=st.integers(1, 30), max_tokens=st.integers(1, 10))
-    def add(self, prompt: int, max_tokens: int) -> None:
-        one = sequence(prompt, max_tokens)
-        if one.longest > self.blocks * BLOCK_SIZE:
+    @rule(
+        which=st.integers(0, 99),
+        tokens=st.integers(1, 36),
+        more=st.lists(st.integers(0, VOCABULARY - 1), max_size=3),
+        max_tokens=st.integers(1, 12),
+        priority=st.sampled_from([0, 0, 0, 1, 2, -1]),
+        n=st.sampled_from([1, 1, 1, 2, 3]),
+        speculation=st.sampled_from([0, 0, 3, 8]),
+        ends=st.sampled_from([(), (), (0,), (1, 2)]),
+        is_lazy=st.sampled_from([False, False, True]),
+    )
+    def add(
+        self, which: int, tokens: int, more: list[int], max_tokens: int, **wishes: object
+    ) -> None:
+        """A text that goes on from an older one, or differently."""
+        text = self.texts[which % len(self.texts)][:tokens] + more
+        if blocks_for(len(text) + max_tokens - 1) > self.many.cache.pool.count:
             return  # the engine's to refuse
-        self.arrived.append(one)
-        self.scheduler.add(one)
+        added = self.many.submit(text, max_tokens, **wishes)  # type: ignore[arg-type]
+        self.arrived += added
+        self.texts.append(added[0].tokens)
 
-    @rule()
-    def step(self) -> None:
-        run(self.scheduler, self.schedule())
+    @rule(steps=st.integers(1, 6))
+    def step(self, steps: int) -> None:
+        for _ in range(steps):
+            self.many.step()
+            self.many.check()
 
-    @rule()
-    def fail(self) -> None:
-        """A pass that goes wrong ends all who took part in it."""
-        for one, _ in self.schedule():
-            self.remove(one)
+    @precondition(lambda self: self.many.alive)
+    @rule(which=st.sets(st.integers(0, 99), min_size=1, max_size=3))
+    def fail(self, which: set[int]) -> None:
+        """A pass goes wrong for some, and is repeated for the others."""
+        alive = self.many.alive
+        self.many.step(failing={alive[index % len(alive)] for index in which})
+
+    @precondition(lambda self: self.many.alive)
+    @rule(which=st.integers(0, 99))
+    def fall_ill(self, which: int) -> None:
+        """What it computes is damaged from now on, which shows when it draws."""
+        self.many.ill.add(self.many.alive[which % len(self.many.alive)])
 
     @precondition(lambda self: self.arrived)
-    @rule(which=st.integers(0, 99))
+    @rule(which=st.integers(0, 999))
     def cancel(self, which: int) -> None:
-        """Waiting, running, or long ended: then it must do nothing."""
-        self.remove(self.arrived[which % len(self.arrived)])
+        """Waiting, running, paused, or long ended: then it must do nothing."""
+        self.many.cancel(self.arrived[which % len(self.arrived)])
 
-    def remove(self, one: Sequence) -> None:
-        self.scheduler.remove(one)
-        assert one.blocks == []
-        if not one.is_finished:
-            self.removed.add(id(one))
-
-    def schedule(self) -> Chosen:
-        before = list(self.scheduler.running)
-        chosen = self.scheduler.schedule()
-        running = self.scheduler.running
-        assert running[: len(before)] == before
-        self.admitted += running[len(before) :]
-        self.check_admission()
-        self.check_choice(chosen)
-        return chosen
-
-    def check_admission(self) -> None:
-        order = [self.arrived.index(one) for one in self.admitted]
-        assert order == sorted(order)
-        waiting = self.scheduler.waiting
-        if waiting and order:
-            assert self.arrived.index(waiting[0]) > order[-1]
-        if waiting and len(self.scheduler.running) < self.most_running:
-            assert -(-waiting[0].longest // BLOCK_SIZE) > self.pool.free
-
-    def check_choice(self, chosen: Chosen) -> None:
-        counts = [count for _, count in chosen]
-        running = self.scheduler.running
-        assert sum(counts) == min(self.budget, sum(one.pending for one in running))
-        assert len({id(one) for one, _ in chosen}) == len(chosen)
-        assert all(any(one is other for other in running) for one, _ in chosen)
-        assert all(1 <= count <= one.pending for one, count in chosen)
-        assert all(count == one.pending for one, count in chosen[:-1])
-        needs = [one.pending for one, _ in chosen]
-        assert needs == sorted(needs)
-        for one, count in chosen:
-            tokens = one.prompt + one.answer
-            assert one.next_tokens(count) == tokens[one.computed : one.computed + count]
-            assert one.computed + count <= len(one.blocks) * BLOCK_SIZE
+    @precondition(lambda self: self.many.lazy)
+    @rule(which=st.integers(0, 999))
+    def read_on(self, which: int) -> None:
+        lazy = [one for one in self.arrived if one in self.many.lazy]
+        self.many.take(lazy[which % len(lazy)])
 
     @invariant()
-    def every_block_has_one_owner(self) -> None:
-        owned = [block for one in self.arrived for block in one.blocks]
-        assert len(owned) == len(set(owned))
-        assert self.pool.free + len(owned) == self.blocks
-
-    @invariant()
-    def those_who_run_have_room_and_no_others(self) -> None:
-        running = self.scheduler.running
-        assert len(running) <= self.most_running
-        for one in self.arrived:
-            is_running = any(one is other for other in running)
-            assert len(one.blocks) == (-(-one.longest // BLOCK_SIZE) if is_running else 0)
-
-    @invariant()
-    def nobody_is_lost(self) -> None:
-        there = [*self.scheduler.running, *self.scheduler.waiting]
-        alive = [one for one in self.arrived if not one.is_finished and id(one) not in self.removed]
-        assert {id(one) for one in there} == {id(one) for one in alive}
-        assert len(there) == len(alive)
-        assert self.scheduler.has_work == bool(alive)
+    def all_is_in_order(self) -> None:
+        if hasattr(self, "many"):
+            self.many.check()
+            ready = self.many.first_in_rank() is not None
+            assert self.many.scheduler.has_work == ready
 
     def teardown(self) -> None:
-        if not hasattr(self, "arrived"):
+        if not hasattr(self, "many"):
             return
-        left = sum(len(one.prompt) + one.max_tokens for one in self.arrived)
-        for _ in range(left):
-            if not self.scheduler.has_work:
-                break
-            self.step()
-        assert not self.scheduler.has_work
-        assert self.pool.free == self.blocks
-        for one in self.arrived:
-            if id(one) not in self.removed:
-                assert one.finish_reason == "length"
-                assert len(one.answer) == one.max_tokens
+        try:
+            self.many.finish()
+            assert not self.many.scheduler.has_work
+            assert all(one.is_finished for one in self.arrived)
+            check_nothing_is_lost(self.many.cache)
+        finally:
+            self.patch.undo()
 
 
-Traffic.TestCase.settings = settings(max_examples=60, stateful_step_count=40)
+Traffic.TestCase.settings = settings(max_examples=250, stateful_step_count=40)
 TestTraffic = Traffic.TestCase
 
 
-# -------------------------------------------------------------------------------------- by hand
+def random_request(draw: Random, many: Simulation) -> list[Sequence]:
+    text = draw.choice(TEXTS)[: draw.randint(1, 36)] + draw.choices(range(VOCABULARY), k=2)
+    return many.submit(
+        text,
+        draw.randint(1, 14),
+        priority=draw.choice([0, 0, 0, 1]),
+        n=draw.choice([1, 1, 2]),
+        speculation=draw.choice([0, 6]),
+        is_lazy=draw.random() < 0.2,
+    )
+
+
+def test_ten_thousand_are_cancelled_and_no_block_is_lost(few_ahead: int) -> None:
+    """At any moment, twice, from all over: waiting, reading, writing, paused, and ended."""
+    draw, many = Random(13), Simulation(blocks=40, budget=40, most_running=6)
+    cancelled, gone, stages = 0, list[Sequence](), set[str]()
+    while cancelled < 10_000:
+        while len(many.alive) < draw.choice([1, 4, 9]):
+            random_request(draw, many)
+        for _ in range(draw.choice([0, 1, 1, 2, 4])):
+            many.step()
+            many.check()
+        for one in draw.sample(many.alive, min(draw.randint(1, 8), len(many.alive))):
+            stages.add(one.stage)
+            many.cancel(one)
+            cancelled += 1
+            gone.append(one)
+        if gone:
+            many.cancel(draw.choice(gone[-50:]))
+        for one in draw.sample(many.alive, min(2, len(many.alive))):
+            many.take(one)
+        many.check()
+    for one in list(many.alive):
+        many.cancel(one)
+    assert all(len(one.blocks) == 0 for one in gone)
+    check_nothing_is_lost(many.cache)
+    assert stages == {"waiting", "reading", "writing", "paused"}
+    assert min(many.metrics.preemptions, many.copies, many.metrics.right_guesses) > 50
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_nobody_waits_for_ever(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+    """However many of higher priority keep coming, and whatever they take from whom.
+
+    "The first in rank is never passed over": in each step it gets a token, or at least
+    `budget − most_running` tokens of its prompt read, those being left when all others write
+    (`Simulation.check_plan`). So it is at the end after ⌈longest / share⌉ + max_tokens steps, its
+    `longest_turn`, if nobody comes who goes before it. Who does may take its blocks; what it has
+    read is then to be read once more, ⌈longest / share⌉ steps at most, but no token is drawn
+    twice. So each of those that go before a sequence, and there are only so many head starts,
+    costs it its own turn and one such reading again.
+    """
+    monkeypatch.setattr(scheduling, "HEAD_START", 8)
+    draw, many = Random(seed), Simulation(blocks=9, budget=7, most_running=4)
+    began: dict[Sequence, int] = {}
+    ended: dict[Sequence, int] = {}
+
+    def step() -> None:
+        many.step()
+        many.check()
+        for one in began:
+            if one.is_finished:
+                ended.setdefault(one, many.steps)
+
+    for _ in range(1500):
+        # Best when somebody has nearly read its prompt: it may have to begin again.
+        is_best = any(one.pending <= many.share for one in many.scheduler.reading)
+        if draw.random() < (0.5 if is_best else 0.1):
+            text = [draw.randrange(VOCABULARY) for _ in range(draw.randint(1, 26))]
+            priority = draw.choice([0, 1, 1, 2, 2])
+            [one] = many.submit(text, draw.randint(1, 8), priority=priority)
+            began[one] = many.steps
+        step()
+    while many.alive:
+        step()
+    worst = -(-blocks_for(36) * BLOCK_SIZE // many.share)
+    for one, start in began.items():
+        before = [q for q in began if q.rank <= one.rank and ended[q] >= start]
+        most = sum(many.longest_turn(other) + worst for other in before)
+        assert ended[one] - start <= most
+    assert many.metrics.preemptions > 15
+
+
+def test_a_request_waits_for_no_more_newcomers_than_their_head_start() -> None:
+    many = Simulation(blocks=4, budget=8, most_running=1)
+    [patient] = many.submit(prompt(4), max_tokens=2, priority=0)
+    served = 0
+    while not patient.is_finished:
+        [rival] = many.submit(prompt(4, kind=1), max_tokens=1, priority=1)
+        many.step()
+        served += rival.is_finished
+    assert served == HEAD_START - 1  # the first of them came one place behind
+
+
+# --------------------------------------------------------------------------- by hand: one step
 
 
 def test_one_sequence_is_read_at_once_and_then_written_token_by_token() -> None:
-    one = sequence(5, max_tokens=3)
-    made = scheduler(100, 8, 8, one)
-    for expected in (5, 1, 1):
-        chosen = made.schedule()
-        assert [count for _, count in chosen] == [expected]
-        run(made, chosen)
-    assert not made.has_work
-    assert made.schedule() == []
-    assert one.answer == [7, 7, 7]
+    many = Simulation(100, 8, 7)
+    [one] = many.submit(prompt(5), max_tokens=3)
+    assert [counts(many.step()) for _ in range(3)] == [[5], [1], [1]]
+    assert not many.scheduler.has_work
+    assert len(many.scheduler.schedule()) == 0
+    assert one.answer == written_alone(prompt(5), 3)
 
 
 def test_a_long_prompt_is_read_in_steps_of_the_budget() -> None:
-    one = sequence(20, max_tokens=1)
-    made = scheduler(100, 8, 8, one)
-    steps = []
-    while made.has_work:
-        chosen = made.schedule()
-        steps += [count for _, count in chosen]
-        run(made, chosen)
-    assert steps == [8, 8, 4]
-    assert len(one.answer) == 1
+    many = Simulation(100, 8, 7)
+    [one] = many.submit(prompt(20), max_tokens=1)
+    assert [counts(many.step()) for _ in range(3)] == [[8], [8], [4]]
+    assert one.is_finished
 
 
 def test_those_who_write_do_not_wait_for_those_who_read() -> None:
-    writer, reader = sequence(2, 50), sequence(100, 1)
-    made = scheduler(100, 8, 8, writer, reader)
-    run(made, made.schedule())
+    many = Simulation(100, 8, 7)
+    [writer] = many.submit(prompt(2), max_tokens=50)
+    many.step()
+    [reader] = many.submit(prompt(100, kind=1))
     for step in range(1, 6):
-        chosen = made.schedule()
-        assert [(one is writer, count) for one, count in chosen] == [(True, 1), (False, 7)]
-        run(made, chosen)
-        assert len(writer.answer) == 1 + step
+        plan = many.step()
+        assert (plan.writers, plan.readers) == ([writer], [(reader, 7)])
+        assert writer.drawn == 1 + step
 
 
 def test_equals_keep_their_order() -> None:
-    equals = [sequence(3) for _ in range(4)]
-    made = scheduler(100, 7, 8, *equals)
-    assert [count for _, count in made.schedule()] == [3, 3, 1]
-    assert all(one is other for (one, _), other in zip(made.schedule(), equals, strict=False))
+    many = Simulation(100, 7, 6)
+    equals = [many.submit(prompt(3, kind))[0] for kind in range(4)]
+    assert many.step().readers == list(zip(equals, (3, 3, 1), strict=False))
+    assert many.step().readers == [(equals[2], 2), (equals[3], 3)]
 
 
 def test_a_large_request_is_not_overtaken_by_small_ones() -> None:
-    first, large, small = sequence(16), sequence(30), sequence(2)
-    made = scheduler(8, 64, 8, first, large, small)
-    chosen = made.schedule()
-    assert [one for one, _ in chosen] == [first]
-    run(made, chosen)
-    assert [one for one, _ in made.schedule()] == [large]
+    many = Simulation(8, 64, 8)
+    [first], [large], [small] = (many.submit(prompt(n, n)) for n in (16, 30, 2))
+    assert counts(many.step()) == [16]
+    assert first.is_finished
+    assert [one for one, _ in many.step()] == [large]
+    assert [one for one, _ in many.step()] == [small]
 
 
 def test_no_more_run_than_may() -> None:
-    made = scheduler(100, 64, 2, *[sequence(1, 5) for _ in range(5)])
-    assert len(made.schedule()) == 2
-    assert len(made.waiting) == 3
+    many = Simulation(100, 64, 2)
+    for kind in range(5):
+        many.submit(prompt(1, kind), max_tokens=5)
+    assert len(many.step()) == 2
+    assert len(many.scheduler.waiting) == 3
 
 
 def test_a_sequence_joins_between_any_two_steps() -> None:
-    first, second = sequence(2, 9), sequence(3, 9)
-    made = scheduler(100, 8, 8, first)
-    run(made, made.schedule())
-    made.add(second)
-    assert [count for _, count in made.schedule()] == [1, 3]
+    many = Simulation(100, 8, 7)
+    many.submit(prompt(2), max_tokens=9)
+    many.step()
+    many.submit(prompt(3, kind=1), max_tokens=9)
+    assert counts(many.step()) == [1, 3]
+    assert counts(many.step()) == [1, 1]
 
 
 def test_the_last_token_needs_no_room() -> None:
     """It is drawn and never fed back: 4 + 5 − 1 tokens are two blocks of four."""
-    made = scheduler(2, 8, 8, sequence(4, max_tokens=5))
-    assert made.blocks_for(made.waiting[0]) == 2
-    while made.has_work:
-        chosen = made.schedule()
-        assert chosen
-        run(made, chosen)
+    many = Simulation(2, 8, 7)
+    [one] = many.submit(prompt(4), max_tokens=5)
+    many.finish()
+    assert one.drawn == 5
+    assert many.metrics.preemptions == 0
 
 
 def test_what_is_removed_makes_room_at_once() -> None:
-    first, second = sequence(8), sequence(8)
-    made = scheduler(2, 64, 8, first, second)
-    assert [one for one, _ in made.schedule()] == [first]
-    made.remove(first)
-    assert [one for one, _ in made.schedule()] == [second]
+    many = Simulation(2, 64, 8)
+    [first], [second] = (many.submit(prompt(5, kind), max_tokens=3) for kind in range(2))
+    assert [one for one, _ in many.step()] == [first]
+    many.cancel(first)
+    assert [one for one, _ in many.step()] == [second]
 
 
 def test_removing_twice_and_removing_strangers_does_nothing() -> None:
-    one, stranger = sequence(8), sequence(8)
-    made = scheduler(2, 64, 8, one)
-    made.schedule()
+    many, strangers = Simulation(2, 64, 8), Simulation(2, 64, 8)
+    [one], [stranger] = many.submit(prompt(8)), strangers.submit(prompt(8))
+    strangers.cancel(stranger)
+    many.scheduler.schedule()
     for _ in range(2):
-        made.remove(one)
-        made.remove(stranger)
-        assert made.pool.free == 2
-    assert not made.has_work
+        many.scheduler.remove(one)
+        many.scheduler.remove(stranger)
+        assert many.cache.pool.free == 2
+    assert not many.scheduler.has_work
 
 
-def test_a_long_prompt_is_not_passed_over_for_ever_by_short_ones() -> None:
-    long = sequence(20)
-    made = scheduler(1000, 8, 8, long)
-    for _ in range(100):
-        made.add(sequence(4))
-        made.add(sequence(4))
-        run(made, made.schedule())
-    assert long.computed > 0
+def test_whoever_writes_must_leave_something_to_those_who_read() -> None:
+    with pytest.raises(AssertionError, match="leave nothing to those who read"):
+        Scheduler(PrefixCache(8, BLOCK_SIZE), token_budget=8, most_running=8)
 
 
-# --------------------------------------------------------------------------------- the sequence
+def test_a_plan_can_be_run_one_by_one() -> None:
+    many = Simulation(100, 16, 7)
+    [writer] = many.submit(prompt(10), max_tokens=9)
+    many.step()
+    many.submit(prompt(12), max_tokens=9)
+    plan = many.scheduler.schedule()
+    assert (len(plan), plan.tokens, len(plan.copies)) == (2, 3, 1)
+    parts = list(plan.one_by_one())
+    assert [each for part in parts for each in part] == list(plan)
+    assert [part.tokens for part in parts] == [1, 2]
+    assert parts[0].writers == [writer]
+    assert [copy for part in parts for copy in part.copies] == plan.copies
 
 
-def test_a_sequence_feeds_its_prompt_and_then_its_answer() -> None:
-    one = sequence(3, max_tokens=10)
-    one.answer += [1, 2, 3]
-    everything = [100, 101, 102, 1, 2, 3]
-    assert len(one) == 6
-    for start in range(7):
-        one.computed = start
-        assert one.pending == 6 - start
-        for count in range(6 - start + 1):
-            assert one.next_tokens(count) == everything[start : start + count]
+# ------------------------------------------------------------------------------ by hand: by rank
 
 
-def test_a_sequence_ends_with_an_end_token_or_its_length() -> None:
-    ended = Sequence([1], SamplingParams(), 5, 0, frozenset({9}))
-    for token in (1, 9):
-        assert not ended.is_finished
-        ended.append(Drawn(token, None))
-    assert ended.finish_reason == "stop"
-    assert ended.is_finished
-    long = Sequence([9], SamplingParams(), 2, 0, frozenset({9}))
-    for _ in range(2):
-        assert not long.is_finished
-        long.append(Drawn(1, None))
-    assert long.finish_reason == "length"
+def test_priority_is_a_head_start() -> None:
+    many = Simulation(100, 8, 1)
+    [plain], [urgent], [patient] = (
+        many.submit(prompt(2, 2 + priority), priority=priority) for priority in (0, 1, -1)
+    )
+    assert [[one for one, _ in many.step()] for _ in range(3)] == [[urgent], [plain], [patient]]
 
 
-def test_an_end_token_in_the_last_place_is_a_stop() -> None:
-    one = Sequence([1], SamplingParams(), 1, 0, frozenset({9}))
-    one.append(Drawn(9, None))
-    assert one.finish_reason == "stop"
+def test_the_first_in_rank_does_not_wait_for_a_long_prompt_to_be_read() -> None:
+    many = Simulation(100, 8, 4)
+    [long] = many.submit(prompt(100))
+    many.step()
+    [urgent] = many.submit(prompt(5, kind=1), priority=1)
+    assert many.step().readers == [(urgent, 5), (long, 3)]
+    assert urgent.is_finished
 
 
-def test_an_error_ends_a_sequence() -> None:
-    one = sequence(1, 5)
-    one.error = RuntimeError("the pass went wrong")
-    assert one.is_finished
-    assert one.finish_reason is None
+def test_those_who_come_later_wait_until_there_are_tokens_left_for_them() -> None:
+    """They would only hold blocks meanwhile."""
+    many = Simulation(100, 8, 4)
+    many.submit(prompt(20))
+    [later] = many.submit(prompt(5, kind=1))
+    assert counts(many.step()) == [8]
+    assert later.stage == "waiting"
+    assert counts(many.step()) == [8]
+    assert later.stage == "waiting"
+    assert counts(many.step()) == [4, 4]
 
 
-def test_a_draw_says_where_in_the_request_we_are() -> None:
-    one = Sequence([4, 5], SamplingParams(top_k=3), 5, seed=11, end_ids=frozenset(), index=2)
-    one.append(Drawn(6, TokenLogprobs(6, -1.0, ())))
-    draw = one.draw()
-    assert (draw.params.top_k, draw.seed, draw.index) == (3, 11, 2)
-    assert (list(draw.prompt), list(draw.answer)) == ([4, 5], [6])
-    assert one.logprobs == [TokenLogprobs(6, -1.0, ())]
+def test_the_first_in_rank_takes_the_seat_of_the_last() -> None:
+    many = Simulation(100, 8, 2)
+    [first], [last] = (many.submit(prompt(2, kind), max_tokens=9) for kind in range(2))
+    many.step()
+    [urgent] = many.submit(prompt(2, kind=3), max_tokens=2, priority=1)
+    plan = many.step()
+    assert [one for one, _ in plan] == [first, urgent]
+    assert last.stage == "waiting"
+    many.finish()
+    assert many.metrics.preemptions == 1
 
 
-def test_sequences_of_the_same_tokens_are_not_the_same() -> None:
-    first, second = sequence(2), sequence(2)
-    made = scheduler(8, 8, 8, first, second)
-    made.schedule()
-    made.remove(second)
-    assert len(made.running) == 1
-    assert made.running[0] is first
-    assert all(a is not b for a, b in pairwise([first, second]))
+def test_where_blocks_run_out_the_last_in_rank_gives_its_own() -> None:
+    many = Simulation(6, 32, 4)
+    [first], [last] = (many.submit(prompt(8, kind), max_tokens=12) for kind in range(2))
+    many.step()
+    assert (len(first.blocks), len(last.blocks)) == (2, 2)
+    while last.stage != "waiting":
+        many.step()
+    assert first.stage == "writing"
+    assert (last.blocks, last.computed) == ([], 0)
+    written = last.answer
+    many.finish()
+    assert last.answer[: len(written)] == written
+    assert (first.drawn, last.drawn) == (12, 12)
+    assert many.metrics.preemptions > 0
+
+
+def test_what_a_sequence_had_computed_is_found_again_when_it_comes_back() -> None:
+    many = Simulation(40, 32, 1)
+    [one] = many.submit(prompt(10), max_tokens=9)
+    for _ in range(4):
+        many.step()
+    [urgent] = many.submit(prompt(8, kind=1), max_tokens=1, priority=1)
+    assert [other for other, _ in many.step()] == [urgent]
+    assert (one.stage, one.drawn) == ("waiting", 4)
+    assert many.step().readers == [(one, 1)]
+    assert many.metrics.prompt_tokens == 18
+    assert many.metrics.cached_tokens == 0  # of its prompt, when it first came
+
+
+def test_who_writes_without_room_sits_out_and_keeps_what_it_has() -> None:
+    many = Simulation(5, 32, 4)
+    [first], [last] = (many.submit(prompt(7, kind), max_tokens=5) for kind in range(2))
+    many.step()
+    assert many.step().writers == [first, last]
+    while not first.is_finished:  # it has the fifth block, and there is no sixth
+        assert many.step().writers == [first]
+        assert (last.stage, len(last.blocks), last.computed) == ("writing", 2, 8)
+    assert many.step().writers == [last]
+    assert many.metrics.preemptions == 0
+
+
+def test_samples_wait_for_the_first_of_them_to_read_their_prompt() -> None:
+    many = Simulation(100, 8, 7)
+    leader, *others = many.submit(prompt(20), max_tokens=5, n=3)
+    for tokens in (8, 8, 4):
+        assert many.step().readers == [(leader, tokens)]
+    assert many.step().readers == [(one, 1) for one in others]
+
+
+@pytest.mark.parametrize("steps", [0, 1])
+def test_samples_do_not_wait_for_one_that_is_gone(steps: int) -> None:
+    many = Simulation(100, 8, 7)
+    leader, *others = many.submit(prompt(20), max_tokens=5, n=3)
+    for _ in range(steps):
+        many.step()
+    many.cancel(leader)
+    assert many.step().readers == [(others[0], 8)]
+    many.finish()
+
+
+# ------------------------------------------------------------------ by hand: readers, and guesses
+
+
+def test_a_sequence_whose_reader_has_fallen_behind_rests(few_ahead: int) -> None:
+    many = Simulation(100, 8, 4)
+    [one] = many.submit(prompt(2), max_tokens=9, is_lazy=True)
+    for _ in range(few_ahead):
+        many.step()
+    assert (one.stage, one.drawn) == ("paused", few_ahead)
+    assert not many.scheduler.has_work
+    assert len(many.step()) == 0
+    many.take(one)
+    assert one.stage == "writing"
+    assert many.step().writers == [one]
+
+
+def test_one_whose_reader_sleeps_gives_up_its_blocks_to_anyone(few_ahead: int) -> None:
+    many = Simulation(3, 8, 4)
+    [asleep] = many.submit(prompt(8), max_tokens=4, is_lazy=True)
+    for _ in range(few_ahead):
+        many.step()
+    assert (asleep.stage, len(asleep.blocks)) == ("paused", 3)
+    [later] = many.submit(prompt(4, kind=1), max_tokens=4)
+    assert many.step().readers == [(later, 4)]
+    assert (asleep.stage, len(asleep.blocks)) == ("waiting", 0)
+    many.step()
+    assert asleep.stage == "waiting"  # nobody reads it, so it does not come back
+    many.finish()
+    assert (asleep.drawn, later.drawn) == (4, 4)
+
+
+def test_resuming_who_does_not_pause_does_nothing() -> None:
+    many = Simulation(100, 8, 4)
+    [one] = many.submit(prompt(2), max_tokens=9)
+    many.scheduler.resume(one)
+    assert one.stage == "waiting"
+    many.step()
+    many.scheduler.resume(one)
+    assert one.stage == "writing"
+    many.cancel(one)
+    many.scheduler.resume(one)
+    assert one.stage == "out"
+
+
+def repeating(tokens: int) -> list[int]:
+    """A prompt that has something to guess from."""
+    return [1, 2, 3, 4] * (tokens // 4)
+
+
+def test_guesses_stop_one_short_of_the_end() -> None:
+    """The last token comes out of the pass that the guesses go into."""
+    many = Simulation(100, 64, 4)
+    [one] = many.submit(repeating(16), max_tokens=30, speculation=8)
+    many.finish()
+    assert one.drawn == 30
+    assert max(many.passes[1:]) == 9
+    assert many.metrics.right_guesses > 0
+    assert many.steps < 30
+
+
+def test_nobody_guesses_while_others_read_or_wait() -> None:
+    many = Simulation(100, 16, 2)
+    [guesser] = many.submit([1, 2] * 8, max_tokens=60, speculation=8)
+    many.step()
+    guesser.tokens[-3:] = [1, 2, 1]  # so that there is something to guess for certain
+    guesser.computed = guesser.sound = 0
+    plan = many.scheduler.schedule()
+    assert plan.guesses > 0
+    [other] = many.submit(prompt(2, kind=1))
+    many.submit(prompt(2, kind=2), max_tokens=3)
+    plan = many.scheduler.schedule()
+    assert other in dict(plan)
+    assert (plan.guesses, guesser.guesses) == (0, [])
+
+
+def test_guesses_are_dropped_before_anyone_has_to_leave() -> None:
+    many = Simulation(8, 64, 4)
+    for kind in range(2):
+        many.submit([kind, *repeating(8)], max_tokens=8, speculation=8)
+    many.finish()
+    assert many.metrics.guessed_tokens > 0
+    assert many.metrics.preemptions == 0
+
+
+def test_the_budget_is_shared_among_those_who_guess() -> None:
+    many = Simulation(200, 12, 4)
+    for kind in range(4):
+        many.submit([kind, *repeating(20)], max_tokens=60, speculation=30)
+    many.finish()
+    assert many.metrics.guessed_tokens > 0
+    assert 8 < max(many.passes) <= 12

@@ -91,6 +91,74 @@ def test_layers_of_a_cache_do_not_share(subject: Subject) -> None:
     np.testing.assert_array_equal(subject.floats(memory.attend(batch, q, 1)), 7)
 
 
+def filled(subject: Subject, seed: int = 1) -> tuple[Memory, NDArray[np.float64]]:
+    """A cache of five blocks and two layers, and what is in its slots: [N, (H + 2K) E]."""
+    memory = five_blocks(subject)
+    qkv = memory.random(np.random.default_rng(seed), 5 * memory.block_size)
+    for layer in range(2):  # the other way round in the second
+        memory.store_in(layer, memory.batch(everything(memory)), (-1) ** layer * qkv)
+    return memory, qkv
+
+
+def five_blocks(subject: Subject) -> Memory:
+    size = subject.ops.cache(small_config(2, 2, 6), 1).block_size
+    return Memory(subject, 2, 2, 6, windows=(0, 0), tokens=5 * size)
+
+
+def everything(memory: Memory) -> Piece:
+    return piece(5 * memory.block_size, 0, range(5))
+
+
+def check_is_copied(
+    memory: Memory, qkv: NDArray[np.float64], rng: np.random.Generator, *origins: int
+) -> None:
+    """Whether each block holds, in both layers, what was once in the block named for it."""
+    rows = np.concatenate([np.arange(memory.block_size) + o * memory.block_size for o in origins])
+    fresh = five_blocks(memory.subject)
+    batch = memory.batch(everything(memory))
+    q = memory.subject.rounded(rng.normal(size=(len(rows), 2, 6)))
+    for layer in range(2):
+        fresh.store_in(layer, batch, (-1) ** layer * qkv[rows])
+        found, expected = memory.attend(batch, q, layer), fresh.attend(batch, q, layer)
+        np.testing.assert_array_equal(memory.subject.floats(found), memory.subject.floats(expected))
+
+
+@pytest.mark.parametrize(
+    ("copies", "origins"),
+    [
+        ([], (0, 1, 2, 3, 4)),
+        ([(0, 3)], (0, 1, 2, 0, 4)),
+        ([(4, 1), (2, 0)], (2, 4, 2, 3, 4)),
+        ([(2, 0), (2, 1), (2, 4)], (2, 2, 2, 3, 2)),  # one source, as for samples of one prompt
+        ([(0, 1), (1, 2), (2, 3)], (0, 0, 0, 0, 4)),  # what was copied before is copied on
+        ([(2, 3), (1, 2), (0, 1)], (0, 0, 1, 2, 4)),  # read before it is written over
+        ([(0, 1), (2, 1)], (0, 2, 2, 3, 4)),  # the last one counts
+        ([(3, 3)], (0, 1, 2, 3, 4)),
+    ],
+)
+def test_blocks_are_copied_whole_in_all_layers_and_in_order(
+    subject: Subject,
+    rng: np.random.Generator,
+    copies: list[tuple[int, int]],
+    origins: tuple[int, ...],
+) -> None:
+    memory, qkv = filled(subject)
+    subject.ops.copy_blocks(memory.cache, copies)
+    check_is_copied(memory, qkv, rng, *origins)
+
+
+def test_a_copy_goes_its_own_way(subject: Subject, rng: np.random.Generator) -> None:
+    (memory, qkv), (unchanged, _) = filled(subject), filled(subject)
+    subject.ops.copy_blocks(memory.cache, [(0, 3)])
+    second_slot = memory.batch(piece(1, 1, [3]))
+    source = memory.batch(piece(memory.block_size, 0, [0]))
+    q = subject.rounded(rng.normal(size=(memory.block_size, 2, 6)))
+    for layer in range(2):
+        memory.store_in(layer, second_slot, np.zeros((1, qkv.shape[1])))
+        found, expected = memory.attend(source, q, layer), unchanged.attend(source, q, layer)
+        np.testing.assert_array_equal(subject.floats(found), subject.floats(expected))
+
+
 def test_it_introduces_itself(subject: Subject) -> None:
     assert subject.dtype in subject.ops.description
     assert "\n" not in subject.ops.description

@@ -16,6 +16,7 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Generator, Iterable
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,7 @@ from ..errors import (
 from ..kv_cache import KVCache
 from ..llama import Llama
 from ..philox import fresh_seed
-from ..sampling import SamplingParams
+from ..sampling import Drawn, SamplingParams
 from ..sequence import FinishReason, Sequence
 from .metrics import Metrics, StepRecord
 from .prefix_cache import PrefixCache
@@ -67,8 +68,9 @@ class Engine:
         self._runner: Runner[Any] | None = Runner(model, cache)
         self._is_open = True  # for new requests
         self._is_busy = False  # some thread has the engine
+        self._queue: deque[object] = deque()  # those that wait for it: a mark of each
         self._orders: deque[Callable[[], None]] = deque()
-        self._changed = threading.Condition()  # guards _is_busy; told when the engine is let go
+        self._changed = threading.Condition()  # guards both; told when the engine is let go
         self._thread: threading.Thread | None = None
 
     @property
@@ -96,12 +98,13 @@ class Engine:
         if type(priority) is not int or abs(priority) > MOST_PRIORITY:
             raise UsageError(f"priority is {priority!r}, expected a whole number like 0, 1 or -1")
         sequences = self._sequences(prompt, params)
-        if not self._is_open:
-            raise ClosedError("this LLM was closed; make a new one to go on")
-        waiting = len(self.scheduler.waiting) + len(self._orders)
-        if self.most_waiting is not None and waiting >= self.most_waiting:
-            raise QueueFullError(f"{waiting} requests are waiting already; try again later")
-        self._order(lambda: self._let_in(sequences, priority))
+        with self._changed:  # two that come at once must not both take the last place
+            if not self._is_open:
+                raise ClosedError("this LLM was closed; make a new one to go on")
+            waiting = len(self.scheduler.waiting) + len(self._orders)
+            if self.most_waiting is not None and waiting >= self.most_waiting:
+                raise QueueFullError(f"{waiting} requests are waiting already; try again later")
+            self._order(lambda: self._let_in(sequences, priority))
         return sequences
 
     def _sequences(self, prompt: list[int], params: SamplingParams) -> list[Sequence]:
@@ -122,12 +125,12 @@ class Engine:
         for sequence in sequences:
             if sequence.is_finished:  # cancelled before it came this far
                 continue
+            self.metrics.submitted += 1
             if self._runner is None:
                 self._end(sequence, "error", ClosedError("the LLM was closed before this began"))
                 continue
             if sequence.params.speculation:
                 sequence.lookup = PromptLookup(sequence.tokens)
-            self.metrics.submitted += 1
             self.scheduler.add(sequence, priority)
 
     def finish(self, sequence: Sequence, reason: FinishReason) -> None:
@@ -137,10 +140,10 @@ class Engine:
 
     def take(self, sequence: Sequence) -> list[int]:
         """Its tokens that nobody has taken yet."""
-        was_ahead = sequence.drawn - sequence.taken >= MOST_AHEAD
         tokens = sequence.tokens[sequence.prompt_length + sequence.taken :]
         sequence.taken += len(tokens)
-        if was_ahead:
+        # Asked after `taken` is set, at which `_pause` looks again: one of the two sees the other.
+        if tokens and sequence.stage in ("paused", "waiting"):
             self._order(lambda: self.scheduler.resume(sequence))
         return tokens
 
@@ -191,13 +194,7 @@ class Engine:
 
     def step(self) -> None:
         """One pass of the model over everyone's next tokens."""
-        self._seize()
-        try:
-            self._carry_out_orders()
-            if self.scheduler.has_work:
-                self._step()
-        finally:
-            self._let_go()
+        self._step_unless(lambda: False)
 
     def start(self) -> None:
         """Work in a thread of its own from now on, until the engine is closed."""
@@ -207,10 +204,19 @@ class Engine:
                 self._thread.start()
 
     def drain(self) -> None:
-        """Take no more requests, and return when those under way have ended."""
+        """Take no more requests, and return when those under way have ended.
+
+        One that is far ahead of its reader ends when that reads on; or else `close` ends it.
+        """
         self._is_open = False
-        while self.scheduler.has_work or self._orders:
+        while True:
             self.step()
+            with self._changed:
+                self._changed.wait_for(
+                    lambda: not self._is_busy and (self.scheduler.has_work or not self._under_way)
+                )
+                if not self._under_way:
+                    return
 
     def close(self) -> None:
         """Let go of model and cache. Texts under way end with `ClosedError`."""
@@ -224,37 +230,60 @@ class Engine:
     def _work(self) -> None:
         while self._runner is not None:
             with self._changed:
-                self._changed.wait_for(
-                    lambda: not self._is_busy and (self.scheduler.has_work or self._runner is None)
-                )
-            if self._runner is not None:
+                self._changed.wait_for(lambda: self.scheduler.has_work or self._runner is None)
+            try:
                 self.step()
+            except Exception as error:  # a mistake of ours: those who wait must hear of it
+                self._order(partial(self._end_all, error))
 
     def advance(self, sequence: Sequence) -> None:
         """Return when there is a token to take, or the end: by a step of our own, where nobody
         else takes one."""
-        with self._changed:
-            if self._is_busy or self._thread is not None:
-                self._changed.wait_for(
-                    lambda: (
-                        sequence.taken < sequence.drawn
-                        or sequence.is_finished
-                        or not (self._is_busy or self._thread)
-                    )
-                )
-                return
-        self.step()
 
-    def _seize(self) -> None:
+        def has_news() -> bool:
+            return sequence.taken < sequence.drawn or sequence.is_finished
+
+        if self._thread is None:
+            self._step_unless(has_news)
+            return
         with self._changed:
-            self._changed.wait_for(lambda: not self._is_busy)
-            self._is_busy = True
+            self._changed.wait_for(has_news)
+
+    def _step_unless(self, is_needless: Callable[[], bool]) -> None:
+        if not self._seize(is_needless):
+            return
+        try:
+            self._carry_out_orders()
+            if self.scheduler.has_work:
+                self._step()
+        finally:
+            self._let_go()
+
+    def _seize(self, is_needless: Callable[[], bool] = lambda: False) -> bool:
+        """Have the engine, in order of asking; False where meanwhile there is no need to."""
+        mark = object()
+        with self._changed:
+            self._queue.append(mark)
+            try:
+                self._changed.wait_for(
+                    lambda: is_needless() or (not self._is_busy and self._queue[0] is mark)
+                )
+                if is_needless():
+                    return False
+                self._is_busy = True
+                return True
+            finally:
+                self._queue.remove(mark)
+                if self._queue and not self._is_busy:
+                    self._changed.notify_all()
 
     def _let_go(self) -> None:
         with self._changed:
-            self._carry_out_orders()
-            self._is_busy = False
-            self._changed.notify_all()
+            try:
+                self._carry_out_orders()
+            finally:
+                self._is_busy = False
+                self._changed.notify_all()
 
     def _order(self, order: Callable[[], None]) -> None:
         """Have something done by whoever has the engine; at once, if nobody has."""
@@ -324,28 +353,41 @@ class Engine:
         if not drawn:
             sequence.computed += tokens
             return
-        guesses, before = sequence.guesses, sequence.drawn
-        for token, guess in zip(drawn, [*guesses, None], strict=True):
-            if isinstance(token, NumericalError):
-                self._end(sequence, "error", token)
-                return
-            sequence.append(token)
-            if token.token != guess or sequence.is_finished:
-                break
+        before = sequence.drawn
+        error = self._append(sequence, drawn)
+        self._count(sequence, sequence.drawn - before, error)
+        if error is not None:
+            self._end(sequence, "error", error)
+            return
         sequence.computed = sequence.sound = len(sequence) - 1
-        self._count(sequence, sequence.drawn - before)
         self.scheduler.has_drawn(sequence)
         if sequence.is_finished:
             self._leave(sequence)
-        elif sequence.drawn - sequence.taken >= MOST_AHEAD:
-            self.scheduler.pause(sequence)
+        elif _is_far_ahead(sequence):
+            self._pause(sequence)
         if sequence.on_change is not None:
             sequence.on_change()
 
-    def _count(self, sequence: Sequence, drawn: int) -> None:
+    @staticmethod
+    def _append(sequence: Sequence, drawn: list[Drawn | NumericalError]) -> NumericalError | None:
+        """The tokens up to the first that nobody guessed; or up to an error, which is returned."""
+        for token, guess in zip(drawn, [*sequence.guesses, None], strict=True):
+            if isinstance(token, NumericalError):
+                return token
+            sequence.append(token)
+            if token.token != guess or sequence.is_finished:
+                break
+        return None
+
+    def _pause(self, sequence: Sequence) -> None:
+        self.scheduler.pause(sequence)
+        if not _is_far_ahead(sequence):  # its reader reads this very moment, see `take`
+            self.scheduler.resume(sequence)
+
+    def _count(self, sequence: Sequence, drawn: int, error: NumericalError | None) -> None:
         self.metrics.drawn_tokens += drawn
         if sequence.lookup is not None:
-            guessed, right = len(sequence.guesses), drawn - 1
+            guessed, right = len(sequence.guesses), drawn - (error is None)
             sequence.lookup.learn(guessed, right)
             self.metrics.guessed_tokens += guessed
             self.metrics.right_guesses += right
@@ -366,8 +408,16 @@ class Engine:
         self.metrics.ended[sequence.finish_reason] += 1
         self.scheduler.remove(sequence)
 
+    @property
+    def _under_way(self) -> list[Sequence]:
+        return [*self.scheduler.running, *self.scheduler.waiting]
+
+    def _end_all(self, error: Exception) -> None:
+        for sequence in self._under_way:
+            self._end(sequence, "error", error)
+
     def _shut(self) -> None:
-        for sequence in [*self.scheduler.running, *self.scheduler.waiting]:
+        for sequence in self._under_way:
             error = ClosedError("the LLM was closed while this text was under way")
             self._end(sequence, "error", error)
         self._runner = None
@@ -426,6 +476,10 @@ class Engine:
                 "tokens; shorten the prompt" + (" or lower max_tokens" if asked else "")
             )
         return min(room, DEFAULT_MAX_TOKENS) if asked is None else asked
+
+
+def _is_far_ahead(sequence: Sequence) -> bool:
+    return sequence.drawn - sequence.taken >= MOST_AHEAD
 
 
 def _tell(loop: asyncio.AbstractEventLoop, news: asyncio.Event) -> None:

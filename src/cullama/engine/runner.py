@@ -42,6 +42,7 @@ class Runner(Generic[Array]):
         """One pass; it changes no sequence, so it can be repeated."""
         if plan.copies:
             self.ops.copy_blocks(self.cache, plan.copies)
+            plan.copies.clear()  # once: by now the pass may write to where they came from
         logits = self.forward(self.ops.upload_batch(plan_batch(plan, self.cache.block_size)))
         draws = [draw for sequence, tokens in plan for draw in _draws(sequence, tokens)]
         drawn = iter(self.ops.sample(logits, draws) if draws else [])

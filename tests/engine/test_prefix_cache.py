@@ -1,0 +1,465 @@
+"""What the cache finds is what is there: never another text's, and as much as there is."""
+
+from __future__ import annotations
+
+from random import Random
+from time import perf_counter
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from shadow import (
+    BLOCK_SIZE,
+    Memory,
+    Simulation,
+    blocks_for,
+    check_holders,
+    check_nothing_is_lost,
+    next_token,
+    texts,
+    written_alone,
+)
+
+from cullama.engine.prefix_cache import FEWEST_REUSED, MOST_COMPARED, Copy, PrefixCache
+from cullama.errors import NumericalError
+from cullama.sampling import Drawn, SamplingParams
+from cullama.sequence import Sequence
+
+
+def sequence(tokens: list[int]) -> Sequence:
+    return Sequence(list(tokens), SamplingParams(), 1000, 0, frozenset())
+
+
+def read(cache: PrefixCache, one: Sequence, draw: int = 0) -> None:
+    """Let a sequence that is open compute all it has, and draw its next token."""
+    one.append(Drawn(draw, None))
+    one.computed = one.sound = len(one) - 1
+    cache.list_blocks(one, whole=True)
+
+
+def leave(cache: PrefixCache, tokens: list[int]) -> None:
+    """Have a text read and left in the cache."""
+    one = sequence(tokens)
+    assert cache.open(one) is not None
+    read(cache, one)
+    cache.close(one)
+
+
+# --------------------------------------------------------------------------------------- whatever
+
+
+class Reuse(RuleBasedStateMachine):
+    """Sequences that read, write, guess, fail and leave, in any order, beside a memory that
+    knows for which text each slot was computed."""
+
+    @initialize(blocks=st.integers(1, 20))
+    def start(self, blocks: int) -> None:
+        self.cache, self.memory = PrefixCache(blocks, BLOCK_SIZE), Memory(blocks)
+        self.texts = list(texts())
+        self.open: list[Sequence] = []
+        self.ill: set[Sequence] = set()
+
+    @rule(
+        which=st.integers(0, 99),
+        tokens=st.integers(1, 40),
+        more=st.lists(st.integers(0, 4), max_size=6),
+        spare=st.integers(0, 3),
+    )
+    def come_in(self, which: int, tokens: int, more: list[int], spare: int) -> None:
+        """With a text that begins as an older one does, and may go on differently."""
+        one = sequence(self.texts[which % len(self.texts)][:tokens] + more)
+        pool = self.cache.pool
+        match, available, free = self.cache.match(one.tokens), pool.available, pool.free
+        kept_of_it = sum(pool.holders(block) == 0 for block in match.blocks)
+        needed = blocks_for(len(one)) - len(match.blocks) + kept_of_it
+        copies = self.cache.open(one, spare)
+        assert (copies is None) == (needed + spare > available)
+        if copies is None:
+            assert (pool.available, pool.free, one.computed) == (available, free, 0)
+            assert len(one.blocks) == one.room == 0
+            return
+        assert (one.computed, one.room) == (match.tokens, blocks_for(len(one)) * BLOCK_SIZE)
+        self.memory.copy(copies)
+        self.memory.check(one.blocks, one.tokens[: one.computed])
+        self.open.append(one)
+
+    @precondition(lambda self: self.open)
+    @rule(which=st.integers(0, 99), most=st.integers(1, 9), guesses=st.lists(st.integers(0, 4)))
+    def compute(self, which: int, most: int, guesses: list[int]) -> None:
+        """Some of what a sequence has to read; or its newest token, guesses and all."""
+        one = self.open[which % len(self.open)]
+        if one.drawn and one.pending == 1:
+            one.guesses = guesses[:6]
+        tokens = min(most, one.pending) if one.pending > 1 else 1 + len(one.guesses)
+        if not self.cache.grow(one, one.computed + tokens):
+            one.guesses = []
+            return
+        self.memory.write(self.cache, one, tokens, one in self.ill)
+        if tokens < one.pending:
+            one.computed += tokens
+        elif one in self.ill:
+            one.error = NumericalError("not a number")
+            self.leave(one)
+        else:
+            self.draw(one)
+
+    def draw(self, one: Sequence) -> None:
+        is_first = one.drawn == 0
+        for guess in [*one.guesses, None]:
+            one.append(Drawn(next_token(one.tokens), None))
+            if one.tokens[-1] != guess:
+                break
+        one.guesses = []
+        one.computed = one.sound = len(one) - 1
+        self.cache.list_blocks(one, whole=is_first)
+
+    @precondition(lambda self: self.open)
+    @rule(which=st.integers(0, 99))
+    def fall_ill(self, which: int) -> None:
+        """What it computes from now on is damaged, which shows when it draws, and not before."""
+        self.ill.add(self.open[which % len(self.open)])
+
+    @precondition(lambda self: self.open)
+    @rule(which=st.integers(0, 99))
+    def go(self, which: int) -> None:
+        self.leave(self.open[which % len(self.open)])
+
+    def leave(self, one: Sequence) -> None:
+        self.open.remove(one)
+        self.texts.append(one.tokens)
+        self.cache.close(one)
+        assert len(one.blocks) == one.computed == one.room == 0
+
+    @rule()
+    def forget_everything(self) -> None:
+        self.cache.clear()
+        assert self.cache.pool.kept == 0
+        assert not any(self.cache.match(text).tokens for text in self.texts)
+
+    @invariant()
+    def each_block_is_held_by_those_who_have_it(self) -> None:
+        if hasattr(self, "cache"):
+            check_holders(self.cache, self.open)
+
+    @invariant()
+    def what_is_found_is_there(self) -> None:
+        if hasattr(self, "cache"):
+            for text in [*self.texts, *(one.tokens for one in self.open)]:
+                self.memory.check_match(self.cache, [*text, 0])
+
+    @invariant()
+    def those_at_work_still_have_what_they_had(self) -> None:
+        for one in getattr(self, "open", []):
+            if one not in self.ill:
+                self.memory.check(one.blocks, one.tokens[: one.computed])
+
+    def teardown(self) -> None:
+        if hasattr(self, "cache"):
+            for one in list(self.open):
+                self.leave(one)
+            check_nothing_is_lost(self.cache)
+
+
+Reuse.TestCase.settings = settings(max_examples=150, stateful_step_count=50)
+TestReuse = Reuse.TestCase
+
+
+def test_a_thousand_trees_of_prompts_are_answered_as_if_each_came_alone() -> None:
+    """With pools too small for them: blocks are given away all the time."""
+    draw = Random(26)
+    reused = copied = 0
+    for _ in range(1000):
+        many = Simulation(blocks=draw.randint(8, 24), budget=draw.randint(8, 40), most_running=4)
+        trunk = [draw.randrange(5) for _ in range(draw.randint(8, 20))]
+        branches = [trunk]
+        for _ in range(6):
+            stem = draw.choice(branches)
+            prompt = stem[: draw.randint(1, len(stem))] + draw.choices(range(5), k=4)
+            prompt = prompt[:26]
+            many.submit(prompt, max_tokens=3)  # each is compared as it ends
+            branches.append(prompt)
+            for _ in range(draw.randint(0, 4)):
+                many.step()
+        many.finish()
+        reused += many.metrics.cached_tokens
+        copied += many.copies
+        check_nothing_is_lost(many.cache)
+    assert reused > 10_000
+    assert copied > 500
+
+
+@given(
+    held=st.lists(st.integers(0, 1), min_size=1, max_size=30),
+    asked=st.lists(st.integers(0, 1), min_size=1, max_size=30),
+)
+def test_all_that_two_texts_have_in_common_is_found(held: list[int], asked: list[int]) -> None:
+    """But for the last token, which the model has to see for its logits."""
+    cache = PrefixCache(8, BLOCK_SIZE)
+    leave(cache, held)
+    text = [*asked, 1]
+    common = 0
+    while common < min(len(held), len(text) - 1) and held[common] == text[common]:
+        common += 1
+    assert cache.match(text).tokens == (common if common >= FEWEST_REUSED else 0)
+
+
+# ---------------------------------------------------------------------------------------- by hand
+
+
+@pytest.mark.parametrize("blocks", [3, 4, 7])
+def test_a_prompt_of_whole_blocks_leaves_its_last_token_to_compute(blocks: int) -> None:
+    cache = PrefixCache(20, BLOCK_SIZE)
+    tokens = list(range(blocks * BLOCK_SIZE))
+    leave(cache, tokens)
+    again = sequence(tokens)
+    [copy] = cache.open(again) or []
+    assert again.pending == 1
+    assert len(again.blocks) == blocks
+    assert copy.target == again.blocks[-1]
+    assert cache.pool.holders(copy.target) == 1
+    assert cache.match([*tokens, 1]).blocks[:-1] == again.blocks[:-1]
+
+
+@pytest.mark.parametrize("common", range(1, 13))
+def test_a_few_tokens_in_common_are_not_reused(common: int) -> None:
+    cache = PrefixCache(20, BLOCK_SIZE)
+    leave(cache, list(range(common)))
+    one = sequence([*range(common), 100, 101])
+    copies = cache.open(one)
+    assert one.computed == (common if common >= FEWEST_REUSED else 0)
+    if common < FEWEST_REUSED:
+        assert copies == []
+
+
+def test_full_blocks_are_shared_and_the_last_one_is_copied() -> None:
+    cache = PrefixCache(20, BLOCK_SIZE)
+    first = sequence(list(range(10)))
+    assert cache.open(first) == []
+    read(cache, first)
+    second = sequence([*range(10), 50])
+    copies = cache.open(second)
+    assert list(second.blocks[:2]) == list(first.blocks[:2])
+    assert second.blocks[2] != first.blocks[2]
+    assert copies == [Copy(first.blocks[2], second.blocks[2])]
+    assert second.computed == 10
+    assert [cache.pool.holders(block) for block in second.blocks] == [2, 2, 1]
+
+
+def test_the_answer_is_found_by_the_next_turn_of_a_chat() -> None:
+    cache = PrefixCache(20, BLOCK_SIZE)
+    one = sequence(list(range(9)))
+    cache.open(one)
+    for token in (20, 21, 22, 23):
+        assert cache.grow(one, len(one))
+        read(cache, one, token)
+    cache.close(one)
+    assert cache.match([*range(9), 20, 21, 22, 23, 30]).tokens == 12  # the last was never fed back
+
+
+def test_nothing_is_found_while_it_is_being_read() -> None:
+    """Whether it was a number that it led to shows with the first token."""
+    cache = PrefixCache(20, BLOCK_SIZE)
+    one = sequence(list(range(12)))
+    cache.open(one)
+    one.computed = 10
+    cache.list_blocks(one, whole=True)
+    assert cache.match(list(range(12))).tokens == 0
+    cache.close(one)
+    assert cache.match(list(range(12))).tokens == 0
+    assert cache.pool.free == 20
+
+
+def test_a_sequence_that_failed_leaves_nothing_behind() -> None:
+    cache = PrefixCache(20, BLOCK_SIZE)
+    leave(cache, list(range(9)))
+    one = sequence([*range(9), *range(100, 110)])
+    cache.open(one)
+    read(cache, one)
+    one.computed = one.sound = 16
+    one.error = NumericalError("not a number")
+    before = cache.match([*range(9), *range(100, 120)]).tokens
+    one.append(Drawn(3, None))
+    cache.grow(one, 24)
+    one.computed = one.sound = 20
+    cache.close(one)
+    assert cache.match([*one.tokens, 0]).tokens <= before
+    assert cache.match([*range(9), 0]).tokens == 9
+
+
+def test_a_guess_that_was_wrong_is_not_found() -> None:
+    cache = PrefixCache(20, BLOCK_SIZE)
+    one = sequence(list(range(8)))
+    cache.open(one)
+    read(cache, one, 20)
+    cache.grow(one, 12)  # computed for 20 and three guesses, of which one was right
+    one.tokens += [21, 99]
+    one.computed = one.sound = len(one) - 1
+    cache.close(one)
+    assert cache.match([*range(8), 20, 21, 22, 23, 24]).tokens == 10
+
+
+def test_a_text_is_forgotten_from_its_end() -> None:
+    cache = PrefixCache(6, BLOCK_SIZE)
+    tokens = list(range(24))
+    leave(cache, tokens)
+    found = []
+    while cache.pool.kept:
+        found.append(cache.match([*tokens, 0]).tokens)
+        cache.pool.allocate(1)
+    assert found == [24, 20, 16, 12, 8, 0]  # fewer than eight are not reused
+
+
+def test_the_text_that_was_left_first_is_forgotten_first() -> None:
+    cache = PrefixCache(9, BLOCK_SIZE)
+    first, second, third = ([start + i for i in range(12)] for start in (100, 200, 300))
+    for tokens in (first, second, third):
+        leave(cache, tokens)
+    leave(cache, first)  # asked for again: now it is the newest
+    assert cache.pool.allocate(3) is not None
+    assert [cache.match([*t, 0]).tokens for t in (first, second, third)] == [12, 0, 12]
+
+
+def test_what_follows_a_forgotten_block_is_forgotten_with_it() -> None:
+    """A node whose parent is gone could never be met again."""
+    cache = PrefixCache(8, BLOCK_SIZE)
+    tokens = list(range(16))
+    one, twin = sequence(tokens), sequence(tokens)
+    assert cache.open(one) == cache.open(twin) == []
+    read(cache, one)
+    read(cache, twin)  # its blocks are the same as those of the other, which were listed first
+    cache.close(twin)
+    assert (cache.pool.free, cache.pool.kept) == (4, 0)
+    cache.close(one)
+    assert cache.match([*tokens, 0]).tokens == 16
+    check_nothing_is_lost(cache)
+
+
+def test_a_sequence_whose_beginning_was_forgotten_lists_it_anew() -> None:
+    cache = PrefixCache(9, BLOCK_SIZE)
+    tokens = list(range(12))
+    one, twin = sequence(tokens), sequence(tokens)
+    assert cache.open(one) == cache.open(twin) == []
+    read(cache, one)
+    read(cache, twin)
+    cache.close(one)  # the blocks under which the twin is listed are nobody's now
+    assert cache.pool.kept == 3
+    taken = cache.pool.allocate(6) or []
+    assert cache.match([*tokens, 0]).tokens == 0
+    cache.close(twin)
+    assert cache.match([*tokens, 0]).tokens == 12
+    assert not set(cache.match([*tokens, 0]).blocks) & set(taken)
+
+
+def test_those_at_work_keep_their_blocks_when_everything_is_forgotten() -> None:
+    cache = PrefixCache(9, BLOCK_SIZE)
+    leave(cache, list(range(100, 112)))
+    one = sequence(list(range(12)))
+    cache.open(one)
+    read(cache, one)
+    cache.clear()
+    assert (cache.pool.held, cache.pool.kept, cache.pool.free) == (3, 0, 6)
+    assert cache.match([*range(12), 0]).tokens == 0
+    cache.close(one)
+    assert cache.match([*range(12), 0]).tokens == 12
+
+
+def test_the_block_to_copy_may_be_given_away_in_the_same_breath() -> None:
+    """It is read before anything is written, so that is no harm."""
+    cache, memory = PrefixCache(4, BLOCK_SIZE), Memory(4)
+    first = sequence(list(range(14)))
+    cache.open(first)
+    memory.write(cache, first, 14)
+    read(cache, first)
+    cache.close(first)
+    second = sequence([*range(10), *range(50, 56)])  # two blocks shared, all others needed
+    copies = cache.open(second)
+    assert copies is not None
+    assert second.computed == 10
+    memory.copy(copies)
+    memory.check(second.blocks, second.tokens[:10])
+    memory.write(cache, second, 6)
+    memory.check(second.blocks, second.tokens)
+
+
+def test_a_refusal_changes_nothing() -> None:
+    cache = PrefixCache(5, BLOCK_SIZE)
+    leave(cache, list(range(12)))
+    one = sequence(list(range(24)))
+    assert cache.open(one) is None
+    assert (one.blocks, one.computed, cache.pool.held) == ((), 0, 0)
+    assert cache.match([*range(12), 0]).tokens == 12
+    assert cache.open(sequence(list(range(16))), spare=2) is None
+    assert cache.open(sequence(list(range(16))), spare=1) is not None
+
+
+def test_no_more_room_than_there_is() -> None:
+    cache = PrefixCache(3, BLOCK_SIZE)
+    one, other = sequence([1]), sequence([2])
+    assert cache.open(one) == cache.open(other) == []
+    assert cache.grow(one, 8)
+    assert one.room == 8
+    assert not cache.grow(one, 9)
+    assert (one.room, len(one.blocks)) == (8, 2)
+    assert cache.grow(one, 3)  # has it already
+    cache.close(other)
+    assert cache.grow(one, 9)
+
+
+def test_samples_of_one_prompt_share_its_full_blocks() -> None:
+    many = Simulation(blocks=40, budget=64, most_running=8)
+    prompt = list(next(texts()))[:14]
+    samples = many.submit(prompt, max_tokens=6, n=5)
+    many.step()
+    assert [sample.stage for sample in samples] == ["writing"] + ["waiting"] * 4
+    many.step()
+    assert {tuple(sample.blocks[:3]) for sample in samples} == {tuple(samples[0].blocks[:3])}
+    assert [many.cache.pool.holders(block) for block in samples[0].blocks[:3]] == [5, 5, 5]
+    assert len({sample.blocks[3] for sample in samples}) == 5
+    assert many.metrics.cached_tokens == 4 * 13
+    many.finish()
+    assert all(sample.answer == written_alone(prompt, 6) for sample in samples)
+
+
+def test_of_many_that_begin_alike_the_newest_are_compared() -> None:
+    cache = PrefixCache(200, BLOCK_SIZE)
+    beginning = list(range(8))
+    for end in range(MOST_COMPARED + 1):
+        leave(cache, [*beginning, 100 + end, 0, 0])
+    assert cache.match([*beginning, 100 + MOST_COMPARED, 0, 1, 0]).tokens == 10
+    assert cache.match([*beginning, 101, 0, 1, 0]).tokens == 10
+    assert cache.match([*beginning, 100, 0, 1, 0]).tokens == 8  # one too old
+
+
+def test_a_chain_of_thousands_of_blocks_is_no_trouble() -> None:
+    """Neither too deep, nor slow: each of these looks at each block a few times at most."""
+    blocks = 3000
+    cache = PrefixCache(blocks + 1, BLOCK_SIZE)
+    tokens = [i % 1000 for i in range(blocks * BLOCK_SIZE)]
+    start = perf_counter()
+    leave(cache, tokens)
+    assert cache.match([*tokens, 0]).tokens == len(tokens)
+    one = sequence([*tokens, 0])
+    assert cache.open(one) == []
+    assert one.pending == 1
+    read(cache, one)
+    cache.close(one)
+    assert cache.pool.kept == blocks + 1
+    assert len(cache.pool.allocate(blocks) or []) == blocks  # forgotten from the end, one by one
+    assert cache.match([*tokens, 0]).tokens == 0
+    assert perf_counter() - start < 1  # s, of which it takes a fiftieth
+
+
+def test_a_long_chain_is_forgotten_at_once_when_its_first_block_goes() -> None:
+    blocks = 3000
+    cache = PrefixCache(2 * blocks, BLOCK_SIZE)
+    tokens = [i % 1000 for i in range(blocks * BLOCK_SIZE)]
+    one, twin = sequence(tokens[:BLOCK_SIZE]), sequence(tokens)
+    assert cache.open(one) == cache.open(twin) == []
+    read(cache, one)
+    read(cache, twin)  # listed behind the other's only block …
+    cache.close(one)  # … which is now the first to go
+    cache.close(twin)
+    cache.pool.allocate(cache.pool.free + 1)
+    assert cache.match([*tokens, 0]).tokens == 0
+    assert cache.pool.kept == 0
