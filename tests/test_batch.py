@@ -138,12 +138,13 @@ def planned(writers: int, readers: int, speculation: int) -> Plan:
         one.lookup = PromptLookup(one.tokens) if speculation else None
         scheduler.add(one)
     while scheduler.waiting or scheduler.reading:
-        for one, tokens in list(scheduler.schedule()):
-            is_read = tokens == one.pending
-            one.computed += tokens
-            if is_read:
+        plan = scheduler.schedule()
+        scheduler.has_launched(plan)
+        for one, _ in plan:
+            if one.in_flight:
+                one.in_flight = 0
                 one.append(Drawn(1, None))  # repeats itself, but for every fourth
-                scheduler.has_drawn(one)
+                scheduler.has_drawn(one, len(one) - 1)
     for kind in range(readers):
         scheduler.add(Sequence([100 + kind] * (5 + 7 * kind), params, 50, 0, frozenset()))
     return scheduler.schedule()
@@ -158,7 +159,7 @@ def test_a_plan_is_the_same_batch_for_few_and_for_many(
 ) -> None:
     plan = planned(writers, readers, speculation)
     assert len(plan.writers) == writers
-    assert bool(plan.guesses) == (speculation > 0 and writers > 0 and readers == 0)
+    assert plan.has_guesses == (speculation > 0 and writers > 0 and readers == 0)
     monkeypatch.setattr(runner, "FEW_SEQUENCES", 1000)
     few = plan_batch(plan, 4)
     monkeypatch.setattr(runner, "FEW_SEQUENCES", 0)

@@ -612,14 +612,14 @@ class BrokenError(RuntimeError):
 @pytest.fixture
 def break_next_step(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], None]:
     """The next step raises; those after it are as before."""
-    step = llm.engine.runner.step
+    launch = llm.engine.runner.launch
 
     def arm(error: BaseException) -> None:
-        def broken(plan: Any) -> Any:
-            monkeypatch.setattr(llm.engine.runner, "step", step)
+        def broken(plan: Any, batch: Any) -> Any:
+            monkeypatch.setattr(llm.engine.runner, "launch", launch)
             raise error
 
-        monkeypatch.setattr(llm.engine.runner, "step", broken)
+        monkeypatch.setattr(llm.engine.runner, "launch", broken)
 
     return arm
 
@@ -627,15 +627,15 @@ def break_next_step(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> Callable[[Base
 @pytest.fixture
 def refuse_token(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Exception], None]:
     """Every pass raises in which a sequence takes part that holds this token."""
-    step = llm.engine.runner.step
+    launch = llm.engine.runner.launch
 
     def arm(token: int, error: Exception) -> None:
-        def broken(plan: Any) -> Any:
+        def broken(plan: Any, batch: Any) -> Any:
             if any(token in sequence.tokens for sequence, _ in plan):
                 raise error
-            return step(plan)
+            return launch(plan, batch)
 
-        monkeypatch.setattr(llm.engine.runner, "step", broken)
+        monkeypatch.setattr(llm.engine.runner, "launch", broken)
 
     return arm
 

@@ -35,6 +35,7 @@ Step = Callable[["Batch[Array]"], Array]
 
 class Operators(Protocol[Array]):
     description: str  # one line: device, storage type, threads
+    is_asynchronous: bool = False  # whether a pass goes on by itself once it has been launched
 
     # --- across, and into place --------------------------------------------------------------
 
@@ -144,9 +145,14 @@ class Operators(Protocol[Array]):
         """Scores of every token of the vocabulary: [R, D] → [R, V], float32."""
         return self.linear(self.rms_norm(x, norm, eps), head)
 
-    def sample(self, logits: Array, draws: Sequence[Draw]) -> list[Drawn | NumericalError]:
-        """One token for each row: [R, V] → R draws, or what keeps a row from being drawn."""
-        return sample(self.download(logits), draws)
+    def sample(
+        self, logits: Array, draws: Sequence[Draw]
+    ) -> Callable[[], list[Drawn | NumericalError]]:
+        """One token for each row: [R, V] → R draws, or what keeps a row from being drawn.
+
+        Returns how to get at them: a call that waits until they are there.
+        """
+        return lambda: sample(self.download(logits), draws)
 
     def graph(self, step: Step[Array]) -> Step[Array]:
         """The same step, possibly captured once and replayed."""

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .engine.speculation import PromptLookup
 
 FinishReason = Literal["stop", "length", "cancelled", "error"]
-Stage = Literal["out", "waiting", "reading", "writing", "paused"]
+Stage = Literal["out", "waiting", "reading", "writing", "landing", "paused"]
 
 TABLE_STEP = 256  # bytes: 64 blocks
 
@@ -35,6 +35,7 @@ class Sequence:
     leader: Sequence | None = None  # the first of the n: the others wait until it has read
     rank: tuple[int, int] = (0, 0)  # the lower goes first
     stage: Stage = "out"  # where the scheduler has it
+    has_been_in: bool = False  # at work before, if only to be preempted
     lookup: PromptLookup | None = None  # guesses its next tokens, where that was asked for
     guesses: list[int] = field(default_factory=list)  # what may follow the newest token
     logprobs: list[TokenLogprobs] = field(default_factory=list)
@@ -43,7 +44,8 @@ class Sequence:
     finish_reason: FinishReason | None = None
     error: Exception | None = None
 
-    computed: int = 0  # tokens whose keys and values are in the cache
+    computed: int = 0  # tokens whose keys and values are in the cache, or on their way
+    in_flight: int = 0  # tokens that a pass which has begun will give
     sound: int = 0  # of those, how many led to a token drawn
     blocks: Many[int] = ()
     room: int = 0  # tokens that its blocks hold
@@ -72,8 +74,8 @@ class Sequence:
 
     @property
     def pending(self) -> int:
-        """Tokens the model has not seen."""
-        return len(self.tokens) - self.computed
+        """Tokens the model has not seen, those on their way counted."""
+        return len(self.tokens) + self.in_flight - self.computed
 
     @property
     def longest(self) -> int:
@@ -90,7 +92,12 @@ class Sequence:
         self.table = table.ljust(-(-len(table) // TABLE_STEP) * TABLE_STEP, b"\0")
 
     def next_tokens(self, count: int) -> list[int]:
-        """The first `count` tokens that the model has not seen, guesses at the end."""
+        """The first `count` tokens that the model has not seen, guesses at the end.
+
+        One that is on its way is filled in later; the newest stands in for it.
+        """
+        if self.in_flight:
+            return self.tokens[-1:]
         tokens = self.tokens[self.computed : self.computed + count]
         return tokens + self.guesses[: count - len(tokens)]
 

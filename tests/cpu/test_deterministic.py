@@ -23,7 +23,7 @@ GREEDY = replace(PARAMS, temperature=0)
 def prompts_that_begin_alike(seed: int) -> list[list[int]]:
     rng = random.Random(seed)
     prompts = [[rng.randrange(2048) for _ in range(rng.randint(1, 120))] for _ in range(8)]
-    return prompts + [[*prompt[:len(prompt) // 2], 5] for prompt in prompts]
+    return prompts + [[*prompt[: len(prompt) // 2], 5] for prompt in prompts]
 
 
 @pytest.fixture(params=["columns", "tiles", "rows"])

@@ -14,6 +14,7 @@ from zlib import crc32
 from cullama.engine import scheduler as scheduling
 from cullama.engine.metrics import Metrics
 from cullama.engine.prefix_cache import Copy, PrefixCache
+from cullama.engine.runner import Outcome
 from cullama.engine.scheduler import Plan, Scheduler
 from cullama.engine.speculation import PromptLookup
 from cullama.errors import NumericalError
@@ -176,7 +177,9 @@ class Simulation:
     def step(self, failing: Collection[Sequence] = ()) -> Plan:
         """One pass; with any that are `failing` in it, it is repeated one by one, without them."""
         first, had_work = self.first_in_rank(), self.scheduler.has_work
+        before = [*self.scheduler.writing, *self.scheduler.reading]
         plan = self.scheduler.schedule()
+        self.check_who_left(before)
         assert (len(plan) > 0) == had_work
         self.check_plan(plan, first)
         self.copies += len(plan.copies)
@@ -206,8 +209,11 @@ class Simulation:
         assert len(set(slots)) == len(slots), "two write to the same slot"
         for sequence, tokens in everyone:
             self.read(sequence, tokens)
-        for sequence, tokens in everyone:
-            self.take_in(sequence, tokens)
+        outcomes = [self.outcome(sequence, tokens) for sequence, tokens in everyone]
+        self.scheduler.has_launched(plan)
+        for outcome in outcomes:
+            outcome.append()
+            self.settle(outcome)
 
     def break_down(self, plan: Plan) -> None:
         """A pass that goes wrong has copied, and left whatever it likes in its own slots."""
@@ -231,34 +237,36 @@ class Simulation:
             everything = sequence.tokens + sequence.guesses
             self.memory.check(sequence.blocks, everything[: sequence.computed + tokens])
 
-    def take_in(self, sequence: Sequence, tokens: int) -> None:
+    def outcome(self, sequence: Sequence, tokens: int) -> Outcome:
+        """What a pass gives a sequence: a token behind its newest one, and behind each guess."""
+        guesses = sequence.guesses
+        drawn: list[Drawn | NumericalError] = []
+        for guessed in range(max(0, tokens - sequence.pending + 1)):
+            token = next_token(sequence.tokens + guesses[:guessed])
+            is_ill = sequence in self.ill
+            drawn.append(NumericalError("not a number") if is_ill else Drawn(token, None))
+        return Outcome(sequence, sequence.computed + tokens - len(guesses), guesses, drawn)
+
+    def settle(self, outcome: Outcome) -> None:
         """What the engine does with the tokens of a pass."""
-        if tokens < sequence.pending:
-            sequence.computed += tokens
+        sequence = outcome.sequence
+        if outcome.is_void:
             return
-        if sequence in self.ill:
-            self.end(sequence, "error", NumericalError("not a number"))
+        if outcome.error is not None:
+            self.end(sequence, "error", outcome.error)
             return
-        guesses, before = sequence.guesses, sequence.drawn
-        for guess in [*guesses, None]:
-            token = next_token(sequence.tokens)
-            sequence.append(Drawn(token, None))
-            if token != guess or sequence.is_finished:
-                break
-        sequence.computed = sequence.sound = len(sequence) - 1
-        self.learn(sequence, sequence.drawn - before - 1)
-        self.scheduler.has_drawn(sequence)
+        self.learn(outcome)
+        self.scheduler.has_drawn(sequence, outcome.sound)
         if sequence.is_finished:
             self.leave(sequence)
         elif sequence.drawn - sequence.taken >= scheduling.MOST_AHEAD:
             self.scheduler.pause(sequence)
 
-    def learn(self, sequence: Sequence, right: int) -> None:
-        if sequence.lookup is not None:
-            sequence.lookup.learn(len(sequence.guesses), right)
-            self.metrics.guessed_tokens += len(sequence.guesses)
-            self.metrics.right_guesses += right
-            sequence.guesses = []
+    def learn(self, outcome: Outcome) -> None:
+        if outcome.sequence.lookup is not None:
+            outcome.sequence.lookup.learn(len(outcome.guesses), outcome.right)
+            self.metrics.guessed_tokens += len(outcome.guesses)
+            self.metrics.right_guesses += outcome.right
 
     def take(self, sequence: Sequence) -> None:
         was_ahead = sequence.drawn - sequence.taken >= scheduling.MOST_AHEAD
@@ -334,6 +342,12 @@ class Simulation:
             assert first in everyone, "the first in rank was passed over"
             assert everyone[first] >= min(first.pending, self.share)
 
+    def check_who_left(self, before: list[Sequence]) -> None:
+        """Of those at work, the last in rank go first."""
+        left = [sequence.rank for sequence in before if sequence.stage == "waiting"]
+        stayed = [sequence.rank for sequence in before if sequence.stage != "waiting"]
+        assert not left or not stayed or max(stayed) < min(left)
+
     def check(self) -> None:
         """Between two steps."""
         check_holders(self.cache, self.alive)
@@ -352,7 +366,7 @@ class Simulation:
             assert sequence.computed <= sequence.room
 
 
-STAGES = ("waiting", "reading", "writing", "paused")
+STAGES = ("waiting", "reading", "writing", "landing", "paused")
 
 
 def is_ready(sequence: Sequence) -> bool:

@@ -225,6 +225,17 @@ def test_a_new_sequence_has_room_behind_it_and_leaves_room_before_it() -> None:
         assert blocks == list(range(blocks[0], blocks[0] + len(blocks)))
 
 
+def test_a_new_sequence_goes_where_it_has_room_on_both_sides() -> None:
+    pool = BlockPool(100)
+    first = pool.allocate(10) or []
+    second = pool.allocate(1, after=first[-1])
+    pool.release(first)
+    assert (first[0], second) == (0, [10])
+    assert pool.allocate(2) == [11 + ROOM_TO_GROW, 12 + ROOM_TO_GROW]  # not into the gap of ten
+    assert pool.allocate(70) is not None  # unless there is no such place left
+    assert pool.allocate(2) == [0, 1]
+
+
 def test_neighbours_given_back_apart_are_neighbours_again() -> None:
     pool = BlockPool(6)
     first, second = pool.allocate(3), pool.allocate(3)

@@ -1404,11 +1404,12 @@ def test_a_sampler_that_finds_no_number_ends_one_of_many(
     params = replace(GREEDY, max_tokens=30, speculation=5, logit_bias={70: 1000.0})
     doomed, sound = submit(llm, [70] * 10, params), submit(llm, ids(9))
 
-    def damaged(logits: Any, draws: Any) -> list[Drawn | NumericalError]:
-        return [
+    def damaged(logits: Any, draws: Any) -> Callable[[], list[Drawn | NumericalError]]:
+        drawn = [
             NumericalError("NaN") if draw.tokens[:10] == [70] * 10 and draw.position == 12 else one
-            for one, draw in zip(sample(logits, draws), draws, strict=True)
+            for one, draw in zip(sample(logits, draws)(), draws, strict=True)
         ]
+        return lambda: drawn
 
     monkeypatch.setattr(ops, "sample", damaged)
     run(llm.engine)

@@ -35,7 +35,7 @@ def read(cache: PrefixCache, one: Sequence, draw: int = 0) -> None:
     """Let a sequence that is open compute all it has, and draw its next token."""
     one.append(Drawn(draw, None))
     one.computed = one.sound = len(one) - 1
-    cache.list_blocks(one, whole=True)
+    cache.list_blocks(one)
 
 
 def leave(cache: PrefixCache, tokens: list[int]) -> None:
@@ -71,6 +71,7 @@ class Reuse(RuleBasedStateMachine):
         one = sequence(self.texts[which % len(self.texts)][:tokens] + more)
         pool = self.cache.pool
         match, available, free = self.cache.match(one.tokens), pool.available, pool.free
+        self.memory.check_match(self.cache, one.tokens)
         kept_of_it = sum(pool.holders(block) == 0 for block in match.blocks)
         needed = blocks_for(len(one)) - len(match.blocks) + kept_of_it
         copies = self.cache.open(one, spare)
@@ -112,7 +113,8 @@ class Reuse(RuleBasedStateMachine):
                 break
         one.guesses = []
         one.computed = one.sound = len(one) - 1
-        self.cache.list_blocks(one, whole=is_first)
+        if is_first:
+            self.cache.list_blocks(one)
 
     @precondition(lambda self: self.open)
     @rule(which=st.integers(0, 99))
@@ -246,6 +248,26 @@ def test_full_blocks_are_shared_and_the_last_one_is_copied() -> None:
     assert [cache.pool.holders(block) for block in second.blocks] == [2, 2, 1]
 
 
+def test_a_block_with_nothing_in_common_is_not_copied() -> None:
+    cache = PrefixCache(20, BLOCK_SIZE)
+    leave(cache, list(range(16)))
+    assert cache.match([*range(8), 50, 51, 52]).partial is None
+    assert cache.open(sequence([*range(8), 50, 51, 52])) == []
+
+
+def test_what_is_to_be_read_comes_right_behind_what_was_found() -> None:
+    """Where those blocks are free: the CPU reads neighbours in place."""
+    cache = PrefixCache(200, BLOCK_SIZE)
+    leave(cache, list(range(100, 108)))
+    leave(cache, list(range(8)))
+    one = sequence(list(range(20)))
+    cache.open(one)
+    assert one.computed == 8
+    first = one.blocks[0]
+    assert first > 0
+    assert list(one.blocks) == list(range(first, first + 5))
+
+
 def test_the_answer_is_found_by_the_next_turn_of_a_chat() -> None:
     cache = PrefixCache(20, BLOCK_SIZE)
     one = sequence(list(range(9)))
@@ -263,7 +285,7 @@ def test_nothing_is_found_while_it_is_being_read() -> None:
     one = sequence(list(range(12)))
     cache.open(one)
     one.computed = 10
-    cache.list_blocks(one, whole=True)
+    cache.list_blocks(one)
     assert cache.match(list(range(12))).tokens == 0
     cache.close(one)
     assert cache.match(list(range(12))).tokens == 0

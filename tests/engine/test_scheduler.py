@@ -339,7 +339,7 @@ def test_a_plan_can_be_run_one_by_one() -> None:
     assert [each for part in parts for each in part] == list(plan)
     assert [part.tokens for part in parts] == [1, 2]
     assert parts[0].writers == [writer]
-    assert [copy for part in parts for copy in part.copies] == plan.copies
+    assert all(part.copies is plan.copies for part in parts)  # whichever comes first makes them
 
 
 # ------------------------------------------------------------------------------ by hand: by rank
@@ -365,13 +365,12 @@ def test_the_first_in_rank_does_not_wait_for_a_long_prompt_to_be_read() -> None:
 def test_those_who_come_later_wait_until_there_are_tokens_left_for_them() -> None:
     """They would only hold blocks meanwhile."""
     many = Simulation(100, 8, 4)
-    many.submit(prompt(20))
-    [later] = many.submit(prompt(5, kind=1))
-    assert counts(many.step()) == [8]
-    assert later.stage == "waiting"
-    assert counts(many.step()) == [8]
-    assert later.stage == "waiting"
-    assert counts(many.step()) == [4, 4]
+    many.submit(prompt(24), max_tokens=2)
+    [later] = many.submit(prompt(9, kind=1))
+    for _ in range(3):  # the last time with just the budget to read
+        assert counts(many.step()) == [8]
+        assert later.stage == "waiting"
+    assert counts(many.step()) == [1, 7]
 
 
 def test_the_first_in_rank_takes_the_seat_of_the_last() -> None:
@@ -425,6 +424,44 @@ def test_who_writes_without_room_sits_out_and_keeps_what_it_has() -> None:
         assert (last.stage, len(last.blocks), last.computed) == ("writing", 2, 8)
     assert many.step().writers == [last]
     assert many.metrics.preemptions == 0
+
+
+def test_whoever_comes_in_leaves_a_block_for_each_that_is_there() -> None:
+    """Or else somebody would have to leave again at the next step."""
+    many = Simulation(6, 32, 4)
+    [first], [second], [third] = (
+        many.submit(prompt(tokens, kind), max_tokens=2)
+        for kind, tokens in enumerate((8, 8, 1))  # two blocks, two, and one
+    )
+    assert many.step().readers == [(first, 8), (second, 8)]  # one block is left for each
+    assert third.stage == "waiting"
+    assert many.step().writers == [first, second]
+    assert many.metrics.preemptions == 0
+    assert many.step().readers == [(third, 1)]
+
+
+def test_the_last_in_rank_leaves_though_it_writes_and_the_other_reads() -> None:
+    many = Simulation(100, 8, 2)
+    [last] = many.submit(prompt(2), max_tokens=9)
+    many.step()
+    [first] = many.submit(prompt(20, kind=1), priority=1)
+    many.step()
+    assert (last.stage, first.stage) == ("writing", "reading")
+    many.submit(prompt(2, kind=2), priority=2)
+    many.step()
+    assert (last.stage, first.stage) == ("waiting", "reading")
+
+
+def test_the_last_in_rank_leaves_though_it_reads_and_the_other_writes() -> None:
+    many = Simulation(100, 8, 2)
+    [first], [last] = (
+        many.submit(prompt(tokens, kind), max_tokens=9) for kind, tokens in enumerate((2, 20))
+    )
+    many.step()
+    assert (last.stage, first.stage) == ("reading", "writing")
+    many.submit(prompt(2, kind=2), priority=1)
+    many.step()
+    assert (last.stage, first.stage) == ("waiting", "writing")
 
 
 def test_samples_wait_for_the_first_of_them_to_read_their_prompt() -> None:
@@ -513,21 +550,25 @@ def test_nobody_guesses_while_others_read_or_wait() -> None:
     guesser.tokens[-3:] = [1, 2, 1]  # so that there is something to guess for certain
     guesser.computed = guesser.sound = 0
     plan = many.scheduler.schedule()
-    assert plan.guesses > 0
+    assert plan.has_guesses
     [other] = many.submit(prompt(2, kind=1))
     many.submit(prompt(2, kind=2), max_tokens=3)
     plan = many.scheduler.schedule()
     assert other in dict(plan)
-    assert (plan.guesses, guesser.guesses) == (0, [])
+    assert (plan.has_guesses, guesser.guesses) == (False, [])
 
 
 def test_guesses_are_dropped_before_anyone_has_to_leave() -> None:
-    many = Simulation(8, 64, 4)
-    for kind in range(2):
-        many.submit([kind, *repeating(8)], max_tokens=8, speculation=8)
-    many.finish()
-    assert many.metrics.guessed_tokens > 0
-    assert many.metrics.preemptions == 0
+    many = Simulation(6, 64, 4)
+    certain = [0, 0, 0, 1, 0, 2, 0, 3, 0, 4, 0]  # whatever is drawn next, it has followed a 0
+    [first] = many.submit(certain, max_tokens=12, speculation=8)
+    [last] = many.submit(prompt(8, kind=1), max_tokens=3)
+    many.step()
+    assert (len(first.blocks), len(last.blocks), many.cache.pool.free) == (3, 2, 1)
+    assert first.lookup is not None
+    assert len(first.lookup.guess(8)) == 8  # for which it has no room
+    assert many.step().writers == [first, last]
+    assert (many.metrics.guessed_tokens, many.metrics.preemptions) == (0, 0)
 
 
 def test_the_budget_is_shared_among_those_who_guess() -> None:

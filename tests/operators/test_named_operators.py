@@ -147,8 +147,8 @@ def test_sample_is_the_host_s(subject: Subject, rng: np.random.Generator) -> Non
     ]
     draws = [Draw(each, 11 + i, 0, [1, 2, 3], 2) for i, each in enumerate(params)]
     on_device = subject.ops.upload(logits)
-    assert subject.ops.sample(on_device, draws) == sample_on_host(logits, draws)
-    assert Operators.sample(subject.ops, on_device, draws) == sample_on_host(logits, draws)
+    assert subject.ops.sample(on_device, draws)() == sample_on_host(logits, draws)
+    assert Operators.sample(subject.ops, on_device, draws)() == sample_on_host(logits, draws)
     np.testing.assert_array_equal(subject.ops.download(on_device), logits)
 
 

@@ -8,7 +8,7 @@ from statistics import median
 
 from ..engine.prefix_cache import PrefixCache
 from ..engine.runner import plan_batch
-from ..engine.scheduler import Scheduler
+from ..engine.scheduler import Plan, Scheduler
 from ..sampling import Drawn, SamplingParams
 from ..sequence import Sequence
 
@@ -38,8 +38,7 @@ def host_cost(sequences: int = 256, prompt: int = 512, steps: int = 400) -> Host
         plan_batch(plan, BLOCK_SIZE)
         built.append(time.perf_counter() - middle)
         scheduled.append(middle - start)
-        for sequence in plan.writers:
-            _draw(scheduler, sequence)
+        _fly(scheduler, plan)
     return HostCost(sequences, median(scheduled), median(built))
 
 
@@ -51,14 +50,15 @@ def _full_house(sequences: int, prompt: int, steps: int) -> Scheduler:
         tokens = [index, *range(prompt + index % BLOCK_SIZE)]
         scheduler.add(Sequence(tokens, SamplingParams(), 10**9, 0, frozenset()))
     while scheduler.waiting or scheduler.reading:
-        for sequence, count in scheduler.schedule():
-            sequence.computed += count
-            if sequence.pending == 0:
-                _draw(scheduler, sequence)
+        _fly(scheduler, scheduler.schedule())
     return scheduler
 
 
-def _draw(scheduler: Scheduler, sequence: Sequence) -> None:
-    sequence.append(Drawn(7, None))
-    sequence.computed = sequence.sound = len(sequence) - 1
-    scheduler.has_drawn(sequence)
+def _fly(scheduler: Scheduler, plan: Plan) -> None:
+    """What a pass does to those who took part."""
+    scheduler.has_launched(plan)
+    for sequence, _ in plan:
+        if sequence.in_flight:
+            sequence.append(Drawn(7, None))
+            sequence.in_flight = 0
+            scheduler.has_drawn(sequence, len(sequence) - 1)

@@ -38,6 +38,9 @@ TILE_SECONDS = 15e-6  # however small
 PRODUCT_RATE = 40e9  # operations a second
 
 
+_EVERY_ROW: Any = slice(None)
+
+
 @dataclass(frozen=True, slots=True)
 class Span:
     """The tokens of one sequence in a batch."""
@@ -78,14 +81,26 @@ def prepare(batch: Batch[HostArray], block_size: int) -> CpuBatch:
     )
     kept, places = _places(batch.slots, block_size)
     tokens = len(batch.tokens)
-    fields: dict[str, Any] = {**vars(batch), "spans": spans, "kept": kept, "places": places}
     # Slices are views where arrays of rows are copies, and take numpy a fraction of the time.
-    if len(batch.logit_rows) == tokens:
-        fields["logit_rows"] = slice(None)
+    positions: Any = batch.positions
+    logit_rows = batch.logit_rows
+    if len(logit_rows) == tokens:
+        logit_rows = _EVERY_ROW
     if tokens == 1:
-        position = int(batch.positions[0])
-        fields["positions"] = slice(position, position + 1)
-    whole = CpuBatch(**fields)
+        position = int(positions[0])
+        positions = slice(position, position + 1)
+    whole = CpuBatch(
+        batch.tokens,
+        positions,
+        batch.slots,
+        batch.query_starts,
+        batch.context_lengths,
+        batch.block_tables,
+        logit_rows,
+        spans,
+        kept,
+        places,
+    )
     if tokens <= FEW_ROWS:
         return whole
     rows = [slice(start, start + FEW_ROWS) for start in range(0, tokens, FEW_ROWS)]
@@ -104,8 +119,9 @@ def _run_or_table(table: HostArray, context: int, block_size: int) -> int | NDAr
     if used == 1:
         return first
     table = table[:used]
-    is_run = int(table[-1]) - first == used - 1 and bool((np.diff(table) == 1).all())
-    return first if is_run else table
+    if int(table[-1]) - first != used - 1:
+        return table
+    return first if table.tolist() == list(range(first, first + used)) else table
 
 
 def _places(slots: HostArray, block_size: int) -> tuple[Any, Any]:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .blocks import BlockPool
+    from .scheduler import Plan
 
 
 @dataclass(frozen=True)
@@ -57,3 +61,40 @@ class Metrics:
             "cache_hit_rate": self.cache_hit_rate,
             "guesses_right": self.guesses_right,
         }
+
+
+class StepWatch:
+    """Follows one step: what it planned, and by how much the totals have changed at its end."""
+
+    def __init__(self, metrics: Metrics, pool: BlockPool) -> None:
+        self._metrics, self._pool = metrics, pool
+        self._before = self._totals()
+
+    def note(self, plan: Plan, waiting: int) -> None:
+        self._writing, self._reading = len(plan.writers), len(plan.readers)
+        self._tokens, self._waiting = plan.tokens, waiting
+
+    def record(self, start: float, seconds: float) -> StepRecord:
+        drawn, preemptions, cached, ended = (
+            after - before for before, after in zip(self._before, self._totals(), strict=True)
+        )
+        return StepRecord(
+            start=start,
+            seconds=seconds,
+            writing=self._writing,
+            reading=self._reading,
+            tokens=self._tokens,
+            drawn=drawn,
+            waiting=self._waiting,
+            blocks_free=self._pool.free,
+            blocks_kept=self._pool.kept,
+            blocks_held=self._pool.held,
+            preemptions=preemptions,
+            cached_tokens=cached,
+            ended=ended,
+        )
+
+    def _totals(self) -> tuple[int, int, int, int]:
+        metrics = self._metrics
+        ended = sum(metrics.ended.values())
+        return metrics.drawn_tokens, metrics.preemptions, metrics.cached_tokens, ended

@@ -81,7 +81,9 @@ class PrefixCache:
         sequence.computed = match.tokens
         sequence.sound = len(match.blocks) * self.block_size
         sequence.listed, sequence.node = len(match.blocks), match.node
-        return [] if match.partial is None else [Copy(match.partial, fresh[0])]
+        if match.partial is None or match.partial == fresh[0]:  # it may have been given to us
+            return []
+        return [Copy(match.partial, fresh[0])]
 
     def grow(self, sequence: Sequence, tokens: int) -> bool:
         """Room for so many tokens in all; False, and nothing changed, where there is none."""
@@ -97,7 +99,7 @@ class PrefixCache:
     def close(self, sequence: Sequence) -> None:
         """Take a sequence's blocks; what is sound in them stays for whoever asks for it."""
         if sequence.error is None:
-            self.list_blocks(sequence, whole=True)
+            self.list_blocks(sequence)
         # The last first: a text is forgotten from its end.
         self.pool.release(reversed(sequence.blocks), self._is_listed)
         sequence.use_blocks([], self.block_size)
@@ -136,11 +138,8 @@ class PrefixCache:
             return Match(self._root, [], None, 0)
         return Match(node, blocks, partial, held + common)
 
-    def list_blocks(self, sequence: Sequence, whole: bool = False) -> None:
-        """Let others find a sequence's full blocks, or `whole`: also the last, partly filled one.
-
-        Only what is sound: what a finite row of logits came from.
-        """
+    def list_blocks(self, sequence: Sequence) -> None:
+        """Let others find what a sequence has, as far as it is sound: led to a token drawn."""
         size, tokens = self.block_size, sequence.tokens
         node = sequence.node
         if node is None or not node.is_listed:  # given away meanwhile: list them all anew
@@ -150,7 +149,7 @@ class PrefixCache:
             start = index * size
             node = self._list(node, tuple(tokens[start : start + size]), sequence.blocks[index])
         sequence.node, sequence.listed = node, full
-        if whole and rest:
+        if rest:
             start = full * size
             self._list(node, tuple(tokens[start : start + rest]), sequence.blocks[full])
 

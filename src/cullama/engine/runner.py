@@ -5,7 +5,11 @@ It knows batches and the cache; it does not decide who takes part, nor when a te
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Sequence as Many
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
@@ -15,7 +19,7 @@ from ..batch import Batch, Piece, build_batch, build_large_batch
 from ..errors import NumericalError
 from ..kv_cache import KVCache
 from ..llama import Llama
-from ..sampling import Draw, Drawn
+from ..sampling import Drawn
 from ..sequence import Sequence
 from ..tensor import HostArray
 from .scheduler import Plan
@@ -25,31 +29,66 @@ Array = TypeVar("Array")
 FEW_SEQUENCES = 12  # up to so many, a batch is built faster without numpy
 
 
-class Outcome(NamedTuple):
+@dataclass
+class Outcome:
     """What a pass gave one sequence."""
 
     sequence: Sequence
-    tokens: int  # that went through the model
+    sound: int  # tokens whose keys and values it came from
+    guesses: list[int]
     drawn: list[Drawn | NumericalError]  # behind its newest token, and behind each guess
+    appended: int = 0
+    right: int = 0  # guesses
+    error: NumericalError | None = None
+    is_void: bool = False  # drew nothing, or for one that had ended meanwhile
+
+    def append(self) -> None:
+        """The tokens up to the first that nobody guessed, or up to an error."""
+        sequence = self.sequence
+        sequence.in_flight = 0
+        sequence.guesses = []
+        self.is_void = not self.drawn or sequence.is_finished
+        if self.is_void:
+            return
+        for token, guess in zip(self.drawn, [*self.guesses, None], strict=True):
+            if isinstance(token, NumericalError):
+                self.error = token
+                break
+            sequence.append(token)
+            self.appended += 1
+            if token.token != guess or sequence.is_finished:
+                break
+        self.right = max(0, self.appended - (self.error is None))
+        self.sound += self.right
+        sequence.computed += self.right
+
+
+class Flight(NamedTuple):
+    """A pass that has been launched."""
+
+    plan: Plan
+    read: Callable[[], list[Outcome]]  # waits until it is over
 
 
 class Runner(Generic[Array]):
     def __init__(self, model: Llama[Array], cache: KVCache[Array]) -> None:
         self.model, self.cache, self.ops = model, cache, model.ops
+        self.is_asynchronous = model.ops.is_asynchronous
         self.forward = model.ops.graph(lambda batch: model.forward(batch, cache))
 
-    def step(self, plan: Plan) -> list[Outcome]:
-        """One pass; it changes no sequence, so it can be repeated."""
+    def launch(self, plan: Plan, batch: Batch[HostArray]) -> Flight:
+        """Begin a pass; it changes no sequence, so it can be repeated."""
         if plan.copies:
             self.ops.copy_blocks(self.cache, plan.copies)
             plan.copies.clear()  # once: by now the pass may write to where they came from
-        logits = self.forward(self.ops.upload_batch(plan_batch(plan, self.cache.block_size)))
-        draws = [draw for sequence, tokens in plan for draw in _draws(sequence, tokens)]
-        drawn = iter(self.ops.sample(logits, draws) if draws else [])
-        return [
-            Outcome(sequence, tokens, [next(drawn) for _ in range(_wanted(sequence, tokens))])
-            for sequence, tokens in plan
-        ]
+        if self.is_asynchronous and not plan.has_guesses:
+            # These were on their way when the batch was built.
+            batch.tokens[: len(plan.writers)] = [writer.tokens[-1] for writer in plan.writers]
+        logits = self.forward(self.ops.upload_batch(batch))
+        shares = [_share(sequence, tokens) for sequence, tokens in plan]
+        draws = [share.sequence.draw(i) for share in shares for i in range(share.wanted)]
+        drawn = self.ops.sample(logits, draws) if draws else list
+        return Flight(plan, partial(_outcomes, drawn, shares))
 
     def logits(self, pieces: Many[Piece]) -> NDArray[np.float32]:
         """The logits the pieces ask for, [R, V]; their keys and values go to their blocks."""
@@ -64,11 +103,10 @@ def plan_batch(plan: Plan, block_size: int) -> Batch[HostArray]:
             for s, tokens in plan
         ]
         return build_batch(pieces, block_size)
-    everyone = [*plan.writers, *(sequence for sequence, _ in plan.readers)]
-    counts = plan.counts
+    counts = [tokens for _, tokens in plan]
     tokens = [s.tokens[-1] for s in plan.writers]
     wanted = [1] * len(plan.writers)
-    if plan.guesses:
+    if plan.has_guesses:
         tokens = [token for s in plan.writers for token in (s.tokens[-1], *s.guesses)]
         wanted = counts[: len(plan.writers)]
     for sequence, count in plan.readers:
@@ -76,18 +114,37 @@ def plan_batch(plan: Plan, block_size: int) -> Batch[HostArray]:
         wanted.append(_wanted(sequence, count))
     return build_large_batch(
         tokens,
-        [s.computed for s in everyone],
+        [s.computed for s, _ in plan],
         counts,
         wanted,
-        [s.table for s in everyone],
+        [s.table for s, _ in plan],
         block_size,
     )
+
+
+class _Share(NamedTuple):
+    sequence: Sequence
+    sound: int
+    guesses: list[int]
+    wanted: int
+
+
+def _share(sequence: Sequence, tokens: int) -> _Share:
+    guesses = sequence.guesses
+    sound = sequence.computed + tokens - len(guesses)
+    return _Share(sequence, sound, guesses, _wanted(sequence, tokens))
+
+
+def _outcomes(
+    read: Callable[[], list[Drawn | NumericalError]], shares: list[_Share]
+) -> list[Outcome]:
+    drawn = iter(read())
+    return [
+        Outcome(share.sequence, share.sound, share.guesses, list(islice(drawn, share.wanted)))
+        for share in shares
+    ]
 
 
 def _wanted(sequence: Sequence, tokens: int) -> int:
     """Rows of logits: for its newest token and each guess, once all before is computed."""
     return max(0, tokens - sequence.pending + 1)
-
-
-def _draws(sequence: Sequence, tokens: int) -> list[Draw]:
-    return [sequence.draw(guessed) for guessed in range(_wanted(sequence, tokens))]

@@ -34,43 +34,29 @@ class Plan:
 
     writers: list[Sequence] = field(default_factory=list)  # their newest token, and their guesses
     readers: list[tuple[Sequence, int]] = field(default_factory=list)  # so many tokens of each
-    copies: list[Copy] = field(default_factory=list)  # blocks to be copied before, in this order
+    copies: list[Copy] = field(default_factory=list)  # to be made before, in order; then emptied
     has_guesses: bool = False  # whether any writer has
 
-    def __iter__(self) -> Iterator[tuple[Sequence, int]]:
+    def __post_init__(self) -> None:
         """All who take part, with how many tokens."""
-        return zip(
-            [*self.writers, *(reader for reader, _ in self.readers)], self.counts, strict=True
-        )
+        self.parts = [(writer, 1 + len(writer.guesses)) for writer in self.writers] + self.readers
+
+    @property
+    def tokens(self) -> int:
+        return sum(tokens for _, tokens in self.parts)
+
+    def __iter__(self) -> Iterator[tuple[Sequence, int]]:
+        return iter(self.parts)
 
     def __len__(self) -> int:
         return len(self.writers) + len(self.readers)
 
-    @property
-    def counts(self) -> list[int]:
-        """How many tokens of each."""
-        writers = [1] * len(self.writers)
-        if self.guesses:
-            writers = [1 + len(writer.guesses) for writer in self.writers]
-        return writers + [tokens for _, tokens in self.readers]
-
-    @property
-    def guesses(self) -> int:
-        return sum(len(writer.guesses) for writer in self.writers) if self.has_guesses else 0
-
-    @property
-    def tokens(self) -> int:
-        return len(self.writers) + self.guesses + sum(tokens for _, tokens in self.readers)
-
     def one_by_one(self) -> Iterator[Plan]:
-        """The same in a pass for each; the copies come with the first."""
-        copies = self.copies
+        """The same in a pass for each; what is to be copied comes with whichever is the first."""
         for writer in self.writers:
-            yield Plan(writers=[writer], copies=copies, has_guesses=self.has_guesses)
-            copies = []
+            yield Plan([writer], copies=self.copies, has_guesses=self.has_guesses)
         for reader in self.readers:
-            yield Plan(readers=[reader], copies=copies)
-            copies = []
+            yield Plan(readers=[reader], copies=self.copies)
 
 
 class Scheduler:
@@ -87,14 +73,21 @@ class Scheduler:
         self.waiting: list[Sequence] = []  # for room; each of these in order of rank
         self.reading: list[Sequence] = []
         self.writing: list[Sequence] = []
+        self.landing: list[Sequence] = []  # their last token is on its way
         self.paused: list[Sequence] = []  # too far ahead of whoever reads the answer
         self._queues: dict[Stage, list[Sequence]] = {
             "waiting": self.waiting,
             "reading": self.reading,
             "writing": self.writing,
+            "landing": self.landing,
             "paused": self.paused,
         }
         self._arrivals = count()
+
+    @property
+    def guesses(self) -> bool:
+        """Whether anybody's next tokens are to be guessed."""
+        return any(writer.lookup for writer in self.writing)
 
     @property
     def has_work(self) -> bool:
@@ -103,11 +96,11 @@ class Scheduler:
     @property
     def running(self) -> list[Sequence]:
         """All that hold blocks."""
-        return [*self.writing, *self.reading, *self.paused]
+        return [*self.writing, *self.reading, *self.landing, *self.paused]
 
     @property
     def seats_taken(self) -> int:
-        return len(self.writing) + len(self.reading) + len(self.paused)
+        return len(self.writing) + len(self.reading) + len(self.landing) + len(self.paused)
 
     def add(self, sequence: Sequence, priority: int = 0) -> None:
         arrival = next(self._arrivals)
@@ -120,22 +113,48 @@ class Scheduler:
         for writer in [w for w in self.writing if w.computed + len(w.guesses) >= w.room]:
             self._grow(writer)
         copies = self._admit(self.token_budget - len(self.writing) - guesses)
-        plan = Plan(copies=copies, has_guesses=guesses > 0)
-        plan.writers = [w for w in self.writing if w.computed + len(w.guesses) < w.room]
-        budget = self.token_budget - plan.tokens
+        writers = [w for w in self.writing if w.computed + len(w.guesses) < w.room]
+        return Plan(writers, self._choose_readers(writers, guesses), copies, guesses > 0)
+
+    def _choose_readers(self, writers: list[Sequence], guesses: int) -> list[tuple[Sequence, int]]:
+        """With what those who write leave of the budget."""
+        budget = self.token_budget - len(writers) - guesses
+        readers: list[tuple[Sequence, int]] = []
         for reader in self.reading:
-            if budget == 0:
+            if budget <= 0:
                 break
             tokens = min(reader.pending, budget)
-            plan.readers.append((reader, tokens))
+            readers.append((reader, tokens))
             budget -= tokens
-        return plan
+        return readers
 
-    def has_drawn(self, sequence: Sequence) -> None:
-        """From its first token on a sequence writes; others may now begin with its prompt."""
-        if sequence.stage == "reading":
-            self._move(sequence, "writing")
-            self.cache.list_blocks(sequence, whole=True)
+    def has_launched(self, plan: Plan) -> None:
+        """A pass over the plan has begun; its tokens are on their way."""
+        for sequence, tokens in plan:
+            sequence.computed += tokens - len(sequence.guesses)
+            if sequence.computed < len(sequence):
+                continue
+            sequence.in_flight = 1
+            if not sequence.guesses and sequence.drawn + 1 >= sequence.max_tokens:
+                self._move(sequence, "landing")
+            elif sequence.stage == "reading":
+                self._move(sequence, "writing")
+
+    def recall(self, plan: Plan) -> None:
+        """It has failed, and is to be done again."""
+        for sequence, tokens in plan:
+            if sequence.blocks:  # or else it gave them up, and begins again anyway
+                sequence.computed -= tokens - len(sequence.guesses)
+            sequence.in_flight = 0
+
+    def has_drawn(self, sequence: Sequence, sound: int) -> None:
+        """So many of its tokens led to a token: others may now begin with its prompt."""
+        if not sequence.blocks or sound > sequence.computed:  # gave them up meanwhile
+            return
+        is_first = sequence.sound < sequence.prompt_length
+        sequence.sound = max(sequence.sound, sound)
+        if is_first:
+            self.cache.list_blocks(sequence)
 
     def pause(self, sequence: Sequence) -> None:
         """Let a sequence rest whose reader has fallen behind."""
@@ -196,7 +215,8 @@ class Scheduler:
             if needed is None:
                 break
             copies += needed
-            if not sequence.drawn:
+            if not sequence.has_been_in:
+                sequence.has_been_in = True
                 self.metrics.prompt_tokens += len(sequence)
                 self.metrics.cached_tokens += sequence.computed
             self._move(sequence, "reading")
@@ -237,8 +257,10 @@ def _rank(sequence: Sequence) -> tuple[int, int]:
 
 
 def _is_ready(sequence: Sequence) -> bool:
-    """Its reader wants tokens, and the one that reads the same prompt has read it."""
+    """Its reader wants tokens, none is on its way, and its prompt is not being read already."""
     leader = sequence.leader
-    return sequence.drawn - sequence.taken < MOST_AHEAD and (
-        leader is None or leader.drawn > 0 or leader.is_finished
+    return (
+        sequence.drawn - sequence.taken < MOST_AHEAD
+        and not sequence.in_flight
+        and (leader is None or leader.drawn > 0 or leader.is_finished)
     )
