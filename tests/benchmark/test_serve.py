@@ -63,6 +63,12 @@ def test_each_kind_of_run_serves_what_was_asked_for(llm: LLM) -> None:
     assert llm.engine.scheduler.most_running == 256
 
 
+def test_progress_counts_the_requests_of_all_runs(llm: LLM) -> None:
+    told: list[tuple[int, int]] = []
+    benchmark(llm, SMALL, BATCH, progress=lambda done, total: told.append((done, total)))
+    assert told == [(done, 30) for done in range(1, 31)]
+
+
 def test_requests_are_not_served_before_they_arrive(llm: LLM) -> None:
     requests = Workload(requests=5, shortest=2, longest=3, rate=100.0, seed=1).draw(llm.config)
     for kind in (serve.continuous, serve.static):

@@ -32,6 +32,20 @@ def test_a_report_for_machines_holds_limits_and_runs() -> None:
         assert row["limit"] == ("sgemm" if row["what"].startswith("prefill") else "read")
 
 
+def test_guessing_is_tried_where_asked_for() -> None:
+    ended = bench(
+        *("--config", "tinystories-656k", "--thread-counts", "1", "--json", *QUICK),
+        *("--tokens", "40", "--speculation", "6"),
+    )
+    assert ended.returncode == 0, ended.stderr
+    repetitive, varied = json.loads(ended.stdout)["guessing"]
+    assert repetitive["text"] == "repeats itself"
+    assert 0 < repetitive["right"] <= 1
+    assert 1 < repetitive["tokens_per_step"] <= 7
+    assert varied["tokens_per_step"] >= 1
+    assert min(repetitive["speed_up"], varied["speed_up"]) > 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [

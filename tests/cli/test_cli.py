@@ -240,7 +240,7 @@ def test_a_bug_of_ours_is_the_only_thing_that_shows_a_traceback(
     def broken(*arguments: Any) -> Any:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("cullama.engine.runner.Runner.step", broken)
+    monkeypatch.setattr("cullama.engine.runner.Runner.launch", broken)
     with pytest.raises(ZeroDivisionError):
         run(["story", "-q", "-m", str(tiny_model)])
 

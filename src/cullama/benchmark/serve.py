@@ -16,9 +16,10 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
-from itertools import pairwise
+from functools import partial
+from itertools import count, pairwise
 from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -32,6 +33,9 @@ from .trace import Recorder
 
 if TYPE_CHECKING:
     from ..llm import LLM
+
+Progress: TypeAlias = Callable[[int, int], None]
+OnEnd: TypeAlias = Callable[[], None]  # called as each request ends
 
 PERCENTILES = (50, 90, 99)
 
@@ -126,9 +130,15 @@ class ServeReport:
 
 
 def benchmark(
-    llm: LLM, workload: Workload, batch: int, recorder: Recorder | None = None
+    llm: LLM,
+    workload: Workload,
+    batch: int,
+    recorder: Recorder | None = None,
+    progress: Progress = lambda done, total: None,
 ) -> ServeReport:
     """One run of each kind, over the same requests, each with an empty prefix cache.
+
+    `progress` is called with (done, total) as requests of all runs end.
 
     Raises:
         UsageError: the longest request would not fit the context.
@@ -140,19 +150,25 @@ def benchmark(
             f"of {engine.context_length}; lower --longest or raise --context"
         )
     requests = workload.draw(engine.config)
-    runs = (
-        continuous(engine, requests, batch, recorder),
-        static(engine, requests, batch),
-        leaving(engine, requests, batch),
-    )
+    kinds = (partial(continuous, recorder=recorder), static, leaving)
+    ended = count(1)
+
+    def tell() -> None:
+        progress(next(ended), len(kinds) * len(requests))
+
+    runs = tuple(kind(engine, requests, batch, on_end=tell) for kind in kinds)
     return ServeReport(llm.description, workload.description, batch, runs, host_cost())
 
 
 def continuous(
-    engine: Engine, requests: Sequence[Request], batch: int, recorder: Recorder | None = None
+    engine: Engine,
+    requests: Sequence[Request],
+    batch: int,
+    on_end: OnEnd = lambda: None,
+    recorder: Recorder | None = None,
 ) -> Run:
     watching = recorder or nullcontext()
-    with _at_most(engine, batch), watching, _Clock(engine, recorder) as clock:
+    with _at_most(engine, batch), watching, _Clock(engine, on_end, recorder) as clock:
         served = []
         for request in requests:
             while clock.now() < request.arrival:
@@ -162,14 +178,19 @@ def continuous(
         return clock.run("continuous", served, requests)
 
 
-def static(engine: Engine, requests: Sequence[Request], batch: int) -> Run:
-    return _batch_by_batch(
-        "static", engine, requests, batch, lambda group: max(map(_answer, group))
-    )
+def static(
+    engine: Engine, requests: Sequence[Request], batch: int, on_end: OnEnd = lambda: None
+) -> Run:
+    def longest(group: Sequence[Request]) -> int:
+        return max(request.answer for request in group)
+
+    return _batch_by_batch("static", engine, requests, batch, on_end, longest)
 
 
-def leaving(engine: Engine, requests: Sequence[Request], batch: int) -> Run:
-    return _batch_by_batch("leaving", engine, requests, batch, None)
+def leaving(
+    engine: Engine, requests: Sequence[Request], batch: int, on_end: OnEnd = lambda: None
+) -> Run:
+    return _batch_by_batch("leaving", engine, requests, batch, on_end, None)
 
 
 def _batch_by_batch(
@@ -177,9 +198,11 @@ def _batch_by_batch(
     engine: Engine,
     requests: Sequence[Request],
     batch: int,
+    on_end: OnEnd,
     tokens: Callable[[Sequence[Request]], int] | None,
 ) -> Run:
-    with _at_most(engine, batch), _Clock(engine) as clock:
+    """`tokens`: how many each of a group is asked for; None: as many as it wants."""
+    with _at_most(engine, batch), _Clock(engine, on_end) as clock:
         served = []
         for start in range(0, len(requests), batch):
             group = requests[start : start + batch]
@@ -194,8 +217,8 @@ def _batch_by_batch(
 class _Clock:
     """Seconds from the moment it is entered, and what the engine did since."""
 
-    def __init__(self, engine: Engine, recorder: Recorder | None = None) -> None:
-        self._engine, self._recorder = engine, recorder
+    def __init__(self, engine: Engine, on_end: OnEnd, recorder: Recorder | None = None) -> None:
+        self._engine, self._on_end, self._recorder = engine, on_end, recorder
 
     def __enter__(self) -> _Clock:
         self._engine.cache.clear()
@@ -226,6 +249,8 @@ class _Clock:
         text.taken = text.drawn  # a reader that keeps up
         while len(served.tokens) < min(text.drawn, wanted):
             served.tokens.append(self.now())
+        if text.is_finished:
+            self._on_end()
 
     def run(self, kind: str, served: Sequence[Served], requests: Sequence[Request]) -> Run:
         seconds, metrics = self.now(), self._engine.metrics
@@ -266,10 +291,6 @@ def _step_or_sleep(engine: Engine, seconds: float) -> None:
         engine.step()
     else:
         time.sleep(max(0.0, seconds))
-
-
-def _answer(request: Request) -> int:
-    return request.answer
 
 
 def _percentiles(seconds: Sequence[float]) -> dict[str, float]:

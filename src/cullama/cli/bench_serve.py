@@ -11,6 +11,7 @@ import click
 from ..errors import CullamaError
 from .loading import load_or_invent
 from .options import model_options, shape_option, take
+from .progress import ProgressBar
 
 if TYPE_CHECKING:
     from ..benchmark.serve import ServeReport
@@ -67,12 +68,18 @@ def command(
     from ..benchmark.trace import Recorder
 
     workload = Workload(**take(options, WORKLOAD))
+    is_quiet = options["quiet"]
     llm = load_or_invent(shape, **options)
     recorder = Recorder(llm.engine) if trace else None
-    report = benchmark(llm, workload, batch, recorder)
+    with ProgressBar("answering") as progress:
+        report = benchmark(llm, workload, batch, recorder, _quiet if is_quiet else progress)
     if trace is not None and recorder is not None:
         _write(trace, recorder.page(f"{llm.description} · batch {batch}", workload.description))
     click.echo(json.dumps(report.as_json()) if as_json else _table(report))
+
+
+def _quiet(done: int, total: int) -> None:
+    pass
 
 
 def _write(path: Path, page: str) -> None:

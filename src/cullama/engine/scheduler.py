@@ -14,9 +14,9 @@ passed over, so it ends, and then the next is first: nobody waits for ever.
 from __future__ import annotations
 
 from bisect import insort
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import count
+from itertools import count, repeat
 
 from ..sequence import Sequence, Stage
 from .metrics import Metrics
@@ -39,7 +39,10 @@ class Plan:
 
     def __post_init__(self) -> None:
         """All who take part, with how many tokens."""
-        self.parts = [(writer, 1 + len(writer.guesses)) for writer in self.writers] + self.readers
+        counts: Iterable[int] = repeat(1)
+        if self.has_guesses:
+            counts = (1 + len(writer.guesses) for writer in self.writers)
+        self.parts = [*zip(self.writers, counts, strict=False), *self.readers]
 
     @property
     def tokens(self) -> int:
