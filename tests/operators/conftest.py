@@ -56,7 +56,7 @@ BACKENDS: dict[str, tuple[Make, list[str]]] = {
     "cpu": (cpu, ["float32", "float16", "bfloat16"]),
     "cpu_with_columns": (cpu_with_columns, ["float32"]),
     "cpu_with_crew": (cpu_with_crew, ["float32", "bfloat16"]),
-    "deterministic_cpu": (deterministic_cpu, ["float32", "float16"]),
+    "deterministic_cpu": (deterministic_cpu, ["float32"]),
 }
 
 

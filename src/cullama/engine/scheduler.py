@@ -113,10 +113,9 @@ class Scheduler:
     def schedule(self) -> Plan:
         """The next step; never more tokens than the budget."""
         guesses = self._guess()
-        for writer in [w for w in self.writing if w.computed + len(w.guesses) >= w.room]:
-            self._grow(writer)
+        starved = {writer for writer in self._without_room(guesses) if not self._grow(writer)}
         copies = self._admit(self.token_budget - len(self.writing) - guesses)
-        writers = [w for w in self.writing if w.computed + len(w.guesses) < w.room]
+        writers = [w for w in self.writing if w not in starved] if starved else self.writing[:]
         return Plan(writers, self._choose_readers(writers, guesses), copies, guesses > 0)
 
     def _choose_readers(self, writers: list[Sequence], guesses: int) -> list[tuple[Sequence, int]]:
@@ -193,15 +192,22 @@ class Scheduler:
 
     # --- room ----------------------------------------------------------------------------------
 
-    def _grow(self, writer: Sequence) -> None:
+    def _without_room(self, guesses: int) -> list[Sequence]:
+        """Those that write, and whose next tokens need another block."""
+        if not guesses:
+            return [w for w in self.writing if w.computed >= w.room]
+        return [w for w in self.writing if w.computed + len(w.guesses) >= w.room]
+
+    def _grow(self, writer: Sequence) -> bool:
         """Room for its next token; where those before it have it all, it sits this one out."""
-        if not writer.blocks:  # had to give them up to one before it
-            return
-        while not self.cache.grow(writer, writer.computed + 1 + len(writer.guesses)):
+        while writer.blocks:  # it may have had to give them up to one before it
+            if self.cache.grow(writer, writer.computed + 1 + len(writer.guesses)):
+                return True
             if writer.guesses:
                 writer.guesses = []
             elif not self._preempt_for(writer):
-                return
+                return False
+        return False
 
     def _admit(self, budget: int) -> list[Copy]:
         """Let those in that are waiting, as far as seats, blocks and tokens go.
