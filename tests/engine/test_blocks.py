@@ -7,7 +7,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from cullama.engine.blocks import ROOM_TO_GROW, BlockPool
+from cullama.engine.blocks import FREE, MOST_PROMISED, PROMISED, TAKEN, BlockPool
 
 
 class Blocks(RuleBasedStateMachine):
@@ -21,43 +21,72 @@ class Blocks(RuleBasedStateMachine):
         self.kept: list[int] = []
         self.owners: list[list[int]] = []
 
-    @rule(count=st.one_of(st.integers(0, 8), st.integers(0, 90)), data=st.data())
-    def allocate(self, count: int, data: st.DataObject) -> None:
+    @rule(
+        count=st.one_of(st.integers(0, 8), st.integers(0, 90)),
+        room=st.sampled_from([0, 0, 1, 5, 200]),
+        data=st.data(),
+    )
+    def allocate(self, count: int, room: int, data: st.DataObject) -> None:
         after = data.draw(st.none() | st.integers(0, max(0, self.pool.count - 1)), "after")
         self.forgotten.clear()
-        blocks = self.pool.allocate(count, after)
+        follows = after is not None and count > 0 and self.is_free(after + 1, count)
+        given_away = [] if follows else self.to_be_given_away(count, min(room, MOST_PROMISED))
+        unpromised = self.unpromised | set(given_away)
+        blocks = self.pool.allocate(count, after, room)
         if count > len(self.free) + len(self.kept):
             assert blocks is None
             assert self.forgotten == []
             return
-        given_away = self.kept[: max(0, count - len(self.free))]
         assert self.forgotten == given_away
         del self.kept[: len(given_away)]
         self.free.update(given_away)
         assert blocks is not None
-        self.check(blocks, count, after)
+        self.check(blocks, count, after if follows else None, unpromised)
         self.free.difference_update(blocks)
         self.owners.append(blocks)
 
-    def check(self, blocks: list[int], count: int, after: int | None) -> None:
+    @property
+    def unpromised(self) -> set[int]:
+        return {block for block in self.free if self.pool._states[block] == FREE}
+
+    def to_be_given_away(self, count: int, room: int) -> list[int]:
+        """The oldest: as many as are needed, and for room to grow while most blocks are kept."""
+        free, unpromised, kept = len(self.free), len(self.unpromised), len(self.kept)
+        if count > free + kept:
+            return []
+        given = 0
+        while free + given < count or (
+            kept - given > self.pool.count // 2 and unpromised + given < count + room
+        ):
+            given += 1
+        return self.kept[:given]
+
+    def check(self, blocks: list[int], count: int, after: int | None, unpromised: set[int]) -> None:
         assert len(blocks) == len(set(blocks)) == count
         assert self.free.issuperset(blocks)
-        if count == 0:
-            return
-        if after is not None and self.is_free(after + 1, count):
+        if after is not None:
             assert blocks[0] == after + 1
-        elif self.is_free(0, count + ROOM_TO_GROW):
-            assert blocks[0] == 0
-        elif self.has_run(count + 2 * ROOM_TO_GROW):  # for those on both sides of it
-            assert self.is_free(blocks[0] - ROOM_TO_GROW, count + 2 * ROOM_TO_GROW)
-        if self.has_run(count):
+        elif count and any(unpromised.issuperset(range(s, s + count)) for s in unpromised):
             assert blocks == list(range(blocks[0], blocks[0] + count))
+            assert unpromised.issuperset(blocks), "what was promised to others"
+        elif len(unpromised) >= count:
+            assert unpromised.issuperset(blocks), "what was promised to others"
+
+    @precondition(lambda self: self.pool.count)
+    @rule(which=st.integers(0, 119))
+    def withdraw(self, which: int) -> None:
+        self.pool.withdraw(which % self.pool.count)
+
+    @invariant()
+    def what_is_promised_is_free(self) -> None:
+        states = self.pool._states
+        assert [block for block in range(self.pool.count) if states[block] != TAKEN] == sorted(
+            self.free
+        )
+        assert self.pool._promised == states.count(PROMISED)
 
     def is_free(self, start: int, count: int) -> bool:
         return self.free.issuperset(range(start, start + count))
-
-    def has_run(self, count: int) -> bool:
-        return any(self.is_free(start, count) for start in range(self.pool.count))
 
     @precondition(lambda self: self.owners)
     @rule(which=st.integers(0, 99), some=st.sets(st.integers(0, 90)))
@@ -118,7 +147,8 @@ class Blocks(RuleBasedStateMachine):
             self.pool.release(blocks)
         assert self.pool.held == 0
         self.forgotten.clear()
-        assert self.pool.allocate(self.pool.count) == list(range(self.pool.count))
+        everything = self.pool.allocate(self.pool.count) or []
+        assert sorted(everything) == list(range(self.pool.count))
         assert self.forgotten == self.kept
 
 
@@ -213,27 +243,50 @@ def test_without_neighbours_any_blocks_will_do() -> None:
     assert pool.free == 0
 
 
-def test_a_new_sequence_has_room_behind_it_and_leaves_room_before_it() -> None:
+def test_a_sequence_grows_into_what_it_was_promised() -> None:
     pool = BlockPool(100)
-    first, second = pool.allocate(3) or [], pool.allocate(5) or []
-    assert first == [0, 1, 2]
-    assert second[0] - first[-1] > ROOM_TO_GROW
-    for _ in range(ROOM_TO_GROW):
+    first, second = pool.allocate(3, room=10) or [], pool.allocate(5, room=10) or []
+    assert (first, second) == ([0, 1, 2], [13, 14, 15, 16, 17])
+    for _ in range(10):
         first += pool.allocate(1, after=first[-1]) or []
         second += pool.allocate(1, after=second[-1]) or []
     for blocks in (first, second):
         assert blocks == list(range(blocks[0], blocks[0] + len(blocks)))
+    assert pool._promised == 0
 
 
-def test_a_new_sequence_goes_where_it_has_room_on_both_sides() -> None:
-    pool = BlockPool(100)
-    first = pool.allocate(10) or []
-    second = pool.allocate(1, after=first[-1])
-    pool.release(first)
-    assert (first[0], second) == (0, [10])
-    assert pool.allocate(2) == [11 + ROOM_TO_GROW, 12 + ROOM_TO_GROW]  # not into the gap of ten
-    assert pool.allocate(70) is not None  # unless there is no such place left
+def test_a_promise_is_kept_as_long_as_there_is_anything_else() -> None:
+    pool = BlockPool(10)
+    assert pool.allocate(2, room=4) == [0, 1]
+    assert pool.allocate(2) == [6, 7]
+    assert pool.allocate(3) == [8, 9, 2]
+    assert pool.allocate(1, after=1) == [3]
+
+
+def test_a_promise_that_is_withdrawn_binds_nobody() -> None:
+    pool = BlockPool(10)
+    blocks = pool.allocate(2, room=8) or []
+    pool.withdraw(blocks[-1])
+    pool.release(blocks)
     assert pool.allocate(2) == [0, 1]
+    assert pool._promised == 0
+
+
+def test_nobody_is_promised_more_than_enough() -> None:
+    pool = BlockPool(1000)
+    pool.allocate(1, room=900)
+    assert pool._promised == MOST_PROMISED
+
+
+def test_room_to_grow_is_made_of_what_is_kept_only_while_most_blocks_are() -> None:
+    pool = BlockPool(20)
+    pool.allocate(20)
+    pool.release(range(20), is_wanted=lambda block: True)
+    assert pool.allocate(1, room=30) == [0]
+    assert (pool.kept, pool.free) == (10, 9)
+    pool.allocate(1, after=0)
+    pool.allocate(4, room=30)
+    assert pool.kept == 10
 
 
 def test_neighbours_given_back_apart_are_neighbours_again() -> None:

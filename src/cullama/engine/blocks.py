@@ -6,13 +6,19 @@
 
 free + held + kept = all, always. Kept blocks are given away when free ones run out, those that
 were let go of first before the others.
+
+The CPU reads blocks that lie next to each other in place, and has to gather scattered ones. So
+whoever comes in is promised free blocks behind its own, to grow into: others get those only when
+there is nothing else.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-ROOM_TO_GROW = 16  # blocks left free behind a new sequence, as long as there are enough
+TAKEN, FREE, PROMISED = 0, 1, 2  # held or kept; free; free, and the block before it wants it
+
+MOST_PROMISED = 32  # blocks, to one sequence
 
 
 class BlockPool:
@@ -22,7 +28,8 @@ class BlockPool:
         self.count = count
         self._forget = forget
         self._holders = [0] * count
-        self._is_free = bytearray(b"\1" * count)
+        self._states = bytearray([FREE]) * count
+        self._promised = 0
         self._kept: dict[int, None] = {}  # in the order in which they were let go of
         self.free = count
 
@@ -42,29 +49,36 @@ class BlockPool:
     def holders(self, block: int) -> int:
         return self._holders[block]
 
-    def allocate(self, count: int, after: int | None = None) -> list[int] | None:
+    def allocate(self, count: int, after: int | None = None, room: int = 0) -> list[int] | None:
         """Blocks for one sequence, or None where there are too few.
 
-        Neighbours wherever possible: the CPU reads those in place. `after` is the block that the
-        first of them should follow.
+        `after`: the block that the first of them should follow. `room`: how many more the sequence
+        may come to need.
         """
         if count > self.available:
             return None
-        while self.free < count:
-            oldest = next(iter(self._kept))
-            self._forget(oldest)
-            self.discard(oldest)
-        blocks = self._neighbours(count, after) or self._scattered(count)
-        for block in blocks:
-            self._is_free[block] = 0
-            self._holders[block] = 1
-        self.free -= count
+        if after is not None and (blocks := self._following(after, count)):
+            return self._take(blocks)
+        room = min(room, MOST_PROMISED)
+        while self._has_to_give_away(count, room):
+            self._give_away_the_oldest()
+        blocks = self._take(self._neighbours(count, room) or self._scattered(count))
+        if blocks:
+            self._promise(blocks[-1] + 1, room)
         return blocks
+
+    def withdraw(self, block: int) -> None:
+        """Nobody will grow into what lies behind this block."""
+        behind = block + 1
+        while behind < self.count and self._states[behind] == PROMISED:
+            self._states[behind] = FREE
+            self._promised -= 1
+            behind += 1
 
     def hold(self, blocks: Iterable[int]) -> None:
         """One more sequence works with blocks that are held or kept."""
         for block in blocks:
-            assert not self._is_free[block], f"block {block} is free, and cannot be shared"
+            assert self._states[block] == TAKEN, f"block {block} is free, and cannot be shared"
             self._kept.pop(block, None)
             self._holders[block] += 1
 
@@ -88,29 +102,53 @@ class BlockPool:
             del self._kept[block]
             self._free(block)
 
+    def _take(self, blocks: list[int]) -> list[int]:
+        for block in blocks:
+            self._promised -= self._states[block] == PROMISED
+            self._states[block] = TAKEN
+            self._holders[block] = 1
+        self.free -= len(blocks)
+        return blocks
+
+    def _has_to_give_away(self, count: int, room: int) -> bool:
+        """Kept blocks, for free ones: more than are needed only while most of all are kept."""
+        is_full_of_kept = len(self._kept) > self.count // 2
+        return self.free < count or (is_full_of_kept and self.free - self._promised < count + room)
+
+    def _give_away_the_oldest(self) -> None:
+        oldest = next(iter(self._kept))
+        self._forget(oldest)
+        self.discard(oldest)
+
     def _free(self, block: int) -> None:
-        self._is_free[block] = 1
+        self._states[block] = FREE
         self.free += 1
 
-    def _neighbours(self, count: int, after: int | None) -> list[int] | None:
-        start = self._start_of_run(count, after)
-        return None if start < 0 else list(range(start, start + count))
+    def _promise(self, start: int, room: int) -> None:
+        for block in range(start, min(start + room, self.count)):
+            if self._states[block] != FREE:
+                return
+            self._states[block] = PROMISED
+            self._promised += 1
 
-    def _start_of_run(self, count: int, after: int | None) -> int:
-        """Of so many free neighbours, with room to grow where there is some; −1: there are none."""
-        if after is not None and self._is_free.startswith(b"\1" * count, after + 1):
-            return after + 1
-        if self._is_free.startswith(b"\1" * (count + ROOM_TO_GROW)):
-            return 0
-        roomy = self._is_free.find(b"\1" * (count + 2 * ROOM_TO_GROW))
-        if roomy >= 0:  # the room before it is for whoever has the blocks before that
-            return roomy + ROOM_TO_GROW
-        return self._is_free.find(b"\1" * count)
+    def _following(self, block: int, count: int) -> list[int] | None:
+        start, end = block + 1, block + 1 + count
+        is_free = end <= self.count and TAKEN not in self._states[start:end]
+        return list(range(start, end)) if is_free else None
+
+    def _neighbours(self, count: int, room: int) -> list[int] | None:
+        for wanted in (count + room, count + room // 2, count):
+            start = self._states.find(bytes([FREE]) * wanted)
+            if start >= 0:
+                return list(range(start, start + count))
+        return None
 
     def _scattered(self, count: int) -> list[int]:
+        """Those that were promised to others come last."""
         blocks: list[int] = []
-        block = -1
-        while len(blocks) < count:
-            block = self._is_free.find(1, block + 1)
-            blocks.append(block)
+        for state in (FREE, PROMISED):
+            block = self._states.find(state)
+            while block >= 0 and len(blocks) < count:
+                blocks.append(block)
+                block = self._states.find(state, block + 1)
         return blocks

@@ -75,7 +75,8 @@ class PrefixCache:
         if count + spare > self.pool.available:
             self.pool.release(reversed(match.blocks), self._is_listed)
             return None
-        fresh = self.pool.allocate(count, match.blocks[-1] if match.blocks else None)
+        room = self._blocks_for(sequence.longest) - len(match.blocks) - count
+        fresh = self.pool.allocate(count, match.blocks[-1] if match.blocks else None, room)
         assert fresh is not None
         sequence.use_blocks(match.blocks + fresh, self.block_size)
         sequence.computed = match.tokens
@@ -90,7 +91,8 @@ class PrefixCache:
         missing = self._blocks_for(tokens) - len(sequence.blocks)
         if missing <= 0:
             return True
-        more = self.pool.allocate(missing, sequence.blocks[-1] if sequence.blocks else None)
+        room = self._blocks_for(sequence.longest) - len(sequence.blocks) - missing
+        more = self.pool.allocate(missing, sequence.blocks[-1], room)
         if more is None:
             return False
         sequence.use_blocks([*sequence.blocks, *more], self.block_size)
@@ -100,6 +102,8 @@ class PrefixCache:
         """Take a sequence's blocks; what is sound in them stays for whoever asks for it."""
         if sequence.error is None:
             self.list_blocks(sequence)
+        if sequence.blocks:
+            self.pool.withdraw(sequence.blocks[-1])
         # The last first: a text is forgotten from its end.
         self.pool.release(reversed(sequence.blocks), self._is_listed)
         sequence.use_blocks([], self.block_size)
