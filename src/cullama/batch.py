@@ -82,27 +82,30 @@ def build_large_batch(
     """
     first, count, rows, ids = (_column(each) for each in (starts, counts, wanted, tokens))
     lengths = first + count
-    query_starts = _sums(count)
-    sequences = np.repeat(np.arange(len(count), dtype=np.int32), count)
-    positions = np.arange(len(tokens), dtype=np.int32) + (first - query_starts[:-1])[sequences]
+    query_starts, whose, places = _spread(count)
+    positions = first[whose] + places
     width = int(-(-lengths.max() // block_size))
     table = _table(tables, width)
-    slots = table[sequences, positions // block_size] * block_size + positions % block_size
-    logit_rows = np.arange(rows.sum(), dtype=np.int32)
-    logit_rows += np.repeat(query_starts[1:] - _sums(rows)[1:], rows)
+    slots = table[whose, positions // block_size] * block_size + positions % block_size
+    _, whose, places = _spread(rows)
+    logit_rows = (query_starts[1:] - rows)[whose] + places
     fields = [ids, positions, slots, query_starts, lengths, table.reshape(-1), logit_rows]
     return _views(np.concatenate(fields), [len(field) for field in fields], width)
 
 
+def _spread(counts: HostArray) -> tuple[HostArray, HostArray, HostArray]:
+    """[S] → where each one's begin and the last one's end, whose each is, its place among them."""
+    each = np.arange(len(counts), dtype=np.int32)
+    starts = np.zeros(len(counts) + 1, np.int32)
+    np.cumsum(counts, out=starts[1:])
+    if starts[-1] == len(counts) and counts.all():  # one each
+        return starts, each, np.zeros_like(each)
+    whose = np.repeat(each, counts)
+    return starts, whose, np.arange(starts[-1], dtype=np.int32) - starts[whose]
+
+
 def _column(numbers: Sequence[int]) -> HostArray:
     return np.fromiter(numbers, np.int32, len(numbers))  # half the time of np.array
-
-
-def _sums(counts: HostArray) -> HostArray:
-    """[S] → [S + 1]: 0, and the sum of the first, the first two …"""
-    sums = np.zeros(len(counts) + 1, np.int32)
-    np.cumsum(counts, out=sums[1:])
-    return sums
 
 
 def _padded(blocks: Sequence[int], width: int) -> list[int]:

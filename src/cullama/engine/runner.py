@@ -103,23 +103,19 @@ def plan_batch(plan: Plan, block_size: int) -> Batch[HostArray]:
             for s, tokens in plan
         ]
         return build_batch(pieces, block_size)
-    counts = [tokens for _, tokens in plan]
+    everyone = plan.writers + [sequence for sequence, _ in plan.readers]
     tokens = [s.tokens[-1] for s in plan.writers]
-    wanted = [1] * len(plan.writers)
+    counts = [1] * len(plan.writers)
     if plan.has_guesses:
         tokens = [token for s in plan.writers for token in (s.tokens[-1], *s.guesses)]
-        wanted = counts[: len(plan.writers)]
+        counts = [1 + len(s.guesses) for s in plan.writers]
+    wanted = counts[:]
     for sequence, count in plan.readers:
         tokens += sequence.next_tokens(count)
+        counts.append(count)
         wanted.append(_wanted(sequence, count))
-    return build_large_batch(
-        tokens,
-        [s.computed for s, _ in plan],
-        counts,
-        wanted,
-        [s.table for s, _ in plan],
-        block_size,
-    )
+    starts, tables = [s.computed for s in everyone], [s.table for s in everyone]
+    return build_large_batch(tokens, starts, counts, wanted, tables, block_size)
 
 
 class _Share(NamedTuple):
