@@ -1482,3 +1482,55 @@ def test_a_step_that_cannot_be_taken_ends_those_who_await_it(
 
     assert all(isinstance(one, str | BrokenError) for one in in_a_loop(main))
     assert in_threads(lambda: llm.generate(TEXTS[0], DRAWN).finish_reason) == ["length"]
+
+
+# ------------------------------------------------------------------------------- Ctrl-C in a step
+
+
+@pytest.mark.parametrize("where", ["copy_blocks", "upload_batch", "sample"])
+def test_a_step_that_is_cut_short_is_done_again(
+    llm: LLM, cold: LLM, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """Wherever it is cut: what it was about to copy, compute and draw comes with the next step."""
+    first = submit(llm, ids(40))
+    run(llm.engine)
+    again = submit(llm, [*ids(40), *first.answer[:3], 5])  # begins with a copy
+    ops, cuts = llm.engine.runner.ops, [0]
+    whole = getattr(ops, where)
+
+    def cut_short(*arguments: Any) -> Any:
+        cuts[0] += 1
+        if cuts[0] == 1:
+            raise KeyboardInterrupt
+        return whole(*arguments)
+
+    monkeypatch.setattr(ops, where, cut_short)
+    with pytest.raises(KeyboardInterrupt):
+        run(llm.engine)
+    llm.logits(ids(60))  # may take blocks from which a copy is still to be made
+    run(llm.engine)
+    assert again.finish_reason == "length"
+    assert llm.engine.metrics.cached_tokens > 32
+    confirm(cold, again)
+
+
+def test_a_draw_that_is_cut_short_is_drawn_again(
+    llm: LLM, cold: LLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sequence = submit(llm, ids(9))
+    ops = llm.engine.runner.ops
+    download, cuts = ops.download, [0]
+
+    def cut_short(array: Any) -> Any:
+        cuts[0] += 1
+        if cuts[0] in (1, 4):
+            raise KeyboardInterrupt
+        return download(array)
+
+    monkeypatch.setattr(ops, "download", cut_short)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            run(llm.engine)
+    run(llm.engine)
+    assert sequence.finish_reason == "length"
+    confirm(cold, sequence)

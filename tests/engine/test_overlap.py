@@ -197,8 +197,8 @@ def test_whoever_leaves_while_a_pass_runs_leaves_nothing_behind(
     assert [c.token_ids for c in _generate(engine, asked)] == expected
 
 
-def _generate(engine: Any, asked: list[list[int]]) -> list[Any]:
-    sequences = [engine.submit(prompt, PARAMS)[0] for prompt in asked]
+def _generate(engine: Any, asked: list[list[int]], params: SamplingParams = PARAMS) -> list[Any]:
+    sequences = [engine.submit(prompt, params)[0] for prompt in asked]
     while engine.has_work:
         engine.step()
 
@@ -243,6 +243,26 @@ def test_a_pass_that_breaks_once_hurts_nobody(make: Callable[..., LLM], plain: L
     asked = prompts(6)
     expected = [c.token_ids for c in plain.generate(asked, PARAMS)]
     assert [c.token_ids for c in llm.generate(asked, PARAMS)] == expected
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_passes_that_break_now_and_then_change_no_text(
+    make: Callable[..., LLM], plain: LLM, seed: int
+) -> None:
+    """Also where blocks are short, and some have given theirs up while the pass ran."""
+    rng = random.Random(seed)
+    engine = make(budget=30, running=12, cache_tokens=320).engine
+
+    def broken(batch: Any) -> None:
+        if len(batch.context_lengths) > 1 and rng.random() < 0.1:
+            raise RuntimeError("now and then")
+
+    engine.runner.ops.before_pass = broken
+    params = replace(PARAMS, max_tokens=50)
+    asked = prompts(20, seed)
+    expected = [c.token_ids for c in plain.generate(asked, params)]
+    assert [c.token_ids for c in _generate(engine, asked, params)] == expected
+    assert engine.metrics.preemptions > 0
 
 
 def test_what_is_no_number_ends_its_text_while_others_go_on(

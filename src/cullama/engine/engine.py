@@ -264,8 +264,10 @@ class Engine:
             return []
         try:
             outcomes = flight.read()
-        except Exception as error:
+        except BaseException as error:
             self.scheduler.recall(flight.plan)
+            if not isinstance(error, Exception):  # Ctrl-C: the next step does it all again
+                raise
             return self._one_by_one(flight.plan, error)
         for outcome in outcomes:
             outcome.append()
@@ -279,6 +281,9 @@ class Engine:
             return []
         outcomes: list[Outcome] = []
         for each in plan.one_by_one():
+            [(sequence, _)] = each
+            if not sequence.blocks:  # gave them up while the pass ran, and comes back by itself
+                continue
             try:
                 flight = self._launch(each, plan_batch(each, self.cache.block_size))
             except Exception as its_error:
@@ -366,6 +371,7 @@ class Engine:
         self._runner = None
 
     def _logits(self, tokens: list[int]) -> NDArray[np.float32]:
+        self.runner.make(self.scheduler.copies)  # left over by a step that Ctrl-C cut short
         blocks = self.cache.pool.allocate(-(-len(tokens) // self.cache.block_size))
         if blocks is None:
             raise UsageError(

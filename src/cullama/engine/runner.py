@@ -22,6 +22,7 @@ from ..llama import Llama
 from ..sampling import Drawn
 from ..sequence import Sequence
 from ..tensor import HostArray
+from .prefix_cache import Copy
 from .scheduler import Plan
 
 Array = TypeVar("Array")
@@ -78,9 +79,7 @@ class Runner(Generic[Array]):
 
     def launch(self, plan: Plan, batch: Batch[HostArray]) -> Flight:
         """Begin a pass; it changes no sequence, so it can be repeated."""
-        if plan.copies:
-            self.ops.copy_blocks(self.cache, plan.copies)
-            plan.copies.clear()  # once: by now the pass may write to where they came from
+        self.make(plan.copies)
         if self.is_asynchronous and not plan.has_guesses:
             # These were on their way when the batch was built.
             batch.tokens[: len(plan.writers)] = [writer.tokens[-1] for writer in plan.writers]
@@ -89,6 +88,12 @@ class Runner(Generic[Array]):
         draws = [share.sequence.draw(i) for share in shares for i in range(share.wanted)]
         drawn = self.ops.sample(logits, draws) if draws else list
         return Flight(plan, partial(_outcomes, drawn, shares))
+
+    def make(self, copies: list[Copy]) -> None:
+        """Once: by the next pass, others may write to where they came from."""
+        if copies:
+            self.ops.copy_blocks(self.cache, copies)
+            copies.clear()
 
     def logits(self, pieces: Many[Piece]) -> NDArray[np.float32]:
         """The logits the pieces ask for, [R, V]; their keys and values go to their blocks."""

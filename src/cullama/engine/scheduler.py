@@ -85,6 +85,9 @@ class Scheduler:
             "landing": self.landing,
             "paused": self.paused,
         }
+        # What those who came in need copied, until a pass has begun with it: one that is cut short
+        # before leaves it to the next.
+        self.copies: list[Copy] = []
         self._arrivals = count()
 
     @property
@@ -114,9 +117,9 @@ class Scheduler:
         """The next step; never more tokens than the budget."""
         guesses = self._guess()
         starved = {writer for writer in self._without_room(guesses) if not self._grow(writer)}
-        copies = self._admit(self.token_budget - len(self.writing) - guesses)
+        self._admit(self.token_budget - len(self.writing) - guesses)
         writers = [w for w in self.writing if w not in starved] if starved else self.writing[:]
-        return Plan(writers, self._choose_readers(writers, guesses), copies, guesses > 0)
+        return Plan(writers, self._choose_readers(writers, guesses), self.copies, guesses > 0)
 
     def _choose_readers(self, writers: list[Sequence], guesses: int) -> list[tuple[Sequence, int]]:
         """With what those who write leave of the budget."""
@@ -209,27 +212,25 @@ class Scheduler:
                 return False
         return False
 
-    def _admit(self, budget: int) -> list[Copy]:
+    def _admit(self, budget: int) -> None:
         """Let those in that are waiting, as far as seats, blocks and tokens go.
 
         In order of rank: a large request is not overtaken for ever by small ones, and nobody waits
         for tokens that go to readers behind it.
         """
-        copies: list[Copy] = []
         for sequence in filter(_is_ready, list(self.waiting)):
             before = sum(r.pending for r in self.reading if r.rank < sequence.rank)
             if before >= budget or not self._has_seat(sequence):
                 break
-            needed = self._open(sequence)
-            if needed is None:
+            copies = self._open(sequence)
+            if copies is None:
                 break
-            copies += needed
+            self.copies += copies
             if not sequence.has_been_in:
                 sequence.has_been_in = True
                 self.metrics.prompt_tokens += len(sequence)
                 self.metrics.cached_tokens += sequence.computed
             self._move(sequence, "reading")
-        return copies
 
     def _has_seat(self, sequence: Sequence) -> bool:
         while self.seats_taken >= self.most_running:
