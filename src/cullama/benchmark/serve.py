@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 Progress: TypeAlias = Callable[[int, int], None]
 OnEnd: TypeAlias = Callable[[], None]  # called as each request ends
 
+WARM_UP = 4  # requests
 PERCENTILES = (50, 90, 99)
 
 
@@ -150,6 +151,7 @@ def benchmark(
             f"of {engine.context_length}; lower --longest or raise --context"
         )
     requests = workload.draw(engine.config)
+    continuous(engine, requests[:WARM_UP], batch)  # the first run would pay for cold caches
     kinds = (partial(continuous, recorder=recorder), static, leaving)
     ended = count(1)
 
