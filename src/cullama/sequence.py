@@ -45,8 +45,8 @@ class Sequence:
     error: Exception | None = None
 
     computed: int = 0  # tokens whose keys and values are in the cache, or on their way
-    in_flight: int = 0  # tokens that a pass which has begun will give
     sound: int = 0  # of those, how many led to a token drawn
+    in_flight: int = 0  # tokens that a pass which has begun will give
     blocks: Many[int] = ()
     room: int = 0  # tokens that its blocks hold
     table: bytes = b""  # its blocks once more, as int32, padded so that most tables are alike

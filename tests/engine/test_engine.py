@@ -73,7 +73,6 @@ def open_llm(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Open
     ) -> LLM:
         monkeypatch.setattr("cullama.engine.engine.TOKEN_BUDGET", budget)
         monkeypatch.setattr("cullama.engine.engine.MOST_RUNNING", most_running)
-        monkeypatch.setattr("cullama.engine.engine.MOST_AHEAD", most_ahead)
         monkeypatch.setattr("cullama.engine.scheduler.MOST_AHEAD", most_ahead)
         opened.append(LLM(model, cache_tokens=blocks * BLOCK))
         return opened[-1]

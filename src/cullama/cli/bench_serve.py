@@ -22,7 +22,9 @@ WORKLOAD = ("requests", "shortest", "longest", "rate", "seed")
 @click.command("serve", short_help="Measure many requests at once.")
 @model_options
 @shape_option
-@click.option("--requests", type=click.IntRange(min=1), default=256, show_default=True)
+@click.option(
+    "--requests", type=click.IntRange(min=1), default=256, show_default=True, help="How many."
+)
 @click.option(
     "--shortest",
     type=click.IntRange(min=1),

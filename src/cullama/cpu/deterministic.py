@@ -34,33 +34,18 @@ class DeterministicCpuOperators(CpuOperators):
         super().use_threads(threads)
         self.description += " · deterministic"
 
-    def linear(
-        self,
-        x: HostArray,
-        weight: HostArray,
-        bias: HostArray | None = None,
-        residual: HostArray | None = None,
-    ) -> HostArray:
+    def _product(self, x: HostArray, weight: HostArray) -> Floats:
         group = self._group_for(weight)
-        if len(x) == group:
-            return super().linear(x, weight, bias, residual)
         out = np.empty((len(x), matrix.rows_in(weight)), np.float32)
         rows = np.zeros((group, x.shape[1]), np.float32)
         for start in range(0, len(x), group):
             some = x[start : start + group]
             rows[: len(some)] = some
-            out[start : start + group] = matrix.product(rows, weight, self.crew)[: len(some)]
-        if bias is not None:
-            out += bias
-        if residual is not None:
-            out += residual
+            out[start : start + group] = super()._product(rows, weight)[: len(some)]
         return out
 
     def rms_norm(self, x: HostArray, weight: HostArray, eps: float) -> HostArray:
-        mean = np.vecdot(x, x) / x.shape[-1]
-        out: Floats = x / np.sqrt(mean + eps)[..., None]
-        out *= weight
-        return out
+        return self._rms_norm_rows(x, weight, eps)
 
     def attention(
         self, q: HostArray, cache: LayerCache[HostArray], batch: Batch[HostArray]
@@ -84,5 +69,5 @@ class DeterministicCpuOperators(CpuOperators):
         for place in range(GROUP):
             rows = random.standard_normal((GROUP, inputs), np.float32)
             rows[place] = row
-            results.append(matrix.product(rows, weight, self.crew)[place])
+            results.append(super()._product(rows, weight)[place])
         return all((result == results[0]).all() for result in results)

@@ -153,20 +153,27 @@ class CpuOperators(Operators[HostArray]):
         bias: HostArray | None = None,
         residual: HostArray | None = None,
     ) -> HostArray:
-        out = matrix.product(x, weight, self.crew)
+        out = self._product(x, weight)
         if bias is not None:
             out += bias
         if residual is not None:
             out += residual
         return out
 
+    def _product(self, x: HostArray, weight: HostArray) -> Floats:
+        return matrix.product(x, weight, self.crew)
+
     def rms_norm(self, x: HostArray, weight: HostArray, eps: float) -> HostArray:
-        if x.shape[0] == 1 and x.ndim == 2:  # three calls into numpy instead of six
-            row = x[0]
-            out = x * (float(row.dot(row)) / len(row) + eps) ** -0.5
-        else:
-            mean = np.vecdot(x, x) / x.shape[-1]
-            out = x / np.sqrt(mean + eps)[..., None]
+        if x.shape[0] != 1 or x.ndim != 2:
+            return self._rms_norm_rows(x, weight, eps)
+        row = x[0]  # three calls into numpy instead of six
+        out = x * (float(row.dot(row)) / len(row) + eps) ** -0.5
+        out *= weight
+        return out
+
+    def _rms_norm_rows(self, x: HostArray, weight: HostArray, eps: float) -> Floats:
+        mean = np.vecdot(x, x) / x.shape[-1]
+        out: Floats = x / np.sqrt(mean + eps)[..., None]
         out *= weight
         return out
 

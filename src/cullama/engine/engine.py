@@ -36,7 +36,7 @@ from .metrics import Metrics, StepRecord, StepWatch
 from .prefix_cache import PrefixCache
 from .requests import Desk, check_priority
 from .runner import Flight, Outcome, Runner, plan_batch
-from .scheduler import MOST_AHEAD, Plan, Scheduler
+from .scheduler import Plan, Scheduler, is_far_ahead
 from .turns import Turns
 
 # Tokens a step: enough to feed the processor, few enough to keep others waiting only briefly.
@@ -223,7 +223,7 @@ class Engine:
     def _step(self) -> None:
         start = time.perf_counter()
         watch = StepWatch(self.metrics, self.cache.pool) if self.observers else None
-        if self._flight is not None and self.scheduler.guesses:  # it needs the tokens for that
+        if self._flight is not None and self.scheduler.is_guessing:  # it needs the tokens for that
             self._land()
         plan = self.scheduler.schedule()
         if watch is not None:
@@ -309,14 +309,14 @@ class Engine:
         self.scheduler.has_drawn(sequence, outcome.sound)
         if sequence.is_finished:
             self._leave(sequence)
-        elif _is_far_ahead(sequence):
+        elif is_far_ahead(sequence):
             self._pause(sequence)
         if sequence.on_change is not None:
             sequence.on_change()
 
     def _pause(self, sequence: Sequence) -> None:
         self.scheduler.pause(sequence)
-        if not _is_far_ahead(sequence):  # its reader reads this very moment, see `take`
+        if not is_far_ahead(sequence):  # its reader reads this very moment, see `take`
             self.scheduler.resume(sequence)
 
     def _count(self, outcome: Outcome) -> None:
@@ -365,14 +365,12 @@ class Engine:
     def _shut(self) -> None:
         with suppress(Exception):  # nobody asks for it any more, but it must not go on
             self._land()
-        for sequence in self._under_way:
-            error = ClosedError("the LLM was closed while this text was under way")
-            self._end(sequence, "error", error)
+        self._end_all(ClosedError("the LLM was closed while this text was under way"))
         self._runner = None
 
     def _logits(self, tokens: list[int]) -> NDArray[np.float32]:
         self.runner.make(self.scheduler.copies)  # left over by a step that Ctrl-C cut short
-        blocks = self.cache.pool.allocate(-(-len(tokens) // self.cache.block_size))
+        blocks = self.cache.pool.allocate(self.cache.blocks_for(len(tokens)))
         if blocks is None:
             raise UsageError(
                 f"{len(tokens)} tokens find no room in the cache while other texts are under "
@@ -391,10 +389,6 @@ class Engine:
 
 def _has_news(sequence: Sequence) -> bool:
     return sequence.taken < sequence.drawn or sequence.is_finished
-
-
-def _is_far_ahead(sequence: Sequence) -> bool:
-    return sequence.drawn - sequence.taken >= MOST_AHEAD
 
 
 def _tell(loop: asyncio.AbstractEventLoop, news: asyncio.Event) -> None:

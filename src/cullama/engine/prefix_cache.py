@@ -7,8 +7,9 @@ back, and each further answer to the same prompt. Tokens are compared, not their
 no false hits. (Blocks with a table of contents as in Kwon et al., "PagedAttention", SOSP 2023; a
 tree over them as in Zheng et al., "SGLang", NeurIPS 2024.)
 
-Full blocks are shared. One that agrees in part is copied, and the copy written on. A block is
-listed here once what it led to was a number: damaged ones are never shared. Integers only.
+Full blocks are shared. One that agrees in part is copied, and the copy written on. A prompt is
+listed here once it has led to a token, an answer when it ends; what led to no number is never
+shared. Integers only.
 """
 
 from __future__ import annotations
@@ -71,11 +72,11 @@ class PrefixCache:
         """
         match = self.match(sequence.tokens)
         self.pool.hold(match.blocks)
-        count = self._blocks_for(len(sequence.tokens)) - len(match.blocks)
+        count = self.blocks_for(len(sequence.tokens)) - len(match.blocks)
         if count + spare > self.pool.available:
             self.pool.release(reversed(match.blocks), self._is_listed)
             return None
-        room = self._blocks_for(sequence.longest) - len(match.blocks) - count
+        room = self.blocks_for(sequence.longest) - len(match.blocks) - count
         fresh = self.pool.allocate(count, match.blocks[-1] if match.blocks else None, room)
         assert fresh is not None
         sequence.use_blocks(match.blocks + fresh, self.block_size)
@@ -88,10 +89,10 @@ class PrefixCache:
 
     def grow(self, sequence: Sequence, tokens: int) -> bool:
         """Room for so many tokens in all; False, and nothing changed, where there is none."""
-        missing = self._blocks_for(tokens) - len(sequence.blocks)
+        missing = self.blocks_for(tokens) - len(sequence.blocks)
         if missing <= 0:
             return True
-        room = self._blocks_for(sequence.longest) - len(sequence.blocks) - missing
+        room = self.blocks_for(sequence.longest) - len(sequence.blocks) - missing
         more = self.pool.allocate(missing, sequence.blocks[-1], room)
         if more is None:
             return False
@@ -110,7 +111,7 @@ class PrefixCache:
         sequence.computed = sequence.sound = sequence.listed = 0
         sequence.node = None
 
-    def _blocks_for(self, tokens: int) -> int:
+    def blocks_for(self, tokens: int) -> int:
         return -(-tokens // self.block_size)
 
     def clear(self) -> None:

@@ -91,7 +91,7 @@ class Scheduler:
         self._arrivals = count()
 
     @property
-    def guesses(self) -> bool:
+    def is_guessing(self) -> bool:
         """Whether anybody's next tokens are to be guessed."""
         return any(writer.lookup for writer in self.writing)
 
@@ -266,11 +266,16 @@ def _rank(sequence: Sequence) -> tuple[int, int]:
     return sequence.rank
 
 
+def is_far_ahead(sequence: Sequence) -> bool:
+    """Of its reader."""
+    return sequence.drawn - sequence.taken >= MOST_AHEAD
+
+
 def _is_ready(sequence: Sequence) -> bool:
     """Its reader wants tokens, none is on its way, and its prompt is not being read already."""
     leader = sequence.leader
     return (
-        sequence.drawn - sequence.taken < MOST_AHEAD
+        not is_far_ahead(sequence)
         and not sequence.in_flight
         and (leader is None or leader.drawn > 0 or leader.is_finished)
     )
