@@ -2,21 +2,21 @@
 //   out[t, h] = softmax(q[t, h] . keys / sqrt(E)) values, over positions (p - window, p] of t's sequence
 //   q [T, H, E], keys and values [blocks, K, block_size, E], block_tables [S, B] -> out [T, H E]
 //
-// One ragged call for prompts, single tokens and any mix. The H / K query heads that share a key
-// head are rows like any other: row r of a sequence is its token r / (H / K) of this batch. A tile is
-// 16 rows, (sequence, first row), listed by the host; a sequence of -1 is padding. Keys and values are
-// read in slices of 32 from positions that 32 divides, and folded in as they come (Milakov &
-// Gimelshein, "Online normalizer calculation for softmax", 2018), so what a row gets does not depend
-// on which rows share its tile.
+// One ragged call for prompts, single tokens and any mix. The host lists tiles of up to 16 tokens,
+// (sequence, first of its tokens in this batch); a sequence of -1 is padding. A tile's rows are its
+// tokens under all H / K query heads that share a key head, token by token, 16 rows to a block. Keys
+// and values are read in slices of 32 from positions that 32 divides, and folded in as they come
+// (Milakov & Gimelshein, "Online normalizer calculation for softmax", 2018), so what a row gets does
+// not depend on which rows it shares a block with.
 //
-//   attention_WIDTH   for heads up to that width. Launch: (tiles, K, splits) blocks of 128 threads,
-//                     shared memory for Shared(E). With several splits (Flash-Decoding, Dao et al., 2023)
-//                     each covers `split` positions, and what it found goes to `partial`:
-//                     [T, H, splits, E + 2], weighted values, largest score, sum of weights
+//   attention_WIDTH   for heads up to that width. Launch: (tiles, K * ceil(rows / 16), splits) blocks
+//                     of 128 threads, shared memory for Shared(E). With several splits (Flash-Decoding,
+//                     Dao et al., 2023) each covers `split` positions, and what it found goes to
+//                     `partial` [T, H, splits, E + 2]: weighted values, largest score, sum of weights
 //   attention_merge   puts the splits together. Launch: (T, H) blocks.
 #include "common.cuh"
 
-constexpr int ROWS = 16, KEYS = 32, WARPS = 4, MINE = ROWS / WARPS;
+constexpr int TILE_TOKENS = 16, ROWS = 16, KEYS = 32, WARPS = 4, MINE = ROWS / WARPS;
 
 // A warp owns the rows warp, warp + 4, ...; in the scores, a lane owns a key, and after that columns.
 struct Shared {
@@ -43,7 +43,7 @@ struct Range {
     int begin, end;
 };
 
-// Rows of one sequence, all under one key head.
+// A block's rows: of one sequence, all under one key head.
 struct Tile {
     int sequence, first_token, first_row, rows, kv_head, group;
     __device__ __forceinline__ int token(int row) const { return first_token + (first_row + row) / group; }
@@ -53,9 +53,11 @@ struct Tile {
 __device__ __forceinline__ Tile tile_of_block(const int2* tiles, const int* query_starts, Shape shape) {
     const int2 tile = tiles[blockIdx.x];
     if (tile.x < 0) return Tile{};
-    const int first = query_starts[tile.x], tokens = query_starts[tile.x + 1] - first;
-    const int rows = min(ROWS, tokens * shape.group() - tile.y);
-    return Tile{tile.x, first, tile.y, rows, int(blockIdx.y), shape.group()};
+    const int first_token = query_starts[tile.x] + tile.y;
+    const int tokens = min(TILE_TOKENS, query_starts[tile.x + 1] - first_token);
+    const int first_row = blockIdx.y / shape.kv_heads * ROWS;
+    const int rows = max(0, min(ROWS, tokens * shape.group() - first_row));
+    return Tile{tile.x, first_token, first_row, rows, int(blockIdx.y) % shape.kv_heads, shape.group()};
 }
 
 template <typename T>

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from .errors import UsageError
+from .errors import DeviceUnavailableError, UsageError
 from .operators import Operators
 
-BACKENDS = ("auto", "cpu")
+BACKENDS = ("auto", "cpu", "cuda")
 DTYPES = ("auto", "float32", "float16", "bfloat16")
 
 
@@ -21,14 +21,46 @@ def operators_for(
 ) -> Operators[Any]:
     """The operators of a backend, in a storage type.
 
-    `auto` takes the CPU, the one backend of this version, in float32: numpy multiplies nothing
-    else at speed.
+    "cuda:1" is the second GPU. `auto` takes the first GPU if it can be used, else the CPU, and the
+    operators' description says why; a number of threads is for the CPU, and so asks for it. A type
+    of `auto` is float32 on the CPU, since numpy multiplies nothing else at speed, and bfloat16 on
+    a GPU.
 
     Raises:
         UsageError: a backend, type or thread count that there is not.
+        DeviceUnavailableError: no GPU can be used, and one was asked for.
     """
-    _check("backend", backend, BACKENDS)
+    name, _, index = backend.partition(":") if isinstance(backend, str) else (backend, "", "")
+    _check("backend", name, BACKENDS)
     _check("dtype", dtype, DTYPES)
+    if name == "cpu" and not index:
+        return _cpu(dtype, threads, weight_folder, deterministic)
+    if name == "cuda":
+        if threads is not None:
+            raise UsageError(f"threads is {threads}, which is for the CPU: leave it out with cuda")
+        return _cuda(dtype, _index(backend, index), deterministic)
+    if index:
+        raise UsageError(f"backend is {backend!r}: only cuda takes a number, for example cuda:1")
+    return _best(dtype, threads, weight_folder, deterministic)
+
+
+def _best(
+    dtype: str, threads: int | None, weight_folder: Path | None, deterministic: bool
+) -> Operators[Any]:
+    why = "threads are for the CPU"
+    if threads is None:
+        try:
+            return _cuda(dtype, 0, deterministic)
+        except DeviceUnavailableError as error:
+            why = error.reason
+    operators = _cpu(dtype, threads, weight_folder, deterministic)
+    operators.description += f" · auto: {why}"
+    return operators
+
+
+def _cpu(
+    dtype: str, threads: int | None, weight_folder: Path | None, deterministic: bool
+) -> Operators[Any]:
     from .cpu.deterministic import DeterministicCpuOperators
     from .cpu.matrix import TILED_ARCHITECTURES
     from .cpu.operators import CpuOperators
@@ -39,6 +71,26 @@ def operators_for(
     has_tiles = blas_architecture() in TILED_ARCHITECTURES
     operators = DeterministicCpuOperators if deterministic else CpuOperators
     return operators("float32" if dtype == "auto" else dtype, count, has_tiles, weight_folder)
+
+
+def _cuda(dtype: str, index: int, deterministic: bool) -> Operators[Any]:
+    from .cuda.driver import Device
+    from .cuda.operators import CudaOperators
+
+    device = Device(index)
+    try:
+        return CudaOperators("bfloat16" if dtype == "auto" else dtype, device, deterministic)
+    except BaseException:
+        device.close()
+        raise
+
+
+def _index(backend: str, text: str) -> int:
+    if backend == "cuda":
+        return 0
+    if not text.isascii() or not text.isdecimal():
+        raise UsageError(f"backend is {backend!r}, expected cuda, or a GPU's number as in cuda:1")
+    return int(text)
 
 
 def _check(name: str, value: str, choices: tuple[str, ...]) -> None:

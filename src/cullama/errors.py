@@ -9,6 +9,10 @@
     │   ├── UnsupportedModelError    a sound file of a model that cullama does not run
     │   └── NoTokenizerError         text was asked of a checkpoint that has only token ids
     ├── DownloadError                a model could not be fetched
+    ├── DeviceError                  something about the GPU
+    │   ├── DeviceUnavailableError   no driver, no device, or one that cannot run our kernels
+    │   ├── DeviceMemoryError        it has no room for what was asked
+    │   └── DeviceLostError          it failed; nothing runs on it until the process is started anew
     ├── ClosedError                  the model was used after `close()`
     ├── QueueFullError               too many requests are waiting already
     └── NumericalError               the model's output is not a number
@@ -57,6 +61,26 @@ class NoTokenizerError(ModelError):
 
 class DownloadError(CullamaError):
     """A model could not be fetched; nothing half-written was left behind."""
+
+
+class DeviceError(CullamaError):
+    """The GPU, its driver or its libraries did not do what was asked."""
+
+
+class DeviceUnavailableError(DeviceError):
+    """There is no GPU that can be used: for what `reason`, and what to do about it."""
+
+    def __init__(self, reason: str, remedy: str) -> None:
+        super().__init__(f"{reason}; {remedy}, or use --backend cpu")
+        self.reason = reason
+
+
+class DeviceMemoryError(DeviceError):
+    """The GPU has no room for what was asked."""
+
+
+class DeviceLostError(DeviceError):
+    """The GPU failed and does nothing more for this process; the CPU backend goes on."""
 
 
 class ClosedError(CullamaError):

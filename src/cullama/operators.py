@@ -64,8 +64,21 @@ class Operators(Protocol[Array]):
         """An empty KV cache for that many tokens, in blocks of the backend's choice."""
 
     @abstractmethod
+    def cache_bytes(self, config: ModelConfig) -> int:
+        """What one token takes in the cache."""
+
+    @property
+    @abstractmethod
+    def room_for_cache(self) -> tuple[int, int]:
+        """Bytes that a cache takes at most, with the weights loaded: unless asked, and if asked."""
+
+    @abstractmethod
     def copy_blocks(self, cache: KVCache[Array], copies: Sequence[tuple[int, int]]) -> None:
         """Copy blocks of all layers, (from, to) each, one after the other."""
+
+    def close(self) -> None:
+        """Return all memory; nothing may be called afterwards but this, which does nothing then."""
+        return
 
     # --- the model's own ---------------------------------------------------------------------
 

@@ -248,11 +248,15 @@ def sample_row(logits: Row, draw: Draw) -> Drawn:
 def likeliest(logits: Row) -> int:
     best = int(logits.argmax())  # of a row with NaN, this is the NaN
     if not math.isfinite(logits[best]):
-        raise NumericalError(
-            f"the model's logits hold {logits[best]}, expected finite numbers; "
-            "its weights may be damaged, or too large for the storage type"
-        )
+        raise not_finite(logits[best])
     return best
+
+
+def not_finite(logit: float) -> NumericalError:
+    return NumericalError(
+        f"the model's logits hold {logit}, expected finite numbers; "
+        "its weights may be damaged, or too large for the storage type"
+    )
 
 
 def _drawn(scores: Row, draw: Draw) -> int:
@@ -271,8 +275,7 @@ def adjusted(logits: Row, draw: Draw) -> Row:
     """A copy of the row with bias and penalties applied."""
     params, scores = draw.params, logits.copy()
     for token, bias in params.logit_bias.items():
-        if token >= len(scores):
-            raise UsageError(f"logit_bias names token {token}, expected below {len(scores)}")
+        check_bias(token, len(scores))
         scores[token] += bias
     if params.repetition_penalty != 1:
         seen = np.unique(np.asarray(draw.tokens, np.int64))
@@ -284,6 +287,11 @@ def adjusted(logits: Row, draw: Draw) -> Row:
         taken = params.presence_penalty + params.frequency_penalty * counts
         scores[said] -= taken.astype(np.float32)
     return scores
+
+
+def check_bias(token: int, vocabulary: int) -> None:
+    if token >= vocabulary:
+        raise UsageError(f"logit_bias names token {token}, expected below {vocabulary}")
 
 
 def softmax(scores: Row, temperature: float) -> Row:

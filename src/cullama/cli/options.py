@@ -23,10 +23,10 @@ device_options = _stack(
     [
         click.option(
             "--backend",
-            type=click.Choice(["auto", "cpu"]),
+            metavar="[auto|cpu|cuda|cuda:N]",
             default="auto",
             show_default=True,
-            help="Where it runs.",
+            help="Where it runs; auto takes a GPU that can be used.",
         ),
         click.option(
             "--dtype",
@@ -39,7 +39,7 @@ device_options = _stack(
             "--threads",
             type=int,
             metavar="N",
-            help="CPU threads.  [default: physical cores]",
+            help="CPU threads; none with cuda.  [default: physical cores]",
         ),
         click.option(
             "--deterministic",

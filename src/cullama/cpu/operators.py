@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import mmap
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -42,6 +43,8 @@ DTYPES: dict[str, np.dtype] = {
 }
 
 BLOCK_SIZE = 32  # tokens; the best of 16 … 256 for the product of a query and a run of blocks
+
+SHARE_FOR_CACHE = 0.25  # of the machine's memory; what is not used costs nothing
 
 MOST_ARRAYS = 65_536  # of one model: each may need padding to a cache line
 
@@ -134,6 +137,14 @@ class CpuOperators(Operators[HostArray]):
             for window in config.windows
         )
         return KVCache(layers, blocks, BLOCK_SIZE)
+
+    def cache_bytes(self, config: ModelConfig) -> int:
+        return config.cache_elements * self.dtype.itemsize
+
+    @property
+    def room_for_cache(self) -> tuple[int, int]:
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        return int(memory * SHARE_FOR_CACHE), memory
 
     def copy_blocks(self, cache: KVCache[HostArray], copies: Sequence[tuple[int, int]]) -> None:
         for layer in cache.layers:

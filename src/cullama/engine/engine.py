@@ -366,6 +366,8 @@ class Engine:
         with suppress(Exception):  # nobody asks for it any more, but it must not go on
             self._land()
         self._end_all(ClosedError("the LLM was closed while this text was under way"))
+        if self._runner is not None:
+            self._runner.close()
         self._runner = None
 
     def _logits(self, tokens: list[int]) -> NDArray[np.float32]:

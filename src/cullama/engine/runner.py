@@ -89,6 +89,10 @@ class Runner(Generic[Array]):
         drawn = self.ops.sample(logits, draws) if draws else list
         return Flight(plan, partial(_outcomes, drawn, shares))
 
+    def close(self) -> None:
+        """The model's memory goes back to where it came from."""
+        self.ops.close()
+
     def make(self, copies: list[Copy]) -> None:
         """Once: by the next pass, others may write to where they came from."""
         if copies:

@@ -1,0 +1,180 @@
+"""One step's integers on the device: packed on the host, sent in one copy, looked at through views.
+
+Beside what every backend's batch holds, there are the tiles that `kernels/attention.cu` works on.
+Where each sequence brings one token, the usual step once texts are being written, there is room
+for a round number of sequences and blocks, so that few sizes occur and a graph captured for one
+serves all that fit. It knows no kernel's arguments.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from ..batch import Batch
+from ..tensor import HostArray
+from .memory import DeviceArray
+
+TILE_TOKENS = 16  # as in kernels/attention.cu
+NOWHERE = -1  # a slot that keeps nothing, a tile without a sequence
+
+
+class Bucket(NamedTuple):
+    """A size of step for which a graph is captured."""
+
+    sequences: int
+    blocks: int  # of a sequence, at most
+
+
+class Sizes(NamedTuple):
+    """How many numbers each part of the packed integers has."""
+
+    tokens: int
+    sequences: int
+    blocks: int
+    rows: int
+    tiles: int
+
+    @property
+    def lengths(self) -> dict[str, int]:
+        """By part, in the order in which they lie."""
+        return {
+            "tokens": self.tokens,
+            "positions": self.tokens,
+            "slots": self.tokens,
+            "query_starts": self.sequences + 1,
+            "context_lengths": self.sequences,
+            "block_tables": self.sequences * self.blocks,
+            "logit_rows": self.rows,
+            "tiles": self.tiles * 2,
+        }
+
+
+@dataclass(frozen=True)
+class CudaBatch(Batch[DeviceArray]):
+    """What `kernels/` read of a step; sizes are known on the host."""
+
+    tiles: DeviceArray  # [tiles, 2] sequence, first of its tokens
+    tile_tokens: int  # the most tokens in any tile
+    longest: int  # the longest context
+    whole: DeviceArray  # all integers as they were sent
+    bucket: Bucket | None  # the size of step that it can be replayed as
+
+
+class Packed(NamedTuple):
+    """A batch on the host, ready to be sent."""
+
+    integers: HostArray
+    room: Sizes  # of the parts as they lie
+    used: Sizes  # of what is in them
+    tile_tokens: int
+    longest: int
+    bucket: Bucket | None
+
+
+def pack(batch: Batch[HostArray], block_size: int) -> Packed:
+    counts = np.diff(batch.query_starts)
+    tiles = _tiles(counts)
+    sequences, blocks = batch.block_tables.shape
+    used = Sizes(len(batch.tokens), sequences, blocks, len(batch.logit_rows), len(tiles))
+    bucket = _bucket(used)
+    room = used if bucket is None else _room(bucket)
+    integers = np.zeros(sum(room.lengths.values()), np.int32)
+    parts = _views(integers, room)
+    parts["slots"][:] = parts["tiles"][:] = NOWHERE
+    parts["query_starts"][:] = batch.query_starts[-1]
+    parts["block_tables"].reshape(room.sequences, room.blocks)[:sequences, :blocks] = (
+        batch.block_tables
+    )
+    parts["tiles"][: tiles.size] = tiles.reshape(-1)
+    for name in ("tokens", "positions", "slots", "query_starts", "context_lengths", "logit_rows"):
+        numbers = getattr(batch, name)
+        parts[name][: len(numbers)] = numbers
+    longest = int(batch.context_lengths.max(initial=1))
+    most = min(int(counts.max(initial=1)), TILE_TOKENS)
+    return Packed(integers, room, used, most, longest, bucket)
+
+
+def in_memory(packed: Packed, whole: DeviceArray) -> CudaBatch:
+    """The batch through views of its integers on the device."""
+    return _batch(
+        whole, packed.room, packed.used, packed.tile_tokens, packed.longest, packed.bucket
+    )
+
+
+def full_bucket(bucket: Bucket, whole: DeviceArray, block_size: int) -> CudaBatch:
+    """A batch that fills its bucket, for a graph to be captured with."""
+    room = _room(bucket)
+    return _batch(whole, room, room, 1, bucket.blocks * block_size, bucket)
+
+
+def bucket_length(bucket: Bucket) -> int:
+    """How many integers a batch of that size has."""
+    return sum(_room(bucket).lengths.values())
+
+
+def _batch(
+    whole: DeviceArray,
+    room: Sizes,
+    used: Sizes,
+    tile_tokens: int,
+    longest: int,
+    bucket: Bucket | None,
+) -> CudaBatch:
+    shapes: dict[str, tuple[int, ...]] = {
+        **{name: (length,) for name, length in used.lengths.items()},
+        "block_tables": (used.sequences, room.blocks),
+        "tiles": (used.tiles, 2),
+    }
+    views, start = {}, 0
+    for name, length in room.lengths.items():
+        views[name] = whole.view(start, shapes[name])
+        start += length
+    return CudaBatch(**views, tile_tokens=tile_tokens, longest=longest, whole=whole, bucket=bucket)
+
+
+def _views(integers: HostArray, sizes: Sizes) -> dict[str, HostArray]:
+    views, start = {}, 0
+    for name, length in sizes.lengths.items():
+        views[name] = integers[start : start + length]
+        start += length
+    return views
+
+
+def _tiles(counts: HostArray) -> HostArray:
+    """[S] tokens of each sequence → [tiles, 2]: sequence, first of its tokens in the tile."""
+    each = -(-counts // TILE_TOKENS)
+    if (each == 1).all():
+        tiles = np.zeros((len(counts), 2), np.int32)
+        tiles[:, 0] = np.arange(len(counts))
+        return tiles
+    whose = np.repeat(np.arange(len(counts)), each)
+    place = np.arange(len(whose)) - np.repeat(np.cumsum(each) - each, each)
+    return np.stack([whose, place * TILE_TOKENS], axis=1).astype(np.int32)
+
+
+def _bucket(sizes: Sizes) -> Bucket | None:
+    """The smallest that holds the batch, if each sequence brings one token and wants its logits."""
+    is_plain = sizes.tokens == sizes.sequences == sizes.rows == sizes.tiles and sizes.tokens > 0
+    if not is_plain:
+        return None
+    return Bucket(_round_up(sizes.sequences), _power_of_two(sizes.blocks))
+
+
+def _room(bucket: Bucket) -> Sizes:
+    each = bucket.sequences
+    return Sizes(each, each, bucket.blocks, each, each)
+
+
+def _round_up(sequences: int) -> int:
+    """1, 2, 4, 8, 16, 24 … 64, 96, 128 …: at most a third more than there are, beyond the first."""
+    if sequences <= 8:
+        return _power_of_two(sequences)
+    step = 8 if sequences <= 64 else 32
+    return -(-sequences // step) * step
+
+
+def _power_of_two(number: int) -> int:
+    return 1 << (number - 1).bit_length()

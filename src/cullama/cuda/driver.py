@@ -1,0 +1,202 @@
+"""A GPU: how it is found, entered, waited for, and what it says when something is wrong.
+
+All of cullama's calls to the CUDA driver go through `Device.call`, the one place that looks at
+what they return. It knows no kernel and no operator.
+
+The bindings (`cuda.bindings.driver`, of cuda-python 12.9 and 13 alike) are imported when a device
+is opened, never before: without them, or without a driver, `import cullama` works and the CPU
+backend runs.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import threading
+from typing import Any
+
+from ..errors import ClosedError, DeviceError, DeviceLostError, DeviceUnavailableError, UsageError
+
+LEAST_CAPABILITY = (8, 0)  # Ampere: bfloat16, and asynchronous copies to shared memory
+
+OUT_OF_MEMORY = 2  # CUresult
+NO_DEVICE = 100
+LOST = (214, *range(700, 722))  # after one of these a context does nothing any more
+
+NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING: no order with the legacy stream of other libraries
+NO_TIMING = 2  # CU_EVENT_DISABLE_TIMING
+
+INSTALL = (
+    "pip install 'cullama[cuda12]' (any driver from 525 on) or 'cullama[cuda13]' (from 580 on)"
+)
+
+
+def load_bindings() -> Any:
+    """The module of driver functions.
+
+    Raises:
+        DeviceUnavailableError: the driver or the bindings are missing.
+    """
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        raise DeviceUnavailableError(
+            "no NVIDIA driver was found (libcuda.so.1)", "install one, from 525 on"
+        ) from None
+    try:
+        from cuda.bindings import driver
+    except ImportError:
+        raise DeviceUnavailableError("the package cuda-python is not installed", INSTALL) from None
+    return driver
+
+
+class Device:
+    """One GPU in use by this process: its primary context and one stream, in which all work lies.
+
+    Raises:
+        DeviceUnavailableError: no driver, no such device, or one below compute capability 8.0.
+    """
+
+    def __init__(self, index: int = 0) -> None:
+        self.driver = load_bindings()
+        self._process = os.getpid()
+        self._entered: int | None = None  # the thread whose current context is ours
+        self._lost: str | None = None
+        self.is_closed = False
+        self.launched = "nothing"  # the kernel launched last, to have something to say if it fails
+        self._start()
+        self.index, self._handle = index, self._find(index)
+        self.name = self.call("cuDeviceGetName", 256, self._handle).split(b"\0")[0].decode()
+        self.capability = self._capability()
+        self._context = self.call("cuDevicePrimaryCtxRetain", self._handle)
+        self.enter()
+        self.stream = self.call("cuStreamCreate", NON_BLOCKING)
+
+    # --- calls -----------------------------------------------------------------------------------
+
+    def call(self, function: str, *arguments: Any) -> Any:
+        """Call a driver function; what it returns besides its status.
+
+        Raises:
+            DeviceLostError, DeviceError: what the driver reports.
+        """
+        return self.check(function, getattr(self.driver, function)(*arguments))
+
+    def check(self, function: str, result: tuple[Any, ...]) -> Any:
+        """What a driver function returned, without its status; all statuses come by here."""
+        if result[0] != 0:
+            self._fail(function, int(result[0]))
+        return result[1] if len(result) == 2 else None
+
+    def enter(self) -> None:
+        """Make ours the calling thread's context; called before work of any kind is asked for."""
+        if self._entered == threading.get_ident() and self._process == os.getpid():
+            return
+        if self._process != os.getpid():
+            raise DeviceError(
+                "this process was forked after CUDA was started in its parent, where it cannot "
+                "be used; start processes with multiprocessing's 'spawn', or load the model after "
+                "the fork"
+            )
+        if self.is_closed:
+            raise ClosedError("the model was closed, and its GPU memory returned; make a new LLM")
+        if self._lost is not None:
+            raise DeviceLostError(self._lost)
+        self.call("cuCtxSetCurrent", self._context)
+        self._entered = threading.get_ident()
+
+    def wait(self) -> None:
+        """Until all work asked for so far is done."""
+        self.enter()
+        self.call("cuStreamSynchronize", self.stream)
+
+    def close(self) -> None:
+        """Let go of the context; with the last of the process, the driver frees all it holds."""
+        if self.is_closed:
+            return
+        if self._process == os.getpid():
+            for function, handle in [
+                ("cuStreamDestroy", self.stream),
+                ("cuDevicePrimaryCtxRelease", self._handle),
+            ]:
+                getattr(self.driver, function)(handle)  # of a lost device, it says so again
+        self.is_closed, self._entered = True, None
+
+    # --- facts -----------------------------------------------------------------------------------
+
+    @property
+    def free_and_total(self) -> tuple[int, int]:
+        """Bytes of memory."""
+        self.enter()
+        status, free, total = self.driver.cuMemGetInfo()
+        self.check("cuMemGetInfo", (status,))
+        return int(free), int(total)
+
+    @property
+    def driver_version(self) -> tuple[int, int]:
+        """The newest CUDA version that the driver knows."""
+        version = self.call("cuDriverGetVersion")
+        return version // 1000, version % 1000 // 10
+
+    def attribute(self, name: str) -> int:
+        """For example MULTIPROCESSOR_COUNT."""
+        kind = getattr(self.driver.CUdevice_attribute, f"CU_DEVICE_ATTRIBUTE_{name}")
+        return int(self.call("cuDeviceGetAttribute", kind, self._handle))
+
+    # --- beginning -------------------------------------------------------------------------------
+
+    def _start(self) -> None:
+        try:
+            status = int(self.driver.cuInit(0)[0])
+        except RuntimeError as error:  # the bindings find no driver, or one without a function
+            raise DeviceUnavailableError(
+                f"the NVIDIA driver cannot be used ({error})", "install one from 525 on"
+            ) from None
+        if status:
+            raise DeviceUnavailableError(
+                f"the NVIDIA driver does not start: {self._in_words(status)}",
+                "see what `nvidia-smi` says",
+            )
+
+    def _find(self, index: int) -> Any:
+        count = self.call("cuDeviceGetCount")
+        if count == 0:
+            raise DeviceUnavailableError(
+                "the NVIDIA driver sees no GPU", "see whether CUDA_VISIBLE_DEVICES hides it"
+            )
+        if not 0 <= index < count:
+            known = "cuda:0" if count == 1 else f"cuda:0 to cuda:{count - 1}"
+            raise UsageError(f"there is no GPU cuda:{index}, expected {known}")
+        return self.call("cuDeviceGet", index)
+
+    def _capability(self) -> tuple[int, int]:
+        major, minor = (self.attribute(f"COMPUTE_CAPABILITY_{part}") for part in ("MAJOR", "MINOR"))
+        if (major, minor) < LEAST_CAPABILITY:
+            raise DeviceUnavailableError(
+                f"{self.name} has compute capability {major}.{minor}, expected at least "
+                f"{LEAST_CAPABILITY[0]}.{LEAST_CAPABILITY[1]}",
+                "take a GPU from Ampere on",
+            )
+        return major, minor
+
+    # --- failing ---------------------------------------------------------------------------------
+
+    def _fail(self, function: str, status: int) -> None:
+        words = self._in_words(status)
+        if status not in LOST:
+            raise DeviceError(f"{function} of the CUDA driver failed: {words}")
+        self._entered = None
+        self._lost = (
+            f"{self.name} (cuda:{self.index}) failed: {words}, found by {function}; launched last "
+            f"was {self.launched}, which CUDA_LAUNCH_BLOCKING=1 tells for sure. This process "
+            "cannot use the GPU again; the CPU backend goes on"
+        )
+        raise DeviceLostError(self._lost)
+
+    def _in_words(self, status: int) -> str:
+        code = self.driver.CUresult(status)
+        name, words = (
+            function(code)[1]
+            for function in (self.driver.cuGetErrorName, self.driver.cuGetErrorString)
+        )
+        return f"{(words or b'unknown').decode()} ({(name or b'?').decode()}, {status})"

@@ -1,0 +1,95 @@
+"""Steps captured once and replayed: one launch instead of several for every layer.
+
+A CUDA graph holds kernels with their arguments as they were, so all that changes from step to step
+lies in device memory: the batch is copied to where the graph reads it. A graph is captured for a
+size of step (`Bucket`) when that is met for the second time; the first goes kernel by kernel, as
+steps of mixed sizes always do. All graphs share one pool, which nothing else takes from: what is in
+it lasts until the next replay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+import numpy as np
+
+from ..batch import Batch
+from ..operators import Step
+from .batch import Bucket, CudaBatch, bucket_length, full_bucket
+from .driver import Device
+from .memory import DeviceArray, Pool, copy_on_device, empty
+
+CudaStep = Step[DeviceArray]
+
+
+class CapturedSteps:
+    """A step that is captured by and by.
+
+    Args:
+        taking_from: a context in which all operators take their memory from a pool.
+    """
+
+    def __init__(
+        self,
+        step: CudaStep,
+        device: Device,
+        pool: Pool,
+        taking_from: Callable[[Pool], AbstractContextManager[None]],
+        block_size: int,
+    ) -> None:
+        self._step, self._device, self._pool = step, device, pool
+        self._taking_from, self._block_size = taking_from, block_size
+        self._met: set[Bucket] = set()
+        self._graphs: dict[Bucket, _Graph] = {}
+
+    def __call__(self, batch: Batch[DeviceArray]) -> DeviceArray:
+        assert isinstance(batch, CudaBatch)
+        bucket = batch.bucket
+        if bucket is None:
+            return self._step(batch)
+        if bucket not in self._met:
+            self._met.add(bucket)
+            return self._step(batch)
+        if bucket not in self._graphs:
+            self._graphs[bucket] = self._capture(bucket, batch)
+        return self._graphs[bucket].replay(batch)
+
+    def close(self) -> None:
+        for graph in self._graphs.values():
+            graph.close()
+        self._graphs.clear()
+
+    def _capture(self, bucket: Bucket, batch: CudaBatch) -> _Graph:
+        device = self._device
+        with self._taking_from(self._pool):
+            whole = empty(self._pool, (bucket_length(bucket),), np.int32)
+            fixed = full_bucket(bucket, whole, self._block_size)
+            copy_on_device(device, batch.whole, whole)
+            self._step(fixed)  # makes the pool large enough: during a capture it cannot grow
+            mode = device.driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
+            device.call("cuStreamBeginCapture", device.stream, mode)
+            try:
+                logits = self._step(fixed)
+            finally:
+                graph = device.call("cuStreamEndCapture", device.stream)
+        return _Graph(device, graph, fixed, logits)
+
+
+class _Graph:
+    def __init__(self, device: Device, graph: Any, batch: CudaBatch, logits: DeviceArray) -> None:
+        self._device, self._batch, self._logits = device, batch, logits
+        self._launchable = device.call("cuGraphInstantiate", graph, 0)
+        device.call("cuGraphDestroy", graph)
+
+    def replay(self, batch: CudaBatch) -> DeviceArray:
+        device = self._device
+        device.enter()
+        copy_on_device(device, batch.whole, self._batch.whole)
+        device.launched = "a captured step"
+        device.call("cuGraphLaunch", self._launchable, device.stream)
+        return self._logits.first_rows(batch.logit_rows.shape[0])
+
+    def close(self) -> None:
+        self._device.driver.cuGraphExecDestroy(self._launchable)

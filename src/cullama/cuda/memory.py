@@ -1,0 +1,261 @@
+"""Device memory: arrays, the pools they come from, and the pinned pages that copies go through.
+
+A `DeviceArray` returns its memory when Python drops it, and its pool hands out the lowest free
+address first: steps that ask for the same sizes get the same addresses, which is what lets a
+captured graph be replayed. Memory may be given to the next array while kernels that read it are
+still under way: all work lies in one stream, so whatever writes to it comes later.
+
+It knows no operator.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from bisect import insort
+from collections import deque
+from math import prod
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from ..errors import DeviceMemoryError
+from ..tensor import HostArray
+from .driver import NO_TIMING, OUT_OF_MEMORY, Device
+
+ALIGNMENT = 256  # bytes, as the driver's own allocations
+ARENA = 32 << 20  # bytes asked of the driver at a time
+STAGE = 16 << 20  # bytes of weights on their way at a time
+
+
+class Pool:
+    """Memory of a device in arenas: the lowest free address first, and nothing back before `close`.
+
+    Raises:
+        DeviceMemoryError: the device has no room for another arena.
+    """
+
+    def __init__(self, device: Device, arena: int = ARENA) -> None:
+        self._device, self._arena = device, arena
+        self._arenas: list[int] = []  # addresses
+        self._free: list[tuple[int, int]] = []  # (address, size), by address; no two of them touch
+        self._returned: deque[tuple[int, int]] = (
+            deque()
+        )  # appended to by whichever thread drops one
+
+    def take(self, size: int) -> Buffer:
+        size = max(ALIGNMENT, _aligned(size))
+        self._tidy()
+        for place, (address, room) in enumerate(self._free):
+            if room >= size:
+                self._free[place : place + 1] = [(address + size, room - size)] * (room > size)
+                return Buffer(self, address, size)
+        self._grow(size)
+        return self.take(size)
+
+    def give_back(self, address: int, size: int) -> None:
+        """May be called at any moment, even by the garbage collector in the middle of `take`."""
+        self._returned.append((address, size))
+
+    def close(self) -> None:
+        """Return everything to the driver; arrays that are still held must not be used any more."""
+        for address in self._arenas:
+            self._device.driver.cuMemFree(address)  # of a lost device: it is freed with the process
+        self._arenas.clear()
+        self._free.clear()
+        self._returned.clear()
+
+    @property
+    def held(self) -> int:
+        """Arenas asked of the driver so far: the same before and after a step that fitted in."""
+        return len(self._arenas)
+
+    def _tidy(self) -> None:
+        while self._returned:
+            insort(self._free, self._returned.popleft())
+            if not self._returned:
+                self._free = _joined(self._free)
+
+    def _grow(self, size: int) -> None:
+        size = max(size, self._arena)
+        address = allocate(self._device, size)
+        self._arenas.append(address)
+        insort(self._free, (address, size))
+
+
+def allocate(device: Device, size: int) -> int:
+    """The address of fresh memory.
+
+    Raises:
+        DeviceMemoryError: there is not so much.
+    """
+    device.enter()
+    status, address = device.driver.cuMemAlloc(size)
+    if status == OUT_OF_MEMORY:
+        free, total = device.free_and_total
+        raise DeviceMemoryError(
+            f"{device.name} (cuda:{device.index}) has no room for {_megabytes(size)}: "
+            f"{_megabytes(free)} of {_megabytes(total)} are free. Lower cache_tokens or "
+            "context_length (--context), take a 16-bit dtype, or close what else is on the GPU"
+        )
+    device.check("cuMemAlloc", (status,))
+    return int(address)
+
+
+def _joined(free: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Neighbours that touch become one."""
+    whole: list[tuple[int, int]] = []
+    for address, size in free:
+        if whole and whole[-1][0] + whole[-1][1] == address:
+            address, size = whole[-1][0], whole.pop()[1] + size
+        whole.append((address, size))
+    return whole
+
+
+class Buffer:
+    """A piece of a pool, returned when the last array in it is dropped."""
+
+    __slots__ = ("_pool", "address", "size")
+
+    def __init__(self, pool: Pool, address: int, size: int) -> None:
+        self._pool, self.address, self.size = pool, address, size
+
+    def __del__(self) -> None:
+        self._pool.give_back(self.address, self.size)
+
+
+class DeviceArray:
+    """Numbers on the device, row after row without gaps. Opaque but for its shape and type."""
+
+    __slots__ = ("address", "buffer", "dtype", "shape")
+
+    def __init__(
+        self, buffer: Buffer, shape: tuple[int, ...], dtype: np.dtype, address: int | None = None
+    ) -> None:
+        self.buffer, self.shape, self.dtype = buffer, shape, dtype
+        self.address = buffer.address if address is None else address
+
+    @property
+    def size(self) -> int:
+        return prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        return self.size * self.dtype.itemsize
+
+    def first_rows(self, count: int) -> DeviceArray:
+        """A view of the first rows along the first axis."""
+        return DeviceArray(self.buffer, (count, *self.shape[1:]), self.dtype, self.address)
+
+    def view(self, start: int, shape: tuple[int, ...]) -> DeviceArray:
+        """A view of another shape, from element `start` on."""
+        address = self.address + start * self.dtype.itemsize
+        return DeviceArray(self.buffer, shape, self.dtype, address)
+
+    def __repr__(self) -> str:
+        return f"DeviceArray({self.dtype.name} {list(self.shape)})"
+
+
+def empty(pool: Pool, shape: tuple[int, ...], dtype: DTypeLike) -> DeviceArray:
+    kind = np.dtype(dtype)
+    return DeviceArray(pool.take(prod(shape) * kind.itemsize), shape, kind)
+
+
+class Staging:
+    """Pinned pages between the host and the device, used in turn: copies need not be waited for.
+
+    Pages are written to again only when the copy that reads them is done.
+    """
+
+    def __init__(self, device: Device, turns: int, size: int) -> None:
+        self._device, self._size = device, size
+        self._pages: deque[_Page] = deque(_Page(device, size) for _ in range(turns))
+
+    def send(self, host: HostArray, address: int) -> None:
+        """Copy an array up; it may be changed as soon as this returns."""
+        raw = np.ascontiguousarray(host).reshape(-1).view(np.uint8)
+        for start in range(0, len(raw), self._size):
+            part = raw[start : start + self._size]
+            page = self._next_page()
+            page.bytes[: len(part)] = part
+            self._device.call(
+                "cuMemcpyHtoDAsync", address + start, page.address, len(part), self._device.stream
+            )
+            self._device.call("cuEventRecord", page.event, self._device.stream)
+
+    def close(self) -> None:
+        while self._pages:
+            self._pages.pop().close()
+
+    def _next_page(self) -> _Page:
+        self._device.enter()
+        page = self._pages[0]
+        self._pages.rotate(-1)
+        self._device.call("cuEventSynchronize", page.event)
+        return page
+
+
+class _Page:
+    def __init__(self, device: Device, size: int) -> None:
+        device.enter()
+        self._driver = device.driver
+        self.address = int(device.call("cuMemHostAlloc", size, 0))
+        self.bytes = _pinned_view(self.address, size)
+        self.event = device.call("cuEventCreate", NO_TIMING)
+
+    def close(self) -> None:
+        self._driver.cuEventDestroy(self.event)
+        self._driver.cuMemFreeHost(self.address)
+
+
+class Landing:
+    """A pinned page that results come down to: `begin` the copy, later `wait` for the numbers."""
+
+    def __init__(self, device: Device, size: int) -> None:
+        self._device, self._page = device, _Page(device, size)
+        self.size = size
+
+    def begin(self, source: DeviceArray) -> None:
+        device = self._device
+        device.call(
+            "cuMemcpyDtoHAsync", self._page.address, source.address, source.nbytes, device.stream
+        )
+        device.call("cuEventRecord", self._page.event, device.stream)
+
+    def wait(self, shape: tuple[int, ...], dtype: DTypeLike) -> HostArray:
+        """A copy of what came down."""
+        self._device.enter()
+        self._device.call("cuEventSynchronize", self._page.event)
+        count = prod(shape) * np.dtype(dtype).itemsize
+        return self._page.bytes[:count].copy().view(dtype).reshape(shape)
+
+    def close(self) -> None:
+        self._page.close()
+
+
+def _pinned_view(address: int, size: int) -> HostArray:
+    return np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(address))
+
+
+def download(device: Device, array: DeviceArray) -> HostArray:
+    """The numbers, once they are computed."""
+    device.enter()
+    host = np.empty(array.shape, array.dtype)
+    if array.size:
+        target: Any = host.ctypes.data
+        device.call("cuMemcpyDtoHAsync", target, array.address, array.nbytes, device.stream)
+    device.wait()
+    return host
+
+
+def copy_on_device(device: Device, source: DeviceArray, target: DeviceArray) -> None:
+    assert source.nbytes == target.nbytes
+    device.call("cuMemcpyDtoDAsync", target.address, source.address, source.nbytes, device.stream)
+
+
+def _aligned(size: int) -> int:
+    return -(-size // ALIGNMENT) * ALIGNMENT
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:,.0f} MB"
