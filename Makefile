@@ -5,17 +5,36 @@ VENV := .venv
 BIN := $(VENV)/bin
 STORY := Once upon a time
 
+# The compiler of a release writes PTX that every CUDA 12 driver loads. Its wheels are unpacked in
+# a folder of their own, where they cannot meet the CUDA packages of the environment.
+NVRTC := $(VENV)/nvrtc-12.0
+NVRTC_WHEELS := nvidia-cuda-nvrtc-cu12==12.0.140 nvidia-cuda-runtime-cu12==12.0.146
+HAS_NVRTC_WHEELS := $(filter Linux-x86_64,$(shell uname -s)-$(shell uname -m))
+
+PTX_FOLDER := src/cullama/cuda/ptx
+BUILD_PTX := scripts/build_ptx.py
+KERNELS := $(basename $(notdir $(wildcard kernels/*.cu)))
+PTX := $(KERNELS:%=$(PTX_FOLDER)/compute_80/%.ptx) $(KERNELS:%=$(PTX_FOLDER)/compute_90a/%.ptx)
+ORPHANS := $(filter-out $(PTX),$(wildcard $(PTX_FOLDER)/*/*.ptx))
+
 .DEFAULT_GOAL := help
-.PHONY: help story test check format bench clean distclean
+.PHONY: help story test check format bench ptx ptx-release ptx-orphans wheel
+.PHONY: test-gpu gpu-check clean distclean
 
 help:  ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 story: $(VENV)/.run  ## Tell a story; the first time, fetch what that takes
 	@$(BIN)/cullama story "$(STORY)" --stats
 
-test: $(VENV)/.dev  ## Run all tests
+test: $(VENV)/.dev $(if $(HAS_NVRTC_WHEELS)$(shell command -v nvcc),ptx)  ## Run all tests, those of the kernels on the CPU
 	$(BIN)/python -m pytest
+
+test-gpu: $(VENV)/.gpu ptx  ## Run the tests that need a GPU
+	CULLAMA_TEST_GPU=1 $(BIN)/python -m pytest -m gpu
+
+gpu-check: $(VENV)/.gpu  ## Put all there is to know of a machine with a GPU into one folder
+	@PYTHON=$(BIN)/python scripts/gpu_check.sh $(if $(MODEL),--model $(MODEL))
 
 check: $(VENV)/.dev  ## Check formatting, style and types
 	$(BIN)/ruff format --check .
@@ -29,23 +48,77 @@ format: $(VENV)/.dev  ## Format the code
 bench: $(VENV)/.run  ## Measure speed beside this machine's limits
 	@$(BIN)/cullama bench
 
-clean:  ## Remove what the tools leave behind
+ptx: $(PTX) $(if $(ORPHANS),ptx-orphans)  ## Compile the CUDA kernels, with whichever compiler there is
+
+ptx-release: $(NVRTC)  ## Compile them anew for every CUDA 12 driver (525 and newer)
+	@rm -rf $(PTX_FOLDER)/compute_*
+	@$(MAKE) --no-print-directory ptx RELEASE=--release
+
+wheel: ptx-release  ## Build the wheel of a release, kernels included, in dist/
+	@$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
+	@ls dist/*.whl
+
+clean:  ## Remove what was built, and what the tools leave behind
+	rm -rf $(PTX_FOLDER)/compute_*
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find src tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean  ## … and the environment
 	rm -rf $(VENV)
 
+# ------------------------------------------------------------------------------------ the kernels
+
+# The environment's Python, if there is one, for the compilers that pip brings.
+COMPILE = @$(firstword $(wildcard $(BIN)/python) $(PYTHON)) $(BUILD_PTX) --nvrtc $(NVRTC) $(RELEASE) $< $@
+
+$(PTX_FOLDER)/compute_80/%.ptx: kernels/%.cu $(BUILD_PTX)
+	$(COMPILE)
+
+$(PTX_FOLDER)/compute_90a/%.ptx: kernels/%.cu $(BUILD_PTX)
+	$(COMPILE)
+
+# The tests' environment brings a compiler where there is none: under -j, too, it comes first.
+ifneq ($(filter test test-gpu,$(MAKECMDGOALS)),)
+$(PTX): | $(VENV)/.dev
+endif
+
+# Which headers each file read, as it was last compiled.
+-include $(PTX:.ptx=.d)
+
+# PTX of kernels that are no more would be shipped.
+ptx-orphans:
+	rm -f $(ORPHANS) $(ORPHANS:.ptx=.d)
+
+# -------------------------------------------------------------------------------- the environment
+
 # The environment is made anew when the list of dependencies changes.
-$(VENV)/.run: pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
-	  { echo 'cullama needs Python 3.10 or newer: make PYTHON=python3.12 …' >&2; exit 1; }
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+$(VENV)/.run: pyproject.toml | $(BIN)/python
 	@echo 'installing cullama into $(VENV) …'
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
 	@touch $@
 
-$(VENV)/.dev: $(VENV)/.run
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	  { echo 'cullama needs Python 3.10 or newer: make PYTHON=python3.12 …' >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.dev: $(VENV)/.run | $(if $(HAS_NVRTC_WHEELS),$(NVRTC))
 	@echo 'installing the tools for tests and checks …'
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
+
+# The driver decides between the two: CUDA 13 takes 580 or newer.
+DRIVER = $(shell nvidia-smi --query-gpu=driver_version --format=csv,noheader 2>/dev/null | cut -d. -f1 | head -1)
+CUDA = $(shell test "$(DRIVER)" -ge 580 2>/dev/null && echo cuda13 || echo cuda12)
+
+$(VENV)/.gpu: $(VENV)/.dev
+	@echo 'installing $(CUDA) and compute-sanitizer (about 1 GB) …'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,$(CUDA)]' \
+	  nvidia-cuda-sanitizer-api
+	@touch $@
+
+$(NVRTC): | $(BIN)/python
+	@echo 'fetching NVRTC 12.0, which compiles kernels for releases (24 MB) …'
+	@rm -rf $@.part
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $@.part $(NVRTC_WHEELS)
+	@mv $@.part $@

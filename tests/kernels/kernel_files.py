@@ -1,0 +1,54 @@
+"""Where kernels and their PTX are, what a PTX file says of itself, and how make is asked.
+
+Knows the layout of the project and PTX's `.entry`; not what any kernel computes.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+NVRTC = ROOT / ".venv" / "nvrtc-12.0"  # where `make test` and `make ptx-release` put it
+TARGETS = ("compute_80", "compute_90a")
+KERNELS = sorted(path.stem for path in (ROOT / "kernels").glob("*.cu"))
+
+
+def make(
+    folder: Path, *arguments: str, path: str | None = None
+) -> subprocess.CompletedProcess[str]:
+    """make in `folder`, as if no make had started this test; `path` stands for PATH."""
+    ours = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    ours |= {"LC_ALL": "C"} | ({} if path is None else {"PATH": path})
+    ours.pop("MFLAGS", None)
+    return subprocess.run(
+        ["make", "--no-print-directory", *arguments],
+        cwd=folder,
+        env=ours,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def entries(ptx: str) -> dict[str, list[str]]:
+    """Each kernel of a PTX file, and the types of its arguments: `.u64`, `.align 4 .b8[96]`."""
+    found = re.findall(r"^\.visible \.entry (\w+)\(([^)]*)\)", ptx, re.MULTILINE)
+    return {name: [_type(line) for line in body.split(",") if line.strip()] for name, body in found}
+
+
+def _type(parameter: str) -> str:
+    """nvcc 13 says of a pointer what it points to; that is no part of how it is passed."""
+    words = re.sub(r"\.ptr( \.\w+)?( \.align \d+)?", "", parameter).split()
+    name, size = re.fullmatch(r"(\w+)(\[\d+\])?", words[-1]).groups("")  # type: ignore[union-attr]
+    assert name
+    return " ".join(words[1:-1]) + size
+
+
+def version(ptx: str) -> tuple[int, int]:
+    found = re.search(r"^\.version (\d+)\.(\d+)", ptx, re.MULTILINE)
+    assert found, "no .version line"
+    return int(found[1]), int(found[2])

@@ -1,0 +1,84 @@
+"""NVIDIA's assembler over a PTX file: what the driver's own compiler will make of it.
+
+Knows how ptxas reports registers, stack and spills, and keeps its reports by content, because
+assembling every file for every card takes half a minute and seldom says anything new.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+HEAD = re.compile(r"Function properties for (\w+)\n\s*(.*)")
+FRAME = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
+USED = re.compile(r"Compiling entry function '(\w+)'.*?Used (\d+) registers", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Function:
+    """What one kernel takes of a card."""
+
+    name: str
+    registers: int
+    stack: int  # bytes of local memory a thread, spills included
+    spilled: int  # bytes of stores and loads
+
+
+@dataclass(frozen=True)
+class Assembler:
+    path: str
+    version: str
+    cache: Path
+
+    def assemble(self, ptx: str, card: str) -> list[Function]:
+        """Every kernel in `ptx`, assembled for a card such as `sm_80`."""
+        key = hashlib.sha256("\0".join((self.version, card, ptx)).encode()).hexdigest()[:32]
+        kept = self.cache / f"{key}.txt"
+        if not kept.is_file():
+            report = self._run(ptx, card)
+            aside = kept.with_suffix(f".{os.getpid()}")
+            aside.write_text(report)
+            aside.replace(kept)
+        return functions(kept.read_text())
+
+    def _run(self, ptx: str, card: str) -> str:
+        done = subprocess.run(
+            [self.path, "-v", f"-arch={card}", "-o", os.devnull, "-"],
+            input=ptx,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, f"ptxas for {card}:\n{done.stdout}"
+        return done.stdout
+
+
+def functions(report: str) -> list[Function]:
+    """What `ptxas -v` says of each kernel."""
+    registers = {name: int(count) for name, count in USED.findall(report)}
+    found = []
+    # A function that was not inlined is reported too, without registers of its own.
+    for name, properties in HEAD.findall(report):
+        frame = FRAME.search(properties)
+        assert frame, f"ptxas says of {name}: {properties}"
+        stack, stores, loads = map(int, frame.groups())
+        found.append(Function(name, registers.get(name, 0), stack, stores + loads))
+    return found
+
+
+def find_ptxas() -> str | None:
+    return shutil.which("ptxas") or shutil.which("ptxas", path="/usr/local/cuda/bin")
+
+
+def assembler(path: str) -> Assembler:
+    told = subprocess.run([path, "--version"], capture_output=True, text=True, check=True)
+    chosen = os.environ.get("CULLAMA_EMULATION_CACHE")
+    cache = Path(chosen) if chosen else Path.home() / ".cache" / "cullama-tests"
+    (cache / "ptxas").mkdir(parents=True, exist_ok=True)
+    return Assembler(path, told.stdout.strip().splitlines()[-1], cache / "ptxas")

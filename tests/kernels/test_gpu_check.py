@@ -1,0 +1,123 @@
+"""gpu_check.sh, with a Python, a driver and a sanitizer that only pretend.
+
+What the steps do on a real card is not tested here, nor can it be.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from kernel_files import ROOT
+
+STEPS = [
+    *("machine", "ptx", "doctor", "doctor-json", "story", "diff-bfloat16", "diff-float32"),
+    *("bench", "test-gpu", "memcheck", "racecheck", "initcheck", "synccheck"),
+]
+PRETENDING = {
+    "python": 'echo "python $*"; [ "$3" != "${FAILING:-}" ]',
+    "nvidia-smi": "echo 580.01",
+    "compute-sanitizer": 'while [ "${1#--}" != "$1" ]; do shift 2; done; "$@"',
+    "make": 'echo "make $1"',
+}
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A folder with the script and nothing to check, and programs that say yes to everything."""
+    (tmp_path / "scripts").mkdir()
+    (tmp_path / "bin").mkdir()
+    shutil.copy(ROOT / "scripts" / "gpu_check.sh", tmp_path / "scripts")
+    for name, body in PRETENDING.items():
+        program = tmp_path / "bin" / name
+        program.write_text(f"#!/bin/sh\n{body}\n")
+        program.chmod(0o755)
+    return tmp_path
+
+
+def check(project: Path, *arguments: str, **variables: str) -> tuple[int, str, Path]:
+    """Exit code, summary, folder."""
+    out = project / "out"
+    programs = project / "bin"
+    path = os.pathsep.join([str(programs), os.environ["PATH"]])
+    done = subprocess.run(
+        [str(project / "scripts" / "gpu_check.sh"), "--out", str(out), *arguments],
+        env={**os.environ, "PATH": path, "PYTHON": str(programs / "python"), **variables},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    summary = out / "summary.txt"
+    assert done.stdout == (summary.read_text() if summary.exists() else ""), done.stderr
+    return done.returncode, done.stdout, out
+
+
+def results(summary: str) -> dict[str, str]:
+    """Step → pass or fail."""
+    lines = [line.split() for line in summary.splitlines()[:-1]]
+    return {words[2]: words[0] for words in lines}
+
+
+def test_every_step_has_its_line_and_its_file(project: Path) -> None:
+    code, summary, out = check(project)
+    assert results(summary) == dict.fromkeys(STEPS, "pass")
+    assert code == 0
+    assert f"{len(STEPS)} of {len(STEPS)} steps passed" in summary
+    names = {f"{number:02d}-{name}.txt" for number, name in enumerate(STEPS, start=1)}
+    assert {path.name for path in out.iterdir()} == names | {"summary.txt"}
+
+
+def test_a_step_that_fails_is_noted_and_the_rest_goes_on(project: Path) -> None:
+    code, summary, _ = check(project, FAILING="bench")
+    assert code == 1
+    assert results(summary) == dict.fromkeys(STEPS, "pass") | {"bench": "fail"}
+    assert "exit 1: 08-bench.txt" in summary
+
+
+def test_a_model_is_handed_to_every_step_that_takes_one(project: Path) -> None:
+    _, _, out = check(project, "--model", "some/folder")
+    commands = {path.stem[3:]: path.read_text().splitlines()[0] for path in out.glob("[0-9]*")}
+    assert {name for name, command in commands.items() if "some/folder" in command} == {
+        *("story", "bench", "diff-bfloat16", "diff-float32")
+    }
+    assert commands["story"].endswith("--model some/folder")
+    assert commands["diff-float32"].endswith("--models some/folder")
+
+
+def test_every_tool_of_the_sanitizer_watches_the_operators(project: Path) -> None:
+    _, _, out = check(project)
+    for number, name in enumerate(STEPS, start=1):
+        if name.endswith("check") or name == "test-gpu":
+            assert "-m pytest" in (out / f"{number:02d}-{name}.txt").read_text()
+
+
+@pytest.mark.skipif(bool(shutil.which("compute-sanitizer")), reason="a real one is on PATH")
+def test_a_missing_sanitizer_says_what_to_install(project: Path) -> None:
+    (project / "bin" / "compute-sanitizer").unlink()
+    code, summary, out = check(project)
+    assert code == 1
+    assert results(summary)["memcheck"] == "fail"
+    assert "nvidia-cuda-sanitizer-api" in (out / "10-memcheck.txt").read_text()
+
+
+@pytest.mark.parametrize(("driver", "target"), [("580.01", "ptx"), ("535.2", "ptx-release")])
+def test_an_older_driver_is_given_older_ptx(project: Path, driver: str, target: str) -> None:
+    (project / "bin" / "nvidia-smi").write_text(f"#!/bin/sh\necho {driver}\n")
+    _, _, out = check(project)
+    assert f"make {target}\n" in (out / "02-ptx.txt").read_text()
+
+
+def test_when_the_time_is_over_the_remaining_steps_say_so(project: Path) -> None:
+    code, summary, _ = check(project, "--minutes", "0")
+    assert code == 1
+    assert summary.count("not begun: the 0 minutes are over") == len(STEPS)
+
+
+@pytest.mark.parametrize("arguments", [("--what", "else"), ("--model",)])
+def test_misuse_shows_the_usage(project: Path, arguments: tuple[str, ...]) -> None:
+    code, summary, _ = check(project, *arguments)
+    assert (code, summary) == (2, "")
