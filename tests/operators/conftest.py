@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from math import inf
 from typing import Any
 
+import gpu
 import numpy as np
 import pytest
 from numpy.typing import DTypeLike
-from subject import Subject
+from subject import STORAGE, Subject
 
 from cullama.operators import Operators
 
@@ -51,12 +52,33 @@ def deterministic_cpu(dtype: str) -> tuple[Operators[Any], DTypeLike]:
     return DeterministicCpuOperators(dtype, threads=1, has_tiles=True), np.float32
 
 
+def cuda(dtype: str) -> tuple[Operators[Any], DTypeLike]:
+    """On the GPU that the CPU plays, or on a real one; each array in memory of its own."""
+    return cuda_operators(dtype), STORAGE[dtype]
+
+
+def deterministic_cuda(dtype: str) -> tuple[Operators[Any], DTypeLike]:
+    return cuda_operators(dtype, deterministic=True), STORAGE[dtype]
+
+
+def cuda_operators(dtype: str, **options: Any) -> Operators[Any]:
+    if reason := gpu.missing():
+        pytest.skip(reason)
+    gpu.prepare()
+    from cullama.cuda.driver import Device
+    from cullama.cuda.operators import CudaOperators
+
+    return CudaOperators(dtype, Device(), pool=gpu.EachItsOwn, **options)
+
+
 # A new backend is one line here: its name → how it is made, in which storage types.
 BACKENDS: dict[str, tuple[Make, list[str]]] = {
     "cpu": (cpu, ["float32", "float16", "bfloat16"]),
     "cpu_with_columns": (cpu_with_columns, ["float32"]),
     "cpu_with_crew": (cpu_with_crew, ["float32", "bfloat16"]),
     "deterministic_cpu": (deterministic_cpu, ["float32"]),
+    "cuda": (cuda, ["float32", "float16", "bfloat16"]),
+    "deterministic_cuda": (deterministic_cuda, ["bfloat16"]),
 }
 
 
@@ -66,10 +88,11 @@ BACKENDS: dict[str, tuple[Make, list[str]]] = {
     params=[(name, dtype) for name, (_, dtypes) in BACKENDS.items() for dtype in dtypes],
     ids="-".join,
 )
-def subject(request: pytest.FixtureRequest) -> Subject:
+def subject(request: pytest.FixtureRequest) -> Iterator[Subject]:
     backend, dtype = request.param
     ops, activation_type = BACKENDS[backend][0](dtype)
-    return Subject(backend, dtype, ops, activation_type)
+    yield Subject(backend, dtype, ops, activation_type)
+    ops.close()
 
 
 @pytest.fixture

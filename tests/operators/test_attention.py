@@ -381,8 +381,13 @@ def test_infinities_in_unused_slots_raise_no_warning(
     subject: Subject, rng: np.random.Generator, tokens: int
 ) -> None:
     memory = poisoned(subject, np.inf)
-    step = subject.ops.graph(lambda batch: memory.step(rng, batch))
-    step(piece(tokens, 0, [0]))
+    batch = memory.batch(piece(tokens, 0, [0]))
+    q = memory.store(batch, memory.random(rng, tokens))
+    on_device = subject.activation(q)
+    for layer in memory.cache.layers:
+        step = subject.ops.graph(lambda batch: subject.ops.attention(on_device, layer, batch))  # noqa: B023
+        expected = reference.attention(q, memory.expected, batch, memory.block_size, layer.window)
+        subject.check(step(subject.ops.upload_batch(batch)), expected)
 
 
 # ------------------------------------------------------------------------------------------ nothing

@@ -41,6 +41,7 @@ class Sizes(NamedTuple):
     def lengths(self) -> dict[str, int]:
         """By part, in the order in which they lie."""
         return {
+            "tiles": self.tiles * 2,  # first: they are read in pairs, from an even place
             "tokens": self.tokens,
             "positions": self.tokens,
             "slots": self.tokens,
@@ -48,7 +49,6 @@ class Sizes(NamedTuple):
             "context_lengths": self.sequences,
             "block_tables": self.sequences * self.blocks,
             "logit_rows": self.rows,
-            "tiles": self.tiles * 2,
         }
 
 

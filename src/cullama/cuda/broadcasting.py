@@ -32,25 +32,30 @@ class Axes(ctypes.Structure):
         return (self.shape[0], self.x[0], self.y[0]) if self.count else (1, 0, 0)
 
 
-def broadcast_shape(x: tuple[int, ...], y: tuple[int, ...]) -> tuple[int, ...]:
+def broadcast_shape(*shapes: tuple[int, ...]) -> tuple[int, ...]:
     """Raises UsageError for shapes that do not go together."""
     try:
-        return np.broadcast_shapes(x, y)
+        return np.broadcast_shapes(*shapes)
     except ValueError:
         raise UsageError(
-            f"shapes {list(x)} and {list(y)} do not broadcast: "
+            f"shapes {' and '.join(str(list(shape)) for shape in shapes)} do not broadcast: "
             "counted from the last, sizes must be equal, or one of them 1"
         ) from None
 
 
 def axes_of(
-    x: tuple[int, ...], y: tuple[int, ...], x_item: int = 1, y_item: int = 1
+    x: tuple[int, ...],
+    y: tuple[int, ...],
+    x_item: int = 1,
+    y_item: int = 1,
+    within: tuple[int, ...] = (),
 ) -> tuple[tuple[int, ...], Axes]:
     """The broadcast shape of two arrays without gaps, and how each is walked.
 
-    `x_item` and `y_item`: elements of what is broadcast, 1, or a matrix.
+    `x_item` and `y_item`: elements of what is broadcast, 1, or a matrix. `within`: a shape that
+    both are repeated to fill.
     """
-    shape = broadcast_shape(x, y)
+    shape = broadcast_shape(x, y, within)
     x_steps, y_steps = _steps(x, x_item, len(shape)), _steps(y, y_item, len(shape))
     joined: list[tuple[int, int, int]] = []
     for axis in zip(shape, x_steps, y_steps, strict=True):

@@ -10,12 +10,13 @@ it lasts until the next replay.
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from typing import Any
 
 import numpy as np
 
 from ..batch import Batch
+from ..errors import DeviceError
 from ..operators import Step
 from .batch import Bucket, CudaBatch, bucket_length, full_bucket
 from .driver import Device
@@ -72,8 +73,11 @@ class CapturedSteps:
             device.call("cuStreamBeginCapture", device.stream, mode)
             try:
                 logits = self._step(fixed)
-            finally:
-                graph = device.call("cuStreamEndCapture", device.stream)
+            except BaseException:
+                with suppress(DeviceError):  # says again what went wrong
+                    device.call("cuStreamEndCapture", device.stream)
+                raise
+            graph = device.call("cuStreamEndCapture", device.stream)
         return _Graph(device, graph, fixed, logits)
 
 

@@ -80,12 +80,12 @@ class CudaOperators(Operators[DeviceArray]):
         pool: Callable[[Device], Pool] = Pool,
     ) -> None:
         """`deterministic`: only kernels that give a row the same bits whatever is beside it.
-        `pool`: how memory is kept; tests give each array its own.
+        `pool`: how memory is kept, but for graphs; tests give each array its own.
         """
         self.dtype, self.device, self.is_deterministic = DTYPES[dtype], device, deterministic
         self._suffix = SUFFIXES[dtype]
         self._kernels = Kernels(device)
-        self._kept, self._passing, self._captured = pool(device), pool(device), pool(device)
+        self._kept, self._passing, self._captured = pool(device), pool(device), Pool(device)
         self._pool = self._passing
         self._staging = Staging(device, 4, STEP_STAGE)
         self._loading: Staging | None = None
@@ -165,12 +165,7 @@ class CudaOperators(Operators[DeviceArray]):
         blocks = -(-tokens // BLOCK_SIZE)
         shape = (blocks, config.kv_heads, BLOCK_SIZE, config.head_dim)
         layers = tuple(
-            LayerCache(
-                memory.empty(self._kept, shape, self.dtype),
-                memory.empty(self._kept, shape, self.dtype),
-                window,
-            )
-            for window in config.windows
+            LayerCache(self._zeros(shape), self._zeros(shape), window) for window in config.windows
         )
         return KVCache(layers, blocks, BLOCK_SIZE)
 
@@ -178,6 +173,13 @@ class CudaOperators(Operators[DeviceArray]):
     def room_for_cache(self) -> tuple[int, int]:
         free, _ = self.device.free_and_total
         return int(free * SHARE_FOR_CACHE), free
+
+    def _zeros(self, shape: tuple[int, ...]) -> DeviceArray:
+        """What was in this memory may be no number, and nothing times that is not nothing."""
+        array = memory.empty(self._kept, shape, self.dtype)
+        if array.size:
+            self.device.call("cuMemsetD8Async", array.address, 0, array.nbytes, self.device.stream)
+        return array
 
     def cache_bytes(self, config: ModelConfig) -> int:
         return config.cache_elements * self.dtype.itemsize
@@ -398,7 +400,7 @@ class CudaOperators(Operators[DeviceArray]):
         self, operator: str, out: DeviceArray | None, x: DeviceArray, y: DeviceArray
     ) -> DeviceArray:
         kind = _common_type(x, y)
-        shape, axes = axes_of(x.shape, y.shape)
+        shape, axes = axes_of(x.shape, y.shape, within=() if out is None else out.shape)
         if out is None:
             out = self._empty(shape, kind)
         self._launch(

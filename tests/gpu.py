@@ -1,0 +1,65 @@
+"""The GPU that tests of the CUDA backend run on: one played by the CPU, or a real one.
+
+With CULLAMA_TEST_GPU=1 (`make test-gpu`) it is this machine's; else `tests/emulation` plays it,
+from the very PTX files that ship. `missing()` says why neither can be had.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from functools import cache
+from typing import Any
+
+from cullama.cuda.memory import Buffer, Pool, allocate
+from cullama.cuda.module import PTX_FOLDER
+
+IS_REAL = os.environ.get("CULLAMA_TEST_GPU") == "1"
+
+
+@cache
+def missing() -> str | None:
+    """What keeps the CUDA backend from being tested here."""
+    if not any(PTX_FOLDER.glob("*/*.ptx")):
+        return "the kernels are not built: run `make ptx`"
+    if IS_REAL:
+        return None
+    if shutil.which("g++") is None:
+        return "g++ is not installed, and the GPU is played by C++"
+    try:
+        import cuda.bindings  # noqa: F401
+    except ImportError:
+        return "cuda-bindings is not installed: pip install -e '.[dev]'"
+    return None
+
+
+@cache
+def emulated() -> Any:
+    """The knobs of the GPU that the CPU plays; from now on, this process has it."""
+    assert not IS_REAL
+    from emulation import device
+
+    return device.preload()
+
+
+def prepare() -> None:
+    if not IS_REAL:
+        emulated()
+
+
+class EachItsOwn(Pool):
+    """Every array in an allocation of its own: a step past its end is found out."""
+
+    def take(self, size: int) -> Buffer:
+        self._free_returned()
+        size = max(1, size)
+        address = allocate(self._device, size)
+        self._arenas.append(address)
+        return Buffer(self, address, size)
+
+    def _free_returned(self) -> None:
+        while self._returned:
+            address, _ = self._returned.popleft()
+            if address in self._arenas:
+                self._arenas.remove(address)
+                self._device.call("cuMemFree", address)
