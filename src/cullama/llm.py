@@ -7,7 +7,7 @@ from collections.abc import Sequence as Many
 from dataclasses import replace
 from functools import cached_property
 from types import TracebackType
-from typing import Any, TypeAlias, overload
+from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,16 +21,19 @@ from .engine.engine import Engine
 from .errors import ClosedError, NoTokenizerError, UsageError
 from .hub import resolve_model
 from .llama import Llama
+from .operators import Operators
 from .sampling import SamplingParams
 from .tokenizer import Tokenizer
 from .weights import Progress, load_weights
+
+if TYPE_CHECKING:
+    from .diff import Comparison
 
 Prompt: TypeAlias = str | Many[int]
 
 # The longest context served unless more is asked for: tables and checks grow with it.
 LARGEST_DEFAULT_CONTEXT = 32768
 MOST_CONTEXTS = 64  # the cache has room for at most so many full contexts
-SHARE_OF_MEMORY = 0.25  # … and takes at most this much of the machine's memory
 
 
 class LLM:
@@ -39,15 +42,16 @@ class LLM:
     Args:
         model: a folder with safetensors, a GGUF file, an open checkpoint, or nothing for the
             default model.
-        backend: "auto" or "cpu".
+        backend: "cpu"; "cuda", or "cuda:1" for the second GPU; "auto" takes a GPU that can be used,
+            else the CPU, and `description` says why.
         dtype: how weights and cache are stored: "float32", "float16", "bfloat16"; "auto" takes
             what the backend is fastest at. Products are always summed in float32.
         threads: for the CPU; None takes one for each physical core.
         context_length: the longest prompt and answer together, in tokens; None takes the
             model's own, up to 32,768.
-        cache_tokens: room for so many tokens of all texts under way together; None takes a
-            quarter of the machine's memory, or 64 contexts if that is less. What is not used
-            costs nothing.
+        cache_tokens: room for so many tokens of all texts under way together; None takes 64
+            contexts, or what fits a quarter of the machine's memory (of which only what is used
+            costs anything), or nine tenths of the GPU's free memory.
         deterministic: the same bits for a text whatever else is under way, however its prompt is
             cut up and whatever of it is cached. Slower where there are many rows: see `README`.
         keep_converted: keep the converted weights of GGUF files in the cache folder, so that
@@ -80,8 +84,12 @@ class LLM:
         folder = cache_folder() / "converted" if keep_converted else None
         ops = operators_for(backend, dtype, threads, folder, deterministic)
         self.description = f"{model.path.name} · {model.stored_as} · {ops.description}"
-        weights = load_weights(model, ops, self.context_length, progress)
-        cache = ops.cache(config, _cache_tokens(config, self.context_length, cache_tokens))
+        try:
+            weights = load_weights(model, ops, self.context_length, progress)
+            cache = ops.cache(config, _cache_tokens(config, self.context_length, cache_tokens, ops))
+        except BaseException:
+            ops.close()
+            raise
         self._engine: Engine | None = Engine(
             Llama(config, weights, ops), cache, self.context_length
         )
@@ -151,6 +159,37 @@ class LLM:
     def logits(self, prompt: Prompt) -> NDArray[np.float32]:
         """What the model predicts after each token of a prompt: float32 [T, V]."""
         return self.engine.logits(self._token_ids(prompt))
+
+    def diff(
+        self,
+        other: LLM,
+        prompt: Prompt,
+        *,
+        batches: tuple[int, int] = (1, 1),
+        chunks: tuple[int, int] = (0, 0),
+        detail: bool = False,
+        tolerance: float | None = None,
+    ) -> Comparison:
+        """Hold another model, or this one otherwise, against this one, operator by operator.
+
+        Args:
+            other: this model in another type, on another backend or from another file; or `self`,
+                to compare batches or chunks.
+            prompt: a text or its token ids.
+            batches: how many sequences go through each of the two with the prompt.
+            chunks: how many tokens of the prompt each takes at a time; 0 takes all.
+            detail: every operator, the larger ones spelled out in smaller ones.
+            tolerance: of relative errors; None takes that of the coarser of the storage types.
+
+        Raises:
+            UsageError: two models of different shapes or vocabularies; an empty prompt.
+            ContextLengthError: a prompt longer than the context.
+        """
+        from .diff import compare, record, two_sides
+
+        first, second = two_sides(self, other, batches, chunks)
+        checked = prompt if isinstance(prompt, str) else self._token_ids(prompt)
+        return compare(record(first, checked, detail), second, tolerance)
 
     def close(self) -> None:
         """Return the model's memory. Texts under way end; any later use raises `ClosedError`."""
@@ -270,15 +309,15 @@ def _context_length(config: ModelConfig, asked: int | None) -> int:
     return asked
 
 
-def _cache_tokens(config: ModelConfig, context_length: int, asked: int | None) -> int:
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    token = 4 * config.cache_elements  # bytes, at most
+def _cache_tokens(
+    config: ModelConfig, context_length: int, asked: int | None, ops: Operators[Any]
+) -> int:
+    usual, most = (size // ops.cache_bytes(config) for size in ops.room_for_cache)
     if asked is None:
-        affordable = int(SHARE_OF_MEMORY * memory) // token
-        return max(context_length, min(MOST_CONTEXTS * context_length, affordable))
-    if type(asked) is not int or not 1 <= asked <= memory // token:
+        return max(context_length, min(MOST_CONTEXTS * context_length, usual))
+    if type(asked) is not int or not 1 <= asked <= most:
         raise UsageError(
-            f"cache_tokens is {asked!r}, expected at least 1 and at most {memory // token}, "
-            "which would fill this machine's memory"
+            f"cache_tokens is {asked!r}, expected at least 1 and at most {most}, "
+            "which would fill the memory"
         )
     return asked

@@ -98,7 +98,7 @@ def test_help_is_quick_because_it_imports_nothing_heavy() -> None:
         (["story", "one", "two"], "two"),
         (["story", "--model"], "--model"),
         (["story", "--json=5"], "--json"),
-        (["story", "--backend", "cuda"], "auto"),
+        (["story", "--backend", "tpu"], "auto, cpu, cuda"),
         (["story", "--dtype", "int4"], "bfloat16"),
         (["story", "--threads", "many"], "many"),
         (["story", "--context", "1.5"], "1.5"),

@@ -12,7 +12,7 @@ import click
 from .. import __version__
 from ..errors import CullamaError
 
-COMMANDS = ("story", "bench")
+COMMANDS = ("story", "bench", "diff")
 
 
 class Commands(click.Group):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -19,11 +20,18 @@ def _stack(options: list[Callable[[Command], Command]]) -> Callable[[Command], C
     return decorate
 
 
+def check_backend(context: click.Context, option: click.Parameter, name: str) -> str:
+    if not re.fullmatch("auto|cpu|cuda(:[0-9]+)?", name):
+        raise click.BadParameter(f"{name!r}, expected one of auto, cpu, cuda, cuda:1 …")
+    return name
+
+
 device_options = _stack(
     [
         click.option(
             "--backend",
             metavar="[auto|cpu|cuda|cuda:N]",
+            callback=check_backend,
             default="auto",
             show_default=True,
             help="Where it runs; auto takes a GPU that can be used.",

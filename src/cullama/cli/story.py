@@ -37,7 +37,7 @@ def command(prompt: str | None, stats: bool, as_json: bool, **options: Any) -> i
     params = SamplingParams(**take(options, SAMPLING_NAMES))
     if params.logprobs is not None and not as_json:
         raise UsageError("--logprobs shows in --json output only; add --json")
-    text = _prompt(prompt)
+    text = read_prompt(prompt)
     llm = load(**options)
     params = replace(params, stop=(*params.stop, *_spelled_ends(llm, params)))
     completion = _tell(llm, text, params, is_silent=as_json)
@@ -48,7 +48,8 @@ def command(prompt: str | None, stats: bool, as_json: bool, **options: Any) -> i
     return 130 if completion.finish_reason == "cancelled" else 0
 
 
-def _prompt(prompt: str | None) -> str:
+def read_prompt(prompt: str | None) -> str:
+    """The text itself; `-` is what standard input holds, and nothing the usual beginning."""
     if prompt is None:
         return DEFAULT_PROMPT
     if prompt != "-":

@@ -17,8 +17,8 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Generator
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -189,6 +189,15 @@ class Engine:
         while self._turns.orders or self._under_way:
             self.step()
             self._turns.wait_for(lambda: self.has_work or not self._under_way)
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Nobody else works on the engine meanwhile: the model is the caller's."""
+        self._turns.seize()
+        try:
+            yield
+        finally:
+            self._turns.let_go()
 
     def close(self) -> None:
         """Let go of model and cache. Texts under way end with `ClosedError`."""

@@ -1,0 +1,228 @@
+"""`cullama diff`: the same prompt through two settings, operator by operator."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import click
+
+from ..errors import CullamaError, UsageError
+from .loading import load
+from .options import check_backend
+from .story import read_prompt
+
+if TYPE_CHECKING:
+    from ..diff import Comparison
+    from ..llm import LLM
+
+Pair: TypeAlias = tuple[Any, Any]
+Convert: TypeAlias = Callable[..., Any]  # (text, option, context) → the value
+Callback: TypeAlias = Callable[[click.Context, click.Parameter, "str | None"], Pair]
+
+# Options that may differ from side to side → those of `LLM`, and those of `Side`.
+LOADED = {
+    "models": "model",
+    "backends": "backend",
+    "dtypes": "dtype",
+    "threads": "threads",
+    "deterministic": "deterministic",
+}
+RUN = {"batches": "batch", "chunks": "chunk"}
+
+
+def _pair(convert: Convert) -> Callback:
+    """A value for each side, `A,B`; or one for both."""
+
+    def pair(context: click.Context, option: click.Parameter, text: str | None) -> Pair:
+        if text is None:
+            return None, None
+        parts = text.split(",")
+        if len(parts) > 2:
+            raise click.BadParameter(f"{text!r}, expected one value, or two with a comma between")
+        values = [convert(part.strip(), option, context) for part in parts]
+        return values[0], values[-1]
+
+    return pair
+
+
+def _model(text: str, option: click.Parameter, context: click.Context) -> str | None:
+    return text or None  # none at all is the default model
+
+
+def _threads(text: str, option: click.Parameter, context: click.Context) -> int | None:
+    whole: Any = click.INT
+    return whole.convert(text, option, context) if text else None
+
+
+def _tokens(context: click.Context, option: click.Parameter, text: str | None) -> list[int] | None:
+    try:
+        return None if text is None else [int(part) for part in text.split(",")]
+    except ValueError:
+        raise click.BadParameter(f"{text!r}, expected token ids like 1,80,147") from None
+
+
+@click.command("diff", short_help="Compare two settings, operator by operator.")
+@click.argument("prompt", required=False, metavar="[PROMPT]")
+@click.option(
+    *("-m", "--models", "--model"),
+    callback=_pair(_model),
+    metavar="PATH[,PATH]",
+    help="Folders with safetensors, or GGUF files; none: SmolLM2-135M-Instruct.",
+)
+@click.option(
+    *("--backends", "--backend"),
+    callback=_pair(lambda name, option, context: check_backend(context, option, name)),
+    default="auto",
+    show_default=True,
+    metavar="NAME[,NAME]",
+    help="Where they run.",
+)
+@click.option(
+    *("--dtypes", "--dtype"),
+    callback=_pair(click.Choice(["auto", "float32", "float16", "bfloat16"]).convert),
+    default="auto",
+    show_default=True,
+    metavar="TYPE[,TYPE]",
+    help="How weights and cache are stored.",
+)
+@click.option(
+    "--threads",
+    callback=_pair(_threads),
+    metavar="N[,N]",
+    help="CPU threads; nothing takes the physical cores.",
+)
+@click.option(
+    "--deterministic",
+    callback=_pair(click.BOOL.convert),
+    default="no",
+    show_default=True,
+    metavar="yes|no[,yes|no]",
+    help="The same bits in any batch and chunking.",
+)
+@click.option(
+    *("--batches", "--batch"),
+    callback=_pair(click.IntRange(1, 256).convert),
+    default="1",
+    show_default=True,
+    metavar="N[,N]",
+    help="Sequences in a pass: the prompt, and others as long.",
+)
+@click.option(
+    *("--chunks", "--chunk"),
+    callback=_pair(click.IntRange(min=0).convert),
+    default="0",
+    show_default=True,
+    metavar="N[,N]",
+    help="Tokens of the prompt in a pass; 0 takes all.",
+)
+@click.option("--tokens", callback=_tokens, metavar="ID,ID…", help="Token ids, instead of PROMPT.")
+@click.option(
+    "--detail",
+    is_flag=True,
+    help="Every operator, the larger ones spelled out in smaller ones; a backend's own versions of"
+    " those are not run.",
+)
+@click.option(
+    "--tolerance",
+    type=click.FloatRange(min=0),
+    metavar="SHARE",
+    help="Relative error allowed.  [default: 2e-5 for float32, 4e-3 for float16, 3.2e-2 for"
+    " bfloat16; the coarser of the two sides']",
+)
+@click.option(
+    "--html",
+    type=click.Path(dir_okay=False, writable=True, path_type=Path),
+    help="Write a page with pictures, too.",
+)
+@click.option(
+    "--keep-converted/--no-keep-converted",
+    default=True,
+    show_default=True,
+    help="Keep a GGUF's converted weights, to open it fast the next time.",
+)
+@click.option("-q", "--quiet", is_flag=True, help="No lines about models and devices.")
+@click.option("--json", "as_json", is_flag=True, help="JSON instead of a table.")
+def command(
+    prompt: str | None,
+    tokens: list[int] | None,
+    detail: bool,
+    tolerance: float | None,
+    html: Path | None,
+    as_json: bool,
+    **options: Any,
+) -> int:
+    """Run PROMPT (- reads it from standard input) through two settings, and say where they part.
+
+    An option with two values, such as `--dtypes float32,bfloat16`, tells the sides apart; one
+    value is for both. The first side is the reference.
+
+    "error" is what each operator adds by itself, given the first side's inputs: the larger of its
+    worst token's RMS error and an eighth of its worst element's, relative to that token. For
+    "accumulated", errors travel on through the layers.
+
+    Exits with 0 where every operator is within the tolerance, 1 where the two sides part (or
+    something fails), 2 after misuse.
+    """
+    if prompt is not None and tokens is not None:
+        raise UsageError("there is a PROMPT and --tokens, expected one of them")
+    first, second = _sides(options)
+    if first == second:
+        raise UsageError(
+            "both sides are the same, expected an option with two values, for example "
+            "--dtypes float32,bfloat16"
+        )
+    given = read_prompt(prompt) if tokens is None else tokens
+    common = {"keep_converted": options["keep_converted"], "quiet": options["quiet"]}
+    comparison = _compare(first, second, given, detail, tolerance, common)
+    if html is not None:
+        _write(html, comparison.page())
+    click.echo(json.dumps(comparison.as_json()) if as_json else str(comparison))
+    return 0 if comparison.agree else 1
+
+
+def _sides(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What is asked for by name, on either side."""
+    names = LOADED | RUN
+    pairs = {ours: options[option] for option, ours in names.items()}
+    first, second = ({name: pair[i] for name, pair in pairs.items()} for i in (0, 1))
+    return first, second
+
+
+def _compare(
+    first: dict[str, Any],
+    second: dict[str, Any],
+    prompt: str | list[int],
+    is_detailed: bool,
+    tolerance: float | None,
+    common: dict[str, Any],
+) -> Comparison:
+    """One model at a time in memory, and only one at all where both sides share it."""
+    from ..diff import Side, compare, record
+
+    llm = _load(first, common)
+    try:
+        recording = record(Side(llm, first["batch"], first["chunk"]), prompt, is_detailed)
+        if _loaded(first) != _loaded(second):
+            llm.close()
+            llm = _load(second, common)
+        return compare(recording, Side(llm, second["batch"], second["chunk"]), tolerance)
+    finally:
+        llm.close()
+
+
+def _load(side: dict[str, Any], common: dict[str, Any]) -> LLM:
+    return load(**_loaded(side), **common, cache_tokens=1)  # a comparison brings its own cache
+
+
+def _loaded(side: dict[str, Any]) -> dict[str, Any]:
+    return {name: side[name] for name in LOADED.values()}
+
+
+def _write(path: Path, page: str) -> None:
+    try:
+        path.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise CullamaError(f"cannot write {path}: {error.strerror or error}") from None

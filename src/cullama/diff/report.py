@@ -1,0 +1,169 @@
+"""A comparison as people look at it: a table, a notebook's cell, a page with pictures.
+
+It knows how figures are written and coloured, not how they came about.
+"""
+
+from __future__ import annotations
+
+import json
+from html import escape
+from math import isfinite, log10
+from pathlib import Path
+from typing import Any
+
+from .comparison import Comparison, Section
+from .figures import Figures
+
+PAGE = Path(__file__).with_name("page.html")
+DATA = "/* the data */ null"
+
+DECADES = 5  # below the tolerance; an error smaller than that is as pale as none
+
+
+# --- in a terminal
+
+
+def table(comparison: Comparison) -> str:
+    """A row for each layer and its worst operator; in detail, for each operator."""
+    from rich.console import Console
+    from rich.table import Table
+
+    rows = Table(
+        "",
+        "operator" if comparison.is_detailed else "worst operator",
+        *("max", "RMS error", "relative", "error", "token, column", "accumulated", ""),
+    )
+    for section in comparison.sections:
+        shown = section.operations if comparison.is_detailed else (section.worst,)
+        for operation in shown:
+            accumulated = operation.accumulated.relative
+            rows.add_row(
+                section.name,
+                operation.place.name if comparison.is_detailed or operation.own.error else "",
+                *_cells(operation.own),
+                _number(accumulated if comparison.is_detailed else section.accumulated),
+                "parts" if operation.own.error > comparison.tolerance.share else "",
+            )
+    console = Console(width=120)
+    with console.capture() as capture:
+        console.print(rows)
+    return "\n".join([*_head(comparison), capture.get().rstrip("\n"), *_foot(comparison)])
+
+
+def _cells(figures: Figures) -> tuple[str, ...]:
+    numbers = figures.max_error, figures.rms_error, figures.relative, figures.error
+    point = figures.point
+    return (*map(_number, numbers), f"{point.token}, {point.column}" if point else "")
+
+
+def _head(comparison: Comparison) -> list[str]:
+    first, second = comparison.sides
+    tokens = len(comparison.tokens)
+    lines = [f"first   {first}", f"second  {second}"]
+    lines += [
+        f"{side}'s own {', '.join(words)} not run: spelled out in smaller operators"
+        for side, words in zip(("first", "second"), comparison.bypassed, strict=True)
+        if words
+    ]
+    return [*lines, f"prompt  {tokens} token{'s' if tokens > 1 else ''}"]
+
+
+def _foot(comparison: Comparison) -> list[str]:
+    return [comparison.verdict, comparison.drift]
+
+
+def _number(value: float) -> str:
+    if not isfinite(value):
+        return "∞"
+    return f"{value:.1e}" if value else "0"
+
+
+# --- in a notebook: no script, no style sheet, so that it is shown wherever the notebook is
+
+
+def notebook(comparison: Comparison) -> str:
+    rows = "".join(_notebook_row(section, comparison) for section in comparison.sections)
+    lines = "<br>".join(map(escape, _head(comparison)))
+    return (
+        f"<p>{lines}</p><p><b>{escape(comparison.verdict)}</b><br>{escape(comparison.drift)}</p>"
+        "<table><caption>the error of each operator by itself; on the right, the relative RMS "
+        f"error where errors travel on</caption>{rows}</table>"
+    )
+
+
+def _notebook_row(section: Section, comparison: Comparison) -> str:
+    cells = "".join(
+        f'<td style="background:{_colour(each.own, comparison)}">'
+        f"{escape(each.place.name)}<br>{_number(each.own.error)}</td>"
+        for each in section.operations
+    )
+    return f"<tr><th>{section.name}</th>{cells}<td>{_number(section.accumulated)}</td></tr>"
+
+
+def _colour(figures: Figures, comparison: Comparison) -> str:
+    """Blue up to the tolerance, red beyond; see-through, so that it suits any theme."""
+    error, tolerance = figures.error, comparison.tolerance.share
+    if error > tolerance:
+        return "rgba(214,69,56,.65)"
+    if error == 0:
+        return "transparent"
+    decades = max(0.0, DECADES + log10(error / tolerance))
+    return f"rgba(59,125,216,{0.06 + 0.44 * decades / DECADES:.2f})"
+
+
+# --- as a page
+
+
+def page(comparison: Comparison) -> str:
+    # "<" would end the script if a token held a tag.
+    data = json.dumps(_data(comparison), separators=(",", ":"), allow_nan=False)
+    return PAGE.read_text(encoding="utf-8").replace(DATA, data.replace("<", "\\u003c"))
+
+
+def _data(comparison: Comparison) -> dict[str, Any]:
+    return {
+        "head": _head(comparison),
+        "verdict": comparison.verdict,
+        "drift": comparison.drift,
+        "agree": comparison.agree,
+        "tolerance": comparison.tolerance.share,
+        "source": comparison.tolerance.source,
+        "texts": list(comparison.texts),
+        "sections": [_section(section) for section in comparison.sections],
+        "logits": comparison.logits.as_json(),
+    }
+
+
+def _section(section: Section) -> dict[str, Any]:
+    return {
+        "name": section.name,
+        "operators": [
+            {
+                "name": each.place.name,
+                "own": _figures(each.own),
+                "accumulated": _figures(each.accumulated),
+            }
+            for each in section.operations
+        ],
+        "tokens": {
+            "own": _tokens([each.own for each in section.operations]),
+            "accumulated": _tokens([each.accumulated for each in section.operations]),
+        },
+    }
+
+
+def _figures(figures: Figures) -> dict[str, Any]:
+    return {key: _short(value) for key, value in figures.as_json().items()}
+
+
+def _tokens(figures: list[Figures]) -> list[Any]:
+    """Of each token, the worst of a section's operators."""
+    by_token = zip(*(each.token_errors.tolist() for each in figures), strict=True)
+    return [_short(max(errors)) for errors in by_token]
+
+
+def _short(value: Any) -> Any:
+    """Three digits are enough for a picture, and a quarter of the bytes; null is no number."""
+    if not isinstance(value, float):
+        return value
+    return float(f"{value:.3g}") if isfinite(value) else None
