@@ -11,7 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -23,6 +23,8 @@ from hypothesis import settings
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+
+from cullama.errors import DeviceUnavailableError
 
 Config: TypeAlias = dict[str, Any]
 Tensors: TypeAlias = dict[str, NDArray[Any]]
@@ -162,7 +164,11 @@ class CommandLine:
         return [sys.executable, "-W", "error", "-c", start, *map(str, arguments)]
 
     def environment(self, changes: dict[str, str] | None = None) -> dict[str, str]:
-        ours = {"PYTHONPATH": str(SOURCE), "CULLAMA_CACHE": str(self.cache)}
+        ours = {
+            "PYTHONPATH": str(SOURCE),
+            "CULLAMA_CACHE": str(self.cache),
+            "CUDA_VISIBLE_DEVICES": "",  # tests name the GPU they want
+        }
         return {**os.environ, **ours, **(changes or {})}
 
     def __call__(
@@ -180,6 +186,18 @@ class CommandLine:
             check=False,
         )
         return Ended(done.returncode, done.stdout.decode(), done.stderr.decode())
+
+
+@pytest.fixture(scope="session", autouse=True)
+def auto_takes_the_cpu() -> Iterator[None]:
+    """On machines with a GPU, too, and with one that the CPU plays: tests name the GPU they want."""
+
+    def hidden(*arguments: Any) -> None:
+        raise DeviceUnavailableError("GPUs are hidden from tests", "name one")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cullama.backends._first_gpu", hidden)
+        yield
 
 
 @pytest.fixture(scope="session")

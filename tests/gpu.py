@@ -11,6 +11,8 @@ import shutil
 from functools import cache
 from typing import Any
 
+import pytest
+
 from cullama.cuda.memory import Buffer, Pool, allocate
 from cullama.cuda.module import PTX_FOLDER
 
@@ -42,7 +44,10 @@ def emulated() -> Any:
     return device.preload()
 
 
-def prepare() -> None:
+def require() -> None:
+    """A GPU for the test or fixture that calls this; without one, it is skipped, saying why."""
+    if reason := missing():
+        pytest.skip(reason)
     if not IS_REAL:
         emulated()
 

@@ -1,4 +1,5 @@
-"""Every variant of the family, against logits and greedy tokens that transformers computed.
+"""Every variant of the family, on every backend, against what transformers computed: logits, and
+greedy tokens.
 
 `scripts/make_fixtures.py` made the models and the expectations.
 """
@@ -8,6 +9,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import gpu
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
@@ -21,10 +23,21 @@ TEXTS = json.loads((FIXTURES / "text/expected.json").read_text())
 GREEDY = cullama.SamplingParams(temperature=0, max_tokens=12, ignore_eos=True)
 
 
+BACKENDS = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
+
+
+@pytest.fixture(scope="module", params=BACKENDS)
+def backend(request: pytest.FixtureRequest) -> str:
+    if request.param == "cuda":
+        gpu.require()
+    return request.param
+
+
 @pytest.fixture(scope="module", params=MODELS)
-def model(request: pytest.FixtureRequest) -> tuple[cullama.LLM, dict[str, np.ndarray]]:
+def model(request: pytest.FixtureRequest, backend: str):
     folder = FIXTURES / "models" / request.param
-    return cullama.LLM(folder), load_file(folder / "expected.safetensors")
+    with cullama.LLM(folder, backend=backend, dtype="float32") as llm:
+        yield llm, load_file(folder / "expected.safetensors")
 
 
 def test_logits_are_those_of_transformers(model):
@@ -86,10 +99,11 @@ def test_a_mixed_batch_gives_the_same_logits(model):
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @pytest.mark.parametrize("name", MODELS)
-def test_storage_in_16_bits_stays_near_the_float32_model(name, dtype):
+def test_storage_in_16_bits_stays_near_the_float32_model(backend, name, dtype):
     folder = FIXTURES / "models" / name
     expected = load_file(folder / "expected.safetensors")
-    logits = cullama.LLM(folder, dtype=dtype).logits(expected["ids"].tolist())
+    with cullama.LLM(folder, backend=backend, dtype=dtype) as llm:
+        logits = llm.logits(expected["ids"].tolist())
     error = np.abs(logits - expected["logits"])
     # Rounding to 8 bits of fraction (bfloat16) or 11 (float16), through two layers.
     bound = {"float16": 0.02, "bfloat16": 0.15}[dtype]

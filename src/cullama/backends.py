@@ -50,12 +50,16 @@ def _best(
     why = "threads are for the CPU"
     if threads is None:
         try:
-            return _cuda(dtype, 0, deterministic)
+            return _first_gpu(dtype, deterministic)
         except DeviceUnavailableError as error:
             why = error.reason
     operators = _cpu(dtype, threads, weight_folder, deterministic)
     operators.description += f" · auto: {why}"
     return operators
+
+
+def _first_gpu(dtype: str, deterministic: bool) -> Operators[Any]:
+    return _cuda(dtype, 0, deterministic)
 
 
 def _cpu(

@@ -62,9 +62,7 @@ def deterministic_cuda(dtype: str) -> tuple[Operators[Any], DTypeLike]:
 
 
 def cuda_operators(dtype: str, **options: Any) -> Operators[Any]:
-    if reason := gpu.missing():
-        pytest.skip(reason)
-    gpu.prepare()
+    gpu.require()
     from cullama.cuda.driver import Device
     from cullama.cuda.operators import CudaOperators
 
@@ -82,12 +80,19 @@ BACKENDS: dict[str, tuple[Make, list[str]]] = {
 }
 
 
+SUBJECTS = [
+    pytest.param(
+        (name, dtype),
+        id=f"{name}-{dtype}",
+        marks=pytest.mark.gpu if "cuda" in name else (),
+    )
+    for name, (_, dtypes) in BACKENDS.items()
+    for dtype in dtypes
+]
+
+
 # Made anew for each module: `loading`, which one of them tests, may change how weights lie.
-@pytest.fixture(
-    scope="module",
-    params=[(name, dtype) for name, (_, dtypes) in BACKENDS.items() for dtype in dtypes],
-    ids="-".join,
-)
+@pytest.fixture(scope="module", params=SUBJECTS)
 def subject(request: pytest.FixtureRequest) -> Iterator[Subject]:
     backend, dtype = request.param
     ops, activation_type = BACKENDS[backend][0](dtype)
