@@ -190,7 +190,7 @@ class CommandLine:
 
 @pytest.fixture(scope="session", autouse=True)
 def auto_takes_the_cpu() -> Iterator[None]:
-    """On machines with a GPU, too, and with one that the CPU plays: tests name the GPU they want."""
+    """On machines with a GPU, too, or one that the CPU plays: tests name the GPU they want."""
 
     def hidden(*arguments: Any) -> None:
         raise DeviceUnavailableError("GPUs are hidden from tests", "name one")

@@ -87,12 +87,12 @@ class LLM:
         try:
             weights = load_weights(model, ops, self.context_length, progress)
             cache = ops.cache(config, _cache_tokens(config, self.context_length, cache_tokens, ops))
+            self._engine: Engine | None = Engine(
+                Llama(config, weights, ops), cache, self.context_length
+            )
         except BaseException:
             ops.close()
             raise
-        self._engine: Engine | None = Engine(
-            Llama(config, weights, ops), cache, self.context_length
-        )
 
     @property
     def config(self) -> ModelConfig:

@@ -16,12 +16,14 @@ from typing import Any
 import numpy as np
 
 from ..errors import DeviceError
-from .driver import Device
+from .driver import LOST, Device, no_room
 from .memory import DeviceArray, Pool, empty
 
 NORMAL, TRANSPOSED = 0, 1  # cublasOperation_t
 COMPUTE_32F = 68  # cublasComputeType_t: sums in float32
 DEFAULT_ALGORITHM = -1
+ALLOC_FAILED = 3  # cublasStatus_t
+LAUNCHING = ("cublasGemmEx", "cublasGemmStridedBatchedEx")
 TYPES = {"float32": 0, "float16": 2, "bfloat16": 14}  # cudaDataType_t
 
 WORKSPACE = (
@@ -43,7 +45,14 @@ class Cublas:
         self._handle = ctypes.c_void_p()
         device.enter()
         self._call("cublasCreate_v2", ctypes.byref(self._handle))
-        self._call("cublasSetStream_v2", self._handle, ctypes.c_void_p(int(device.stream)))
+        try:
+            self._begin(pool)
+        except BaseException:
+            self.close()
+            raise
+
+    def _begin(self, pool: Pool) -> None:
+        self._call("cublasSetStream_v2", self._handle, ctypes.c_void_p(int(self._device.stream)))
         # After the stream: setting one forgets the workspace.
         self._workspace = empty(pool, (WORKSPACE,), np.uint8)
         address = ctypes.c_void_p(self._workspace.address)
@@ -104,14 +113,26 @@ class Cublas:
         self._library.cublasDestroy_v2(self._handle)
 
     def _call(self, function: str, *arguments: Any) -> None:
-        self._device.launched = f"cuBLAS's {function}"
+        device = self._device
+        before, device.launched = device.launched, f"cuBLAS's {function}"
         status = getattr(self._library, function)(*arguments)
         if status != 0:
-            self._device.call("cuCtxGetCurrent")  # says so if the device itself is lost
-            raise DeviceError(
-                f"{function} of {self.path} failed with status {status}; "
-                "without cuBLAS installed, cullama uses its own kernels"
-            )
+            self._fail(function, status)
+        if function not in LAUNCHING:
+            device.launched = before
+
+    def _fail(self, function: str, status: int) -> None:
+        device = self._device
+        state = device.driver.cuStreamQuery(device.stream)
+        if int(state[0]) in LOST:
+            device.check(function, state)
+        if status == ALLOC_FAILED:
+            raise no_room(device, f"what {function} needs")
+        raise DeviceError(
+            f"{function} of {self.path} failed with status {status}. Is it of the driver's CUDA, "
+            f"{'.'.join(map(str, device.driver_version))}, or older? Install the matching one "
+            "(nvidia-cublas-cu12 or nvidia-cublas); with none, cullama uses its own kernels"
+        )
 
 
 def _matrix(array: DeviceArray, pitch: int) -> tuple[Any, int, int]:

@@ -13,14 +13,22 @@ from __future__ import annotations
 import ctypes
 import os
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from ..errors import ClosedError, DeviceError, DeviceLostError, DeviceUnavailableError, UsageError
+from ..errors import (
+    ClosedError,
+    DeviceError,
+    DeviceLostError,
+    DeviceMemoryError,
+    DeviceUnavailableError,
+    UsageError,
+)
 
 LEAST_CAPABILITY = (8, 0)  # Ampere: bfloat16, and asynchronous copies to shared memory
 
-OUT_OF_MEMORY = 2  # CUresult
-NO_DEVICE = 100
+OUT_OF_MEMORY, NOT_INITIALIZED, NO_DEVICE = 2, 3, 100  # CUresult
 LOST = (214, *range(700, 722))  # after one of these a context does nothing any more
 
 NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING: no order with the legacy stream of other libraries
@@ -29,6 +37,20 @@ NO_TIMING = 2  # CU_EVENT_DISABLE_TIMING
 INSTALL = (
     "pip install 'cullama[cuda12]' (any driver from 525 on) or 'cullama[cuda13]' (from 580 on)"
 )
+FORKED = "this process was forked after CUDA was started in its parent, where it cannot be used"
+SPAWN = (
+    "start processes with multiprocessing's 'spawn', or load the first model only after the fork"
+)
+UNSEEN = ("the NVIDIA driver sees no GPU", "see whether CUDA_VISIBLE_DEVICES hides it")
+
+
+class _Thread(threading.local):
+    """What the driver keeps for each thread: whose context is current."""
+
+    entered: object | None = None  # that device's mark
+
+
+_thread = _Thread()
 
 
 def load_bindings() -> Any:
@@ -60,17 +82,22 @@ class Device:
     def __init__(self, index: int = 0) -> None:
         self.driver = load_bindings()
         self._process = os.getpid()
-        self._entered: int | None = None  # the thread whose current context is ours
+        self._mark = object()  # of the threads whose current context is ours; a new one: of none
         self._lost: str | None = None
         self.is_closed = False
-        self.launched = "nothing"  # the kernel launched last, to have something to say if it fails
+        self.launched: str | None = None  # the last kernel, to have something to say if it fails
+        self.index, self.name = index, "the GPU"
         self._start()
-        self.index, self._handle = index, self._find(index)
+        self._handle = self._find(index)
         self.name = self.call("cuDeviceGetName", 256, self._handle).split(b"\0")[0].decode()
         self.capability = self._capability()
         self._context = self.call("cuDevicePrimaryCtxRetain", self._handle)
-        self.enter()
-        self.stream = self.call("cuStreamCreate", NON_BLOCKING)
+        try:
+            self.enter()
+            self.stream = self.call("cuStreamCreate", NON_BLOCKING)
+        except BaseException:
+            self.driver.cuDevicePrimaryCtxRelease(self._handle)
+            raise
 
     # --- calls -----------------------------------------------------------------------------------
 
@@ -88,22 +115,42 @@ class Device:
             self._fail(function, int(result[0]))
         return result[1] if len(result) == 2 else None
 
-    def enter(self) -> None:
-        """Make ours the calling thread's context; called before work of any kind is asked for."""
-        if self._entered == threading.get_ident() and self._process == os.getpid():
+    def enter(self, anew: bool = False) -> None:
+        """Make ours the calling thread's context; called before work of any kind is asked for.
+
+        `anew`: others in this thread may have entered a device of theirs, and not told us.
+        """
+        if _thread.entered is self._mark and self.is_of_this_process and not anew:
             return
-        if self._process != os.getpid():
-            raise DeviceError(
-                "this process was forked after CUDA was started in its parent, where it cannot "
-                "be used; start processes with multiprocessing's 'spawn', or load the model after "
-                "the fork"
-            )
+        if not self.is_of_this_process:
+            raise DeviceError(f"{FORKED}; {SPAWN}")
         if self.is_closed:
             raise ClosedError("the model was closed, and its GPU memory returned; make a new LLM")
         if self._lost is not None:
             raise DeviceLostError(self._lost)
         self.call("cuCtxSetCurrent", self._context)
-        self._entered = threading.get_ident()
+        _thread.entered = self._mark
+
+    @contextmanager
+    def visited(self) -> Iterator[None]:
+        """Entered if it lets us in; afterwards the thread is where it was before.
+
+        For what may come in the middle of another device's work, such as a garbage collection.
+        """
+        status, before = self.driver.cuCtxGetCurrent()
+        entered = _thread.entered
+        self.driver.cuCtxSetCurrent(self._context)
+        try:
+            yield
+        finally:
+            if status == 0:
+                self.driver.cuCtxSetCurrent(before)
+            _thread.entered = entered
+
+    @property
+    def is_of_this_process(self) -> bool:
+        """Not so in a forked child, which may not even return what its parent took."""
+        return self._process == os.getpid()
 
     def wait(self) -> None:
         """Until all work asked for so far is done."""
@@ -114,13 +161,11 @@ class Device:
         """Let go of the context; with the last of the process, the driver frees all it holds."""
         if self.is_closed:
             return
-        if self._process == os.getpid():
-            for function, handle in [
-                ("cuStreamDestroy", self.stream),
-                ("cuDevicePrimaryCtxRelease", self._handle),
-            ]:
-                getattr(self.driver, function)(handle)  # of a lost device, it says so again
-        self.is_closed, self._entered = True, None
+        self.is_closed, self._mark = True, object()
+        if self.is_of_this_process:
+            with self.visited():
+                self.driver.cuStreamDestroy(self.stream)  # of a lost device, it says so again
+            self.driver.cuDevicePrimaryCtxRelease(self._handle)
 
     # --- facts -----------------------------------------------------------------------------------
 
@@ -152,6 +197,10 @@ class Device:
             raise DeviceUnavailableError(
                 f"the NVIDIA driver cannot be used ({error})", "install one from 525 on"
             ) from None
+        if status == NOT_INITIALIZED:  # all that cuInit says in a child of whoever called it
+            raise DeviceUnavailableError(FORKED, SPAWN)
+        if status == NO_DEVICE:
+            raise DeviceUnavailableError(*UNSEEN)
         if status:
             raise DeviceUnavailableError(
                 f"the NVIDIA driver does not start: {self._in_words(status)}",
@@ -161,9 +210,7 @@ class Device:
     def _find(self, index: int) -> Any:
         count = self.call("cuDeviceGetCount")
         if count == 0:
-            raise DeviceUnavailableError(
-                "the NVIDIA driver sees no GPU", "see whether CUDA_VISIBLE_DEVICES hides it"
-            )
+            raise DeviceUnavailableError(*UNSEEN)
         if not 0 <= index < count:
             known = "cuda:0" if count == 1 else f"cuda:0 to cuda:{count - 1}"
             raise UsageError(f"there is no GPU cuda:{index}, expected {known}")
@@ -183,13 +230,19 @@ class Device:
 
     def _fail(self, function: str, status: int) -> None:
         words = self._in_words(status)
+        if status == OUT_OF_MEMORY:
+            raise no_room(self, f"what {function} needs")
         if status not in LOST:
             raise DeviceError(f"{function} of the CUDA driver failed: {words}")
-        self._entered = None
+        self._mark = object()
+        launched = "no kernel was launched since the model was opened"
+        if self.launched is not None:
+            launched = (
+                f"launched last was {self.launched}, which CUDA_LAUNCH_BLOCKING=1 tells for sure"
+            )
         self._lost = (
-            f"{self.name} (cuda:{self.index}) failed: {words}, found by {function}; launched last "
-            f"was {self.launched}, which CUDA_LAUNCH_BLOCKING=1 tells for sure. This process "
-            "cannot use the GPU again; the CPU backend goes on"
+            f"{self.name} (cuda:{self.index}) failed: {words}, found by {function}; {launched}. "
+            "This process cannot use the GPU again: start it anew, or go on with --backend cpu"
         )
         raise DeviceLostError(self._lost)
 
@@ -200,3 +253,16 @@ class Device:
             for function in (self.driver.cuGetErrorName, self.driver.cuGetErrorString)
         )
         return f"{(words or b'unknown').decode()} ({(name or b'?').decode()}, {status})"
+
+
+def no_room(device: Device, what: str) -> DeviceMemoryError:
+    free, total = device.free_and_total
+    return DeviceMemoryError(
+        f"{device.name} (cuda:{device.index}) has no room for {what}: {megabytes(free)} of "
+        f"{megabytes(total)} are free. Lower cache_tokens or context_length (--context), take a "
+        "16-bit dtype, close what else is on the GPU, or use --backend cpu"
+    )
+
+
+def megabytes(size: int) -> str:
+    return f"{size / 1e6:,.0f} MB"

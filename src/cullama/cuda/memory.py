@@ -11,6 +11,7 @@ It knows no operator.
 from __future__ import annotations
 
 import ctypes
+import gc
 from bisect import insort
 from collections import deque
 from math import prod
@@ -21,7 +22,7 @@ from numpy.typing import DTypeLike
 
 from ..errors import DeviceMemoryError
 from ..tensor import HostArray
-from .driver import NO_TIMING, OUT_OF_MEMORY, Device
+from .driver import NO_TIMING, OUT_OF_MEMORY, Device, megabytes, no_room
 
 ALIGNMENT = 256  # bytes, as the driver's own allocations
 ARENA = 32 << 20  # bytes asked of the driver at a time
@@ -77,10 +78,15 @@ class Pool:
                 self._free = _joined(self._free)
 
     def _grow(self, size: int) -> None:
-        size = max(size, self._arena)
-        address = allocate(self._device, size)
+        """By a whole arena, or where there is no room for that, by what is asked."""
+        try:
+            address, grown = allocate(self._device, max(size, self._arena)), max(size, self._arena)
+        except DeviceMemoryError:
+            if size >= self._arena:
+                raise
+            address, grown = allocate(self._device, size), size
         self._arenas.append(address)
-        insort(self._free, (address, size))
+        insort(self._free, (address, grown))
 
 
 def allocate(device: Device, size: int) -> int:
@@ -91,13 +97,10 @@ def allocate(device: Device, size: int) -> int:
     """
     device.enter()
     status, address = device.driver.cuMemAlloc(size)
+    if status == OUT_OF_MEMORY and gc.collect():  # models that were dropped, and not closed
+        status, address = device.driver.cuMemAlloc(size)
     if status == OUT_OF_MEMORY:
-        free, total = device.free_and_total
-        raise DeviceMemoryError(
-            f"{device.name} (cuda:{device.index}) has no room for {_megabytes(size)}: "
-            f"{_megabytes(free)} of {_megabytes(total)} are free. Lower cache_tokens or "
-            "context_length (--context), take a 16-bit dtype, or close what else is on the GPU"
-        )
+        raise no_room(device, megabytes(size))
     device.check("cuMemAlloc", (status,))
     return int(address)
 
@@ -169,7 +172,13 @@ class Staging:
 
     def __init__(self, device: Device, turns: int, size: int) -> None:
         self._device, self._size = device, size
-        self._pages: deque[_Page] = deque(_Page(device, size) for _ in range(turns))
+        self._pages: deque[_Page] = deque()
+        try:
+            for _ in range(turns):
+                self._pages.append(_Page(device, size))
+        except BaseException:
+            self.close()
+            raise
 
     def send(self, host: HostArray, address: int) -> None:
         """Copy an array up; it may be changed as soon as this returns."""
@@ -199,9 +208,21 @@ class _Page:
     def __init__(self, device: Device, size: int) -> None:
         device.enter()
         self._driver = device.driver
-        self.address = int(device.call("cuMemHostAlloc", size, 0))
+        status, address = self._driver.cuMemHostAlloc(size, 0)
+        if status == OUT_OF_MEMORY:
+            raise DeviceMemoryError(
+                f"the machine has no room for {megabytes(size)} of pinned memory, through which "
+                "copies to the GPU go; close other programs, or raise the limit of locked memory "
+                "(ulimit -l)"
+            )
+        device.check("cuMemHostAlloc", (status,))
+        self.address = int(address)
         self.bytes = _pinned_view(self.address, size)
-        self.event = device.call("cuEventCreate", NO_TIMING)
+        try:
+            self.event = device.call("cuEventCreate", NO_TIMING)
+        except BaseException:
+            self._driver.cuMemFreeHost(self.address)
+            raise
 
     def close(self) -> None:
         self._driver.cuEventDestroy(self.event)
@@ -255,7 +276,3 @@ def copy_on_device(device: Device, source: DeviceArray, target: DeviceArray) -> 
 
 def _aligned(size: int) -> int:
     return -(-size // ALIGNMENT) * ALIGNMENT
-
-
-def _megabytes(size: int) -> str:
-    return f"{size / 1e6:,.0f} MB"

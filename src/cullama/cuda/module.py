@@ -13,11 +13,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..errors import DeviceError, DeviceLostError, DeviceUnavailableError
+from ..errors import DeviceError, DeviceLostError, DeviceMemoryError, DeviceUnavailableError
 from .driver import Device
 
 PTX_FOLDER = Path(__file__).parent / "ptx"
 LOG_SIZE = 8192  # bytes for what the driver's compiler has to say
+FIRST = "gather"  # loaded at once: a driver that cannot read it reads none
 FREE_SHARED_BYTES = 48 << 10  # of shared memory a kernel gets without asking
 
 _ENTRY = re.compile(r"\.visible \.entry (\w+)\s*\((.*?)\)", re.DOTALL)
@@ -124,13 +125,18 @@ class Kernel:
 
 
 class Kernels:
-    """All kernels of a device; `kernels("linear", "gemv_bf16")` loads file and kernel once."""
+    """All kernels of a device; `kernels("linear", "gemv_bf16")` loads file and kernel once.
+
+    Raises:
+        DeviceUnavailableError: they were not built, or the driver cannot read them.
+    """
 
     def __init__(self, device: Device) -> None:
         self._device = device
         self._folder = ptx_folder(device.capability)
         self._modules: dict[str, tuple[Any, dict[str, Signature]]] = {}
         self._kernels: dict[str, Kernel] = {}
+        self._module(FIRST)
 
     def __call__(self, file: str, name: str) -> Kernel:
         kernel = self._kernels.get(name)
@@ -165,10 +171,10 @@ def _load(device: Device, file: str, ptx: str) -> Any:
     image = ptx.encode() + b"\0"
     try:
         return device.call("cuModuleLoadDataEx", image, len(names), names, [log, LOG_SIZE])
-    except DeviceLostError:
+    except (DeviceLostError, DeviceMemoryError):
         raise
     except DeviceError as error:
-        said = log.split(b"\0")[0].decode(errors="replace").strip()
+        said = " ".join(log.split(b"\0")[0].decode(errors="replace").split())
         raise DeviceUnavailableError(
             f"{file}.ptx cannot be loaded: {error}{'; it says: ' if said else ''}{said}. The "
             f"driver knows CUDA {_dotted(device.driver_version)}, the file is PTX "

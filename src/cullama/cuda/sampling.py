@@ -124,6 +124,7 @@ class Sampler:
     def __init__(self, device: Device, kernels: Kernels, staging: Staging) -> None:
         self._device, self._kernels, self._staging = device, kernels, staging
         self._landings: list[Landing] = []
+        self._greedy: DeviceArray | None = None  # the wishes of the most greedy rows so far
         self._idle: list[Landing] = []  # of these, the ones nobody waits for now
 
     def launch(
@@ -132,9 +133,7 @@ class Sampler:
         rows, vocabulary = len(draws), logits.shape[1]
         assert logits.shape[0] == rows
         wishes = pack_wishes(draws, vocabulary)
-        sent = np.frombuffer(wishes.rows + wishes.biases + wishes.seen, np.uint8)
-        on_device = empty(pool, sent.shape, np.uint8)
-        self._staging.send(sent, on_device.address)
+        on_device = self._upload(wishes, rows, pool)
         scratch = empty(pool, (wishes.changed, vocabulary), np.float32)
         drawn = empty(pool, (rows,), DRAWN)
         biases = on_device.address + len(wishes.rows)
@@ -153,6 +152,18 @@ class Sampler:
             return read_drawn(found, draws, vocabulary)
 
         return read
+
+    def _upload(self, wishes: Wishes, rows: int, pool: Pool) -> DeviceArray:
+        """Rows that only want the likeliest token all wish the same: that is sent once."""
+        is_greedy = wishes.rows == _GREEDY * rows
+        if is_greedy and self._greedy is not None and self._greedy.size >= len(wishes.rows):
+            return self._greedy
+        sent = np.frombuffer(wishes.rows + wishes.biases + wishes.seen, np.uint8)
+        on_device = empty(pool, sent.shape, np.uint8)
+        self._staging.send(sent, on_device.address)
+        if is_greedy:
+            self._greedy = on_device
+        return on_device
 
     def close(self) -> None:
         while self._landings:
