@@ -52,6 +52,18 @@ def require() -> None:
         emulated()
 
 
+def operators(dtype: str, *, has_cublas: bool = True, deterministic: bool = False) -> Any:
+    """The CUDA backend, each array in memory of its own."""
+    require()
+    from cullama.cuda.driver import Device
+    from cullama.cuda.operators import CudaOperators
+
+    with pytest.MonkeyPatch.context() as patch:
+        if not has_cublas:
+            patch.setattr("cullama.cuda.operators.find_cublas", lambda: None)
+        return CudaOperators(dtype, Device(), deterministic, pool=EachItsOwn)
+
+
 class EachItsOwn(Pool):
     """Every array in an allocation of its own: a step past its end is found out."""
 

@@ -22,11 +22,7 @@ Logits = NDArray[np.float32]
 
 @pytest.fixture(scope="module")
 def ops() -> Iterator[Any]:
-    gpu.require()
-    from cullama.cuda.driver import Device
-    from cullama.cuda.operators import CudaOperators
-
-    operators = CudaOperators("float32", Device(), pool=gpu.EachItsOwn)
+    operators = gpu.operators("float32")
     yield operators
     operators.close()
 

@@ -54,19 +54,15 @@ def deterministic_cpu(dtype: str) -> tuple[Operators[Any], DTypeLike]:
 
 def cuda(dtype: str) -> tuple[Operators[Any], DTypeLike]:
     """On the GPU that the CPU plays, or on a real one; each array in memory of its own."""
-    return cuda_operators(dtype), STORAGE[dtype]
+    return gpu.operators(dtype), STORAGE[dtype]
 
 
 def deterministic_cuda(dtype: str) -> tuple[Operators[Any], DTypeLike]:
-    return cuda_operators(dtype, deterministic=True), STORAGE[dtype]
+    return gpu.operators(dtype, deterministic=True), STORAGE[dtype]
 
 
-def cuda_operators(dtype: str, **options: Any) -> Operators[Any]:
-    gpu.require()
-    from cullama.cuda.driver import Device
-    from cullama.cuda.operators import CudaOperators
-
-    return CudaOperators(dtype, Device(), pool=gpu.EachItsOwn, **options)
+def cuda_without_cublas(dtype: str) -> tuple[Operators[Any], DTypeLike]:
+    return gpu.operators(dtype, has_cublas=False), STORAGE[dtype]
 
 
 # A new backend is one line here: its name → how it is made, in which storage types.
@@ -76,6 +72,7 @@ BACKENDS: dict[str, tuple[Make, list[str]]] = {
     "cpu_with_crew": (cpu_with_crew, ["float32", "bfloat16"]),
     "deterministic_cpu": (deterministic_cpu, ["float32"]),
     "cuda": (cuda, ["float32", "float16", "bfloat16"]),
+    "cuda_without_cublas": (cuda_without_cublas, ["bfloat16"]),
     "deterministic_cuda": (deterministic_cuda, ["bfloat16"]),
 }
 

@@ -151,6 +151,30 @@ class Memory:
     def batch(self, *pieces: Piece) -> Batch[NDArray[Any]]:
         return build_batch(pieces, self.block_size)
 
+    def rope_and_store(
+        self,
+        batch: Batch[NDArray[Any]],
+        qkv: Floats,
+        angles: Floats,
+        norms: tuple[Floats, Floats] | None = None,
+        eps: float = EPS,
+    ) -> tuple[Any, Floats]:
+        """q as the backend has it and as the reference has it; keys and values in both caches."""
+        ops = self.subject.ops
+        layer = bare_layer() if norms is None else bare_layer(*map(self.subject.vector, norms))
+        actual = ops.rope_and_store(
+            self.subject.activation(qkv),
+            layer,
+            ops.upload(reference.turns(angles)),
+            self.cache.layers[0],
+            ops.upload_batch(batch),
+            eps,
+        )
+        heads, slots = (self.heads, self.kv_heads), batch.slots.tolist()
+        return actual, reference.rope_and_store(
+            qkv, heads, angles, slots, self.expected, norms, eps
+        )
+
     def store(self, batch: Batch[NDArray[Any]], qkv: Floats) -> Floats:
         """Keep keys and values in every layer; the queries, for `check_attention`."""
         for layer in range(len(self.cache.layers)):

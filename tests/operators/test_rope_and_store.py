@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -19,29 +18,6 @@ def random_angles(rng: np.random.Generator, tokens: int, width: int) -> Floats:
     return rng.uniform(-3, 3, (tokens, width // 2)).astype(np.float32).astype(np.float64)
 
 
-def rope_and_store(
-    memory: Memory,
-    batch: Any,
-    qkv: Floats,
-    angles: Floats,
-    norms: tuple[Floats, Floats] | None = None,
-    eps: float = EPS,
-) -> tuple[Any, Floats]:
-    """q as the backend has it and as the reference has it; keys and values in both caches."""
-    subject = memory.subject
-    layer = bare_layer() if norms is None else bare_layer(*map(subject.vector, norms))
-    actual = subject.ops.rope_and_store(
-        subject.activation(qkv),
-        layer,
-        subject.ops.upload(reference.turns(angles)),
-        memory.cache.layers[0],
-        subject.ops.upload_batch(batch),
-        eps,
-    )
-    heads, slots = (memory.heads, memory.kv_heads), batch.slots.tolist()
-    return actual, reference.rope_and_store(qkv, heads, angles, slots, memory.expected, norms, eps)
-
-
 @pytest.mark.parametrize("tokens", [1, 33])
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize(("heads", "kv_heads"), HEADS)
@@ -51,7 +27,7 @@ def test_queries_and_keys_are_turned_and_values_are_not(
     memory = Memory(subject, heads, kv_heads, width, tokens=64)
     batch = memory.batch(piece(tokens, 0, [1, 0]))
     qkv = memory.random(rng, tokens)
-    actual, expected = rope_and_store(memory, batch, qkv, random_angles(rng, tokens, width))
+    actual, expected = memory.rope_and_store(batch, qkv, random_angles(rng, tokens, width))
     subject.check(actual, expected)
     memory.check_attention(batch, subject.rounded(expected))
 
@@ -66,7 +42,7 @@ def test_norms_come_before_the_turn_and_by_head(
     batch = memory.batch(piece(tokens, 0, [0]))
     qkv = subject.rounded(memory.random(rng, tokens) * rng.uniform(0.1, 9, (tokens, 1)))
     norms = (subject.rounded(rng.normal(size=width)), subject.rounded(rng.normal(size=width)))
-    actual, expected = rope_and_store(memory, batch, qkv, random_angles(rng, tokens, width), norms)
+    actual, expected = memory.rope_and_store(batch, qkv, random_angles(rng, tokens, width), norms)
     subject.check(actual, expected)
     memory.check_attention(batch, subject.rounded(expected))
 
@@ -78,7 +54,7 @@ def test_the_eps_of_the_norms_is_the_one_given(
     memory = Memory(subject)
     batch = memory.batch(piece(3, 0, [0]))
     qkv, norms = memory.random(rng, 3), (np.ones(6), np.full(6, 2.0))
-    actual, expected = rope_and_store(memory, batch, qkv, np.zeros((3, 3)), norms, eps)
+    actual, expected = memory.rope_and_store(batch, qkv, np.zeros((3, 3)), norms, eps)
     subject.check(actual, expected)
     memory.check_attention(batch, subject.rounded(expected))
 
@@ -88,7 +64,7 @@ def test_a_quarter_turn_exchanges_the_halves(subject: Subject) -> None:
     memory = Memory(subject, heads=1, kv_heads=1, width=4)
     batch = memory.batch(piece(1, 0, [0]))
     qkv = np.array([[1.0, 2.0, 3.0, 4.0] + [0.0] * 8])
-    q, _ = rope_and_store(memory, batch, qkv, np.array([[np.pi / 2, 0.0]]))
+    q, _ = memory.rope_and_store(batch, qkv, np.array([[np.pi / 2, 0.0]]))
     subject.check(q, np.array([[[-3.0, 2.0, 1.0, 4.0]]]))
 
 
@@ -99,7 +75,7 @@ def test_magnitudes_from_tiny_to_large(
     memory = Memory(subject, heads=3, kv_heads=3, width=6)
     batch = memory.batch(piece(5, 0, [3]))
     qkv = subject.rounded(rng.normal(size=(5, 54)) * magnitude)
-    actual, expected = rope_and_store(memory, batch, qkv, random_angles(rng, 5, 6))
+    actual, expected = memory.rope_and_store(batch, qkv, random_angles(rng, 5, 6))
     subject.check(actual, expected)
     np.testing.assert_array_equal(memory.values_at([3], 5), qkv.reshape(5, 9, 6)[:, 6:])
 
@@ -178,7 +154,7 @@ def test_a_skipped_token_still_gets_its_query(subject: Subject, rng: np.random.G
         tokens = len(slots)
         batch = replace(memory.batch(piece(tokens, 0, [0])), slots=np.array(slots, np.int32))
         qkv, angles = memory.random(rng, tokens), random_angles(rng, tokens, 6)
-        actual, expected = rope_and_store(memory, batch, qkv, angles)
+        actual, expected = memory.rope_and_store(batch, qkv, angles)
         subject.check(actual, expected)
 
 
@@ -195,5 +171,5 @@ def test_a_slot_may_be_written_again(subject: Subject, rng: np.random.Generator)
 def test_no_tokens_are_no_tokens(subject: Subject) -> None:
     memory = Memory(subject)
     batch = memory.batch(piece(0, 3, [0]))
-    q, _ = rope_and_store(memory, batch, np.ones((0, 48)), np.ones((0, 3)))
+    q, _ = memory.rope_and_store(batch, np.ones((0, 48)), np.ones((0, 3)))
     assert subject.floats(q).shape == (0, 4, 6)

@@ -1,18 +1,21 @@
-"""One benchmark: runs between two measurements of the limits, with each thread count in turn."""
+"""One benchmark: runs between two measurements of the limits, on a CPU with each thread count."""
 
 from __future__ import annotations
 
 import platform
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..cpu.operators import CpuOperators
 from ..cpu.threads import choose_threads, physical_cores
 from ..errors import UsageError
 from . import runs
 from .report import Report, bytes_per_token, decode_row, prefill_row
-from .yardsticks import CpuMeter, between
+from .yardsticks import CpuMeter, Yardsticks, between
 
 if TYPE_CHECKING:
     from ..llm import LLM
@@ -40,28 +43,26 @@ def benchmark(llm: LLM, plan: Plan) -> Report:
             f"the longest run takes {longest} tokens, expected fewer than the context of "
             f"{llm.context_length}; lower --contexts, --prefill or --tokens"
         )
-    config, ops = llm.config, llm.engine.runner.ops
-    assert isinstance(ops, CpuOperators)
+    config, ops = llm.config, _backend(llm)
     weight_bytes = bytes_per_token(config, ops.dtype.itemsize)
-    thread_counts = _thread_counts(plan)
     limits, rows, guessing = [], [], []
-    meter = CpuMeter(plan.repeats)
-    for threads in thread_counts:
-        before = meter.measure(threads)
-        ops.use_threads(threads)
-        read = [runs.prefill(llm.engine, tokens, plan.repeats) for tokens in plan.prompts]
-        written = [runs.decode(llm.engine, context, plan.tokens) for context in plan.contexts]
-        if plan.speculation:
-            guessing += runs.guessing(
-                llm.engine, plan.speculation, plan.tokens, plan.repeats, threads
-            )
-        limit = between(before, meter.measure(threads))
-        limits.append(limit)
-        rows += [prefill_row(run, limit, config) for run in read]
-        rows += [decode_row(run, limit, weight_bytes) for run in written]
+    with _settings(ops, plan) as settings:
+        for setting in settings:
+            before = setting.measure()
+            setting.enter()
+            read = [runs.prefill(llm.engine, tokens, plan.repeats) for tokens in plan.prompts]
+            written = [runs.decode(llm.engine, context, plan.tokens) for context in plan.contexts]
+            if plan.speculation:
+                guessing += runs.guessing(
+                    llm.engine, plan.speculation, plan.tokens, plan.repeats, before.threads
+                )
+            limit = between(before, setting.measure())
+            limits.append(limit)
+            rows += [prefill_row(run, limit, config) for run in read]
+            rows += [decode_row(run, limit, weight_bytes) for run in written]
     return Report(
         model=llm.description,
-        machine=_machine(),
+        machine=_machine(ops),
         dtype=ops.dtype.name,
         weight_bytes=weight_bytes,
         yardsticks=tuple(limits),
@@ -70,12 +71,54 @@ def benchmark(llm: LLM, plan: Plan) -> Report:
     )
 
 
+def _backend(llm: LLM) -> Any:
+    """Its operators, which know their storage type, threads and device."""
+    return llm.engine.runner.ops
+
+
+class Setting(NamedTuple):
+    """One way to run: its limits, and how it is set up."""
+
+    measure: Callable[[], Yardsticks]
+    enter: Callable[[], None]
+
+
+@contextmanager
+def _settings(ops: Any, plan: Plan) -> Iterator[list[Setting]]:
+    """They hold memory to measure with while they are in use."""
+    if isinstance(ops, CpuOperators):
+        on_cpu = CpuMeter(plan.repeats)
+        yield [
+            Setting(partial(on_cpu.measure, threads), partial(ops.use_threads, threads))
+            for threads in _thread_counts(plan)
+        ]
+        return
+    if plan.thread_counts:
+        raise UsageError("thread counts are for the CPU: leave them out with a GPU")
+    from .cuda_yardsticks import CudaMeter
+
+    on_gpu = CudaMeter(ops, plan.repeats)
+    try:
+        yield [Setting(on_gpu.measure, lambda: None)]
+    finally:
+        on_gpu.close()
+
+
 def _thread_counts(plan: Plan) -> list[int]:
     counts = plan.thread_counts or sorted({1, physical_cores()})
     return [choose_threads(count) for count in counts]
 
 
-def _machine() -> str:
+def _machine(ops: Any) -> str:
+    return _processor() if isinstance(ops, CpuOperators) else _gpu(ops)
+
+
+def _gpu(ops: Any) -> str:
+    major, minor = ops.device.driver_version
+    return f"{ops.device.name}, driver of CUDA {major}.{minor}, {_processor()}"
+
+
+def _processor() -> str:
     """The processor's name and the versions that decide its speed."""
     import numpy
 

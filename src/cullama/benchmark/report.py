@@ -7,7 +7,7 @@ from typing import Any
 
 from ..config import ModelConfig
 from .runs import Decode, Guessing, Prefill
-from .yardsticks import CpuYardsticks
+from .yardsticks import Yardsticks
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,7 @@ class Row:
     """One line of the table."""
 
     what: str
-    threads: int
+    threads: int | None  # of the CPU
     tokens_per_second: float
     milliseconds: float  # a token for decode, a prompt for prefill
     share: float  # of the limit
@@ -29,7 +29,7 @@ class Report:
     machine: str
     dtype: str
     weight_bytes: int  # read for every token
-    yardsticks: tuple[CpuYardsticks, ...]
+    yardsticks: tuple[Yardsticks, ...]
     rows: tuple[Row, ...]
     guessing: tuple[Guessing, ...] = ()
 
@@ -52,19 +52,19 @@ def prefill_operations(config: ModelConfig, tokens: int) -> float:
     return 2.0 * tokens * layers + 2.0 * head + attention
 
 
-def prefill_row(run: Prefill, limit: CpuYardsticks, config: ModelConfig) -> Row:
+def prefill_row(run: Prefill, limit: Yardsticks, config: ModelConfig) -> Row:
     rate = prefill_operations(config, run.tokens) / run.seconds
     return Row(
         what=f"prefill {run.tokens}",
         threads=limit.threads,
         tokens_per_second=run.tokens / run.seconds,
         milliseconds=run.seconds * 1e3,
-        share=rate / limit.sgemm,
-        limit="sgemm",
+        share=rate / limit.products,
+        limit=limit.products_name,
     )
 
 
-def decode_row(run: Decode, limit: CpuYardsticks, weight_bytes: int) -> Row:
+def decode_row(run: Decode, limit: Yardsticks, weight_bytes: int) -> Row:
     return Row(
         what=f"decode at {run.context}",
         threads=limit.threads,
@@ -72,5 +72,7 @@ def decode_row(run: Decode, limit: CpuYardsticks, weight_bytes: int) -> Row:
         milliseconds=run.seconds * 1e3,
         share=weight_bytes / run.seconds / limit.read,
         limit="read",
-        engine_microseconds=(run.seconds - run.model_seconds) * 1e6,
+        engine_microseconds=(
+            None if run.model_seconds is None else (run.seconds - run.model_seconds) * 1e6
+        ),
     )

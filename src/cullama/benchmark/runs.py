@@ -30,7 +30,7 @@ class Prefill:
 class Decode:
     context: int
     seconds: float  # a token, median
-    model_seconds: float  # of that, in the model's forward pass
+    model_seconds: float | None  # of that, in the model's forward pass, if that is waited for
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Guessing:
     """Writing with guesses and without, in turns."""
 
     text: str  # which kind
-    threads: int
+    threads: int | None
     most: int  # guesses a step
     tokens_per_second: float
     speed_up: float  # over writing without guesses
@@ -63,10 +63,13 @@ def decode(engine: Engine, context: int, tokens: int) -> Decode:
         arrivals = _write(engine, _prompt(engine.config, context, 0), _greedy(tokens + 1))
     # The first step reads the prompt, and the first after it finds caches cold.
     gaps = [after - before for before, after in pairwise(arrivals[1:])]
-    return Decode(context, median(gaps), median(clock.seconds[-len(gaps) :]))
+    model_seconds = median(clock.seconds[-len(gaps) :])
+    return Decode(context, median(gaps), None if engine.runner.is_asynchronous else model_seconds)
 
 
-def guessing(engine: Engine, most: int, tokens: int, repeats: int, threads: int) -> list[Guessing]:
+def guessing(
+    engine: Engine, most: int, tokens: int, repeats: int, threads: int | None
+) -> list[Guessing]:
     """A text that repeats itself, as greedy ones after such a prompt do, and one that does not."""
     repetitive, varied = _prompt(engine.config, 16, 0) * 16, _prompt(engine.config, 256, 1)
     plain = _greedy(tokens)
@@ -84,7 +87,7 @@ def _guessing(
     plain: SamplingParams,
     most: int,
     repeats: int,
-    threads: int,
+    threads: int | None,
 ) -> Guessing:
     metrics, tokens = engine.metrics, plain.max_tokens or 0
     guesses, right = metrics.guessed_tokens, metrics.right_guesses

@@ -9,9 +9,9 @@ from __future__ import annotations
 import mmap
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from statistics import median
-from typing import TypeAlias
+from typing import Protocol, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,20 +32,46 @@ class CpuYardsticks:
     read_small: float  # bytes a second through 4 KiB pages
     sgemm: float  # floating-point operations a second, float32
 
+    products_name = "sgemm"
+
     @property
     def read(self) -> float:
         """The better of the two: the limit of anything that must read all its weights."""
         return max(self.read_huge, self.read_small)
 
+    @property
+    def products(self) -> float:
+        return self.sgemm
 
-def between(before: CpuYardsticks, after: CpuYardsticks) -> CpuYardsticks:
+
+class Yardsticks(Protocol):
+    """What a machine can do at most."""
+
+    @property
+    def threads(self) -> int | None: ...
+
+    @property
+    def read(self) -> float:
+        """Bytes a second."""
+
+    @property
+    def products(self) -> float:
+        """Floating-point operations a second."""
+
+    @property
+    def products_name(self) -> str: ...
+
+
+Limits = TypeVar("Limits")
+
+
+def between(before: Limits, after: Limits) -> Limits:
     """The mean of limits measured before and after some runs: machines drift, shared ones most."""
-    return CpuYardsticks(
-        threads=before.threads,
-        read_huge=(before.read_huge + after.read_huge) / 2,
-        read_small=(before.read_small + after.read_small) / 2,
-        sgemm=(before.sgemm + after.sgemm) / 2,
-    )
+    first, second = asdict(before), asdict(after)  # type: ignore[call-overload]
+    means = {
+        name: (first[name] + second[name]) / 2 for name in first if isinstance(first[name], float)
+    }
+    return replace(before, **means)  # type: ignore[type-var]
 
 
 class CpuMeter:

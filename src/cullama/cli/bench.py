@@ -118,24 +118,53 @@ def _refuse_options(context: click.Context) -> None:
             raise UsageError(f"{name} stands before {subcommand!r}, expected behind it")
 
 
+def _count(threads: int | None) -> str:
+    return "" if threads is None else str(threads)
+
+
+def _limits(report: Report) -> Any:
+    from rich.table import Table
+
+    from ..benchmark.yardsticks import CpuYardsticks
+
+    on_cpu = ("threads", "read, huge pages", "read, 4 KiB pages", "sgemm")
+    on_gpu = ("copy", "read", "matrix product", "from kernel to kernel")
+    is_cpu = isinstance(report.yardsticks[0], CpuYardsticks)
+    table = Table(*(on_cpu if is_cpu else on_gpu), title="limits")
+    for limit in report.yardsticks:
+        table.add_row(*(_cpu_limit(limit) if is_cpu else _gpu_limit(limit)))
+    return table
+
+
+def _cpu_limit(limit: Any) -> list[str]:
+    return [
+        str(limit.threads),
+        f"{limit.read_huge / 1e9:.1f} GB/s",
+        f"{limit.read_small / 1e9:.1f} GB/s",
+        f"{limit.sgemm / 1e9:.0f} GFLOP/s",
+    ]
+
+
+def _gpu_limit(limit: Any) -> list[str]:
+    return [
+        f"{limit.copy / 1e9:.0f} GB/s",
+        f"{limit.read / 1e9:.0f} GB/s",
+        f"{limit.products / 1e12:.1f} TFLOP/s",
+        f"{limit.gap * 1e6:.2f} µs",
+    ]
+
+
 def _table(report: Report) -> str:
     from rich.console import Console
     from rich.table import Table
 
-    limits = Table("threads", "read, huge pages", "read, 4 KiB pages", "sgemm", title="limits")
-    for limit in report.yardsticks:
-        limits.add_row(
-            str(limit.threads),
-            f"{limit.read_huge / 1e9:.1f} GB/s",
-            f"{limit.read_small / 1e9:.1f} GB/s",
-            f"{limit.sgemm / 1e9:.0f} GFLOP/s",
-        )
+    limits = _limits(report)
     rows = Table("", "threads", "tok/s", "ms", "share of limit", "engine", title=report.model)
     for row in report.rows:
         engine = "" if row.engine_microseconds is None else f"{row.engine_microseconds:.0f} µs"
         rows.add_row(
             row.what,
-            str(row.threads),
+            _count(row.threads),
             f"{row.tokens_per_second:.1f}",
             f"{row.milliseconds:.3f}",
             f"{row.share:.0%} of {row.limit}",
@@ -147,7 +176,7 @@ def _table(report: Report) -> str:
     for run in report.guessing:
         guesses.add_row(
             run.text,
-            str(run.threads),
+            _count(run.threads),
             f"{run.tokens_per_second:.1f}",
             f"{run.speed_up:.2f} ×",
             f"{run.right:.0%}",

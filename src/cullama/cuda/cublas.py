@@ -113,13 +113,11 @@ class Cublas:
         self._library.cublasDestroy_v2(self._handle)
 
     def _call(self, function: str, *arguments: Any) -> None:
-        device = self._device
-        before, device.launched = device.launched, f"cuBLAS's {function}"
+        if function in LAUNCHING:
+            self._device.launched = f"cuBLAS's {function}"
         status = getattr(self._library, function)(*arguments)
         if status != 0:
             self._fail(function, status)
-        if function not in LAUNCHING:
-            device.launched = before
 
     def _fail(self, function: str, status: int) -> None:
         device = self._device
@@ -140,13 +138,22 @@ def _matrix(array: DeviceArray, pitch: int) -> tuple[Any, int, int]:
 
 
 def find_cublas() -> tuple[ctypes.CDLL, str] | None:
-    """The library and where it lies; None where there is none."""
+    """The library and where it lies; None where there is none.
+
+    Raises:
+        DeviceError: what is there cannot be loaded.
+    """
     try:
         from cuda.pathfinder import DynamicLibNotFoundError, load_nvidia_dynamic_lib
     except ImportError:  # not installed without the bindings; then neither is a device
         return None
     try:
         path = load_nvidia_dynamic_lib("cublas").abs_path
+        return ctypes.CDLL(path), str(path)
     except DynamicLibNotFoundError:
         return None
-    return ctypes.CDLL(path), str(path)
+    except (OSError, RuntimeError) as error:
+        raise DeviceError(
+            f"cuBLAS cannot be loaded: {' '.join(str(error).split())}; install it anew "
+            "(nvidia-cublas-cu12 or nvidia-cublas), or remove it: cullama has kernels of its own"
+        ) from None

@@ -91,7 +91,7 @@ class Device:
         self._handle = self._find(index)
         self.name = self.call("cuDeviceGetName", 256, self._handle).split(b"\0")[0].decode()
         self.capability = self._capability()
-        self._context = self.call("cuDevicePrimaryCtxRetain", self._handle)
+        self._context = self._retained()
         try:
             self.enter()
             self.stream = self.call("cuStreamCreate", NON_BLOCKING)
@@ -215,6 +215,15 @@ class Device:
             known = "cuda:0" if count == 1 else f"cuda:0 to cuda:{count - 1}"
             raise UsageError(f"there is no GPU cuda:{index}, expected {known}")
         return self.call("cuDeviceGet", index)
+
+    def _retained(self) -> Any:
+        """The primary context, which all who use the device in this process share."""
+        try:
+            return self.call("cuDevicePrimaryCtxRetain", self._handle)
+        except (DeviceLostError, DeviceMemoryError):
+            raise
+        except DeviceError as error:  # for example: another process has it to itself
+            raise DeviceUnavailableError(str(error), "see what `nvidia-smi` says") from None
 
     def _capability(self) -> tuple[int, int]:
         major, minor = (self.attribute(f"COMPUTE_CAPABILITY_{part}") for part in ("MAJOR", "MINOR"))

@@ -9,8 +9,9 @@ it lasts until the next replay.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, suppress
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, suppress
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,7 @@ class CapturedSteps:
 
     Args:
         taking_from: a context in which all operators take their memory from a pool.
+        parts: closes the graphs; they do not know the step, nor what that holds on to.
     """
 
     def __init__(
@@ -39,9 +41,10 @@ class CapturedSteps:
         pool: Pool,
         taking_from: Callable[[Pool], AbstractContextManager[None]],
         block_size: int,
+        parts: ExitStack,
     ) -> None:
         self._step, self._device, self._pool = step, device, pool
-        self._taking_from, self._block_size = taking_from, block_size
+        self._taking_from, self._block_size, self._parts = taking_from, block_size, parts
         self._met: set[Bucket] = set()
         self._graphs: dict[Bucket, _Graph] = {}
 
@@ -54,13 +57,9 @@ class CapturedSteps:
             self._met.add(bucket)
             return self._step(batch)
         if bucket not in self._graphs:
-            self._graphs[bucket] = self._capture(bucket, batch)
+            graph = self._capture(bucket, batch)
+            self._graphs[bucket] = self._parts.enter_context(closing(graph))
         return self._graphs[bucket].replay(batch)
-
-    def close(self) -> None:
-        for graph in self._graphs.values():
-            graph.close()
-        self._graphs.clear()
 
     def _capture(self, bucket: Bucket, batch: CudaBatch) -> _Graph:
         device = self._device
@@ -69,23 +68,42 @@ class CapturedSteps:
             fixed = full_bucket(bucket, whole, self._block_size)
             copy_on_device(device, batch.whole, whole)
             self._step(fixed)  # makes the pool large enough: during a capture it cannot grow
-            mode = device.driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
-            device.call("cuStreamBeginCapture", device.stream, mode)
-            try:
-                logits = self._step(fixed)
-            except BaseException:
-                with suppress(DeviceError):  # says again what went wrong
-                    device.call("cuStreamEndCapture", device.stream)
-                raise
-            graph = device.call("cuStreamEndCapture", device.stream)
+            with _without_garbage_collection():
+                graph, logits = self._recorded(fixed)
         return _Graph(device, graph, fixed, logits)
+
+    def _recorded(self, batch: CudaBatch) -> tuple[Any, DeviceArray]:
+        device = self._device
+        mode = device.driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
+        try:
+            device.call("cuStreamBeginCapture", device.stream, mode)
+            logits = self._step(batch)
+        except BaseException:
+            with suppress(DeviceError):  # says again what went wrong
+                device.call("cuGraphDestroy", device.call("cuStreamEndCapture", device.stream))
+            raise
+        return device.call("cuStreamEndCapture", device.stream), logits
+
+
+@contextmanager
+def _without_garbage_collection() -> Iterator[None]:
+    """It may find a model that was dropped; returning its memory would spoil a capture."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 class _Graph:
     def __init__(self, device: Device, graph: Any, batch: CudaBatch, logits: DeviceArray) -> None:
         self._device, self._batch, self._logits = device, batch, logits
-        self._launchable = device.call("cuGraphInstantiate", graph, 0)
-        device.call("cuGraphDestroy", graph)
+        try:
+            self._launchable = device.call("cuGraphInstantiate", graph, 0)
+        finally:
+            device.driver.cuGraphDestroy(graph)
 
     def replay(self, batch: CudaBatch) -> DeviceArray:
         device = self._device

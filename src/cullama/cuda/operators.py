@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import ctypes
 import math
+import weakref
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from math import prod
 from typing import Any
 
@@ -70,6 +71,11 @@ class Shape(ctypes.Structure):
 
 
 class CudaOperators(Operators[DeviceArray]):
+    """Closes the device with itself, also where it does not come to be.
+
+    One that is dropped returns its memory when Python finds out.
+    """
+
     is_asynchronous = True
 
     def __init__(
@@ -84,18 +90,32 @@ class CudaOperators(Operators[DeviceArray]):
         """
         self.dtype, self.device, self.is_deterministic = DTYPES[dtype], device, deterministic
         self._suffix = SUFFIXES[dtype]
-        self._kernels = Kernels(device)
-        self._kept, self._passing, self._captured = pool(device), pool(device), Pool(device)
+        self._parts = ExitStack()  # what has to be closed, last made first
+        self._give_back = weakref.finalize(self, _give_back, device, self._parts)
+        self._give_back.atexit = False  # the driver frees all of it with the process
+        try:
+            self._begin(pool)
+        except BaseException:
+            self.close()
+            raise
+        self.description = f"cuda:{device.index} · {device.name} · {dtype} · {self._products}"
+
+    def _begin(self, pool: Callable[[Device], Pool]) -> None:
+        device, closed = self.device, self._parts.enter_context
+        self.kernels = closed(closing(Kernels(device)))
+        self._kept, self._passing, self._captured = (
+            closed(closing(make(device))) for make in (pool, pool, Pool)
+        )
         self._pool = self._passing
-        self._staging = Staging(device, 4, STEP_STAGE)
+        self._staging = closed(closing(Staging(device, 4, STEP_STAGE)))
         self._loading: Staging | None = None
-        self._sampler = Sampler(device, self._kernels, self._staging)
-        self._graphs: list[CapturedSteps] = []
+        self._sampler = closed(closing(Sampler(device, self.kernels, self._staging)))
         self._zero = memory.empty(self._kept, (1,), self.dtype)
         self._staging.send(np.zeros(1, self.dtype), self._zero.address)
-        found = None if deterministic else find_cublas()
-        self._cublas = None if found is None else Cublas(device, self._kept, *found)
-        self.description = f"cuda:{device.index} · {device.name} · {dtype} · {self._products}"
+        found = None if self.is_deterministic else find_cublas()
+        self._cublas: Cublas | None = None
+        if found is not None:
+            self._cublas = closed(closing(Cublas(device, self._kept, *found)))
 
     @property
     def _products(self) -> str:
@@ -106,14 +126,7 @@ class CudaOperators(Operators[DeviceArray]):
 
     def close(self) -> None:
         """Return everything to the driver. Twice does nothing more."""
-        if self.device.is_closed:
-            return
-        for part in (*self._graphs, self._sampler, self._staging, self._cublas, self._kernels):
-            if part is not None:
-                part.close()
-        for pool in (self._passing, self._captured, self._kept):
-            pool.close()
-        self.device.close()
+        self._give_back()
 
     # --- across, and into place --------------------------------------------------------------
 
@@ -124,6 +137,7 @@ class CudaOperators(Operators[DeviceArray]):
 
     def upload_batch(self, batch: Batch[HostArray]) -> CudaBatch:
         packed = pack(batch, BLOCK_SIZE)
+        self.device.enter(anew=True)
         return in_memory(packed, self.upload(packed.integers))
 
     def download(self, array: DeviceArray) -> HostArray:
@@ -131,6 +145,7 @@ class CudaOperators(Operators[DeviceArray]):
 
     @contextmanager
     def loading(self, conversion_key: str | None, elements: int) -> Iterator[None]:
+        self.device.enter(anew=True)
         self._loading = Staging(self.device, 2, memory.STAGE)
         try:
             yield
@@ -359,9 +374,9 @@ class CudaOperators(Operators[DeviceArray]):
         return self._sampler.launch(logits, draws, self._pool)
 
     def graph(self, step: Step[DeviceArray]) -> Step[DeviceArray]:
-        captured = CapturedSteps(step, self.device, self._captured, self._taking_from, BLOCK_SIZE)
-        self._graphs.append(captured)
-        return captured
+        return CapturedSteps(
+            step, self.device, self._captured, self._taking_from, BLOCK_SIZE, self._parts
+        )
 
     @contextmanager
     def _taking_from(self, pool: Pool) -> Iterator[None]:
@@ -420,7 +435,18 @@ class CudaOperators(Operators[DeviceArray]):
     ) -> None:
         """Nothing to do is nothing launched: the driver refuses empty grids."""
         if 0 not in grid:
-            self._kernels(file, kernel)(grid, threads, *arguments, shared=shared)
+            self.kernels(file, kernel)(grid, threads, *arguments, shared=shared)
+
+
+def _give_back(device: Device, parts: ExitStack) -> None:
+    """Of a lost device it goes with the process; a forked child has nothing to return."""
+    if device.is_closed:
+        return
+    if device.is_of_this_process:
+        with device.visited():
+            device.driver.cuStreamSynchronize(device.stream)
+            parts.close()
+    device.close()
 
 
 def _attention_shared(width: int) -> int:

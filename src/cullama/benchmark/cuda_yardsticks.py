@@ -1,0 +1,101 @@
+"""The limits of a GPU: how fast it copies, reads and multiplies, and how close kernels follow.
+
+Measured with the backend's own means: the driver's copy, `kernels/yardstick.cu`, cuBLAS where it is
+installed, and a graph of empty kernels.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import median
+
+import numpy as np
+
+from ..cuda.memory import Pool, copy_on_device, empty
+from ..cuda.operators import CudaOperators
+
+COPIED_BYTES = 4 << 30  # far beyond any cache; less where the GPU has less
+MATRIX = 8192  # rows and columns: large enough for a product to reach its rate
+KERNELS = 1000  # empty ones in a row
+BLOCKS_EACH = 8  # of the reading kernel, for each multiprocessor
+THREADS = 256
+
+
+@dataclass(frozen=True)
+class CudaYardsticks:
+    copy: float  # bytes a second, read and written
+    read: float  # bytes a second
+    products: float  # floating-point operations a second, in the storage type
+    gap: float  # seconds from the start of one empty kernel to that of the next, in a graph
+    threads: int | None = None  # has none to be counted
+    products_name: str = "matrix product"
+
+
+class CudaMeter:
+    """Measures again and again over the same memory."""
+
+    def __init__(self, ops: CudaOperators, repeats: int = 5) -> None:
+        """`repeats`: a figure is the median of so many."""
+        self._ops, self._device, self._repeats = ops, ops.device, repeats
+        free, _ = ops.device.free_and_total
+        size = min(COPIED_BYTES, free // 4) // 256 * 256
+        self._pool = Pool(ops.device, arena=0)
+        self._from = empty(self._pool, (size // 4,), np.float32)
+        self._to = empty(self._pool, (size // 4,), np.float32)
+        self._clear(self._from.address, size)
+
+    def measure(self) -> CudaYardsticks:
+        size = self._from.nbytes
+        return CudaYardsticks(
+            copy=2 * size / self._seconds(self._copy),
+            read=size / self._seconds(self._read),
+            products=2 * MATRIX**3 / self._product_seconds(),
+            gap=self._gap(),
+        )
+
+    def close(self) -> None:
+        self._device.wait()
+        self._pool.close()
+
+    def _clear(self, address: int, size: int) -> None:
+        self._device.call("cuMemsetD8Async", address, 0, size, self._device.stream)
+
+    def _copy(self) -> None:
+        copy_on_device(self._device, self._from, self._to)
+
+    def _read(self) -> None:
+        kernel = self._ops.kernels("yardstick", "read_f32")
+        blocks = BLOCKS_EACH * self._device.attribute("MULTIPROCESSOR_COUNT")
+        kernel((blocks, 1, 1), THREADS, self._to.address, self._from.address, self._from.size)
+
+    def _product_seconds(self) -> float:
+        matrix = empty(self._pool, (MATRIX, MATRIX), self._ops.dtype)
+        self._clear(matrix.address, matrix.nbytes)
+        return self._seconds(lambda: self._ops.linear(matrix, matrix))
+
+    def _gap(self) -> float:
+        """Of a graph's empty kernels, one for each multiprocessor."""
+        device, kernel = self._device, self._ops.kernels("yardstick", "nothing_f32")
+        mode = device.driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
+        device.call("cuStreamBeginCapture", device.stream, mode)
+        for _ in range(KERNELS):
+            kernel((device.attribute("MULTIPROCESSOR_COUNT"), 1, 1), THREADS)
+        graph = device.call("cuStreamEndCapture", device.stream)
+        launchable = device.call("cuGraphInstantiate", graph, 0)
+        device.call("cuGraphDestroy", graph)
+        launch = self._seconds(lambda: device.call("cuGraphLaunch", launchable, device.stream))
+        device.call("cuGraphExecDestroy", launchable)
+        return launch / KERNELS
+
+    def _seconds(self, work: Callable[[], object]) -> float:
+        """The median of several, each waited for; the first wakes the GPU and is not counted."""
+        times = []
+        for _ in range(self._repeats + 1):
+            self._device.wait()
+            start = time.perf_counter()
+            work()
+            self._device.wait()
+            times.append(time.perf_counter() - start)
+        return median(times[1:])

@@ -1,0 +1,47 @@
+"""A GPU that can be made to fail, and models on it.
+
+It knows the emulated driver's knobs; what has to come of a failure is said where it is tested.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import gpu
+import pytest
+
+from cullama import LLM
+
+OpenModel: TypeAlias = Callable[..., LLM]
+
+
+@pytest.fixture
+def emulated() -> Iterator[Any]:
+    """The knobs of a GPU as a program finds it: nothing allocated, nothing failed."""
+    if gpu.IS_REAL:
+        pytest.skip("a real GPU cannot be told to fail")
+    gpu.require()
+    device = gpu.emulated()
+    gc.collect()  # what earlier tests left over must not be returned in the middle of this one
+    device.reset()
+    yield device
+    device.reset()
+
+
+@pytest.fixture
+def open_model(emulated: Any, tiny_model: Path) -> Iterator[OpenModel]:
+    """Opens the tiny model, on the GPU unless told otherwise; closes it at the end of the test."""
+    opened: list[LLM] = []
+
+    def open_one(model: Path = tiny_model, backend: str = "cuda", **options: Any) -> LLM:
+        room = {"cache_tokens": 512} if backend == "cuda" else {}
+        llm = LLM(model, backend=backend, **{"dtype": "float32", **room, **options})
+        opened.append(llm)
+        return llm
+
+    yield open_one
+    for llm in opened:
+        llm.close()

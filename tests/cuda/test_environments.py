@@ -1,0 +1,314 @@
+"""Machines on which the GPU cannot be used: one line with the remedy, and the CPU goes on."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import gpu
+import pytest
+
+from cullama import LLM, SamplingParams
+from cullama.errors import CullamaError, DeviceError, DeviceUnavailableError, UsageError
+
+STORY = ("--max-tokens", "4", "--temperature", "0", "--seed", "1")
+
+# Asks for the GPU, and afterwards, in the same process, for whatever can be used.
+TWICE = """
+import sys
+{before}
+from cullama.cli import run
+for backend in ("cuda", "auto"):
+    code = run(["story", "--backend", backend, *sys.argv[1:]])
+    print(code)
+    print("---", flush=True)
+    print("---", file=sys.stderr, flush=True)
+"""
+WITHOUT_BINDINGS = "sys.modules['cuda.bindings'] = None"
+WITHOUT_CUBLAS = "sys.modules['cuda.pathfinder'] = None"
+KERNELS_ELSEWHERE = "import pathlib, cullama.cuda.module as m; m.PTX_FOLDER = pathlib.Path({!r})"
+FORKED = """
+import os
+from cullama.cuda.driver import Device
+open_in_parent = Device()
+if os.fork():
+    sys.exit(os.waitstatus_to_exitcode(os.wait()[1]))
+"""
+
+
+class Environment(NamedTuple):
+    """A machine, and what is to be said about it."""
+
+    found: str
+    remedy: str
+    knobs: dict[str, Any] = {}  # noqa: RUF012 - nobody changes it
+    before: str = ""  # is run before cullama is
+
+
+UNUSABLE = {
+    "no libcuda": Environment("no NVIDIA driver was found", "install one", {"driver": "none"}),
+    "a driver from before CUDA 12": Environment(
+        "the NVIDIA driver cannot be used", "from 525 on", {"old_driver": True}
+    ),
+    "a driver older than the PTX": Environment(
+        "gather.ptx cannot be loaded: .*The driver knows CUDA 11.4, the file is PTX",
+        "install a newer driver",
+        {"driver_version": 11040},
+    ),
+    "a driver that does not start": Environment(
+        "does not start: .*SYSTEM_DRIVER_MISMATCH", "nvidia-smi", {"faults": "cuInit:1+:803"}
+    ),
+    "no GPU": Environment("sees no GPU", "CUDA_VISIBLE_DEVICES", {"devices": 0}),
+    "a GPU from before Ampere": Environment(
+        "Emulated GPU has compute capability 7.5, expected at least 8.0",
+        "from Ampere on",
+        {"compute_capabilities": 75},
+    ),
+    "a GPU that somebody else has to himself": Environment(
+        "DEVICE_UNAVAILABLE", "nvidia-smi", {"faults": "cuDevicePrimaryCtxRetain:1+:46"}
+    ),
+    "a GPU that is full": Environment(
+        "no room for .* MB: 1 MB of 1 MB are free", "--backend cpu", {"memory_bytes": 1_000_000}
+    ),
+    "no cuda-python": Environment(
+        "the package cuda-python is not installed", "pip install", before=WITHOUT_BINDINGS
+    ),
+    "kernels that were not built": Environment(
+        "the CUDA kernels are not built", "make ptx", before=KERNELS_ELSEWHERE.format("/nowhere")
+    ),
+    "a cuBLAS that does not start": Environment(
+        r"cublasCreate_v2 of .*libcublas.so.13 failed with status 1",
+        "nvidia-cublas-cu12 or nvidia-cublas",
+        {"faults": "cublasCreate:1+:1"},
+    ),
+    "a process forked after CUDA was started": Environment(
+        "was forked after CUDA was started", "spawn", before=FORKED
+    ),
+}
+
+
+def machine(folder: Path, knobs: dict[str, Any]) -> dict[str, str]:
+    """The environment of a process on a machine of that kind."""
+    from emulation import device
+
+    if knobs.get("driver") == "none":
+        (folder / "libcuda.so.1").touch()  # is found before a real one, and is none
+        return {"LD_LIBRARY_PATH": str(folder)}
+    return device.environment(**knobs)
+
+
+def start(
+    cullama_command: Any,
+    script: str,
+    *arguments: str | Path,
+    environment: dict[str, str] | None = None,
+) -> subprocess.CompletedProcess[str]:
+    """A script with arguments, in a process of its own, where a warning is an error."""
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-c", script, *map(str, arguments)],
+        env=cullama_command.environment(environment),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.fixture
+def no_gpu_is_needed() -> None:
+    if gpu.IS_REAL:
+        pytest.skip("the GPU of this machine is not the one to be tested")
+    if reason := gpu.missing():
+        pytest.skip(reason)
+
+
+@pytest.mark.usefixtures("no_gpu_is_needed")
+@pytest.mark.parametrize("name", UNUSABLE)
+def test_one_line_says_what_was_found_and_what_to_do_and_auto_takes_the_cpu(
+    name: str, cullama_command: Any, tiny_model: Path, tmp_path: Path
+) -> None:
+    environment = UNUSABLE[name]
+    script = TWICE.format(before=environment.before)
+    ended = start(
+        cullama_command,
+        script,
+        *("--model", tiny_model, *STORY),
+        environment=machine(tmp_path, environment.knobs),
+    )
+    assert ended.returncode == 0, ended.stderr
+    refused, told, _ = (text.strip() for text in ended.stdout.split("---"))
+    complaint, description, _ = (text.strip() for text in ended.stderr.split("---"))
+    assert refused == "1"
+    assert told.startswith("Once upon a time")
+    assert told.endswith("\n0")
+    for line in (complaint, description):
+        assert line.count("\n") == 0
+        assert "Traceback" not in line
+        matches(line, environment.found)
+    matches(complaint, rf"^cullama: .*{environment.remedy}")
+    matches(description, r"cpu.* · auto: ")
+
+
+def matches(line: str, pattern: str) -> None:
+    assert re.search(pattern, line), f"{pattern!r} is not in {line!r}"
+
+
+@pytest.mark.usefixtures("no_gpu_is_needed")
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (["--backend", "cuda:7"], "there is no GPU cuda:7, expected cuda:0"),
+        (["--backend", "cuda:x"], "backend is 'cuda:x', expected cuda, or a GPU's number"),
+        (["--backend", "cuda:"], "backend is 'cuda:', expected cuda, or a GPU's number"),
+        (["--backend", "cuda:-1"], "backend is 'cuda:-1', expected cuda, or a GPU's number"),
+        (["--backend", "cpu:0"], "backend is 'cpu:0': only cuda takes a number"),
+        (["--backend", "cuda", "--threads", "2"], "threads is 2, which is for the CPU"),
+    ],
+)
+def test_what_cannot_be_meant_is_misuse(
+    options: list[str], complaint: str, cullama_command: Any, tiny_model: Path
+) -> None:
+    from emulation import device
+
+    ended = cullama_command(
+        *("story", "--model", tiny_model, *STORY, *options), environment=device.environment()
+    )
+    assert (ended.code, ended.out) == (2, "")
+    assert ended.err.startswith(f"cullama: {complaint}")
+    assert ended.err.count("\n") == 1
+
+
+def stories(cullama_command: Any, model: Path, environment: dict[str, str]) -> list[Any]:
+    return [
+        cullama_command(
+            *("story", "--model", model, *STORY, "--dtype", "float32", "--backend", backend),
+            environment=environment,
+        )
+        for backend in ("cuda", "cpu")
+    ]
+
+
+@pytest.mark.usefixtures("no_gpu_is_needed")
+def test_both_cuda_majors_installed_is_one_too_many_and_no_harm(
+    cullama_command: Any, tiny_model: Path
+) -> None:
+    from emulation import device
+
+    environment = device.environment(cublas=13)
+    older = [str(device.built(each)) for each in device.cublas_libraries(12)]
+    environment["LD_PRELOAD"] = ":".join([environment["LD_PRELOAD"], *older])
+    on_gpu, on_cpu = stories(cullama_command, tiny_model, environment)
+    assert on_gpu.code == 0
+    assert on_gpu.out == on_cpu.out
+    matches(on_gpu.err, r"^tiny · .* · cuda:0 · Emulated GPU · float32 · cuBLAS 1[23]\.0\.0\n$")
+
+
+@pytest.mark.usefixtures("no_gpu_is_needed")
+def test_without_cublas_the_story_is_told_and_the_line_says_so(
+    cullama_command: Any, tiny_model: Path, tmp_path: Path
+) -> None:
+    ended = start(
+        cullama_command,
+        TWICE.format(before=WITHOUT_CUBLAS),
+        *("--model", tiny_model, *STORY),
+        environment=machine(tmp_path, {"cublas": None}),
+    )
+    first, second, _ = (text.strip() for text in ended.stdout.split("---"))
+    assert first == second
+    assert first.endswith("\n0")
+    assert ended.stderr.count("no cuBLAS: large prompts are slow") == 2
+
+
+@pytest.mark.usefixtures("no_gpu_is_needed")
+def test_a_library_by_the_name_of_cublas_that_is_none_is_named(
+    cullama_command: Any, tiny_model: Path, tmp_path: Path
+) -> None:
+    """A download that broke off, or one for another machine."""
+    broken = tmp_path / "libcublas.so.13"
+    broken.write_text("not a library")
+    before = (
+        "import ctypes, cuda.pathfinder\n"
+        f"cuda.pathfinder.load_nvidia_dynamic_lib = lambda name: ctypes.CDLL({str(broken)!r})"
+    )
+    ended = start(
+        cullama_command,
+        TWICE.format(before=before),
+        *("--model", tiny_model, *STORY),
+        environment=machine(tmp_path / "none", {"cublas": None}),
+    )
+    complaint, description, _ = (text.strip() for text in ended.stderr.split("---"))
+    matches(complaint, "^cullama: cuBLAS cannot be loaded: .*libcublas.so.13.*install .* anew")
+    matches(description, r"cpu.* · auto: cuBLAS cannot be loaded")
+    assert "Traceback" not in ended.stderr
+
+
+# --- the same, asked of the library ---------------------------------------------------------------
+
+
+def open_on(backend: str, model: Path) -> LLM:
+    return LLM(model, backend=backend, dtype="float32", cache_tokens=512)
+
+
+@pytest.mark.parametrize(
+    ("knob", "value", "error"),
+    [
+        ("devices", 0, DeviceUnavailableError),
+        ("compute_capabilities", 75, DeviceUnavailableError),
+        ("driver_version", 11040, DeviceUnavailableError),
+        ("memory_bytes", 1_000_000, DeviceError),
+        ("faults", "cuDevicePrimaryCtxRetain:1+:46", DeviceUnavailableError),
+        ("faults", "cuStreamCreate:1+:999", DeviceError),
+        ("faults", "cublasCreate:1+:1", DeviceError),
+    ],
+)
+def test_the_process_lives_on(
+    knob: str,
+    value: Any,
+    error: type[CullamaError],
+    emulated: Any,
+    tiny_model: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from cullama import backends
+
+    monkeypatch.setattr(
+        "cullama.backends._first_gpu",
+        lambda dtype, deterministic: backends._cuda(dtype, 0, deterministic),
+    )
+    emulated.set(knob, value)
+    with pytest.raises(error) as caught:
+        open_on("cuda", tiny_model)
+    assert str(caught.value).count("\n") == 0
+    assert (emulated.live_bytes(), emulated.pinned_allocations()) == (0, 0)
+    with open_on("auto", tiny_model) as llm:
+        assert "cpu" in llm.description
+        assert " · auto: " in llm.description
+        assert llm.generate("Once", SamplingParams(max_tokens=2, ignore_eos=True)).token_ids
+    emulated.reset()
+    with open_on("cuda", tiny_model) as llm:
+        assert "Emulated GPU" in llm.description
+
+
+def test_a_second_gpu_is_taken_by_its_number(emulated: Any, tiny_model: Path) -> None:
+    emulated.set("devices", 2)
+    emulated.set("device_names", "First;Second")
+    with open_on("cuda:1", tiny_model) as llm:
+        assert "cuda:1 · Second" in llm.description
+        assert llm.generate("Once", SamplingParams(max_tokens=2, ignore_eos=True)).token_ids
+    with pytest.raises(UsageError, match="no GPU cuda:2, expected cuda:0 to cuda:1"):
+        open_on("cuda:2", tiny_model)
+
+
+def test_a_damaged_kernel_file_is_named(
+    emulated: Any, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder in ("compute_80", "compute_90a"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "gather.ptx").write_text(".version 8.0\nwhat is this?\n\nend\n")
+    monkeypatch.setattr("cullama.cuda.module.PTX_FOLDER", tmp_path)
+    with pytest.raises(DeviceUnavailableError, match=r"^gather\.ptx cannot be loaded: ") as caught:
+        open_on("cuda", tiny_model)
+    assert str(caught.value).count("\n") == 0
