@@ -3,8 +3,8 @@
 //   q [T, H, E], keys and values [blocks, K, block_size, E], block_tables [S, B] -> out [T, H E]
 //
 // One ragged call for prompts, single tokens and any mix. The host lists tiles of up to 16 tokens,
-// (sequence, first of its tokens in this batch); a sequence of -1 is padding. A tile's rows are its
-// tokens under all H / K query heads that share a key head, token by token, 16 rows to a block. Keys
+// (sequence, first of its tokens in this batch). A tile's rows are its tokens under all H / K query
+// heads that share a key head, token by token, 16 rows to a block. Keys
 // and values are read in slices of 32 from positions that 32 divides, and folded in as they come
 // (Milakov & Gimelshein, "Online normalizer calculation for softmax", 2018), so what a row gets does
 // not depend on which rows it shares a block with.
@@ -52,7 +52,6 @@ struct Tile {
 
 __device__ __forceinline__ Tile tile_of_block(const int2* tiles, const int* query_starts, Shape shape) {
     const int2 tile = tiles[blockIdx.x];
-    if (tile.x < 0) return Tile{};
     const int first_token = query_starts[tile.x] + tile.y;
     const int tokens = min(TILE_TOKENS, query_starts[tile.x + 1] - first_token);
     const int first_row = blockIdx.y / shape.kv_heads * ROWS;

@@ -60,8 +60,7 @@ def test_tiles_cover_every_token_once_and_in_order(counts: list[int]) -> None:
     packed = pack(batch_of(*counts), BLOCK)
     covered = [
         (sequence, token)
-        for sequence, first in tiles_of(packed)
-        if sequence >= 0
+        for sequence, first in tiles_of(packed)[: packed.used.tiles]
         for token in range(first, min(first + TILE_TOKENS, counts[sequence]))
     ]
     assert covered == [(s, t) for s, count in enumerate(counts) for t in range(count)]
@@ -74,13 +73,16 @@ def test_one_token_of_each_sequence_goes_into_a_bucket() -> None:
     assert len(packed.integers) == bucket_length(packed.bucket)
 
 
-def test_what_is_only_room_in_a_bucket_does_nothing() -> None:
-    found = parts(pack(batch_of(*[1] * 5), BLOCK))
+def test_room_in_a_bucket_is_filled_with_texts_that_keep_nothing() -> None:
+    packed = pack(batch_of(*[1] * 5, start=70), BLOCK)
+    found = parts(packed)
     assert found["slots"][5:].tolist() == [-1] * 3
-    assert tiles_of(pack(batch_of(*[1] * 5), BLOCK))[5:] == [(-1, -1)] * 3
-    assert found["query_starts"].tolist() == [0, 1, 2, 3, 4, 5, 5, 5, 5]
-    for name in ("tokens", "positions", "context_lengths", "logit_rows"):
+    assert found["query_starts"].tolist() == list(range(9))
+    assert tiles_of(packed) == [(sequence, 0) for sequence in range(8)]
+    assert found["context_lengths"][5:].tolist() == [1] * 3
+    for name in ("tokens", "positions", "logit_rows"):
         assert found[name][5:].tolist() == [0] * 3
+    assert found["block_tables"].reshape(8, -1)[5:].tolist() == [[0] * packed.room.blocks] * 3
 
 
 @pytest.mark.parametrize(

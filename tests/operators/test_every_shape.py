@@ -114,7 +114,7 @@ def test_rope_and_store(cuda: Subject, over: Callable[..., None]) -> None:
 
 @pytest.mark.parametrize("widths", [(2, 6, 64), (66, 96, 128), (130, 256)], ids=str)
 def test_attention(cuda: Subject, over: Callable[..., None], widths: tuple[int, ...]) -> None:
-    """A prompt, a chunk behind it, and a token behind that, over contexts of one to three slices."""
+    """A prompt, a chunk behind it, and a token behind that; contexts of one to three slices."""
 
     def check(
         rng: np.random.Generator, width: int, heads: tuple[int, int], context: int, window: int

@@ -18,7 +18,7 @@ from ..tensor import HostArray
 from .memory import DeviceArray
 
 TILE_TOKENS = 16  # as in kernels/attention.cu
-NOWHERE = -1  # a slot that keeps nothing, a tile without a sequence
+NOWHERE = -1  # a slot that keeps nothing
 
 
 class Bucket(NamedTuple):
@@ -83,8 +83,8 @@ def pack(batch: Batch[HostArray], block_size: int) -> Packed:
     room = used if bucket is None else _room(bucket)
     integers = np.zeros(sum(room.lengths.values()), np.int32)
     parts = _views(integers, room)
-    parts["slots"][:] = parts["tiles"][:] = NOWHERE
-    parts["query_starts"][:] = batch.query_starts[-1]
+    if bucket is not None:
+        _fill_up(parts)
     parts["block_tables"].reshape(room.sequences, room.blocks)[:sequences, :blocks] = (
         batch.block_tables
     )
@@ -102,6 +102,17 @@ def in_memory(packed: Packed, whole: DeviceArray) -> CudaBatch:
     return _batch(
         whole, packed.room, packed.used, packed.tile_tokens, packed.longest, packed.bucket
     )
+
+
+def _fill_up(parts: dict[str, HostArray]) -> None:
+    """Room that is left holds texts of one token that look at what is in slot 0 and keep nothing.
+
+    What comes of them is thrown away, but nothing is computed from memory that was never written.
+    """
+    parts["slots"][:] = NOWHERE
+    parts["query_starts"][:] = np.arange(len(parts["query_starts"]))
+    parts["tiles"][::2] = np.arange(len(parts["tiles"]) // 2)
+    parts["context_lengths"][:] = 1
 
 
 def full_bucket(bucket: Bucket, whole: DeviceArray, block_size: int) -> CudaBatch:

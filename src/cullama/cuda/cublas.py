@@ -43,7 +43,6 @@ class Cublas:
     def __init__(self, device: Device, pool: Pool, library: ctypes.CDLL, path: str) -> None:
         self._device, self._library, self.path = device, library, path
         self._handle = ctypes.c_void_p()
-        device.enter()
         self._call("cublasCreate_v2", ctypes.byref(self._handle))
         try:
             self._begin(pool)
@@ -114,7 +113,8 @@ class Cublas:
 
     def _call(self, function: str, *arguments: Any) -> None:
         if function in LAUNCHING:
-            self._device.launched = f"cuBLAS's {function}"
+            self._device.enter()
+        self._device.launched = f"cuBLAS's {function}"
         status = getattr(self._library, function)(*arguments)
         if status != 0:
             self._fail(function, status)

@@ -238,6 +238,7 @@ class Landing:
 
     def begin(self, source: DeviceArray) -> None:
         device = self._device
+        device.enter()
         device.call(
             "cuMemcpyDtoHAsync", self._page.address, source.address, source.nbytes, device.stream
         )
@@ -271,6 +272,7 @@ def download(device: Device, array: DeviceArray) -> HostArray:
 
 def copy_on_device(device: Device, source: DeviceArray, target: DeviceArray) -> None:
     assert source.nbytes == target.nbytes
+    device.enter()
     device.call("cuMemcpyDtoDAsync", target.address, source.address, source.nbytes, device.stream)
 
 
