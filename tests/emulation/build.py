@@ -1,0 +1,132 @@
+"""Compiles PTX to a shared object that this machine's processor runs, once for each text.
+
+    python build.py PTX_FILE        prints the path of the shared object
+
+The scheduler is compiled once, as libemulated-….so; every module links to it. Both lie in a folder
+of $CULLAMA_EMULATION_CACHE that is named for the emulator's own sources and the compiler's options.
+A file appears there under its name only when it is whole: processes may build at the same time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from functools import cache
+from pathlib import Path
+
+if __name__ == "__main__":  # started as a script: the package is found from here
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from emulation.ptx import PtxError, parse
+from emulation.translate import translate
+
+HERE = Path(__file__).resolve().parent
+SOURCES = (
+    *("scheduler.h", "scheduler.cpp", "machine.h"),
+    *("ptx.py", "operands.py", "instructions.py", "translate.py", "build.py"),
+)
+# PTX says itself which multiply-adds fuse, that integers wrap, and that bits may change their type.
+OPTIONS = (
+    *("-std=gnu++17", "-fPIC", "-fvisibility=hidden", "-fno-gnu-unique", "-fno-exceptions"),
+    *("-ffp-contract=off", "-fno-math-errno", "-fwrapv", "-fno-strict-aliasing", "-w"),
+    "-fstack-clash-protection",  # a large frame meets the guard page
+)
+OPTIMISATION = "-O1"  # kernels run as fast as with -O2, and compile in half the time
+
+
+class BuildError(Exception):
+    """The compiler is missing, or did not like what it was given."""
+
+
+@cache
+def compiler() -> str:
+    for name in (os.environ.get("CXX", ""), "g++", "c++"):
+        if name and (path := shutil.which(name)):
+            return path
+    raise BuildError("no C++ compiler found: install g++, or set CXX")
+
+
+@cache
+def processor_options() -> tuple[str, ...]:
+    """fma() is a function call, and slow, unless the compiler may use the processor's own."""
+    if platform.machine() != "x86_64":
+        return ()
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8").split()
+    except OSError:
+        return ()
+    has_all = {"avx2", "bmi2", "fma", "f16c", "movbe"} <= set(flags)
+    return ("-march=x86-64-v3",) if has_all else ()
+
+
+@cache
+def folder() -> Path:
+    """Where this emulator's shared objects lie."""
+    digest = hashlib.sha256(" ".join([*OPTIONS, OPTIMISATION, *processor_options()]).encode())
+    for source in SOURCES:
+        digest.update((HERE / source).read_bytes())
+    default = Path(tempfile.gettempdir()) / f"cullama-emulation-{os.getuid()}"
+    root = Path(os.environ.get("CULLAMA_EMULATION_CACHE") or default)
+    path = root / digest.hexdigest()[:16]
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def _compile(source: Path, target: Path, *options: str) -> None:
+    """Writes under another name first: nobody must see half a file."""
+    temporary = target.with_name(f".{target.name}.{os.getpid()}")
+    command = [compiler(), *OPTIONS, OPTIMISATION, *processor_options(), "-shared", f"-I{HERE}"]
+    command += ["-o", str(temporary), str(source), *options]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise BuildError(f"{source.name} does not compile:\n{done.stderr[:2000]}")
+    os.replace(temporary, target)
+
+
+def scheduler_library() -> Path:
+    """Its name tells the emulator's versions apart: the loader goes by the name."""
+    target = folder() / f"libemulated-{folder().name}.so"
+    if not target.exists():
+        _compile(HERE / "scheduler.cpp", target, "-pthread", f"-Wl,-soname,{target.name}")
+    return target
+
+
+def build_text(ptx: str) -> Path:
+    """The shared object for a PTX text; quick if that text was built before."""
+    target = folder() / f"{hashlib.sha256(ptx.encode()).hexdigest()[:32]}.so"
+    if target.exists():
+        return target
+    library = scheduler_library()
+    source = target.with_name(f".{target.stem}.{os.getpid()}.cpp")
+    source.write_text(translate(parse(ptx)), encoding="utf-8")
+    try:
+        _compile(source, target, str(library), "-Wl,-rpath,$ORIGIN", "-lm")
+    finally:
+        if not os.environ.get("CULLAMA_EMULATION_KEEP"):
+            source.unlink()
+    return target
+
+
+def build_file(path: Path) -> Path:
+    return build_text(path.read_text(encoding="utf-8"))
+
+
+def main(arguments: list[str]) -> int:
+    if len(arguments) != 1:
+        print("usage: build.py PTX_FILE", file=sys.stderr)
+        return 1
+    try:
+        print(build_file(Path(arguments[0])))
+    except (BuildError, PtxError, OSError) as error:
+        print(f"{Path(arguments[0]).name}: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

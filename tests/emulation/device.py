@@ -1,0 +1,279 @@
+"""A GPU played by the CPU: builds the emulated libcuda and libcublas, and offers their knobs.
+
+`preload()` puts them into this process, before `cuda.bindings` looks for the real ones;
+`environment()` is for subprocesses. What the knobs mean is said in libcuda/settings.cpp, what a
+fault looks like in libcuda/faults.cpp. Kernels are not known here: the emulated driver has
+build.py translate the PTX that it is given.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from emulation.build import folder as folder_of_kernels
+
+HERE = Path(__file__).resolve().parent
+PREFIX = "CULLAMA_EMULATION_"
+KNOBS = (
+    "devices",
+    "device_names",
+    "compute_capabilities",
+    "memory_bytes",
+    "multiprocessors",
+    "driver_version",
+    "streams",
+    "seed",
+    "not_ready",
+    "block_order",
+    "block_seed",
+    "eager_copies",
+    "faults",
+    "verbose",
+)
+BLOCK_ORDERS = {"ascending": 0, "descending": 1, "random": 2}
+STREAM_ORDERS = ("lazy", "random", "issued", "eager")
+COMPILE = ("g++", "-std=gnu++17", "-Wall", "-Wextra", "-shared", "-fPIC", "-fvisibility=hidden")
+
+
+@dataclass(frozen=True)
+class Library:
+    """One shared object: what it is made of, and the name under which programs look for it."""
+
+    name: str
+    sources: tuple[Path, ...]
+    options: tuple[str, ...]
+
+
+def missing() -> str | None:
+    """What this machine lacks for an emulated GPU, if it lacks something."""
+    if sys.platform != "linux":
+        return "the emulated GPU needs Linux"
+    if shutil.which("g++") is None:
+        return "the emulated GPU needs g++"
+    try:
+        has_bindings = find_spec("cuda.bindings") is not None
+    except ModuleNotFoundError:
+        has_bindings = False
+    return None if has_bindings else "the emulated GPU needs cuda-bindings"
+
+
+def driver_sources() -> tuple[Path, ...]:
+    return tuple(sorted((HERE / "libcuda").glob("*.cpp")))
+
+
+def driver_library() -> Library:
+    return Library("libcuda.so.1", driver_sources(), ("-O1",))
+
+
+def old_driver_library() -> Library:
+    """A driver of before CUDA 12, in which the bindings do not find what they begin with."""
+    return Library("libcuda.so.1", driver_sources(), ("-O0", "-DWITHOUT_PROC_ADDRESS"))
+
+
+def cublas_libraries(major: int) -> tuple[Library, ...]:
+    """cuBLAS, and an empty cuBLASLt, which cuda.pathfinder loads first."""
+    version = f"-DMAJOR_VERSION={major}"
+    source = (HERE / "libcublas.cpp",)
+    options = ("-O3", version)
+    return (
+        Library(f"libcublasLt.so.{major}", (), ()),
+        Library(f"libcublas.so.{major}", source, options),
+    )
+
+
+def cache_folder() -> Path:
+    """Where built libraries and translated kernels are kept between runs."""
+    chosen = os.environ.get(PREFIX + "CACHE")
+    if chosen:
+        return Path(chosen)
+    caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(caches) / "cullama-tests"
+
+
+def fingerprint(library: Library) -> str:
+    """Changes with the sources, their headers and the options."""
+    digest = hashlib.sha256(repr((library.name, COMPILE, library.options)).encode())
+    headers = {header for source in library.sources for header in source.parent.glob("*.h")}
+    for path in sorted({*library.sources, *headers}):
+        digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def compile_into(folder: Path, library: Library) -> None:
+    """All sources in one go: the standard library's headers are most of the work."""
+    whole = "".join(f'#include "{source}"\n' for source in library.sources)
+    names = (f"-Wl,-soname,{library.name}", "-o", str(folder / library.name))
+    command = [*COMPILE, *library.options, *names, "-x", "c++", "-", "-ldl", "-lpthread"]
+    done = subprocess.run(command, input=whole, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{library.name} cannot be built:\n{done.stderr[:4000]}")
+
+
+def built(library: Library) -> Path:
+    """The library in a folder of its own; two processes may build it at once."""
+    target = cache_folder() / f"{library.name}-{fingerprint(library)}"
+    if not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix="building-", dir=target.parent))
+        try:
+            compile_into(folder, library)
+            folder.rename(target)
+        except OSError:
+            if not target.exists():
+                raise
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+    return target / library.name
+
+
+def build_variables() -> dict[str, str]:
+    """How the emulated driver has PTX translated, and where it finds what was."""
+    return {
+        PREFIX + "PYTHON": sys.executable,
+        PREFIX + "BUILD": str(HERE / "build.py"),
+        PREFIX + "CACHE": str(cache_folder()),
+        PREFIX + "BUILT": str(cache_folder() / folder_of_kernels().name),
+    }
+
+
+def knob_variables(knobs: dict[str, str | int]) -> dict[str, str]:
+    unknown = sorted(knobs.keys() - set(KNOBS))
+    if unknown:
+        raise ValueError(f"no such knobs: {', '.join(unknown)}; there are {', '.join(KNOBS)}")
+    return {PREFIX + name.upper(): str(value) for name, value in knobs.items()}
+
+
+def prepended(variable: str, paths: Sequence[Path]) -> str:
+    return ":".join([*map(str, paths), *filter(None, [os.environ.get(variable)])])
+
+
+def environment(
+    *, cublas: int | None = 13, old_driver: bool = False, **knobs: str | int
+) -> dict[str, str]:
+    """What a subprocess's environment needs on top of this one's to find the emulated GPU.
+
+    `cublas` is 12 or 13 or None. It is preloaded, so that a real one which happens to be installed
+    is not taken instead.
+    """
+    library = built(old_driver_library() if old_driver else driver_library())
+    libraries = cublas_libraries(cublas) if cublas else ()
+    variables = {"LD_LIBRARY_PATH": prepended("LD_LIBRARY_PATH", [library.parent])}
+    if libraries:
+        variables["LD_PRELOAD"] = prepended("LD_PRELOAD", [built(each) for each in libraries])
+    return {**variables, **build_variables(), **knob_variables(knobs)}
+
+
+def loaded_driver() -> Path | None:
+    """The libcuda.so.1 that is in this process, if any is."""
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        path = line.partition("/")[2]
+        if "/libcuda.so" in "/" + path:
+            return Path("/" + path)
+    return None
+
+
+class Device:
+    """The knobs of the emulated GPU in this process."""
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        self._library = library
+        for name in ("live_bytes", "live_allocations", "pinned_allocations"):
+            getattr(library, f"fakecuda_{name}").restype = ctypes.c_size_t
+        for name in ("report", "get", "all_calls"):
+            getattr(library, f"fakecuda_{name}").restype = ctypes.c_char_p
+        library.fakecuda_calls.restype = ctypes.c_long
+
+    def _text(self, function: str, *arguments: bytes) -> str:
+        text: bytes = getattr(self._library, f"fakecuda_{function}")(*arguments)
+        return text.decode(errors="replace")
+
+    def set(self, name: str, value: str | int) -> None:
+        if self._library.fakecuda_set(name.encode(), str(value).encode()):
+            raise ValueError(f"no such knob: {name}; there are {', '.join(KNOBS)}")
+
+    def get(self, name: str) -> str:
+        if name not in KNOBS:
+            raise ValueError(f"no such knob: {name}; there are {', '.join(KNOBS)}")
+        return self._text("get", name.encode())
+
+    def fault(self, text: str) -> None:
+        """Faults to come, counted from now: "cuMemAlloc:5:2,*:17:719"; "" for none."""
+        self.set("faults", text)
+
+    def calls(self, name: str) -> int:
+        """How often a driver function was called since the last reset; "kernel": kernels run."""
+        return int(self._library.fakecuda_calls(name.encode()))
+
+    def all_calls(self) -> dict[str, int]:
+        """Every function that was called since the last reset, and how often."""
+        lines = self._text("all_calls").splitlines()
+        return {name: int(count) for name, count in (line.split() for line in lines)}
+
+    def live_bytes(self) -> int:
+        return int(self._library.fakecuda_live_bytes())
+
+    def live_allocations(self) -> int:
+        return int(self._library.fakecuda_live_allocations())
+
+    def pinned_allocations(self) -> int:
+        return int(self._library.fakecuda_pinned_allocations())
+
+    def report(self) -> str:
+        """One line about the last failure: which kernel, thread and address, or what else."""
+        return self._text("report")
+
+    def schedule(
+        self, order: str = "ascending", seed: int = 0, has_eager_copies: bool = False
+    ) -> None:
+        """The order of threads and blocks (BLOCK_ORDERS), and when cp.async copies."""
+        self.set("eager_copies", int(has_eager_copies))
+        self.set("block_seed", seed)
+        self.set("block_order", BLOCK_ORDERS[order])
+
+    def streams(self, order: str = "lazy", seed: int = 0) -> None:
+        """When queued work runs (libcuda/timeline.cpp): lazy, random, issued or eager."""
+        if order not in STREAM_ORDERS:
+            raise ValueError(f"no such order: {order}; there are {', '.join(STREAM_ORDERS)}")
+        self.set("streams", order)
+        self.set("seed", seed)
+
+    @contextmanager
+    def set_aside(self) -> Iterator[None]:
+        """Inside, the driver is one that was never used; what is held in this one waits."""
+        self._library.fakecuda_set_aside()
+        try:
+            yield
+        finally:
+            self._library.fakecuda_take_back()
+
+    def reset(self) -> None:
+        """A fresh start: memory, handles, errors and knobs are gone; cuInit's effect is not."""
+        self._library.fakecuda_reset()
+
+
+def preload(cublas: int | None = 13) -> Device:
+    """Puts the emulated libraries into this process; again, it gives the same device.
+
+    It has to come before the first call through `cuda.bindings`, which would load the real
+    driver. Importing `cuda.bindings` first does no harm.
+    """
+    path = built(driver_library())
+    present = loaded_driver()
+    if present and present != path.resolve():
+        raise RuntimeError(f"{present} is loaded already; preload() has to come before it")
+    os.environ.update(build_variables())
+    library = ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
+    for each in cublas_libraries(cublas) if cublas else ():
+        ctypes.CDLL(str(built(each)), mode=ctypes.RTLD_GLOBAL)
+    return Device(library)

@@ -1,0 +1,102 @@
+// Kernel launches: what is checked at the call, what is copied then, and what happens later.
+#include "calls.h"
+
+namespace {
+
+struct Size3 {
+  unsigned x, y, z;
+};
+
+struct Launch {
+  std::shared_ptr<Kernel> kernel;
+  Size3 grid, block;
+  size_t shared;
+  std::vector<std::vector<char>> arguments;  // their bytes at the time of the call
+};
+
+bool is_within(Size3 size, Size3 limit) {
+  return size.x && size.y && size.z && size.x <= limit.x && size.y <= limit.y && size.z <= limit.z;
+}
+
+CUresult check(const Launch& launch) {
+  const Kernel& kernel = *launch.kernel;
+  size_t threads = size_t{1} * launch.block.x * launch.block.y * launch.block.z;
+  if (!is_within(launch.grid, {2147483647, 65535, 65535}))
+    return failed(INVALID_VALUE, kernel.name + ": the grid is empty or too large");
+  if (!is_within(launch.block, {1024, 1024, 64}) || threads > kernel.max_threads)
+    return failed(INVALID_VALUE, kernel.name + ": blocks of " + std::to_string(threads) +
+                                     " threads, it takes 1 to " +
+                                     std::to_string(kernel.max_threads));
+  if (launch.shared > kernel.max_dynamic_shared)
+    return failed(INVALID_VALUE, kernel.name + ": " + std::to_string(launch.shared) +
+                                     " bytes of dynamic shared memory, " +
+                                     std::to_string(kernel.max_dynamic_shared) + " are allowed");
+  return SUCCESS;
+}
+
+CUresult copy_arguments(Launch& launch, void** arguments) {
+  const auto& sizes = launch.kernel->parameter_sizes;
+  for (size_t i = 0; i < sizes.size(); i++) {
+    if (!arguments || !arguments[i])
+      return failed(INVALID_VALUE, launch.kernel->name + ": argument " + std::to_string(i) +
+                                       " of " + std::to_string(sizes.size()) + " is missing");
+    auto* bytes = static_cast<const char*>(arguments[i]);
+    launch.arguments.emplace_back(bytes, bytes + sizes[i]);
+  }
+  return SUCCESS;
+}
+
+CUresult run(const Launch& launch) {
+  driver().calls["kernel"]++;
+  if (CUresult code = injected("kernel")) return code;
+  const Kernel& kernel = *launch.kernel;
+  if (kernel.is_unloaded) return failed(LAUNCH_FAILED, kernel.name + ": its module was unloaded");
+  std::vector<std::vector<char>> arguments = launch.arguments;  // a kernel may change its own
+  std::vector<void*> pointers;
+  for (auto& argument : arguments) pointers.push_back(argument.data());
+  const unsigned grid[] = {launch.grid.x, launch.grid.y, launch.grid.z};
+  const unsigned block[] = {launch.block.x, launch.block.y, launch.block.z};
+  CUresult code = kernel.built->launch(kernel.name.c_str(), grid, block, launch.shared,
+                                       pointers.data());
+  return code ? failed(code, kernel.built->error()) : SUCCESS;
+}
+
+CUresult launch(Context& context, Kernel* function, Size3 grid, Size3 block, size_t shared,
+                Stream* stream, void** arguments, void** extra) {
+  Launch asked{kernel_of(context, function), grid, block, shared, {}};
+  if (!asked.kernel || !stream_of(stream)) return INVALID_HANDLE;
+  if (extra) return arguments ? INVALID_VALUE : NOT_SUPPORTED;  // packed arguments: not played
+  if (CUresult code = check(asked)) return code;
+  if (CUresult code = copy_arguments(asked, arguments)) return code;
+  return submit_kernel(stream, [asked = std::move(asked)] { return run(asked); });
+}
+
+// CUlaunchConfig. Its attributes say when a kernel may start, never what it computes.
+struct LaunchConfig {
+  Size3 grid, block;
+  unsigned shared;
+  Stream* stream;
+  void* attributes;
+  unsigned attribute_count;
+};
+
+}  // namespace
+
+DRIVER_API CUresult cuLaunchKernel(Kernel* function, unsigned grid_x, unsigned grid_y,
+                                   unsigned grid_z, unsigned block_x, unsigned block_y,
+                                   unsigned block_z, unsigned shared, Stream* stream,
+                                   void** arguments, void** extra) {
+  return in_context("cuLaunchKernel", [&](Context& context) {
+    return launch(context, function, {grid_x, grid_y, grid_z}, {block_x, block_y, block_z}, shared,
+                  stream, arguments, extra);
+  });
+}
+
+DRIVER_API CUresult cuLaunchKernelEx(const LaunchConfig* config, Kernel* function,
+                                     void** arguments, void** extra) {
+  return in_context("cuLaunchKernelEx", [&](Context& context) -> CUresult {
+    if (!config) return INVALID_VALUE;
+    return launch(context, function, config->grid, config->block, config->shared, config->stream,
+                  arguments, extra);
+  });
+}

@@ -1,0 +1,391 @@
+"""PTX text as plain data: variables, functions, registers, instructions with their lines.
+
+It knows PTX's grammar: directives, scopes, labels, declarations. It does not know what any
+instruction means (instructions.py), nor anything of C++ (translate.py). Names that are declared
+inside an inner scope are made unique here, so that everything behind this file is flat.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+
+class PtxError(Exception):
+    """The text is not the PTX that we know."""
+
+    def __init__(self, line: int, message: str) -> None:
+        super().__init__(f"line {line}: {message}")
+
+
+class Source(NamedTuple):
+    """A place in the .cu file that a `.loc` named."""
+
+    file: str
+    line: int
+
+
+@dataclass(frozen=True)
+class Variable:
+    """An array or scalar that has an address; `count` 0 is `.extern .shared name[]`."""
+
+    space: str  # "global" | "const" | "shared" | "local" | "param"
+    name: str
+    type: str
+    count: int
+    align: int
+    initial: tuple[str, ...] = ()
+
+    @property
+    def size(self) -> int:
+        return self.count * size_of(self.type)
+
+
+@dataclass(frozen=True)
+class Instruction:
+    opcode: str
+    operands: tuple[str, ...]
+    line: int
+    guard: str = ""  # a predicate register
+    is_negated: bool = False
+    source: Source | None = None
+
+    @property
+    def parts(self) -> list[str]:
+        return self.opcode.replace("::", "@").split(".")
+
+    def __str__(self) -> str:
+        return f"{self.opcode} {', '.join(self.operands)}".strip()
+
+
+class Label(NamedTuple):
+    name: str
+
+
+@dataclass
+class Function:
+    name: str
+    is_entry: bool
+    parameters: list[Variable]
+    results: list[Variable]
+    max_threads: int = 0  # 0: no .maxntid
+    registers: dict[str, str] = field(default_factory=dict)  # name to type
+    variables: list[Variable] = field(default_factory=list)
+    branch_targets: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    body: list[Instruction | Label] = field(default_factory=list)
+
+    def instructions(self) -> Iterator[Instruction]:
+        return (item for item in self.body if isinstance(item, Instruction))
+
+
+@dataclass
+class Module:
+    version: tuple[int, int] = (0, 0)
+    target: str = ""
+    variables: list[Variable] = field(default_factory=list)
+    functions: list[Function] = field(default_factory=list)
+
+    @property
+    def entries(self) -> list[Function]:
+        return [function for function in self.functions if function.is_entry]
+
+
+def size_of(type: str) -> int:
+    """Bytes of one element; a predicate has no size in memory."""
+    if type in ("f16x2", "bf16x2"):
+        return 4
+    if bits := re.search(r"\d+$", type):
+        return int(bits[0]) // 8
+    raise KeyError(type)
+
+
+# --- statements and scopes --------------------------------------------------------------------
+
+
+class _Statement(NamedTuple):
+    text: str
+    line: int
+
+
+@dataclass
+class _Scope:
+    header: _Statement
+    items: list[_Statement | _Scope] = field(default_factory=list)
+
+
+_LINE_DIRECTIVE = re.compile(r"\s*\.(version|target|address_size|loc|file)\b")
+_LABEL = re.compile(r"\s*([A-Za-z_$%][\w$]*):(?!:)")
+_OPENS_FUNCTION = re.compile(r"\.(entry|func)\b")
+
+
+class _Reader:
+    """Cuts the text into statements; braces inside a statement (vectors, initialisers) stay."""
+
+    def __init__(self) -> None:
+        self.root = _Scope(_Statement("", 0))
+        self.open = [self.root]
+        self.line, self.text, self.start, self.braces = 1, "", 1, 0
+
+    def read(self, text: str) -> _Scope:
+        for token in re.findall(r'"[^"\n]*"|[{};\n]|[^{};\n"]+', text):
+            self._take(token)
+        if self.text.strip():
+            raise PtxError(self.start, f"{self.text.strip()[:60]!r} has no end")
+        if len(self.open) > 1:
+            raise PtxError(self.open[-1].header.line, "the '{' here is not closed")
+        return self.root
+
+    def _take(self, token: str) -> None:
+        if token == "\n":
+            self._end_line()
+        elif token == ";":
+            self._end_statement()
+        elif token == "{":
+            self._open()
+        elif token == "}":
+            self._close()
+        else:
+            self._add(token)
+
+    def _add(self, token: str) -> None:
+        if not self.text.strip():
+            self.text, self.start = "", self.line
+        self.text += token
+        while not self.braces and (label := _LABEL.match(self.text)):
+            self.open[-1].items.append(_Statement(label[1] + ":", self.line))
+            self.text, self.start = self.text[label.end() :], self.line
+
+    def _end_line(self) -> None:
+        if _LINE_DIRECTIVE.match(self.text):
+            self._end_statement()
+        self._add(" ")
+        self.line += 1
+
+    def _end_statement(self) -> None:
+        if statement := self.text.strip():
+            self.open[-1].items.append(_Statement(" ".join(statement.split()), self.start))
+        self.text = ""
+
+    def _open(self) -> None:
+        header = self.text.strip()
+        if header and not _OPENS_FUNCTION.search(header) and not header.startswith(".section"):
+            self.braces += 1
+            self._add("{")
+            return
+        scope = _Scope(_Statement(" ".join(header.split()), self.start))
+        self.open[-1].items.append(scope)
+        self.open.append(scope)
+        self.text = ""
+
+    def _close(self) -> None:
+        if self.braces:
+            self.braces -= 1
+            self._add("}")
+            return
+        if len(self.open) == 1:
+            raise PtxError(self.line, "'}' without '{'")
+        scope = self.open.pop()
+        if self.text.strip() and not scope.header.text.startswith(".section"):
+            raise PtxError(self.start, f"no ';' behind {self.text.strip()!r}")
+        self.text = ""
+
+
+def _without_comments(text: str) -> str:
+    """Comments go, line ends stay."""
+    text = re.sub(r"/\*.*?\*/", lambda found: "\n" * found[0].count("\n"), text, flags=re.DOTALL)
+    return re.sub(r"//[^\n]*", "", text)
+
+
+# --- declarations ---------------------------------------------------------------------------
+
+_VARIABLE = re.compile(
+    r"(?:\.(?:visible|extern|weak|common)\s+)*\.(global|const|shared|local|param)\s*"
+    r"(?:\.align\s+(\d+)\s*)?(?:\.ptr\s*(?:\.\w+\s*)?(?:\.align\s+\d+\s*)?)?"
+    r"\.(\w+)\s*(?:\.ptr\s*(?:\.\w+\s*)?(?:\.align\s+\d+\s*)?)?"
+    r"([%\w$]+)\s*((?:\[\d*\])*)\s*(?:=\s*(.*))?$"
+)
+
+
+def _variable(statement: _Statement) -> Variable:
+    if not (found := _VARIABLE.match(statement.text)):
+        raise PtxError(statement.line, f"unknown declaration {statement.text!r}")
+    space, align, type, name, extents, initial = found.groups()
+    count = 1
+    for extent in re.findall(r"\[(\d*)\]", extents):
+        count *= int(extent or 0)
+    values = tuple(re.findall(r"[^\s{},]+", initial or ""))
+    return Variable(space, name, type, count, int(align or size_of(type)), values)
+
+
+def _parameters(text: str, line: int) -> list[Variable]:
+    return [_variable(_Statement(part.strip(), line)) for part in text.split(",") if part.strip()]
+
+
+def _registers(text: str) -> dict[str, str]:
+    """`.reg .b32 %r<3>, x` declares %r0 %r1 %r2 x."""
+    _, type, names = text.split(None, 2)
+    registers: dict[str, str] = {}
+    for name in names.replace(" ", "").split(","):
+        family, _, count = name.rstrip(">").partition("<")
+        members = [f"{family}{number}" for number in range(int(count))] if count else [family]
+        registers |= dict.fromkeys(members, type.lstrip("."))
+    return registers
+
+
+_HEADER = re.compile(
+    r"(?:\.(?:visible|extern|weak)\s+)*\.(entry|func)\s*(?:\.noreturn\s*)?"
+    r"(?:\((?P<results>[^)]*)\)\s*)?(?P<name>[\w$]+)\s*(?:\((?P<parameters>[^)]*)\))?(?P<rest>.*)$"
+)
+
+
+def _function(header: _Statement) -> Function:
+    if not (found := _HEADER.match(header.text)):
+        raise PtxError(header.line, f"unknown function header {header.text!r}")
+    function = Function(
+        found["name"],
+        found[1] == "entry",
+        _parameters(found["parameters"] or "", header.line),
+        _parameters(found["results"] or "", header.line),
+    )
+    if limit := re.search(r"\.(?:maxntid|reqntid)\s+([\d, ]+)", found["rest"]):
+        function.max_threads = 1
+        for extent in limit[1].split(","):
+            function.max_threads *= int(extent)
+    return function
+
+
+# --- bodies -----------------------------------------------------------------------------------
+
+_NAME = re.compile(r"[%$A-Za-z_][\w$]*")
+_INSTRUCTION = re.compile(r"(?:@(!?)\s*([%\w$]+)\s+)?([a-z][\w.:]*)\s*(.*)$")
+
+
+def _operands(text: str) -> tuple[str, ...]:
+    """Split at the commas that stand outside of every bracket."""
+    parts, depth = [""], 0
+    for character in text:
+        depth += (character in "[{(") - (character in "]})")
+        if character == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return tuple(part.strip() for part in parts if part.strip())
+
+
+class _Body:
+    """Flattens a function's scopes; a name from scope 3 becomes name.3, and is unique."""
+
+    def __init__(self, function: Function, files: dict[str, str]) -> None:
+        self.function, self.files = function, files
+        self.scopes, self.source = 0, None  # type: tuple[int, Source | None]
+
+    def read(self, scope: _Scope, names: dict[str, str]) -> None:
+        number, self.scopes = self.scopes, self.scopes + 1
+        suffix = f".{number}" if number else ""
+        names = names | {name: name + suffix for name in _declared(scope)}
+        for item in scope.items:
+            if isinstance(item, _Scope):
+                self.read(item, names)
+            else:
+                self._statement(item, names)
+
+    def _statement(self, statement: _Statement, names: dict[str, str]) -> None:
+        text = statement.text
+        if text.endswith(":"):
+            self.function.body.append(Label(names[text[:-1]]))
+        elif text.startswith(".reg"):
+            self.function.registers |= {names[n]: t for n, t in _registers(text).items()}
+        elif text.startswith(".loc "):
+            self._location(text)
+        elif text.startswith(".branchtargets"):
+            self._branch_targets(text, names)
+        elif text.startswith((".local", ".shared", ".param", ".global", ".const")):
+            variable = _variable(statement)
+            renamed = names[variable.name]
+            self.function.variables.append(Variable(**{**vars(variable), "name": renamed}))
+        elif not text.startswith((".pragma", ".file", ".callprototype")):
+            self._instruction(statement, names)
+
+    def _location(self, text: str) -> None:
+        """With `inlined_at` we name the line of the kernel's own file, where the call stands."""
+        places = re.findall(r"(?:^\.loc|inlined_at) (\d+) (\d+)", text)
+        file, line = places[-1]
+        self.source = Source(self.files.get(file, "?"), int(line))
+
+    def _branch_targets(self, text: str, names: dict[str, str]) -> None:
+        label = self.function.body.pop()
+        assert isinstance(label, Label), text
+        targets = _operands(text.split(None, 1)[1])
+        self.function.branch_targets[label.name] = tuple(names.get(t, t) for t in targets)
+
+    def _instruction(self, statement: _Statement, names: dict[str, str]) -> None:
+        found = _INSTRUCTION.match(statement.text)
+        if not found:
+            raise PtxError(statement.line, f"unknown statement {statement.text!r}")
+        negation, guard, opcode, rest = found.groups()
+        operands = _NAME.sub(lambda name: names.get(name[0], name[0]), rest)
+        self.function.body.append(
+            Instruction(
+                opcode,
+                _operands(operands),
+                statement.line,
+                names.get(guard, guard) if guard else "",
+                negation == "!",
+                self.source,
+            )
+        )
+
+
+def _declared(scope: _Scope) -> Iterator[str]:
+    """The names that a scope itself declares: registers, variables and labels."""
+    for item in scope.items:
+        if isinstance(item, _Scope):
+            continue
+        if item.text.endswith(":"):
+            yield item.text[:-1]
+        elif item.text.startswith(".reg"):
+            yield from _registers(item.text)
+        elif item.text.startswith((".local", ".shared", ".param", ".global", ".const")):
+            yield _variable(item).name
+
+
+# --- the whole ----------------------------------------------------------------------------------
+
+
+def parse(text: str) -> Module:
+    module = Module()
+    root = _Reader().read(_without_comments(text))
+    files = dict(_files(root))
+    for item in root.items:
+        if isinstance(item, _Statement):
+            _directive(module, item)
+        elif not item.header.text.startswith(".section"):
+            function = _function(item.header)
+            _Body(function, files).read(item, {})
+            module.functions.append(function)
+    if not module.target or module.version == (0, 0):
+        raise PtxError(1, "no .version or no .target: this is not PTX")
+    return module
+
+
+def _files(root: _Scope) -> Iterator[tuple[str, str]]:
+    for item in root.items:
+        if isinstance(item, _Statement) and (
+            found := re.match(r'\.file\s+(\d+)\s+"([^"]*)"', item.text)
+        ):
+            yield found[1], found[2]
+
+
+def _directive(module: Module, statement: _Statement) -> None:
+    text = statement.text
+    if text.startswith(".version"):
+        major, minor = text.split()[1].split(".")
+        module.version = int(major), int(minor)
+    elif text.startswith(".target"):
+        module.target = text.split()[1].rstrip(",")
+    elif _OPENS_FUNCTION.search(text) or text.startswith((".address_size", ".file", ".loc ")):
+        return  # a function that is defined elsewhere, or further down
+    elif not text.startswith((".pragma", ".alias", ".weak .alias")):
+        module.variables.append(_variable(statement))

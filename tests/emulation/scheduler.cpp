@@ -1,0 +1,847 @@
+// scheduler.cpp - runs kernels: blocks one after another, a fiber for each of a block's threads.
+//
+// Knows: the order of blocks and threads, switching between fibers, barriers, warp collectives,
+// asynchronous copies, and how a kernel that breaks the rules is stopped and described. Does not
+// know PTX. Fibers change only where CUDA threads wait for each other, so a thread runs alone
+// until its next barrier, and one order always gives one result.
+#include "scheduler.h"
+
+#include <pthread.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <mutex>
+#include <vector>
+
+// Saves the registers that a function must preserve, and goes on where `load` was saved.
+extern "C" void emulated_switch(void** save, void* load);
+
+#if defined(__x86_64__)
+__asm__(R"(
+.text
+.p2align 4
+.hidden emulated_switch
+.type emulated_switch, @function
+emulated_switch:
+  push %rbp
+  push %rbx
+  push %r12
+  push %r13
+  push %r14
+  push %r15
+  mov %rsp, (%rdi)
+  mov %rsi, %rsp
+  pop %r15
+  pop %r14
+  pop %r13
+  pop %r12
+  pop %rbx
+  pop %rbp
+  ret
+.size emulated_switch, . - emulated_switch
+)");
+constexpr int SAVED_WORDS = 7;    // the last is the return address
+constexpr int RETURN_WORD = 6;
+constexpr int ENTRY_OFFSET = 1;   // at a function's entry the stack is 8 bytes off 16
+#elif defined(__aarch64__)
+__asm__(R"(
+.text
+.p2align 4
+.hidden emulated_switch
+.type emulated_switch, %function
+emulated_switch:
+  sub sp, sp, #160
+  stp x19, x20, [sp, #0]
+  stp x21, x22, [sp, #16]
+  stp x23, x24, [sp, #32]
+  stp x25, x26, [sp, #48]
+  stp x27, x28, [sp, #64]
+  stp x29, x30, [sp, #80]
+  stp d8, d9, [sp, #96]
+  stp d10, d11, [sp, #112]
+  stp d12, d13, [sp, #128]
+  stp d14, d15, [sp, #144]
+  mov x9, sp
+  str x9, [x0]
+  mov sp, x1
+  ldp x19, x20, [sp, #0]
+  ldp x21, x22, [sp, #16]
+  ldp x23, x24, [sp, #32]
+  ldp x25, x26, [sp, #48]
+  ldp x27, x28, [sp, #64]
+  ldp x29, x30, [sp, #80]
+  ldp d8, d9, [sp, #96]
+  ldp d10, d11, [sp, #112]
+  ldp d12, d13, [sp, #128]
+  ldp d14, d15, [sp, #144]
+  add sp, sp, #160
+  ret
+.size emulated_switch, . - emulated_switch
+)");
+constexpr int SAVED_WORDS = 20;
+constexpr int RETURN_WORD = 11;   // x30
+constexpr int ENTRY_OFFSET = 0;
+#else
+#error "the emulator switches stacks on x86-64 and aarch64 only"
+#endif
+
+namespace emulated {
+
+Machine machine;
+
+namespace {
+
+constexpr size_t PAGE = 65536;  // guards work with pages of 4, 16 and 64 KiB
+constexpr size_t STACK_ROOM = 64 << 10;
+constexpr int NAMED_BARRIERS = 16;
+
+enum State : unsigned char { NEW, READY, WAITING, DONE };
+enum Order { ASCENDING, DESCENDING, RANDOM };
+
+struct Wait {
+  const char* name;  // what the thread waits at
+  int line;
+  uint32_t mask;     // of a warp collective
+  void* payload;
+  Complete complete;
+  unsigned barrier;  // of a block barrier
+  Votes votes;
+};
+
+struct Warp {
+  uint32_t living, waiting;  // lanes
+};
+
+struct Barrier {
+  unsigned arrived, expected, yes, first_thread;
+  int line;
+};
+
+struct Copy {
+  unsigned char* to;
+  const unsigned char* from;
+  unsigned bytes, source_bytes;
+};
+
+struct Copies {
+  std::vector<Copy> open;
+  std::vector<std::vector<Copy>> groups;
+};
+
+struct Settings {
+  int order = ASCENDING;
+  uint64_t seed = 0;
+  int (*is_live)(unsigned long long, size_t) = nullptr;
+  bool eager_copies = false;
+  uint64_t steps = 2000000000;  // loop turns and waits of one block: some seconds
+};
+
+// The launch that is going on. There is one at a time: `turn` sees to that.
+struct Run {
+  const Module* module;
+  const Kernel* kernel;
+  unsigned threads, living;
+  Thread* current;
+
+  Thread thread[MOST_THREADS];
+  State state[MOST_THREADS];
+  Wait wait[MOST_THREADS];
+  void* stack_pointer[MOST_THREADS];
+  int stack[MOST_THREADS];  // which stack a thread that has begun runs on
+  Warp warp[MOST_THREADS / WARP];
+  Barrier barrier[NAMED_BARRIERS];
+  Copies copies[MOST_THREADS];
+  bool has_copies;
+
+  unsigned order[MOST_THREADS];  // in which threads begin
+  unsigned begun;
+  unsigned ready[2 * MOST_THREADS], ready_head, ready_tail;  // a ring
+
+  int free_stack[MOST_THREADS], free_stacks;
+  unsigned char* stacks;
+  size_t stack_stride;
+  void* main_stack_pointer;
+
+  uint64_t random;
+  int code;
+  char message[1024];
+  sigjmp_buf after_fault;
+  void* fault_address;
+};
+
+std::mutex turn;
+Settings settings;
+Run run;
+volatile bool in_kernel;
+pthread_t kernel_thread;
+struct sigaction earlier_segv, earlier_bus;
+
+// --- failures -----------------------------------------------------------------------------------
+
+const SourceLine* source_of(int line) {
+  const SourceLine* found = nullptr;
+  for (int i = 0; i < run.module->line_count && run.module->lines[i].line <= line; i++)
+    found = &run.module->lines[i];
+  return found;
+}
+
+int describe_place(char* text, size_t room, int line) {
+  if (const SourceLine* source = source_of(line))
+    return snprintf(text, room, "PTX line %d (%s:%d)", line, source->file, source->source);
+  return snprintf(text, room, "PTX line %d", line);
+}
+
+void record_failure(int code, int line, const char* what) {
+  char place[512];
+  describe_place(place, sizeof place, line);
+  const Index block = machine.block, thread = run.current ? run.current->index : Index{0, 0, 0};
+  snprintf(run.message, sizeof run.message,
+           "kernel %s, block (%u, %u, %u), thread (%u, %u, %u), %s: %s", run.kernel->name, block.x,
+           block.y, block.z, thread.x, thread.y, thread.z, place, what);
+  run.code = code;
+}
+
+[[noreturn]] void leave_block() {
+  void* never;
+  emulated_switch(&never, run.main_stack_pointer);
+  abort();
+}
+
+// Who waits where, most telling when nobody can go on.
+[[noreturn]] void report_deadlock() {
+  char text[700];
+  int length = snprintf(text, sizeof text, "deadlock");
+  bool told[MOST_THREADS] = {};
+  unsigned returned = 0;
+  int line = 0;
+  for (unsigned i = 0; i < run.threads; i++) {
+    if (run.state[i] == DONE) returned++;
+    if (run.state[i] == DONE || told[i]) continue;
+    unsigned count = 0;
+    for (unsigned j = i; j < run.threads; j++)
+      if (run.state[j] == WAITING && run.wait[j].line == run.wait[i].line) told[j] = true, count++;
+    if (!line) line = run.wait[i].line, run.current = &run.thread[i];
+    if (length < 550)
+      length += snprintf(text + length, sizeof text - length,
+                         "; %u threads, the first is number %u, wait at %s in line %d", count, i,
+                         run.wait[i].name, run.wait[i].line);
+  }
+  snprintf(text + length, sizeof text - length, "; %u threads have returned", returned);
+  record_failure(LAUNCH_FAILED, line, text);
+  leave_block();
+}
+
+// --- who runs next ------------------------------------------------------------------------------
+
+uint64_t next_random() {  // splitmix64
+  uint64_t z = run.random += 0x9e3779b97f4a7c15;
+  z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9;
+  z = (z ^ z >> 27) * 0x94d049bb133111eb;
+  return z ^ z >> 31;
+}
+
+unsigned& ready_at(unsigned position) { return run.ready[position % (2 * MOST_THREADS)]; }
+
+void make_ready(unsigned number) {
+  run.state[number] = READY;
+  ready_at(run.ready_tail++) = number;
+}
+
+void make_ready_first(unsigned number) {
+  run.state[number] = READY;
+  ready_at(--run.ready_head) = number;
+}
+
+// Any that can run, with equal chances.
+int pick_random() {
+  const unsigned ready = run.ready_tail - run.ready_head, fresh = run.threads - run.begun;
+  if (ready + fresh == 0) return -1;
+  const unsigned chosen = unsigned(next_random() % (ready + fresh));
+  if (chosen < ready) {
+    std::swap(ready_at(run.ready_head + chosen), ready_at(run.ready_head));
+    return int(ready_at(run.ready_head++));
+  }
+  std::swap(run.order[run.begun + chosen - ready], run.order[run.begun]);
+  return int(run.order[run.begun++]);
+}
+
+// Those that have begun go first: few stacks are in use at once, and they stay in the caches.
+int pick() {
+  if (settings.order == RANDOM) return pick_random();
+  if (run.ready_head != run.ready_tail) return int(ready_at(run.ready_head++));
+  return run.begun < run.threads ? int(run.order[run.begun++]) : -1;
+}
+
+void finish(Thread& thread);
+
+[[noreturn]] void switch_away(int next);
+
+// What a fiber does: its thread, then, on the same stack, threads that have not begun.
+void fiber() {
+  for (;;) {
+    Thread& thread = *run.current;
+    run.kernel->body(thread);
+    finish(thread);
+    const int stack = run.stack[thread.number], next = pick();
+    if (next < 0 || run.state[next] != NEW) {
+      run.free_stack[run.free_stacks++] = stack;
+      switch_away(next);
+    }
+    run.current = &run.thread[next];
+    run.state[next] = READY;
+    run.stack[next] = stack;
+  }
+}
+
+// Stacks begin at different offsets into their pages: all would share a few cache sets otherwise.
+void* new_fiber(int stack) {
+  unsigned char* end = run.stacks + (size_t(stack) + 1) * run.stack_stride - 1024;
+  void** top = reinterpret_cast<void**>(end - stack % 16 * 192) - SAVED_WORDS - ENTRY_OFFSET;
+  memset(top, 0, (SAVED_WORDS + ENTRY_OFFSET) * sizeof(void*));
+  top[RETURN_WORD] = reinterpret_cast<void*>(fiber);
+  return top;
+}
+
+void* stack_pointer_of(int number) {
+  if (run.state[number] == NEW) {
+    run.state[number] = READY;
+    run.stack[number] = run.free_stack[--run.free_stacks];
+    run.stack_pointer[number] = new_fiber(run.stack[number]);
+  }
+  return run.stack_pointer[number];
+}
+
+[[noreturn]] void switch_away(int next) {
+  if (next < 0 && run.living) report_deadlock();
+  run.current = next < 0 ? nullptr : &run.thread[next];
+  void* never;
+  emulated_switch(&never, next < 0 ? run.main_stack_pointer : stack_pointer_of(next));
+  abort();
+}
+
+void take_step(int line) {
+  if (--machine.steps_left <= 0) out_of_steps(line);
+}
+
+// The current thread waits; returns when something has made it ready and its turn has come.
+void wait_here() {
+  const unsigned me = run.current->number;
+  const int next = pick();
+  if (next < 0) report_deadlock();
+  if (unsigned(next) == me) return;
+  run.current = &run.thread[next];
+  emulated_switch(&run.stack_pointer[me], stack_pointer_of(next));
+}
+
+// --- block barriers -----------------------------------------------------------------------------
+
+void release(unsigned number) {
+  Barrier& barrier = run.barrier[number];
+  const Votes votes = {barrier.yes, barrier.expected};
+  barrier = {};
+  for (unsigned i = 0; i < run.threads; i++) {
+    const unsigned thread = settings.order == DESCENDING ? run.threads - 1 - i : i;
+    if (run.state[thread] != WAITING || run.wait[thread].barrier != number) continue;
+    run.wait[thread].barrier = NAMED_BARRIERS;
+    run.wait[thread].votes = votes;
+    make_ready(thread);
+  }
+}
+
+void check_arrival(const Barrier& barrier, unsigned expected, bool is_whole_block, int line) {
+  if (barrier.expected != expected)
+    fail(LAUNCH_FAILED, line, "the barrier expects %u threads here, but %u in line %d", expected,
+         barrier.expected, barrier.line);
+  if (is_whole_block && barrier.line != line)
+    fail(LAUNCH_FAILED, line,
+         "divergent barrier: this thread waits here, thread number %u waits in line %d",
+         barrier.first_thread, barrier.line);
+}
+
+void arrive(Thread& self, unsigned number, unsigned expected, bool vote, int line) {
+  take_step(line);
+  if (number >= NAMED_BARRIERS) fail(LAUNCH_FAILED, line, "there is no barrier %u", number);
+  if (expected % WARP)
+    fail(LAUNCH_FAILED, line, "a barrier of %u threads: not a multiple of 32", expected);
+  const unsigned all = expected ? expected : run.threads;
+  Barrier& barrier = run.barrier[number];
+  if (barrier.arrived == 0) barrier = {0, all, 0, self.number, line};
+  check_arrival(barrier, all, expected == 0, line);
+  barrier.arrived++;
+  barrier.yes += vote;
+}
+
+void begin_wait(Thread& self, const char* name, int line, unsigned barrier) {
+  Wait& wait = run.wait[self.number];
+  wait.name = name;
+  wait.line = line;
+  wait.barrier = barrier;
+  run.state[self.number] = WAITING;
+}
+
+// --- warp collectives ---------------------------------------------------------------------------
+
+// Do all lanes that lane `first` waits for wait for each other?
+bool is_complete(const Warp& warp, const Wait* lanes, unsigned first, uint32_t needed) {
+  if ((warp.waiting & needed) != needed) return false;
+  for (uint32_t left = needed; left; left &= left - 1) {
+    const Wait &one = lanes[first], &other = lanes[__builtin_ctz(left)];
+    if (other.mask != one.mask || other.line != one.line)
+      fail(LAUNCH_FAILED, one.line,
+           "lane %u is at %s with mask %08x, but lane %d at %s with mask %08x in line %d", first,
+           one.name, one.mask, __builtin_ctz(left), other.name, other.mask, other.line);
+  }
+  return true;
+}
+
+void complete(Warp& warp, const Wait* lanes, unsigned first, uint32_t needed) {
+  if (lanes[first].complete) {
+    void* payloads[WARP];
+    for (uint32_t left = needed; left; left &= left - 1)
+      payloads[__builtin_ctz(left)] = lanes[__builtin_ctz(left)].payload;
+    lanes[first].complete(payloads, needed);
+  }
+  warp.waiting &= ~needed;
+}
+
+// In ascending order warps keep step with each other; in descending order one runs ahead until the
+// next block barrier, so that what it does too early is seen.
+void wake(unsigned warp, uint32_t lanes) {
+  while (lanes) {
+    const int lane = __builtin_ctz(lanes);
+    lanes &= lanes - 1;
+    const unsigned number = warp * WARP + unsigned(lane);
+    if (settings.order == DESCENDING) make_ready_first(number);  // the highest lane comes out first
+    else make_ready(number);
+  }
+}
+
+// A lane has come, or gone for ever: complete what can be. `self`'s lane is not put in the queue.
+bool advance_warp(unsigned number, uint32_t self) {
+  Warp& warp = run.warp[number];
+  const Wait* lanes = &run.wait[number * WARP];
+  for (uint32_t left = self ? self : warp.waiting; left; left &= left - 1) {
+    const unsigned first = unsigned(__builtin_ctz(left));
+    const uint32_t needed = lanes[first].mask & warp.living;
+    if (!(warp.waiting >> first & 1) || !is_complete(warp, lanes, first, needed)) continue;
+    complete(warp, lanes, first, needed);
+    wake(number, needed & ~self);
+    if (needed & self) return true;
+  }
+  return false;
+}
+
+void finish(Thread& thread) {
+  run.state[thread.number] = DONE;
+  run.living--;
+  Warp& warp = run.warp[thread.warp];
+  warp.living &= ~(1u << thread.lane);
+  if (warp.waiting) advance_warp(thread.warp, 0);
+}
+
+// --- faults -------------------------------------------------------------------------------------
+
+bool is_stack(const void* address) {
+  return uintptr_t(address) - machine.stacks_first < machine.stacks_bytes;
+}
+
+void on_fault(int signal, siginfo_t* information, void* context) {
+  if (in_kernel && pthread_equal(kernel_thread, pthread_self())) {
+    in_kernel = false;
+    run.fault_address = information->si_addr;
+    siglongjmp(run.after_fault, 1);
+  }
+  const struct sigaction& earlier = signal == SIGSEGV ? earlier_segv : earlier_bus;
+  if (earlier.sa_flags & SA_SIGINFO)
+    earlier.sa_sigaction(signal, information, context);
+  else if (earlier.sa_handler != SIG_DFL && earlier.sa_handler != SIG_IGN)
+    earlier.sa_handler(signal);
+  else
+    sigaction(signal, &earlier, nullptr);  // the instruction is done again, and now it kills
+}
+
+void record_fault() {
+  char text[160];
+  const bool is_overflow = is_stack(run.fault_address);
+  if (is_overflow)
+    snprintf(text, sizeof text, "stack overflow (the line is that of the last access to memory)");
+  else if (run.fault_address)
+    snprintf(text, sizeof text, "illegal address %p", run.fault_address);
+  else
+    snprintf(text, sizeof text, "illegal address (null, or not an address at all)");
+  record_failure(is_overflow ? HARDWARE_STACK_ERROR : ILLEGAL_ADDRESS, machine.line, text);
+}
+
+// Our handlers stand while a kernel runs, on a stack of their own: the kernel's may have ended.
+class FaultHandlers {
+ public:
+  FaultHandlers() {
+    static unsigned char room[64 << 10];
+    stack_t ours = {};
+    ours.ss_sp = room;
+    ours.ss_size = sizeof room;
+    sigaltstack(&ours, &earlier_stack_);
+    struct sigaction action = {};
+    action.sa_sigaction = on_fault;
+    action.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;
+    sigaction(SIGSEGV, &action, &earlier_segv);
+    sigaction(SIGBUS, &action, &earlier_bus);
+    kernel_thread = pthread_self();
+    in_kernel = true;
+  }
+  ~FaultHandlers() {
+    in_kernel = false;
+    sigaction(SIGSEGV, &earlier_segv, nullptr);
+    sigaction(SIGBUS, &earlier_bus, nullptr);
+    sigaltstack(&earlier_stack_, nullptr);
+  }
+
+ private:
+  stack_t earlier_stack_ = {};
+};
+
+// --- blocks -------------------------------------------------------------------------------------
+
+void begin_block() {
+  memset(machine.shared, 0xff, machine.shared_bytes);  // NaN in every format
+  memset(run.state, NEW, run.threads);
+  memset(run.barrier, 0, sizeof run.barrier);
+  for (unsigned i = 0; i * WARP < run.threads; i++) {
+    const unsigned lanes = std::min(WARP, run.threads - i * WARP);
+    run.warp[i] = {~0u >> (WARP - lanes), 0};
+  }
+  for (unsigned i = 0; run.has_copies && i < run.threads; i++) run.copies[i] = {};
+  run.has_copies = false;
+  run.living = run.threads;
+  run.begun = run.ready_head = run.ready_tail = 0;
+  machine.steps_left = int64_t(settings.steps);
+}
+
+void run_block(uint64_t number) {
+  machine.block = {unsigned(number % machine.grid.x),
+                   unsigned(number / machine.grid.x % machine.grid.y),
+                   unsigned(number / machine.grid.x / machine.grid.y)};
+  begin_block();
+  const int first = pick();
+  run.current = &run.thread[first];
+  emulated_switch(&run.main_stack_pointer, stack_pointer_of(first));
+}
+
+void run_blocks() {
+  const uint64_t count = uint64_t(machine.grid.x) * machine.grid.y * machine.grid.z;
+  std::vector<uint64_t> shuffled(settings.order == RANDOM ? count : 0);
+  for (uint64_t i = 0; i < shuffled.size(); i++) {
+    shuffled[i] = i;
+    std::swap(shuffled[i], shuffled[next_random() % (i + 1)]);
+  }
+  for (uint64_t i = 0; i < count && !run.code; i++)
+    run_block(settings.order == RANDOM       ? shuffled[i]
+              : settings.order == DESCENDING ? count - 1 - i
+                                             : i);
+}
+
+// A fault jumps back to here; nothing on this frame needs to be undone.
+void run_blocks_or_fault() {
+  if (sigsetjmp(run.after_fault, 0))
+    record_fault();
+  else
+    run_blocks();
+}
+
+void number_threads() {
+  const Index size = machine.block_size;
+  for (unsigned i = 0; i < run.threads; i++) {
+    run.thread[i] = {{i % size.x, i / size.x % size.y, i / size.x / size.y}, i, i % WARP, i / WARP};
+    run.order[i] = settings.order == DESCENDING ? run.threads - 1 - i : i;
+    run.wait[i].barrier = NAMED_BARRIERS;
+  }
+}
+
+// --- memory -------------------------------------------------------------------------------------
+
+unsigned char* map(size_t bytes) {
+  void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (memory == MAP_FAILED) abort();
+  return static_cast<unsigned char*>(memory);
+}
+
+// Each stack has a guard page below it.
+void prepare_stacks(size_t local_bytes) {
+  const size_t stride = (local_bytes + STACK_ROOM + PAGE - 1) / PAGE * PAGE + PAGE;
+  if (stride <= run.stack_stride) return;
+  if (run.stacks) munmap(run.stacks, MOST_THREADS * run.stack_stride);
+  run.stack_stride = stride;
+  run.stacks = map(MOST_THREADS * stride);
+  for (size_t i = 0; i < MOST_THREADS; i++) mprotect(run.stacks + i * stride, PAGE, PROT_NONE);
+  machine.stacks_first = uintptr_t(run.stacks);
+  machine.stacks_bytes = MOST_THREADS * stride;
+}
+
+// A launch that failed has left its fibers where they were.
+void free_all_stacks() {
+  run.free_stacks = 0;
+  for (unsigned i = MOST_THREADS; i-- > 0;) run.free_stack[run.free_stacks++] = int(i);
+}
+
+unsigned char* shared_room() {
+  static unsigned char room[SHARED_WINDOW];
+  return room;
+}
+
+void add_shared_array(uint32_t first, uint32_t size) {
+  for (uint32_t i = 0; i < size; i++)
+    shared_room()[first + i] = static_cast<unsigned char>(std::min(size - i, 16u));
+}
+
+bool is_laid_out(const std::vector<SharedArray>& arrays) {
+  static std::vector<SharedArray> last;
+  const bool is_same = arrays.size() == last.size() &&
+                       !memcmp(arrays.data(), last.data(), arrays.size() * sizeof(SharedArray));
+  last = arrays;
+  return is_same;
+}
+
+// Done anew only when something has changed: it costs more than a small launch.
+void lay_out_shared(size_t dynamic_bytes) {
+  static unsigned char* const window = map(SHARED_WINDOW);
+  const Kernel& kernel = *run.kernel;
+  std::vector<SharedArray> arrays(kernel.shared, kernel.shared + kernel.shared_count);
+  arrays.push_back({kernel.dynamic_first, uint32_t(dynamic_bytes)});
+  if (is_laid_out(arrays)) return;
+  memset(shared_room(), 0, machine.shared_bytes);
+  machine.shared = window;
+  machine.shared_room = shared_room();
+  for (const SharedArray& array : arrays) add_shared_array(array.first, array.size);
+  machine.dynamic_first = run.kernel->dynamic_first;
+  machine.dynamic_bytes = uint32_t(dynamic_bytes);
+  machine.shared_bytes = run.kernel->dynamic_first + uint32_t(dynamic_bytes);
+}
+
+// --- live ranges --------------------------------------------------------------------------------
+
+std::vector<Range> live_ranges;
+
+bool is_live(uint64_t first, uint64_t size) { return settings.is_live(first, size_t(size)); }
+
+// Grows by doubling, then by halves, as far as `is_good` allows.
+template <class Question>
+uint64_t furthest(Question is_good) {
+  uint64_t reach = 0, step = 1;
+  for (; step < uint64_t(1) << 40 && is_good(reach + step); step *= 2) reach += step;
+  for (; step; step /= 2)
+    if (is_good(reach + step)) reach += step;
+  return reach;
+}
+
+Range live_range_around(uint64_t address, unsigned bytes) {
+  const uint64_t after = furthest([&](uint64_t more) { return is_live(address, bytes + more); });
+  const uint64_t before = furthest([&](uint64_t more) {
+    return more <= address && is_live(address - more, more + bytes + after);
+  });
+  return {address - before, before + bytes + after};
+}
+
+bool set_site(Site& site, const Range& range, uint64_t address, unsigned bytes) {
+  if (address - range.first >= range.size || range.first + range.size - address < bytes)
+    return false;
+  site = {range.first, range.size - bytes + 1};
+  return true;
+}
+
+// Ranges seen in earlier launches stay as long as they are still alive.
+void forget_dead_ranges() {
+  memset(run.module->sites, 0, run.module->site_count * sizeof(Site));
+  auto is_dead = [](const Range& r) { return !settings.is_live || !is_live(r.first, r.size); };
+  live_ranges.erase(std::remove_if(live_ranges.begin(), live_ranges.end(), is_dead),
+                    live_ranges.end());
+}
+
+// --- launching ----------------------------------------------------------------------------------
+
+int refuse(const char* kernel, int code, const char* reason) {
+  snprintf(run.message, sizeof run.message, "kernel %s: %s", kernel, reason);
+  return run.code = code;
+}
+
+const char* objection(const unsigned grid[3], const unsigned block[3], size_t dynamic_bytes) {
+  const uint64_t threads = uint64_t(block[0]) * block[1] * block[2];
+  if (!grid[0] || !grid[1] || !grid[2] || !threads) return "a grid or block of size 0";
+  if (grid[0] > 0x7fffffff || grid[1] > 65535 || grid[2] > 65535) return "the grid is too large";
+  if (threads > MOST_THREADS || block[0] > 1024 || block[1] > 1024 || block[2] > 64)
+    return "more than 1024 threads in a block";
+  if (run.kernel->most_threads && threads > run.kernel->most_threads)
+    return "more threads in a block than its __launch_bounds__";
+  size_t bytes = dynamic_bytes;
+  for (int i = 0; i < run.kernel->shared_count; i++) bytes += run.kernel->shared[i].size;
+  const bool fits = run.kernel->dynamic_first + dynamic_bytes <= SHARED_WINDOW;
+  return bytes > MOST_SHARED || !fits ? "more shared memory than 227 KiB" : nullptr;
+}
+
+void prepare(const unsigned grid[3], const unsigned block[3], size_t dynamic_bytes) {
+  machine.grid = {grid[0], grid[1], grid[2]};
+  machine.block_size = {block[0], block[1], block[2]};
+  run.threads = block[0] * block[1] * block[2];
+  run.random = settings.seed;
+  number_threads();
+  prepare_stacks(run.kernel->local_bytes);
+  free_all_stacks();
+  lay_out_shared(dynamic_bytes);
+  forget_dead_ranges();
+}
+
+}  // namespace
+
+void fail(int code, int line, const char* format, ...) {
+  char text[700];
+  va_list arguments;
+  va_start(arguments, format);
+  vsnprintf(text, sizeof text, format, arguments);
+  va_end(arguments);
+  record_failure(code, line, text);
+  leave_block();
+}
+
+void out_of_steps(int line) {
+  fail(LAUNCH_TIMEOUT, line, "the block does not end: %llu loop turns and waits are used up",
+       static_cast<unsigned long long>(settings.steps));
+}
+
+Votes barrier_vote(Thread& self, unsigned number, unsigned expected, bool vote, int line) {
+  arrive(self, number, expected, vote, line);
+  begin_wait(self, "bar.sync", line, number);
+  if (run.barrier[number].arrived == run.barrier[number].expected) release(number);
+  wait_here();
+  return run.wait[self.number].votes;
+}
+
+void barrier(Thread& self, unsigned number, unsigned expected, int line) {
+  barrier_vote(self, number, expected, false, line);
+}
+
+void barrier_arrive(Thread& self, unsigned number, unsigned expected, int line) {
+  arrive(self, number, expected, false, line);
+  if (run.barrier[number].arrived == run.barrier[number].expected) release(number);
+}
+
+void collective(Thread& self, const char* name, uint32_t mask, int line, void* payload,
+                Complete complete) {
+  take_step(line);
+  if (!(mask >> self.lane & 1))
+    fail(LAUNCH_FAILED, line, "%s: the thread's own lane %u is not in mask %08x", name, self.lane,
+         mask);
+  begin_wait(self, name, line, NAMED_BARRIERS);
+  Wait& wait = run.wait[self.number];
+  wait.mask = mask;
+  wait.payload = payload;
+  wait.complete = complete;
+  run.warp[self.warp].waiting |= 1u << self.lane;
+  if (advance_warp(self.warp, 1u << self.lane))
+    run.state[self.number] = READY;
+  else
+    wait_here();
+}
+
+uint32_t living_lanes(const Thread& self) { return run.warp[self.warp].living; }
+
+static void perform(const Copy& copy) {
+  memcpy(copy.to, copy.from, copy.source_bytes);
+  memset(copy.to + copy.source_bytes, 0, copy.bytes - copy.source_bytes);
+}
+
+void copy_asynchronously(Thread& self, unsigned char* to, const unsigned char* from, unsigned bytes,
+                         unsigned source_bytes) {
+  const Copy copy = {to, from, bytes, std::min(bytes, source_bytes)};
+  run.has_copies = true;
+  if (settings.eager_copies)
+    perform(copy);
+  else
+    run.copies[self.number].open.push_back(copy);
+}
+
+void commit_copies(Thread& self) {
+  Copies& copies = run.copies[self.number];
+  copies.groups.push_back(std::move(copies.open));
+  copies.open.clear();
+  run.has_copies = true;
+}
+
+void wait_for_copies(Thread& self, unsigned groups_left) {
+  auto& groups = run.copies[self.number].groups;
+  while (groups.size() > groups_left) {
+    for (const Copy& copy : groups.front()) perform(copy);
+    groups.erase(groups.begin());
+  }
+}
+
+void find_live_range(Site& site, uint64_t address, unsigned bytes, int line) {
+  if (!settings.is_live) {
+    site = {0, ~uint64_t(0)};
+    return;
+  }
+  for (int i = 0; i < run.module->variable_count; i++)
+    if (set_site(site, run.module->variables[i], address, bytes)) return;
+  for (const Range& range : live_ranges)
+    if (set_site(site, range, address, bytes)) return;
+  if (!is_live(address, bytes))
+    fail(ILLEGAL_ADDRESS, line, "illegal address 0x%llx: %u bytes there are not all allocated",
+         static_cast<unsigned long long>(address), bytes);
+  live_ranges.push_back(live_range_around(address, bytes));
+  set_site(site, live_ranges.back(), address, bytes);
+}
+
+const Kernel* find_kernel(const Module& module, const char* name) {
+  for (int i = 0; i < module.kernel_count; i++)
+    if (!strcmp(module.kernels[i].name, name)) return &module.kernels[i];
+  return nullptr;
+}
+
+int launch(const Module& module, const char* name, const unsigned grid[3], const unsigned block[3],
+           size_t dynamic_bytes, void** arguments) {
+  std::lock_guard<std::mutex> lock(turn);
+  run.module = &module;
+  run.kernel = find_kernel(module, name);
+  run.current = nullptr;
+  run.code = 0;
+  run.message[0] = 0;
+  if (!run.kernel) return refuse(name, NOT_FOUND, "there is no such kernel");
+  if (const char* reason = objection(grid, block, dynamic_bytes))
+    return refuse(name, INVALID_VALUE, reason);
+  machine.parameters = arguments;
+  prepare(grid, block, dynamic_bytes);
+  FaultHandlers handlers;
+  run_blocks_or_fault();
+  return run.code;
+}
+
+const char* last_error() { return run.message; }
+
+void set_schedule(int order, unsigned long long seed) {
+  std::lock_guard<std::mutex> lock(turn);
+  settings.order = order;
+  settings.seed = seed;
+}
+
+void set_pointer_check(int (*is_live)(unsigned long long address, size_t size)) {
+  std::lock_guard<std::mutex> lock(turn);
+  settings.is_live = is_live;
+  live_ranges.clear();
+}
+
+void set_eager_copies(int eager) {
+  std::lock_guard<std::mutex> lock(turn);
+  settings.eager_copies = eager != 0;
+}
+
+void set_watchdog(unsigned long long steps) {
+  std::lock_guard<std::mutex> lock(turn);
+  settings.steps = steps;
+}
+
+}  // namespace emulated

@@ -1,0 +1,182 @@
+// scheduler.h - what a translated module is, and what the scheduler offers to it.
+//
+// Knows: kernels as functions of one thread, the block that is running, barriers and warp
+// collectives, failures. Does not know PTX (machine.h) nor how fibers are switched (scheduler.cpp).
+#pragma once
+#include <stddef.h>
+#include <stdint.h>
+
+#define EMULATED_EXPORT __attribute__((visibility("default")))
+
+namespace emulated {
+
+// CUDA's error codes, as cuLaunchKernel and cuCtxSynchronize return them.
+enum Error {
+  INVALID_VALUE = 1,
+  NOT_FOUND = 500,
+  ILLEGAL_ADDRESS = 700,
+  LAUNCH_TIMEOUT = 702,
+  ASSERT = 710,
+  HARDWARE_STACK_ERROR = 714,
+  MISALIGNED_ADDRESS = 716,
+  LAUNCH_FAILED = 719,
+};
+
+constexpr unsigned WARP = 32;
+constexpr unsigned MOST_THREADS = 1024;
+constexpr uint32_t SHARED_BASE = 1024;         // no array lies at shared address 0
+constexpr uint32_t SHARED_WINDOW = 256 << 10;  // shared addresses end here
+constexpr size_t MOST_SHARED = 232448;         // per block, static and dynamic: compute 9.0's limit
+
+struct Index {
+  unsigned x, y, z;
+};
+
+// A CUDA thread as its own kernel function sees it.
+struct Thread {
+  Index index;
+  unsigned number;  // within the block
+  unsigned lane;
+  unsigned warp;
+};
+
+// --- a translated module ------------------------------------------------------------------------
+
+using Body = void (*)(Thread&);
+
+// Where an array lies in shared memory. Between arrays lie bytes that belong to none.
+struct SharedArray {
+  uint32_t first, size;
+};
+
+struct Kernel {
+  const char* name;
+  Body body;
+  int parameter_count;
+  const size_t* parameter_sizes;
+  unsigned most_threads;  // .maxntid, or 0
+  size_t local_bytes;
+  const SharedArray* shared;
+  int shared_count;
+  uint32_t dynamic_first;  // where dynamic shared memory begins
+};
+
+// The last range of live memory that an instruction was seen to use: an access of n bytes at
+// `address` is in it when address - first < span. Zero, before the first access: in none.
+struct Site {
+  uint64_t first, span;
+};
+
+struct Range {
+  uint64_t first, size;
+};
+
+// From this PTX line on, instructions come from that line of that source file.
+struct SourceLine {
+  int line;
+  const char* file;
+  int source;
+};
+
+struct Module {
+  const Kernel* kernels;
+  int kernel_count;
+  Site* sites;
+  size_t site_count;
+  const Range* variables;  // the module's own .global and .const arrays
+  int variable_count;
+  const SourceLine* lines;
+  int line_count;
+};
+
+// --- the machine that runs it -------------------------------------------------------------------
+
+struct Machine {
+  Index block, block_size, grid;
+  void** parameters;
+  unsigned char* shared;             // the window: shared address a is byte a of it
+  const unsigned char* shared_room;  // for each shared address, bytes to its array's end, at most 16
+  uint32_t shared_bytes, dynamic_first, dynamic_bytes;
+  uint64_t stacks_first, stacks_bytes;  // where the threads' local memory lies
+  int line;                             // of the last access outside of shared memory
+  int64_t steps_left;                   // of the block, until the watchdog bites
+};
+EMULATED_EXPORT extern Machine machine;
+
+// Ends the launch with a CUDA error code and one line: kernel, block, thread, PTX line, message.
+[[noreturn]] EMULATED_EXPORT void fail(int code, int line, const char* format, ...);
+
+// bar.sync and its kin: waits until `expected` threads have come to barrier `number`; 0: all.
+EMULATED_EXPORT void barrier(Thread& self, unsigned number, unsigned expected, int line);
+EMULATED_EXPORT void barrier_arrive(Thread& self, unsigned number, unsigned expected, int line);
+struct Votes {
+  unsigned count, all;  // how many said yes, how many there were
+};
+EMULATED_EXPORT Votes barrier_vote(Thread& self, unsigned number, unsigned expected, bool vote,
+                                   int line);
+
+// Waits until all living lanes of `mask` have come to this line; the last to come calls `complete`
+// with every lane's payload. `line` and `name` tell collectives apart.
+using Complete = void (*)(void* const payloads[WARP], uint32_t lanes);
+EMULATED_EXPORT void collective(Thread& self, const char* name, uint32_t mask, int line,
+                                void* payload, Complete complete);
+EMULATED_EXPORT uint32_t living_lanes(const Thread& self);
+
+// cp.async: copies of one thread, gathered in groups. They happen at issue, or not before the wait.
+EMULATED_EXPORT void copy_asynchronously(Thread& self, unsigned char* to, const unsigned char* from,
+                                         unsigned bytes, unsigned source_bytes);
+EMULATED_EXPORT void commit_copies(Thread& self);
+EMULATED_EXPORT void wait_for_copies(Thread& self, unsigned groups_left);
+
+EMULATED_EXPORT void find_live_range(Site& site, uint64_t address, unsigned bytes, int line);
+[[noreturn]] EMULATED_EXPORT void out_of_steps(int line);
+
+// Behind the C functions that every module exports.
+EMULATED_EXPORT const Kernel* find_kernel(const Module& module, const char* name);
+EMULATED_EXPORT int launch(const Module& module, const char* kernel, const unsigned grid[3],
+                           const unsigned block[3], size_t dynamic_bytes, void** arguments);
+EMULATED_EXPORT const char* last_error();
+EMULATED_EXPORT void set_schedule(int order, unsigned long long seed);
+EMULATED_EXPORT void set_pointer_check(int (*is_live)(unsigned long long address, size_t size));
+EMULATED_EXPORT void set_eager_copies(int eager);
+EMULATED_EXPORT void set_watchdog(unsigned long long steps);
+
+}  // namespace emulated
+
+// The C interface of a translated module, over its one `module` table.
+#define EMULATED_INTERFACE(module)                                                                 \
+  extern "C" {                                                                                     \
+  EMULATED_EXPORT int emulated_parameter_count(const char* kernel) {                               \
+    const emulated::Kernel* found = emulated::find_kernel(module, kernel);                         \
+    return found ? found->parameter_count : -1;                                                    \
+  }                                                                                                \
+  EMULATED_EXPORT size_t emulated_parameter_size(const char* kernel, int index) {                  \
+    const emulated::Kernel* found = emulated::find_kernel(module, kernel);                         \
+    return found && index >= 0 && index < found->parameter_count ? found->parameter_sizes[index]   \
+                                                                 : 0;                              \
+  }                                                                                                \
+  EMULATED_EXPORT int emulated_launch(const char* kernel, const unsigned grid[3],                  \
+                                      const unsigned block[3], size_t shared_bytes,                \
+                                      void** arguments) {                                          \
+    return emulated::launch(module, kernel, grid, block, shared_bytes, arguments);                 \
+  }                                                                                                \
+  EMULATED_EXPORT const char* emulated_error(void) { return emulated::last_error(); }              \
+  EMULATED_EXPORT void emulated_schedule(int order, unsigned long long seed) {                     \
+    emulated::set_schedule(order, seed);                                                           \
+  }                                                                                                \
+  EMULATED_EXPORT void emulated_check_pointers(int (*is_live)(unsigned long long, size_t)) {       \
+    emulated::set_pointer_check(is_live);                                                          \
+  }                                                                                                \
+  EMULATED_EXPORT void emulated_static(const char* kernel, size_t* shared_bytes,                   \
+                                       size_t* local_bytes) {                                      \
+    const emulated::Kernel* found = emulated::find_kernel(module, kernel);                         \
+    *shared_bytes = 0;                                                                             \
+    *local_bytes = found ? found->local_bytes : 0;                                                 \
+    for (int i = 0; found && i < found->shared_count; i++)                                         \
+      *shared_bytes += found->shared[i].size;                                                      \
+  }                                                                                                \
+  EMULATED_EXPORT void emulated_eager_copies(int eager) { emulated::set_eager_copies(eager); }     \
+  EMULATED_EXPORT void emulated_watchdog(unsigned long long steps) {                               \
+    emulated::set_watchdog(steps);                                                                 \
+  }                                                                                                \
+  }

@@ -1,0 +1,92 @@
+"""Kernels of ours with one thing wrong, to see whether the tests would notice.
+
+A mutant is a line of a kernel file replaced by another. It is compiled for float32 alone and run on
+the GPU that the CPU plays, in memory of its own. What it knows of a kernel is its text.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import gpu
+import pytest
+from kernel_files import NVRTC, ROOT
+
+from cullama.cuda.module import FIRST
+
+TARGET = "compute_90a"  # of the GPU that is played
+
+# Kernels whose checks look at what they did through another's eyes.
+NEEDED = {"rope_and_store": ["attention.cu"], "attention": ["rope_and_store.cu"]}
+
+
+class Mutant(NamedTuple):
+    """`kernel` names the file, and the check, that must notice."""
+
+    what: str
+    kernel: str
+    line: str
+    instead: str
+    header: str = ""  # where the line is, if it is not in the kernel's own file
+
+
+@contextmanager
+def operators_with(mutant: Mutant, cache: Path) -> Iterator[Any]:
+    """The CUDA backend with one kernel, changed, on a GPU that others do not use."""
+    with gpu.emulated().set_aside(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cullama.cuda.module.PTX_FOLDER", _compiled(mutant, cache))
+        ops = gpu.operators("float32", has_cublas=False)
+        try:
+            yield ops
+        finally:
+            ops.close()
+
+
+def _compiled(mutant: Mutant, cache: Path) -> Path:
+    """Its PTX; kept by content."""
+    sources = {path.name: path.read_text() for path in (ROOT / "kernels").glob("*.cuh")}
+    kernel = f"{mutant.kernel}.cu"
+    for name in {kernel, f"{FIRST}.cu", *NEEDED.get(mutant.kernel, ())}:
+        sources[name] = (ROOT / "kernels" / name).read_text()
+    every, one = r"#define FOR_EACH_DTYPE.*", "#define FOR_EACH_DTYPE(E) E(f32, float)"
+    sources["common.cuh"] = re.sub(every, one, sources["common.cuh"])
+    for name, text in sources.items():  # what float32 and narrow heads do without
+        text = re.sub(r" +EXPORT_WIDTH\((128|256), .*\n", "", text)
+        sources[name] = re.sub(r"EXPORT_TO\(b?f16_to_f32.*\n", "", text)
+    changed = mutant.header or kernel
+    assert sources[changed].count(mutant.line) == 1, f"{mutant.what}: the line is not there, once"
+    sources[changed] = sources[changed].replace(mutant.line, mutant.instead)
+    key = hashlib.sha256(repr(sorted(sources.items())).encode()).hexdigest()[:32]
+    folder = cache / f"mutant-{key}"
+    if not folder.is_dir():
+        _build(sources, folder)
+    return folder
+
+
+def _build(sources: dict[str, str], folder: Path) -> None:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as place:
+        for name, text in sources.items():
+            (Path(place) / name).write_text(text)
+        whole = Path(place) / "ptx"
+        for name in sources:
+            if name.endswith(".cu"):
+                _compile(Path(place) / name, whole / TARGET / f"{Path(name).stem}.ptx")
+        shutil.move(whole, folder)
+
+
+def _compile(source: Path, ptx: Path) -> None:
+    script = [sys.executable, str(ROOT / "scripts" / "build_ptx.py"), "--nvrtc", str(NVRTC)]
+    done = subprocess.run(
+        [*script, str(source), str(ptx)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
