@@ -114,8 +114,8 @@ cullama=("$python" -m cullama)
 
 step machine 20 bash -c machine
 step ptx 90 bash -c build
-step doctor 30 "${cullama[@]}" doctor
-step doctor-json 30 "${cullama[@]}" doctor --json
+step doctor 120 "${cullama[@]}" doctor
+step doctor-json 120 "${cullama[@]}" doctor --json
 step story 60 "${cullama[@]}" story --backend cuda --seed 1 --max-tokens 64 "${model[@]}"
 step diff-bfloat16 60 "${cullama[@]}" diff --backends cpu,cuda --dtypes bfloat16 "${models[@]}"
 step diff-float32 60 "${cullama[@]}" diff --backends cpu,cuda --dtypes float32 "${models[@]}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from .errors import DeviceUnavailableError, UsageError
+from .errors import DeviceError, DeviceUnavailableError, UsageError
 from .operators import Operators
 
 BACKENDS = ("auto", "cpu", "cuda")
@@ -53,6 +53,8 @@ def _best(
             return _first_gpu(dtype, deterministic)
         except DeviceUnavailableError as error:
             why = error.reason
+        except DeviceError as error:  # one that was lost, or is full
+            why = str(error)
     operators = _cpu(dtype, threads, weight_folder, deterministic)
     operators.description += f" · auto: {why}"
     return operators

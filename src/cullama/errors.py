@@ -72,7 +72,7 @@ class DeviceUnavailableError(DeviceError):
 
     def __init__(self, reason: str, remedy: str) -> None:
         super().__init__(f"{reason}; {remedy}, or use --backend cpu")
-        self.reason = reason
+        self.reason, self.remedy = reason, remedy
 
 
 class DeviceMemoryError(DeviceError):

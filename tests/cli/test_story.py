@@ -66,7 +66,7 @@ def runs(cullama_command: Any, tiny_model: Path) -> dict[str, Any]:
     def start(name: str) -> Any:
         arguments, standard_input, environment = RUNS[name]
         return cullama_command(
-            *("story", "-m", tiny_model, *arguments),
+            *("story", "-m", tiny_model, "--backend", "cpu", *arguments),
             standard_input=standard_input,
             environment=environment,
         )
@@ -77,7 +77,7 @@ def runs(cullama_command: Any, tiny_model: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def llm(tiny_model: Path) -> LLM:
-    return LLM(tiny_model)
+    return LLM(tiny_model, backend="cpu")
 
 
 def params(**changes: Any) -> SamplingParams:
@@ -102,7 +102,7 @@ def test_a_story_is_prompt_and_text(runs: dict[str, Any], llm: LLM) -> None:
 
 def test_a_prompt_a_type_and_a_seed_can_be_chosen(runs: dict[str, Any], tiny_model: Path) -> None:
     ended = runs["another"]
-    with LLM(tiny_model, dtype="bfloat16") as llm:
+    with LLM(tiny_model, backend="cpu", dtype="bfloat16") as llm:
         text = llm.generate("The old clock", params(seed=8)).text
         assert ended == (0, f"The old clock{text}\n", f"{llm.description}\n")
 

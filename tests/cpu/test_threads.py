@@ -146,7 +146,7 @@ def test_the_blas_may_be_any() -> None:
 
 def test_a_model_says_how_many_it_took_and_leaves_the_blas_one(tiny_model: Path) -> None:
     for threads in (None, 1, available()):
-        with cullama.LLM(tiny_model, threads=threads) as llm:
+        with cullama.LLM(tiny_model, backend="cpu", threads=threads) as llm:
             count = threads or physical_cores()
             assert llm.description.endswith(f"· {count} thread{'s' if count > 1 else ''}")
             assert blas_threads() <= {1}

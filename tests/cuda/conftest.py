@@ -31,12 +31,34 @@ def emulated() -> Iterator[Any]:
     device.reset()
 
 
+# As small as a model gets, since each test takes many steps.
+SMALL = {"num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1}
+
+
+@pytest.fixture(scope="session")
+def write_small(
+    write_model: Any, tokenizer_file: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Path]:
+    """Writes a small model, with changes to its config."""
+
+    def write(**changes: Any) -> Path:
+        folder = tmp_path_factory.mktemp("models") / "small"
+        return write_model(folder, tokenizer=tokenizer_file, **{**SMALL, **changes})
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def small_model(write_small: Callable[..., Path]) -> Path:
+    return write_small()
+
+
 @pytest.fixture
-def open_model(emulated: Any, tiny_model: Path) -> Iterator[OpenModel]:
-    """Opens the tiny model, on the GPU unless told otherwise; closes it at the end of the test."""
+def open_model(emulated: Any, small_model: Path) -> Iterator[OpenModel]:
+    """Opens the small model, on the GPU unless told otherwise; closes it at the end of the test."""
     opened: list[LLM] = []
 
-    def open_one(model: Path = tiny_model, backend: str = "cuda", **options: Any) -> LLM:
+    def open_one(model: Path = small_model, backend: str = "cuda", **options: Any) -> LLM:
         room = {"cache_tokens": 512} if backend == "cuda" else {}
         llm = LLM(model, backend=backend, **{"dtype": "float32", **room, **options})
         opened.append(llm)

@@ -14,6 +14,8 @@ import pytest
 from cullama import LLM, SamplingParams
 from cullama.errors import CullamaError, DeviceError, DeviceUnavailableError, UsageError
 
+# They are errors, but for what Python 3.12 has to say about forks of processes with threads.
+WARNINGS = ("-W", "error", "-W", "ignore:This process:DeprecationWarning")
 STORY = ("--max-tokens", "4", "--temperature", "0", "--seed", "1")
 
 # Asks for the GPU, and afterwards, in the same process, for whatever can be used.
@@ -77,6 +79,11 @@ UNUSABLE = {
     "a GPU that somebody else has to himself": Environment(
         "DEVICE_UNAVAILABLE", "nvidia-smi", {"faults": "cuDevicePrimaryCtxRetain:1+:46"}
     ),
+    "a GPU that is full to the last byte": Environment(
+        r"Emulated GPU \(cuda:0\) cannot be begun with: out of memory",
+        "nvidia-smi",
+        {"faults": "cuDevicePrimaryCtxRetain:1+:2"},
+    ),
     "a GPU that is full": Environment(
         "no room for .* MB: 1 MB of 1 MB are free", "--backend cpu", {"memory_bytes": 1_000_000}
     ),
@@ -115,7 +122,7 @@ def start(
 ) -> subprocess.CompletedProcess[str]:
     """A script with arguments, in a process of its own, where a warning is an error."""
     return subprocess.run(
-        [sys.executable, "-W", "error", "-c", script, *map(str, arguments)],
+        [sys.executable, *WARNINGS, "-c", script, *map(str, arguments)],
         env=cullama_command.environment(environment),
         capture_output=True,
         text=True,
@@ -272,6 +279,8 @@ def open_on(backend: str, model: Path) -> LLM:
         ("memory_bytes", 1_000_000, DeviceError),
         ("faults", "cuDevicePrimaryCtxRetain:1+:46", DeviceUnavailableError),
         ("faults", "cuStreamCreate:1+:999", DeviceError),
+        ("faults", "cuCtxSetCurrent:1+:2", DeviceError),
+        ("faults", "cuStreamCreate:1+:2,cuMemGetInfo:1+:2", DeviceError),
         ("faults", "cublasCreate:1+:1", DeviceError),
     ],
 )

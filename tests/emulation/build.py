@@ -27,7 +27,7 @@ from emulation.translate import translate
 
 HERE = Path(__file__).resolve().parent
 SOURCES = (
-    *("scheduler.h", "scheduler.cpp", "machine.h"),
+    *("scheduler.h", "scheduler.cpp", "sanitizers.h", "machine.h"),
     *("ptx.py", "operands.py", "instructions.py", "translate.py", "build.py"),
 )
 # PTX says itself which multiply-adds fuse, that integers wrap, and that bits may change their type.

@@ -91,12 +91,12 @@ def _extents(extent: Extent) -> Any:
     return (ctypes.c_uint * 3)(*values, *[1] * (3 - len(values)))
 
 
-class Module:
-    """The kernels of one PTX file, or of a PTX text."""
+class LoadedModule:
+    """The kernels of one shared object."""
 
-    def __init__(self, ptx: Path | str) -> None:
-        path = build_file(ptx) if isinstance(ptx, Path) else build_text(ptx)
+    def __init__(self, path: Path) -> None:
         self._library = ctypes.CDLL(str(path))
+        self._is_live: ctypes.c_void_p | None = None
         self._library.emulated_error.restype = ctypes.c_char_p
         self._library.emulated_parameter_size.restype = ctypes.c_size_t
         self._library.emulated_parameter_size.argtypes = [ctypes.c_char_p, ctypes.c_int]
@@ -133,6 +133,7 @@ class Module:
 
         Not a Python function: kernels run on small stacks.
         """
+        self._is_live = is_live
         self._library.emulated_check_pointers(is_live)
 
     @contextmanager
@@ -156,6 +157,8 @@ class Module:
         """Arrays go in as copies and come back; scalars must be numpy's or ctypes', or fit."""
         memories: list[_GuardedMemory] = []
         packed = self._packed(kernel, arguments, memories)
+        if self._is_live is None:  # an emulated driver in this process may have left its own
+            self._library.emulated_check_pointers(None)
         pointers = (ctypes.c_void_p * max(1, len(packed)))(*map(ctypes.addressof, packed))
         with self.scheduled(schedule or Schedule()):
             code = self._library.emulated_launch(
@@ -188,6 +191,13 @@ class Module:
                 raise TypeError(f"{kernel}: {value!r} has {len(data)} bytes, its parameter {size}")
             packed.append(ctypes.create_string_buffer(data, size))
         return packed
+
+
+class Module(LoadedModule):
+    """The kernels of one PTX file, or of a PTX text."""
+
+    def __init__(self, ptx: Path | str) -> None:
+        super().__init__(build_file(ptx) if isinstance(ptx, Path) else build_text(ptx))
 
 
 def _bytes(value: Any, size: int) -> bytes:

@@ -12,6 +12,7 @@
 namespace emulated {
 
 #define ALWAYS inline __attribute__((always_inline))
+#define UNSEEN __attribute__((no_sanitize("thread")))  // what hardware does is no race of the kernel's
 #define UNLIKELY(condition) __builtin_expect(!!(condition), 0)
 
 // --- numbers ------------------------------------------------------------------------------------
@@ -556,7 +557,7 @@ struct Shuffle {
 enum ShuffleMode { SHUFFLE_IDX, SHUFFLE_UP, SHUFFLE_DOWN, SHUFFLE_BFLY };
 
 // The lane to read from, by PTX's own rule; and whether it is within the segment.
-ALWAYS int shuffle_source(const Shuffle& own, int lane, bool& is_inside) {
+UNSEEN inline int shuffle_source(const Shuffle& own, int lane, bool& is_inside) {
   const int control = int(own.control & 31), clamp = int(own.segments & 31);
   const int mask = int(own.segments >> 8 & 31);
   const int last = (lane & mask) | (clamp & ~mask), first = lane & mask;
@@ -582,7 +583,7 @@ ALWAYS int shuffle_source(const Shuffle& own, int lane, bool& is_inside) {
 }
 
 // A lane that takes no part has no value: it reads as poison.
-static void complete_shuffle(void* const payloads[WARP], uint32_t lanes) {
+UNSEEN static void complete_shuffle(void* const payloads[WARP], uint32_t lanes) {
   for (uint32_t left = lanes; left; left &= left - 1) {
     const int lane = __builtin_ctz(left);
     Shuffle& own = *static_cast<Shuffle*>(payloads[lane]);
@@ -604,7 +605,7 @@ struct Gathered {
   uint32_t lanes, yes;  // who took part; who said yes, or has the same value
 };
 
-static void complete_gather(void* const payloads[WARP], uint32_t lanes) {
+UNSEEN static void complete_gather(void* const payloads[WARP], uint32_t lanes) {
   for (uint32_t left = lanes; left; left &= left - 1) {
     Gathered& own = *static_cast<Gathered*>(payloads[__builtin_ctz(left)]);
     own.lanes = lanes;
@@ -635,7 +636,7 @@ struct Reduced {
 };
 
 template <class Int, class Operation>
-static void complete_reduction(void* const payloads[WARP], uint32_t lanes) {
+UNSEEN static void complete_reduction(void* const payloads[WARP], uint32_t lanes) {
   Int result = static_cast<Reduced<Int>*>(payloads[__builtin_ctz(lanes)])->value;
   for (uint32_t left = lanes & (lanes - 1); left; left &= left - 1)
     result = Operation()(result, static_cast<Reduced<Int>*>(payloads[__builtin_ctz(left)])->value);
@@ -676,7 +677,7 @@ struct MatrixLoad {
   uint32_t result[4];
 };
 
-static void complete_matrix_load(void* const payloads[WARP], uint32_t lanes) {
+UNSEEN static void complete_matrix_load(void* const payloads[WARP], uint32_t lanes) {
   auto payload = [&](int lane) { return static_cast<MatrixLoad*>(payloads[lane]); };
   const int first = __builtin_ctz(lanes), count = payload(first)->count;
   if (lanes != ALL_LANES) fail(LAUNCH_FAILED, payload(first)->line, "ldmatrix needs all 32 lanes");
@@ -708,7 +709,7 @@ struct MatrixProduct {
 };
 
 template <class Half, int K>
-static void complete_product(void* const payloads[WARP], uint32_t lanes) {
+UNSEEN static void complete_product(void* const payloads[WARP], uint32_t lanes) {
   auto payload = [&](int lane) { return static_cast<MatrixProduct*>(payloads[lane]); };
   if (lanes != ALL_LANES)
     fail(LAUNCH_FAILED, payload(__builtin_ctz(lanes))->line, "mma.sync needs all 32 lanes");

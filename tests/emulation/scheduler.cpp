@@ -6,6 +6,8 @@
 // until its next barrier, and one order always gives one result.
 #include "scheduler.h"
 
+#include "sanitizers.h"
+
 #include <pthread.h>
 #include <setjmp.h>
 #include <signal.h>
@@ -98,7 +100,7 @@ Machine machine;
 namespace {
 
 constexpr size_t PAGE = 65536;  // guards work with pages of 4, 16 and 64 KiB
-constexpr size_t STACK_ROOM = 64 << 10;
+constexpr size_t STACK_ROOM = EMULATED_STACK_ROOM;
 constexpr int NAMED_BARRIERS = 16;
 
 enum State : unsigned char { NEW, READY, WAITING, DONE };
@@ -121,6 +123,13 @@ struct Warp {
 struct Barrier {
   unsigned arrived, expected, yes, first_thread;
   int line;
+};
+
+// What a race detector knows a barrier by. Who leaves one may be at the next before others leave.
+struct MemoryOrder {
+  unsigned phase;
+  char tokens[2];
+  char* token() { return &tokens[phase % 2]; }
 };
 
 struct Copy {
@@ -147,8 +156,6 @@ struct Run {
   const Module* module;
   const Kernel* kernel;
   unsigned threads, living;
-  Thread* current;
-
   Thread thread[MOST_THREADS];
   State state[MOST_THREADS];
   Wait wait[MOST_THREADS];
@@ -156,6 +163,7 @@ struct Run {
   int stack[MOST_THREADS];  // which stack a thread that has begun runs on
   Warp warp[MOST_THREADS / WARP];
   Barrier barrier[NAMED_BARRIERS];
+  MemoryOrder barrier_order[NAMED_BARRIERS], warp_order[MOST_THREADS / WARP];
   Copies copies[MOST_THREADS];
   bool has_copies;
 
@@ -193,23 +201,33 @@ const SourceLine* source_of(int line) {
 
 int describe_place(char* text, size_t room, int line) {
   if (const SourceLine* source = source_of(line))
-    return snprintf(text, room, "PTX line %d (%s:%d)", line, source->file, source->source);
-  return snprintf(text, room, "PTX line %d", line);
+    return snprintf(text, room, "%s %d (%s:%d)", run.module->line_name, line, source->file,
+                    source->source);
+  return snprintf(text, room, "%s %d", run.module->line_name, line);
 }
 
 void record_failure(int code, int line, const char* what) {
   char place[512];
   describe_place(place, sizeof place, line);
-  const Index block = machine.block, thread = run.current ? run.current->index : Index{0, 0, 0};
+  const Index block = machine.block, thread = machine.current ? machine.current->index : Index{0, 0, 0};
   snprintf(run.message, sizeof run.message,
            "kernel %s, block (%u, %u, %u), thread (%u, %u, %u), %s: %s", run.kernel->name, block.x,
            block.y, block.z, thread.x, thread.y, thread.z, place, what);
   run.code = code;
 }
 
+constexpr int MAIN = -1;  // the stack that launched the kernel
+
+// Leaves the present stack for another one; sanitizers want to be told.
+void switch_stacks(void** save, void* load, int to) {
+  sanitizer_leaves_for(to);
+  emulated_switch(save, load);
+  sanitizer_has_arrived();
+}
+
 [[noreturn]] void leave_block() {
   void* never;
-  emulated_switch(&never, run.main_stack_pointer);
+  switch_stacks(&never, run.main_stack_pointer, MAIN);
   abort();
 }
 
@@ -226,7 +244,7 @@ void record_failure(int code, int line, const char* what) {
     unsigned count = 0;
     for (unsigned j = i; j < run.threads; j++)
       if (run.state[j] == WAITING && run.wait[j].line == run.wait[i].line) told[j] = true, count++;
-    if (!line) line = run.wait[i].line, run.current = &run.thread[i];
+    if (!line) line = run.wait[i].line, machine.current = &run.thread[i];
     if (length < 550)
       length += snprintf(text + length, sizeof text - length,
                          "; %u threads, the first is number %u, wait at %s in line %d", count, i,
@@ -251,11 +269,6 @@ unsigned& ready_at(unsigned position) { return run.ready[position % (2 * MOST_TH
 void make_ready(unsigned number) {
   run.state[number] = READY;
   ready_at(run.ready_tail++) = number;
-}
-
-void make_ready_first(unsigned number) {
-  run.state[number] = READY;
-  ready_at(--run.ready_head) = number;
 }
 
 // Any that can run, with equal chances.
@@ -284,16 +297,19 @@ void finish(Thread& thread);
 
 // What a fiber does: its thread, then, on the same stack, threads that have not begun.
 void fiber() {
+  sanitizer_has_arrived();
   for (;;) {
-    Thread& thread = *run.current;
+    Thread& thread = *machine.current;
+    acquire_block_start();
     run.kernel->body(thread);
+    release_block_end();
     finish(thread);
     const int stack = run.stack[thread.number], next = pick();
-    if (next < 0 || run.state[next] != NEW) {
-      run.free_stack[run.free_stacks++] = stack;
+    if (HAS_FIBER_FOR_EACH_THREAD || next < 0 || run.state[next] != NEW) {
+      if (!HAS_FIBER_FOR_EACH_THREAD) run.free_stack[run.free_stacks++] = stack;
       switch_away(next);
     }
-    run.current = &run.thread[next];
+    machine.current = &run.thread[next];
     run.state[next] = READY;
     run.stack[next] = stack;
   }
@@ -301,6 +317,7 @@ void fiber() {
 
 // Stacks begin at different offsets into their pages: all would share a few cache sets otherwise.
 void* new_fiber(int stack) {
+  sanitizer_begins_stack(stack);
   unsigned char* end = run.stacks + (size_t(stack) + 1) * run.stack_stride - 1024;
   void** top = reinterpret_cast<void**>(end - stack % 16 * 192) - SAVED_WORDS - ENTRY_OFFSET;
   memset(top, 0, (SAVED_WORDS + ENTRY_OFFSET) * sizeof(void*));
@@ -311,7 +328,8 @@ void* new_fiber(int stack) {
 void* stack_pointer_of(int number) {
   if (run.state[number] == NEW) {
     run.state[number] = READY;
-    run.stack[number] = run.free_stack[--run.free_stacks];
+    run.stack[number] =
+        HAS_FIBER_FOR_EACH_THREAD ? number : run.free_stack[--run.free_stacks];
     run.stack_pointer[number] = new_fiber(run.stack[number]);
   }
   return run.stack_pointer[number];
@@ -319,9 +337,11 @@ void* stack_pointer_of(int number) {
 
 [[noreturn]] void switch_away(int next) {
   if (next < 0 && run.living) report_deadlock();
-  run.current = next < 0 ? nullptr : &run.thread[next];
+  machine.current = next < 0 ? nullptr : &run.thread[next];
   void* never;
-  emulated_switch(&never, next < 0 ? run.main_stack_pointer : stack_pointer_of(next));
+  if (next < 0) leave_block();
+  void* load = stack_pointer_of(next);
+  switch_stacks(&never, load, run.stack[next]);
   abort();
 }
 
@@ -331,12 +351,13 @@ void take_step(int line) {
 
 // The current thread waits; returns when something has made it ready and its turn has come.
 void wait_here() {
-  const unsigned me = run.current->number;
+  const unsigned me = machine.current->number;
   const int next = pick();
   if (next < 0) report_deadlock();
   if (unsigned(next) == me) return;
-  run.current = &run.thread[next];
-  emulated_switch(&run.stack_pointer[me], stack_pointer_of(next));
+  machine.current = &run.thread[next];
+  void* load = stack_pointer_of(next);
+  switch_stacks(&run.stack_pointer[me], load, run.stack[next]);
 }
 
 // --- block barriers -----------------------------------------------------------------------------
@@ -345,6 +366,7 @@ void release(unsigned number) {
   Barrier& barrier = run.barrier[number];
   const Votes votes = {barrier.yes, barrier.expected};
   barrier = {};
+  run.barrier_order[number].phase++;
   for (unsigned i = 0; i < run.threads; i++) {
     const unsigned thread = settings.order == DESCENDING ? run.threads - 1 - i : i;
     if (run.state[thread] != WAITING || run.wait[thread].barrier != number) continue;
@@ -408,17 +430,14 @@ void complete(Warp& warp, const Wait* lanes, unsigned first, uint32_t needed) {
     lanes[first].complete(payloads, needed);
   }
   warp.waiting &= ~needed;
+  run.warp_order[(lanes - run.wait) / WARP].phase++;
 }
 
-// In ascending order warps keep step with each other; in descending order one runs ahead until the
-// next block barrier, so that what it does too early is seen.
 void wake(unsigned warp, uint32_t lanes) {
   while (lanes) {
-    const int lane = __builtin_ctz(lanes);
-    lanes &= lanes - 1;
-    const unsigned number = warp * WARP + unsigned(lane);
-    if (settings.order == DESCENDING) make_ready_first(number);  // the highest lane comes out first
-    else make_ready(number);
+    const int lane = settings.order == DESCENDING ? 31 - __builtin_clz(lanes) : __builtin_ctz(lanes);
+    lanes &= ~(1u << lane);
+    make_ready(warp * WARP + unsigned(lane));
   }
 }
 
@@ -482,6 +501,7 @@ void record_fault() {
 class FaultHandlers {
  public:
   FaultHandlers() {
+    if (IS_SANITIZED) return;  // who reports better, and ends the process
     static unsigned char room[64 << 10];
     stack_t ours = {};
     ours.ss_sp = room;
@@ -496,6 +516,7 @@ class FaultHandlers {
     in_kernel = true;
   }
   ~FaultHandlers() {
+    if (IS_SANITIZED) return;
     in_kernel = false;
     sigaction(SIGSEGV, &earlier_segv, nullptr);
     sigaction(SIGBUS, &earlier_bus, nullptr);
@@ -508,8 +529,19 @@ class FaultHandlers {
 
 // --- blocks -------------------------------------------------------------------------------------
 
+// NaN in every format.
+void poison(unsigned char* memory, size_t bytes) {
+  if (!bytes) return;
+  if (IS_SANITIZED)
+    write_unseen(memory, 0xff, bytes);
+  else
+    memset(memory, 0xff, bytes);
+}
+
 void begin_block() {
-  memset(machine.shared, 0xff, machine.shared_bytes);  // NaN in every format
+  poison(machine.shared, machine.shared_bytes);
+  const Range& section = run.module->shared_section;
+  poison(reinterpret_cast<unsigned char*>(section.first), section.size);
   memset(run.state, NEW, run.threads);
   memset(run.barrier, 0, sizeof run.barrier);
   for (unsigned i = 0; i * WARP < run.threads; i++) {
@@ -524,13 +556,16 @@ void begin_block() {
 }
 
 void run_block(uint64_t number) {
+  acquire_block_end();
   machine.block = {unsigned(number % machine.grid.x),
                    unsigned(number / machine.grid.x % machine.grid.y),
                    unsigned(number / machine.grid.x / machine.grid.y)};
   begin_block();
+  release_block_start();
   const int first = pick();
-  run.current = &run.thread[first];
-  emulated_switch(&run.main_stack_pointer, stack_pointer_of(first));
+  machine.current = &run.thread[first];
+  void* load = stack_pointer_of(first);
+  switch_stacks(&run.main_stack_pointer, load, run.stack[first]);
 }
 
 void run_blocks() {
@@ -544,6 +579,7 @@ void run_blocks() {
     run_block(settings.order == RANDOM       ? shuffled[i]
               : settings.order == DESCENDING ? count - 1 - i
                                              : i);
+  acquire_block_end();
 }
 
 // A fault jumps back to here; nothing on this frame needs to be undone.
@@ -622,6 +658,7 @@ void lay_out_shared(size_t dynamic_bytes) {
   machine.dynamic_first = run.kernel->dynamic_first;
   machine.dynamic_bytes = uint32_t(dynamic_bytes);
   machine.shared_bytes = run.kernel->dynamic_first + uint32_t(dynamic_bytes);
+  sanitizer_bounds(machine.shared, machine.shared_bytes, SHARED_WINDOW);
 }
 
 // --- live ranges --------------------------------------------------------------------------------
@@ -693,6 +730,7 @@ void prepare(const unsigned grid[3], const unsigned block[3], size_t dynamic_byt
   prepare_stacks(run.kernel->local_bytes);
   free_all_stacks();
   lay_out_shared(dynamic_bytes);
+  sanitizer_prepares(run.stacks, run.stack_stride, PAGE, run.threads);
   forget_dead_ranges();
 }
 
@@ -716,8 +754,11 @@ void out_of_steps(int line) {
 Votes barrier_vote(Thread& self, unsigned number, unsigned expected, bool vote, int line) {
   arrive(self, number, expected, vote, line);
   begin_wait(self, "bar.sync", line, number);
+  char* const token = run.barrier_order[number].token();
+  release_memory(token);
   if (run.barrier[number].arrived == run.barrier[number].expected) release(number);
   wait_here();
+  acquire_memory(token);
   return run.wait[self.number].votes;
 }
 
@@ -742,10 +783,14 @@ void collective(Thread& self, const char* name, uint32_t mask, int line, void* p
   wait.payload = payload;
   wait.complete = complete;
   run.warp[self.warp].waiting |= 1u << self.lane;
+  const bool orders_memory = !complete;  // bar.warp.sync does, shuffles do not
+  char* const token = run.warp_order[self.warp].token();
+  if (orders_memory) release_memory(token);
   if (advance_warp(self.warp, 1u << self.lane))
     run.state[self.number] = READY;
   else
     wait_here();
+  if (orders_memory) acquire_memory(token);
 }
 
 uint32_t living_lanes(const Thread& self) { return run.warp[self.warp].living; }
@@ -807,7 +852,7 @@ int launch(const Module& module, const char* name, const unsigned grid[3], const
   std::lock_guard<std::mutex> lock(turn);
   run.module = &module;
   run.kernel = find_kernel(module, name);
-  run.current = nullptr;
+  machine.current = nullptr;
   run.code = 0;
   run.message[0] = 0;
   if (!run.kernel) return refuse(name, NOT_FOUND, "there is no such kernel");

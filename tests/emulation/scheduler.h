@@ -87,11 +87,14 @@ struct Module {
   int variable_count;
   const SourceLine* lines;
   int line_count;
+  const char* line_name;  // what the numbers count: "PTX line"
+  Range shared_section;   // of a module from source: where its __shared__ variables lie
 };
 
 // --- the machine that runs it -------------------------------------------------------------------
 
 struct Machine {
+  Thread* current;
   Index block, block_size, grid;
   void** parameters;
   unsigned char* shared;             // the window: shared address a is byte a of it

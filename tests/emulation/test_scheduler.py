@@ -30,6 +30,11 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Module:
     return Module(compiled("planted", tmp_path_factory.mktemp("planted")))
 
 
+@pytest.fixture(scope="session")
+def planted_copies(tmp_path_factory: pytest.TempPathFactory) -> Module:
+    return Module(compiled("planted_copies", tmp_path_factory.mktemp("planted")))
+
+
 def zeros(count: int) -> Array:
     return np.zeros(count, np.float32)
 
@@ -99,6 +104,8 @@ WRONG = [
     Wrong("lost_updates", "", np.array([128], np.float32), []),
     Wrong("block_waits_for_earlier_block", "", np.arange(9, dtype=np.float32), [], 8, 1),
     Wrong("shared_reused_too_early", "correct_reuse", PASSES, [X]),
+]
+WRONG_COPIES = [
     Wrong("waits_for_too_few_copies", "correct_copies", X[:256], [X], 1, 32),
     Wrong("copies_not_committed", "correct_copies", X[:256], [X], 1, 32),
     Wrong("copies_over_what_is_read", "correct_copies_in_turn", MIRRORED, [X], 1, 32),
@@ -116,6 +123,11 @@ def test_a_race_shows_in_some_order(planted: Module, case: Wrong) -> None:
     assert not all(is_right(planted, case.kernel, case, schedule) for schedule in SCHEDULES)
     if case.correct:
         assert all(is_right(planted, case.correct, case, schedule) for schedule in SCHEDULES)
+
+
+@pytest.mark.parametrize("case", WRONG_COPIES, ids=lambda case: case.kernel)
+def test_a_copy_out_of_turn_shows_too(planted_copies: Module, case: Wrong) -> None:
+    test_a_race_shows_in_some_order(planted_copies, case)
 
 
 def test_a_failure_names_the_line_of_the_source(planted: Module) -> None:

@@ -150,7 +150,7 @@ class _Translator:
         yield _table("Range", "variables", ranges)
         yield _table("SourceLine", "source_lines", lines)
         counts = f"kernels, {len(kernels)}, sites, {len(self.sites)}"
-        rest = f"variables, {len(ranges)}, source_lines, {len(lines)}"
+        rest = f'variables, {len(ranges)}, source_lines, {len(lines)}, "PTX line", {{0, 0}}'
         yield f"static const Module module = {{{counts}, {rest}}};"
         yield "EMULATED_INTERFACE(module)"
 

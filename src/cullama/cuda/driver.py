@@ -107,7 +107,13 @@ class Device:
         Raises:
             DeviceLostError, DeviceError: what the driver reports.
         """
-        return self.check(function, getattr(self.driver, function)(*arguments))
+        try:
+            result = getattr(self.driver, function)(*arguments)
+        except ValueError as error:  # "… is not a valid CUresult"
+            raise DeviceError(
+                f"{function} of the CUDA driver failed: {error}, for cuda-python; update that"
+            ) from None
+        return self.check(function, result)
 
     def check(self, function: str, result: tuple[Any, ...]) -> Any:
         """What a driver function returned, without its status; all statuses come by here."""
@@ -218,12 +224,14 @@ class Device:
 
     def _retained(self) -> Any:
         """The primary context, which all who use the device in this process share."""
-        try:
-            return self.call("cuDevicePrimaryCtxRetain", self._handle)
-        except (DeviceLostError, DeviceMemoryError):
-            raise
-        except DeviceError as error:  # for example: another process has it to itself
-            raise DeviceUnavailableError(str(error), "see what `nvidia-smi` says") from None
+        status, context = self.driver.cuDevicePrimaryCtxRetain(self._handle)
+        if status == 0 or status in LOST:
+            self.check("cuDevicePrimaryCtxRetain", (status,))
+            return context
+        raise DeviceUnavailableError(  # for example: it is full, or another's alone
+            f"{self.name} (cuda:{self.index}) cannot be begun with: {self._in_words(int(status))}",
+            "see what `nvidia-smi` says is on it",
+        )
 
     def _capability(self) -> tuple[int, int]:
         major, minor = (self.attribute(f"COMPUTE_CAPABILITY_{part}") for part in ("MAJOR", "MINOR"))
@@ -239,7 +247,7 @@ class Device:
 
     def _fail(self, function: str, status: int) -> None:
         words = self._in_words(status)
-        if status == OUT_OF_MEMORY:
+        if status == OUT_OF_MEMORY and function not in ("cuCtxSetCurrent", "cuMemGetInfo"):
             raise no_room(self, f"what {function} needs")
         if status not in LOST:
             raise DeviceError(f"{function} of the CUDA driver failed: {words}")

@@ -67,10 +67,20 @@ class CapturedSteps:
             whole = empty(self._pool, (bucket_length(bucket),), np.int32)
             fixed = full_bucket(bucket, whole, self._block_size)
             copy_on_device(device, batch.whole, whole)
-            self._step(fixed)  # makes the pool large enough: during a capture it cannot grow
+            self._make_room(fixed)
             with _without_garbage_collection():
                 graph, logits = self._recorded(fixed)
         return _Graph(device, graph, fixed, logits)
+
+    def _make_room(self, batch: CudaBatch) -> None:
+        """Steps until the pool is large enough: during a capture it cannot grow.
+
+        Once may not do: where a new arena lies below others, the next step begins to fill it.
+        """
+        held = -1
+        while held != self._pool.held:
+            held = self._pool.held
+            self._step(batch)
 
     def _recorded(self, batch: CudaBatch) -> tuple[Any, DeviceArray]:
         device = self._device
@@ -78,11 +88,11 @@ class CapturedSteps:
         try:
             device.call("cuStreamBeginCapture", device.stream, mode)
             logits = self._step(batch)
+            return device.call("cuStreamEndCapture", device.stream), logits
         except BaseException:
             with suppress(DeviceError):  # says again what went wrong
                 device.call("cuGraphDestroy", device.call("cuStreamEndCapture", device.stream))
             raise
-        return device.call("cuStreamEndCapture", device.stream), logits
 
 
 @contextmanager

@@ -54,6 +54,13 @@ class Pool:
         self._grow(size)
         return self.take(size)
 
+    def reserve(self, pieces: int, size: int) -> None:
+        """Room for so many pieces of a size in one arena: across many, they would leave gaps."""
+        self._tidy()
+        whole = pieces * _aligned(size)
+        if all(room < whole for _, room in self._free):
+            self._grow(whole)
+
     def give_back(self, address: int, size: int) -> None:
         """May be called at any moment, even by the garbage collector in the middle of `take`."""
         self._returned.append((address, size))

@@ -146,6 +146,7 @@ class CudaOperators(Operators[DeviceArray]):
     @contextmanager
     def loading(self, conversion_key: str | None, elements: int) -> Iterator[None]:
         self.device.enter(anew=True)
+        self._kept.reserve(1, elements * self.dtype.itemsize)
         self._loading = Staging(self.device, 2, memory.STAGE)
         try:
             yield
@@ -179,6 +180,7 @@ class CudaOperators(Operators[DeviceArray]):
             )
         blocks = -(-tokens // BLOCK_SIZE)
         shape = (blocks, config.kv_heads, BLOCK_SIZE, config.head_dim)
+        self._kept.reserve(2 * len(config.windows), prod(shape) * self.dtype.itemsize)
         layers = tuple(
             LayerCache(self._zeros(shape), self._zeros(shape), window) for window in config.windows
         )
@@ -200,6 +202,7 @@ class CudaOperators(Operators[DeviceArray]):
         return config.cache_elements * self.dtype.itemsize
 
     def copy_blocks(self, cache: KVCache[DeviceArray], copies: Sequence[tuple[int, int]]) -> None:
+        self.device.enter(anew=True)
         for layer in cache.layers:
             for array in (layer.keys, layer.values):
                 one = array.shape[1:]

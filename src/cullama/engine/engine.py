@@ -15,6 +15,7 @@ It knows tokens only: text is made in `answer.py`.
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator
@@ -66,6 +67,7 @@ class Engine:
         self._turns = Turns()
         self._is_open = True  # for new requests
         self._thread: threading.Thread | None = None
+        self._process = os.getpid()
 
     @property
     def runner(self) -> Runner[Any]:
@@ -90,6 +92,7 @@ class Engine:
             QueueFullError: too many are waiting already.
             ClosedError: the engine takes no more requests.
         """
+        self._check_process()
         check_priority(priority)
         sequences = self._desk.sequences(prompt, params)
         with self._turns.changed:  # two that come at once must not both take the last place
@@ -150,6 +153,7 @@ class Engine:
 
     def logits(self, tokens: list[int]) -> NDArray[np.float32]:
         """What the model predicts after each token, [T, V]."""
+        self._check_process()
         self._desk.check_prompt(tokens)
         self._desk.longest_answer(len(tokens), 0)
         self._turns.seize()
@@ -202,12 +206,27 @@ class Engine:
     def close(self) -> None:
         """Let go of model and cache. Texts under way end with `ClosedError`."""
         self._is_open = False
+        if self._has_lost_its_thread:  # whose locks may be held for ever; the parent has the memory
+            self._runner = None
+            return
         self._turns.order(self._shut)
         if self._turns.is_mine:  # an observer closes us: it is done at the end of this step
             return
         self._turns.wait_for(lambda: self._runner is None)
         if self._thread is not None:
             self._thread.join()
+
+    @property
+    def _has_lost_its_thread(self) -> bool:
+        """By a fork, which takes along only the thread that asks for it."""
+        return self._thread is not None and self._process != os.getpid()
+
+    def _check_process(self) -> None:
+        if self._has_lost_its_thread:
+            raise UsageError(
+                "this process was forked from one in which the LLM works in a thread of its own; "
+                "start processes with multiprocessing's 'spawn', or load the model after the fork"
+            )
 
     def _work(self) -> None:
         while self._runner is not None:

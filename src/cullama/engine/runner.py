@@ -151,5 +151,9 @@ def _outcomes(
 
 
 def _wanted(sequence: Sequence, tokens: int) -> int:
-    """Rows of logits: for its newest token and each guess, once all before is computed."""
-    return max(0, tokens - sequence.pending + 1)
+    """Rows of logits: for its newest token and each guess, once all before is computed.
+
+    The pass that was to bring its newest token may have ended in an error: then that is pending
+    no more, and it still has no more rows than tokens in this pass, from which nothing is taken.
+    """
+    return max(0, min(tokens, tokens - sequence.pending + 1))

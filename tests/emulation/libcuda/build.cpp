@@ -136,11 +136,11 @@ const BuiltModule* built_from(const std::string& text, std::string& complaint) {
   std::string path = path_of(text, complaint);
   BuiltModule module;
   if (path.empty() || !load(path, module, complaint)) return nullptr;
-  module.check_pointers(is_live_to_kernels);
-  schedule(module);
   return &(modules()[text] = module);
 }
 
-void apply_schedule() {
-  for (const auto& [text, module] : modules()) schedule(module);
+// The emulator is one for the whole process, and tests that run kernels without a driver use it, too.
+void take_over(const BuiltModule& module) {
+  module.check_pointers(is_live_to_kernels);
+  schedule(module);
 }

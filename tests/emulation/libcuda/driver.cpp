@@ -45,6 +45,5 @@ bool take_driver_back() {
   set_aside().pop_back();
   present() = driver;
   set_current_context(current);
-  apply_schedule();
   return true;
 }

@@ -218,7 +218,7 @@ CUresult invalidate(Capture& capture, CUresult code);
 void abandon_captures(Context* context);
 
 // build.cpp
-void apply_schedule();
+void take_over(const BuiltModule& module);
 
 // modules.cpp
 std::shared_ptr<Kernel> kernel_of(Context& context, Kernel* handle);

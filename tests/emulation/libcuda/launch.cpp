@@ -56,6 +56,7 @@ CUresult run(const Launch& launch) {
   for (auto& argument : arguments) pointers.push_back(argument.data());
   const unsigned grid[] = {launch.grid.x, launch.grid.y, launch.grid.z};
   const unsigned block[] = {launch.block.x, launch.block.y, launch.block.z};
+  take_over(*kernel.built);
   CUresult code = kernel.built->launch(kernel.name.c_str(), grid, block, launch.shared,
                                        pointers.data());
   return code ? failed(code, kernel.built->error()) : SUCCESS;

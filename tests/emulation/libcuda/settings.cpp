@@ -37,7 +37,6 @@ std::string environment_name(const std::string& name) {
 void take_effect(const std::string& name, const std::string& value) {
   if (name == "faults") driver().faults = parse_faults(value);
   if (name == "seed") driver().random.seed(strtoull(value.c_str(), nullptr, 10));
-  if (name == "block_order" || name == "block_seed" || name == "eager_copies") apply_schedule();
 }
 
 }  // namespace

@@ -1,0 +1,32 @@
+"""The examination from beginning to end: facts first, then every operator of every backend."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from .findings import Fact
+from .gpus import check_number, fact_about_auto, gpu_facts
+from .host import host_facts
+from .model import examine_model
+from .plan import Plan
+from .rig import MODEL
+from .selftest import SelfTest, self_tests
+
+
+def examine(plan: Plan) -> Iterator[Fact | SelfTest]:
+    """Findings as they are made.
+
+    Raises:
+        UsageError: the number of a GPU that there is not.
+    """
+    usable: list[int] = []
+    check_number(plan)
+    yield from host_facts()
+    if plan.has_cuda:
+        yield from gpu_facts(plan, usable)
+    yield from fact_about_auto(plan)
+    sizes = MODEL
+    if plan.model is not None:
+        fact, sizes = examine_model(plan.model)
+        yield fact
+    yield from self_tests(plan, usable, sizes)

@@ -1,0 +1,385 @@
+"""Facts about CUDA: the driver, each GPU and the kernels for it, cuBLAS, the driver's cache.
+
+The driver is asked here without `Device`, too, which refuses what cullama cannot use: that is just
+what is to be described. It knows no operator.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from ..cuda.cublas import find_cublas
+from ..cuda.driver import LEAST_CAPABILITY, NO_DEVICE, Device, load_bindings
+from ..cuda.module import Kernels, ptx_folder, ptx_version, read_signatures
+from ..errors import (
+    CullamaError,
+    DeviceError,
+    DeviceLostError,
+    DeviceUnavailableError,
+    UsageError,
+)
+from .findings import Fact, sick
+from .host import bytes_in, gigabytes, megabytes
+from .plan import Plan
+
+STUB_LIBRARY = 34  # CUresult of a libcuda that is only there to be linked with
+VERSION_LINE = "\n.version "  # of a PTX file; behind comments
+ABSENT = (STUB_LIBRARY, NO_DEVICE)
+SEE_SMI = "see what `nvidia-smi` says of it, and which other programs use it"
+
+Version = tuple[int, int]
+
+# PTX → the first CUDA that knows it, and the first driver branch that knows that (PTX ISA,
+# "Release notes"; CUDA toolkit release notes, "CUDA driver").
+KNOWN_BY: dict[Version, tuple[Version, int]] = {
+    (8, 0): ((12, 0), 525),
+    (8, 1): ((12, 1), 530),
+    (8, 2): ((12, 2), 535),
+    (8, 3): ((12, 3), 545),
+    (8, 4): ((12, 4), 550),
+    (8, 5): ((12, 5), 555),
+    (8, 6): ((12, 7), 565),
+    (8, 7): ((12, 8), 570),
+    (8, 8): ((12, 9), 575),
+    (9, 0): ((13, 0), 580),
+    (9, 1): ((13, 1), 590),
+}
+
+
+def check_number(plan: Plan) -> None:
+    """Raises UsageError for the number of a GPU that there is not."""
+    with suppress(DeviceUnavailableError):
+        count = _start(load_bindings())[0] if plan.gpu else 0
+        if plan.gpu and 0 < count <= plan.gpu:
+            raise UsageError(f"there is no GPU cuda:{plan.gpu}, expected one below cuda:{count}")
+
+
+def gpu_facts(plan: Plan, usable: list[int]) -> Iterator[Fact]:
+    """What is found about CUDA; the numbers of the GPUs that can be used go into a list."""
+    try:
+        driver = load_bindings()
+    except DeviceUnavailableError as error:
+        yield _absence(error, plan.needs_cuda)
+        return
+    yield _bindings()
+    yield _driver(driver)
+    count, is_absent = _start(driver)
+    if count == 0:
+        yield _absence(_refusal(), plan.needs_cuda or not is_absent)
+        return
+    for index in range(count) if plan.gpu is None else [plan.gpu]:
+        yield from _facts_of(driver, index, usable)
+    yield _cublas(_cuda_version(driver))
+    yield _jit_cache()
+
+
+# --- the driver ----------------------------------------------------------------------------------
+
+
+def _start(driver: Any) -> tuple[int, bool]:
+    """How many GPUs there are; and of none, whether that is all right."""
+    try:
+        status = int(driver.cuInit(0)[0])
+    except RuntimeError:  # a function is missing from it
+        return 0, False
+    count = int(_ask(driver, "cuDeviceGetCount")) if status == 0 else 0
+    return count, status in (0, *ABSENT)
+
+
+def _refusal() -> DeviceUnavailableError:
+    """What `Device` says where it finds none."""
+    try:
+        Device(0).close()
+    except DeviceUnavailableError as error:
+        return error
+    raise AssertionError("a device where there is none")
+
+
+def _absence(error: DeviceUnavailableError, is_problem: bool) -> Fact:
+    found = f"not available: {error.reason}"
+    details = {"is_available": False, "reason": error.reason}
+    if is_problem:
+        return sick("CUDA", found, "a GPU that cullama can use", error.remedy, **details)
+    return Fact("CUDA", found, details, remedy=error.remedy)
+
+
+def _bindings() -> Fact:
+    try:
+        version = metadata.version("cuda-bindings")
+    except metadata.PackageNotFoundError:  # put on the path by hand
+        version = "unknown"
+    return Fact("cuda-python", f"bindings {version}", {"version": version})
+
+
+def _driver(driver: Any) -> Fact:
+    """The version in driver numbers is known to the kernel module only."""
+    path, module = _loaded("libcuda.so"), _kernel_module()
+    try:
+        cuda = _dotted(_cuda_version(driver))
+    except RuntimeError:  # the bindings miss a function
+        cuda = None
+    words = [module, f"knows CUDA {cuda}" if cuda else "is older than CUDA 12", path]
+    details = {"version": module, "cuda": cuda, "library": path}
+    return Fact("driver", " · ".join(filter(None, words)), details)
+
+
+def _kernel_module() -> str | None:
+    try:
+        text = Path("/proc/driver/nvidia/version").read_text()
+    except OSError:
+        return None
+    found = re.search(r"Module.*?\s(\d+\.\d+(\.\d+)?)\s", text)
+    return found[1] if found else None
+
+
+def _loaded(name: str) -> str | None:
+    """The path of a library in this process."""
+    try:
+        maps = Path("/proc/self/maps").read_text()
+    except OSError:
+        return None
+    return next((line[line.index("/") :] for line in maps.splitlines() if f"/{name}" in line), None)
+
+
+def _cuda_version(driver: Any) -> Version:
+    version = int(_ask(driver, "cuDriverGetVersion"))
+    return version // 1000, version % 1000 // 10
+
+
+def _ask(driver: Any, function: str, *arguments: Any) -> Any:
+    status, answer = getattr(driver, function)(*arguments)
+    if status != 0:
+        raise DeviceError(f"{function} of the CUDA driver failed ({status!s}); {SEE_SMI}")
+    return answer
+
+
+# --- each GPU ------------------------------------------------------------------------------------
+
+
+def _facts_of(driver: Any, index: int, usable: list[int]) -> Iterator[Fact]:
+    attributes = _attributes(driver, index)
+    try:
+        device = Device(index)
+    except CullamaError as error:
+        yield _unusable(attributes, error)
+        return
+    try:
+        yield _gpu(device, attributes)
+        kernels = _kernels(device)
+        yield kernels
+    finally:
+        device.close()
+    if kernels.problem is None:
+        usable.append(index)
+
+
+def _gpu(device: Device, attributes: dict[str, Any]) -> Fact:
+    free, total = device.free_and_total
+    found = f"{_described(attributes)} · {gigabytes(free)} of {gigabytes(total)} free"
+    return Fact(f"cuda:{device.index}", found, {**attributes, "free_bytes": free})
+
+
+def _unusable(attributes: dict[str, Any], error: CullamaError) -> Fact:
+    name, found = f"cuda:{attributes['index']}", _described(attributes)
+    if isinstance(error, DeviceUnavailableError):
+        expected = f"compute capability {_dotted(LEAST_CAPABILITY)} or newer"
+        return sick(name, found, expected, error.remedy, **attributes)
+    return sick(name, f"{found} · {error}", "a GPU that starts", SEE_SMI, **attributes)
+
+
+def _described(attributes: dict[str, Any]) -> str:
+    major, minor = attributes["compute_capability"]
+    return (
+        f"{attributes['name']} · compute capability {major}.{minor} · "
+        f"{attributes['multiprocessors']} multiprocessors · PCI {attributes['pci']}"
+    )
+
+
+def _attributes(driver: Any, index: int) -> dict[str, Any]:
+    handle = _ask(driver, "cuDeviceGet", index)
+
+    def number(name: str) -> int:
+        kind = getattr(driver.CUdevice_attribute, f"CU_DEVICE_ATTRIBUTE_{name}")
+        return int(_ask(driver, "cuDeviceGetAttribute", kind, handle))
+
+    domain, bus, slot = (number(f"PCI_{part}_ID") for part in ("DOMAIN", "BUS", "DEVICE"))
+    return {
+        "index": index,
+        "name": _ask(driver, "cuDeviceGetName", 256, handle).split(b"\0")[0].decode(),
+        "compute_capability": [number(f"COMPUTE_CAPABILITY_{part}") for part in ("MAJOR", "MINOR")],
+        "multiprocessors": number("MULTIPROCESSOR_COUNT"),
+        "pci": f"{domain:04x}:{bus:02x}:{slot:02x}.0",
+        "total_bytes": int(_ask(driver, "cuDeviceTotalMem", handle)),
+    }
+
+
+# --- kernels -------------------------------------------------------------------------------------
+
+
+def _kernels(device: Device) -> Fact:
+    """Load them all: whether the driver takes them is for the driver to say."""
+    name = f"cuda:{device.index} PTX"
+    try:
+        texts = _texts(ptx_folder(device.capability))
+        started = time.perf_counter()
+        _load(device, texts)
+        return _loaded_kernels(name, texts, time.perf_counter() - started)
+    except DeviceUnavailableError as error:
+        if "not built" in error.reason:
+            return sick(name, error.reason, "kernels for this GPU", error.remedy)
+        return _refused_kernels(name, texts, device.driver_version, error)
+    except CullamaError as error:
+        return sick(name, str(error), "kernels that load", SEE_SMI)
+
+
+def _texts(folder: Path) -> dict[Path, str]:
+    paths = sorted(folder.glob("*.ptx"))
+    return {path: path.read_text(encoding="utf-8", errors="replace") for path in paths}
+
+
+def _load(device: Device, texts: dict[Path, str]) -> None:
+    kernels = Kernels(device)
+    try:
+        for path, text in texts.items():
+            _load_one(kernels, path, text)
+    finally:
+        kernels.close()
+
+
+def _load_one(kernels: Kernels, path: Path, text: str) -> None:
+    """A driver may compile a file when it is loaded, or only when a kernel is taken from it."""
+    names = list(read_signatures(text))
+    if not names or VERSION_LINE not in text:
+        raise DeviceUnavailableError(f"{path.name} holds no kernels", "nothing else will help")
+    try:
+        kernels(path.stem, names[0])
+    except (DeviceUnavailableError, DeviceLostError):
+        raise
+    except DeviceError as error:
+        reason = f"{path.name} cannot be loaded: {error}"
+        raise DeviceUnavailableError(reason, "install a newer driver") from None
+
+
+def _loaded_kernels(name: str, texts: dict[Path, str], seconds: float) -> Fact:
+    folder, version = next(iter(texts)).parent, _newest(texts)
+    count = sum(len(read_signatures(text)) for text in texts.values())
+    details = {
+        "folder": str(folder),
+        "ptx": _dotted(version),
+        "files": len(texts),
+        "kernels": count,
+        "load_seconds": seconds,
+    }
+    found = (
+        f"{folder.name} · PTX {_dotted(version)}{_needs(version)} · {count} kernels in "
+        f"{len(texts)} files, loaded in {seconds:.2f} s"
+    )
+    return Fact(name, found, details)
+
+
+def _newest(texts: dict[Path, str]) -> Version:
+    versions = [ptx_version(text) for text in texts.values() if VERSION_LINE in text]
+    return max(versions, default=(0, 0))
+
+
+def _needs(version: Version) -> str:
+    if version not in KNOWN_BY:
+        return ""
+    cuda, branch = KNOWN_BY[version]
+    return f", for drivers from {branch} (CUDA {_dotted(cuda)}) on"
+
+
+def _refused_kernels(
+    name: str, texts: dict[Path, str], known: Version, error: DeviceUnavailableError
+) -> Fact:
+    """The driver is too old, or the files are damaged."""
+    version = _newest(texts)
+    details = {"ptx": _dotted(version), "driver_cuda": _dotted(known)}
+    cuda, branch = KNOWN_BY.get(version, (known, 0))
+    if cuda <= known:
+        remedy = f"run `make ptx`, or install cullama anew; or {error.remedy}"
+        return sick(name, error.reason, "kernels that load", remedy, **details)
+    newest = max((ptx for ptx, (by, _) in KNOWN_BY.items() if by <= known), default=(7, 8))
+    return sick(
+        name,
+        f"the kernels are PTX {_dotted(version)}; this driver knows CUDA {_dotted(known)}",
+        f"PTX {_dotted(newest)} or older",
+        f"install a driver from {branch} on (CUDA {_dotted(cuda)}), or build the kernels for older "
+        "ones with `make ptx-release`, or use --backend cpu",
+        **details,
+    )
+
+
+# --- cuBLAS, and the driver's cache --------------------------------------------------------------
+
+
+def _cublas(known: Version) -> Fact:
+    try:
+        found = find_cublas()
+    except OSError as error:
+        return sick("cuBLAS", f"cannot be loaded: {error}", "a library that loads", _wheel(known))
+    if found is None:
+        return Fact(
+            "cuBLAS",
+            "not found: long prompts are read with cullama's own kernels, which are slower",
+            {"is_available": False},
+            remedy=_wheel(known),
+        )
+    library, path = found
+    major, minor, patch = (_property(library, kind) for kind in range(3))
+    details = {"is_available": True, "version": f"{major}.{minor}.{patch}", "library": path}
+    words = f"{major}.{minor}.{patch} (CUDA {major}) · {path}"
+    if major > known[0]:
+        expected = f"one for CUDA {known[0]}, as the driver knows"
+        return sick("cuBLAS", words, expected, _wheel(known), **details)
+    return Fact("cuBLAS", words, details)
+
+
+def _wheel(known: Version) -> str:
+    return f"pip install {'nvidia-cublas-cu12' if known[0] < 13 else 'nvidia-cublas'}"
+
+
+def _property(library: ctypes.CDLL, kind: int) -> int:
+    """0: major version, 1: minor, 2: patch; unlike the version, it needs no handle."""
+    value = ctypes.c_int()
+    library.cublasGetProperty(kind, ctypes.byref(value))
+    return value.value
+
+
+def _jit_cache() -> Fact:
+    """Where the driver keeps what it has compiled our PTX to."""
+    folder = Path(os.environ.get("CUDA_CACHE_PATH") or "~/.nv/ComputeCache").expanduser()
+    size, is_disabled = bytes_in(folder), os.environ.get("CUDA_CACHE_DISABLE") == "1"
+    details = {"folder": str(folder), "bytes": size, "is_disabled": is_disabled}
+    if is_disabled:
+        found = "disabled by CUDA_CACHE_DISABLE: kernels are compiled anew at each start"
+        return Fact("JIT cache", found, details, remedy="unset CUDA_CACHE_DISABLE")
+    return Fact("JIT cache", f"{folder} · {megabytes(size)}", details)
+
+
+def _dotted(version: Version) -> str:
+    return f"{version[0]}.{version[1]}"
+
+
+def fact_about_auto(plan: Plan) -> Iterator[Fact]:
+    """What `--backend auto` would take here, as it says itself."""
+    from ..backends import operators_for
+
+    if plan.backend != "auto":
+        return
+    try:
+        ops = operators_for("auto", plan.dtype, plan.threads, None, plan.is_deterministic)
+    except Exception as error:  # a file of kernels that is missing, anything
+        yield sick("auto", f"fails: {error}", "a backend", "name one with --backend")
+        return
+    why = "" if ops.description.startswith("cpu") else " · auto: the first GPU can be used"
+    yield Fact("auto", f"takes {ops.description}{why}", {"description": ops.description})
+    ops.close()

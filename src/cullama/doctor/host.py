@@ -1,0 +1,144 @@
+"""Facts about Python, numpy and its BLAS, the processor, the environment, and our own files."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from threadpoolctl import ThreadpoolController
+
+from .. import __version__
+from ..cache_folder import cache_folder
+from ..cpu.threads import physical_cores
+from ..errors import CullamaError
+from .findings import Fact
+
+# What people set and forget. Their meanings are those of NVIDIA's CUDA programming guide, and of
+# numpy's BLAS.
+VARIABLES = {
+    "CUDA_VISIBLE_DEVICES": "the GPUs that programs see",
+    "CUDA_DEVICE_ORDER": "how GPUs are numbered",
+    "CUDA_LAUNCH_BLOCKING": "1 waits for every kernel, which is slow",
+    "CUDA_MODULE_LOADING": "when kernels are loaded",
+    "CUDA_FORCE_PTX_JIT": "1 compiles PTX that has been compiled already",
+    "CUDA_DISABLE_PTX_JIT": "1 keeps the driver from compiling our PTX at all",
+    "CUDA_CACHE_DISABLE": "1 compiles PTX at every start",
+    "CUDA_CACHE_PATH": "where compiled PTX is kept",
+    "CUDA_CACHE_MAXSIZE": "bytes of compiled PTX that are kept",
+    "NVIDIA_TF32_OVERRIDE": "1 lets cuBLAS round float32 to ten bits",
+    "LD_PRELOAD": "libraries that come before all others",
+    "OPENBLAS_NUM_THREADS": "cullama sets numpy's threads itself",
+    "OMP_NUM_THREADS": "cullama sets numpy's threads itself",
+    "MKL_NUM_THREADS": "cullama sets numpy's threads itself",
+    "CULLAMA_CACHE": "where cullama keeps models",
+}
+# Of the processor's features, those that decide how fast numpy multiplies.
+FEATURES = ("avx2", "fma", "f16c", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "sve", "i8mm")
+
+
+def host_facts() -> Iterator[Fact]:
+    yield Fact("cullama", f"{__version__} · {Path(__file__).parents[1]}", {"version": __version__})
+    yield _python()
+    yield _numpy()
+    yield _processor()
+    yield _memory()
+    yield _own_cache()
+    yield _environment()
+
+
+def _python() -> Fact:
+    version, system = platform.python_version(), platform.platform(terse=True)
+    found = f"{platform.python_implementation()} {version} · {system} · {platform.machine()}"
+    return Fact("Python", found, {"version": version, "platform": platform.platform()})
+
+
+def _numpy() -> Fact:
+    libraries = ThreadpoolController().select(user_api="blas").info()
+    blas = libraries[0] if libraries else {}
+    details = {
+        "version": np.__version__,
+        "blas": blas.get("internal_api"),
+        "blas_version": blas.get("version"),
+        "blas_architecture": blas.get("architecture"),
+        "blas_threads": blas.get("num_threads"),
+    }
+    if not blas:
+        found = f"{np.__version__} · a BLAS that does not say its name"
+        return Fact("numpy", found, details)
+    kind = f"{blas.get('internal_api')} {blas.get('version') or 'of unknown version'}"
+    architecture = blas.get("architecture") or "unknown"
+    threads = _count(int(blas.get("num_threads", 1)), "thread")
+    found = f"{np.__version__} · BLAS: {kind}, for {architecture}, {threads}"
+    return Fact("numpy", found, details)
+
+
+def _processor() -> Fact:
+    described = _key_values(Path("/proc/cpuinfo"))
+    model = described.get("model name") or platform.processor() or platform.machine()
+    flags = (described.get("flags") or described.get("Features") or "").split()
+    features = [feature for feature in FEATURES if feature in flags]
+    cores, processors = physical_cores(), os.cpu_count() or 1
+    of = f"{_count(cores, 'core')} to use, {_count(processors, 'processor')}"
+    details = {"model": model, "cores": cores, "processors": processors, "features": features}
+    return Fact("CPU", " · ".join(filter(None, [model, of, " ".join(features)])), details)
+
+
+def _memory() -> Fact:
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    available = _key_values(Path("/proc/meminfo")).get("MemAvailable", "").split()
+    free = int(available[0]) * 1024 if available else None
+    found = f"{gigabytes(total)}{'' if free is None else f', {gigabytes(free)} of it available'}"
+    return Fact("memory", found, {"total_bytes": total, "available_bytes": free})
+
+
+def _own_cache() -> Fact:
+    try:
+        folder = cache_folder()
+    except CullamaError as error:
+        return Fact("model cache", str(error))
+    size = bytes_in(folder)
+    found = f"{folder} · {megabytes(size)}"
+    return Fact("model cache", found, {"folder": str(folder), "bytes": size})
+
+
+def _environment() -> Fact:
+    present = {name: os.environ[name] for name in VARIABLES if name in os.environ}
+    words = [f"{name}={value!r} ({VARIABLES[name]})" for name, value in present.items()]
+    return Fact("environment", "; ".join(words) or "nothing set that matters", dict(present))
+
+
+def bytes_in(folder: Path) -> int:
+    """Of all files in a folder; what vanishes meanwhile, or may not be read, counts nothing."""
+    total = 0
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            try:
+                total += os.lstat(os.path.join(parent, name)).st_size
+            except OSError:
+                continue
+    return total
+
+
+def megabytes(size: float) -> str:
+    return f"{size / 1e6:,.1f} MB"
+
+
+def gigabytes(size: float) -> str:
+    return f"{size / 1e9:,.1f} GB"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _key_values(path: Path) -> dict[str, str]:
+    """The first of each key in a file of `key : value` lines; nothing where there is no file."""
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return {}
+    pairs = [line.split(":", 1) for line in reversed(lines) if ":" in line]
+    return {key.strip(): value.strip() for key, value in pairs}

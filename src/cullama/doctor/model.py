@@ -1,0 +1,48 @@
+"""A model that was named: whether its files can be read, and the sizes that its operators have."""
+
+from __future__ import annotations
+
+from ..checkpoint import open_checkpoint
+from ..config import ModelConfig
+from ..errors import CullamaError
+from ..hub import resolve_model
+from .findings import Fact, sick
+from .host import gigabytes
+from .rig import DTYPES, MODEL, Sizes
+
+
+def examine_model(name: str) -> tuple[Fact, Sizes]:
+    """Where it cannot be read, the sizes are those of the default model."""
+    try:
+        checkpoint = open_checkpoint(resolve_model(name))
+    except CullamaError as error:
+        remedy = "name another with --model, or fetch this one anew"
+        return sick("model", str(error), "a model that cullama runs", remedy), MODEL
+    config = checkpoint.config
+    return _described(str(checkpoint.path), config), _sizes(checkpoint.path.name, config)
+
+
+def _described(path: str, config: ModelConfig) -> Fact:
+    sizes = {dtype: config.parameters * kind.itemsize for dtype, kind in DTYPES.items()}
+    words = [path, config.architecture, f"{config.parameters / 1e6:,.1f} million parameters"]
+    words.append(
+        f"{gigabytes(sizes['float32'])} as float32, {gigabytes(sizes['float16'])} in 16 bits"
+    )
+    details = {"path": path, "parameters": config.parameters, "weight_bytes": sizes}
+    return Fact("model", " · ".join(words), details)
+
+
+def _sizes(name: str, config: ModelConfig) -> Sizes:
+    """As many tokens as for the default model, within this one's context."""
+    return Sizes(
+        name=name,
+        hidden=config.hidden_size,
+        inner=config.intermediate_size,
+        heads=config.heads,
+        kv_heads=config.kv_heads,
+        head_dim=config.head_dim,
+        vocabulary=config.vocab_size,
+        rows=min(MODEL.rows, config.context_length),
+        context=min(MODEL.context, config.context_length),
+        long_context=min(MODEL.long_context, config.context_length),
+    )

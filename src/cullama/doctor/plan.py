@@ -1,0 +1,69 @@
+"""What is to be examined: which backends, in which storage types, how thoroughly."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..backends import BACKENDS
+from ..cpu.threads import choose_threads
+from ..errors import UsageError
+
+CPU_DTYPES = ("float32",)
+CUDA_DTYPES = ("float32", "float16", "bfloat16")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Of `auto`: the CPU, and every GPU; of a type of `auto`: all that are usual there.
+
+    `model`: take its sizes. Quickly: small ones, whatever it is.
+
+    Raises:
+        UsageError: a backend or a number of threads that there is not, or threads for a GPU.
+    """
+
+    model: str | None = None
+    backend: str = "auto"
+    dtype: str = "auto"
+    threads: int | None = None
+    is_deterministic: bool = False
+    is_quick: bool = False
+
+    def __post_init__(self) -> None:
+        name, colon, index = self.backend.partition(":")
+        is_numbered = name == "cuda" and index.isascii() and index.isdecimal()
+        if name not in BACKENDS or (colon and not is_numbered):
+            raise UsageError(
+                f"backend is {self.backend!r}, expected one of {', '.join(BACKENDS)}, "
+                "or a GPU's number as in cuda:1"
+            )
+        if name == "cuda" and self.threads is not None:
+            raise UsageError(f"threads is {self.threads}, which is for the CPU: leave it out")
+        choose_threads(self.threads)
+
+    @property
+    def has_cpu(self) -> bool:
+        return self.backend in ("auto", "cpu")
+
+    @property
+    def has_cuda(self) -> bool:
+        return self.backend != "cpu"
+
+    @property
+    def needs_cuda(self) -> bool:
+        """Whether it is wrong that there is no GPU."""
+        return self.backend.startswith("cuda")
+
+    @property
+    def gpu(self) -> int | None:
+        """The only one to look at, or None for all."""
+        _, _, index = self.backend.partition(":")
+        return int(index) if index else None
+
+    @property
+    def cpu_dtypes(self) -> tuple[str, ...]:
+        return CPU_DTYPES if self.dtype == "auto" else (self.dtype,)
+
+    @property
+    def cuda_dtypes(self) -> tuple[str, ...]:
+        return CUDA_DTYPES if self.dtype == "auto" else (self.dtype,)

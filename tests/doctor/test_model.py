@@ -1,0 +1,36 @@
+"""A named model is described, and lends the self-test its sizes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cullama.doctor.model import examine_model
+from cullama.doctor.plan import Plan
+from cullama.doctor.rig import MODEL
+from cullama.doctor.selftest import self_test
+
+
+def test_its_sizes_are_taken_within_its_context(tiny_model: Path) -> None:
+    fact, sizes = examine_model(str(tiny_model))
+    assert fact.problem is None
+    assert fact.details["weight_bytes"]["float32"] == 4 * fact.details["parameters"]
+    assert (sizes.hidden, sizes.inner, sizes.heads, sizes.kv_heads) == (32, 48, 4, 2)
+    assert (sizes.rows, sizes.context, sizes.long_context) == (128, 128, 128)
+
+
+def test_its_operators_are_tested(tiny_model: Path) -> None:
+    sizes = examine_model(str(tiny_model))[1]
+    test = self_test("cpu", "float32", Plan(backend="cpu"), sizes)
+    assert test.problems == []
+    assert test.sizes in ("tiny", "small")  # the latter on a very slow machine
+    assert {row.operator: row.shape for row in test.rows}["rms_norm"] in ("128×32", "40×48")
+
+
+@pytest.mark.parametrize("name", ["nothing/at/all", ""])
+def test_one_that_cannot_be_read_is_a_problem(name: str) -> None:
+    fact, sizes = examine_model(name)
+    assert fact.problem is not None
+    assert "--model" in fact.problem.remedy
+    assert sizes is MODEL

@@ -1,0 +1,48 @@
+"""What can be asked to be examined, and what cannot."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from cullama.doctor.plan import Plan
+from cullama.errors import UsageError
+
+
+def test_auto_is_the_cpu_and_every_gpu_and_needs_none() -> None:
+    plan = Plan()
+    assert plan.has_cpu
+    assert plan.has_cuda
+    assert not plan.needs_cuda
+    assert plan.gpu is None
+    assert plan.cpu_dtypes == ("float32",)
+    assert plan.cuda_dtypes == ("float32", "float16", "bfloat16")
+
+
+def test_cuda_leaves_out_the_cpu_and_needs_a_gpu() -> None:
+    plan = Plan(backend="cuda:3", dtype="float16")
+    assert not plan.has_cpu
+    assert plan.needs_cuda
+    assert plan.gpu == 3
+    assert plan.cuda_dtypes == ("float16",)
+
+
+def test_cpu_leaves_out_the_gpus() -> None:
+    assert not Plan(backend="cpu").has_cuda
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"backend": "gpu"}, "'gpu'"),
+        ({"backend": "cuda:x"}, "'cuda:x'"),
+        ({"backend": "cuda:"}, "'cuda:'"),
+        ({"backend": "cpu:1"}, "'cpu:1'"),
+        ({"backend": "cuda", "threads": 1}, "for the CPU"),
+        ({"backend": "cpu", "threads": 99_999}, "99999"),
+    ],
+)
+def test_misuse_is_named(options: dict[str, Any], named: str) -> None:
+    with pytest.raises(UsageError, match=named):
+        Plan(**options)

@@ -1,0 +1,98 @@
+"""Runs tests with the kernels compiled from source under ASan, UBSan and TSan.
+
+    python tests/emulation/sanitize.py [address|undefined|thread …] [-- pytest arguments]
+
+It knows how each sanitizer is brought into a Python process. The tests are those that launch
+kernels through the emulated driver; build.py gives its place to source.py. ASan finds accesses out
+of bounds, UBSan what C++ leaves undefined, TSan accesses of a block's threads that no barrier
+orders. A run ends at the first finding.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":  # started as a script: the package is found from here
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+LIBRARIES = {"address": "libasan.so", "undefined": "libubsan.so", "thread": "libtsan.so"}
+OPTIONS = {
+    # Python itself leaks, and fibers are no stacks that a use after return could be seen on.
+    "ASAN_OPTIONS": "detect_leaks=0:detect_stack_use_after_return=0",
+    "UBSAN_OPTIONS": "print_stacktrace=1",
+    "TSAN_OPTIONS": "report_signal_unsafe=0:halt_on_error=1:exitcode=66",
+}
+
+
+def library(sanitizer: str) -> str:
+    command = [os.environ.get("CXX", "g++"), f"-print-file-name={LIBRARIES[sanitizer]}"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def environment(sanitizer: str) -> dict[str, str]:
+    return {
+        **os.environ,
+        **OPTIONS,
+        "LD_PRELOAD": library(sanitizer),
+        "PYTHONPATH": f"{HERE.parent}:{ROOT / 'src'}",
+        "CULLAMA_EMULATION_SANITIZER": sanitizer,
+    }
+
+
+def command(arguments: list[str]) -> list[str]:
+    """TSan wants the addresses that it was made for: no randomised ones."""
+    fixed = [path, "-R"] if (path := shutil.which("setarch")) else []
+    return [*fixed, sys.executable, *arguments]
+
+
+def pytest_configure() -> None:
+    """As pytest's plugin: the emulated driver has kernels built from source, never from PTX."""
+    from emulation import device
+
+    usual = device.build_variables
+
+    def from_source() -> dict[str, str]:
+        variables = {**usual(), "CULLAMA_EMULATION_BUILD": str(HERE / "source.py")}
+        del variables["CULLAMA_EMULATION_BUILT"]  # remembers by PTX text, not by source
+        return variables
+
+    device.build_variables = from_source
+
+
+def build_driver() -> None:
+    """Ahead of the sanitizers: their libraries are not for compilers."""
+    from emulation import device
+
+    for each in (device.driver_library(), *device.cublas_libraries(13)):
+        device.built(each)
+
+
+def run(sanitizer: str, arguments: list[str]) -> int:
+    print(f"--- {sanitizer} sanitizer", flush=True)
+    tests = arguments or ["tests/operators", "-q", "-x"]
+    whole = command(
+        ["-m", "pytest", "-s", "-p", "no:faulthandler", "-p", "emulation.sanitize", *tests]
+    )
+    return subprocess.run(whole, cwd=ROOT, env=environment(sanitizer), check=False).returncode
+
+
+def main(arguments: list[str]) -> int:
+    at = arguments.index("--") if "--" in arguments else len(arguments)
+    sanitizers, rest = arguments[:at] or list(LIBRARIES), arguments[at + 1 :]
+    for name in sanitizers:
+        if name not in LIBRARIES:
+            print(f"unknown sanitizer {name}; there are {', '.join(LIBRARIES)}", file=sys.stderr)
+            return 2
+    build_driver()
+    codes = [run(name, rest) for name in sanitizers]
+    return int(any(codes))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
