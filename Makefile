@@ -19,16 +19,19 @@ ORPHANS := $(filter-out $(PTX),$(wildcard $(PTX_FOLDER)/*/*.ptx))
 
 .DEFAULT_GOAL := help
 .PHONY: help story test check format bench ptx ptx-release ptx-orphans wheel
-.PHONY: test-gpu gpu-check clean distclean
+.PHONY: test-sanitize test-gpu gpu-check clean distclean
 
 help:  ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 story: $(VENV)/.run  ## Tell a story; the first time, fetch what that takes
 	@$(BIN)/cullama story "$(STORY)" --stats
 
 test: $(VENV)/.dev $(if $(HAS_NVRTC_WHEELS)$(shell command -v nvcc),ptx)  ## Run all tests, those of the kernels on the CPU
 	$(BIN)/python -m pytest
+
+test-sanitize: $(VENV)/.dev  ## Run the kernels' tests under gcc's three sanitizers (half an hour)
+	$(BIN)/python tests/emulation/sanitize.py
 
 test-gpu: $(VENV)/.gpu ptx  ## Run the tests that need a GPU
 	CULLAMA_TEST_GPU=1 $(BIN)/python -m pytest -m gpu

@@ -227,7 +227,7 @@ __device__ void attention_merge(T* out, const float* partial, const int* positio
 }
 
 #define EXPORT_WIDTH(WIDTH, NAME, T)                                                                \
-    extern "C" __global__ void __launch_bounds__(WARPS * WARP)                                      \
+    extern "C" __global__ void __launch_bounds__(WARPS * WARP, 2)                                   \
     attention_##WIDTH##_##NAME(T* out, float* partial, const T* q, const T* keys, const T* values,  \
                                const int* positions, const int* query_starts,                       \
                                const int* block_tables, const int2* tiles, const Shape shape,       \

@@ -74,6 +74,9 @@ class EachItsOwn(Pool):
         self._arenas.append(address)
         return Buffer(self, address, size)
 
+    def reserve(self, pieces: int, size: int) -> None:
+        """Each piece is asked for when it is taken."""
+
     def _free_returned(self) -> None:
         while self._returned:
             address, _ = self._returned.popleft()

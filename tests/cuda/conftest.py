@@ -19,7 +19,7 @@ OpenModel: TypeAlias = Callable[..., LLM]
 
 
 @pytest.fixture
-def emulated() -> Iterator[Any]:
+def emulated(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """The knobs of a GPU as a program finds it: nothing allocated, nothing failed."""
     if gpu.IS_REAL:
         pytest.skip("a real GPU cannot be told to fail")
@@ -27,6 +27,8 @@ def emulated() -> Iterator[Any]:
     device = gpu.emulated()
     gc.collect()  # what earlier tests left over must not be returned in the middle of this one
     device.reset()
+    for size in ("memory.STAGE", "cublas.WORKSPACE"):  # to be filled with NaN takes its time
+        monkeypatch.setattr(f"cullama.cuda.{size}", 1 << 20)
     yield device
     device.reset()
 

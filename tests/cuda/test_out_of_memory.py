@@ -119,11 +119,11 @@ def test_one_text_that_finds_no_room_leaves_the_others_theirs(
 def test_texts_that_make_way_for_others_come_back_as_they_were(
     emulated: Any, open_model: OpenModel
 ) -> None:
-    """The cache has room for one of three; none of them notices."""
-    prompts = [[*range(first, first + 20)] for first in (10, 100, 200)]
-    params = SamplingParams(max_tokens=40, temperature=0, ignore_eos=True)
+    """All of them fit when they come in; only one does when it ends."""
+    prompts = [[*range(first, first + 10)] for first in (10, 100, 200)]
+    params = SamplingParams(max_tokens=80, temperature=0, ignore_eos=True)
     expected = open_model(backend="cpu").generate(prompts, params)
-    llm = open_model(cache_tokens=96)
+    llm = open_model(cache_tokens=160)
     answers = llm.generate(prompts, params)
     assert llm.engine.metrics.preemptions > 0
     assert [one.token_ids for one in answers] == [one.token_ids for one in expected]
@@ -139,7 +139,7 @@ def test_a_smaller_device_has_room_for_fewer_contexts(
     model = write_small(max_position_embeddings=4096)
     expected = written(open_model(model, backend="cpu"))
     rooms, refused = [], 0
-    for size in (2, 34, 67, 70, 74, 80, 90, 120, 400):
+    for size in (1, 3, 5, 8, 34, 100):
         emulated.set("memory_bytes", size * MB)
         llm = attempt(lambda: open_model(model, cache_tokens=None))
         if isinstance(llm, LLM):
@@ -185,7 +185,7 @@ def test_a_model_that_was_dropped_makes_room_for_the_next(
     """Not closed, and not found yet by the garbage collector."""
     gc.disable()
     try:
-        emulated.set("memory_bytes", 150 * MB)
+        emulated.set("memory_bytes", 110 * MB)
         for _ in range(3):
             llm = LLM(small_model, backend="cuda", dtype="float32", cache_tokens=512)
             assert written(llm) == expected

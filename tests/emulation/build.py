@@ -15,7 +15,6 @@ import platform
 import shutil
 import subprocess
 import sys
-import tempfile
 from functools import cache
 from pathlib import Path
 
@@ -64,15 +63,21 @@ def processor_options() -> tuple[str, ...]:
     return ("-march=x86-64-v3",) if has_all else ()
 
 
+def cache_folder() -> Path:
+    """Where all that is built for tests is kept between runs."""
+    if chosen := os.environ.get("CULLAMA_EMULATION_CACHE"):
+        return Path(chosen)
+    caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(caches) / "cullama-tests"
+
+
 @cache
 def folder() -> Path:
     """Where this emulator's shared objects lie."""
     digest = hashlib.sha256(" ".join([*OPTIONS, OPTIMISATION, *processor_options()]).encode())
     for source in SOURCES:
         digest.update((HERE / source).read_bytes())
-    default = Path(tempfile.gettempdir()) / f"cullama-emulation-{os.getuid()}"
-    root = Path(os.environ.get("CULLAMA_EMULATION_CACHE") or default)
-    path = root / digest.hexdigest()[:16]
+    path = cache_folder() / digest.hexdigest()[:16]
     path.mkdir(parents=True, exist_ok=True)
     return path
 

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+from emulation.build import cache_folder
 from emulation.build import folder as folder_of_kernels
 
 HERE = Path(__file__).resolve().parent
@@ -90,15 +91,6 @@ def cublas_libraries(major: int) -> tuple[Library, ...]:
         Library(f"libcublasLt.so.{major}", (), ()),
         Library(f"libcublas.so.{major}", source, options),
     )
-
-
-def cache_folder() -> Path:
-    """Where built libraries and translated kernels are kept between runs."""
-    chosen = os.environ.get(PREFIX + "CACHE")
-    if chosen:
-        return Path(chosen)
-    caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(caches) / "cullama-tests"
 
 
 def fingerprint(library: Library) -> str:

@@ -271,6 +271,11 @@ void make_ready(unsigned number) {
   ready_at(run.ready_tail++) = number;
 }
 
+void make_ready_first(unsigned number) {
+  run.state[number] = READY;
+  ready_at(--run.ready_head) = number;
+}
+
 // Any that can run, with equal chances.
 int pick_random() {
   const unsigned ready = run.ready_tail - run.ready_head, fresh = run.threads - run.begun;
@@ -433,11 +438,15 @@ void complete(Warp& warp, const Wait* lanes, unsigned first, uint32_t needed) {
   run.warp_order[(lanes - run.wait) / WARP].phase++;
 }
 
+// In ascending order warps keep step with each other; in descending order one runs ahead until the
+// next block barrier, so that what it does too early is seen.
 void wake(unsigned warp, uint32_t lanes) {
   while (lanes) {
-    const int lane = settings.order == DESCENDING ? 31 - __builtin_clz(lanes) : __builtin_ctz(lanes);
-    lanes &= ~(1u << lane);
-    make_ready(warp * WARP + unsigned(lane));
+    const int lane = __builtin_ctz(lanes);
+    lanes &= lanes - 1;
+    const unsigned number = warp * WARP + unsigned(lane);
+    if (settings.order == DESCENDING) make_ready_first(number);  // the highest lane comes out first
+    else make_ready(number);
   }
 }
 

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import gpu
 import pytest
+from emulation.build import cache_folder
 from kernel_files import NVRTC, ROOT
 
 from cullama.cuda.module import FIRST
@@ -40,10 +41,10 @@ class Mutant(NamedTuple):
 
 
 @contextmanager
-def operators_with(mutant: Mutant, cache: Path) -> Iterator[Any]:
+def operators_with(mutant: Mutant) -> Iterator[Any]:
     """The CUDA backend with one kernel, changed, on a GPU that others do not use."""
     with gpu.emulated().set_aside(), pytest.MonkeyPatch.context() as patch:
-        patch.setattr("cullama.cuda.module.PTX_FOLDER", _compiled(mutant, cache))
+        patch.setattr("cullama.cuda.module.PTX_FOLDER", _compiled(mutant))
         ops = gpu.operators("float32", has_cublas=False)
         try:
             yield ops
@@ -51,7 +52,7 @@ def operators_with(mutant: Mutant, cache: Path) -> Iterator[Any]:
             ops.close()
 
 
-def _compiled(mutant: Mutant, cache: Path) -> Path:
+def _compiled(mutant: Mutant) -> Path:
     """Its PTX; kept by content."""
     sources = {path.name: path.read_text() for path in (ROOT / "kernels").glob("*.cuh")}
     kernel = f"{mutant.kernel}.cu"
@@ -66,7 +67,7 @@ def _compiled(mutant: Mutant, cache: Path) -> Path:
     assert sources[changed].count(mutant.line) == 1, f"{mutant.what}: the line is not there, once"
     sources[changed] = sources[changed].replace(mutant.line, mutant.instead)
     key = hashlib.sha256(repr(sorted(sources.items())).encode()).hexdigest()[:32]
-    folder = cache / f"mutant-{key}"
+    folder = cache_folder() / f"mutant-{key}"
     if not folder.is_dir():
         _build(sources, folder)
     return folder

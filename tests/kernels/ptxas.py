@@ -14,6 +14,8 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from emulation.build import cache_folder
+
 HEAD = re.compile(r"Function properties for (\w+)\n\s*(.*)")
 FRAME = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
 USED = re.compile(r"Compiling entry function '(\w+)'.*?Used (\d+) registers", re.DOTALL)
@@ -78,7 +80,6 @@ def find_ptxas() -> str | None:
 
 def assembler(path: str) -> Assembler:
     told = subprocess.run([path, "--version"], capture_output=True, text=True, check=True)
-    chosen = os.environ.get("CULLAMA_EMULATION_CACHE")
-    cache = Path(chosen) if chosen else Path.home() / ".cache" / "cullama-tests"
-    (cache / "ptxas").mkdir(parents=True, exist_ok=True)
-    return Assembler(path, told.stdout.strip().splitlines()[-1], cache / "ptxas")
+    cache = cache_folder() / "ptxas"
+    cache.mkdir(parents=True, exist_ok=True)
+    return Assembler(path, told.stdout.strip().splitlines()[-1], cache)

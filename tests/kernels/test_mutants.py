@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 import gpu
 import pytest
 from checks import CHECKS, in_all_orders
@@ -121,15 +118,13 @@ MUTANTS = [
     ),
 ]
 
-CACHE = Path(os.environ.get("CULLAMA_EMULATION_CACHE") or Path.home() / ".cache" / "cullama-tests")
-
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.what.replace(" ", "-"))
 def test_a_planted_bug_is_found(mutant: Mutant) -> None:
     if gpu.IS_REAL:
         pytest.skip("a real GPU could be lost to such a kernel")
     gpu.require()
-    with operators_with(mutant, CACHE) as ops, pytest.raises((AssertionError, DeviceError)):
+    with operators_with(mutant) as ops, pytest.raises((AssertionError, DeviceError)):
         in_all_orders(CHECKS[mutant.kernel], ops)
 
 
@@ -138,5 +133,5 @@ def test_nothing_is_found_where_nothing_is_planted(kernel: str) -> None:
     if gpu.IS_REAL:
         pytest.skip("the operator tests say so there")
     gpu.require()
-    with operators_with(Mutant("nothing", kernel, '#include "', '#include "'), CACHE) as ops:
+    with operators_with(Mutant("nothing", kernel, '#include "', '#include "')) as ops:
         in_all_orders(CHECKS[kernel], ops)

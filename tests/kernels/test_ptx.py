@@ -19,7 +19,11 @@ WIDENING = {"f16_to_f32", "bf16_to_f32"}  # rows of a narrow type in, float32 ou
 MOST_REGISTERS = 254  # 255 is the limit of the hardware: whoever reaches it is about to spill
 
 # Kernels that are there for one type only, and why.
-OF_ONE_TYPE = {"sample_f32": "logits are float32 whatever the storage type is"}
+OF_ONE_TYPE = {
+    "sample_f32": "logits are float32 whatever the storage type is",
+    "read_f32": "bytes are read, whatever they mean",
+    "nothing_f32": "it does nothing",
+}
 # Kernels that are allowed local memory: the bytes of stack, and why.
 ALLOWED_STACK: dict[str, tuple[int, str]] = {}
 

@@ -31,6 +31,8 @@ LEAST_CAPABILITY = (8, 0)  # Ampere: bfloat16, and asynchronous copies to shared
 OUT_OF_MEMORY, NOT_INITIALIZED, NO_DEVICE = 2, 3, 100  # CUresult
 LOST = (214, *range(700, 722))  # after one of these a context does nothing any more
 
+ROOM_CALLS = ("cuCtxSetCurrent", "cuMemGetInfo")  # by which free memory is asked for
+
 NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING: no order with the legacy stream of other libraries
 NO_TIMING = 2  # CU_EVENT_DISABLE_TIMING
 
@@ -85,6 +87,7 @@ class Device:
         self._mark = object()  # of the threads whose current context is ours; a new one: of none
         self._lost: str | None = None
         self.is_closed = False
+        self._context: Any = None
         self.launched: str | None = None  # the last kernel, to have something to say if it fails
         self.index, self.name = index, "the GPU"
         self._start()
@@ -247,7 +250,8 @@ class Device:
 
     def _fail(self, function: str, status: int) -> None:
         words = self._in_words(status)
-        if status == OUT_OF_MEMORY and function not in ("cuCtxSetCurrent", "cuMemGetInfo"):
+        can_tell_room = self._context is not None and function not in ROOM_CALLS
+        if status == OUT_OF_MEMORY and can_tell_room:
             raise no_room(self, f"what {function} needs")
         if status not in LOST:
             raise DeviceError(f"{function} of the CUDA driver failed: {words}")

@@ -269,14 +269,17 @@ class Engine:
         """Launch a pass over the plan as soon as the one before it has given its tokens."""
         batch = plan_batch(plan, self.cache.block_size) if len(plan) else None
         flight, self._flight = self._flight, None
-        outcomes = self._read(flight)
+        outcomes, failure = self._read(flight), None
         if batch is not None:
             try:
                 self._flight = self._launch(plan, batch)
             except Exception as error:
-                outcomes += self._one_by_one(plan, error)
+                failure = error
         for outcome in outcomes:
             self._settle(outcome)
+        if failure is not None:  # whoever has ended by now takes no part in trying again
+            for outcome in self._one_by_one(plan, failure):
+                self._settle(outcome)
         if not self.runner.is_asynchronous:
             self._land()
 
