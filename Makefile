@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STORY := Once upon a time
+WORKERS ?= 2
 
 # The compiler of a release writes PTX that every CUDA 12 driver loads. Its wheels are unpacked in
 # a folder of their own, where they cannot meet the CUDA packages of the environment.
@@ -28,7 +29,7 @@ story: $(VENV)/.run  ## Tell a story; the first time, fetch what that takes
 	@$(BIN)/cullama story "$(STORY)" --stats
 
 test: $(VENV)/.dev $(if $(HAS_NVRTC_WHEELS)$(shell command -v nvcc),ptx)  ## Run all tests, those of the kernels on the CPU
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 test-sanitize: $(VENV)/.dev  ## Run the kernels' tests under gcc's three sanitizers (half an hour)
 	$(BIN)/python tests/emulation/sanitize.py
