@@ -25,9 +25,11 @@ from emulation.ptx import PtxError, parse
 from emulation.translate import translate
 
 HERE = Path(__file__).resolve().parent
+FAMILIES = ("__init__", "table", "arithmetic", "logic", "moves", "memory", "warps", "control")
 SOURCES = (
     *("scheduler.h", "scheduler.cpp", "sanitizers.h", "machine.h"),
-    *("ptx.py", "operands.py", "instructions.py", "translate.py", "build.py"),
+    *("ptx.py", "operands.py", "translate.py", "build.py"),
+    *(f"instructions/{family}.py" for family in FAMILIES),
 )
 # PTX says itself which multiply-adds fuse, that integers wrap, and that bits may change their type.
 OPTIONS = (

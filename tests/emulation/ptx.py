@@ -1,7 +1,7 @@
 """PTX text as plain data: variables, functions, registers, instructions with their lines.
 
 It knows PTX's grammar: directives, scopes, labels, declarations. It does not know what any
-instruction means (instructions.py), nor anything of C++ (translate.py). Names that are declared
+instruction means (instructions/), nor anything of C++ (translate.py). Names that are declared
 inside an inner scope are made unique here, so that everything behind this file is flat.
 """
 

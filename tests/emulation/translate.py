@@ -1,7 +1,7 @@
 """A PTX module as one C++ file: its variables, its functions, and the table that describes them.
 
 It knows where arrays lie and what a translated function looks like. It does not know any
-instruction (instructions.py), nor how the file is compiled (build.py).
+instruction (instructions/), nor how the file is compiled (build.py).
 """
 
 from __future__ import annotations
