@@ -43,7 +43,7 @@ steps=0 failures=0
 export PYTHONPATH=src${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1 CULLAMA_TEST_GPU=1
 
 note() { # RESULT SECONDS NAME REMARK
-  printf '%-5s %4ss  %-18s %s\n' "$1" "$2" "$3" "$4" | tee -a "$summary"
+  printf '%-5s %4ss  %-20s %s\n' "$1" "$2" "$3" "$4" | tee -a "$summary"
   [ "$1" = pass ] || failures=$((failures + 1))
 }
 
@@ -119,7 +119,10 @@ step doctor-json 120 "${cullama[@]}" doctor --json
 step story 60 "${cullama[@]}" story --backend cuda --seed 1 --max-tokens 64 "${model[@]}"
 step diff-bfloat16 60 "${cullama[@]}" diff --backends cpu,cuda --dtypes bfloat16 "${models[@]}"
 step diff-float32 60 "${cullama[@]}" diff --backends cpu,cuda --dtypes float32 "${models[@]}"
-step bench 120 "${cullama[@]}" bench --backend cuda --json "${model[@]}"
+# Speed needs no training: shapes with random weights, whatever the model's context is.
+for shape in smollm2-135m llama-3.2-1b; do
+  step "bench-$shape" 120 "${cullama[@]}" bench --backend cuda --json --config "$shape"
+done
 step test-gpu 180 "$python" -m pytest -m gpu -p no:cacheprovider
 for tool in memcheck racecheck initcheck synccheck; do
   step "$tool" 60 bash -c "sanitize $tool"

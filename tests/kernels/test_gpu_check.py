@@ -15,7 +15,8 @@ from kernel_files import ROOT
 
 STEPS = [
     *("machine", "ptx", "doctor", "doctor-json", "story", "diff-bfloat16", "diff-float32"),
-    *("bench", "test-gpu", "memcheck", "racecheck", "initcheck", "synccheck"),
+    *("bench-smollm2-135m", "bench-llama-3.2-1b", "test-gpu"),
+    *("memcheck", "racecheck", "initcheck", "synccheck"),
 ]
 PRETENDING = {
     "python": 'echo "python $*"; [ "$3" != "${FAILING:-}" ]',
@@ -72,17 +73,17 @@ def test_every_step_has_its_line_and_its_file(project: Path) -> None:
 
 
 def test_a_step_that_fails_is_noted_and_the_rest_goes_on(project: Path) -> None:
-    code, summary, _ = check(project, FAILING="bench")
+    code, summary, _ = check(project, FAILING="story")
     assert code == 1
-    assert results(summary) == dict.fromkeys(STEPS, "pass") | {"bench": "fail"}
-    assert "exit 1: 08-bench.txt" in summary
+    assert results(summary) == dict.fromkeys(STEPS, "pass") | {"story": "fail"}
+    assert "exit 1: 05-story.txt" in summary
 
 
 def test_a_model_is_handed_to_every_step_that_takes_one(project: Path) -> None:
     _, _, out = check(project, "--model", "some/folder")
     commands = {path.stem[3:]: path.read_text().splitlines()[0] for path in out.glob("[0-9]*")}
     assert {name for name, command in commands.items() if "some/folder" in command} == {
-        *("story", "bench", "diff-bfloat16", "diff-float32")
+        *("story", "diff-bfloat16", "diff-float32")
     }
     assert commands["story"].endswith("--model some/folder")
     assert commands["diff-float32"].endswith("--models some/folder")
@@ -101,7 +102,7 @@ def test_a_missing_sanitizer_says_what_to_install(project: Path) -> None:
     code, summary, out = check(project)
     assert code == 1
     assert results(summary)["memcheck"] == "fail"
-    assert "nvidia-cuda-sanitizer-api" in (out / "10-memcheck.txt").read_text()
+    assert "nvidia-cuda-sanitizer-api" in (out / "11-memcheck.txt").read_text()
 
 
 @pytest.mark.parametrize(("driver", "target"), [("580.01", "ptx"), ("535.2", "ptx-release")])
