@@ -12,10 +12,18 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any, TypeAlias
 
+import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
 HostArray: TypeAlias = NDArray[Any]
+
+# What weights and caches are stored in, by the names that users give.
+DTYPES: dict[str, np.dtype] = {
+    "float32": np.dtype(np.float32),
+    "float16": np.dtype(np.float16),
+    "bfloat16": np.dtype(ml_dtypes.bfloat16),
+}
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,6 @@ from math import prod
 from pathlib import Path
 from typing import TypeAlias
 
-import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
@@ -25,7 +24,7 @@ from ..batch import Batch
 from ..config import ModelConfig
 from ..kv_cache import KVCache, LayerCache
 from ..operators import Operators, Step
-from ..tensor import HostArray, StoredTensor
+from ..tensor import DTYPES, HostArray, StoredTensor
 from ..weights import Layer
 from . import matrix
 from .attention import FEW_ROWS, CpuBatch, attend, prepare, store
@@ -36,11 +35,6 @@ Floats: TypeAlias = NDArray[np.float32]
 
 logger = logging.getLogger("cullama")
 
-DTYPES: dict[str, np.dtype] = {
-    "float32": np.dtype(np.float32),
-    "float16": np.dtype(np.float16),
-    "bfloat16": np.dtype(ml_dtypes.bfloat16),
-}
 
 BLOCK_SIZE = 32  # tokens; the best of 16 … 256 for the product of a query and a run of blocks
 

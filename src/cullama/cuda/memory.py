@@ -40,9 +40,8 @@ class Pool:
         self._device, self._arena = device, arena
         self._arenas: list[int] = []  # addresses
         self._free: list[tuple[int, int]] = []  # (address, size), by address; no two of them touch
-        self._returned: deque[tuple[int, int]] = (
-            deque()
-        )  # appended to by whichever thread drops one
+        # Appended to by whichever thread drops an array.
+        self._returned: deque[tuple[int, int]] = deque()
 
     def take(self, size: int) -> Buffer:
         size = max(ALIGNMENT, _aligned(size))

@@ -15,7 +15,6 @@ from contextlib import ExitStack, closing, contextmanager
 from math import prod
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 
 from ..batch import Batch
@@ -24,7 +23,7 @@ from ..errors import NumericalError, UnsupportedModelError, UsageError
 from ..kv_cache import KVCache, LayerCache
 from ..operators import Operators, Step
 from ..sampling import Draw, Drawn
-from ..tensor import HostArray, StoredTensor
+from ..tensor import DTYPES, HostArray, StoredTensor
 from ..weights import Layer
 from . import memory
 from .batch import CudaBatch, in_memory, pack
@@ -36,11 +35,6 @@ from .memory import DeviceArray, Pool, Staging
 from .module import Kernels
 from .sampling import Sampler
 
-DTYPES: dict[str, np.dtype] = {
-    "float32": np.dtype(np.float32),
-    "float16": np.dtype(np.float16),
-    "bfloat16": np.dtype(ml_dtypes.bfloat16),
-}
 SUFFIXES = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}  # of kernel names
 
 BLOCK_SIZE = 32  # tokens: a slice of keys in kernels/attention.cu

@@ -6,9 +6,10 @@ from ..checkpoint import open_checkpoint
 from ..config import ModelConfig
 from ..errors import CullamaError
 from ..hub import resolve_model
+from ..tensor import DTYPES
 from .findings import Fact, sick
 from .host import gigabytes
-from .rig import DTYPES, MODEL, Sizes
+from .rig import MODEL, Sizes
 
 
 def examine_model(name: str) -> tuple[Fact, Sizes]:

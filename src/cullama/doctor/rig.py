@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -15,15 +14,10 @@ from ..config import ModelConfig
 from ..kv_cache import KVCache
 from ..operators import Operators
 from ..rope import Rope
-from ..tensor import HostArray, StoredTensor
+from ..tensor import DTYPES, HostArray, StoredTensor
 from ..weights import Layer
 from .reference import Floats
 
-DTYPES: dict[str, np.dtype] = {
-    "float32": np.dtype(np.float32),
-    "float16": np.dtype(np.float16),
-    "bfloat16": np.dtype(ml_dtypes.bfloat16),
-}
 EPS = 1e-5
 
 Numbers = NDArray[np.float32]

@@ -17,12 +17,13 @@ from ..cpu.operators import CpuOperators
 from ..cuda.operators import CudaOperators
 from ..errors import CullamaError, DeviceLostError
 from ..operators import Operators
+from ..tensor import DTYPES
 from .cases import CASES, FEW, Case
 from .clock import Clock, DeviceClock, HostClock
 from .findings import Problem
 from .plan import Plan
 from .reference import Floats
-from .rig import DTYPES, MODEL, SMALL, Rig, Sizes
+from .rig import MODEL, SMALL, Rig, Sizes
 
 # Of an element, relative to it and to the output's RMS; as the operators' own tests have it.
 TOLERANCE = {"float32": 1e-5, "float16": 2e-3, "bfloat16": 1.6e-2}
