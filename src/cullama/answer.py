@@ -42,6 +42,7 @@ class Completion:
         finish_reason: "stop" (end token or stop string), "length" or "cancelled".
         logprobs: one entry a token where `SamplingParams.logprobs` asked for them.
         prompt_tokens: tokens of the prompt.
+        cached_tokens: of those, how many had been read before, for another text.
         seed: gives the same text again.
         timings: how long it took.
         alternatives: the other answers where `SamplingParams.n` is above 1.
@@ -52,6 +53,7 @@ class Completion:
     finish_reason: FinishReason
     logprobs: tuple[TokenLogprobs, ...] | None
     prompt_tokens: int
+    cached_tokens: int
     seed: int
     timings: Timings
     alternatives: tuple[Completion, ...] = ()
@@ -136,6 +138,7 @@ class Answer:
             finish_reason=reason,
             logprobs=None if sequence.params.logprobs is None else logprobs,
             prompt_tokens=sequence.prompt_length,
+            cached_tokens=sequence.cached,
             seed=sequence.seed,
             timings=Timings(first - self._started, (self._ended or first) - self._started),
         )

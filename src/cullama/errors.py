@@ -7,7 +7,8 @@
     │   ├── ModelNotFoundError       nothing at that path, or under that name
     │   ├── ModelFileError           a file is damaged, or not what it claims to be
     │   ├── UnsupportedModelError    a sound file of a model that cullama does not run
-    │   └── NoTokenizerError         text was asked of a checkpoint that has only token ids
+    │   ├── NoTokenizerError         text was asked of a checkpoint that has only token ids
+    │   └── ChatTemplateError        a chat template is missing, damaged, or does what it must not
     ├── DownloadError                a model could not be fetched
     ├── DeviceError                  something about the GPU
     │   ├── DeviceUnavailableError   no driver, no device, or one that cannot run our kernels
@@ -57,6 +58,10 @@ class UnsupportedModelError(ModelError):
 
 class NoTokenizerError(ModelError):
     """Text was asked of a checkpoint that came without a usable tokenizer."""
+
+
+class ChatTemplateError(ModelError):
+    """A conversation cannot be written down: the template is missing, damaged or hostile."""
 
 
 class DownloadError(CullamaError):

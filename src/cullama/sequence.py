@@ -40,6 +40,7 @@ class Sequence:
     guesses: list[int] = field(default_factory=list)  # what may follow the newest token
     logprobs: list[TokenLogprobs] = field(default_factory=list)
     taken: int = 0  # tokens of the answer that its reader has
+    cached: int = 0  # tokens of the prompt that were in the prefix cache when it first came in
     on_change: Callable[[], None] | None = None  # told of new tokens, and of the end
     finish_reason: FinishReason | None = None
     error: Exception | None = None

@@ -19,6 +19,8 @@ from ..tensor import StoredTensor
 if TYPE_CHECKING:
     import tokenizers
 
+    from ..chat_template import ChatTemplate
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -30,6 +32,8 @@ class Checkpoint:
     # Names the very bytes of a file whose weights are costly to convert, so that a backend may
     # keep the converted ones; None where reading them again is as good.
     conversion_key: str | None = None
+    # None where it has none; raises ChatTemplateError where it has one that cannot be used.
+    load_chat_template: Callable[[], ChatTemplate | None] = lambda: None
 
 
 def open_checkpoint(path: Path) -> Checkpoint:

@@ -228,8 +228,9 @@ class Scheduler:
             self.copies += copies
             if not sequence.has_been_in:
                 sequence.has_been_in = True
+                sequence.cached = sequence.computed
                 self.metrics.prompt_tokens += len(sequence)
-                self.metrics.cached_tokens += sequence.computed
+                self.metrics.cached_tokens += sequence.cached
             self._move(sequence, "reading")
 
     def _has_seat(self, sequence: Sequence) -> bool:
