@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence as Many
 from dataclasses import replace
 from functools import cached_property
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
@@ -15,6 +17,7 @@ from numpy.typing import NDArray
 from .answer import Answer, Completion, Stream
 from .backends import operators_for
 from .cache_folder import cache_folder
+from .chat import ChatFormat, Message
 from .checkpoint import Checkpoint, open_checkpoint
 from .config import ModelConfig
 from .engine.engine import Engine
@@ -27,7 +30,9 @@ from .tokenizer import Tokenizer
 from .weights import Progress, load_weights
 
 if TYPE_CHECKING:
+    from .chat_template import ChatTemplate
     from .diff import Comparison
+    from .session import Session
 
 Prompt: TypeAlias = str | Many[int]
 
@@ -57,7 +62,9 @@ class LLM:
         keep_converted: keep the converted weights of GGUF files in the cache folder, so that
             they open in milliseconds the next time.
         progress: called with (done, total) while weights are read.
-        download_progress: called with (done, total) bytes while the default model is fetched.
+        download_progress: called with (done, total) bytes while a model is fetched.
+        chat_template: a jinja2 file that takes the place of the checkpoint's own template, or
+            "none": then what is said in a chat is continued as text, line by line.
 
     Raises:
         CullamaError: see `cullama.errors`.
@@ -76,10 +83,14 @@ class LLM:
         keep_converted: bool = True,
         progress: Progress = lambda done, total: None,
         download_progress: Progress | None = None,
+        chat_template: str | os.PathLike[str] | None = None,
     ) -> None:
         if not isinstance(model, Checkpoint):
             model = open_checkpoint(resolve_model(model, download_progress))
         self._checkpoint, config = model, model.config
+        self._chosen_template = chat_template
+        if chat_template not in (None, "none"):
+            self.chat_template  # noqa: B018  (a file that cannot be used is known at once)
         self.context_length = _context_length(config, context_length)
         folder = cache_folder() / "converted" if keep_converted else None
         ops = operators_for(backend, dtype, threads, folder, deterministic)
@@ -98,6 +109,11 @@ class LLM:
     def config(self) -> ModelConfig:
         return self._checkpoint.config
 
+    @property
+    def name(self) -> str:
+        """Of the file or folder it came from."""
+        return self._checkpoint.path.name
+
     @cached_property
     def tokenizer(self) -> Tokenizer:
         """Between text and token ids.
@@ -106,6 +122,40 @@ class LLM:
             NoTokenizerError: the checkpoint came without one.
         """
         return Tokenizer(self._checkpoint.load_tokenizer())
+
+    @cached_property
+    def chat_template(self) -> ChatTemplate | None:
+        """How a conversation is written down for this model; None continues it as text.
+
+        Raises:
+            ChatTemplateError: there is one, and it cannot be used.
+        """
+        own = self._checkpoint.load_chat_template
+        if self._chosen_template is None:
+            return own()
+        if self._chosen_template == "none":
+            return None
+        from .chat_template import ChatTemplate
+
+        return ChatTemplate.from_file(
+            Path(self._chosen_template), self._checkpoint.template_names()
+        )
+
+    @cached_property
+    def chat_format(self) -> ChatFormat:
+        """Between messages and token ids."""
+        if self.chat_template is None and self._chosen_template is None:
+            logging.getLogger("cullama").warning(
+                "%s has no chat template, as base models have none: "
+                "what is said is continued as text, line by line",
+                self._checkpoint.path.name,
+            )
+        return ChatFormat(self.chat_template, self.tokenizer, self.config.bos_id)
+
+    @property
+    def longest_text(self) -> int:
+        """Tokens of a prompt and its answer together: the context, or what the cache holds."""
+        return self.engine.longest_text
 
     @overload  # a text is also a sequence of texts, as far as types can tell
     def generate(  # type: ignore[overload-overlap]
@@ -156,6 +206,48 @@ class LLM:
             raise UsageError(f"n is {params.n}, expected 1 for a stream; use generate for more")
         return Stream(self._answers(prompt, params, priority)[0])
 
+    def chat(
+        self,
+        messages: Many[Message],
+        params: SamplingParams | None = None,
+        *,
+        priority: int = 0,
+    ) -> Completion:
+        """Answer the last message of a conversation: `[{"role": "user", "content": "Hi"}]`.
+
+        What users type is plain text also where it spells a control token. `session()` keeps a
+        conversation for you.
+
+        Raises:
+            UsageError: no messages, or none that the model's template takes.
+            ContextLengthError: the conversation, with the answer asked for, exceeds the context.
+            ChatTemplateError: the model's template cannot be used.
+        """
+        params = self.chat_format.with_ends(_checked(params))
+        return self._generate([self._conversation(messages)], params, priority)[0]
+
+    def stream_chat(
+        self,
+        messages: Many[Message],
+        params: SamplingParams | None = None,
+        *,
+        priority: int = 0,
+    ) -> Stream:
+        """The same piece by piece, as `stream`."""
+        params = self.chat_format.with_ends(_checked(params))
+        return self.stream(self._conversation(messages), params, priority=priority)
+
+    def session(
+        self,
+        system: str | None = None,
+        params: SamplingParams | None = None,
+        messages: Many[Message] = (),
+    ) -> Session:
+        """A conversation that is kept: `send`, `stream`, `undo`, `retry`, `fork`."""
+        from .session import Session
+
+        return Session(self, system, _checked(params), messages)
+
     def logits(self, prompt: Prompt) -> NDArray[np.float32]:
         """What the model predicts after each token of a prompt: float32 [T, V]."""
         return self.engine.logits(self._token_ids(prompt))
@@ -197,6 +289,8 @@ class LLM:
             self._engine.close()
         self._engine = None
 
+    free = close
+
     def __enter__(self) -> LLM:
         return self
 
@@ -234,6 +328,17 @@ class LLM:
         tokenizer = self._tokenizer_or_none(needed=isinstance(prompt, str) or bool(params.stop))
         sequences = self.engine.submit(self._token_ids(prompt), params, priority)
         return [Answer(self.engine, sequence, tokenizer) for sequence in sequences]
+
+    def _conversation(self, messages: Many[Message]) -> list[int]:
+        if not _is_list(messages) or not messages:
+            raise UsageError(
+                f"the messages are {messages!r:.80}, expected a list of at least one, "
+                "each {'role': …, 'content': …}"
+            )
+        text = self.chat_format.write(messages)
+        if messages[-1].get("role") == "assistant":
+            raise UsageError("the last message is the assistant's, expected one to answer")
+        return self.chat_format.encode(text)
 
     def _token_ids(self, prompt: Prompt) -> list[int]:
         if isinstance(prompt, str):

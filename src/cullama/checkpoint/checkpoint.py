@@ -7,7 +7,7 @@ backend, and reads no weights by itself.
 from __future__ import annotations
 
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,6 +34,8 @@ class Checkpoint:
     conversion_key: str | None = None
     # None where it has none; raises ChatTemplateError where it has one that cannot be used.
     load_chat_template: Callable[[], ChatTemplate | None] = lambda: None
+    # What templates may name: {"bos_token": "<s>", …}.
+    template_names: Callable[[], Mapping[str, str]] = dict
 
 
 def open_checkpoint(path: Path) -> Checkpoint:

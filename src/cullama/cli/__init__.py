@@ -12,7 +12,7 @@ import click
 from .. import __version__
 from ..errors import CullamaError
 
-COMMANDS = ("story", "bench", "diff", "doctor")
+COMMANDS = ("chat", "story", "bench", "diff", "doctor")
 
 
 class Commands(click.Group):

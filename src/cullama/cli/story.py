@@ -12,6 +12,7 @@ import click
 from ..errors import UsageError
 from .loading import load
 from .options import SAMPLING_NAMES, model_options, sampling_options, take
+from .terminal import printable
 
 if TYPE_CHECKING:
     from ..answer import Completion
@@ -77,7 +78,7 @@ def _tell(llm: LLM, prompt: str, params: SamplingParams, is_silent: bool) -> Com
         completion = llm.generate(prompt, params)
         if not is_silent:
             for one in (completion, *completion.alternatives):
-                click.echo(f"{_printable(prompt + one.text)}\n")
+                click.echo(f"{printable(prompt + one.text)}\n")
         return completion
     stream = llm.stream(prompt, params)
     try:
@@ -92,25 +93,20 @@ def _tell(llm: LLM, prompt: str, params: SamplingParams, is_silent: bool) -> Com
 
 def _write(piece: str, is_silent: bool) -> None:
     if not is_silent:
-        sys.stdout.write(_printable(piece))
+        sys.stdout.write(printable(piece))
         sys.stdout.flush()
 
 
-def _printable(text: str) -> str:
-    """Without control characters, with which a text could command the terminal."""
-    if not sys.stdout.isatty():
-        return text
-    return "".join(c if c in "\n\t" or c.isprintable() else "�" for c in text)
+def completion_as_json(completion: Completion) -> dict[str, Any]:
+    tokens = len(completion.token_ids)
+    return {
+        **asdict(completion),
+        "decode_tokens_per_second": round(completion.timings.decode_rate(tokens), 2),
+    }
 
 
 def _as_json(llm: LLM, prompt: str, completion: Completion) -> dict[str, Any]:
-    tokens = len(completion.token_ids)
-    return {
-        "prompt": prompt,
-        **asdict(completion),
-        "model": llm.description,
-        "decode_tokens_per_second": round(completion.timings.decode_rate(tokens), 2),
-    }
+    return {"prompt": prompt, **completion_as_json(completion), "model": llm.description}
 
 
 def _stats(llm: LLM, completion: Completion) -> str:

@@ -76,6 +76,11 @@ class Engine:
         return self._runner
 
     @property
+    def longest_text(self) -> int:
+        """Tokens of a prompt and its answer together."""
+        return self._desk.longest_text
+
+    @property
     def has_work(self) -> bool:
         return self._flight is not None or self.scheduler.has_work
 

@@ -65,17 +65,21 @@ class Desk:
                     f"{where} holds {token!r}, expected token ids below {self.config.vocab_size}"
                 )
 
+    @property
+    def longest_text(self) -> int:
+        """Tokens of a prompt and its answer together, of which the last is not kept."""
+        return min(self.context_length, self.cache_length + 1)
+
     def longest_answer(self, prompt: int, asked: int | None) -> int:
         """The tokens the answer may have.
 
         Raises:
             ContextLengthError: prompt and answer are longer than the context, or than the cache.
         """
-        capacity = self.cache_length + 1  # the last one is not kept
         place, longest = "context", self.context_length
-        if capacity < longest:
+        if self.longest_text < longest:
             place, longest = "cache", self.cache_length
-        room = min(self.context_length, capacity) - prompt
+        room = self.longest_text - prompt
         if room < (1 if asked is None else asked):
             answer = f" and an answer of up to {asked}" if asked else ""
             raise ContextLengthError(

@@ -1,0 +1,121 @@
+"""`cullama chat`: a conversation at the terminal, or one question from a script."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ...errors import UsageError
+from ..loading import load
+from ..options import SAMPLING_NAMES, model_options, sampling_options, take
+
+if TYPE_CHECKING:
+    from ...answer import Completion
+    from ...llm import LLM
+    from ...sampling import SamplingParams
+    from ...session import Session
+
+# Long enough for an answer with some code in it; `/set max_tokens` changes it.
+MAX_TOKENS = 1024
+
+
+@click.command("chat", short_help="Talk with a model.")
+@click.argument("question", nargs=-1, metavar="[QUESTION]…")
+@model_options
+@click.option("--system", metavar="TEXT", help="How the model is to behave.")
+@click.option(
+    "--template",
+    "chat_template",
+    metavar="FILE",
+    help="A jinja2 chat template in place of the model's own, or 'none': continue as text.",
+)
+@sampling_options
+@click.option("--markdown/--no-markdown", default=True, help="Set finished answers on a terminal.")
+@click.option("--stats", is_flag=True, help="Say how fast each answer was.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object, for one question.")
+def command(
+    question: tuple[str, ...],
+    system: str | None,
+    markdown: bool,
+    stats: bool,
+    as_json: bool,
+    **options: Any,
+) -> int:
+    """Talk with a model: /help lists what can be done in a conversation.
+
+    With a QUESTION, answer that one and end; `-` in it stands for what standard input holds. A
+    question that comes through a pipe needs no `-`.
+    """
+    from ...sampling import SamplingParams
+
+    params = _checked(SamplingParams(**take(options, SAMPLING_NAMES)), as_json)
+    asked = _question(question)
+    if as_json and asked is None:
+        raise UsageError("--json answers one question: give it, or pipe it in")
+    llm = load(**options)
+    session = llm.session(system, params)
+    if asked is not None:
+        return _answer_one(session, asked, markdown, stats, as_json)
+    from .talk import Talk
+
+    return Talk(session, options, markdown, stats).run()
+
+
+def _checked(params: SamplingParams, as_json: bool) -> SamplingParams:
+    if params.n != 1:
+        raise UsageError(f"--n is {params.n}, expected 1: a conversation has one answer at a time")
+    if params.logprobs is not None and not as_json:
+        raise UsageError("--logprobs shows in --json output only; add --json")
+    return replace(params, max_tokens=MAX_TOKENS) if params.max_tokens is None else params
+
+
+def _question(words: tuple[str, ...]) -> str | None:
+    """None is a conversation, which takes a terminal."""
+    if not words and sys.stdin is not None and sys.stdin.isatty():
+        return None
+    parts = [_standard_input() if word == "-" else word for word in words or ("-",)]
+    question = " ".join(parts) if "-" not in words else "\n".join(parts)
+    if not question.strip():
+        raise UsageError("the question is empty; give one, or start `cullama chat` at a terminal")
+    return question
+
+
+def _standard_input() -> str:
+    if sys.stdin is None:
+        raise UsageError("standard input is closed, expected the question there")
+    try:
+        return sys.stdin.buffer.read().decode("utf-8").rstrip("\n")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"standard input is not UTF-8 text: {error}") from None
+
+
+def _answer_one(session: Session, question: str, markdown: bool, stats: bool, as_json: bool) -> int:
+    from .screen import Screen, stats_line
+
+    reply = session.stream(question)
+    with Screen(markdown, is_silent=as_json) as screen:
+        try:
+            for piece in reply:
+                screen.write(piece)
+        except KeyboardInterrupt:
+            reply.close()
+    if as_json:
+        click.echo(json.dumps(_as_json(session.llm, question, session, reply.completion)))
+    if stats:
+        click.secho(stats_line(reply.completion), dim=True, err=True)
+    return 130 if reply.completion.finish_reason == "cancelled" else 0
+
+
+def _as_json(llm: LLM, question: str, session: Session, completion: Completion) -> dict[str, Any]:
+    from ..story import completion_as_json
+
+    return {
+        "question": question,
+        "system": session.system,
+        **completion_as_json(completion),
+        "model": llm.description,
+    }

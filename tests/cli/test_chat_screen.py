@@ -1,0 +1,123 @@
+"""Answers as they stand on a terminal: what was written raw is gone once it is set."""
+
+from __future__ import annotations
+
+import io
+import shutil
+from collections.abc import Callable
+from os import terminal_size
+from typing import TypeAlias
+
+import pyte
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cullama.cli.chat.screen import Screen, rows_of
+
+Show: TypeAlias = Callable[..., list[str]]
+
+ROWS, COLUMNS = 24, 40
+ANSWER = """# A heading
+
+Some **bold** text that is rather longer than one row of this terminal is wide.
+
+- one
+- two
+
+```python
+def add(left, right):
+
+    return left + right
+```
+The end, with `code` and 東京 and 🦙."""
+
+
+class FakeTerminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def show(monkeypatch: pytest.MonkeyPatch) -> Show:
+    """The lines that stand there when an answer has been written in such pieces."""
+
+    def show(pieces: list[str], markdown: bool = True, rows: int = ROWS) -> list[str]:
+        out = FakeTerminal()
+        monkeypatch.setattr("sys.stdout", out)
+        monkeypatch.setenv("TERM", "xterm-256color")
+        monkeypatch.setenv("COLUMNS", str(COLUMNS))
+        monkeypatch.setenv("LINES", str(rows))
+        with Screen(markdown) as screen:
+            for piece in pieces:
+                screen.write(piece)
+        terminal = pyte.HistoryScreen(COLUMNS, rows, history=1000)
+        pyte.Stream(terminal).feed(out.getvalue().replace("\n", "\r\n"))
+        above = ["".join(line[x].data for x in range(COLUMNS)) for line in terminal.history.top]
+        return [line.rstrip() for line in [*above, *terminal.display]]
+
+    return show
+
+
+def test_markdown_is_set_and_nothing_raw_is_left(show: Show) -> None:
+    text = "\n".join(show(list(ANSWER)))
+    assert "A heading" in text
+    assert " • one" in text
+    assert "return left + right" in text
+    for raw in ("# A", "**", "```", "- one", "`code`"):
+        assert raw not in text
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 1000])
+def test_it_looks_the_same_however_it_came(show: Show, size: int) -> None:
+    pieces = [ANSWER[i : i + size] for i in range(0, len(ANSWER), size)]
+    assert show(pieces) == show([ANSWER])
+
+
+def test_a_block_longer_than_the_screen_stays_as_it_was_written(show: Show) -> None:
+    lines = [f"line {index} **" for index in range(30)]
+    shown = show(["\n".join(lines)], rows=10)
+    assert [line for line in shown if line] == lines
+
+
+def test_text_is_left_alone_without_markdown(show: Show) -> None:
+    assert show(["**bold**\n\n# x"], markdown=False)[:3] == ["**bold**", "", "# x"]
+
+
+def test_an_answer_cannot_command_the_terminal(show: Show) -> None:
+    shown = show(["a\x1b[2Jb\x1b]0;title\x07c\r\x08d"])
+    assert shown[0] == "a�[2Jb�]0;title�c��d"
+
+
+def test_a_link_shows_where_it_leads(show: Show) -> None:
+    assert "https://evil.example" in "".join(show(["[your bank](https://evil.example)"]))
+
+
+def test_what_goes_to_a_file_is_the_text_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    out = io.StringIO()
+    monkeypatch.setattr("sys.stdout", out)
+    with Screen() as screen:
+        screen.write("**bold**\x1b\n")
+    assert out.getvalue() == "**bold**\x1b\n\n"
+
+
+def test_a_resized_terminal_keeps_what_was_written(
+    show: Show, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = iter([terminal_size((COLUMNS, ROWS))])
+    later = terminal_size((COLUMNS - 5, ROWS))
+    monkeypatch.setattr(shutil, "get_terminal_size", lambda *a: next(sizes, later))
+    assert show(["**bold**"])[0] == "**bold**"
+
+
+@given(st.text(st.sampled_from("ab \n"), max_size=100), st.integers(min_value=1, max_value=12))
+def test_rows_are_counted_as_a_terminal_has_them(text: str, columns: int) -> None:
+    terminal = pyte.Screen(columns, 300)
+    pyte.Stream(terminal).feed(text.replace("\n", "\r\n"))
+    assert rows_of(text, columns) == terminal.cursor.y + 1
+
+
+def test_a_wide_character_that_does_not_fit_begins_a_row() -> None:
+    assert rows_of("東東", 4) == 1
+    assert rows_of("a東東", 4) == 2
+    assert rows_of("aa東", 3) == 2

@@ -1,0 +1,267 @@
+"""`cullama chat` at a real pseudo-terminal: ten turns, every command, Ctrl-C and Ctrl-D."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import pytest
+from terminal import Terminal
+
+WriteModel: TypeAlias = Callable[..., Path]
+StartChat: TypeAlias = Callable[..., Terminal]
+
+TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}<|user|>{{ m.role }}\n{{ m.content }}<|end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|user|>assistant\n{% endif %}"
+)
+LETTERS = range(67, 93)  # the tiny tokenizer's a to z, which a random model writes if asked to
+PLAIN = [f"--logit-bias={letter}=100" for letter in LETTERS]
+READ = re.compile(r"read (\d+) new tokens of (\d+) in .*? wrote (\d+),")
+
+
+@pytest.fixture(scope="module")
+def chat_model(
+    tmp_path_factory: pytest.TempPathFactory, write_model: WriteModel, tokenizer_file: Path
+) -> Path:
+    folder = tmp_path_factory.mktemp("chat") / "tiny-chat"
+    write_model(folder, tokenizer=tokenizer_file, max_position_embeddings=4096)
+    (folder / "chat_template.jinja").write_text(TEMPLATE)
+    (folder / "tokenizer_config.json").write_text(json.dumps({"bos_token": "<|begin|>"}))
+    return folder
+
+
+@pytest.fixture
+def start_chat(cullama_command: Any, chat_model: Path, tmp_path: Path) -> Iterator[StartChat]:
+    started: list[Terminal] = []
+
+    def start(*arguments: str, model: Path = chat_model, **size: int) -> Terminal:
+        options = ("-m", model, "-q", "-t", "0", "-n", "8", *PLAIN, *arguments)
+        terminal = Terminal(
+            cullama_command.command("chat", *options),
+            cullama_command.environment({"XDG_STATE_HOME": str(tmp_path / "state")}),
+            **size,
+        )
+        started.append(terminal)
+        return terminal
+
+    yield start
+    for terminal in started:
+        terminal.kill()
+
+
+def reads(terminal: Terminal) -> list[tuple[int, int, int]]:
+    """New tokens, tokens of the prompt, tokens written: of each turn so far."""
+    text = terminal.text().replace("\n", " ")
+    return [(int(new), int(all_), int(wrote)) for new, all_, wrote in READ.findall(text)]
+
+
+def ask(terminal: Terminal, question: str, turns: int) -> None:
+    terminal.say(question)
+    terminal.wait_until(lambda: len(reads(terminal)) >= turns, f"turn {turns}")
+
+
+def test_ten_turns_and_every_command(start_chat: StartChat, tmp_path: Path) -> None:
+    terminal = start_chat("--stats")
+    terminal.wait_for("Ctrl-D leaves")
+    for turn in range(1, 11):
+        ask(terminal, f"question number {turn}", turn)
+    figures = reads(terminal)
+    for (_, before, wrote), (new, prompt, _) in pairwise(figures):
+        assert new == prompt - (before + wrote - 1)  # the last token was never fed back
+
+    terminal.say("/help")
+    terminal.wait_for("Put the last answer into the clipboard")
+    terminal.say("/stats")
+    terminal.wait_for(r"turns +10 in this conversation")
+    terminal.say("/set temperature")
+    terminal.wait_for(r"temperature +0\.0")
+    terminal.say("/set top_k 5")
+    terminal.wait_for(r"top_k +5  \*")
+    terminal.say("/tokens")
+    terminal.wait_for(r"<\|begin\|>0 <\|user\|>2 ")
+    terminal.say("/undo 2")
+    terminal.wait_for("taken back: question number 9\n.*taken back: question number 10")
+    ask(terminal, "another ninth", 11)
+    terminal.say("/retry")
+    terminal.wait_until(lambda: len(reads(terminal)) >= 12, "another answer")
+    assert reads(terminal)[-1][0] == 1  # of the prompt only the last token is read again
+    ask(terminal, "/edit a better ninth", 13)
+    terminal.say("/system Be brief.")
+    terminal.wait_for("system: Be brief.")
+    terminal.say(f"/save {tmp_path}/talk.json")
+    terminal.wait_for("saved 9 turns")
+    terminal.say("/reset")
+    terminal.wait_for("a new conversation")
+    terminal.say(f"/load {tmp_path}/talk.json")
+    terminal.wait_for("9 turns loaded")
+    terminal.say("/copy")
+    terminal.wait_for("copied 8 characters")
+    terminal.say("/model")
+    terminal.wait_for("tiny-chat · safetensors F32")
+    terminal.say("/quit")
+    assert terminal.end() == 0
+
+    saved = json.loads((tmp_path / "talk.json").read_text())
+    questions = [m["content"] for m in saved["messages"] if m["role"] == "user"]
+    assert questions == [*(f"question number {n}" for n in range(1, 9)), "a better ninth"]
+    assert saved["messages"][0] == {"role": "system", "content": "Be brief."}
+    assert saved["params"]["top_k"] == 5
+    [copied] = re.findall("\x1b\\]52;c;([^\x07]+)\x07", terminal.raw)
+    assert base64.b64decode(copied).decode() == saved["messages"][-1]["content"]
+
+
+def test_edit_puts_the_last_question_into_the_line(start_chat: StartChat) -> None:
+    terminal = start_chat("--stats")
+    ask(terminal, "hallo", 1)
+    terminal.say("/edit")
+    terminal.wait_for("> hallo *\n(?:.*\n)+> hallo")
+    ask(terminal, " there", 2)
+    terminal.say("/tokens")
+    terminal.wait_for("llo")
+    terminal.send("\x04")
+    assert terminal.end() == 0
+    assert "> hallo there" in terminal.text()
+
+
+@pytest.mark.parametrize(
+    ("line", "answer"),
+    [
+        ("/rest", "there is no /rest; did you mean /reset?"),
+        ("/frobnicate", "there is no /frobnicate; /help lists those there are"),
+        ("/help me", "/help takes nothing behind it, found 'me'"),
+        ("/undo", "1 turns to take back, expected 1 to 0"),
+        ("/undo many", "/undo takes how many turns, found 'many'"),
+        ("/retry", "expected 1 to 0"),
+        ("/set temprature 1", "there is no setting 'temprature'; did you mean temperature?"),
+        ("/set temperature hot", "temperature is 'hot', expected a number from 0"),
+        ("/set n 2", "n cannot be set in a conversation"),
+        ("/copy", "there is no answer to copy yet"),
+        ("/tokens", "nothing has been asked yet"),
+        ("/save", "/save takes the name of a file"),
+        ("/load /nowhere/chat", "cannot read /nowhere/chat: No such file"),
+        ("/model /nowhere/model", "no model '/nowhere/model'"),
+    ],
+)
+def test_mistakes_get_one_line_and_cost_nothing(chat: Terminal, line: str, answer: str) -> None:
+    start = len(chat.text())
+    chat.say(line)
+    chat.wait_until(lambda: answer in re.sub(r"\s+", " ", chat.text()), repr(answer))
+    assert "Traceback" not in chat.text()[start:]
+
+
+@pytest.fixture(scope="module")
+def chat(
+    cullama_command: Any, chat_model: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Terminal]:
+    """One for all mistakes: none of them may end it."""
+    state = str(tmp_path_factory.mktemp("state"))
+    terminal = Terminal(
+        cullama_command.command("chat", "-q", "-m", chat_model),
+        cullama_command.environment({"XDG_STATE_HOME": state}),
+        columns=300,
+    )
+    terminal.wait_for("Ctrl-D leaves")
+    yield terminal
+    terminal.send("\x04")
+    assert terminal.end() == 0
+
+
+def test_ctrl_c_stops_the_answer_and_not_the_program(start_chat: StartChat) -> None:
+    terminal = start_chat("--ignore-eos", "-n", "3900", "--stats")
+    terminal.wait_for("Ctrl-D leaves")
+    terminal.say("tell")
+    terminal.wait_for("> tell *\n[a-z]{20}")
+    terminal.send("\x03")
+    terminal.wait_for("stopped; /retry asks again")
+    terminal.wait_for("cancelled")
+    terminal.say("/set max_tokens 5")
+    terminal.say("go on")
+    terminal.wait_for("wrote 5,")
+    terminal.send("half a line\x03")
+    terminal.wait_for("Ctrl-D or /quit leaves")
+    terminal.send("\x04")
+    assert terminal.end() == 0
+
+
+def test_several_lines_are_one_message(start_chat: StartChat, tmp_path: Path) -> None:
+    terminal = start_chat("--stats")
+    terminal.wait_for("Ctrl-D leaves")
+    terminal.send("one\\\rtwo\x1b\rthree")
+    ask(terminal, "", 1)
+    terminal.say(f"/save {tmp_path}/talk.json")
+    terminal.wait_for("saved 1 turns")
+    assert json.loads((tmp_path / "talk.json").read_text())["messages"][0] == {
+        "role": "user",
+        "content": "one\ntwo\nthree",
+    }
+
+
+def test_history_lasts_from_one_conversation_to_the_next(
+    start_chat: StartChat, tmp_path: Path
+) -> None:
+    first = start_chat("--stats")
+    ask(first, "remember the llama", 1)
+    first.send("\x04")
+    assert first.end() == 0
+    second = start_chat("--stats")
+    second.wait_for("Ctrl-D leaves")
+    second.send("\x1b[A")
+    second.wait_for("> remember the llama")
+    history = tmp_path / "state" / "cullama" / "chat_history"
+    assert history.stat().st_mode & 0o077 == 0
+
+
+def test_a_history_that_cannot_be_kept_is_said_and_done_without(
+    start_chat: StartChat, tmp_path: Path
+) -> None:
+    (tmp_path / "state").write_text("in the way")
+    terminal = start_chat("--stats", columns=300)
+    terminal.wait_for("no history is kept: .*chat_history: Not a directory")
+    ask(terminal, "hallo", 1)
+
+
+def test_commands_and_settings_are_completed(start_chat: StartChat) -> None:
+    terminal = start_chat()
+    terminal.wait_for("Ctrl-D leaves")
+    terminal.send("/sa")
+    terminal.wait_for("/save +Write the conversation to a file")
+    terminal.send("\x15/set temp")
+    terminal.wait_for(r"> /set temp *\n +temperature")
+
+
+def test_another_model_takes_over_the_conversation(
+    start_chat: StartChat, chat_model: Path, tiny_model: Path
+) -> None:
+    terminal = start_chat("--stats", columns=200)
+    ask(terminal, "hallo", 1)
+    terminal.say(f"/model {tiny_model}")
+    terminal.wait_for("tiny has no chat template")
+    ask(terminal, "more", 2)
+    terminal.say("/stats")
+    terminal.wait_for(r"turns +2 in this conversation")
+
+
+def test_a_base_model_says_that_it_only_continues(start_chat: StartChat, tiny_model: Path) -> None:
+    terminal = start_chat("--stats", model=tiny_model, columns=200)
+    terminal.wait_for("tiny has no chat template, as base models have none: what is said is")
+    ask(terminal, "Once upon a time", 1)
+
+
+def test_a_full_context_is_said(start_chat: StartChat) -> None:
+    terminal = start_chat("--stats", "--context", "130", columns=200)
+    for turn in range(1, 7):
+        ask(terminal, f"question {turn}", turn)
+    assert "the context is full: the model no longer reads the oldest" in terminal.text()
+
+
+def test_the_line_below_tells_how_full_the_context_is(start_chat: StartChat) -> None:
+    terminal = start_chat("--context", "128")
+    terminal.wait_for("context ░{10} 0 of 128 tokens · tiny-chat")
+    terminal.say("hallo")
+    terminal.wait_for("context █+░+ [1-9][0-9] of 128 tokens")
