@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -229,6 +230,33 @@ def test_logprobs_come_one_a_token_also_where_the_text_is_cut(llm: LLM, whole: C
     completion = llm.generate(PROMPT, params)
     assert completion.logprobs is not None
     assert [one.token_id for one in completion.logprobs] == list(completion.token_ids)
+
+
+def test_every_token_that_logprobs_name_has_its_text(llm: LLM, whole: Completion) -> None:
+    completion = llm.generate(PROMPT, replace(PARAMS, logprobs=2))
+    assert completion.logprobs is not None
+    named = {token for one in completion.logprobs for token, _ in one.top}
+    assert set(completion.token_texts) == named | set(completion.token_ids)
+    [token] = llm.tokenizer.encode(" the", add_special_tokens=False)
+    likely = llm.generate(PROMPT, SamplingParams(max_tokens=1, logprobs=0, logit_bias={token: 1e3}))
+    assert likely.token_texts == {token: " the"}
+    assert whole.token_texts == {}
+
+
+def test_a_completion_is_short_to_look_at_and_prints_its_text(whole: Completion) -> None:
+    assert str(whole) == whole.text
+    shown = repr(whole)
+    assert shown.startswith("Completion(")
+    assert shown.endswith(", 40 tokens, length)")
+    assert len(shown) < 200
+    several = replace(whole, text="Hi", alternatives=(whole, whole))
+    assert repr(several) == "Completion('Hi', 40 tokens, length, 2 alternatives)"
+
+
+def test_a_completion_can_be_kept_in_a_set_and_written_as_json(llm: LLM) -> None:
+    completion = llm.generate(PROMPT, replace(PARAMS, logprobs=2, n=2))
+    assert completion in {completion}
+    assert json.loads(json.dumps(asdict(completion)))["text"] == completion.text
 
 
 def test_timings_are_told_for_every_end(llm: LLM, whole: Completion) -> None:

@@ -125,7 +125,8 @@ def test_a_contract_of_fields_is_kept() -> None:
         "frequency_penalty seed stop stop_token_ids logit_bias logprobs n ignore_eos speculation"
     )
     assert {field.name for field in fields(SamplingParams)} == set(params.split())
-    completion = "text token_ids finish_reason logprobs prompt_tokens seed timings alternatives"
+    completion = "text token_ids finish_reason logprobs prompt_tokens cached_tokens seed timings "
+    completion += "alternatives token_texts"
     assert {field.name for field in fields(Completion)} == set(completion.split())
 
 

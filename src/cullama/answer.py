@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import time
 import weakref
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Generator, Iterator, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from .engine.engine import Engine
 from .sampling import TokenLogprobs
 from .sequence import FinishReason, Sequence
 from .stop import StopStrings
+from .token_texts import token_texts
 from .tokenizer import Detokenizer, Tokenizer
 
 
@@ -31,9 +32,9 @@ class Timings:
         return (tokens - 1) / seconds if tokens > 1 and seconds > 0 else 0.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Completion:
-    """An answer.
+    """An answer. `print` it for its text; at the end of a notebook's cell, it shows its tokens.
 
     Attributes:
         text: the complete characters of the answer, without the end token or stop string; empty
@@ -46,6 +47,8 @@ class Completion:
         seed: gives the same text again.
         timings: how long it took.
         alternatives: the other answers where `SamplingParams.n` is above 1.
+        token_texts: what each token named in `logprobs` spells by itself, by its id; a part of a
+            character is written as its bytes, `\\xe2`.
     """
 
     text: str
@@ -57,6 +60,20 @@ class Completion:
     seed: int
     timings: Timings
     alternatives: tuple[Completion, ...] = ()
+    token_texts: Mapping[int, str] = field(default_factory=dict, compare=False)
+
+    def __str__(self) -> str:
+        return self.text
+
+    def __repr__(self) -> str:
+        begun = self.text if len(self.text) <= 60 else f"{self.text[:59]}…"
+        others = f", {len(self.alternatives)} alternatives" if self.alternatives else ""
+        return f"Completion({begun!r}, {len(self.token_ids)} tokens, {self.finish_reason}{others})"
+
+    def _repr_html_(self) -> str:
+        from .completion_page import notebook
+
+        return notebook(self)
 
 
 class Answer:
@@ -64,6 +81,7 @@ class Answer:
 
     def __init__(self, engine: Engine, sequence: Sequence, tokenizer: Tokenizer | None) -> None:
         self.engine, self.sequence = engine, sequence
+        self._tokenizer = tokenizer
         self._detokenizer = Detokenizer(tokenizer, sequence.prompt) if tokenizer else None
         self._stops = StopStrings(sequence.params.stop)
         self._pieces: list[str] = []
@@ -131,22 +149,30 @@ class Answer:
             reason = "stop"
         elif self._tokens < sequence.drawn and sequence.error is None:
             reason = "cancelled"  # it may have been written to its end; it was not read so far
-        logprobs = tuple(sequence.logprobs[: self._tokens])
+        asked = sequence.params.logprobs is not None
+        logprobs = tuple(sequence.logprobs[: self._tokens]) if asked else None
         return Completion(
             text="".join(self._pieces),
             token_ids=tuple(sequence.answer[: self._tokens]),
             finish_reason=reason,
-            logprobs=None if sequence.params.logprobs is None else logprobs,
+            logprobs=logprobs,
             prompt_tokens=sequence.prompt_length,
             cached_tokens=sequence.cached,
             seed=sequence.seed,
             timings=Timings(first - self._started, (self._ended or first) - self._started),
+            token_texts=token_texts(self._tokenizer, _named(logprobs or ())),
         )
 
     def _keep(self, piece: str) -> str:
         if piece:
             self._pieces.append(piece)
         return piece
+
+
+def _named(logprobs: tuple[TokenLogprobs, ...]) -> Iterator[int]:
+    for each in logprobs:
+        yield each.token_id
+        yield from (token for token, _ in each.top)
 
 
 class Stream:

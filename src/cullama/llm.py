@@ -32,6 +32,8 @@ from .weights import Progress, load_weights
 if TYPE_CHECKING:
     from .chat_template import ChatTemplate
     from .diff import Comparison
+    from .hook import Hook
+    from .inside import Inside
     from .session import Session
 
 Prompt: TypeAlias = str | Many[int]
@@ -282,6 +284,44 @@ class LLM:
         first, second = two_sides(self, other, batches, chunks)
         checked = prompt if isinstance(prompt, str) else self._token_ids(prompt)
         return compare(record(first, checked, detail), second, tolerance)
+
+    def inside(self, prompt: Prompt, hook: Hook | None = None) -> Inside:
+        """What a prompt meets on its way: hidden states, attention maps, the logit lens.
+
+        Args:
+            prompt: a text or its token ids, T of them.
+            hook: as `watch` has it; what it changes, the rest of the model goes on with.
+
+        Raises:
+            UsageError: an empty prompt, or more than fits half the machine's memory.
+            ContextLengthError: a prompt longer than the context.
+        """
+        from .inside import look_inside
+
+        tokenizer = self._tokenizer_or_none(needed=False)
+        return look_inside(self, self._token_ids(prompt), tokenizer, hook)
+
+    def watch(self, prompt: Prompt, hook: Hook, *, detail: bool = False) -> NDArray[np.float32]:
+        """Run a prompt and show a hook what each operator gave; it may have it changed.
+
+        Args:
+            prompt: a text or its token ids, T of them.
+            hook: called as `hook(place, array)` in the order in which the operators run, with
+                the layer, operator and operand of the call, and its result in float32 [T, …],
+                which cannot be written to. It returns None, or numbers of the same shape for the
+                model to go on with ("activation patching").
+            detail: every operator, the larger ones spelled out in smaller ones.
+
+        Returns:
+            What the model predicts behind each token: float32 [T, V].
+
+        Raises:
+            UsageError: an empty prompt; a hook that is none, or that answers in another shape.
+            ContextLengthError: a prompt longer than the context.
+        """
+        from .hook import watch
+
+        return watch(self, self._token_ids(prompt), hook, detail)
 
     def close(self) -> None:
         """Return the model's memory. Texts under way end; any later use raises `ClosedError`."""

@@ -9,6 +9,7 @@ import click
 from click.core import ParameterSource
 
 from ..errors import UsageError
+from .bench_chat import command as chat
 from .bench_serve import command as serve
 from .loading import load_or_invent
 from .options import model_options, shape_option
@@ -39,7 +40,7 @@ def _thread_counts(threads: int | None, counts: list[int] | None) -> tuple[int, 
     "bench",
     short_help="Measure speed beside the machine's limits.",
     invoke_without_command=True,
-    commands={"serve": serve},
+    commands={"serve": serve, "chat": chat},
 )
 @model_options
 @shape_option
@@ -90,7 +91,7 @@ def _thread_counts(threads: int | None, counts: list[int] | None) -> tuple[int, 
 def command(context: click.Context, /, shape: str | None, as_json: bool, **options: Any) -> None:
     """Measure the limits of this machine, then prefill and decode as shares of them.
 
-    `cullama bench serve` measures many requests at once.
+    `cullama bench serve` measures many requests at once, `cullama bench chat` a second turn.
     """
     from ..benchmark.bench import Plan, benchmark
 

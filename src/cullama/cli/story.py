@@ -99,10 +99,11 @@ def _write(piece: str, is_silent: bool) -> None:
 
 def completion_as_json(completion: Completion) -> dict[str, Any]:
     tokens = len(completion.token_ids)
-    return {
-        **asdict(completion),
-        "decode_tokens_per_second": round(completion.timings.decode_rate(tokens), 2),
-    }
+    values = asdict(completion)
+    if completion.logprobs is None:
+        del values["token_texts"]  # of the ids in logprobs
+    values["decode_tokens_per_second"] = round(completion.timings.decode_rate(tokens), 2)
+    return values
 
 
 def _as_json(llm: LLM, prompt: str, completion: Completion) -> dict[str, Any]:

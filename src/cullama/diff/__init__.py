@@ -1,7 +1,6 @@
 """Two settings side by side: the same prompt through both, compared operator by operator.
 
     side.py         a model, and how the prompt goes through it: in company, in pieces
-    watching.py     operators that show what each call gave, and may have it corrected
     storage.py      which storage type a backend keeps, and what may be expected of it
     figures.py      how far two results of one operator lie apart
     logits.py       how far two predictions lie apart
@@ -9,7 +8,7 @@
     comparison.py   what came of it: the first place where they part, the verdict
     report.py       as a table, for notebooks, and as a page that needs nothing else
 
-No file here knows a backend by name.
+What each operator gives comes from `cullama.watching`. No file here knows a backend by name.
 """
 
 from .comparison import Comparison

@@ -11,9 +11,9 @@ from itertools import groupby
 from math import isfinite
 from typing import Any, NamedTuple
 
+from ..watching import Place
 from .figures import Figures, total_relative
 from .logits import LogitFigures, Turn
-from .watching import Place
 
 
 class Tolerance(NamedTuple):

@@ -22,12 +22,12 @@ import numpy as np
 from ..config import ModelConfig
 from ..errors import NoTokenizerError, UsageError
 from ..tensor import HostArray
+from ..watching import Place, own_words
 from .comparison import Comparison, Operation, Tolerance
 from .figures import Gap
 from .logits import LogitGap
 from .side import Side
 from .storage import TOLERANCES, coarser, storage_type
-from .watching import Place, own_words
 
 # What must be the same for the operators of two models to have anything to do with each other.
 SHAPE = (

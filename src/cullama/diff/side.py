@@ -7,16 +7,13 @@ know what is looked at, nor what it is compared with.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
 
-import numpy as np
-
-from ..batch import Batch, Piece, build_batch
+from ..batch import Piece, build_batch
 from ..engine.requests import Desk
 from ..errors import UsageError
-from ..tensor import HostArray
-from .watching import Names, Watch, WatchedOperators
+from ..watching import Pass, Watch, run_watched
 
 if TYPE_CHECKING:
     from ..llm import LLM
@@ -56,28 +53,14 @@ class Side:
         desk.longest_answer(len(tokens), 0)
 
     def run(self, tokens: list[int], watch: Watch, is_detailed: bool) -> None:
-        """The prompt through the model, with everything it gives shown to `watch`.
-
-        The steps are run as they are, not captured in a graph: what lies between two operators
-        must come down to the host.
-        """
+        """The prompt through the model, with everything it gives shown to `watch`."""
         with self.llm.engine.alone():
-            self._run(tokens, watch, is_detailed)
-
-    def _run(self, tokens: list[int], watch: Watch, is_detailed: bool) -> None:
-        runner = self.llm.engine.runner
-        model, block_size = runner.model, runner.cache.block_size
-        blocks = -(-len(tokens) // block_size)
-        cache = model.ops.cache(model.config, self.batch * blocks * block_size)
-        ops: WatchedOperators[Any] = WatchedOperators(
-            model.ops, Names(model.weights, cache), watch, is_detailed
-        )
-        watched = replace(model, ops=ops.operators)
-        for step in self._passes(tokens, blocks, block_size):
-            ops.begin(step.start, step.rows)
-            # What is no number is reported as such, not warned of.
-            with np.errstate(invalid="ignore", over="ignore"):
-                watched.forward(model.ops.upload_batch(step.batch), cache)
+            runner = self.llm.engine.runner
+            block_size = runner.cache.block_size
+            blocks = -(-len(tokens) // block_size)
+            passes = self._passes(tokens, blocks, block_size)
+            room = self.batch * blocks * block_size
+            run_watched(runner.model, passes, room, watch, is_detailed)
 
     def _passes(self, tokens: list[int], blocks: int, block_size: int) -> Iterator[Pass]:
         ours = self.batch // 2  # in the middle: others before it, others behind
@@ -108,12 +91,6 @@ def two_sides(first: LLM, second: LLM, batches: Pair, chunks: Pair) -> tuple[Sid
         if not isinstance(pair, tuple | list) or len(pair) != 2:
             raise UsageError(f"{name} is {pair!r}, expected a number for each side, such as (1, 8)")
     return Side(first, batches[0], chunks[0]), Side(second, batches[1], chunks[1])
-
-
-class Pass(NamedTuple):
-    batch: Batch[HostArray]
-    start: int  # position of our first token
-    rows: slice  # our tokens in the batch
 
 
 def _companion(tokens: Sequence[int], shift: int, vocabulary: int) -> list[int]:

@@ -3,7 +3,8 @@
 The model speaks to them as to the backend itself. Each result is downloaded and shown to a
 `watch`, with the place it came from; where the watch answers with other numbers, the model goes
 on with those. Detailed, the larger words are spelled out of the smaller ones, as their default
-bodies have it; a backend's own version of them is then not run.
+bodies have it; a backend's own version of them is then not run. A model that nobody watches has
+the backend itself, and pays nothing.
 
 What a backend keeps in its cache is its own affair and not looked at: a wrong key or value shows
 in the attention over it.
@@ -11,17 +12,20 @@ in the attention over it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar, cast
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeAlias, TypeVar, cast
 
-from ..operators import Operators
-from ..tensor import HostArray
+import numpy as np
+
+from .operators import Operators
+from .tensor import HostArray
 
 if TYPE_CHECKING:
-    from ..batch import Batch
-    from ..kv_cache import KVCache, LayerCache
-    from ..weights import Layer, Weights
+    from .batch import Batch
+    from .kv_cache import KVCache, LayerCache
+    from .llama import Llama
+    from .weights import Layer, Weights
 
 Array = TypeVar("Array")
 
@@ -50,6 +54,12 @@ class Place:
 
     def __str__(self) -> str:
         return f"{self.section} · {self.name}"
+
+
+class Pass(NamedTuple):
+    batch: Batch[HostArray]
+    start: int  # position of our first token
+    rows: slice  # our tokens in the batch
 
 
 # The place, the position of the first row, the rows of our sequence → rows to go on with, or None.
@@ -168,6 +178,24 @@ class WatchedOperators(Generic[Array]):
         if self._is_detailed:
             return Operators.logits(self.operators, x, norm, head, eps)
         return self._shown("logits", "", self._ops.logits(x, norm, head, eps))
+
+
+def run_watched(
+    model: Llama[Any], passes: Iterable[Pass], cache_tokens: int, watch: Watch, is_detailed: bool
+) -> None:
+    """The passes over an empty cache for so many tokens, with all that they give shown.
+
+    They are run as they are, not captured in a graph: what lies between two operators must come
+    down to the host.
+    """
+    cache = model.ops.cache(model.config, cache_tokens)
+    ops = WatchedOperators(model.ops, Names(model.weights, cache), watch, is_detailed)
+    watched = replace(model, ops=ops.operators)
+    for step in passes:
+        ops.begin(step.start, step.rows)
+        # What is no number is reported as such, not warned of.
+        with np.errstate(invalid="ignore", over="ignore"):
+            watched.forward(model.ops.upload_batch(step.batch), cache)
 
 
 def own_words(ops: Operators[Any]) -> tuple[str, ...]:

@@ -1,0 +1,110 @@
+"""What a conversation costs at its second turn: to the first token, beside its new tokens alone.
+
+The first turn is in the cache, so the second should cost what its own tokens cost, and no more for
+what was said before. Both are measured in turns, over a whole turn as a user has it: writing the
+conversation down, encoding it, finding what is cached, reading the rest, drawing a token.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from ..errors import UsageError
+from ..sampling import SamplingParams
+
+if TYPE_CHECKING:
+    from ..llm import LLM
+
+WORDS = ("llama", "river", "stone", "music", "window", "garden", "paper", "winter", "bridge")
+ANSWER = 16  # tokens of the first turn's answer
+
+
+@dataclass(frozen=True)
+class SecondTurn:
+    before: int  # tokens of the conversation that were cached
+    new: int  # tokens of the second turn
+    seconds: float  # to its first token, median
+    alone: float  # the same number of tokens with nothing before them, median
+    ratios: tuple[float, ...]  # of each pair of runs
+
+    @property
+    def ratio(self) -> float:
+        return median(self.ratios)
+
+
+@dataclass(frozen=True)
+class ChatReport:
+    model: str
+    runs: tuple[SecondTurn, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        runs = [{**asdict(run), "ratio": run.ratio} for run in self.runs]
+        return {"model": self.model, "runs": runs}
+
+
+def benchmark(
+    llm: LLM, histories: tuple[int, ...], words: int = 48, repeats: int = 7
+) -> ChatReport:
+    """Second turns of `words` words, after first ones of so many tokens.
+
+    Raises:
+        UsageError: a first turn that leaves no room for the second in the context.
+    """
+    longest = llm.longest_text - 4 * words - 2 * ANSWER
+    if max(histories) > longest:
+        raise UsageError(
+            f"a first turn of {max(histories)} tokens leaves no room for a second one, "
+            f"expected at most {longest}"
+        )
+    return ChatReport(
+        llm.description, tuple(_second_turn(llm, tokens, words, repeats) for tokens in histories)
+    )
+
+
+def _second_turn(llm: LLM, history: int, words: int, repeats: int) -> SecondTurn:
+    turns, alone, before, new = [], [], 0, 0
+    for repeat in range(repeats + 1):
+        llm.engine.cache.clear()
+        seconds, prompt, cached = _seconds_of_second_turn(llm, history, words, repeat)
+        before, new = cached, len(prompt) - cached
+        turns.append(seconds)
+        llm.engine.cache.clear()
+        alone.append(_seconds_alone(llm, prompt[-new:]))
+    turns, alone = turns[1:], alone[1:]  # the first warm caches and pages
+    ratios = tuple(turn / one for turn, one in zip(turns, alone, strict=True))
+    return SecondTurn(before, new, median(turns), median(alone), ratios)
+
+
+def _seconds_of_second_turn(
+    llm: LLM, history: int, words: int, repeat: int
+) -> tuple[float, list[int], int]:
+    session = llm.session(params=_greedy(ANSWER))
+    session.send(_text_of(llm, history, repeat))
+    question = _text(words, repeat)
+    start = time.perf_counter()
+    completion = session.send(question, _greedy(1))
+    seconds = time.perf_counter() - start
+    assert session.last_prompt is not None
+    return seconds, list(session.last_prompt.token_ids), completion.cached_tokens
+
+
+def _seconds_alone(llm: LLM, tokens: list[int]) -> float:
+    start = time.perf_counter()
+    llm.generate(tokens, _greedy(1))
+    return time.perf_counter() - start
+
+
+def _text_of(llm: LLM, tokens: int, shift: int) -> str:
+    ids = llm.tokenizer.encode(_text(tokens, shift), add_special_tokens=False)
+    return llm.tokenizer.decode(ids[:tokens])
+
+
+def _text(words: int, shift: int) -> str:
+    return " ".join(WORDS[(shift + i * i) % len(WORDS)] for i in range(words))
+
+
+def _greedy(tokens: int) -> SamplingParams:
+    return SamplingParams(max_tokens=tokens, temperature=0, ignore_eos=True)
