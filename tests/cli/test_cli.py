@@ -60,7 +60,8 @@ def test_every_command_has_help_and_the_options_that_all_share(
     assert run([name, "--help"]) == 0
     out, err = capsys.readouterr()
     assert err == ""
-    assert all(option in out for option in ("--model", "--backend", "--dtype", "--threads"))
+    if name not in ("pull", "models"):  # these run none
+        assert all(option in out for option in ("--model", "--backend", "--dtype", "--threads"))
     assert max(map(len, out.splitlines())) <= 80
 
 
@@ -180,12 +181,19 @@ def test_what_the_model_cannot_do_is_misuse(
 # --- failure: 1
 
 
-@pytest.mark.parametrize("name", ["nowhere/at all", "owner/name", "", "a.gguf", "a\x1b[31m\nb"])
-def test_a_model_that_is_not_there_is_a_failure(
-    refusal: Told, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("name", ["nowhere/at all", "", "a.gguf", "a\x1b[31m\nb"])
+def test_a_model_that_is_not_there_is_a_failure(refusal: Told, name: str) -> None:
+    refusal(1, ["story", "-m", name], "model", "give a path")
+
+
+def test_a_model_that_is_not_in_the_cache_is_a_failure_offline(
+    cullama_command: Any, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
-    refusal(1, ["story", "-m", name], "model", "give a path" if name != "owner/name" else "hf")
+    # In a process of its own: huggingface_hub reads this setting when it is imported.
+    offline = {"HF_HUB_CACHE": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    ended = cullama_command("story", "-m", "owner/name", environment=offline)
+    assert (ended.code, ended.out, ended.err.count("\n")) == (1, "", 1)
+    assert "HF_HUB_OFFLINE" in ended.err
 
 
 def test_a_file_that_is_no_model_is_a_failure(refusal: Told, tmp_path: Path) -> None:

@@ -69,8 +69,8 @@ def _tokens(context: click.Context, option: click.Parameter, text: str | None) -
 @click.option(
     *("-m", "--models", "--model"),
     callback=_pair(_model),
-    metavar="PATH[,PATH]",
-    help="Folders with safetensors, or GGUF files; none: SmolLM2-135M-Instruct.",
+    metavar="NAME[,NAME]",
+    help="Folders with safetensors, GGUF files or hub ids; none: SmolLM2-135M-Instruct.",
 )
 @click.option(
     *("--backends", "--backend"),

@@ -10,7 +10,7 @@ import click
 
 @click.command("doctor", short_help="Look for what is wrong with this machine.")
 @click.option(
-    "-m", "--model", metavar="PATH", help="Take this model's sizes.  [default: SmolLM2-135M's]"
+    "-m", "--model", metavar="NAME", help="Take this model's sizes.  [default: SmolLM2-135M's]"
 )
 @click.option(
     "--backend",

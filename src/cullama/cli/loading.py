@@ -20,7 +20,7 @@ def load(model: Any, quiet: bool, **options: Any) -> LLM:
     logging.basicConfig(format="%(message)s")  # on standard error
     logging.getLogger("cullama").setLevel(logging.WARNING if quiet else logging.INFO)
     with (
-        ProgressBar("fetching the default model", in_bytes=True) as download,
+        ProgressBar(f"fetching {model or 'the default model'}", in_bytes=True) as download,
         ProgressBar("reading weights") as reading,
     ):
         llm = LLM(model, download_progress=download, progress=reading, **options)

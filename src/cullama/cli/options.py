@@ -62,8 +62,9 @@ model_options = _stack(
         click.option(
             "-m",
             "--model",
-            metavar="PATH",
-            help="A folder with safetensors, or a GGUF file.  [default: SmolLM2-135M-Instruct]",
+            metavar="NAME",
+            help="A folder with safetensors, a GGUF file, or a hub id: owner/name, "
+            "owner/name:Q4_K_M, owner/name@revision.  [default: SmolLM2-135M-Instruct]",
         ),
         device_options,
         click.option(

@@ -1,6 +1,7 @@
 """A progress bar that appears only when there is something to wait for.
 
-It draws on standard error, on a terminal only; elsewhere it writes one line when the wait begins.
+It draws on standard error, on a terminal only; elsewhere it writes one line when the wait begins,
+except for downloads, of which the log says more.
 rich is imported with the first bar drawn, so that quick loads pay nothing.
 """
 
@@ -50,10 +51,9 @@ class ProgressBar:
     def _begin(self, total: int) -> None:
         if sys.stderr.isatty():
             self._bar = self._drawn(total)
-        elif not self._is_announced:
+        elif not self._is_announced and not self._in_bytes:
             self._is_announced = True
-            size = f" ({total / 1e6:.0f} MB)" if self._in_bytes else ""
-            print(f"{self._title}{size} …", file=sys.stderr, flush=True)
+            print(f"{self._title} …", file=sys.stderr, flush=True)
 
     def _drawn(self, total: int) -> Progress:
         from rich.console import Console

@@ -1,0 +1,144 @@
+"""`cullama models`: what is cached, how large it is, and away with it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import time
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import click
+
+from ..errors import UsageError
+
+if TYPE_CHECKING:
+    from ..cached_models import CachedModel, Removal
+
+UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
+SPANS = ((86400 * 365, "year"), (86400, "day"), (3600, "hour"), (60, "minute"))
+GAP = "  "
+EXPENDABLE = ("used", "kind", "note")  # columns that go first where there is no room
+
+
+@click.command("models", short_help="List cached models, or remove them.")
+@click.option(
+    "--remove", "names", multiple=True, metavar="NAME", help="Remove it; may be repeated."
+)
+@click.option("-y", "--yes", is_flag=True, help="Remove without asking.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object, with paths.")
+def command(names: tuple[str, ...], yes: bool, as_json: bool) -> int:
+    """List the models cached on this machine, named as --model takes them.
+
+    "default" is the model taken where none is named; "converted" are weights of GGUF files as the
+    CPU computes with them, which are made again when they are needed. NAME is one of the names
+    listed, or owner/name for everything of a repository.
+    """
+    if names:
+        return _remove(names, yes, as_json)
+    from ..cached_models import cached_models
+
+    models = cached_models()
+    if as_json:
+        click.echo(json.dumps({"models": [{**asdict(m), "path": str(m.path)} for m in models]}))
+    else:
+        _show(models)
+    return 0
+
+
+# --------------------------------------------------------------------------------------- the table
+
+
+def _show(models: list[CachedModel]) -> None:
+    from ..cache_folder import cache_folder
+    from ..hub_cache import hub_cache_folder
+
+    if models:
+        click.echo("\n".join(table(models, _width())))
+    else:
+        click.secho("nothing is cached; `cullama pull` fetches the default model", err=True)
+    total = in_words(sum(model.size for model in models))
+    places = f"{hub_cache_folder()} and {cache_folder()}"
+    click.secho(f"{len(models)} cached, {total}, in {places}", dim=True, err=True)
+
+
+def _width() -> int | None:
+    """Columns of the terminal; into a pipe or a file, everything is written."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def table(models: list[CachedModel], width: int | None) -> list[str]:
+    """One line for each model: names are never cut, columns left out where `width` is too small."""
+    columns = {
+        "name": [model.name for model in models],
+        "size": [in_words(model.size) for model in models],
+        "kind": [model.kind for model in models],
+        "used": [ago(model.last_used) for model in models],
+        "note": [model.problem or "" for model in models],
+    }
+    if not any(columns["note"]):
+        del columns["note"]
+    for column in EXPENDABLE:
+        if width is not None and _widest_line(columns) > width:
+            columns.pop(column, None)
+    return _lines(columns)
+
+
+def _widest_line(columns: dict[str, list[str]]) -> int:
+    return sum(_widths(columns)) + len(GAP) * (len(columns) - 1)
+
+
+def _widths(columns: dict[str, list[str]]) -> list[int]:
+    return [max(len(text) for text in (name, *texts)) for name, texts in columns.items()]
+
+
+def _lines(columns: dict[str, list[str]]) -> list[str]:
+    rows = [tuple(columns), *zip(*columns.values(), strict=True)]
+    return [GAP.join(map(_cell, row, columns, _widths(columns))).rstrip() for row in rows]
+
+
+def _cell(text: str, column: str, width: int) -> str:
+    return text.rjust(width) if column == "size" else text.ljust(width)
+
+
+def in_words(size: int) -> str:
+    """Bytes: "1.2 GB"."""
+    for factor, unit in UNITS:
+        if size >= factor:
+            return f"{size / factor:.1f} {unit}"
+    return f"{size} B"
+
+
+def ago(moment: float) -> str:
+    past = time.time() - moment
+    for seconds, name in SPANS:
+        if (count := int(past // seconds)) > 0:
+            return f"{count} {name}{'s' * (count > 1)} ago"
+    return "now"
+
+
+# ------------------------------------------------------------------------------------------- remove
+
+
+def _remove(names: tuple[str, ...], yes: bool, as_json: bool) -> int:
+    from ..cached_models import removal_of, remove
+
+    removals = [removal_of(name) for name in names]  # all are known before the first goes
+    if not yes and not _is_agreed(removals):
+        return 1
+    for removal in removals:
+        remove(removal)
+        if not as_json:
+            click.echo(f"removed {removal.name}: {in_words(removal.size)}")
+    if as_json:
+        removed = [{"name": removal.name, "freed": removal.size} for removal in removals]
+        click.echo(json.dumps({"removed": removed}))
+    return 0
+
+
+def _is_agreed(removals: list[Removal]) -> bool:
+    if sys.stdin is None or not sys.stdin.isatty():
+        raise UsageError("standard input is no terminal to ask on; add --yes to remove")
+    what = ", ".join(f"{removal.name} ({in_words(removal.size)})" for removal in removals)
+    return click.confirm(f"Remove {what}?", err=True)

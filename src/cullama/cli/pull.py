@@ -1,0 +1,80 @@
+"""`cullama pull`: fetch models, so that the first use does not have to wait."""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import Any
+
+import click
+
+from ..errors import ModelNotFoundError
+from .progress import ProgressBar
+
+DEFAULT = "the default model"
+
+
+@click.command("pull", short_help="Fetch models.")
+@click.argument("names", nargs=-1, metavar="[NAME]...")
+@click.option("--update", is_flag=True, help="Ask the hub for newer versions of what is here.")
+@click.option("-q", "--quiet", is_flag=True, help="Only the paths.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object, at the end.")
+def command(names: tuple[str, ...], update: bool, quiet: bool, as_json: bool) -> int:
+    """Fetch models and print where they are; without a NAME, the default model.
+
+    \b
+    owner/name                 a repository on the Hugging Face hub
+    owner/name:Q4_K_M          its GGUF file with this quantisation
+    owner/name:folder/a.gguf   that GGUF file
+    owner/name@revision        a branch, tag or commit, with any of the above
+
+    What an interruption leaves is kept: the same command goes on from there. A token for private
+    models comes from HF_TOKEN or `hf auth login`.
+    """
+    logging.basicConfig(format="%(message)s")  # on standard error
+    logging.getLogger("cullama").setLevel(logging.WARNING if quiet else logging.INFO)
+    pulled = []
+    for name in names or (None,):
+        pulled.append(_pull(name, update, quiet))
+        if not as_json:
+            click.echo(pulled[-1]["path"])
+    if as_json:
+        click.echo(json.dumps({"models": pulled}))
+    return 0
+
+
+def _pull(name: str | None, update: bool, quiet: bool) -> dict[str, Any]:
+    from ..hub import resolve_model
+
+    if name == "":
+        raise ModelNotFoundError("a model's name is empty; leave it out for the default model")
+    title = name or DEFAULT
+    watch = _Watch(title, quiet)
+    try:
+        with watch.bar:
+            path = resolve_model(name, watch, update=update)
+    except KeyboardInterrupt:
+        kept = "; the same command goes on from there" if name else ""
+        _say(f"\n{title}: interrupted{kept}", quiet)
+        raise click.exceptions.Exit(130) from None
+    _say(f"{title}: {'fetched' if watch.has_fetched else 'already here'}", quiet)
+    return {"name": name, "path": str(path), "fetched": watch.has_fetched}
+
+
+def _say(line: str, quiet: bool) -> None:
+    if not quiet:
+        click.secho(line, dim=True, err=True)
+
+
+class _Watch:
+    """Draws how far it is, and remembers whether anything came."""
+
+    def __init__(self, title: str, quiet: bool) -> None:
+        self.bar = ProgressBar(f"fetching {title}", in_bytes=True)
+        self._quiet = quiet
+        self.has_fetched = False
+
+    def __call__(self, done: int, total: int) -> None:
+        self.has_fetched = True
+        if not self._quiet:
+            self.bar(done, total)

@@ -1,0 +1,129 @@
+"""Names of models on the Hugging Face hub, and which of a repository's files they mean.
+
+    owner/name                    its safetensors, or its only GGUF file
+    owner/name:Q4_K_M             the GGUF file with that quantisation in its name
+    owner/name:folder/file.gguf   that file
+    owner/name@revision           a branch, tag or commit; may go with either of the others
+
+It knows names only: not where the files are, nor what is in them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from .errors import ModelNotFoundError
+
+_PART = r"[A-Za-z0-9_](?:[\w.-]*\w)?"  # https://huggingface.co/docs/hub/repositories-settings
+_REVISION = r"\w[\w./-]*"
+_FORM = re.compile(
+    rf"(?P<repository>{_PART}/{_PART})(?:@(?P<early>{_REVISION}))?"
+    rf"(?::(?P<file>[^:@]+))?(?:@(?P<late>{_REVISION}))?",
+    re.ASCII,
+)
+_QUANTISATION = re.compile(
+    r"(?<![A-Za-z0-9])((?:I?Q\d|TQ\d|MXFP\d)(?:_[A-Za-z0-9]+)*|BF16|F16|F32)(?![A-Za-z0-9_])",
+    re.IGNORECASE,
+)
+_SPLIT = re.compile(r"-\d{5}-of-\d{5}\.gguf$", re.IGNORECASE)
+MOST_LISTED = 12
+
+
+@dataclass(frozen=True)
+class HubName:
+    repository: str  # owner/name
+    file: str | None = None  # a GGUF file, or what its name holds
+    revision: str | None = None  # None: the repository's main branch
+
+    @classmethod
+    def parsed(cls, text: str) -> HubName | None:
+        """None for what cannot be the name of a model on the hub."""
+        found = _FORM.fullmatch(text)
+        if found is None or (found["early"] and found["late"]):
+            return None
+        repository, file, revision = found["repository"], found["file"], found["early"]
+        revision = revision or found["late"]
+        if "--" in repository or ".." in repository or _leads_out(file) or _leads_out(revision):
+            return None
+        looks_like_a_file = repository.endswith((".gguf", ".safetensors", ".json"))
+        return None if looks_like_a_file else cls(repository, file, revision)
+
+    def __str__(self) -> str:
+        file = f":{self.file}" if self.file else ""
+        return f"{self.repository}{file}" + (f"@{self.revision}" if self.revision else "")
+
+    def with_file(self, file: str, among: Iterable[str]) -> HubName:
+        """The shortest name of one of a repository's GGUF files."""
+        quantisation = quantisation_of(file)
+        if quantisation and _with_quantisation(quantisation, among) == [file]:
+            file = quantisation
+        return HubName(self.repository, file, self.revision)
+
+
+def _leads_out(path: str | None) -> bool:
+    """Whether a path would leave the folder that it is meant for."""
+    return path is not None and any(part in ("", ".", "..") for part in re.split(r"[/\\]", path))
+
+
+def is_plain_path(path: str) -> bool:
+    """Whether a repository's file may be written under this name."""
+    return path.isprintable() and not _leads_out(path)
+
+
+def quantisation_of(file: str) -> str | None:
+    """The quantisation that a GGUF file's name tells: "Q4_K_M", "BF16"."""
+    found = _QUANTISATION.findall(file.rpartition("/")[2].removesuffix(".gguf"))
+    return found[-1] if found else None
+
+
+def is_weights(file: str) -> bool:
+    """Whether it is a GGUF file of a language model, not of what sees and hears for one."""
+    is_aside = file.rpartition("/")[2].startswith(("mmproj", "imatrix"))
+    return file.endswith(".gguf") and not is_aside
+
+
+def chosen_gguf(name: HubName, files: Iterable[str]) -> str:
+    """The one GGUF file that the name means.
+
+    Raises:
+        ModelNotFoundError: it means none, several, or one that is split.
+    """
+    files = sorted(filter(is_weights, files))
+    meant = meant_files(name, files)
+    whole = [file for file in meant if not _SPLIT.search(file)]
+    if not meant:
+        raise ModelNotFoundError(f"{name} names no GGUF file there; {_choice(name, files)}")
+    if not whole:
+        raise ModelNotFoundError(
+            f"{name} means {meant[0]!r}, a part of a split GGUF file, "
+            f"which cullama does not read; {_choice(name, files)}"
+        )
+    if len(whole) > 1:
+        raise ModelNotFoundError(f"{name} means {len(whole)} GGUF files; {_choice(name, whole)}")
+    return whole[0]
+
+
+def meant_files(name: HubName, files: Iterable[str]) -> list[str]:
+    weights = filter(is_weights, files)
+    if name.file is None:
+        return list(weights)
+    if name.file.endswith(".gguf"):
+        return [file for file in weights if file == name.file]
+    return _with_quantisation(name.file, weights)
+
+
+def _with_quantisation(quantisation: str, files: Iterable[str]) -> list[str]:
+    # Q4_K is not in Q4_K_M, nor Q4_0 in IQ4_0.
+    part = re.compile(rf"(?<![A-Za-z0-9]){re.escape(quantisation)}(?![A-Za-z0-9_])", re.IGNORECASE)
+    return [file for file in files if part.search(file.removesuffix(".gguf"))]
+
+
+def _choice(name: HubName, files: list[str]) -> str:
+    whole = [file for file in files if not _SPLIT.search(file)]
+    if not whole:
+        return "it has no other; name another repository"
+    names = [str(name.with_file(file, files)) for file in whole[:MOST_LISTED]]
+    more = f", and {len(whole) - MOST_LISTED} more" if len(whole) > MOST_LISTED else ""
+    return f"name one: {', '.join(names)}{more}"

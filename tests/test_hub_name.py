@@ -1,0 +1,123 @@
+"""Names of models on the hub: what is one, and which file it means."""
+
+from __future__ import annotations
+
+import pytest
+
+from cullama.errors import ModelNotFoundError
+from cullama.hub_name import HubName, chosen_gguf, quantisation_of
+
+SEVERAL = [
+    "Model-BF16.gguf",
+    "Model-IQ4_XS.gguf",
+    "Model-Q4_0.gguf",
+    "Model-Q4_K_M.gguf",
+    "Model-Q4_K_S.gguf",
+    "Q8_0/Model-Q8_0-00001-of-00002.gguf",
+    "Q8_0/Model-Q8_0-00002-of-00002.gguf",
+    "folder/other.gguf",
+    "mmproj-BF16.gguf",
+    "README.md",
+]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("owner/name", HubName("owner/name")),
+        ("Qwen/Qwen2.5-0.5B_x", HubName("Qwen/Qwen2.5-0.5B_x")),
+        ("owner/name:Q4_K_M", HubName("owner/name", "Q4_K_M")),
+        ("owner/name:folder/a b.gguf", HubName("owner/name", "folder/a b.gguf")),
+        ("owner/name@v1.0", HubName("owner/name", None, "v1.0")),
+        ("owner/name@refs/pr/1", HubName("owner/name", None, "refs/pr/1")),
+        ("owner/name:Q4_0@main", HubName("owner/name", "Q4_0", "main")),
+        ("owner/name@main:Q4_0", HubName("owner/name", "Q4_0", "main")),
+    ],
+)
+def test_a_name_has_a_repository_and_may_have_a_file_and_a_revision(
+    text: str, expected: HubName
+) -> None:
+    assert HubName.parsed(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "name", "a/b/c", "/a/b", "a/", "~/a", "./a", "../a", "a/..", "a\nb/c", "a/b\n"),
+        *("a/b.gguf", "a/b.safetensors", "a--b/c", "a/b..c", "-a/b", "a/b-", "ä/b", "a/b:", "a/b@"),
+        *("a/b:../c.gguf", "a/b:/c.gguf", "a/b:c//d", "a/b@../../x", "a/b@x/../y", "a/b@x:c@y"),
+        *("C:/models/a", "https://huggingface.co/a/b", "a/b@x\n", "a/b:..\\c.gguf"),
+    ],
+)
+def test_what_cannot_be_a_name_on_the_hub_is_none(text: str) -> None:
+    assert HubName.parsed(text) is None
+
+
+@pytest.mark.parametrize("text", ["a/b", "a/b:Q4_0", "a/b@main", "a/b:c/d.gguf@main"])
+def test_a_name_is_written_as_it_is_read(text: str) -> None:
+    assert str(HubName.parsed(text)) == text
+
+
+@pytest.mark.parametrize(
+    ("file", "meant"),
+    [
+        ("Q4_K_M", "Model-Q4_K_M.gguf"),
+        ("q4_k_m", "Model-Q4_K_M.gguf"),
+        ("Q4_0", "Model-Q4_0.gguf"),
+        ("IQ4_XS", "Model-IQ4_XS.gguf"),
+        ("bf16", "Model-BF16.gguf"),
+        ("other", "folder/other.gguf"),
+        ("folder/other.gguf", "folder/other.gguf"),
+        ("Model-Q4_0.gguf", "Model-Q4_0.gguf"),
+    ],
+)
+def test_a_quantisation_or_a_path_means_one_file(file: str, meant: str) -> None:
+    assert chosen_gguf(HubName("a/b", file), SEVERAL) == meant
+
+
+@pytest.mark.parametrize(
+    ("file", "found"),
+    [
+        (None, r"a/b means 6 GGUF files; name one: a/b:BF16, a/b:IQ4_XS"),
+        ("Model", r"means 5 GGUF files"),
+        ("Q4_K", r"names no GGUF file there; name one: a/b:BF16, .*a/b:folder/other.gguf$"),
+        ("_0", r"names no GGUF file"),
+        ("Model-Q4_9.gguf", r"names no GGUF file"),
+        ("Q8_0", r"a part of a split GGUF file.*; name one: a/b:BF16"),
+        ("Q8_0/Model-Q8_0-00002-of-00002.gguf", r"00002-of-00002.gguf', a part"),
+    ],
+)
+def test_a_name_that_means_no_one_file_is_told_the_choice(file: str | None, found: str) -> None:
+    with pytest.raises(ModelNotFoundError, match=found):
+        chosen_gguf(HubName("a/b", file), SEVERAL)
+
+
+def test_files_whose_quantisation_is_not_their_own_are_named_by_path() -> None:
+    files = ["Model-Q4_0.gguf", "UD/Model-Q4_0.gguf", "plain.gguf"]
+    names = [str(HubName("a/b", revision="v1").with_file(file, files)) for file in files]
+    assert names == [f"a/b:{file}@v1" for file in files]
+
+
+def test_the_only_file_that_is_not_split_is_the_one_meant() -> None:
+    files = ["a-Q8_0-00001-of-00002.gguf", "a-Q8_0-00002-of-00002.gguf", "a-Q4_0.gguf"]
+    assert chosen_gguf(HubName("a/b"), files) == "a-Q4_0.gguf"
+
+
+def test_a_repository_that_is_only_split_is_told_so() -> None:
+    with pytest.raises(ModelNotFoundError, match=r"a part of a split GGUF file.*no other"):
+        chosen_gguf(HubName("a/b"), ["m-00001-of-00003.gguf", "m-00002-of-00003.gguf"])
+
+
+@pytest.mark.parametrize(
+    ("file", "quantisation"),
+    [
+        ("a/SmolLM2-135M-Instruct.Q4_1.gguf", "Q4_1"),
+        ("Qwen3-8B-UD-Q4_K_XL.gguf", "Q4_K_XL"),
+        ("model_iq2_xxs.gguf", "iq2_xxs"),
+        ("model-f16.gguf", "f16"),
+        ("Q4_0/model.gguf", None),
+        ("model.gguf", None),
+    ],
+)
+def test_a_file_name_tells_its_quantisation(file: str, quantisation: str | None) -> None:
+    assert quantisation_of(file) == quantisation
