@@ -19,14 +19,17 @@ PTX := $(KERNELS:%=$(PTX_FOLDER)/compute_80/%.ptx) $(KERNELS:%=$(PTX_FOLDER)/com
 ORPHANS := $(filter-out $(PTX),$(wildcard $(PTX_FOLDER)/*/*.ptx))
 
 .DEFAULT_GOAL := help
-.PHONY: help story test check format bench ptx ptx-release ptx-orphans wheel
-.PHONY: test-sanitize test-gpu gpu-check clean distclean
+.PHONY: help story chat test check format bench docs ptx ptx-release ptx-orphans wheel
+.PHONY: test-sanitize test-gpu gpu-check soak-files clean distclean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 story: $(VENV)/.run  ## Tell a story; the first time, fetch what that takes
 	@$(BIN)/cullama story "$(STORY)" --stats
+
+chat: $(VENV)/.run  ## Talk with the default model
+	@$(BIN)/cullama chat
 
 test: $(VENV)/.dev $(if $(HAS_NVRTC_WHEELS)$(shell command -v nvcc),ptx)  ## Run all tests, those of the kernels on the CPU
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
@@ -40,6 +43,9 @@ test-gpu: $(VENV)/.gpu ptx  ## Run the tests that need a GPU
 gpu-check: $(VENV)/.gpu  ## Put all there is to know of a machine with a GPU into one folder
 	@PYTHON=$(BIN)/python scripts/gpu_check.sh $(if $(MODEL),--model $(MODEL))
 
+soak-files: $(VENV)/.dev  ## Try to break the readers of model files, templates and tokenizers (half an hour)
+	@$(BIN)/python scripts/soak_files.py
+
 check: $(VENV)/.dev  ## Check formatting, style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -51,6 +57,10 @@ format: $(VENV)/.dev  ## Format the code
 
 bench: $(VENV)/.run  ## Measure speed beside this machine's limits
 	@$(BIN)/cullama bench
+
+docs: $(VENV)/.docs  ## Build the manual, in site/
+	@$(BIN)/mkdocs build --strict --quiet
+	@echo 'site/index.html'
 
 ptx: $(PTX) $(if $(ORPHANS),ptx-orphans)  ## Compile the CUDA kernels, with whichever compiler there is
 
@@ -64,7 +74,7 @@ wheel: ptx-release  ## Build the wheel of a release, kernels included, in dist/
 
 clean:  ## Remove what was built, and what the tools leave behind
 	rm -rf $(PTX_FOLDER)/compute_*
-	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find src tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean  ## … and the environment
@@ -109,6 +119,11 @@ $(BIN)/python:
 $(VENV)/.dev: $(VENV)/.run | $(if $(HAS_NVRTC_WHEELS),$(NVRTC))
 	@echo 'installing the tools for tests and checks …'
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.run
+	@echo 'installing what builds the manual …'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
 	@touch $@
 
 # The driver decides between the two: CUDA 13 takes 580 or newer.

@@ -69,3 +69,35 @@ def test_loading_takes_a_fifth_more_than_the_model_at_most(
     peak = int(ended.stdout) * 1024
     assert peak <= 1.2 * size + 150e6
     assert peak >= size  # otherwise nothing was measured
+
+
+SWITCHING = """
+import gc, re, sys
+from pathlib import Path
+import cullama
+
+def resident():
+    gc.collect()
+    return int(re.search(r"VmRSS:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
+
+def load_and_free():
+    llm = cullama.LLM(sys.argv[1], backend="cpu")
+    llm.generate([5, 6, 7], cullama.SamplingParams(max_tokens=2, ignore_eos=True))
+    loaded = resident()
+    llm.free()
+    return loaded, resident()
+
+load_and_free()  # the libraries stay
+print(*load_and_free())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
+def test_a_freed_model_gives_its_memory_back_also_while_somebody_holds_it(model: Path) -> None:
+    size = os.path.getsize(model / "model.safetensors")
+    ended = subprocess.run(
+        [sys.executable, "-c", SWITCHING, str(model)], capture_output=True, text=True, check=True
+    )
+    loaded, freed = map(int, ended.stdout.split())
+    assert loaded > size
+    assert loaded - freed > 0.95 * size

@@ -24,5 +24,10 @@ def wrapped(text: str, indent: int = 0) -> str:
     if not sys.stdout.isatty():
         return text
     columns = shutil.get_terminal_size().columns
-    options = {"break_long_words": False, "break_on_hyphens": False}
-    return textwrap.fill(text, columns, subsequent_indent=" " * indent, **options)
+    wrapper = textwrap.TextWrapper(
+        columns,
+        subsequent_indent=" " * indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    return wrapper.fill(text)

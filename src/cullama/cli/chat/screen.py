@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 FENCES = ("```", "~~~")
 TAB = " " * 4
+WAITING = "\x1b[2m…\x1b[0m"  # until the prompt has been read
 
 
 class Screen:
@@ -34,10 +35,12 @@ class Screen:
         self._block = ""  # what is on the screen and not set yet
         self._fence = ""  # of the code we are in
         self._line = ""
-        self._is_first = True
+        self._is_first = self._is_waiting = True
         self._size = shutil.get_terminal_size()
 
     def __enter__(self) -> Screen:
+        if self._sets_markdown and not self._is_silent:
+            self._put(WAITING)
         return self
 
     def __exit__(
@@ -49,6 +52,7 @@ class Screen:
         if self._is_silent:
             return
         if self._sets_markdown:
+            self._stop_waiting()
             self._set_block()
         else:
             self._put("\n")
@@ -59,6 +63,7 @@ class Screen:
         if not self._sets_markdown:
             self._put(shown(piece) if self._is_terminal else piece)
             return
+        self._stop_waiting()
         for part in shown(piece).replace("\t", TAB).splitlines(keepends=True):
             if not self._block.strip("\n"):
                 part = part.lstrip("\n")  # blocks are set apart when they are set
@@ -67,6 +72,11 @@ class Screen:
             self._line += part
             if part.endswith("\n"):
                 self._end_line()
+
+    def _stop_waiting(self) -> None:
+        if self._is_waiting:
+            self._is_waiting = False
+            self._put("\r\x1b[K")
 
     def _end_line(self) -> None:
         line, self._line = self._line.strip(), ""
@@ -96,10 +106,10 @@ class Screen:
     def _print_markdown(self, block: str) -> None:
         from rich.markdown import Markdown
 
-        if not self._is_first:
-            self._console.print()
-        # An answer is a stranger's: a link shows where it leads.
-        self._console.print(Markdown(block, hyperlinks=False, code_theme="ansi_dark"))
+        with self._console.capture() as capture:
+            # An answer is a stranger's: a link shows where it leads.
+            self._console.print(Markdown(block, hyperlinks=False, code_theme="ansi_dark"))
+        self._put(("" if self._is_first else "\n") + capture.get().strip("\n") + "\n")
 
     @cached_property
     def _console(self) -> Console:
