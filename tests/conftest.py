@@ -200,6 +200,27 @@ def auto_takes_the_cpu() -> Iterator[None]:
         yield
 
 
+USERS_CACHE = os.environ.get("CULLAMA_CACHE")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_is_left_in_the_users_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CULLAMA_CACHE", str(tmp_path_factory.mktemp("own-cache")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def users_cache() -> Iterator[None]:
+    """For the default model, which is kept there."""
+    with pytest.MonkeyPatch.context() as patch:
+        if USERS_CACHE is None:
+            patch.delenv("CULLAMA_CACHE")
+        else:
+            patch.setenv("CULLAMA_CACHE", USERS_CACHE)
+        yield
+
+
 @pytest.fixture(scope="session")
 def cullama_command(tmp_path_factory: pytest.TempPathFactory) -> CommandLine:
     return CommandLine(tmp_path_factory.mktemp("cache"))

@@ -26,7 +26,7 @@ CLEAR_MARGIN = 1e-3
 
 
 @pytest.fixture(scope="module")
-def llm():
+def llm(users_cache):
     try:
         return cullama.LLM()
     except DownloadError as error:

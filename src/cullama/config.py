@@ -14,6 +14,7 @@ from typing import Any
 
 from .errors import ModelFileError, UnsupportedModelError
 from .fields import Fields
+from .regular_file import shown
 from .rope import DivisorScaling, LinearScaling, Rope, Scaling
 
 # Hugging Face's `architectures` → GGUF's `general.architecture`. Mistral's GGUF files call
@@ -95,7 +96,7 @@ class ModelConfig:
         )
         ends.check_token_ids("eos_token_id", config.vocab_size)
         fields.check_token_ids("eos_token_id", config.vocab_size)
-        return config._checked(path)
+        return config._checked(fields, "num_key_value_heads", "head_dim")
 
     @classmethod
     def from_gguf(
@@ -149,19 +150,21 @@ class ModelConfig:
         for name in ("eos_token_id", "eot_token_id", "eom_token_id"):
             tokens.check_token_ids(name, config.vocab_size)
         fields.integer("rope.dimension_count", config.head_dim, config.head_dim, config.head_dim)
-        return config._checked(path)
+        return config._checked(fields, "attention.head_count_kv", "attention.key_length")
 
-    def _checked(self, path: Path) -> ModelConfig:
-        """Relations between fields that no single field can be blamed for."""
+    def _checked(self, fields: Fields, kv_heads: str, head_dim: str) -> ModelConfig:
+        """Relations between fields; the names are those of the fields most likely at fault."""
+        path = fields.path
         if self.heads % self.kv_heads:
             raise ModelFileError(
-                f"{path}: {self.heads} attention heads share {self.kv_heads} key/value heads, "
-                "expected a whole number of heads for each"
+                f"{path}: {fields.prefix}{kv_heads} is {self.kv_heads}: {self.heads} attention "
+                f"heads share {self.kv_heads}, expected a whole number of heads for each"
             )
         if self.head_dim % 2 or self.head_dim == 0:
             raise ModelFileError(
-                f"{path}: head_dim is {self.head_dim}, expected an even number above 0: "
-                "rotary embedding turns pairs"
+                f"{path}: {fields.prefix}{head_dim} is {self.head_dim} (where it is left out: "
+                f"{self.hidden_size} hidden numbers shared by {self.heads} heads), "
+                "expected an even number above 0, because rotary embedding turns pairs"
             )
         match self.rope.scaling:
             case DivisorScaling(divisors):
@@ -193,7 +196,8 @@ class ModelConfig:
 
 def _unsupported(path: Path, field: str, found: object, supported: Any) -> UnsupportedModelError:
     return UnsupportedModelError(
-        f"{path}: {field} is {found!r}, which cullama does not run; it runs {', '.join(supported)}"
+        f"{path}: {field} is {shown(found)}, which cullama does not run, "
+        f"expected one of {', '.join(supported)}"
     )
 
 
@@ -253,5 +257,6 @@ def _gguf_scaling(fields: Fields, divisors: tuple[float, ...] | None) -> Scaling
     if kind == "linear":
         return LinearScaling(fields.number("rope.scaling.factor"))
     raise UnsupportedModelError(
-        f"{fields.path}: RoPE scaling {kind!r} is not supported, expected one of none, linear"
+        f"{fields.path}: {fields.prefix}rope.scaling.type is {shown(kind)}, "
+        "which cullama does not run, expected one of none, linear"
     )

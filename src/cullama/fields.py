@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from .errors import ModelFileError
+from .regular_file import opened, shown
 
 Default = TypeVar("Default")
 
@@ -22,28 +23,52 @@ MISSING: Any = object()  # the field must be there
 LARGEST_COUNT = 1 << 31
 
 DEEPEST = 32  # levels of a JSON file
+# Limits of a settings file that keep what becomes of it in Python near 64 MiB. An index of 65,536
+# tensors fits; a tokenizer's vocabulary does not, and has limits of its own.
+LARGEST_FILE = 8 << 20  # bytes
+MOST_VALUES = 3 << 16
 
 
-def load_json(path: Path) -> dict[str, Any]:
+def load_json(
+    path: Path, largest: int = LARGEST_FILE, most_values: int = MOST_VALUES
+) -> dict[str, Any]:
     """The object in a JSON file, refusing what JSON parsers disagree about.
 
     Raises:
-        ModelFileError: not readable, not JSON, not an object, a duplicate key, or NaN.
+        ModelFileError: not readable, not JSON, not an object, too large (`largest` is in bytes),
+            a duplicate key, or NaN.
     """
-    if path.exists() and not path.is_file():  # reading a named pipe would wait for a writer
-        _fail(path, "not a regular file, expected JSON")
+    content = _read(path, largest)
+    # Each value but the first of its list or object stands behind a comma.
+    values = sum(content.count(sign) for sign in (b",", b"[", b"{"))
+    if values > most_values:
+        _fail(path, f"number of values is {values:,}, expected at most {most_values:,}")
     try:
         value = json.loads(
-            path.read_text(encoding="utf-8"),
+            content.decode(),
             object_pairs_hook=lambda pairs: _unique(path, pairs),
-            parse_constant=lambda word: _fail(path, f"holds {word}, expected finite numbers"),
+            parse_int=_whole_number,
+            parse_constant=lambda word: _fail(path, f"a value is {word}, expected finite numbers"),
         )
-    except (OSError, ValueError, RecursionError) as error:  # ValueError: not UTF-8, not JSON
-        raise ModelFileError(f"{path}: cannot be read as JSON: {error}") from None
+    except (ValueError, RecursionError) as error:  # ValueError: not UTF-8, not JSON
+        _fail(path, f"content is not JSON ({error}), expected a JSON object")
     if not isinstance(value, dict):
-        _fail(path, f"holds a {type(value).__name__}, expected a JSON object")
+        _fail(path, f"content is a {type(value).__name__}, expected a JSON object")
     _check_depth(path, value)
     return value
+
+
+def _read(path: Path, largest: int) -> bytes:
+    with opened(path, "JSON") as file:
+        content = file.read(largest + 1)
+    if len(content) > largest:
+        _fail(path, f"size is more than {largest:,} bytes, expected at most that")
+    return content
+
+
+def _whole_number(digits: str) -> int | float:
+    """Python refuses to read, or to show, numbers of thousands of digits; no field holds one."""
+    return int(digits) if len(digits) < 1000 else float(digits)
 
 
 def _check_depth(path: Path, value: Any) -> None:
@@ -54,14 +79,14 @@ def _check_depth(path: Path, value: Any) -> None:
         level = [v for values in inner if isinstance(values, list) for v in values]
         if not level:
             return
-    _fail(path, f"is nested more than {DEEPEST} deep, expected settings")
+    _fail(path, f"nesting is more than {DEEPEST} deep, expected at most that")
 
 
 def _unique(path: Path, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in pairs:
         if key in found:
-            _fail(path, f"key {_short(key)} stands twice, expected once")
+            _fail(path, f"key {shown(key)} is there twice, expected each key once")
         found[key] = value
     return found
 
@@ -84,8 +109,8 @@ class Fields:
 
     def fail(self, name: str, expected: str) -> NoReturn:
         found = self.values.get(self.prefix + name)
-        shown = "missing" if found is None else _short(found)
-        _fail(self.path, f"{self.group_name}{self.prefix}{name} is {shown}, expected {expected}")
+        what = "missing" if found is None else shown(found)
+        _fail(self.path, f"{self.group_name}{self.prefix}{name} is {what}, expected {expected}")
 
     def integer(
         self, name: str, default: Default = MISSING, low: int = 1, high: int = LARGEST_COUNT
@@ -146,12 +171,8 @@ class Fields:
     def check_token_ids(self, name: str, vocabulary: int) -> None:
         for token in self.token_ids(name):
             if token >= vocabulary:
-                place = f"{self.path}: {self.prefix}{name}: end token {token}"
-                raise ModelFileError(
-                    f"{place} lies outside the vocabulary, expected below {vocabulary}"
+                _fail(
+                    self.path,
+                    f"{self.prefix}{name} holds the end token {token}, which is outside the "
+                    f"vocabulary, expected below {vocabulary}",
                 )
-
-
-def _short(value: object) -> str:
-    shown = repr(value)
-    return shown if len(shown) <= 80 else shown[:77] + "..."

@@ -189,7 +189,7 @@ def test_any_shapes_are_read_back_tile_by_tile(
     dtype: str,
     tile: int,
 ) -> None:
-    monkeypatch.setattr("cullama.checkpoint.safetensors.TILE_ELEMENTS", tile)
+    monkeypatch.setattr("cullama.checkpoint.safetensors_file.TILE_ELEMENTS", tile)
     folder = write_model(
         tmp_path / "any",
         dtype=dtype,

@@ -18,6 +18,7 @@ from ..tensor import HostArray, StoredTensor
 from .checkpoint import Checkpoint, stored_types
 from .gguf_file import GgufFile
 from .names import checked_tensors, huggingface_name
+from .template_files import gguf_names, gguf_template
 
 if TYPE_CHECKING:
     import tokenizers
@@ -36,6 +37,8 @@ def open_gguf(path: Path) -> Checkpoint:
         config=config,
         tensors=tensors,
         load_tokenizer=lambda: _load_tokenizer(file),
+        load_chat_template=lambda: gguf_template(file.metadata, path),
+        template_names=lambda: gguf_names(file.metadata, path),
         stored_as=f"GGUF {stored_types(tensors)}",
         conversion_key=_conversion_key(path),
     )

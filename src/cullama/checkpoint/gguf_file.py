@@ -14,10 +14,10 @@ from __future__ import annotations
 
 import math
 import os
-import stat
 import struct
+import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -28,6 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ModelFileError, UnsupportedModelError
+from ..regular_file import opened, read_bytes, shown
 from ..tensor import HostArray, StoredTensor
 
 # Limits keep a hostile header under a second and in bounded memory. The largest vocabulary we know
@@ -36,9 +37,12 @@ HEADER_BYTES = 100_000_000
 METADATA_LIMIT = 65_536
 TENSOR_LIMIT = 65_536
 STRING_LIMIT = 1 << 20  # in all arrays together
+TEXT_LIMIT = 1 << 20  # bytes of one string
+# Bytes of Python's strings beyond twice their size in the file. A letter may take four there.
+TEXT_OVERHEAD = 50 << 20
 ELEMENT_LIMIT = (1 << 63) - 1  # of one tensor: what ggml counts with, and numpy
 
-PIECE = 4 << 20  # bytes of a header read at once: most fit, and more costs a millisecond
+PIECE = 1 << 20  # bytes of a header read at once
 TILE_ELEMENTS = 1 << 18  # 1 MB of float32: a tile stays in the second-level cache while converted
 
 
@@ -102,7 +106,7 @@ _NUMBERS: dict[int, np.dtype[Any]] = {
 _U32, _U64 = struct.Struct("<I"), struct.Struct("<Q")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class GgufTensor:
     """Where a tensor lies in its file."""
 
@@ -126,7 +130,7 @@ class GgufFile:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        with _opened(self.path) as file:
+        with opened(self.path, "a GGUF file") as file:
             self.metadata, self.tensors = _read(_Header(file, self.path))
 
     def stored_tensor(self, name: str, row_multiple: int = 1) -> StoredTensor:
@@ -140,24 +144,14 @@ class GgufFile:
         )
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[BinaryIO]:
-    """A regular file open for reading, with the system's errors turned into ours."""
-    try:
-        # Looked at before it is opened, because opening a named pipe waits for a writer.
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise ModelFileError(f"{path}: not a regular file, expected a GGUF file")
-        with path.open("rb") as file:
-            yield file
-    except OSError as error:
-        raise ModelFileError(f"{path}: cannot be read: {error.strerror or error}") from None
-
-
 # The header
 
 
 class _Header:
-    """The beginning of a file, how far it has been read, and what is being read there."""
+    """The beginning of a file, how far it has been read, and what is being read there.
+
+    Only the piece being read stays in memory.
+    """
 
     def __init__(self, file: BinaryIO, path: Path) -> None:
         self.path = path
@@ -165,8 +159,10 @@ class _Header:
         self.limit = min(self.size, HEADER_BYTES)
         self.position = 0
         self.where = "header"
-        self.bytes = bytearray()
+        self.bytes = bytearray()  # of the file, from `_dropped` on
         self.strings_left = STRING_LIMIT
+        self._dropped = 0
+        self._text_overhead = 0
         self._file = file
 
     def error(self, field: str, found: object, expected: str) -> ModelFileError:
@@ -181,19 +177,23 @@ class _Header:
 
     def take(self, count: int, field: str) -> int:
         """Step over `count` bytes and return where in `self.bytes` they begin."""
-        start, end = self.position, self.position + count
-        if end > len(self.bytes):
+        if self.position + count > self._dropped + len(self.bytes):
             self.require(count, field)
-            self._fill(end)
-        self.position = end
+            self._fill(count)
+        start = self.position - self._dropped
+        self.position += count
         return start
 
-    def _fill(self, end: int) -> None:
+    def _fill(self, count: int) -> None:
+        """Have the next `count` bytes in memory, and those before them no more."""
+        del self.bytes[: self.position - self._dropped]
+        self._dropped = self.position
         # Piece by piece, because one large read would stand in memory beside what it is added to.
-        while len(self.bytes) < end:
-            piece = self._file.read(min(PIECE, self.limit - len(self.bytes)))
+        while len(self.bytes) < count:
+            piece = self._file.read(min(PIECE, self.limit - self._dropped - len(self.bytes)))
             if not piece:
-                raise self.error("file", f"{len(self.bytes):,} bytes", f"{self.size:,}: it shrank")
+                read = self._dropped + len(self.bytes)
+                raise self.error("file", f"{read:,} bytes", f"{self.size:,}: it shrank")
             self.bytes += piece
 
     def u32(self, field: str) -> int:
@@ -206,11 +206,19 @@ class _Header:
 
     def text(self, field: str) -> str:
         length = self.u64(f"length of the {field}")
+        self.require(length, field)
+        if length > TEXT_LIMIT:
+            raise self.error(field, f"{length:,} bytes", f"at most {TEXT_LIMIT:,} in a string")
         start = self.take(length, field)
         try:
-            return str(memoryview(self.bytes)[start : start + length], "utf-8")
+            text = self.bytes[start : start + length].decode()
         except UnicodeDecodeError as error:
             raise self.error(field, f"not UTF-8 ({error.reason})", "UTF-8 text") from None
+        self._text_overhead += sys.getsizeof(text) - 2 * length
+        if self._text_overhead > TEXT_OVERHEAD:
+            expected = f"no more than {TEXT_OVERHEAD:,} bytes of overhead for all strings"
+            raise self.error(field, "one string too many", expected)
+        return text
 
     def texts(self, count: int) -> list[str]:
         """An array of strings."""
@@ -227,15 +235,18 @@ class _Header:
 
         Vocabularies make this the one loop of a header that takes time.
         """
-        data, position, length_at = self.bytes, self.position, _U64.unpack_from
+        data, at, length_at = self.bytes, self.position - self._dropped, _U64.unpack_from
+        size_of, overhead = sys.getsizeof, self._text_overhead
         with suppress(struct.error, UnicodeDecodeError):
-            while len(texts) < count:
-                end = position + 8 + length_at(data, position)[0]
-                if end > len(data):
+            while len(texts) < count and overhead < TEXT_OVERHEAD:
+                length = length_at(data, at)[0]
+                end = at + 8 + length
+                if end > len(data) or length > TEXT_LIMIT:
                     break
-                texts.append(data[position + 8 : end].decode())
-                position = end
-        self.position = position
+                texts.append(text := data[at + 8 : end].decode())
+                overhead += size_of(text) - 2 * length
+                at = end
+        self.position, self._text_overhead = at + self._dropped, overhead
 
 
 def _read(header: _Header) -> tuple[dict[str, Any], dict[str, GgufTensor]]:
@@ -284,7 +295,7 @@ def _read_metadata(header: _Header, count: int) -> dict[str, Any]:
     for index in range(count):
         header.where = f"metadata entry {index}"
         key = header.text("key")
-        header.where = f"metadata {_shown(key)}"
+        header.where = f"metadata {shown(key)}"
         if key in metadata:
             raise header.error("key", "there twice", "each key once")
         metadata[key] = _read_value(header)
@@ -340,7 +351,7 @@ def _read_tensors(header: _Header, count: int) -> dict[str, GgufTensor]:
 def _read_tensor(header: _Header) -> GgufTensor:
     """One entry of the list; its offset is still counted from where the data begins."""
     name = header.text("name")
-    header.where = f"tensor {_shown(name)}"
+    header.where = f"tensor {shown(name)}"
     dimensions = header.u32("number of dimensions")
     if not 1 <= dimensions <= 4:
         raise header.error("number of dimensions", dimensions, "1 to 4")
@@ -380,7 +391,7 @@ def _alignment(header: _Header, metadata: dict[str, Any]) -> int:
     alignment = metadata.get("general.alignment", 32)
     is_integer = isinstance(alignment, int) and not isinstance(alignment, bool)
     if not is_integer or alignment < 1 or alignment & (alignment - 1):
-        raise header.error("value", _shown(alignment), "a power of two")
+        raise header.error("value", shown(alignment), "a power of two")
     return int(alignment)
 
 
@@ -396,7 +407,7 @@ def _check_layout(
     That is what llama.cpp asks too: bytes which belong to no tensor are damage, or smuggled.
     """
     for tensor in tensors:
-        header.where = f"tensor {_shown(tensor.name)}"
+        header.where = f"tensor {shown(tensor.name)}"
         if tensor.offset % alignment:
             raise header.error("offset", f"{tensor.offset:,}", f"a multiple of {alignment:,}")
         end = begin + tensor.offset + tensor.byte_size
@@ -409,14 +420,14 @@ def _check_layout(
 
 def _check_contiguous(header: _Header, tensors: Sequence[GgufTensor], alignment: int) -> None:
     if tensors and tensors[0].offset:
-        header.where = f"tensor {_shown(tensors[0].name)}"
+        header.where = f"tensor {shown(tensors[0].name)}"
         raise header.error("offset", f"{tensors[0].offset:,}", "0, as the first")
     for before, tensor in pairwise(tensors):
         expected = _aligned(before.offset + before.byte_size, alignment)
         if tensor.offset != expected:
-            header.where = f"tensor {_shown(tensor.name)}"
+            header.where = f"tensor {shown(tensor.name)}"
             found = f"{tensor.offset:,}" + (", an overlap" if tensor.offset < expected else "")
-            where = f"{expected:,}, where {_shown(before.name)} ends"
+            where = f"{expected:,}, where {shown(before.name)} ends"
             raise header.error("offset", found, where)
 
 
@@ -428,22 +439,17 @@ def _check_end(header: _Header, tensors: Sequence[GgufTensor], begin: int, align
         raise header.error("end of the file", f"byte {header.size:,}", f"{end:,}, and its padding")
 
 
-def _shown(value: object) -> str:
-    """For messages: quoted, control characters escaped, and not a page long."""
-    shown = repr(value)
-    return shown if len(shown) <= 80 else shown[:77] + "..."
-
-
 # The data
 
 
 def _tiles(path: Path, tensor: GgufTensor, row_multiple: int) -> Iterator[HostArray]:
-    rows = _rows_in_tile(tensor, row_multiple)
-    with _opened(path) as file:
+    rows, block = _rows_in_tile(tensor, row_multiple), _BLOCK_OF[tensor.dtype]
+    with opened(path, "a GGUF file") as file:
         file.seek(tensor.offset)
         for first in range(0, tensor.shape[0], rows):
             shape = (min(rows, tensor.shape[0] - first), *tensor.shape[1:])
-            yield _decoded(_read_bytes(file, path, tensor, shape), tensor.dtype, shape)
+            size = math.prod(shape) // block.elements * block.size
+            yield _decoded(read_bytes(file, path, tensor.name, size), tensor.dtype, shape)
 
 
 def _rows_in_tile(tensor: GgufTensor, row_multiple: int) -> int:
@@ -453,20 +459,6 @@ def _rows_in_tile(tensor: GgufTensor, row_multiple: int) -> int:
     block = _BLOCK_OF[tensor.dtype].elements
     unit = math.lcm(row_multiple, block // math.gcd(block, columns))
     return max(1, TILE_ELEMENTS // columns // unit) * unit
-
-
-def _read_bytes(
-    file: BinaryIO, path: Path, tensor: GgufTensor, shape: Sequence[int]
-) -> NDArray[np.uint8]:
-    block = _BLOCK_OF[tensor.dtype]
-    count = math.prod(shape) // block.elements * block.size
-    raw: NDArray[np.uint8] = np.fromfile(file, np.uint8, count)
-    if raw.size < count:
-        raise ModelFileError(
-            f"{path}: tensor {_shown(tensor.name)}: data is cut short, expected "
-            f"{tensor.byte_size:,} bytes; the file changed since its header was read"
-        )
-    return raw
 
 
 def _decoded(raw: NDArray[np.uint8], dtype: str, shape: tuple[int, ...]) -> HostArray:

@@ -21,7 +21,9 @@ from tokenizers.processors import TemplateProcessing
 
 from ..errors import ModelFileError, NoTokenizerError
 from ..fields import Fields
+from ..panics import is_panic
 from ..tensor import HostArray
+from .trial import LONGEST_TOKEN
 
 # `tokenizer.ggml.token_type`. Unused pieces (5) and byte pieces (6) need no name here.
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED = 1, 2, 3, 4
@@ -29,7 +31,7 @@ NORMAL, UNKNOWN, CONTROL, USER_DEFINED = 1, 2, 3, 4
 SPACE = "▁"  # what SentencePiece writes for a space
 
 # Cutting a piece everywhere costs the square of its length. A vocabulary of 256 K common pieces
-# takes a tenth of this; a single piece of a megabyte would take minutes.
+# takes a tenth of this; as many of the longest pieces allowed would take an hour.
 MERGE_WORK_LIMIT = 1 << 28
 
 
@@ -53,7 +55,9 @@ def build_tokenizer(metadata: Mapping[str, Any], path: Path = Path("GGUF")) -> T
         _add_tokens(tokenizer, vocabulary)
     except (ModelFileError, NoTokenizerError):
         raise
-    except Exception as error:  # the library raises plain Exception, for a merge of no token, say
+    except BaseException as error:  # the library raises plain Exception, for a merge of no token,
+        if not isinstance(error, Exception) and not is_panic(error):  # say, or panics
+            raise
         raise ModelFileError(f"{path}: tokenizer.ggml: not a sound tokenizer: {error}") from None
     return tokenizer
 
@@ -77,6 +81,10 @@ class _Vocabulary:
         tokens = [
             token or f"[EMPTY_{index}]" for index, token in enumerate(_texts(fields, "tokens"))
         ]
+        longest = max(map(len, tokens))
+        if longest > LONGEST_TOKEN:
+            what = f"holds {longest:,} characters in one, expected at most {LONGEST_TOKEN:,}"
+            raise _error(fields, "tokens", what)
         ids = {token: index for index, token in enumerate(tokens)}
         if len(ids) < len(tokens):
             twice = next(token for index, token in enumerate(tokens) if ids[token] != index)
@@ -280,10 +288,8 @@ def _merges_by_score(fields: Fields, vocabulary: _Vocabulary) -> list[tuple[str,
     pieces = {vocabulary.tokens[index] for index in plain}
     work = sum(len(piece) ** 2 for piece in pieces)
     if work > MERGE_WORK_LIMIT:
-        longest = max(map(len, pieces))
-        raise _error(
-            fields, "tokens", f"holds {longest:,} characters in one, expected short pieces"
-        )
+        count = f"{sum(map(len, pieces)):,} characters in {len(pieces):,} pieces"
+        raise _error(fields, "tokens", f"holds {count}, expected short pieces")
     best_first = sorted(plain, key=lambda index: -scores[index])
     return [pair for index in best_first for pair in _halves(vocabulary.tokens[index], pieces)]
 

@@ -7,7 +7,8 @@ shapes and reports everything that is wrong at once; it never reads a tensor's v
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from itertools import chain, islice
 from pathlib import Path
 
 from ..config import ModelConfig
@@ -101,25 +102,29 @@ def checked_tensors(
         if head is not None:  # some under this one only
             tensors.setdefault(EMBEDDING, head)
     shapes = expected_shapes(config)
-    problems = [
-        f"missing {_short(name)} {list(shapes[name])}" for name in shapes if name not in tensors
-    ]
-    problems += [f"unexpected {_short(name)}" for name in tensors if name not in shapes]
-    problems += [
-        f"{_short(name)} has shape {list(t.shape)}, expected {list(shapes[name])}"
-        for name, t in tensors.items()
-        if name in shapes and t.shape != shapes[name]
-    ]
-    if problems:
-        raise ModelFileError(f"{path}: {_summary(problems)}")
+    missing = [name for name in shapes if name not in tensors]
+    unexpected = [name for name in tensors if name not in shapes]
+    misshaped = [name for name, t in tensors.items() if name in shapes and t.shape != shapes[name]]
+    problems = chain(
+        (f"missing {_short(name)} {list(shapes[name])}" for name in missing),
+        (f"unexpected {_short(name)}" for name in unexpected),
+        (
+            f"{_short(name)} has shape {list(tensors[name].shape)}, expected {list(shapes[name])}"
+            for name in misshaped
+        ),
+    )
+    count = len(missing) + len(unexpected) + len(misshaped)
+    if count:
+        raise ModelFileError(f"{path}: {_summary(problems, count)}")
     return tensors
 
 
-def _summary(problems: list[str]) -> str:
+def _summary(problems: Iterable[str], count: int) -> str:
     """All of them, unless the file is of another model altogether."""
-    verb = "tensor does not fit" if len(problems) == 1 else "tensors do not fit"
-    more = f"; and {len(problems) - MOST_LISTED} more" if len(problems) > MOST_LISTED else ""
-    return f"{len(problems)} {verb} the config: {'; '.join(problems[:MOST_LISTED])}{more}"
+    verb = "tensor does not fit" if count == 1 else "tensors do not fit"
+    more = f"; and {count - MOST_LISTED} more" if count > MOST_LISTED else ""
+    listed = "; ".join(islice(problems, MOST_LISTED))
+    return f"{count} {verb} the names and shapes expected by the config: {listed}{more}"
 
 
 def _short(name: str) -> str:

@@ -1,30 +1,28 @@
 """Safetensors folders: config.json, one weights file or several with an index, tokenizer.json.
 
-It knows how such a folder is put together and checks that its parts fit one another. The format
-itself is left to the `safetensors` library.
+It knows how such a folder is put together and checks that its parts fit one another. It does not
+know what a weights file looks like inside.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from math import prod
+import re
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes  # noqa: F401  (safetensors hands out bfloat16 arrays only once it is imported)
-from safetensors import SafetensorError, safe_open
-
 from ..config import ModelConfig
-from ..errors import ModelFileError, ModelNotFoundError, NoTokenizerError, UnsupportedModelError
+from ..errors import ModelFileError, ModelNotFoundError
 from ..fields import load_json
-from ..tensor import HostArray, StoredTensor
+from ..regular_file import shown
+from ..tensor import StoredTensor
 from .checkpoint import Checkpoint, stored_types
 from .names import checked_tensors
+from .safetensors_file import SafetensorsFile
+from .template_files import folder_names, folder_template
+from .tokenizer_file import load_tokenizer
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-DTYPES = ("F32", "F16", "BF16")
-TILE_ELEMENTS = 1 << 18
 
 
 def open_safetensors(folder: Path) -> Checkpoint:
@@ -38,12 +36,15 @@ def open_safetensors(folder: Path) -> Checkpoint:
         load_json(folder / "config.json"),
         load_json(generation) if generation.is_file() else None,
     )
-    tensors = checked_tensors(folder, config, _stored_tensors(folder))
+    weights = _weights(folder)
+    tensors = checked_tensors(weights, config, _stored_tensors(weights))
     return Checkpoint(
         path=folder,
         config=config,
         tensors=tensors,
-        load_tokenizer=lambda: _load_tokenizer(folder),
+        load_tokenizer=lambda: load_tokenizer(folder),
+        load_chat_template=lambda: folder_template(folder),
+        template_names=lambda: folder_names(folder),
         stored_as=f"safetensors {stored_types(tensors)}",
     )
 
@@ -55,106 +56,95 @@ def _listing(folder: Path) -> str:
     return ", ".join(names[:5]) + (", …" if len(names) > 5 else "") if names else "nothing"
 
 
-def _stored_tensors(folder: Path) -> dict[str, StoredTensor]:
-    if (folder / SINGLE).exists():
-        return _tensors_of(folder / SINGLE)
-    if not (folder / INDEX).exists():
-        raise ModelNotFoundError(
-            f"{folder}: holds {_listing(folder)}, expected {SINGLE} or {INDEX}"
-        )
-    return _sharded_tensors(folder / INDEX)
+def _weights(folder: Path) -> Path:
+    """The weights file, or the index of several."""
+    for name in (SINGLE, INDEX):
+        if (folder / name).exists():
+            return folder / name
+    raise ModelNotFoundError(f"{folder}: holds {_listing(folder)}, expected {SINGLE} or {INDEX}")
+
+
+def _stored_tensors(weights: Path) -> dict[str, StoredTensor]:
+    if weights.name == INDEX:
+        return _sharded_tensors(weights)
+    file = SafetensorsFile(weights)
+    return {name: file.stored_tensor(name) for name in file.tensors}
 
 
 def _sharded_tensors(index: Path) -> dict[str, StoredTensor]:
-    weight_map = load_json(index).get("weight_map")
+    weight_map = load_json(index).get("weight_map", "missing")
     if not isinstance(weight_map, dict) or not weight_map:
-        raise ModelFileError(f"{index}: weight_map is missing, expected tensor names and files")
+        expected = "tensor names and the files they lie in"
+        raise ModelFileError(f"{index}: weight_map is {shown(weight_map)}, expected {expected}")
+    promised: dict[str, set[str]] = {}
+    for name, shard in weight_map.items():
+        promised.setdefault(_shard_name(index, name, shard), set()).add(name)
+    _check_series(index, promised.keys())
     tensors: dict[str, StoredTensor] = {}
-    for shard in sorted({_shard_name(index, name) for name in weight_map.values()}):
-        found = _tensors_of(index.parent / shard)
-        promised = {name for name, file in weight_map.items() if file == shard}
-        if promised != found.keys():
-            odd = sorted(promised ^ found.keys())
-            raise ModelFileError(
-                f"{index}: {shard} and the index differ in {len(odd)} tensors, "
-                f"the first is {odd[0]!r}; expected each tensor in the file the index names"
-            )
-        tensors |= found
+    for shard in sorted(promised):
+        file = SafetensorsFile(_inside(index, shard))
+        _check_promise(index, shard, promised[shard], file.tensors.keys())
+        tensors |= {name: file.stored_tensor(name) for name in file.tensors}
     return tensors
 
 
-def _shard_name(index: Path, name: Any) -> str:
-    # One plain name, so that an index cannot reach for files outside its folder.
-    is_plain = isinstance(name, str) and name == Path(name).name and name.isprintable()
-    if not is_plain or not name.endswith(".safetensors"):
+def _shard_name(index: Path, name: str, shard: Any) -> str:
+    """One plain name, so that an index cannot reach for files outside its folder."""
+    is_plain = isinstance(shard, str) and re.fullmatch(r"[\w.+=@ -]{1,255}", shard, re.ASCII)
+    if not is_plain or not shard.endswith(".safetensors"):
         raise ModelFileError(
-            f"{index}: weight_map names the file {name!r:.200}, "
+            f"{index}: tensor {shown(name)}: weight_map is {shown(shard)}, "
             "expected a .safetensors file beside it"
         )
-    return str(name)
+    return str(shard)
 
 
-def _tensors_of(path: Path) -> dict[str, StoredTensor]:
-    with _opened(path) as file:
-        return {name: _stored_tensor(path, file, name) for name in file.keys()}  # noqa: SIM118
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    """A safetensors file, with what goes wrong in it turned into our errors."""
+def _inside(index: Path, shard: str) -> Path:
+    """The shard's path, which may be a link to within its folder, or a hub cache's `blobs`."""
+    path, folder = index.parent / shard, index.parent.resolve()
     if not path.exists():
-        raise ModelFileError(f"{path}: missing, expected a safetensors file")
-    if not path.is_file():  # opening a named pipe would wait for a writer
-        raise ModelFileError(f"{path}: not a regular file, expected a safetensors file")
-    try:
-        with safe_open(path, framework="numpy") as file:
-            yield file
-    except (SafetensorError, OSError) as error:
-        raise ModelFileError(f"{path}: {_what_it_is(path) or error}") from None
-
-
-def _what_it_is(path: Path) -> str | None:
-    """Files that are commonly found in the place of weights."""
-    with suppress(OSError), path.open("rb") as file:
-        start = file.read(40)
-        if start.startswith(b"version https://git-lfs"):
-            return "a pointer of git LFS, expected the weights themselves; run `git lfs pull`"
-        if start.startswith(b"GGUF"):
-            return "a GGUF file, expected safetensors; name it .gguf and give its own path"
-    return None
-
-
-def _stored_tensor(path: Path, file: Any, name: str) -> StoredTensor:
-    part = file.get_slice(name)
-    shape, dtype = tuple(part.get_shape()), part.get_dtype()
-    if dtype not in DTYPES:
-        raise UnsupportedModelError(
-            f"{path}: tensor {name!r}: type is {dtype}, expected one of {', '.join(DTYPES)}"
+        raise ModelFileError(f"{path}: missing, expected a shard: {INDEX} names it")
+    allowed = [folder, *_blobs(folder)]
+    if not any(path.resolve().is_relative_to(place) for place in allowed):
+        raise ModelFileError(
+            f"{path}: a link to {path.resolve()}, expected a file inside of {folder}"
         )
-    return StoredTensor(name, shape, dtype, lambda: _tiles(path, name, shape))
+    return path
 
 
-def _tiles(path: Path, name: str, shape: tuple[int, ...]) -> Iterator[HostArray]:
-    """Rows of one tensor. The file is opened for each tensor and closed after it, because its
-    mapping counts as our memory for as long as it stands."""
-    rows = max(1, TILE_ELEMENTS // max(1, prod(shape[1:])))
-    with _opened(path) as file:
-        part = file.get_slice(name)
-        if tuple(part.get_shape()) != shape:
-            raise ModelFileError(f"{path}: tensor {name!r} changed while it was read")
-        for start in range(0, shape[0], rows):
-            yield part[start : min(start + rows, shape[0])]
+def _blobs(folder: Path) -> Iterator[Path]:
+    """Where huggingface_hub keeps what its `snapshots/REVISION/…` link to."""
+    for parent in folder.parents:
+        if parent.name == "snapshots":
+            yield parent.with_name("blobs")
 
 
-def _load_tokenizer(folder: Path) -> Any:
-    path = folder / "tokenizer.json"
-    if not path.is_file():
-        raise NoTokenizerError(
-            f"{folder}: has no tokenizer.json; give token ids, or add the file the model came with"
+_SERIES = re.compile(r"(.*)-[0-9]{5}-of-([0-9]{5})\.safetensors")
+
+
+def _check_series(index: Path, shards: Collection[str]) -> None:
+    """No shard of the same series may lie beside those that the index names."""
+    series = {match.groups() for shard in shards if (match := _SERIES.fullmatch(shard))}
+    for path in sorted(index.parent.iterdir()):
+        match = _SERIES.fullmatch(path.name)
+        if match and match.groups() in series and path.name not in shards:
+            raise ModelFileError(
+                f"{path}: shard is not in weight_map, expected every shard in {INDEX}"
+            )
+
+
+def _check_promise(
+    index: Path, shard: str, promised: Collection[str], found: Collection[str]
+) -> None:
+    missing = [name for name in promised if name not in found]
+    more = [name for name in found if name not in promised]
+    if missing or more:
+        name, verb = min(
+            [(name, "in the index only") for name in missing]
+            + [(name, "in the file only") for name in more]
         )
-    import tokenizers
-
-    try:
-        return tokenizers.Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises plain Exception
-        raise ModelFileError(f"{path}: not a sound tokenizer: {error}") from None
+        raise ModelFileError(
+            f"{index}: tensor {shown(name)}: weight_map and {shard} differ in "
+            f"{len(missing) + len(more)} tensors, this one is {verb}, "
+            "expected each tensor in the file the index names"
+        )

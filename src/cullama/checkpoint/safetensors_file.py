@@ -1,0 +1,432 @@
+"""Safetensors files: a header read entry by entry, and tensors handed out in tiles of rows.
+
+It knows the container: a length, a JSON object, the data end to end. It does not know what a model
+is, or that several files may make one. The header comes from strangers, and what a JSON parser
+makes of one may be fifty times as large as it is; so it is stepped through here, one tensor at a
+time, and whatever is wrong is known by its place. Files are read, never mapped: pages of a mapping
+count as our memory, and a mapped file that shrinks kills the process.
+
+Format: https://github.com/huggingface/safetensors/blob/main/README.md#format
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+import math
+import os
+import re
+from collections.abc import Iterable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import ml_dtypes
+import numpy as np
+
+from ..errors import ModelFileError, UnsupportedModelError
+from ..regular_file import opened, read_bytes, shown
+from ..tensor import HostArray, StoredTensor
+
+# Limits keep a hostile header under a second and in bounded memory.
+HEADER_BYTES = 100_000_000  # the format's own
+ENTRY_LIMIT = 65_536  # tensors, and of metadata as many again
+ESCAPE_LIMIT = 1 << 20  # backslashes in all texts together
+NAME_BYTES = 8 << 20  # of all names together; in Python a letter may take four bytes
+ENTRY_BYTES = 1 << 16  # of one tensor: a type, a shape, two offsets, and spaces
+ELEMENT_LIMIT = (1 << 63) - 1  # of one tensor: what numpy counts with
+DIMENSION_LIMIT = 64  # likewise
+
+PIECE = 1 << 16  # bytes of a header read and decoded at once
+TILE_ELEMENTS = 1 << 18
+
+DTYPES: dict[str, np.dtype[Any]] = {
+    "F32": np.dtype("<f4"),
+    "F16": np.dtype("<f2"),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+}
+# Bits of every type of the format, so that a sound file is told from a damaged one.
+# fmt: off
+_BITS = {
+    "BOOL": 8, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8,
+    "F8_E8M0": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8, "I16": 16, "U16": 16, "F16": 16, "BF16": 16,
+    "I32": 32, "U32": 32, "F32": 32, "C64": 64, "F64": 64, "I64": 64, "U64": 64,
+}
+# fmt: on
+
+
+class SafetensorsTensor(NamedTuple):
+    """Where a tensor lies in its file."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int  # bytes from where the data begins, which is behind the header
+    end: int
+
+
+class SafetensorsFile:
+    """The header of a safetensors file, read and checked; no handle stays open.
+
+    `tensors` keeps the order of the header.
+
+    Raises:
+        ModelFileError: the file is damaged, or no safetensors file at all.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with opened(path, "a safetensors file") as file:
+            self._version = _version(file)
+            length = _header_length(file, path)
+            self.tensors = _read_header(_read_text(file, path, length), path)
+            self._data_at = 8 + length
+            _check_layout(path, self.tensors.values(), self._version.size - self._data_at)
+
+    def stored_tensor(self, name: str) -> StoredTensor:
+        """A tensor to be read in tiles.
+
+        Raises:
+            UnsupportedModelError: it is of a type that we do not read.
+        """
+        tensor = self.tensors[name]
+        if tensor.dtype not in DTYPES:
+            raise UnsupportedModelError(
+                f"{self.path}: tensor {shown(name)}: dtype is {tensor.dtype}, "
+                f"expected one of {', '.join(DTYPES)}"
+            )
+        return StoredTensor(name, tensor.shape, tensor.dtype, partial(self._tiles, tensor))
+
+    def _tiles(self, tensor: SafetensorsTensor) -> Iterator[HostArray]:
+        dtype = DTYPES[tensor.dtype]
+        length, *rest = tensor.shape or (1,)  # a scalar is a row of one
+        rows = max(1, TILE_ELEMENTS // max(1, math.prod(rest)))
+        with opened(self.path, "a safetensors file") as file:
+            if _version(file) != self._version:
+                raise ModelFileError(
+                    f"{self.path}: tensor {shown(tensor.name)}: the file is another than when its "
+                    "header was read, expected no change while a model is loaded"
+                )
+            file.seek(self._data_at + tensor.begin)
+            for start in range(0, max(1, length), rows):  # an empty tensor is one empty tile
+                shape = (min(rows, length - start), *rest)
+                raw = read_bytes(file, self.path, tensor.name, math.prod(shape) * dtype.itemsize)
+                yield raw.view(dtype).reshape(shape)
+
+
+class _Version(NamedTuple):
+    inode: int
+    size: int
+    modified: int
+
+
+def _version(file: BinaryIO) -> _Version:
+    status = os.fstat(file.fileno())
+    return _Version(status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+# The header's bytes
+
+
+def _header_length(file: BinaryIO, path: Path) -> int:
+    size = os.fstat(file.fileno()).st_size
+    start = file.read(24)
+    if start.startswith(b"version https://git-lfs"):  # the commonest broken download of all
+        raise ModelFileError(
+            f"{path}: header is a pointer of git LFS, expected the weights themselves; "
+            "run `git lfs pull`"
+        )
+    if start.startswith(b"GGUF"):
+        raise ModelFileError(
+            f"{path}: header is that of a GGUF file, expected safetensors; "
+            "name it .gguf and give its own path"
+        )
+    if len(start) < 8:
+        raise ModelFileError(f"{path}: header is {size} bytes, expected at least 8")
+    length = int.from_bytes(start[:8], "little")
+    if length > size - 8:
+        rest = f"at most the {size - 8:,} left of the file"
+        raise ModelFileError(f"{path}: header length is {length:,} bytes, expected {rest}")
+    if length > HEADER_BYTES:
+        raise ModelFileError(
+            f"{path}: header length is {length:,} bytes, expected at most {HEADER_BYTES:,}"
+        )
+    return length
+
+
+_SPACE = b" \t\n\r"
+_CONTROL = bytes(sign for sign in range(32) if sign not in _SPACE)
+
+
+def _read_text(file: BinaryIO, path: Path, length: int) -> bytes:
+    """The header, known to be UTF-8 and to hold no control characters but those of JSON's spaces.
+
+    Decoded as a whole it might take four times its size.
+    """
+    file.seek(8)
+    text = file.read(length)
+    if len(text) < length:
+        raise ModelFileError(f"{path}: header is cut short, expected {length:,} bytes: it shrank")
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    try:
+        for start in range(0, length, PIECE):
+            piece = text[start : start + PIECE]
+            decoder.decode(piece, final=start + PIECE >= length)
+            if len(piece.translate(None, _CONTROL)) < len(piece):
+                raise ModelFileError(f"{path}: header holds control characters, expected JSON")
+    except UnicodeDecodeError as error:
+        raise ModelFileError(
+            f"{path}: header is not UTF-8 ({error.reason}), expected UTF-8 text"
+        ) from None
+    return text
+
+
+# The header's JSON
+
+_SPACES = re.compile(b"[%s]*" % _SPACE)
+# Halves of a surrogate pair stand for nothing by themselves.
+_ESCAPE = re.compile(
+    rb'\\["\\/bfnrt]'
+    rb"|\\u(?:[0-9A-CEFa-cef][0-9A-Fa-f]|[Dd][0-7])[0-9A-Fa-f]{2}"
+    rb"|\\u[Dd][89ABab][0-9A-Fa-f]{2}\\u[Dd][C-Fc-f][0-9A-Fa-f]{2}"
+)
+
+_NUMBER = rb"(?:0|[1-9][0-9]{0,18})"
+# Entries as every known writer has them, which makes 65,536 of them a matter of half a second.
+_ENTRY = re.compile(
+    rb'\s*\{\s*"dtype"\s*:\s*"(\w+)"\s*'
+    rb',\s*"shape"\s*:\s*\[\s*((?:N(?:\s*,\s*N){0,63})?)\s*\]\s*'
+    rb',\s*"data_offsets"\s*:\s*\[\s*(N)\s*,\s*(N)\s*\]\s*\}'.replace(b"N", _NUMBER)
+)
+
+
+class _Header:
+    """The text of a header, how far it has been read, and what is being read there."""
+
+    def __init__(self, text: bytes, path: Path) -> None:
+        self.text, self.path = text, path
+        self.position = 0
+        self.where, self.name = "header", ""
+        self.name_bytes_left = NAME_BYTES
+
+    def error(self, field: str, found: object, expected: str) -> ModelFileError:
+        where = f"{self.where} {shown(self.name)}" if self.where != "header" else self.where
+        return ModelFileError(f"{self.path}: {where}: {field} is {found}, expected {expected}")
+
+    def members(self, where: str) -> Iterator[str]:
+        """The keys of an object. Whoever asks for the next has read the value of the one before."""
+        keys = set[str]()
+        self._sign("beginning", b"{")
+        if self._next() == b"}":
+            self.position += 1
+            return
+        while True:
+            key = self._key(where)
+            if key in keys:
+                raise self.error("name", "there twice", "each name once")
+            keys.add(key)
+            if len(keys) > ENTRY_LIMIT + ("__metadata__" in keys):
+                raise self.error("number", f"{len(keys):,} or more", f"at most {ENTRY_LIMIT:,}")
+            yield key
+            self.where, self.name = where, key
+            if self._sign("sign behind the entry", b",}") == b"}":
+                return
+
+    def _key(self, where: str) -> str:
+        written = self.string(f"{where} name")
+        self.name_bytes_left -= len(written)
+        if self.name_bytes_left < 0:
+            expected = f"at most {NAME_BYTES:,} bytes"
+            raise self.error("length of all names", "too great", expected)
+        key = str(json.loads(b'"%s"' % written)) if b"\\" in written else written.decode()
+        self.where, self.name = where, key
+        self._sign("sign behind the name", b":")
+        return key
+
+    def string(self, field: str) -> bytes:
+        """The next JSON string as it is written, without its quotes."""
+        self._sign(field, b'"')
+        start = at = self.position
+        end = self.text.find(b'"', at)
+        while (escape := self.text.find(b"\\", at, end)) >= 0:
+            match = _ESCAPE.match(self.text, escape)
+            if not match:
+                raise self.error(field, f"broken by {self.shown_from(escape)}", "a JSON escape")
+            at = match.end()
+            if at > end:  # that quote was escaped
+                end = self.text.find(b'"', at)
+        written = self.text[start:end]
+        if end < 0 or b"\n" in written or b"\r" in written or b"\t" in written:
+            raise self.error(field, f"{shown(written[:40])} …", "a string on one line")
+        self.position = end + 1
+        return written
+
+    def value(self) -> Any:
+        """The next JSON value, a small one."""
+        self._next()
+        # Nothing else in a sound entry ends with a brace. Whatever else stands in its place is
+        # read as well, to be named by whoever expected an entry.
+        most = self.position + ENTRY_BYTES
+        try:
+            return self._decoded(self.text.find(b"}", self.position, most) + 1)
+        except (ValueError, RecursionError):
+            pass
+        try:
+            return self._decoded(most)
+        except RecursionError:
+            raise self.error("entry", "nested without end", "an object of lists") from None
+        except ValueError as error:
+            expected = f"an object with {', '.join(_MEMBERS)}"
+            raise self.error("entry", f"no JSON ({error})", expected) from None
+
+    def _decoded(self, end: int) -> Any:
+        text = self.text[self.position : end].decode(errors="replace")  # may end within a letter
+        found, length = _decoder.raw_decode(text)
+        self.position += length if text.isascii() else len(text[:length].encode())
+        return found
+
+    def end(self) -> None:
+        self.where = "header"
+        if self._next():
+            raise self.error("end", self.shown_from(self.position), "nothing but spaces")
+
+    def _sign(self, field: str, allowed: bytes) -> bytes:
+        """The next sign, which must be one of those `allowed`."""
+        sign = self._next()
+        if not sign or sign not in allowed:
+            found = self.shown_from(self.position)
+            raise self.error(field, found, " or ".join(allowed.decode()))
+        self.position += 1
+        return sign
+
+    def _next(self) -> bytes:
+        """The next byte that is no space, left where it is; empty at the end."""
+        sign = self.text[self.position : self.position + 1]
+        if sign > b" ":
+            return sign
+        spaces = _SPACES.match(self.text, self.position)
+        assert spaces is not None  # it matches nothing, too
+        self.position = spaces.end()
+        return self.text[self.position : self.position + 1]
+
+    def shown_from(self, position: int) -> str:
+        found = self.text[position : position + 20].decode(errors="replace")
+        return f"{shown(found)} at byte {position:,}" if found else "cut short"
+
+
+class _Repeated(str):
+    """A key that stands twice in an object, in place of the object."""
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any] | _Repeated:
+    members: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in members:
+            return _Repeated(key)
+        members[key] = value
+    return members
+
+
+def _whole_number(digits: str) -> int | float:
+    """Numbers longer than any size, and minus zero, become floats: those are refused anyway."""
+    return int(digits) if len(digits) < 20 and digits != "-0" else float(digits)
+
+
+_decoder = json.JSONDecoder(object_pairs_hook=_unique, parse_int=_whole_number)
+_MEMBERS = ("dtype", "shape", "data_offsets")
+
+
+def _read_header(text: bytes, path: Path) -> dict[str, SafetensorsTensor]:
+    header = _Header(text, path)
+    if not text.startswith(b"{"):
+        raise header.error("beginning", header.shown_from(0), "{")
+    escapes = text.count(b"\\")
+    if escapes > ESCAPE_LIMIT:
+        raise header.error("number of escapes", f"{escapes:,}", f"at most {ESCAPE_LIMIT:,}")
+    tensors: dict[str, SafetensorsTensor] = {}
+    for name in header.members("tensor"):
+        if name == "__metadata__":
+            _skip_metadata(header)
+        else:
+            tensors[name] = _read_tensor(header, name)
+    header.end()
+    return tensors
+
+
+def _skip_metadata(header: _Header) -> None:
+    """Texts about the file, which nothing here depends on."""
+    for _ in header.members("metadata"):
+        header.string("value")
+
+
+def _read_tensor(header: _Header, name: str) -> SafetensorsTensor:
+    usual = _ENTRY.match(header.text, header.position, header.position + ENTRY_BYTES)
+    if usual:
+        header.position = usual.end()
+        dtype, shape = usual[1].decode(), [int(it) for it in usual[2].split(b",") if it]
+        begin, end = int(usual[3]), int(usual[4])
+    else:
+        dtype, shape, begin, end = _unusual_entry(header)
+    if dtype not in _BITS:
+        raise header.error("dtype", shown(dtype), f"one of {', '.join(_BITS)}")
+    size = _byte_size(header, shape, dtype)
+    if end - begin != size:
+        expected = f"{size:,} for shape {shown(shape)} of {dtype}"
+        raise header.error("data_offsets", f"[{begin}, {end}], {end - begin:,} bytes", expected)
+    return SafetensorsTensor(name, dtype, tuple(shape), begin, end)
+
+
+def _unusual_entry(header: _Header) -> tuple[str, list[int], int, int]:
+    """Members in another order, or whatever else is there in the place of an entry."""
+    entry = header.value()
+    if isinstance(entry, _Repeated):
+        raise header.error(shown(entry), "there twice", "each key once")
+    if not isinstance(entry, dict):
+        raise header.error("entry", shown(entry), f"an object with {', '.join(_MEMBERS)}")
+    for key in entry.keys() - _MEMBERS:
+        raise header.error("key", shown(key), f"one of {', '.join(_MEMBERS)}")
+    dtype = entry.get("dtype", "missing")
+    if not isinstance(dtype, str):
+        raise header.error("dtype", shown(dtype), f"one of {', '.join(_BITS)}")
+    shape = _sizes(header, entry, "shape", "a list of whole numbers")
+    offsets = _sizes(header, entry, "data_offsets", "a beginning and an end")
+    if len(offsets) != 2:
+        raise header.error("data_offsets", shown(offsets), "a beginning and an end")
+    return dtype, shape, offsets[0], offsets[1]
+
+
+def _sizes(header: _Header, entry: dict[str, Any], field: str, expected: str) -> list[int]:
+    sizes = entry.get(field, "missing")
+    is_list = isinstance(sizes, list) and {*map(type, sizes)} <= {int}
+    if not is_list or min(sizes, default=0) < 0:
+        raise header.error(field, shown(sizes), expected)
+    return sizes
+
+
+def _byte_size(header: _Header, shape: list[int], dtype: str) -> int:
+    if len(shape) > DIMENSION_LIMIT:
+        expected = f"at most {DIMENSION_LIMIT}"
+        raise header.error("shape", f"{len(shape):,} dimensions", expected)
+    if math.prod(size or 1 for size in shape) > ELEMENT_LIMIT:
+        raise header.error("shape", shown(shape), f"at most {ELEMENT_LIMIT:,} elements")
+    bits = math.prod(shape) * _BITS[dtype]
+    if bits % 8:
+        raise header.error("shape", shown(shape), f"a whole number of bytes of {dtype}")
+    return bits // 8
+
+
+def _check_layout(path: Path, tensors: Iterable[SafetensorsTensor], size: int) -> None:
+    """Tensors lie end to end, and the file ends with the last."""
+    end, before = 0, "where the data begins"
+    for tensor in sorted(tensors, key=lambda it: (it.begin, it.end)):
+        if tensor.begin != end:
+            found = f"{tensor.begin:,}" + (", an overlap" if tensor.begin < end else "")
+            raise ModelFileError(
+                f"{path}: tensor {shown(tensor.name)}: beginning in data_offsets is {found}, "
+                f"expected {end:,}, {before}"
+            )
+        end, before = tensor.end, f"where {shown(tensor.name)} ends"
+    if end != size:
+        raise ModelFileError(
+            f"{path}: data: end of the file is byte {size:,} of it, expected {end:,}, {before}"
+        )

@@ -1,0 +1,360 @@
+"""A trial of a tokenizer.json: does the `tokenizers` library survive it, within bounds?
+
+This file is run as a process of its own, started by `tokenizer_file.py`, because the library ends
+the whole process where it runs out of memory, and cannot be stopped where it takes for ever. It
+takes the file's bytes from standard input and writes what it is at, line by line, and at the end a
+verdict. It knows the format of tokenizer.json, and imports nothing of cullama: a process that
+holds only the library starts in a few hundredths of a second.
+
+First come rules, for what no trial with a few texts can find; then texts. A kind of component
+that is not known here is no reason to refuse: it is held to the bounds that hold for all, and
+to the trial.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import struct
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any, NoReturn
+
+SOUND, REFUSED, AT = "sound", "refused: ", "at: "  # what a line of output begins with
+
+# Far above what published tokenizers hold, and low enough to be harmless.
+DEEPEST = 32  # levels of JSON
+LARGEST_ID = 1 << 24
+LONGEST_TOKEN = 1024  # characters
+LONGEST_PATTERN = 1 << 14
+LONGEST_TEXT = 256  # of any other text in a component
+MOST_ENTRIES = 256  # in any list of a component
+MOST_GROWTH = 64  # bytes that one byte of a text may become
+COUNTS = {
+    "length": (1, 1 << 16),  # FixedLength: 0 panics
+    "start": (0, 1024),
+    "stop": (0, 1024),  # Strip
+    "max_input_chars_per_word": (1, 1024),  # WordPiece takes its square
+}
+PIPELINE = ("normalizer", "pre_tokenizer")  # what a text goes through before it is tokens
+COMPONENTS = (*PIPELINE, "post_processor", "decoder")
+
+RUN = 3000  # characters in a probe of one kind: enough for what takes exponential time
+
+
+class UnsoundError(Exception):
+    """The file is refused; the message goes behind the file's name."""
+
+
+def main(seconds: int, size: int) -> None:
+    """Read a tokenizer.json from standard input, and say on standard output what it is."""
+    content = sys.stdin.buffer.read()
+    _limit(seconds, size)
+    try:
+        for step in trial(content):
+            print(AT + step, flush=True)
+        verdict = SOUND
+    except UnsoundError as error:
+        verdict = REFUSED + str(error)
+    except MemoryError:
+        verdict = f"{REFUSED}it takes more than {size >> 20:,} MiB of memory to load"
+    print(" ".join(verdict.encode(errors="replace").decode().split()), flush=True)
+
+
+def _limit(seconds: int, size: int) -> None:
+    import resource  # here, because Windows has none
+
+    for limit, value in (
+        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_CPU, seconds),
+        (resource.RLIMIT_AS, size),
+    ):
+        with suppress(ValueError, OSError):  # macOS knows no limit of memory
+            resource.setrlimit(limit, (value, resource.getrlimit(limit)[1]))
+
+
+def trial(content: bytes) -> Iterator[str]:
+    """Do the whole of it, naming each step before it is taken.
+
+    Raises:
+        UnsoundError: the file breaks a rule, or the library fails on it.
+    """
+    yield "reading its JSON"
+    document = parsed(content)
+    yield "checking its settings"
+    check(document)
+    yield "loading it"
+    tokenizer = _loaded(content)
+    for name, text in probes(document):
+        yield f"encoding {name}"
+        _encode(tokenizer, name, text)
+        tokenizer.encode_special_tokens = True  # once as a template's, then as users' texts
+    yield "decoding its tokens"
+    _decode(tokenizer)
+
+
+# ---------------------------------------------------------------------------------------- its JSON
+
+
+def parsed(content: bytes) -> dict[str, Any]:
+    """The object in a JSON text, refusing what JSON parsers disagree about."""
+    try:
+        document = json.loads(
+            content.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_number
+        )
+    except (ValueError, RecursionError) as error:  # ValueError: not UTF-8, not JSON
+        raise UnsoundError(f"cannot be read as JSON: {error}") from None
+    if not isinstance(document, dict):
+        raise UnsoundError(f"holds a {type(document).__name__}, expected a JSON object")
+    return document
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise UnsoundError(f"key {twice[:80]!r} stands twice, expected once")
+    return found
+
+
+def _no_number(word: str) -> NoReturn:
+    raise UnsoundError(f"holds {word}, expected finite numbers")
+
+
+# --------------------------------------------------------------------------------------- the rules
+
+
+def check(document: dict[str, Any]) -> None:
+    """Hold what a trial with a few texts cannot find to bounds.
+
+    Raises:
+        UnsoundError: which setting is what, and what was expected.
+    """
+    _check_ids(document)
+    model = document.get("model")
+    if isinstance(model, dict):
+        rest = {key: value for key, value in model.items() if key not in ("vocab", "merges")}
+        _check_component("model", rest)
+    for name in COMPONENTS:
+        _check_component(name, document.get(name))
+    _check_growth(PIPELINE, document)
+    _check_growth(("decoder",), document)
+
+
+def _fail(where: str, found: object, expected: str) -> NoReturn:
+    raise UnsoundError(f"{where} is {_short(found)}, expected {expected}")
+
+
+def _short(value: object) -> str:
+    if isinstance(value, str) and len(value) > 80:
+        return f"{len(value):,} characters long"
+    shown = repr(value)
+    return shown if len(shown) <= 80 else shown[:77] + "..."
+
+
+def _check_ids(document: dict[str, Any]) -> None:
+    """Each token has an id of its own, or the model would be told another than was meant."""
+    contents: dict[int, str] = {}
+    for where, content, index in _tokens(document):
+        shortest = 1 if where == "added_tokens" else 0  # vocabularies hold fillers of nothing
+        if not isinstance(content, str) or not shortest <= len(content) <= LONGEST_TOKEN:
+            _fail(f"{where}: a token", content, f"{shortest} to {LONGEST_TOKEN:,} characters")
+        if type(index) is not int or not 0 <= index < LARGEST_ID:
+            expected = f"a whole number below {LARGEST_ID:,}"
+            _fail(f"{where}: the id of token {_short(content)}", index, expected)
+        if contents.setdefault(index, content) != content:
+            both = f"{_short(contents[index])} and {_short(content)}"
+            raise UnsoundError(f"{where}: id {index} is that of {both}, expected of one token")
+
+
+def _tokens(document: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """Where it stands, content and id of every token."""
+    model = document.get("model")
+    vocabulary = model.get("vocab") if isinstance(model, dict) else None
+    if isinstance(vocabulary, dict):
+        yield from (("model.vocab", content, index) for content, index in vocabulary.items())
+    if isinstance(vocabulary, list):  # Unigram: the place is the id
+        for index, entry in enumerate(vocabulary):
+            yield "model.vocab", entry[0] if isinstance(entry, list) and entry else entry, index
+    added = document.get("added_tokens")
+    for entry in added if isinstance(added, list) else ():
+        if isinstance(entry, dict):
+            yield "added_tokens", entry.get("content"), entry.get("id")
+
+
+def _check_component(where: str, value: Any, depth: int = 1) -> None:
+    """Bounds for whatever stands in a component, of a kind that is known here or not."""
+    if depth > DEEPEST:
+        raise UnsoundError(f"{where[:80]} is nested more than {DEEPEST} deep, expected settings")
+    if isinstance(value, str):
+        _check_text(where, value)
+    elif isinstance(value, int | float):
+        _check_number(where, value)
+    elif isinstance(value, dict | list):
+        if len(value) > MOST_ENTRIES:
+            raise UnsoundError(f"{where} holds {len(value):,}, expected at most {MOST_ENTRIES}")
+        if isinstance(value, dict) and value.get("type") == "TemplateProcessing":
+            _check_template(where, value.get("single"))
+        inner = value.items() if isinstance(value, dict) else enumerate(value)
+        for key, part in inner:
+            _check_component(f"{where}.{str(key)[:40]}", part, depth + 1)
+
+
+def _check_text(where: str, text: str) -> None:
+    name = where.rpartition(".")[2]
+    if name == "precompiled_charsmap":
+        return _check_charsmap(where, text)
+    longest = LONGEST_PATTERN if name in ("Regex", "String") else LONGEST_TEXT
+    if len(text) > longest:
+        _fail(where, text, f"at most {longest:,}")
+    return None
+
+
+def _check_number(where: str, value: float) -> None:
+    low, high = COUNTS.get(where.rpartition(".")[2], (-(1 << 31), 1 << 31))
+    if not math.isfinite(value) or not low <= value <= high:
+        _fail(where, value, f"a number from {low:,} to {high:,}")
+
+
+def _check_charsmap(where: str, text: str) -> None:
+    """SentencePiece's table: the size of a trie, the trie, and replacements, each ended by a 0."""
+    try:
+        table = base64.b64decode(text, validate=True)
+        [size] = struct.unpack_from("<I", table)
+    except (ValueError, struct.error):
+        raise UnsoundError(f"{where} is no table, expected one of SentencePiece's") from None
+    if not 0 < size <= len(table) - 4 or size % 4:
+        raise UnsoundError(
+            f"{where} has a trie of {size:,} bytes, expected 4 to {max(4, len(table) - 4):,}"
+        )
+    longest = max(map(len, table[4 + size :].split(b"\0")))
+    if longest > LONGEST_TEXT:
+        raise UnsoundError(
+            f"{where} replaces a character by {longest:,} bytes, expected at most {LONGEST_TEXT}"
+        )
+
+
+def _check_template(where: str, pieces: Any) -> None:
+    """Twice the text would be twice its tokens, and two hundred times two hundred times."""
+    if not isinstance(pieces, list):
+        return
+    texts = [
+        piece["Sequence"] for piece in pieces if isinstance(piece, dict) if "Sequence" in piece
+    ]
+    if len(texts) != 1 or not isinstance(texts[0], dict) or texts[0].get("id") != "A":
+        _fail(f"{where}.single", pieces, "a template that holds the text A once")
+
+
+def _check_growth(names: tuple[str, ...], document: dict[str, Any]) -> None:
+    growth = 1.0
+    for component in _components([document.get(name) for name in names]):
+        growth *= _growth(component)
+    if growth > MOST_GROWTH:
+        raise UnsoundError(
+            f"{' and '.join(names)} can make a text {growth:,.0f} times as long, "
+            f"expected at most {MOST_GROWTH} times"
+        )
+
+
+def _components(value: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(value, dict) and "type" in value:
+        yield value
+    for inner in value.values() if isinstance(value, dict) else value:
+        if isinstance(inner, dict | list):
+            yield from _components(inner)
+
+
+def _growth(component: dict[str, Any]) -> float:
+    """How many times as long it can make a text."""
+    kind, pattern = component.get("type"), component.get("pattern")
+    if kind == "ByteLevel":
+        return 2.0  # most bytes are written as a character of two
+    if kind != "Replace":
+        return 1.0
+    content = len(str(component.get("content")).encode(errors="replace"))
+    text = pattern.get("String") if isinstance(pattern, dict) else None
+    replaced = len(text.encode(errors="replace")) if isinstance(text, str) else 0
+    # A regular expression may match nothing at all, between any two bytes.
+    return max(1.0, content / replaced if replaced else 1.0 + content)
+
+
+# --------------------------------------------------------------------------------------- the trial
+
+
+def probes(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Texts that have brought tokenizers down, or to a standstill."""
+    added = [content for where, content, _ in _tokens(document) if where == "added_tokens"]
+    yield "its added tokens", "".join(added)[:RUN]
+    yield "nothing", ""
+    yield "a sentence", "It's 10:45 o'clock; naïve HTTPServers aren't  there…\r\n\t<s>[INST]</s>\n"
+    places = (place for place in range(0, 0x110000, 997) if not 0xD800 <= place < 0xE000)
+    yield "characters from all of Unicode", " ".join(map(chr, places))
+    yield "noncharacters", "\0\ufeff\ufffe\uffff\ufffd\u202e\u200d\U0010ffff\x7f\x85\ufdfa" * 20
+    yield "words without end", "the quick brown fox, " * (RUN // 21)
+    for name, character in RUNS.items():
+        yield f"{name} again and again", character * RUN
+    tokens = sorted({content for _, content, _ in _tokens(document)}, key=len)[-3:]
+    for token in tokens:
+        yield "its longest tokens", token * (RUN // max(1, len(token)))
+
+
+RUNS = {
+    "a letter": "a",
+    "two letters": "ab",
+    "a space": " ",
+    "a digit": "0",
+    "an exclamation mark": "!",
+    "a line's end": "\n",
+    "a Chinese character": "漢",
+    "a ligature": "\ufdfa",  # which Unicode's NFKC writes as 18 characters
+    "an emoji": "🦙",
+    "an accent": "\u0301",
+}
+
+
+def _loaded(content: bytes) -> Any:
+    import tokenizers
+
+    try:
+        tokenizer = tokenizers.Tokenizer.from_buffer(content)
+    except BaseException as error:  # a panic of the library's is no Exception
+        raise UnsoundError(f"not a sound tokenizer: {error}"[:300]) from None
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer
+
+
+def _encode(tokenizer: Any, name: str, text: str) -> None:
+    try:
+        ids = tokenizer.encode(text).ids
+    except Exception:  # it has no token for a character: said when a user writes one
+        return
+    except BaseException as error:
+        raise UnsoundError(f"the library panics at {name}: {error}"[:300]) from None
+    if len(ids) > MOST_GROWTH * (len(text.encode()) + LONGEST_TEXT):
+        raise UnsoundError(
+            f"makes {len(ids):,} tokens of {len(text):,} characters, expected about as many"
+        )
+    _decode_ids(tokenizer, ids)
+
+
+def _decode(tokenizer: Any) -> None:
+    size = tokenizer.get_vocab_size()
+    every = max(1, size // RUN)  # a panic at one token in a hundred is caught when it is met
+    _decode_ids(tokenizer, list(range(0, size, every)))
+    for index in range(0, size, max(1, size // 500)):
+        _decode_ids(tokenizer, [index])
+
+
+def _decode_ids(tokenizer: Any, ids: list[int]) -> None:
+    try:
+        tokenizer.decode(ids)
+    except BaseException as error:
+        raise UnsoundError(f"the library fails to decode tokens: {error}"[:300]) from None
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]))

@@ -1,0 +1,197 @@
+"""The methods of texts, lists and dicts that a template may call, each paid for before it runs.
+
+All others are out of reach: what is not listed here does not exist for a template.
+"""
+
+from __future__ import annotations
+
+import re
+import string
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from jinja2.runtime import LoopContext
+
+from .budget import Budget, Lists, Scalars, describe, refuse
+
+Method: TypeAlias = Callable[..., Any]  # budget, the value itself, arguments
+
+
+@dataclass(frozen=True)
+class Callee:
+    """Something a template may call."""
+
+    run: Callable[..., Any]  # budget, arguments
+
+
+def check_key(key: Any) -> Any:
+    """Keys have no parts: a tuple may hold one tuple so often that its hash never ends."""
+    if not isinstance(key, Scalars):
+        refuse(f"looks up {describe(key)}, expected a text or a number")
+    return key
+
+
+# --- texts
+
+_LINE_BREAKS = "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"
+_GROWTH = 3  # the largest change of case: "ΐ".upper()
+
+
+def _plain(name: str) -> Method:
+    method = getattr(str, name)
+
+    def plain(budget: Budget, text: str, *values: Any) -> Any:
+        budget.spend_on(values)
+        budget.spend_search(text, *values)
+        budget.spend_text(_GROWTH * len(text))
+        return method(text, *values)
+
+    return plain
+
+
+def _at_an_end(name: str) -> Method:
+    method = getattr(str, name)
+
+    def at_an_end(budget: Budget, text: str, *values: Any) -> Any:
+        budget.spend_on(values)
+        return method(text, *values)
+
+    return at_an_end
+
+
+def _filled(name: str) -> Method:
+    method = getattr(str, name)
+
+    def filled(budget: Budget, text: str, width: int, *fill: Any) -> Any:
+        budget.spend_text(max(len(text), width))
+        return method(text, width, *fill)
+
+    return filled
+
+
+def _split(name: str) -> Method:
+    method = getattr(str, name)
+
+    def split(budget: Budget, text: str, sep: str | None = None, maxsplit: int = -1) -> Any:
+        budget.spend_search(text, sep)
+        affordable = budget.left if maxsplit < 0 else min(maxsplit, budget.left)
+        parts = method(text, sep, affordable)
+        budget.spend(len(parts))
+        return parts
+
+    return split
+
+
+def _split_lines(budget: Budget, text: str, keepends: bool = False) -> list[str]:
+    budget.spend_text(len(text))
+    budget.spend(sum(map(text.count, _LINE_BREAKS)))
+    return text.splitlines(bool(keepends))
+
+
+def join(budget: Budget, text: str, values: Any) -> str:
+    parts = budget.listed(values)
+    budget.spend_text(sum(len(part) for part in parts) + len(text) * len(parts))
+    return text.join(parts)
+
+
+def replace(budget: Budget, text: str, old: str, new: str, count: int = -1) -> str:
+    budget.spend_search(text, old)
+    times = text.count(old)
+    budget.spend_text(len(text) + len(new) * (times if count < 0 else min(times, count)))
+    return text.replace(old, new, count)
+
+
+class _Format(string.Formatter):
+    """`str.format` that fills in values, and reaches for nothing inside them."""
+
+    _SPEC = re.compile(r"(?:.?[<>=^])?[-+ ]?#?0?\d{0,2}[,_]?(?:\.\d{1,2})?[bcdeEfFgGosxX%]?")
+
+    def __init__(self, budget: Budget) -> None:
+        self.budget = budget
+
+    def get_field(
+        self, field_name: str, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> tuple[Any, str]:
+        key = int(field_name) if field_name.isdecimal() else field_name
+        return self.get_value(key, args, kwargs), field_name  # "0.name" is no key: an error
+
+    def convert_field(self, value: Any, conversion: str | None) -> Any:
+        if conversion not in (None, "s"):
+            refuse(f"formats a text with !{conversion}, which is not known to be harmless")
+        return value if conversion is None else self.budget.text_of(value)
+
+    def format_field(self, value: Any, format_spec: str) -> str:
+        if not format_spec:
+            return self.budget.text_of(value)
+        if not self._SPEC.fullmatch(format_spec) or not isinstance(value, Scalars):
+            refuse(f"formats {describe(value)} with {format_spec!r:.80}")
+        self.budget.spend(len(self.budget.text_of(value)))
+        return format(value, format_spec)
+
+
+def _format(budget: Budget, text: str, *values: Any, **named: Any) -> str:
+    budget.spend(len(text))
+    return _Format(budget).vformat(text, values, named)
+
+
+_TEXT_METHODS: dict[str, Method] = {
+    name: kind(name)
+    for kind, names in (
+        (_plain, "upper lower title capitalize swapcase casefold strip lstrip rstrip"),
+        (_plain, "removeprefix removesuffix partition rpartition"),
+        (_plain, "find rfind index rindex count"),
+        (_plain, "isalnum isalpha isascii isdecimal isdigit isidentifier islower isnumeric"),
+        (_plain, "isprintable isspace istitle isupper"),
+        (_at_an_end, "startswith endswith"),
+        (_filled, "center ljust rjust zfill"),
+        (_split, "split rsplit"),
+    )
+    for name in names.split()
+} | {"splitlines": _split_lines, "join": join, "replace": replace, "format": _format}
+
+
+# --- lists, dicts, loops
+
+
+def _index(budget: Budget, values: Any, value: Any, *bounds: int) -> int:
+    budget.spend_on([values, value])
+    return values.index(value, *bounds)
+
+
+def _count(budget: Budget, values: Any, value: Any) -> int:
+    budget.spend_on([values, value])
+    return values.count(value)
+
+
+def _copy(budget: Budget, values: Any) -> Any:
+    budget.spend_list(2 * len(values))
+    return values.copy()
+
+
+def _get(budget: Budget, values: dict[Any, Any], key: Any, default: Any = None) -> Any:
+    return values.get(check_key(key), default)
+
+
+def _cycle(budget: Budget, loop: LoopContext, *values: Any) -> Any:
+    return loop.cycle(*values)
+
+
+def _changed(budget: Budget, loop: LoopContext, *values: Any) -> bool:
+    budget.spend_on(values)
+    return loop.changed(*values)
+
+
+METHODS: dict[type, dict[str, Method]] = {
+    str: _TEXT_METHODS,
+    **{kind: {"index": _index, "count": _count} for kind in Lists},
+    dict: {
+        "get": _get,
+        "items": lambda budget, values: values.items(),
+        "keys": lambda budget, values: values.keys(),
+        "values": lambda budget, values: values.values(),
+        "copy": _copy,
+    },
+    LoopContext: {"cycle": _cycle, "changed": _changed},
+}
+METHODS[list]["copy"] = _copy

@@ -1,0 +1,201 @@
+"""What a template may do to values: attributes, items, slices, arithmetic and comparisons.
+
+It knows what each costs and asks the budget first. It knows no filter and no template language.
+"""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+from jinja2 import Undefined
+from jinja2.runtime import LoopContext
+from jinja2.utils import Namespace
+
+from .budget import REPR_GROWTH, Budget, Lists, Scalars, describe, refuse
+from .methods import METHODS, Callee, check_key
+
+Operation: TypeAlias = Callable[[Budget, Any, Any], Any]
+
+NOTHING: Any = object()
+MOST_BITS = 1024  # of a whole number that is calculated
+
+_LOOP = "index index0 first last length revindex revindex0 previtem nextitem depth depth0"
+LOOP = frozenset(_LOOP.split())
+
+
+# --- attributes, items, slices
+
+
+class PlainNamespace(Namespace):
+    """A namespace without names that start with an underscore."""
+
+    def __init__(*arguments: Any, **names: Any) -> None:  # `self` may be one of the names
+        self, values = arguments[0], arguments[1:]
+        Namespace.__init__(self)
+        for name, value in dict(*values, **names).items():
+            self[name] = value
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        if not isinstance(name, str) or name.startswith("_"):
+            refuse(f"gives a namespace the name {name!r:.80}")
+        Namespace.__setitem__(self, name, value)
+
+
+def attribute_of(value: Any, name: str) -> Any:
+    """What `value.name` is by an attribute, or NOTHING: then it may still be an item.
+
+    Only what is listed here can be reached: METHODS, what a namespace was given, and what a loop
+    tells about itself.
+    """
+    if isinstance(value, PlainNamespace) and not name.startswith("_"):
+        return getattr(value, name, NOTHING)
+    if isinstance(value, LoopContext) and name in LOOP:
+        return getattr(value, name)
+    method = METHODS.get(type(value), {}).get(name)
+    if method is not None:
+        return Callee(lambda budget, *values, **named: method(budget, value, *values, **named))
+    if isinstance(value, Undefined) and not name.startswith("_"):
+        value._fail_with_undefined_error()
+    if hasattr(type(value), name) or not isinstance(value, (*Scalars, *Lists, dict)):
+        refuse(f"reaches for {name!r:.80} of {describe(value)}")
+    return NOTHING
+
+
+def item_of(value: Any, key: Any) -> Any:
+    """What `value[key]` is by an item, or NOTHING."""
+    check_key(key)
+    if isinstance(value, Undefined):
+        value._fail_with_undefined_error()
+    if not isinstance(value, (str, *Lists, dict, range)):
+        return NOTHING
+    try:
+        return value[key]
+    except (TypeError, LookupError):
+        return NOTHING
+
+
+def slice_of(budget: Budget, value: Any, start: Any, stop: Any, step: Any) -> Any:
+    if isinstance(value, str):
+        budget.spend_text(len(value))
+    elif isinstance(value, Lists):
+        budget.spend_list(len(value))
+    elif not isinstance(value, (range, Undefined)):
+        refuse(f"takes a slice of {describe(value)}, expected a list or a text")
+    return value[start:stop:step]
+
+
+# --- arithmetic: what Python refuses, it refuses itself
+
+
+def calculate(budget: Budget, symbol: str, left: Any, right: Any) -> Any:
+    if symbol == "%" and isinstance(left, str):
+        return percent_format(budget, left, right)
+    for value in (left, right):
+        if not isinstance(value, (*Scalars, *Lists)):
+            refuse(f"calculates with {describe(value)}, expected numbers or texts")
+    return _CALCULATIONS[symbol](budget, left, right)
+
+
+def _size(budget: Budget, value: Any, times: int = 1) -> None:
+    """Pay for a text or list that is put into a larger one."""
+    if isinstance(value, str):
+        budget.spend_text(len(value) * times)
+    elif isinstance(value, Lists):
+        budget.spend_list(len(value) * times)
+
+
+def _add(budget: Budget, left: Any, right: Any) -> Any:
+    _size(budget, left)
+    _size(budget, right)
+    return left + right
+
+
+def _multiply(budget: Budget, left: Any, right: Any) -> Any:
+    if isinstance(left, int) and isinstance(right, int):
+        _check_bits(left.bit_length() + right.bit_length())
+    for many, times in ((left, right), (right, left)):
+        if isinstance(times, int) and times > 0:
+            _size(budget, many, times)
+    return left * right
+
+
+def _power(budget: Budget, left: Any, right: Any) -> Any:
+    if isinstance(left, int) and isinstance(right, int):
+        _check_bits(left.bit_length() * right)
+    return left**right
+
+
+def _check_bits(bits: int) -> None:
+    if bits > MOST_BITS:
+        refuse(f"calculates a number of {bits} bits, expected at most {MOST_BITS}")
+
+
+def _free(run: Callable[[Any, Any], Any]) -> Operation:
+    """Operators that make nothing large of numbers, and nothing at all of texts and lists."""
+    return lambda budget, left, right: run(left, right)
+
+
+_CALCULATIONS: dict[str, Operation] = {
+    "+": _add,
+    "-": _free(operator.sub),
+    "*": _multiply,
+    "/": _free(operator.truediv),
+    "//": _free(operator.floordiv),
+    "**": _power,
+    "%": _free(operator.mod),
+}
+
+# What `%` may fill in: no width above two digits, and none that is itself a parameter.
+_PLACE = re.compile(r"%(?:\(\w{1,80}\))?[-+ 0#]{0,5}\d{0,2}(?:\.\d{1,2})?[sdifgxX%]")
+
+
+def percent_format(budget: Budget, text: str, values: Any) -> str:
+    budget.spend_search(text)
+    if "%" in _PLACE.sub("", text):
+        refuse("formats with % in a way that is not known to be harmless")
+    for _ in range(text.count("%")):  # each may write all of a dict's values
+        budget.spend(10)
+        budget.spend_on(values, growth=REPR_GROWTH)
+    return text % values
+
+
+# --- comparisons
+
+
+def _compared(run: Callable[[Any, Any], Any]) -> Operation:
+    def compared(budget: Budget, left: Any, right: Any) -> Any:
+        budget.spend_on(left)
+        budget.spend_on(right)
+        return run(left, right)
+
+    return compared
+
+
+def is_in(budget: Budget, value: Any, container: Any) -> bool:
+    if isinstance(container, dict):
+        check_key(value)
+    elif isinstance(container, str):
+        budget.spend_search(container, value)
+    elif not isinstance(container, Undefined):
+        container = container if isinstance(container, Lists) else budget.listed(container)
+        budget.spend_on([value, container])
+    return value in container
+
+
+COMPARISONS: dict[str, Operation] = {
+    "eq": _compared(operator.eq),
+    "ne": _compared(operator.ne),
+    "lt": _compared(operator.lt),
+    "lteq": _compared(operator.le),
+    "gt": _compared(operator.gt),
+    "gteq": _compared(operator.ge),
+    "in": is_in,
+    "notin": lambda budget, value, container: not is_in(budget, value, container),
+}
+
+
+def compare(budget: Budget, left: Any, kind: str, right: Any) -> Any:
+    return COMPARISONS[check_key(kind)](budget, left, right)

@@ -1,0 +1,311 @@
+"""A tokenizer.json is tried in a process of its own once, and whatever that ends of is told."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import SOURCE
+from tokenizers import Tokenizer
+
+from cullama.checkpoint import tokenizer_file, trial
+from cullama.checkpoint.tokenizer_file import load_tokenizer
+from cullama.errors import ModelError, ModelFileError, NoTokenizerError
+
+TEXT = "Once upon a time, said the llama. 🦙"
+LOAD = """
+from pathlib import Path
+from cullama.checkpoint.tokenizer_file import load_tokenizer
+print(load_tokenizer(Path({folder!r})).get_vocab_size())
+"""
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("CULLAMA_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, cache: Path, tokenizer_file: Path) -> Path:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "tokenizer.json").write_bytes(tokenizer_file.read_bytes())
+    return folder
+
+
+@pytest.fixture
+def trials(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """Which files were tried."""
+    tried: list[Path] = []
+    real = tokenizer_file._try
+
+    def noted(path: Path, content: bytes) -> None:
+        tried.append(path)
+        real(path, content)
+
+    monkeypatch.setattr(tokenizer_file, "_try", noted)
+    return tried
+
+
+def trial_program(monkeypatch: pytest.MonkeyPatch, folder: Path, body: str) -> None:
+    """Put another program in the place of the trial."""
+    program = folder / "program.py"
+    program.write_text(f"def main(seconds, size):\n    {body}\n")
+    monkeypatch.setattr(tokenizer_file, "_TRIAL", program)
+
+
+def refusal(folder: Path) -> str:
+    with pytest.raises(ModelFileError) as caught:
+        load_tokenizer(folder)
+    message = str(caught.value)
+    assert message.startswith(f"{folder / 'tokenizer.json'}: ")
+    assert len(message.splitlines()) == 1
+    return message
+
+
+# --- what comes out
+
+
+def test_it_is_the_librarys_own_tokenizer(folder: Path) -> None:
+    path = folder / "tokenizer.json"
+    assert load_tokenizer(folder).to_str() == Tokenizer.from_file(str(path)).to_str()
+
+
+def test_padding_and_truncation_are_off_before_anybody_can_use_them(folder: Path) -> None:
+    path = folder / "tokenizer.json"
+    plain = Tokenizer.from_file(str(path))
+    padded = Tokenizer.from_file(str(path))
+    padded.enable_padding(length=500)
+    padded.enable_truncation(2)
+    padded.save(str(path))
+    assert load_tokenizer(folder).encode(TEXT).ids == plain.encode(TEXT).ids
+
+
+# --- tried once
+
+
+def test_a_file_that_passed_is_not_tried_again(folder: Path, trials: list[Path]) -> None:
+    first, second = load_tokenizer(folder), load_tokenizer(folder)
+    assert first.encode(TEXT).ids == second.encode(TEXT).ids
+    assert trials == [folder / "tokenizer.json"]
+
+
+def test_a_copy_of_it_elsewhere_is_not_tried_again(folder: Path, trials: list[Path]) -> None:
+    load_tokenizer(folder)
+    copy = folder.parent / "copy"
+    folder.rename(copy)
+    load_tokenizer(copy)
+    assert len(trials) == 1
+
+
+def test_a_file_that_changed_by_a_byte_is_tried_again(folder: Path, trials: list[Path]) -> None:
+    load_tokenizer(folder)
+    with (folder / "tokenizer.json").open("ab") as file:
+        file.write(b"\n")
+    load_tokenizer(folder)
+    assert len(trials) == 2
+
+
+def test_another_library_or_another_trial_tries_again(
+    folder: Path, trials: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load_tokenizer(folder)
+    with monkeypatch.context() as patch:
+        patch.setattr("tokenizers.__version__", "99.0")
+        load_tokenizer(folder)
+    assert len(trials) == 2
+    later = folder / "later.py"
+    later.write_text(Path(trial.__file__).read_text() + "\n# a rule more\n")
+    monkeypatch.setattr(tokenizer_file, "_TRIAL", later)
+    load_tokenizer(folder)
+    assert len(trials) == 3
+
+
+def test_a_file_that_failed_is_not_remembered(folder: Path, trials: list[Path]) -> None:
+    (folder / "tokenizer.json").write_text("{}")
+    assert refusal(folder) == refusal(folder)
+    assert len(trials) == 2
+
+
+def test_without_a_cache_folder_it_is_tried_each_time(
+    folder: Path, trials: list[Path], cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache.write_text("a file where the folder should be")
+    load_tokenizer(folder)
+    load_tokenizer(folder)
+    for name in ("CULLAMA_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+
+    def no_home() -> Path:
+        raise RuntimeError("no home")
+
+    monkeypatch.setattr(Path, "home", no_home)
+    load_tokenizer(folder)
+    assert len(trials) == 3
+
+
+# --- where the child is started from
+
+
+def test_it_loads_in_a_thread(folder: Path) -> None:
+    sizes: list[int] = []
+    thread = threading.Thread(target=lambda: sizes.append(load_tokenizer(folder).get_vocab_size()))
+    thread.start()
+    thread.join()
+    assert sizes == [300]
+
+
+@pytest.mark.parametrize("way", ["-c", "-", "program"])
+def test_it_loads_from_any_kind_of_program(folder: Path, way: str, tmp_path: Path) -> None:
+    code = LOAD.format(folder=str(folder))
+    program = tmp_path / "program.py"
+    program.write_text(code)
+    arguments = {"-c": ["-c", code], "-": ["-"], "program": [str(program)]}[way]
+    done = subprocess.run(
+        [sys.executable, "-W", "error", *arguments],
+        input=code,
+        capture_output=True,
+        env={**os.environ, "PYTHONPATH": str(SOURCE)},
+        text=True,
+        check=False,
+    )
+    assert (done.stdout, done.stderr) == ("300\n", "")
+
+
+def test_the_child_runs_nothing_that_lies_where_the_user_is(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The folder of a model may hold a stranger's tokenizers.py."""
+    for name in ("tokenizers", "json", "runpy", "base64", "trial", "sitecustomize"):
+        (folder / f"{name}.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "path", ["", *sys.path])
+    load_tokenizer(folder)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_python_that_cannot_be_started_is_named(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", "/no/such/python")
+    with pytest.raises(ModelError, match=r"'/no/such/python': .*; start cullama from an ordinary"):
+        load_tokenizer(folder)
+
+
+def test_a_python_that_cannot_run_the_trial_is_no_fault_of_the_file(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trial_program(monkeypatch, folder, "import no_such_module")
+    with pytest.raises(ModelError, match=r"cannot be tried: .* ended with status 1") as caught:
+        load_tokenizer(folder)
+    assert type(caught.value) is ModelError
+
+
+# --- how it may end
+
+
+ENDS = {
+    "import os; print('at: dancing', flush=True); os.abort()": "was ended by SIGABRT while dancing",
+    "import os; print('at: dancing', flush=True); os._exit(3)": "ended the process with status 3",
+    "print('refused: it dances')": "tokenizer.json: it dances",
+    "import sys; print('at: x'); sys.stdout.flush(); raise MemoryError": "with status 1 while x",
+}
+
+
+@pytest.mark.parametrize("body", ENDS)
+def test_the_end_of_the_child_is_told(
+    folder: Path, body: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trial_program(monkeypatch, folder, body)
+    assert ENDS[body] in refusal(folder)
+
+
+def spinning(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    """The trial itself, and a library that does not come back."""
+    source = Path(trial.__file__).read_text()
+    program = folder / "program.py"
+    program.write_text(source.replace("tokenizer.no_padding()", "while True: pass", 1))
+    monkeypatch.setattr(tokenizer_file, "_TRIAL", program)
+
+
+def test_a_library_that_computes_for_ever_is_stopped(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spinning(monkeypatch, folder)
+    monkeypatch.setattr(tokenizer_file, "TRIAL_SECONDS", 1)
+    assert "took more than 1 s while loading it" in refusal(folder)
+
+
+def test_a_library_that_waits_for_ever_is_stopped(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waiting = "import time; print('at: waiting', flush=True); time.sleep(600)"
+    trial_program(monkeypatch, folder, waiting)
+    monkeypatch.setattr(tokenizer_file, "TRIAL_PATIENCE", 0.5)
+    assert "took more than 0.5 s while waiting" in refusal(folder)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux bounds a process's memory")
+def test_a_file_that_takes_more_memory_than_is_given_is_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "tokenizer.json").write_text('{"a": [' + "{}," * 3_000_000 + "{}]}")
+    monkeypatch.setattr(tokenizer_file, "TRIAL_MEMORY", 128 << 20)
+    assert "takes more than 128 MiB of memory" in refusal(folder)
+
+
+# --- files that are not read at all
+
+
+def test_a_folder_without_one_says_so(tmp_path: Path) -> None:
+    with pytest.raises(NoTokenizerError, match=r"has no tokenizer\.json; give token ids"):
+        load_tokenizer(tmp_path)
+
+
+def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "tokenizer.json")
+    assert "not a regular file" in refusal(tmp_path)
+
+
+def test_a_file_that_no_tokenizer_needs_is_not_read(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = (folder / "tokenizer.json").stat().st_size
+    monkeypatch.setattr(tokenizer_file, "LARGEST_FILE", size)
+    load_tokenizer(folder)
+    monkeypatch.setattr(tokenizer_file, "LARGEST_FILE", size - 1)
+    assert f"holds more than {size - 1:,} bytes" in refusal(folder)
+
+
+# --- what is refused, and what only looks like it
+
+
+def changed(folder: Path, **changes: Any) -> None:
+    path = folder / "tokenizer.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def replacing(count: int, content: str) -> dict[str, Any]:
+    part = {"type": "Replace", "pattern": {"String": "…"}, "content": content}
+    return {"type": "Sequence", "normalizers": [part] * count}
+
+
+def test_many_replacements_are_sound_as_long_as_a_text_stays_about_as_long(folder: Path) -> None:
+    changed(folder, normalizer=replacing(100, "..."))  # three bytes for three bytes
+    assert load_tokenizer(folder).encode("…").ids == load_tokenizer(folder).encode("...").ids
+    changed(folder, normalizer=replacing(20, "...."))
+    assert "can make a text 631 times as long" in refusal(folder)
+
+
+def test_a_component_that_no_library_knows_yet_is_the_librarys_to_refuse(folder: Path) -> None:
+    document = {"normalizer": {"type": "Singing", "verses": 4, "refrain": {"type": "Solo"}}}
+    trial.check(document)
+    changed(folder, **document)
+    assert "not a sound tokenizer: " in refusal(folder)

@@ -1,0 +1,17 @@
+"""One goal of RELIABILITY's "Model files" and "Templates and tokenizers", and what was reached.
+
+Whoever attacks a kind of file offers `figures(count, seed) -> list[Figure]`, and
+`scripts/soak_files.py` prints them, one row each. It knows no goal by itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Figure:
+    name: str  # the row: "F1 hostile safetensors"
+    goal: str  # "0 crashes, 0 hangs > 1 s"
+    reached: str  # the same figures as measured
+    is_met: bool

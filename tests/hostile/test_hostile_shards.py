@@ -1,0 +1,103 @@
+"""An index reaches for nothing outside its folder, and does not lie about its shards."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from shards_mutants import (
+    DAMAGE,
+    FIRST,
+    INDEX,
+    NORM,
+    SECOND,
+    TRAVERSALS,
+    attack_indexes,
+    redirected,
+    write_index,
+    write_sharded,
+)
+
+from cullama.checkpoint import open_checkpoint
+from cullama.errors import ModelFileError
+
+SEED = 20250607
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A sound sharded model between decoys, to be broken."""
+    write_sharded(tmp_path / "between" / "model")
+    return tmp_path / "between" / "model"
+
+
+def test_mutants_are_refused_by_name_or_open(tmp_path: Path) -> None:
+    tally = attack_indexes(tmp_path, 300, SEED)
+    assert not tally.complaints, f"seed {SEED}"
+    assert 20 < tally.accepted < 150  # some of each, or the mutants are no good
+
+
+def test_no_name_leads_out_of_the_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "between" / "model"
+    weight_map = write_sharded(folder)
+    assert len(set(TRAVERSALS)) >= 40
+    for name in TRAVERSALS:
+        write_index(folder, redirected(weight_map, name))
+        with pytest.raises(ModelFileError) as caught:
+            open_checkpoint(folder)
+        assert "weight_map is" in str(caught.value) or "missing" in str(caught.value), name
+
+
+def test_a_decoy_would_be_accepted_if_it_were_reached(tmp_path: Path) -> None:
+    """Otherwise the refusals above would be no proof."""
+    folder = tmp_path / "between" / "model"
+    weight_map = write_sharded(folder)
+    shutil.copy(folder.parent / "decoy.safetensors", folder)
+    (folder / SECOND).unlink()
+    write_index(folder, redirected(weight_map, "decoy.safetensors"))
+    assert NORM in open_checkpoint(folder).tensors
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_shard_is_named(folder: Path, damage: str) -> None:
+    harm, said = DAMAGE[damage]
+    harm(folder)
+    with pytest.raises(ModelFileError, match=said):
+        open_checkpoint(folder)
+
+
+def test_a_link_within_the_folder_is_followed(folder: Path) -> None:
+    (folder / "inside").mkdir()
+    shutil.move(folder / SECOND, folder / "inside")
+    (folder / SECOND).symlink_to(f"inside/{SECOND}")
+    assert NORM in open_checkpoint(folder).tensors
+
+
+@pytest.mark.parametrize("blobs", ["blobs", "snapshots/blobs", "elsewhere"])
+def test_links_to_the_blobs_of_a_hub_cache_alone_leave_the_folder(folder: Path, blobs: str) -> None:
+    repository = folder.parent / "models--owner--name"
+    snapshot = repository / "snapshots" / "abc"
+    (repository / blobs).mkdir(parents=True)
+    shutil.move(folder, snapshot)
+    for name in (FIRST, SECOND):
+        shutil.move(snapshot / name, repository / blobs / f"blob of {name}")
+        (snapshot / name).symlink_to(repository / blobs / f"blob of {name}")
+    if blobs == "blobs":
+        assert NORM in open_checkpoint(snapshot).tensors
+        return
+    with pytest.raises(ModelFileError, match=f"{FIRST}: .*a link to .*, expected a file inside"):
+        open_checkpoint(snapshot)
+
+
+def test_shards_of_another_series_are_none_of_our_business(folder: Path) -> None:
+    (folder / "other-00001-of-00002.safetensors").write_bytes(b"junk")
+    (folder / "model-00003-of-00007.safetensors").write_bytes(b"junk")
+    assert NORM in open_checkpoint(folder).tensors
+
+
+def test_an_index_is_no_weight(folder: Path) -> None:
+    weight_map = dict.fromkeys(["a", "b"], INDEX)
+    write_index(folder, weight_map)
+    with pytest.raises(ModelFileError, match="weight_map is"):
+        open_checkpoint(folder)

@@ -1,0 +1,116 @@
+"""A process that hostile tokenizers may bring down: it loads each, gives it texts, and writes what
+came of it.
+
+It takes names of folders from standard input, one a line, and answers with JSON lists: the folder,
+what it is at or what came out, a message. Or, started with --mutants, it takes files in
+hexadecimal digits, one a line, tries each in this very process, within the limits of a trial, and
+answers "passed" when that is survived, and in the end what came out and a message. Started with
+--metadata it takes a GGUF file's fields, one JSON list of a name and an object a line.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+import tokenizers
+
+from cullama.checkpoint import open_checkpoint, tokenizer_file, trial
+from cullama.checkpoint.gguf_tokenizer import build_tokenizer
+from cullama.errors import CullamaError, ModelError
+from cullama.tokenizer import Detokenizer, Tokenizer
+
+EVERYTHING = "".join(map(chr, [*range(0, 0xD800, 31), *range(0xE000, 0x110000, 1013)]))
+TEXTS = [
+    "",
+    "Once upon a time",
+    "a" * 10_000,
+    "ab " * 3000,
+    "\0\ufeff\u202e\ufffe\ufdfa" * 500,
+    EVERYTHING,
+    "<s></s><unk> zz z",
+    " \n\t\r" * 500,
+    "\ud800",
+]
+IDS = [*range(50), 100, 99_999, (1 << 32) - 1]
+SLOW = 5.0  # seconds
+
+
+def use(tokenizer: Tokenizer) -> None:
+    """Everything a person or a model can do to it; raises what is no CullamaError."""
+    for text in TEXTS:
+        for allow_special in (False, True):
+            with suppress(CullamaError):
+                ids = tokenizer.encode(text, allow_special=allow_special)
+                tokenizer.decode(ids[:1000])
+    for ids in (IDS, [], [-1], [1 << 40]):
+        with suppress(CullamaError):
+            tokenizer.decode(ids)
+        with suppress(CullamaError):
+            detokenizer = Detokenizer(tokenizer, ids)
+            for token in ids:
+                detokenizer.add(token)
+
+
+def came_of(load: Callable[[], tokenizers.Tokenizer]) -> tuple[str, str]:
+    """ "refused", "harmless", "slow" or "raised", and what was said."""
+    started = time.perf_counter()
+    try:
+        tokenizer = Tokenizer(load())
+        use(tokenizer)
+    except ModelError as error:
+        return "refused", str(error)
+    except BaseException as error:
+        return "raised", f"{type(error).__name__}: {error}"
+    seconds = time.perf_counter() - started
+    return ("slow" if seconds > SLOW else "harmless"), f"{seconds:.1f} s"
+
+
+def came_of_mutant(content: bytes) -> str:
+    try:
+        for _ in trial.trial(content):
+            pass
+    except trial.UnsoundError as error:
+        return f"refused {error}"
+    print("passed", flush=True)
+    try:
+        use(Tokenizer(tokenizer_file._loaded(Path("mutant"), content)))
+    except BaseException as error:
+        return f"raised {type(error).__name__}: {error}"
+    return "used"
+
+
+def take_mutants() -> None:
+    trial._limit(24 * 3600, tokenizer_file.TRIAL_MEMORY)
+    for line in sys.stdin.buffer:
+        answer = came_of_mutant(bytes.fromhex(line.decode()))
+        print(" ".join(answer.encode(errors="replace").decode().split()), flush=True)
+
+
+def tell(name: str, outcome: str, message: str = "") -> None:
+    print(json.dumps([name, outcome, message]), flush=True)
+
+
+def take_folders() -> None:
+    for line in sys.stdin:
+        name = line.rstrip("\n")
+        tell(name, "began")
+        tell(name, *came_of(open_checkpoint(Path(name)).load_tokenizer))
+
+
+def take_metadata() -> None:
+    for line in sys.stdin:
+        name, fields = json.loads(line)
+        metadata = {f"tokenizer.ggml.{key}": value for key, value in fields.items()}
+        tell(name, "began")
+        tell(name, *came_of(partial(build_tokenizer, metadata)))
+
+
+if __name__ == "__main__":
+    modes = {"--mutants": take_mutants, "--metadata": take_metadata, "--folders": take_folders}
+    modes[sys.argv[1]]()
