@@ -59,7 +59,7 @@ bench: $(VENV)/.run  ## Measure speed beside this machine's limits
 	@$(BIN)/cullama bench
 
 docs: $(VENV)/.docs  ## Build the manual, in site/
-	@$(BIN)/mkdocs build --strict --quiet
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo 'site/index.html'
 
 ptx: $(PTX) $(if $(ORPHANS),ptx-orphans)  ## Compile the CUDA kernels, with whichever compiler there is

@@ -48,9 +48,11 @@ class Style:
     is_sentencepiece: bool = False
     adds_bos: bool = False  # the tokenizer itself puts it before a text
     variables: dict[str, Any] = field(default_factory=dict)
+    plain: tuple[str, ...] = ()  # of its tokens, those that a text may spell
 
 
 IM = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+THINK, TOOL_CALL = ("<think>", "</think>"), ("<tool_call>", "</tool_call>")
 LLAMA3 = (
     "<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>",
     "<|eot_id|>", "<|eom_id|>", "<|python_tag|>",
@@ -65,14 +67,15 @@ COMMAND_R = (
 STYLES = (
     Style("chatml", IM, None, "<|im_end|>"),
     Style("smollm2", IM, "<|im_start|>", "<|im_end|>"),
-    Style("smollm3", (*IM, "<think>", "</think>"), None, "<|im_end|>"),
-    Style("qwen25", (*IM, "<tool_call>", "</tool_call>"), None, "<|im_end|>"),
+    Style("smollm3", (*IM, *THINK), None, "<|im_end|>", plain=THINK),
+    Style("qwen25", (*IM, *TOOL_CALL), None, "<|im_end|>", plain=TOOL_CALL),
     Style(
         "qwen3",
-        (*IM, "<think>", "</think>"),
+        (*IM, *THINK),
         None,
         "<|im_end|>",
         variables={"enable_thinking": False},
+        plain=THINK,
     ),
     Style("llama2", SENTENCEPIECE, "<s>", "</s>", is_sentencepiece=True, adds_bos=True),
     Style("llama3", LLAMA3, "<|begin_of_text|>", "<|eot_id|>", adds_bos=True),
@@ -177,10 +180,11 @@ def sentencepiece_like(style: Style) -> Tokenizer:
         vocab_size=VOCABULARY + 100,
         special_tokens=[*style.tokens, *bytes_],
         max_token_length=8,
-        limit_alphabet=80,
         show_progress=False,
     )
-    words = (part for text in training_text() for part in text.replace(" ", " ▁").split())
+    # Letters beyond ASCII are left to be spelled in bytes.
+    texts = (text.encode("ascii", "ignore").decode() for text in training_text())
+    words = (part for text in texts for part in text.replace(" ", " ▁").split())
     tokenizer.train_from_iterator(words, trainer)
     tokenizer.decoder = decoders.Sequence(
         [
@@ -190,13 +194,17 @@ def sentencepiece_like(style: Style) -> Tokenizer:
             decoders.Strip(" ", 1, 0),
         ]
     )
-    return tokenizer_without_specials(tokenizer, bytes_)
+    return tokenizer
 
 
-def tokenizer_without_specials(tokenizer: Tokenizer, plain: list[str]) -> Tokenizer:
-    """The trainer makes every token it is given a special one; bytes must not be."""
+def with_kinds(tokenizer: Tokenizer, style: Style) -> Tokenizer:
+    """The trainer makes every token it is given a special one; bytes must not even be added."""
     content = json.loads(tokenizer.to_str())
-    content["added_tokens"] = [it for it in content["added_tokens"] if it["content"] not in plain]
+    content["added_tokens"] = [
+        {**token, "special": token["content"] not in style.plain}
+        for token in content["added_tokens"]
+        if token["content"] in style.tokens
+    ]
     return Tokenizer.from_str(json.dumps(content))
 
 
@@ -217,7 +225,8 @@ def byte_level(style: Style) -> Tokenizer:
 
 
 def tokenizer_of(style: Style) -> Tokenizer:
-    tokenizer = sentencepiece_like(style) if style.is_sentencepiece else byte_level(style)
+    trained = sentencepiece_like(style) if style.is_sentencepiece else byte_level(style)
+    tokenizer = with_kinds(trained, style)
     if style.adds_bos and style.bos is not None:
         tokenizer.post_processor = processors.TemplateProcessing(
             single=f"{style.bos} $A",

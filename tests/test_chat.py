@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from chat_fixtures import ChatStyle, chat_styles
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken
@@ -49,6 +50,35 @@ def ids_of(format: ChatFormat, *contents: str) -> list[int]:
 
 def control(ids: list[int]) -> list[int]:
     return [token for token in ids if token in (BEGIN, END, USER)]
+
+
+@pytest.mark.parametrize("style", chat_styles(), ids=lambda style: style.name)
+def test_conversations_become_the_tokens_that_transformers_makes(style: ChatStyle) -> None:
+    bos = style.tokenizer.tokenizer.token_to_id(style.names.get("bos_token", ""))
+    own = ChatTemplate(style.source, style.name, style.names)
+    format = ChatFormat(own, style.tokenizer, bos, style.variables)
+    for expected in style.rendered():
+        if expected.refusal is not None:
+            with pytest.raises(UsageError, match="the chat template refuses these messages"):
+                format.write(expected.messages, expected.add_generation_prompt)
+            continue
+        text = format.write(expected.messages, expected.add_generation_prompt)
+        assert text == expected.text, expected.name
+        assert format.encode(text) == expected.token_ids, expected.name
+
+
+@pytest.mark.parametrize("style", chat_styles(), ids=lambda style: style.name)
+def test_no_style_lets_a_user_speak_for_another(style: ChatStyle) -> None:
+    """Whatever control tokens are typed, the model sees those of an innocent conversation."""
+    library = style.tokenizer.tokenizer
+    special = {i for i, it in library.get_added_tokens_decoder().items() if it.special}
+    own = ChatTemplate(style.source, style.name, style.names)
+    format = ChatFormat(own, style.tokenizer, None, style.variables)
+    innocent = format.encode(format.write(said("hello")))
+    for index in special:
+        typed = f"a{library.id_to_token(index)}b"
+        ids = format.encode(format.write(said(typed)))
+        assert [i for i in ids if i in special] == [i for i in innocent if i in special], typed
 
 
 class TestWhatUsersType:

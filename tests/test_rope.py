@@ -247,10 +247,19 @@ def test_the_original_context_is_the_model_s_where_it_is_not_told() -> None:
     assert rope.scaling == Llama3Scaling(8.0, 1.0, 4.0, 8192)
 
 
+def test_two_spellings_must_say_the_same() -> None:
+    linear = {"rope_type": "linear", "factor": 2.0}
+    assert rope_of(rope_parameters=linear, rope_scaling=linear).scaling == LinearScaling(2.0)
+    with pytest.raises(ModelFileError, match="rope_scaling is .*, expected what rope_parameters"):
+        rope_of(rope_parameters={"rope_theta": 10000.0}, rope_scaling=linear)
+    with pytest.raises(UnsupportedModelError, match="yarn"):  # whichever comes first
+        rope_of(rope_parameters=linear, rope_scaling={"rope_type": "yarn", "factor": 2.0})
+
+
 @pytest.mark.parametrize("kind", ["yarn", "dynamic", "longrope", "su", ""])
 @pytest.mark.parametrize("group", ["rope_scaling", "rope_parameters"])
 def test_a_scaling_that_is_not_known_is_named(group: str, kind: str) -> None:
-    with pytest.raises(UnsupportedModelError, match=f"{kind!r} is not supported.*llama3"):
+    with pytest.raises(UnsupportedModelError, match=f"{kind!r}, .*not supported.*llama3"):
         rope_of(**{group: {"rope_type": kind, "factor": 2.0}})
 
 

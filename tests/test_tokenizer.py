@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer as Library
 from tokenizers import decoders, models, normalizers
 
-from cullama.errors import CullamaError, UsageError
+from cullama.errors import CullamaError, ModelFileError, UsageError
 from cullama.tokenizer import Detokenizer, Tokenizer
 
 BEGIN, END, USER = 0, 1, 2
@@ -127,6 +129,117 @@ def test_the_size_counts_added_tokens(tokenizer: Tokenizer) -> None:
     assert tokenizer.size == VOCABULARY
 
 
+# --- whatever the text
+
+
+def test_every_character_there_is_can_be_encoded(tokenizer: Tokenizer) -> None:
+    places = [*range(0xD800), *range(0xE000, 0x110000)]
+    for start in range(0, len(places), 1 << 16):
+        text = "".join(map(chr, places[start : start + (1 << 16)]))
+        assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+@pytest.mark.parametrize("unit", ["a", " ", "'", "ab", "🦙", "\u0301"])
+def test_a_long_text_without_a_word_takes_no_longer_than_another(
+    tokenizer: Tokenizer, unit: str
+) -> None:
+    def seconds(count: int) -> float:
+        text = unit * (count // len(unit.encode()))
+        started = time.process_time()
+        assert tokenizer.decode(tokenizer.encode(text)) == text
+        return time.process_time() - started
+
+    # Twenty times as long, so twenty times the time; four hundred times if it were its square.
+    assert seconds(200_000) < 100 * max(seconds(10_000), 0.005)
+
+
+@given(texts | mixed)
+def test_the_ids_are_the_librarys_own(tokenizer: Tokenizer, text: str) -> None:
+    library = tokenizer.tokenizer
+    for is_special in (False, True):
+        found = tokenizer.encode(text, allow_special=is_special)
+        library.encode_special_tokens = not is_special
+        assert found == library.encode(text).ids
+    assert tokenizer.decode(found) == library.decode(found)
+
+
+# --- whatever the library does
+
+
+def changed(tokenizer_file: Path, **changes: Any) -> Tokenizer:
+    """A tokenizer that no checkpoint would hand out: it is not tried first."""
+    settings = {**json.loads(tokenizer_file.read_text()), **changes}
+    return Tokenizer(Library.from_str(json.dumps(settings)))
+
+
+def test_a_panic_in_encoding_is_a_refusal(tokenizer_file: Path) -> None:
+    panicking = changed(tokenizer_file, pre_tokenizer={"type": "FixedLength", "length": 0})
+    with pytest.raises(ModelFileError, match="fails on the text 'Once upon a time': ") as caught:
+        panicking.encode(PROMPT)
+    assert len(str(caught.value).splitlines()) == 1
+    assert panicking.encode("", add_special_tokens=False) == []  # and it may be used further
+
+
+def test_a_panic_in_decoding_is_a_refusal(tokenizer_file: Path) -> None:
+    strip = {"type": "Strip", "content": "a", "start": 9, "stop": 9}
+    panicking = changed(tokenizer_file, decoder=strip)
+    ids = panicking.encode("aaaa", add_special_tokens=False)
+    with pytest.raises(ModelFileError, match="fails on token ids: "):
+        panicking.decode(ids)
+    with pytest.raises(ModelFileError, match=rf"fails on token {ids[0]}: "):
+        pieces_of(panicking, [], ids)
+    with pytest.raises(ModelFileError, match=rf"fails on token {ids[0]}: "):
+        Detokenizer(panicking, ids)
+
+
+def test_a_text_that_a_tokenizer_has_no_token_for_is_a_refusal() -> None:
+    words = Tokenizer(Library(models.WordLevel({"a": 0}, unk_token="?")))
+    assert words.encode("a") == [0]
+    with pytest.raises(ModelFileError, match=r"fails on the text 'b': .*\[UNK\]"):
+        words.encode("b")
+
+
+class Stub:
+    """Stands in for the library's tokenizer."""
+
+    encode_special_tokens = False
+
+    def __init__(self, error: type[BaseException] | None = None) -> None:
+        self.error = error
+
+    def no_padding(self) -> None: ...
+
+    no_truncation = no_padding
+
+    def encode(self, text: str, add_special_tokens: bool) -> Any:
+        if self.error:
+            raise self.error
+        before = self.encode_special_tokens
+        time.sleep(0.002)
+        assert self.encode_special_tokens == before
+        return Library(models.BPE()).encode("")
+
+    def decode(self, ids: list[int], skip_special_tokens: bool) -> str:
+        raise self.error or AssertionError
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, GeneratorExit])
+def test_ctrl_c_is_no_failure_of_the_tokenizers(error: type[BaseException]) -> None:
+    stub: Any = Stub(error)
+    with pytest.raises(error):
+        Tokenizer(stub).encode(PROMPT)
+    with pytest.raises(error):
+        Tokenizer(stub).decode([1])
+
+
+def test_one_threads_template_lets_no_other_threads_user_write_control_tokens() -> None:
+    stub: Any = Stub()
+    tokenizer = Tokenizer(stub)
+    with ThreadPoolExecutor(4) as pool:
+        kinds = [bool(number % 2) for number in range(40)]
+        list(pool.map(lambda it: tokenizer.encode(PROMPT, allow_special=it), kinds))
+
+
 # --- decoding
 
 
@@ -149,6 +262,10 @@ def test_what_are_no_ids_is_refused(tokenizer: Tokenizer, ids: Any) -> None:
     with pytest.raises(CullamaError) as caught:
         tokenizer.decode(ids)
     assert len(str(caught.value).splitlines()) == 1
+    with pytest.raises(UsageError):
+        pieces_of(tokenizer, [], ids)
+    with pytest.raises(UsageError):
+        Detokenizer(tokenizer, ids)
 
 
 # --- decoding as it comes

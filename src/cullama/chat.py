@@ -41,13 +41,18 @@ class ChatFormat:
     """How this model wants a conversation.
 
     Without a template, which base models lack, the texts follow each other line by line, to be
-    continued as a story would be.
+    continued as a story would be. `variables` are what a template may be told besides.
     """
 
     def __init__(
-        self, template: ChatTemplate | None, tokenizer: Tokenizer, bos_id: int | None
+        self,
+        template: ChatTemplate | None,
+        tokenizer: Tokenizer,
+        bos_id: int | None,
+        variables: Mapping[str, Any] | None = None,
     ) -> None:
         self.template, self._tokenizer, self._bos_id = template, tokenizer, bos_id
+        self._variables = variables or {}
 
     def write(self, messages: Many[Message], add_generation_prompt: bool = True) -> str:
         """The conversation as one text, to be given to `encode`; control tokens that were typed
@@ -61,7 +66,7 @@ class ChatFormat:
         plain = [{**it, "content": text} for it, text in zip(messages, contents, strict=True)]
         if self.template is None:
             return "\n".join(message["content"] for message in plain)
-        return self.template.render(plain, add_generation_prompt)
+        return self.template.render(plain, add_generation_prompt, **self._variables)
 
     def encode(self, text: str) -> list[int]:
         """Token ids of what `write` wrote. A text that begins with a BOS keeps one, not two."""
@@ -106,7 +111,7 @@ class ChatFormat:
             return frozenset()
         talk = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": _PROBE}]
         try:
-            behind = self.template.render(talk, add_generation_prompt=False).rpartition(_PROBE)[2]
+            behind = self.write(talk, add_generation_prompt=False).rpartition(_PROBE)[2]
         except CullamaError:  # of a template with such needs that it must be asked in earnest
             return frozenset()
         found = self._any_special.match(behind.lstrip()) if self._special else None

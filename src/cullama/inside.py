@@ -51,7 +51,7 @@ class Inside:
             layer made of it.
         queries: of each layer, rotated, float32 [layers, T, H, E].
 
-    Raises (its methods):
+    Raises:
         UsageError: a layer or head that there is not, or more than fits half the memory.
         ClosedError: the model was closed.
     """

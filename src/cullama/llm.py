@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Mapping
 from collections.abc import Sequence as Many
 from dataclasses import replace
 from functools import cached_property
@@ -61,13 +62,15 @@ class LLM:
             contexts, or what fits a quarter of the machine's memory (of which only what is used
             costs anything), or nine tenths of the GPU's free memory.
         deterministic: the same bits for a text whatever else is under way, however its prompt is
-            cut up and whatever of it is cached. Slower where there are many rows: see `README`.
+            cut up and whatever of it is cached; slower where there are many rows.
         keep_converted: keep the converted weights of GGUF files in the cache folder, so that
             they open in milliseconds the next time.
         progress: called with (done, total) while weights are read.
         download_progress: called with (done, total) bytes while a model is fetched.
         chat_template: a jinja2 file that takes the place of the checkpoint's own template, or
             "none": then what is said in a chat is continued as text, line by line.
+        template_variables: what the template may be told besides the conversation, such as
+            {"enable_thinking": False} for Qwen3.
 
     Raises:
         CullamaError: see `cullama.errors`.
@@ -87,11 +90,12 @@ class LLM:
         progress: Progress = lambda done, total: None,
         download_progress: Progress | None = None,
         chat_template: str | os.PathLike[str] | None = None,
+        template_variables: Mapping[str, Any] | None = None,
     ) -> None:
         if not isinstance(model, Checkpoint):
             model = open_checkpoint(resolve_model(model, download_progress))
         self._checkpoint, config = model, model.config
-        self._chosen_template = chat_template
+        self._chosen_template, self._template_variables = chat_template, template_variables
         if chat_template not in (None, "none"):
             self.chat_template  # noqa: B018  (a file that cannot be used is known at once)
         self.context_length = _context_length(config, context_length)
@@ -149,7 +153,9 @@ class LLM:
                 "what is said is continued as text, line by line",
                 self.name,
             )
-        return ChatFormat(self.chat_template, self.tokenizer, self.config.bos_id)
+        return ChatFormat(
+            self.chat_template, self.tokenizer, self.config.bos_id, self._template_variables
+        )
 
     @property
     def longest_text(self) -> int:

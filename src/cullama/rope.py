@@ -18,7 +18,9 @@ from numpy.typing import NDArray
 
 from .errors import UnsupportedModelError
 from .fields import Fields
+from .regular_file import shown
 
+SPELLINGS = ("rope_parameters", "rope_scaling")
 LEAST_THETA = 1e-3  # real ones are 1e4 and more; far below 1, angles leave float32's range
 
 
@@ -57,18 +59,24 @@ class Rope:
     @classmethod
     def from_huggingface(cls, fields: Fields) -> Rope:
         """Both spellings: `rope_parameters` (with theta inside), `rope_theta` + `rope_scaling`."""
-        settings = fields.group("rope_parameters") or fields.group("rope_scaling")
+        ropes = [cls._from_group(fields, name) for name in SPELLINGS if fields.group(name)]
+        if len(ropes) > 1 and ropes[0] != ropes[1]:
+            fields.fail("rope_scaling", "what rope_parameters says, or one of the two alone")
+        return ropes[0] if ropes else cls._from_group(fields, None)
+
+    @classmethod
+    def _from_group(cls, fields: Fields, name: str | None) -> Rope:
+        settings = fields.group(name) if name else None
         for each in (fields, settings or fields):
             if each.number("partial_rotary_factor", 1.0) != 1.0:
                 each.fail("partial_rotary_factor", "1: cullama rotates whole heads")
-        if settings and any(isinstance(value, Mapping) for value in settings.values.values()):
-            fields.fail("rope_parameters", "one set of settings for all layers")
         theta = fields.number("rope_theta", 10000.0, low=LEAST_THETA)
         if settings is None:
             return cls(theta)
-        return cls(
-            settings.number("rope_theta", theta, low=LEAST_THETA), _scaling(settings, fields)
-        )
+        if any(isinstance(value, Mapping) for value in settings.values.values()):
+            fields.fail(str(name), "one set of settings for all layers")
+        theta = settings.number("rope_theta", theta, low=LEAST_THETA)
+        return cls(theta, _scaling(settings, fields))
 
     def inverse_frequencies(self, head_dim: int) -> NDArray[np.float32]:
         """Radians a position turns each pair by, [E / 2]."""
@@ -106,8 +114,8 @@ def _scaling(settings: Fields, model: Fields) -> Scaling | None:
     if kind == "llama3":
         return _llama3_scaling(settings, model)
     raise UnsupportedModelError(
-        f"{settings.path}: RoPE scaling {kind!r} is not supported, "
-        "expected one of default, linear, llama3"
+        f"{settings.path}: {settings.group_name}rope_type is {shown(kind)}, a scaling that is "
+        "not supported, expected one of default, linear, llama3"
     )
 
 

@@ -195,7 +195,7 @@ def test_several_lines_are_one_message(start_chat: StartChat, tmp_path: Path) ->
     terminal.send("one\\\rtwo\x1b\rthree")
     ask(terminal, "", 1)
     terminal.say(f"/save {tmp_path}/talk.json")
-    terminal.wait_for("saved 1 turns")
+    terminal.wait_for("saved 1 turn in")
     assert json.loads((tmp_path / "talk.json").read_text())["messages"][0] == {
         "role": "user",
         "content": "one\ntwo\nthree",

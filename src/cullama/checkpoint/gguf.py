@@ -7,6 +7,7 @@ Hugging Face's lie half a head apart. Here they are put back, so that one rotati
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     import tokenizers
 
 ROPE_DIVISORS = "rope_freqs.weight"
+MOST_DIVISORS = 1 << 16  # in known models there are 64: one for each rotated pair of a head
 
 
 def open_gguf(path: Path) -> Checkpoint:
@@ -53,6 +55,12 @@ def _conversion_key(path: Path) -> str:
 def _rope_divisors(file: GgufFile) -> tuple[float, ...] | None:
     if ROPE_DIVISORS not in file.tensors:
         return None
+    shape = file.tensors[ROPE_DIVISORS].shape
+    if math.prod(shape) > MOST_DIVISORS:  # before it is read whole
+        raise ModelFileError(
+            f"{file.path}: tensor {ROPE_DIVISORS!r}: shape is {list(shape)}, "
+            f"expected at most {MOST_DIVISORS:,} numbers, one for each rotated pair"
+        )
     divisors = file.stored_tensor(ROPE_DIVISORS).read().reshape(-1)
     return tuple(float(divisor) for divisor in divisors)
 

@@ -1,10 +1,10 @@
-"""Safetensors files: a header read entry by entry, and tensors handed out in tiles of rows.
+"""Safetensors files: a header checked entry by entry, then tensors handed out in tiles of rows.
 
 It knows the container: a length, a JSON object, the data end to end. It does not know what a model
 is, or that several files may make one. The header comes from strangers, and what a JSON parser
 makes of one may be fifty times as large as it is; so it is stepped through here, one tensor at a
-time, and whatever is wrong is known by its place. Files are read, never mapped: pages of a mapping
-count as our memory, and a mapped file that shrinks kills the process.
+time, and whatever is wrong is known by its place. A file that has passed is left to the
+`safetensors` library, which maps it into memory, for one tensor at a time.
 
 Format: https://github.com/huggingface/safetensors/blob/main/README.md#format
 """
@@ -21,11 +21,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-import ml_dtypes
-import numpy as np
+import ml_dtypes  # noqa: F401  (safetensors hands out bfloat16 arrays only once it is imported)
+from safetensors import SafetensorError, safe_open
 
 from ..errors import ModelFileError, UnsupportedModelError
-from ..regular_file import opened, read_bytes, shown
+from ..regular_file import opened, shown
 from ..tensor import HostArray, StoredTensor
 
 # Limits keep a hostile header under a second and in bounded memory.
@@ -40,11 +40,7 @@ DIMENSION_LIMIT = 64  # likewise
 PIECE = 1 << 16  # bytes of a header read and decoded at once
 TILE_ELEMENTS = 1 << 18
 
-DTYPES: dict[str, np.dtype[Any]] = {
-    "F32": np.dtype("<f4"),
-    "F16": np.dtype("<f2"),
-    "BF16": np.dtype(ml_dtypes.bfloat16),
-}
+DTYPES = ("F32", "F16", "BF16")
 # Bits of every type of the format, so that a sound file is told from a damaged one.
 # fmt: off
 _BITS = {
@@ -80,8 +76,7 @@ class SafetensorsFile:
             self._version = _version(file)
             length = _header_length(file, path)
             self.tensors = _read_header(_read_text(file, path, length), path)
-            self._data_at = 8 + length
-            _check_layout(path, self.tensors.values(), self._version.size - self._data_at)
+            _check_layout(path, self.tensors.values(), self._version.size - 8 - length)
 
     def stored_tensor(self, name: str) -> StoredTensor:
         """A tensor to be read in tiles.
@@ -98,20 +93,30 @@ class SafetensorsFile:
         return StoredTensor(name, tensor.shape, tensor.dtype, partial(self._tiles, tensor))
 
     def _tiles(self, tensor: SafetensorsTensor) -> Iterator[HostArray]:
-        dtype = DTYPES[tensor.dtype]
-        length, *rest = tensor.shape or (1,)  # a scalar is a row of one
-        rows = max(1, TILE_ELEMENTS // max(1, math.prod(rest)))
         with opened(self.path, "a safetensors file") as file:
             if _version(file) != self._version:
                 raise ModelFileError(
                     f"{self.path}: tensor {shown(tensor.name)}: the file is another than when its "
                     "header was read, expected no change while a model is loaded"
                 )
-            file.seek(self._data_at + tensor.begin)
-            for start in range(0, max(1, length), rows):  # an empty tensor is one empty tile
-                shape = (min(rows, length - start), *rest)
-                raw = read_bytes(file, self.path, tensor.name, math.prod(shape) * dtype.itemsize)
-                yield raw.view(dtype).reshape(shape)
+        try:
+            yield from _read_tiles(self.path, tensor)
+        except (SafetensorError, OSError) as error:
+            raise ModelFileError(
+                f"{self.path}: tensor {shown(tensor.name)}: cannot be read: {error}"
+            ) from None
+
+
+def _read_tiles(path: Path, tensor: SafetensorsTensor) -> Iterator[HostArray]:
+    # Opened for each tensor and closed after it: what is mapped counts as our memory.
+    with safe_open(path, framework="numpy") as file:
+        if not math.prod(tensor.shape) or not tensor.shape:  # nothing to slice
+            yield file.get_tensor(tensor.name).reshape(tensor.shape or (1,))
+            return
+        part = file.get_slice(tensor.name)
+        rows = max(1, TILE_ELEMENTS // math.prod(tensor.shape[1:]))
+        for start in range(0, tensor.shape[0], rows):
+            yield part[start : min(start + rows, tensor.shape[0])]
 
 
 class _Version(NamedTuple):

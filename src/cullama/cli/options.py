@@ -85,11 +85,12 @@ shape_option = click.option(
 )
 
 # Their ranges are `SamplingParams`' to check; here is only what the shell needs to know.
-sampling_options = _stack(
+max_tokens_option = click.option(
+    "-n", "--max-tokens", type=int, metavar="N", help="Longest answer.  [default: 256]"
+)
+
+other_sampling_options = _stack(
     [
-        click.option(
-            "-n", "--max-tokens", type=int, metavar="N", help="Longest answer.  [default: 256]"
-        ),
         click.option(
             "-t",
             "--temperature",
@@ -169,6 +170,8 @@ sampling_options = _stack(
         ),
     ]
 )
+
+sampling_options = _stack([max_tokens_option, other_sampling_options])
 
 SAMPLING_NAMES = (
     "max_tokens",

@@ -25,9 +25,10 @@ from .crew import Crew
 
 Floats: TypeAlias = NDArray[np.float32]
 
-# Queries taken at a time: few enough that the scores of a tile stay in the processor's cache and
-# that little is computed above the diagonal, many enough for the products to be large.
-TILE = 64
+# Queries taken at a time: few enough that the scores of a tile stay in the processor's cache, that
+# little is computed above the diagonal and that the turn of a chat gives every core a tile, many
+# enough for the products to be large.
+TILE = 32
 
 # Rows that go through norms, products and activations together: what lies between the products
 # stays in a core's cache, and the cores share a prompt by its rows.

@@ -26,8 +26,8 @@ class Callee:
 
 
 def check_key(key: Any) -> Any:
-    """Keys have no parts: a tuple may hold one tuple so often that its hash never ends."""
-    if not isinstance(key, Scalars):
+    """Not a tuple: it may hold another so often that its hash never ends. Lists have no hash."""
+    if not isinstance(key, (*Scalars, list, dict)):
         refuse(f"looks up {describe(key)}, expected a text or a number")
     return key
 

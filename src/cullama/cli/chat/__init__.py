@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from ...errors import UsageError
 from ..loading import load
-from ..options import SAMPLING_NAMES, model_options, sampling_options, take
+from ..options import SAMPLING_NAMES, model_options, other_sampling_options, take
 
 if TYPE_CHECKING:
     from ...answer import Completion
@@ -33,7 +32,24 @@ MAX_TOKENS = 1024
     metavar="FILE",
     help="A jinja2 chat template in place of the model's own, or 'none': continue as text.",
 )
-@sampling_options
+@click.option(
+    "--template-variable",
+    "template_variables",
+    metavar="NAME=VALUE",
+    multiple=True,
+    callback=lambda context, option, values: dict(map(_variable, values)),
+    help="What the template may be told besides, such as enable_thinking=false.",
+)
+@click.option(
+    "-n",
+    "--max-tokens",
+    type=int,
+    default=MAX_TOKENS,
+    show_default=True,
+    metavar="N",
+    help="Longest answer.",
+)
+@other_sampling_options
 @click.option("--markdown/--no-markdown", default=True, help="Set finished answers on a terminal.")
 @click.option("--stats", is_flag=True, help="Say how fast each answer was.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object, for one question.")
@@ -65,12 +81,23 @@ def command(
     return Talk(session, options, markdown, stats).run()
 
 
+def _variable(text: str) -> tuple[str, Any]:
+    """A value as JSON spells it, or a plain word."""
+    name, equals, value = text.partition("=")
+    if not name.isidentifier() or not equals:
+        raise click.BadParameter(f"{text!r}, expected NAME=VALUE, as enable_thinking=false")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
+
+
 def _checked(params: SamplingParams, as_json: bool) -> SamplingParams:
     if params.n != 1:
         raise UsageError(f"--n is {params.n}, expected 1: a conversation has one answer at a time")
     if params.logprobs is not None and not as_json:
         raise UsageError("--logprobs shows in --json output only; add --json")
-    return replace(params, max_tokens=MAX_TOKENS) if params.max_tokens is None else params
+    return params
 
 
 def _question(words: tuple[str, ...]) -> str | None:

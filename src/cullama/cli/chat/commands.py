@@ -226,7 +226,7 @@ class Commands:
 
         path = _path(argument, "/save")
         save(self._talk.session, path)
-        self._talk.note(f"saved {self._talk.session.turns} turns in {path}")
+        self._talk.note(f"saved {_turns(self._talk.session.turns)} in {path}")
 
     def load(self, argument: str) -> None:
         """Go on with a conversation that was saved."""
@@ -236,7 +236,7 @@ class Commands:
         self._talk.use(session)
         for message in session.messages[-2:]:
             self._talk.note(f"{message['role']}: {_in_short(message['content'])}")
-        self._talk.note(f"{session.turns} turns loaded")
+        self._talk.note(f"{_turns(session.turns)} loaded")
 
     def model(self, argument: str) -> None:
         """Say which model this is, or go on with another."""
@@ -248,6 +248,10 @@ class Commands:
     def quit(self, argument: str) -> None:
         """Leave."""
         raise Leave
+
+
+def _turns(count: int) -> str:
+    return f"{count} turn" if count == 1 else f"{count} turns"
 
 
 def _count(argument: str) -> int:
