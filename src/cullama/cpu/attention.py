@@ -175,8 +175,8 @@ def _tile(q: Floats, cache: LayerCache[HostArray], span: Span, position: int) ->
     begin = max(0, position - cache.window + 1) if cache.window else 0  # no token sees before it
     first = begin // block_size
     index = span.blocks_between(first, -(-end // block_size))
-    keys = _float32(cache.keys[:, index])  # [K, B, E, block_size]
-    values = _float32(cache.values[:, index])  # [K, B, block_size, E]
+    keys = _float32(_taken(cache.keys, index))  # [K, B, E, block_size]
+    values = _float32(_taken(cache.values, index))  # [K, B, block_size, E]
 
     grouped = _by_kv_head(q, kv_heads) * width**-0.5  # [K, H/K t, E]
     rows, blocks = grouped.shape[1], keys.shape[1]
@@ -193,6 +193,12 @@ def _tile(q: Floats, cache: LayerCache[HostArray], span: Span, position: int) ->
     heard = scores @ values.reshape(kv_heads, -1, width)[:, slots]
     heard /= np.add.reduce(scores, axis=-1, keepdims=True)
     return _by_token(heard, tokens)
+
+
+def _taken(blocks: HostArray, index: slice | NDArray[np.int32]) -> HostArray:
+    """Some blocks of all heads. `take` lays scattered ones out as neighbours lie; an index in
+    brackets would have them by block, which the products and reshapes below would each copy."""
+    return blocks[:, index] if isinstance(index, slice) else blocks.take(index, axis=1)
 
 
 def _by_kv_head(q: Floats, kv_heads: int) -> Floats:
