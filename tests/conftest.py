@@ -244,6 +244,24 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory, tokenizer_file: Path) -
     return write_folder(tmp_path_factory.mktemp("models") / "tiny", tokenizer=tokenizer_file)
 
 
+# As ChatML has it, in the tiny tokenizer's control tokens.
+CHAT_TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}<|user|>{{ m.role }}\n{{ m.content }}<|end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|user|>assistant\n{% endif %}"
+)
+
+
+@pytest.fixture(scope="session")
+def chat_model(tmp_path_factory: pytest.TempPathFactory, tokenizer_file: Path) -> Path:
+    """The tiny model with a chat template and a longer context. Nobody may change it."""
+    folder = tmp_path_factory.mktemp("models") / "tiny-chat"
+    write_folder(folder, tokenizer=tokenizer_file, max_position_embeddings=4096)
+    (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE, encoding="utf-8")
+    names = {"bos_token": BEGIN}
+    (folder / "tokenizer_config.json").write_text(json.dumps(names), encoding="utf-8")
+    return folder
+
+
 @pytest.fixture
 def tiny_tensors() -> Tensors:
     """What is in the tiny model's weights file."""

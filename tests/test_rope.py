@@ -250,7 +250,7 @@ def test_the_original_context_is_the_model_s_where_it_is_not_told() -> None:
 def test_two_spellings_must_say_the_same() -> None:
     linear = {"rope_type": "linear", "factor": 2.0}
     assert rope_of(rope_parameters=linear, rope_scaling=linear).scaling == LinearScaling(2.0)
-    with pytest.raises(ModelFileError, match="rope_scaling is .*, expected what rope_parameters"):
+    with pytest.raises(ModelFileError, match=r"rope_scaling is .*, expected what rope_parameters"):
         rope_of(rope_parameters={"rope_theta": 10000.0}, rope_scaling=linear)
     with pytest.raises(UnsupportedModelError, match="yarn"):  # whichever comes first
         rope_of(rope_parameters=linear, rope_scaling={"rope_type": "yarn", "factor": 2.0})

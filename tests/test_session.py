@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import gc
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeAlias
 
 import pytest
 
@@ -16,32 +15,14 @@ from cullama.errors import ContextLengthError, CullamaError, NumericalError, Usa
 from cullama.saved_chat import load, save
 from cullama.session import Session
 
-WriteModel: TypeAlias = Callable[..., Path]
-
-# As ChatML has it, in the tiny tokenizer's control tokens.
-TEMPLATE = (
-    "{{ bos_token }}{% for m in messages %}<|user|>{{ m.role }}\n{{ m.content }}<|end|>\n"
-    "{% endfor %}{% if add_generation_prompt %}<|user|>assistant\n{% endif %}"
-)
 LETTERS = range(67, 93)  # so that what a random model writes is text: see `test_letters`
 SHORT = SamplingParams(temperature=0, max_tokens=6, logit_bias=dict.fromkeys(LETTERS, 100.0))
 QUESTIONS = ("Once upon a time", "the llama", "naïve 🦙 <|end|>", "", "a\n\nb")
 
 
 @pytest.fixture(scope="module")
-def model_folder(
-    tmp_path_factory: pytest.TempPathFactory, write_model: WriteModel, tokenizer_file: Path
-) -> Path:
-    folder = tmp_path_factory.mktemp("chat") / "model"
-    write_model(folder, tokenizer=tokenizer_file, max_position_embeddings=512)
-    (folder / "chat_template.jinja").write_text(TEMPLATE)
-    (folder / "tokenizer_config.json").write_text(json.dumps({"bos_token": "<|begin|>"}))
-    return folder
-
-
-@pytest.fixture(scope="module")
-def llm(model_folder: Path) -> Iterator[LLM]:
-    with LLM(model_folder, backend="cpu") as llm:
+def llm(chat_model: Path) -> Iterator[LLM]:
+    with LLM(chat_model, backend="cpu", context_length=512) as llm:
         yield llm
 
 
@@ -240,8 +221,8 @@ class TestTheSystemMessage:
 
 class TestAFullContext:
     @pytest.fixture
-    def small(self, model_folder: Path) -> Iterator[LLM]:
-        with LLM(model_folder, backend="cpu", context_length=160) as llm:
+    def small(self, chat_model: Path) -> Iterator[LLM]:
+        with LLM(chat_model, backend="cpu", context_length=160) as llm:
             yield llm
 
     def test_leaves_out_the_oldest_turns_and_says_how_many(self, small: LLM) -> None:

@@ -19,15 +19,17 @@ if TYPE_CHECKING:
     from .errors import CullamaError
     from .llm import LLM
     from .sampling import SamplingParams
+    from .session import Session
 
 __version__ = "0.1.0"
-__all__ = ["LLM", "Completion", "CullamaError", "SamplingParams", "Stream"]
+__all__ = ["LLM", "Completion", "CullamaError", "SamplingParams", "Session", "Stream"]
 
 _HOMES = {
     "LLM": "llm",
     "Completion": "answer",
     "CullamaError": "errors",
     "SamplingParams": "sampling",
+    "Session": "session",
     "Stream": "answer",
 }
 

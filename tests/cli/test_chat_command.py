@@ -6,18 +6,12 @@ import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import pytest
 
 from cullama import LLM, SamplingParams
 
-WriteModel: TypeAlias = Callable[..., Path]
-
-TEMPLATE = (
-    "{{ bos_token }}{% for m in messages %}<|user|>{{ m.role }}\n{{ m.content }}<|end|>\n"
-    "{% endfor %}{% if add_generation_prompt %}<|user|>assistant\n{% endif %}"
-)
 GREEDY = ("-t", "0", "-n", "6")
 
 # name → arguments, standard input. All independent, so they run side by side.
@@ -37,17 +31,6 @@ RUNS: dict[str, tuple[tuple[str, ...], bytes]] = {
     "bad setting": (("-q", "-t", "-1", "Hi"), b""),
     "too long": (("-q", "--context", "64", "x" * 500), b""),
 }
-
-
-@pytest.fixture(scope="module")
-def chat_model(
-    tmp_path_factory: pytest.TempPathFactory, write_model: WriteModel, tokenizer_file: Path
-) -> Path:
-    folder = tmp_path_factory.mktemp("chat") / "tiny-chat"
-    write_model(folder, tokenizer=tokenizer_file)
-    (folder / "chat_template.jinja").write_text(TEMPLATE)
-    (folder / "tokenizer_config.json").write_text(json.dumps({"bos_token": "<|begin|>"}))
-    return folder
 
 
 @pytest.fixture(scope="module")

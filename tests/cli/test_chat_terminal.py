@@ -13,27 +13,11 @@ from typing import Any, TypeAlias
 import pytest
 from terminal import Terminal
 
-WriteModel: TypeAlias = Callable[..., Path]
 StartChat: TypeAlias = Callable[..., Terminal]
 
-TEMPLATE = (
-    "{{ bos_token }}{% for m in messages %}<|user|>{{ m.role }}\n{{ m.content }}<|end|>\n"
-    "{% endfor %}{% if add_generation_prompt %}<|user|>assistant\n{% endif %}"
-)
 LETTERS = range(67, 93)  # the tiny tokenizer's a to z, which a random model writes if asked to
 PLAIN = [f"--logit-bias={letter}=100" for letter in LETTERS]
 READ = re.compile(r"read (\d+) new tokens of (\d+) in .*? wrote (\d+),")
-
-
-@pytest.fixture(scope="module")
-def chat_model(
-    tmp_path_factory: pytest.TempPathFactory, write_model: WriteModel, tokenizer_file: Path
-) -> Path:
-    folder = tmp_path_factory.mktemp("chat") / "tiny-chat"
-    write_model(folder, tokenizer=tokenizer_file, max_position_embeddings=4096)
-    (folder / "chat_template.jinja").write_text(TEMPLATE)
-    (folder / "tokenizer_config.json").write_text(json.dumps({"bos_token": "<|begin|>"}))
-    return folder
 
 
 @pytest.fixture

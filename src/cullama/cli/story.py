@@ -12,6 +12,7 @@ import click
 from ..errors import UsageError
 from .loading import load
 from .options import SAMPLING_NAMES, model_options, sampling_options, take
+from .standard_input import read_standard_input
 from .terminal import printable
 
 if TYPE_CHECKING:
@@ -53,15 +54,7 @@ def read_prompt(prompt: str | None) -> str:
     """The text itself; `-` is what standard input holds, and nothing the usual beginning."""
     if prompt is None:
         return DEFAULT_PROMPT
-    if prompt != "-":
-        return prompt
-    if sys.stdin is None:
-        raise UsageError("standard input is closed, expected the prompt there")
-    try:
-        # A line typed into a pipe ends with a newline that is no part of the story.
-        return sys.stdin.buffer.read().decode("utf-8").rstrip("\n")
-    except UnicodeDecodeError as error:
-        raise UsageError(f"standard input is not UTF-8 text: {error}") from None
+    return read_standard_input("the prompt") if prompt == "-" else prompt
 
 
 def _spelled_ends(llm: LLM, params: SamplingParams) -> list[str]:

@@ -11,6 +11,7 @@ import click
 from ...errors import UsageError
 from ..loading import load
 from ..options import SAMPLING_NAMES, model_options, other_sampling_options, take
+from ..standard_input import read_standard_input
 
 if TYPE_CHECKING:
     from ...answer import Completion
@@ -104,20 +105,14 @@ def _question(words: tuple[str, ...]) -> str | None:
     """None is a conversation, which takes a terminal."""
     if not words and sys.stdin is not None and sys.stdin.isatty():
         return None
-    parts = [_standard_input() if word == "-" else word for word in words or ("-",)]
-    question = " ".join(parts) if "-" not in words else "\n".join(parts)
+    if words and "-" not in words:
+        question = " ".join(words)
+    else:
+        piped = read_standard_input("the question")
+        question = "\n".join(piped if word == "-" else word for word in words or ("-",))
     if not question.strip():
         raise UsageError("the question is empty; give one, or start `cullama chat` at a terminal")
     return question
-
-
-def _standard_input() -> str:
-    if sys.stdin is None:
-        raise UsageError("standard input is closed, expected the question there")
-    try:
-        return sys.stdin.buffer.read().decode("utf-8").rstrip("\n")
-    except UnicodeDecodeError as error:
-        raise UsageError(f"standard input is not UTF-8 text: {error}") from None
 
 
 def _answer_one(session: Session, question: str, markdown: bool, stats: bool, as_json: bool) -> int:
