@@ -43,7 +43,7 @@ test-gpu: $(VENV)/.gpu ptx  ## Run the tests that need a GPU
 gpu-check: $(VENV)/.gpu  ## Put all there is to know of a machine with a GPU into one folder
 	@PYTHON=$(BIN)/python scripts/gpu_check.sh $(if $(MODEL),--model $(MODEL))
 
-soak-files: $(VENV)/.dev  ## Try to break the readers of model files, templates and tokenizers (half an hour)
+soak-files: $(VENV)/.dev  ## Try to break the readers of model files, templates and tokenizers (six minutes)
 	@$(BIN)/python scripts/soak_files.py
 
 check: $(VENV)/.dev  ## Check formatting, style and types
