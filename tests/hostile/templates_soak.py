@@ -189,7 +189,7 @@ def figures(count: int, seed: int) -> list[Figure]:
 def injection_figure(outcomes: list[Outcome]) -> Figure:
     escaped = [it.name for it in outcomes if it.has_escaped]
     return Figure(
-        "F6 templates that want out",
+        "F6 ways out of the sandbox",
         ">= 60 payloads, 0 escapes",
         f"{len(outcomes)} payloads, {len(escaped)} escapes",
         len(outcomes) >= 60 and not escaped,
@@ -201,7 +201,7 @@ def resource_figure(outcomes: list[Outcome]) -> Figure:
     slowest = max(it.seconds for it in outcomes)
     grown = max(it.grown for it in outcomes)
     return Figure(
-        "F6 templates that use the machine up",
+        "F6 machines used up",
         f">= 30 attacks, each refused within {SLOW:g} s and {MUCH >> 20} MiB, naming the template",
         f"{len(outcomes)} attacks, {len(missed)} not refused, slowest {slowest:.2f} s, "
         f"all together {grown / (1 << 20):.0f} MiB",

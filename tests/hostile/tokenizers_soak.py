@@ -37,7 +37,8 @@ class Tally:
 
     def add(self, number: int, step: str, outcome: str, message: str) -> None:
         is_past_trial = step == PASSED
-        self.outcomes[f"{outcome} in {'use' if is_past_trial else 'the trial'}"] += 1
+        where = "" if outcome == USED else " in use" if is_past_trial else " in the trial"
+        self.outcomes[outcome + where] += 1
         if is_past_trial and outcome in (DEATH, HANG, RAISED):
             self.failures.append(f"mutant {number}: {outcome} {message}"[:300])
 
@@ -51,9 +52,9 @@ def figures(count: int, seed: int) -> list[Figure]:
     found = f"{past[DEATH]} deaths, {past[RAISED]} BaseExceptions, {past[HANG]} hangs"
     return [
         Figure(
-            name=f"F7 hostile tokenizers: {count:,} mutants, seed {seed}",
+            name="F7 hostile tokenizers",
             goal="0 deaths, 0 BaseExceptions, 0 hangs past the trial",
-            reached=f"{found} ({told})",
+            reached=f"{count:,} mutants: {found} ({told})",
             is_met=not tally.failures,
         )
     ]
