@@ -9,16 +9,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 import ml_dtypes
 import numpy as np
 import pytest
+from command_line import CommandLine
 from hypothesis import settings
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
@@ -34,8 +32,6 @@ WriteModel: TypeAlias = Callable[..., Path]
 settings.register_profile("cullama", derandomize=True, deadline=None, max_examples=50)
 settings.load_profile("cullama")
 
-SOURCE = Path(__file__).resolve().parents[1] / "src"
-
 BEGIN, END, USER = "<|begin|>", "<|end|>", "<|user|>"  # ids 0, 1, 2
 VOCABULARY = 300
 SENTENCES = (
@@ -45,14 +41,6 @@ SENTENCES = (
     "東京 and Zürich are far apart, said the llama. 🦙",
     "def add(left, right):\n    return left + right\n",
 )
-
-
-class Ended(NamedTuple):
-    """What a process left behind."""
-
-    code: int
-    out: str
-    err: str
 
 
 CONFIG: Config = {
@@ -151,41 +139,6 @@ def write_folder(
     if tokenizer is not None:
         shutil.copy(tokenizer, folder / "tokenizer.json")
     return folder
-
-
-@dataclass(frozen=True)
-class CommandLine:
-    """How to start `cullama` in a process of its own, where a warning is an error."""
-
-    cache: Path
-
-    def command(self, *arguments: str | Path) -> list[str]:
-        start = "from cullama.cli import main; main()"
-        return [sys.executable, "-W", "error", "-c", start, *map(str, arguments)]
-
-    def environment(self, changes: dict[str, str] | None = None) -> dict[str, str]:
-        ours = {
-            "PYTHONPATH": str(SOURCE),
-            "CULLAMA_CACHE": str(self.cache),
-            "CUDA_VISIBLE_DEVICES": "",  # tests name the GPU they want
-        }
-        return {**os.environ, **ours, **(changes or {})}
-
-    def __call__(
-        self,
-        *arguments: str | Path,
-        standard_input: bytes = b"",
-        environment: dict[str, str] | None = None,
-    ) -> Ended:
-        done = subprocess.run(
-            self.command(*arguments),
-            input=standard_input,
-            capture_output=True,
-            env=self.environment(environment),
-            timeout=60,
-            check=False,
-        )
-        return Ended(done.returncode, done.stdout.decode(), done.stderr.decode())
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -17,7 +17,7 @@ from typing import Any
 import click
 import pytest
 import yaml
-from conftest import SOURCE
+from command_line import SOURCE
 
 import cullama
 from cullama.checkpoint.gguf_file import SUPPORTED_TYPES

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 import nbformat
 import pytest
-from conftest import SOURCE
+from command_line import SOURCE
 from nbclient import NotebookClient
 
 WriteModel: TypeAlias = Callable[..., Path]

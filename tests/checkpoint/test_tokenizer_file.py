@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import SOURCE
+from command_line import SOURCE
 from tokenizers import Tokenizer
 
 from cullama.checkpoint import tokenizer_file, trial

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 import gpu
 import pytest
-from conftest import CommandLine, Ended
+from command_line import CommandLine, Ended
 
 Doctor: TypeAlias = Callable[..., Ended]
 

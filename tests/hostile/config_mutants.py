@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from mutants import Mutant, Tally, attack
+from mutation import Mutant, Tally, attack
 from safetensors.numpy import save_file
 
 from cullama.checkpoint import open_checkpoint

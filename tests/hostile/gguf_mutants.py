@@ -19,7 +19,7 @@ import gguf
 import numpy as np
 from gguf.constants import GGMLQuantizationType
 from gguf.quants import dequantize, quantize
-from mutants import Mutant
+from mutation import Mutant
 
 from cullama.checkpoint.gguf_file import GgufFile
 

@@ -21,7 +21,7 @@ import safetensors_mutants
 import shards_mutants
 from figures import Figure
 from measuring import Cost, refusal_costs
-from mutants import Mutant, Tally, attack
+from mutation import Mutant, Tally, attack
 
 from cullama.checkpoint import open_checkpoint
 from cullama.errors import ModelFileError, UnsupportedModelError

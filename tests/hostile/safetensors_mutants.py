@@ -15,7 +15,7 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
-from mutants import Mutant
+from mutation import Mutant
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 from config_mutants import LLAMA, VALUES
-from mutants import Mutant, Tally, attack
+from mutation import Mutant, Tally, attack
 from safetensors.numpy import save_file
 
 from cullama.checkpoint import open_checkpoint

@@ -12,7 +12,7 @@ import large_files
 import pytest
 from gguf_root_causes import BEYOND, ROOT_CAUSES, hyperparameters, model
 from measuring import refusal_costs
-from mutants import attack, is_named
+from mutation import attack, is_named
 
 from cullama.checkpoint import open_checkpoint
 from cullama.errors import ModelFileError

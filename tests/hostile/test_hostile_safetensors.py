@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import safetensors_mutants
 from measuring import refusal_costs
-from mutants import Mutant, attack, is_named
+from mutation import Mutant, attack, is_named
 from safetensors.numpy import save
 
 from cullama.checkpoint.safetensors_file import SafetensorsFile

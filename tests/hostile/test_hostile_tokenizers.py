@@ -7,14 +7,16 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import hostile_gguf_tokenizers
 import hostile_tokenizers
 import pytest
 import tokenizers_soak
-from conftest import SOURCE, WriteModel
+from command_line import SOURCE
+
+WriteModel = Callable[..., Path]
 
 FILES = dict(hostile_tokenizers.corpus())
 FIELDS = {name: rest for name, *rest in hostile_gguf_tokenizers.corpus()}
