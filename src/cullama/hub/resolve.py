@@ -11,11 +11,11 @@ import logging
 import os
 from pathlib import Path
 
-from .cache_folder import cache_folder
-from .errors import DownloadError, ModelNotFoundError
-from .hub_cache import cached_model, model_title
-from .hub_name import HubName
-from .packaged_model import PackagedModel, Progress, cached_or_fetched
+from ..cache_folder import cache_folder
+from ..errors import DownloadError, ModelNotFoundError
+from .cache import cached_model, model_title
+from .name import HubName
+from .packaged import PackagedModel, Progress, cached_or_fetched
 
 __all__ = ["DEFAULT_MODEL", "Progress", "model_title", "resolve_model"]
 
@@ -41,7 +41,7 @@ def resolve_model(
     """The file or folder that `name` stands for, fetched first if it is not here.
 
     Args:
-        name: a path; a hub id as `cullama.hub_name` spells them; None for the default model. A path
+        name: a path; a hub id as `cullama.hub.name` spells them; None for the default model. A path
             that exists is never taken for a hub id.
         progress: called with (done, total) bytes while something is fetched.
         update: ask the hub for a newer version of what is here.
@@ -73,7 +73,7 @@ def _from_hub(name: HubName, progress: Progress, update: bool) -> Path:
     path = cached_model(name)
     if path is not None and not update:
         return path
-    from .hub_download import fetched_model
+    from .download import fetched_model
 
     try:
         return fetched_model(name, progress)

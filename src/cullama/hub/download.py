@@ -19,11 +19,11 @@ from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from types import TracebackType
 
-from .errors import DownloadError, ModelNotFoundError
-from .hub_api import Hub, Listing, RemoteFile, patiently
-from .hub_cache import INDEX, NEEDED, SETTINGS, SINGLE, CachedRepository, shards_of
-from .hub_name import HubName, chosen_gguf
-from .packaged_model import Progress, write_errors_explained
+from ..errors import DownloadError, ModelNotFoundError
+from .api import Hub, Listing, RemoteFile, patiently
+from .cache import INDEX, NEEDED, SETTINGS, SINGLE, CachedRepository, shards_of
+from .name import HubName, chosen_gguf
+from .packaged import Progress, write_errors_explained
 
 LOG = logging.getLogger("cullama")
 READ_AT_ONCE = 1 << 20  # bytes

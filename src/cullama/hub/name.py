@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from .errors import ModelNotFoundError
+from ..errors import ModelNotFoundError
 
 _PART = r"[A-Za-z0-9_](?:[\w.-]*\w)?"  # https://huggingface.co/docs/hub/repositories-settings
 _REVISION = r"\w[\w./-]*"

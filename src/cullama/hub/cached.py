@@ -17,12 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .cache_folder import cache_folder
-from .config import ARCHITECTURES
-from .errors import CullamaError, ModelNotFoundError
-from .hub import DEFAULT_MODEL
-from .hub_cache import INDEX, MAIN, SINGLE, cached_model, hub_cache_folder
-from .hub_name import HubName, is_weights, quantisation_of
+from ..cache_folder import cache_folder
+from ..config import ARCHITECTURES
+from ..errors import CullamaError, ModelNotFoundError
+from .cache import INDEX, MAIN, SINGLE, cached_model, hub_cache_folder
+from .name import HubName, is_weights, quantisation_of
+from .resolve import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from huggingface_hub import CachedRepoInfo, CachedRevisionInfo, HFCacheInfo

@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from .hub_name import HubName, chosen_gguf, meant_files
+from .name import HubName, chosen_gguf, meant_files
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 # Without one of the first three a model may load and yet be another: without a chat template, say.

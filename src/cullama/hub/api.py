@@ -16,9 +16,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from . import __version__
-from .errors import CullamaError, DownloadError, ModelNotFoundError
-from .hub_name import HubName, is_plain_path
+from .. import __version__
+from ..errors import CullamaError, DownloadError, ModelNotFoundError
+from .name import HubName, is_plain_path
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi

@@ -24,7 +24,7 @@ from tempfile import TemporaryDirectory
 from typing import IO
 from zipfile import BadZipFile, ZipFile
 
-from .errors import DownloadError
+from ..errors import DownloadError
 
 Progress = Callable[[int, int], None]  # (bytes done, bytes in total); the first never shrinks
 
