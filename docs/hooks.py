@@ -36,7 +36,7 @@ def command_named(name: str) -> tuple[click.Command, click.Context]:
     """`bench serve` is a command within a command."""
     first, *rest = name.split()
     command: click.Command = import_module(f"cullama.cli.{first}").command
-    whole = click.Context(cli, info_name="cullama")
+    whole = click.Context(cli, info_name="cullama", **cli.context_settings)
     context = click.Context(command, info_name=first, parent=whole)
     for word in rest:
         assert isinstance(command, click.Group)
