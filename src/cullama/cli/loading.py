@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..errors import UsageError
+from .log import show_log
 from .progress import ProgressBar
 
 if TYPE_CHECKING:
@@ -17,8 +17,7 @@ if TYPE_CHECKING:
 def load(model: Any, quiet: bool, **options: Any) -> LLM:
     from ..llm import LLM
 
-    logging.basicConfig(format="%(message)s")  # on standard error
-    logging.getLogger("cullama").setLevel(logging.WARNING if quiet else logging.INFO)
+    show_log(quiet)
     with (
         ProgressBar(f"fetching {model or 'the default model'}", in_bytes=True) as download,
         ProgressBar("reading weights") as reading,

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import logging
 from typing import Any
 
 import click
 
 from ..errors import ModelNotFoundError
+from .log import show_log
 from .progress import ProgressBar
 
 DEFAULT = "the default model"
@@ -31,8 +31,7 @@ def command(names: tuple[str, ...], update: bool, quiet: bool, as_json: bool) ->
     What an interruption leaves is kept: the same command goes on from there. A token for private
     models comes from HF_TOKEN or `hf auth login`.
     """
-    logging.basicConfig(format="%(message)s")  # on standard error
-    logging.getLogger("cullama").setLevel(logging.WARNING if quiet else logging.INFO)
+    show_log(quiet)
     pulled = []
     for name in names or (None,):
         pulled.append(_pull(name, update, quiet))
