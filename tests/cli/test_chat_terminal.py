@@ -186,6 +186,15 @@ def test_several_lines_are_one_message(start_chat: StartChat, tmp_path: Path) ->
     }
 
 
+def test_a_space_in_front_makes_a_slash_text(start_chat: StartChat, tmp_path: Path) -> None:
+    terminal = start_chat("--stats")
+    ask(terminal, " /etc is what?", 1)
+    terminal.say(f"/save {tmp_path}/talk.json")
+    terminal.wait_for("saved 1 turn in")
+    [question, _] = json.loads((tmp_path / "talk.json").read_text())["messages"]
+    assert question["content"] == "/etc is what?"
+
+
 def test_history_lasts_from_one_conversation_to_the_next(
     start_chat: StartChat, tmp_path: Path
 ) -> None:

@@ -95,7 +95,8 @@ class Commands:
             click.echo(f"  {name + ' ' + takes:<22} {self._meaning(name)}")
         self._talk.note(
             "Enter sends; Alt-Enter, or \\ before Enter, begins a new line; Tab completes; arrow "
-            "keys bring back what was typed; Ctrl-C stops an answer, Ctrl-D leaves."
+            "keys bring back what was typed; Ctrl-C stops an answer, Ctrl-D leaves; a space before "
+            "a / makes it text."
         )
 
     def reset(self, argument: str) -> None:

@@ -56,7 +56,7 @@ class Talk:
             if line.startswith("/"):
                 self._commands.carry_out(line)
             else:
-                self.show(self.session.stream(line))
+                self.show(self.session.stream(line[line.startswith(" /") :]))
         finally:
             self._used = self.session.context_used
 
