@@ -9,6 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from cullama import LLM, SamplingParams
 from cullama.errors import ContextLengthError, CullamaError, NumericalError, UsageError
@@ -29,6 +31,10 @@ def llm(chat_model: Path) -> Iterator[LLM]:
 @pytest.fixture
 def session(llm: LLM) -> Session:
     return llm.session(params=SHORT)
+
+
+def said(question: str, answer: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
 
 
 def talk(session: Session, *questions: str) -> list[str]:
@@ -123,9 +129,11 @@ class TestStopping:
         assert llm.engine.metrics.ended["cancelled"] > 0
 
     def test_an_answer_under_way_must_end_before_the_next_question(self, session: Session) -> None:
+        session.send("Hi")
         reply = session.stream("Hi")
-        with pytest.raises(UsageError, match="still being written"):
-            session.send("And?")
+        for act in (lambda: session.send("And?"), session.retry, session.undo):
+            with pytest.raises(UsageError, match="still being written"):
+                act()
         reply.close()
         session.send("And?")
 
@@ -200,6 +208,40 @@ class TestTakingBack:
         session.send("right")
         assert [m["content"] for m in twin.messages][4] == "left"
         assert [m["content"] for m in session.messages][4] == "right"
+
+
+STEPS = ["Hi", "<|end|> there", "🦙", "undo", "retry", "fork", "Be brief.", "stop"]
+
+
+@given(st.lists(st.sampled_from(STEPS), max_size=8))
+@settings(max_examples=40)
+def test_whatever_is_done_the_model_reads_the_conversation_as_it_stands(
+    llm: LLM, steps: list[str]
+) -> None:
+    session, expected = llm.session(params=SHORT), []
+    for step in steps:
+        if step == "undo" and session.turns:
+            assert session.undo() == expected[-2:]
+            expected = expected[:-2]
+        elif step == "fork":
+            session = session.fork()
+        elif step == "Be brief.":
+            session.system = None if session.system else step
+            expected = [m for m in expected if m["role"] != "system"]
+            expected = [{"role": "system", "content": step}, *expected][session.system is None :]
+        elif step == "stop":
+            session.stream("never asked").close()
+        elif step not in ("undo", "retry") or session.turns:
+            asked = expected[-2]["content"] if step == "retry" else step
+            before = expected[:-2] if step == "retry" else expected
+            answer = session.retry() if step == "retry" else session.send(step)
+            expected = [*before, *said(asked, answer.text)]
+            assert session.last_prompt is not None
+            assert session.last_prompt.text == llm.chat_format.write(expected[:-1])
+            ids = session.last_prompt.token_ids
+            read = llm.tokenizer.decode(ids, skip_special_tokens=False)
+            assert read == session.last_prompt.text.replace("\ufdd0", "")
+        assert session.messages == expected
 
 
 class TestTheSystemMessage:

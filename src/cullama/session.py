@@ -119,8 +119,9 @@ class Session:
         """Take the last turns back: questions and answers. Returns what was taken.
 
         Raises:
-            UsageError: there are not so many.
+            UsageError: there are not so many, or an answer is still being written.
         """
+        self._check_idle()
         start = self._start_of_last(turns)
         taken = self.messages[start:]
         self.messages, self.left_out = self.messages[:start], 0
@@ -147,14 +148,12 @@ class Session:
         return twin
 
     def __repr__(self) -> str:
-        return f"Session({self.turns} turns, {self.context_used} tokens, {self.llm!r})"
+        return f"Session({self.turns} turns, {self.llm!r})"
 
     # --- a turn --------------------------------------------------------------------------------
 
     def _ask(self, messages: list[dict[str, str]], params: SamplingParams | None) -> Reply:
-        before = self._reply() if self._reply is not None else None
-        if before is not None and before.is_open:
-            raise UsageError("the last answer is still being written; read it or close it first")
+        self._check_idle()
         params = self.params if params is None else params
         prompt, left_out = self._fitting(messages, params)
         params = self.llm.chat_format.with_ends(params)
@@ -165,6 +164,11 @@ class Session:
         self.left_out, self.last_prompt = left_out, prompt
         self._reply = weakref.ref(reply)
         return reply
+
+    def _check_idle(self) -> None:
+        reply = self._reply() if self._reply is not None else None
+        if reply is not None and reply.is_open:
+            raise UsageError("the last answer is still being written; read it or close it first")
 
     def _fitting(
         self, messages: list[dict[str, str]], params: SamplingParams
