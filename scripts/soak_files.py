@@ -1,4 +1,4 @@
-"""Attacks cullama with hostile files, and prints the figures of RELIABILITY's F1 to F7.
+"""Attacks cullama with hostile files, and prints the figures of F1 to F7 in docs/hostile-files.md.
 
     python scripts/soak_files.py [--mutants 10000] [--seed N]
 

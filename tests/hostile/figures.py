@@ -1,4 +1,4 @@
-"""One goal of RELIABILITY's "Model files" and "Templates and tokenizers", and what was reached.
+"""One goal of docs/hostile-files.md, and what was reached.
 
 Whoever attacks a kind of file offers `figures(count, seed) -> list[Figure]`, and
 `scripts/soak_files.py` prints them, one row each. It knows no goal by itself.

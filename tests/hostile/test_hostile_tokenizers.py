@@ -1,4 +1,4 @@
-"""Hostile tokenizers end as refusals, and never a process (RELIABILITY, F7)."""
+"""Hostile tokenizers end as refusals, and never a process (F7 in docs/hostile-files.md)."""
 
 from __future__ import annotations
 
