@@ -29,7 +29,7 @@ U64_EXTREMES = [0, 1, 1 << 16, 1 << 20, (1 << 31) - 1, 1 << 32, 1 << 40, 1 << 61
 SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
 STRING, ARRAY = 8, 9
 
-# Why we refuse what gguf-py takes: by a rule of docs/hostile-files.md, or by the format's own words.
+# Why we refuse what gguf-py takes: by a rule of ours (docs/hostile-files.md) or the format's.
 RULES = {
     "end of the file is": "the file ends with its last tensor",
     "offset is": "tensors lie end to end, aligned",

@@ -1,8 +1,7 @@
 """GGUF files that have broken other readers: a named set for each root cause and each CVE.
 
-The root causes are those of published vulnerabilities, the CVEs those of llama.cpp and Ollama; what each of them
-did is taken from its advisory and put together here anew, byte by byte. It knows what a refusal
-must say.
+The CVEs are those of llama.cpp and Ollama, the root causes what lay behind them; what each did is
+taken from its advisory and put together here anew, byte by byte. It knows what a refusal must say.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""F1 to F5 of docs/hostile-files.md as figures: many mutants of each format, each format in its own process.
+"""F1 to F5 of docs/hostile-files.md: many mutants of each format, each in a process of its own.
 
 It knows the goals and how to count; the mutants come from the modules beside it.
 """

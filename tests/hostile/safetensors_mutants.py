@@ -41,7 +41,7 @@ NAMES = ["a", "model.norm.weight", "blk.0", "é.weight", "東京", "x" * 60]
 PLAIN = [np.float32, np.float16, ml_dtypes.bfloat16]
 OTHER = [np.int8, np.int64, np.bool_, np.float64, ml_dtypes.float8_e4m3fn]
 
-# Why we refuse what the library takes: by a rule of docs/hostile-files.md, or by the format's own words.
+# Why we refuse what the library takes: by a rule of ours (docs/hostile-files.md) or the format's.
 RULES = {
     "there twice": "duplicate keys",
     "key is": "members that the format does not have",
