@@ -196,6 +196,20 @@ class TestTakingBack:
         session.stream_retry().close()
         assert session.messages == before
 
+    def test_an_edited_question_takes_the_place_of_the_last(self, session: Session) -> None:
+        talk(session, "Hi", "And?")
+        answer = "".join(session.stream_edit("But?"))
+        assert session.messages[-2:] == said("But?", answer)
+        assert session.turns == 2
+
+    def test_an_edit_that_fails_or_is_stopped_loses_nothing(self, session: Session) -> None:
+        talk(session, "Hi", "And?")
+        before = list(session.messages)
+        with pytest.raises(ContextLengthError):
+            session.stream_edit("xyzzy " * 500)
+        session.stream_edit("But?").close()
+        assert session.messages == before
+
     def test_nothing_to_retry(self, session: Session) -> None:
         with pytest.raises(UsageError):
             session.retry()

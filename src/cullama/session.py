@@ -140,6 +140,12 @@ class Session:
         start = self._start_of_last(1)
         return self._ask(self.messages[: start + 1], params)
 
+    def stream_edit(self, text: str, params: SamplingParams | None = None) -> Reply:
+        """Say `text` in place of the last question. What stood there stays if that fails."""
+        start = self._start_of_last(1)
+        question = _checked({"role": "user", "content": text})
+        return self._ask([*self.messages[:start], question], params)
+
     def fork(self) -> Session:
         """The same conversation once more, to go on otherwise. What was read is not read again."""
         twin = Session(self.llm, None, self.params, self.messages)

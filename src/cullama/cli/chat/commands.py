@@ -118,10 +118,10 @@ class Commands:
 
     def edit(self, argument: str) -> None:
         """Change the last question, in the line or to TEXT, and ask it again."""
-        [question, *_] = self._talk.session.undo()
         if argument:
-            self._talk.show(self._talk.session.stream(argument))
+            self._talk.show(self._talk.session.stream_edit(argument))
         else:
+            [question, *_] = self._talk.session.undo()
             self._talk.draft = question["content"]
 
     def system(self, argument: str) -> None:
