@@ -240,6 +240,16 @@ def test_another_model_takes_over_the_conversation(
     terminal.wait_for(r"turns +2 in this conversation")
 
 
+def test_a_template_of_the_users_does_not_go_along_unsaid(
+    start_chat: StartChat, chat_model: Path, tiny_model: Path
+) -> None:
+    terminal = start_chat("--template", str(chat_model / "chat_template.jinja"), columns=300)
+    terminal.wait_for("Ctrl-D leaves")
+    terminal.say(f"/model {tiny_model}")
+    terminal.wait_for("chat_template.jinja was for the model before")
+    terminal.wait_for("0 of 128 tokens · tiny")
+
+
 def test_a_base_model_says_that_it_only_continues(start_chat: StartChat, tiny_model: Path) -> None:
     terminal = start_chat("--stats", model=tiny_model, columns=200)
     terminal.wait_for("tiny has no chat template, as base models have none: what is said is")

@@ -15,6 +15,7 @@ from ...errors import CullamaError
 from ...hub import resolve_model
 from ...session import Reply, Session
 from ..loading import load
+from ..progress import ProgressBar
 from ..terminal import wrapped
 from .commands import Commands, Leave
 from .editor import Editor
@@ -98,10 +99,13 @@ class Talk:
 
     def change_model(self, name: str) -> None:
         """The same conversation with another model, for which this one makes room."""
-        # Looked at first: what cannot be opened leaves everything as it is.
-        open_checkpoint(resolve_model(name, None))
+        with ProgressBar(f"fetching {name}", in_bytes=True) as download:
+            path = resolve_model(name, download)
+        open_checkpoint(path)  # what cannot be opened leaves everything as it is
         former = {**self.options}
-        self.options |= {"model": name, "chat_template": None}
+        if former["chat_template"] is not None:
+            self.note(f"the template {former['chat_template']} was for the model before")
+        self.options |= {"model": path, "chat_template": None}
         try:
             self._load()
         except CullamaError:
