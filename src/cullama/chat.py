@@ -84,10 +84,7 @@ class ChatFormat:
     def typed(self, message: Message) -> str:
         """A message's text, in which nothing spells a control token."""
         if not isinstance(message, Mapping) or not isinstance(message.get("content"), str):
-            raise UsageError(
-                f"a message is {message!r:.80}, "
-                "expected a role and a text: {'role': 'user', 'content': 'Hi'}"
-            )
+            raise not_a_message(message)
         text: str = message["content"].replace(SPLIT, REPLACEMENT)
         # Once is not enough where the end of one token is the beginning of another.
         while self._special and self._any_special.search(text):
@@ -147,6 +144,13 @@ class ChatFormat:
         if piece in self._special:
             return [self._special[piece].id]
         return self._tokenizer.encode(piece.replace(SPLIT, ""), add_special_tokens=False)
+
+
+def not_a_message(found: object) -> UsageError:
+    return UsageError(
+        f"a message is {found!r:.80}, expected a role and a text: "
+        "{'role': 'user', 'content': 'Hi'}"
+    )
 
 
 def _split(token: str) -> str:

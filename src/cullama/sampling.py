@@ -167,6 +167,11 @@ def _checked_biases(biases: Any) -> dict[int, float]:
     return dict(biases)
 
 
+def biases_from_json(biases: Mapping[str, Any]) -> dict[Any, Any]:
+    """`logit_bias` with token ids in place of JSON's texts; what is no number stays as it is."""
+    return {int(key) if key.isdecimal() else key: bias for key, bias in biases.items()}
+
+
 def _is_whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 

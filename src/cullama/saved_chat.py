@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import TYPE_CHECKING, Any
 
 from .errors import UsageError
-from .sampling import SamplingParams
+from .sampling import SamplingParams, biases_from_json
 from .session import Session
 
 if TYPE_CHECKING:
@@ -54,26 +54,15 @@ def load(llm: LLM, path: Path) -> Session:
     messages, params = saved.get("messages"), saved.get("params")
     if not isinstance(messages, list) or not isinstance(params, dict):
         raise UsageError(f"{path}: messages or params are missing, expected a saved conversation")
-    return Session(llm, None, SamplingParams.from_mapping(_with_ids(params)), messages)
+    if isinstance(biases := params.get("logit_bias"), dict):
+        params = {**params, "logit_bias": biases_from_json(biases)}
+    return Session(llm, None, SamplingParams.from_mapping(params), messages)
 
 
 def _wishes(params: SamplingParams) -> dict[str, Any]:
     """Those that differ from the default."""
-    usual = SamplingParams()
-    names = [item.name for item in fields(params)]
-    return {name: asdict(params)[name] for name in names if _differs(params, usual, name)}
-
-
-def _differs(params: SamplingParams, usual: SamplingParams, name: str) -> bool:
-    return bool(getattr(params, name) != getattr(usual, name))
-
-
-def _with_ids(params: dict[str, Any]) -> dict[str, Any]:
-    """JSON's keys are texts; biases have token ids."""
-    biases = params.get("logit_bias")
-    if not isinstance(biases, dict):
-        return params
-    return {**params, "logit_bias": {int(k) if k.isdecimal() else k: v for k, v in biases.items()}}
+    usual = asdict(SamplingParams())
+    return {name: value for name, value in asdict(params).items() if value != usual[name]}
 
 
 def _read(path: Path) -> dict[str, Any]:

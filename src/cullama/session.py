@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from .answer import Completion
-from .chat import Message
+from .chat import Message, not_a_message
 from .errors import ContextLengthError, UsageError
 from .sampling import SamplingParams
 
@@ -212,27 +212,26 @@ class Session:
         return Written(text, tuple(format.encode(text)), count)
 
     def _end_turn(self, reply: Reply) -> None:
-        text = reply.completion.text
-        if not text and reply.completion.finish_reason == "cancelled":
+        completion = reply.completion
+        if not completion.text and completion.finish_reason == "cancelled":
             return  # nothing was said
-        answer = {"role": "assistant", "content": text}
+        answer = {"role": "assistant", "content": completion.text}
         self.messages = [*reply.messages, answer]
         self._keep_written(len(reply.messages) - 1)
-        ids = self._spoken(reply)
+        ids = self._spoken(completion, has_stops=bool(reply.params.stop))
         if ids is not None:
             text = reply.prompt.text + self.llm.chat_format.typed(answer)
             ids = (*reply.prompt.token_ids, *ids)
             self._written.append(Written(text, ids, len(self.messages)))
 
-    def _spoken(self, reply: Reply) -> tuple[int, ...] | None:
+    def _spoken(self, completion: Completion, has_stops: bool) -> tuple[int, ...] | None:
         """The answer in the model's own tokens, without the end of the turn, which is the
         template's to write; None where they say more than was read, as behind a stop string."""
-        completion = reply.completion
         ids = completion.token_ids
         if completion.finish_reason == "stop":
             has_end = ids[-1] in {*self.llm.config.eos_ids, *self.llm.chat_format.ends}
             return ids[:-1] if has_end else None
-        is_cut = completion.finish_reason == "cancelled" and reply.params.stop
+        is_cut = completion.finish_reason == "cancelled" and has_stops
         return None if is_cut else ids
 
     def _keep_written(self, messages: int) -> None:
@@ -305,10 +304,7 @@ def _checked(message: Message) -> dict[str, str]:
     values = message if isinstance(message, Mapping) else {}
     role, content = values.get("role"), values.get("content")
     if not isinstance(role, str) or not isinstance(content, str) or len(values) != 2:
-        raise UsageError(
-            f"a message is {message!r:.80}, expected a role and a text: "
-            "{'role': 'user', 'content': 'Hi'}"
-        )
+        raise not_a_message(message)
     return {"role": role, "content": content}
 
 

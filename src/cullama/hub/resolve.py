@@ -15,7 +15,7 @@ from ..cache_folder import cache_folder
 from ..errors import DownloadError, ModelNotFoundError
 from .cache import cached_model, model_title
 from .name import HubName
-from .packaged import PackagedModel, Progress, cached_or_fetched
+from .packaged import PackagedModel, Progress, cached_or_fetched, no_progress
 
 __all__ = ["DEFAULT_MODEL", "Progress", "model_title", "resolve_model"]
 
@@ -66,7 +66,7 @@ def resolve_model(
             f"no model {text!r}: {os.path.abspath(path)!r} does not exist; give a path, a hub id "
             "(owner/name, owner/name:QUANTISATION), or leave it out for the default model"
         )
-    return _from_hub(hub_name, progress or _no_progress, update)
+    return _from_hub(hub_name, progress or no_progress, update)
 
 
 def _from_hub(name: HubName, progress: Progress, update: bool) -> Path:
@@ -83,7 +83,3 @@ def _from_hub(name: HubName, progress: Progress, update: bool) -> Path:
             raise
         logging.getLogger("cullama").warning("%s; taking it as it is cached", error)
         return path
-
-
-def _no_progress(done: int, total: int) -> None:
-    pass

@@ -15,7 +15,6 @@ from ..standard_input import read_standard_input
 
 if TYPE_CHECKING:
     from ...answer import Completion
-    from ...llm import LLM
     from ...sampling import SamplingParams
     from ...session import Session
 
@@ -116,28 +115,22 @@ def _question(words: tuple[str, ...]) -> str | None:
 
 
 def _answer_one(session: Session, question: str, markdown: bool, stats: bool, as_json: bool) -> int:
-    from .screen import Screen, stats_line
+    from .screen import stats_line, write_answer
 
-    reply = session.stream(question)
-    with Screen(markdown, is_silent=as_json) as screen:
-        try:
-            for piece in reply:
-                screen.write(piece)
-        except KeyboardInterrupt:
-            reply.close()
+    completion = write_answer(session.stream(question), markdown, is_silent=as_json)
     if as_json:
-        click.echo(json.dumps(_as_json(session.llm, question, session, reply.completion)))
+        click.echo(json.dumps(_as_json(session, question, completion)))
     if stats:
-        click.secho(stats_line(reply.completion), dim=True, err=True)
-    return 130 if reply.completion.finish_reason == "cancelled" else 0
+        click.secho(stats_line(completion), dim=True, err=True)
+    return 130 if completion.finish_reason == "cancelled" else 0
 
 
-def _as_json(llm: LLM, question: str, session: Session, completion: Completion) -> dict[str, Any]:
+def _as_json(session: Session, question: str, completion: Completion) -> dict[str, Any]:
     from ..story import completion_as_json
 
     return {
         "question": question,
         "system": session.system,
         **completion_as_json(completion),
-        "model": llm.description,
+        "model": session.llm.description,
     }

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ...errors import UsageError
-from ...sampling import SamplingParams
+from ...sampling import SamplingParams, biases_from_json
 from ..terminal import shown, wrapped
 
 if TYPE_CHECKING:
@@ -272,7 +272,7 @@ def _path(argument: str, command: str) -> Path:
 def _value(name: str, text: str) -> Any:
     """As JSON spells it, or a plain word; "none" and "off" are none."""
     if text.lower() in ("none", "off", "null"):
-        return None if name in ("max_tokens", "seed") else _emptied(name)
+        return getattr(SamplingParams(), name)
     try:
         value = json.loads(text)
     except ValueError:
@@ -282,12 +282,8 @@ def _value(name: str, text: str) -> Any:
     if name == "stop_token_ids" and isinstance(value, int):
         return [value]
     if name == "logit_bias" and isinstance(value, dict):
-        return {int(k) if k.isdecimal() else k: bias for k, bias in value.items()}
+        return biases_from_json(value)
     return value
-
-
-def _emptied(name: str) -> Any:
-    return getattr(SamplingParams(), name)
 
 
 def _spelled(value: Any) -> str:

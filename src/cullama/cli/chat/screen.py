@@ -7,8 +7,10 @@ the screen stays as it is. Elsewhere than on a terminal the text is just written
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
+from contextlib import suppress
 from functools import cached_property
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -19,10 +21,20 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from ...answer import Completion
+    from ...session import Reply
 
 FENCES = ("```", "~~~")
 TAB = " " * 4
 WAITING = "\x1b[2m…\x1b[0m"  # until the prompt has been read
+
+
+def write_answer(reply: Reply, markdown: bool, is_silent: bool = False) -> Completion:
+    """Show an answer as it comes; Ctrl-C ends it where it is."""
+    with suppress(KeyboardInterrupt), Screen(markdown, is_silent) as screen:
+        for piece in reply:
+            screen.write(piece)
+    reply.close()
+    return reply.completion
 
 
 class Screen:
@@ -141,8 +153,6 @@ def _rows_of_line(line: str, columns: int) -> int:
 
 
 def _is_dumb() -> bool:
-    import os
-
     return os.environ.get("TERM", "dumb") in ("dumb", "unknown")
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from ...answer import Completion
 from ...checkpoint import open_checkpoint
 from ...errors import CullamaError
 from ...hub import resolve_model
@@ -19,7 +20,7 @@ from ..progress import ProgressBar
 from ..terminal import wrapped
 from .commands import Commands, Leave
 from .editor import Editor
-from .screen import Screen, stats_line
+from .screen import stats_line, write_answer
 
 
 class Talk:
@@ -68,17 +69,9 @@ class Talk:
                 f"the context is full: the model no longer reads the oldest {left_out} messages "
                 "(as many as leave a quarter of it free; /reset begins anew)"
             )
-        try:
-            with Screen(self._markdown) as screen:
-                for piece in reply:
-                    screen.write(piece)
-        except KeyboardInterrupt:
-            pass
-        reply.close()
-        self._tell_of(reply)
+        self._tell_of(write_answer(reply, self._markdown))
 
-    def _tell_of(self, reply: Reply) -> None:
-        completion = reply.completion
+    def _tell_of(self, completion: Completion) -> None:
         if completion.finish_reason == "cancelled":
             self.note(
                 "stopped; /retry asks again"
