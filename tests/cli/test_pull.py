@@ -183,3 +183,14 @@ def test_a_command_fetches_the_model_it_is_given(
     again = cullama_command(*arguments, "owner/tiny", environment=offline)
     assert (again.code, again.out) == (0, local.out)
     assert len(again.err.splitlines()) == 1
+
+
+def test_the_doctor_tells_what_it_fetches(
+    cullama_command: Any, settings: dict[str, str], hub: HubServer, tiny_model: Path
+) -> None:
+    files = {path.name: path.read_bytes() for path in tiny_model.iterdir()}
+    hub.repositories["owner/tiny"] = Repository(files)
+    arguments = ("doctor", "--quick", "--backend", "cpu", "-m", "owner/tiny")
+    ended = cullama_command(*arguments, environment=settings)
+    assert ended.err.startswith("fetching owner/tiny: ")
+    assert "LlamaForCausalLM" in ended.out

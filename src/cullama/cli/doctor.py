@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from .log import show_log
+
 
 @click.command("doctor", short_help="Look for what is wrong with this machine.")
 @click.option(
@@ -47,6 +49,7 @@ def command(as_json: bool, **options: Any) -> int:
     from ..doctor.plan import Plan
     from ..doctor.report import Report, as_text, verdict
 
+    show_log(quiet=as_json)
     findings = []
     for finding in examine(Plan(**options)):
         findings.append(finding)
