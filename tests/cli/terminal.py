@@ -17,6 +17,8 @@ class Terminal:
         self, command: list[str], environment: dict[str, str], rows: int = 40, columns: int = 100
     ) -> None:
         environment = {**environment, "TERM": "xterm-256color"}
+        for size in ("COLUMNS", "LINES"):  # of another terminal, if of any: ours has its own
+            environment.pop(size, None)
         self._process: pexpect.spawn[str] = pexpect.spawn(
             command[0],
             command[1:],
