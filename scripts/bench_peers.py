@@ -1,238 +1,269 @@
-"""cullama beside transformers on this machine's CPU: same weights, same threads, same run.
+"""cullama beside llama.cpp and transformers on this machine's CPU: same files, same threads.
 
-    pip install torch transformers
-    python scripts/bench_peers.py [MODEL] [--threads N] [--rounds N] [--json]
+    pip install llama-cpp-python        # compiled for this processor, which takes minutes
+    pip install torch transformers      # only if transformers is to be measured, too
+    python scripts/bench_peers.py [MODEL …] [--peers …] [--measure …] [--threads N] [--rounds N]
 
-Each engine lives in a process of its own, loaded once; they are measured in turn, and a ratio is
-taken within each pair, so that a machine whose speed drifts cannot favour one of them. MODEL is a
-folder or GGUF file of a Llama; nothing stands for the default model. transformers runs in float32
-with its default attention and a dynamic cache.
+Each engine lives in a process of its own; they are measured in turn, round by round, and a ratio
+is taken within each round. A figure is the median of the rounds, with the lowest and the highest.
+
+  prefill   512 tokens read, and the first drawn behind them
+  decode    tokens written one by one behind 64
+  long      the same behind 2,048, and what a token costs there against 64
+  batch     8 texts written together, tokens of all of them
+  start     from a new process to the first token behind a short text, files in the page cache
+  memory    the most that a new process takes to read 512 tokens and write 32
+
+MODEL is a GGUF file, or a folder (not for llama.cpp); nothing stands for the default model. Weights
+may be random: `cullama quantize --config llama-3.2-1b --type q4_0 --no-check -o FILE` makes a file.
+The first of the peers is the one that the others are held against. `cullama:numpy` is cullama with
+`backend="cpu:numpy"`, and so on. llama.cpp has its own defaults, with flash attention or without,
+whichever is the faster for a run; transformers has float32. Beside decode stands the share of the
+rate at which this machine's memory could give the weights as they are in the file.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
-import time
-from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import groupby
 from pathlib import Path
-from statistics import median
-from typing import Any, Protocol
+from typing import Any
 
+import gguf
+from peers.comparison import MEASURES, TEXT, Entrant, Figure, Spread, compare
+from peers.peer import NAMES, is_peer
+from peers.worker import Worker
+
+from cullama.benchmark.yardsticks import CpuMeter, CpuYardsticks, between
 from cullama.checkpoint import Checkpoint, open_checkpoint
-from cullama.cpu.threads import physical_cores
-from cullama.hub import resolve_model
-from cullama.rope import LinearScaling, Llama3Scaling
-
-PROMPT, CONTEXT, WRITTEN = 512, 64, 32  # tokens
-
-
-class Peer(Protocol):
-    """One engine, asked for seconds."""
-
-    def prefill(self, tokens: int) -> float: ...
-
-    def decode(self, context: int, tokens: int) -> float: ...
-
-
-class Cullama:
-    def __init__(self, checkpoint: Checkpoint, threads: int) -> None:
-        import cullama
-
-        self._llm = cullama.LLM(checkpoint, threads=threads)
-
-    def prefill(self, tokens: int) -> float:
-        from cullama.benchmark import runs
-
-        return runs.prefill(self._llm.engine, tokens, repeats=1).seconds
-
-    def decode(self, context: int, tokens: int) -> float:
-        from cullama.benchmark import runs
-
-        return runs.decode(self._llm.engine, context, tokens).seconds
-
-
-class Transformers:
-    def __init__(self, checkpoint: Checkpoint, threads: int) -> None:
-        import torch
-
-        torch.set_num_threads(threads)
-        self._torch, self._vocabulary = torch, checkpoint.config.vocab_size
-        self._model = _as_transformers(checkpoint)
-
-    def prefill(self, tokens: int) -> float:
-        self._pass(self._prompt(tokens), None)
-        start = time.perf_counter()
-        self._pass(self._prompt(tokens), None)
-        return time.perf_counter() - start
-
-    def decode(self, context: int, tokens: int) -> float:
-        """Seconds a token, median."""
-        token, cache = self._pass(self._prompt(context), None)
-        times = []
-        for _ in range(tokens):
-            start = time.perf_counter()
-            token, cache = self._pass(token, cache)
-            times.append(time.perf_counter() - start)
-        return median(times)
-
-    def _prompt(self, tokens: int) -> Any:
-        return self._torch.arange(tokens)[None] % self._vocabulary
-
-    def _pass(self, ids: Any, cache: Any) -> tuple[Any, Any]:
-        with self._torch.inference_mode():
-            out = self._model(ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
-        return out.logits[:, -1].argmax(-1, keepdim=True), out.past_key_values
-
-
-PEERS: dict[str, Callable[[Checkpoint, int], Peer]] = {
-    "cullama": Cullama,
-    "transformers": Transformers,
-}
-
-
-def _as_transformers(checkpoint: Checkpoint) -> Any:
-    """The same weights in transformers' own model."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    config = checkpoint.config
-    if config.architecture != "LlamaForCausalLM":
-        raise SystemExit(f"{checkpoint.path}: {config.architecture}; this script compares Llamas")
-    settings = LlamaConfig(
-        vocab_size=config.vocab_size,
-        hidden_size=config.hidden_size,
-        intermediate_size=config.intermediate_size,
-        num_hidden_layers=config.layers,
-        num_attention_heads=config.heads,
-        num_key_value_heads=config.kv_heads,
-        head_dim=config.head_dim,
-        max_position_embeddings=config.context_length,
-        rms_norm_eps=config.norm_eps,
-        rope_parameters=_rope_parameters(checkpoint),
-        attention_bias=config.qkv_bias,
-        mlp_bias=config.mlp_bias,
-        tie_word_embeddings=config.tied,
-    )
-    model = LlamaForCausalLM(settings).eval()
-    state = {
-        name: torch.from_numpy(tensor.read().astype("float32"))
-        for name, tensor in checkpoint.tensors.items()
-    }
-    missing, unexpected = model.load_state_dict(state, strict=False)
-    assert not unexpected, unexpected
-    assert set(missing) <= {"lm_head.weight"}, missing  # the tied head
-    return model
-
-
-def _rope_parameters(checkpoint: Checkpoint) -> dict[str, Any]:
-    rope = checkpoint.config.rope
-    parameters: dict[str, Any] = {"rope_type": "default", "rope_theta": rope.theta}
-    match rope.scaling:
-        case LinearScaling(factor):
-            parameters |= {"rope_type": "linear", "factor": factor}
-        case Llama3Scaling(factor, low, high, original):
-            parameters |= {
-                "rope_type": "llama3",
-                "factor": factor,
-                "low_freq_factor": low,
-                "high_freq_factor": high,
-                "original_max_position_embeddings": original,
-            }
-    return parameters
-
-
-class Worker:
-    """A peer in a process of its own, asked over a pipe."""
-
-    def __init__(self, name: str, model: Path, threads: int) -> None:
-        command = [sys.executable, __file__, str(model), "--threads", str(threads), "--peer", name]
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        self._answer()  # loaded
-
-    def ask(self, what: str, *numbers: int) -> float:
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps([what, *numbers]) + "\n")
-        self._process.stdin.flush()
-        return float(self._answer())
-
-    def _answer(self) -> str:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise SystemExit("a peer ended early; what it said stands above")
-        return line
-
-    def close(self) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait()
-
-
-def serve(name: str, model: Path, threads: int) -> None:
-    """The worker's side of the pipe."""
-    answers, sys.stdout = sys.stdout, sys.stderr  # whatever a library prints is no answer
-    peer = PEERS[name](open_checkpoint(model), threads)
-    print("loaded", file=answers, flush=True)
-    for line in sys.stdin:
-        what, *numbers = json.loads(line)
-        print(getattr(peer, what)(*numbers), file=answers, flush=True)
+from cullama.cpu.threads import choose_threads
+from cullama.errors import CullamaError, NoTokenizerError
+from cullama.hub import model_title, resolve_model
 
 
 @dataclass(frozen=True)
-class Comparison:
-    what: str
-    cullama: float  # tokens a second, median
-    transformers: float
-    ratio: float  # median of the pairs'
-    lowest: float
-    highest: float
+class Report:
+    """Everything about one model."""
+
+    model: str
+    threads: int
+    rounds: int
+    weight_bytes: int  # in the file, of what is read for each token
+    limit: CpuYardsticks | None  # where something was measured that reads all weights
+    peers: dict[str, str]  # what each says about itself
+    figures: list[Figure]
+
+    def share(self, figure: Figure) -> float | None:
+        """Of the rate at which memory gives the file's weights, once a token."""
+        if self.limit is None or not figure.quantity.reads_all_weights:
+            return None
+        return self.weight_bytes * figure.spread.median / self.limit.read
+
+    def by_quantity(self) -> list[list[Figure]]:
+        return [list(group) for _, group in groupby(self.figures, lambda figure: figure.quantity)]
 
 
-def compare(
-    workers: dict[str, Worker], rounds: int, what: str, tokens: int, *numbers: int
-) -> Comparison:
-    """`tokens`: how many of them the measured seconds are for."""
-    pairs = [[tokens / workers[name].ask(what, *numbers) for name in PEERS] for _ in range(rounds)]
-    ratios = [ours / theirs for ours, theirs in pairs]
-    ours, theirs = (median(column) for column in zip(*pairs, strict=True))
-    name = f"{what} {numbers[0]}" if what == "prefill" else f"{what} at {numbers[0]}"
-    return Comparison(name, ours, theirs, median(ratios), min(ratios), max(ratios))
+def measure(path: Path, options: argparse.Namespace) -> Report:
+    checkpoint = open_checkpoint(path)
+    meter = CpuMeter() if {"decode", "long"} & set(options.measure) else None
+    before = meter and meter.measure(options.threads)
+    with ExitStack() as stack:
+        entrants = [_entrant(name, checkpoint, options, stack) for name in options.peers]
+        figures = compare(entrants, options.measure, options.rounds)
+        peers = {entrant.name: _described(entrant.worker) for entrant in entrants}
+    return Report(
+        model=f"{model_title(path)} · {checkpoint.stored_as}",
+        threads=options.threads,
+        rounds=options.rounds,
+        weight_bytes=weight_bytes(checkpoint),
+        limit=between(before, meter.measure(options.threads)) if meter and before else None,
+        peers=peers,
+        figures=figures,
+    )
+
+
+def _entrant(
+    name: str, checkpoint: Checkpoint, options: argparse.Namespace, stack: ExitStack
+) -> Entrant:
+    is_ours = name.startswith("cullama")
+    python = sys.executable if is_ours else options.peer_python
+    begin = partial(Worker, python, name, checkpoint.path, options.threads)
+    return Entrant(name, stack.enter_context(begin()), begin, _text(checkpoint))
+
+
+def _text(checkpoint: Checkpoint) -> str | None:
+    try:
+        checkpoint.load_tokenizer()
+    except NoTokenizerError:
+        return None
+    return TEXT
+
+
+def _described(worker: Worker) -> str:
+    """With the variants that were the faster ones, each with the runs it was taken for."""
+    runs: dict[str, list[str]] = {}
+    for run, variant in worker.chosen.items():
+        runs.setdefault(variant, []).append(f"{run.prompts} × {run.tokens} tokens")
+    chosen = (f"{variant} for {', '.join(where)}" for variant, where in runs.items())
+    return " · ".join([worker.description, *chosen])
+
+
+def weight_bytes(checkpoint: Checkpoint) -> int:
+    """Of everything that is read for each token: all but an embedding that is not the head."""
+    tied = checkpoint.config.tied
+    return sum(
+        tensor.size * size // elements
+        for tensor in checkpoint.tensors.values()
+        if tied or "embed_tokens" not in tensor.name
+        for elements, size in [gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[tensor.dtype]]]
+    )
+
+
+# --- printing -------------------------------------------------------------------------------------
+
+WIDTH = 120
+SPREAD = "lowest … highest"
+
+
+def as_json(report: Report) -> dict[str, Any]:
+    rows = []
+    for group in report.by_quantity():
+        rows += [
+            {
+                **asdict(figure.quantity),
+                "peer": figure.peer,
+                "rounds": figure.numbers,
+                **asdict(figure.spread),
+                "share_of_read": report.share(figure),
+                "gain_of_first": asdict(group[0].gain_over(figure)),
+            }
+            for figure in group
+        ]
+    return {**asdict(report), "figures": rows}
+
+
+def table(report: Report) -> str:
+    from rich.console import Console
+    from rich.table import Table
+
+    first, *others = report.peers
+    columns = ("median", SPREAD, "share of read", "ratio", SPREAD)
+    rows = Table("", "", *columns[: 5 if others else 3], title=report.model)
+    for group in report.by_quantity():
+        for figure in group:
+            rows.add_row(*_cells(report, group[0], figure))
+        rows.add_section()
+    console = Console(width=WIDTH)
+    with console.capture() as capture:
+        console.print(rows)
+    notes = _notes(report)
+    if others:
+        notes.append(f"A ratio above 1: {first} is so many times better.")
+    return "\n".join([capture.get().rstrip(), *notes])
+
+
+def _cells(report: Report, first: Figure, figure: Figure) -> list[str]:
+    share, quantity = report.share(figure), figure.quantity
+    cells = [quantity.name if figure is first else "", figure.peer]
+    cells += _in_words(figure.spread, f" {quantity.unit}", _digits(figure.spread.median))
+    cells.append("" if share is None else f"{share:.0%}")
+    return cells if figure is first else [*cells, *_in_words(first.gain_over(figure), " ×", 2)]
+
+
+def _in_words(spread: Spread, unit: str, digits: int) -> tuple[str, str]:
+    """The middle, and the ends."""
+    numbers = (spread.median, spread.lowest, spread.highest)
+    middle, lowest, highest = (f"{number:,.{digits}f}" for number in numbers)
+    return middle + unit, f"{lowest} … {highest}"
+
+
+def _digits(number: float) -> int:
+    return 0 if number >= 1000 else 1 if number >= 10 else 2
+
+
+def _notes(report: Report) -> list[str]:
+    notes = [f"{peer}: {description}" for peer, description in report.peers.items()]
+    threads = f"{report.threads} threads, medians of {report.rounds} rounds (lowest … highest)"
+    if report.limit is None:
+        return [threads, *notes]
+    return [
+        f"{threads}; a token reads {report.weight_bytes / 1e6:.1f} MB of the file's weights, "
+        f"and this machine {report.limit.read / 1e9:.1f} GB/s",
+        *notes,
+    ]
+
+
+# --- the command line -----------------------------------------------------------------------------
+
+
+PEERS = ["cullama", "llama.cpp"]  # unless others are asked for
+
+
+def _peers(text: str) -> list[str]:
+    names = text.split(",")
+    wrong = [name for name in names if not is_peer(name)]
+    if wrong or len(set(names)) != len(names):
+        raise argparse.ArgumentTypeError(
+            f"{text!r}, expected different ones of {', '.join(NAMES)}, cullama:numpy …"
+        )
+    return names
+
+
+def _measures(text: str) -> list[str]:
+    names = text.split(",")
+    if not set(names) <= set(MEASURES) or len(set(names)) != len(names):
+        raise argparse.ArgumentTypeError(f"{text!r}, expected some of {', '.join(MEASURES)}")
+    return names
+
+
+def _rounds(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}, expected 1 or more")
+    return int(text)
+
+
+def _options() -> argparse.Namespace:
+    title, _, rest = (__doc__ or "").partition("\n")
+    parser = argparse.ArgumentParser(
+        description=title,
+        epilog=rest.strip("\n"),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("models", nargs="*", metavar="MODEL", default=[None])
+    add("--peers", type=_peers, default=PEERS, metavar="A,B", help=f"default: {','.join(PEERS)}")
+    add("--measure", type=_measures, default=list(MEASURES), metavar="A,B", help="default: all")
+    add("--threads", type=int, metavar="N", help="default: one for each physical core")
+    add("--rounds", type=_rounds, default=5, metavar="N", help="default: 5")
+    add("--json", action="store_true", dest="as_json", help="JSON, with each round's numbers")
+    add(
+        "--peer-python",
+        default=sys.executable,
+        metavar="PATH",
+        help="the interpreter that has the other engines, if this one has not",
+    )
+    return parser.parse_args()
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
-    parser.add_argument("model", nargs="?")
-    parser.add_argument("--threads", type=int, default=physical_cores())
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--peer", choices=list(PEERS), help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    model = resolve_model(options.model)
-    if options.peer:
-        serve(options.peer, model, options.threads)
-        return
-    workers = {name: Worker(name, model, options.threads) for name in PEERS}
-    results = [
-        compare(workers, options.rounds, "prefill", PROMPT, PROMPT),
-        compare(workers, options.rounds, "decode", 1, CONTEXT, WRITTEN),
-    ]
-    for worker in workers.values():
-        worker.close()
-    if options.json:
-        print(json.dumps([asdict(result) for result in results]))
-        return
-    print(f"{model.name}, float32, {options.threads} threads, tokens a second")
-    for r in results:
-        print(
-            f"{r.what:14} cullama {r.cullama:8.1f}   transformers {r.transformers:8.1f}   "
-            f"ratio {r.ratio:.2f} ({r.lowest:.2f} … {r.highest:.2f})"
-        )
+    options = _options()
+    try:
+        options.threads = choose_threads(options.threads)
+        paths = [resolve_model(model) for model in options.models]
+        reports = []
+        for path in paths:
+            reports.append(measure(path, options))
+            if not options.as_json:
+                print(table(reports[-1]), end="\n\n", flush=True)
+    except CullamaError as error:
+        raise SystemExit(str(error)) from None
+    if options.as_json:
+        print(json.dumps([as_json(report) for report in reports]))
 
 
 if __name__ == "__main__":

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from .cache_folder import cache_folder
 from .errors import DeviceError, DeviceUnavailableError, UsageError
 from .operators import Operators
 
@@ -33,8 +35,8 @@ def operators_for(
     name, _, index = backend.partition(":") if isinstance(backend, str) else (backend, "", "")
     _check("backend", name, BACKENDS)
     _check("dtype", dtype, DTYPES)
-    if name == "cpu" and not index:
-        return _cpu(dtype, threads, weight_folder, deterministic)
+    if name == "cpu":
+        return _cpu(dtype, threads, weight_folder, deterministic, index)
     if name == "cuda":
         if threads is not None:
             raise UsageError(f"threads is {threads}, which is for the CPU: leave it out with cuda")
@@ -65,6 +67,31 @@ def _first_gpu(dtype: str, deterministic: bool) -> Operators[Any]:
 
 
 def _cpu(
+    dtype: str,
+    threads: int | None,
+    weight_folder: Path | None,
+    deterministic: bool,
+    kernels: str = "",
+) -> Operators[Any]:
+    """`kernels`: "numpy", or the instruction set that compiled ones are made for."""
+    if kernels != "numpy" and (kernels or find_spec("llvmlite")):
+        return _compiled(dtype, threads, weight_folder, kernels)
+    return _numpy(dtype, threads, weight_folder, deterministic)
+
+
+def _compiled(
+    dtype: str, threads: int | None, weight_folder: Path | None, instruction_set: str
+) -> Operators[Any]:
+    from .cpu.compiled.instruction_sets import choose
+    from .cpu.compiled.machine import Machine
+    from .cpu.compiled.operators import CompiledOperators
+    from .cpu.threads import choose_threads
+
+    machine = Machine(choose(instruction_set), cache_folder() / "kernels")
+    return CompiledOperators(dtype, choose_threads(threads), machine, weight_folder)
+
+
+def _numpy(
     dtype: str, threads: int | None, weight_folder: Path | None, deterministic: bool
 ) -> Operators[Any]:
     from .cpu.deterministic import DeterministicCpuOperators

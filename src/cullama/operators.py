@@ -15,7 +15,7 @@ Every sum is taken in float32 and rounded once to the backend's storage type.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
@@ -172,6 +172,8 @@ class Operators(Protocol[Array]):
         return step
 
     @contextmanager
-    def loading(self, conversion_key: str | None, elements: int) -> Iterator[None]:
+    def loading(
+        self, conversion_key: str | None, tensors: Collection[StoredTensor]
+    ) -> Iterator[None]:
         """Wraps the making of all weights; a backend may keep converted ones under the key."""
         yield

@@ -52,7 +52,7 @@ def load_weights(
 ) -> Weights[Array]:
     """Every tensor uploaded once; `positions` (P) is the longest context to be served."""
     loader = _Loader(checkpoint, ops, progress)
-    with ops.loading(checkpoint.conversion_key, loader.total):
+    with ops.loading(checkpoint.conversion_key, checkpoint.tensors.values()):
         return loader.weights(positions)
 
 

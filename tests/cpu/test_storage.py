@@ -68,7 +68,7 @@ def convert(folder: Path, key: str = KEY, layout: str = "float32", value: float 
 def load(folder: Path | None, tensors: list[StoredTensor], dtype: str = "float32") -> list[Array]:
     """The weights as the backend has them, in whatever layout this machine is fastest at."""
     operators = operators_for("cpu", dtype, 1, folder)
-    with operators.loading(KEY, sum(tensor.size for tensor in tensors)):
+    with operators.loading(KEY, tensors):
         return [operators.weight([tensor]) for tensor in tensors]
 
 
@@ -341,7 +341,7 @@ def test_nothing_is_kept_without_a_folder_or_a_key(tmp_path: Path) -> None:
     [value] = matrices(1)
     load(None, [stored(value)])
     operators = operators_for("cpu", "float32", 1, tmp_path)
-    with operators.loading(None, value.size):
+    with operators.loading(None, [stored(value)]):
         operators.weight([stored(value)])
     assert files_in(tmp_path) == []
 

@@ -27,7 +27,7 @@ def cpu(dtype: str) -> tuple[Operators[Any], DTypeLike]:
 def cpu_with_columns(dtype: str) -> tuple[Operators[Any], DTypeLike]:
     """Weights as a model small enough for the processor's caches has them."""
     ops, activation_type = cpu(dtype)
-    with ops.loading(None, elements=1):
+    with ops.loading(None, []):
         pass
     return ops, activation_type
 

@@ -186,7 +186,7 @@ def test_a_graph_is_the_step_it_was_made_of(subject: Subject, rng: np.random.Gen
 
 
 def test_weights_are_made_within_loading(subject: Subject) -> None:
-    with subject.ops.loading(None, 9):
+    with subject.ops.loading(None, []):
         weight = subject.weight(np.eye(3))
     x = subject.activation(np.arange(3.0)[None])
     np.testing.assert_array_equal(subject.floats(subject.ops.linear(x, weight)), [[0, 1, 2]])

@@ -8,7 +8,7 @@ Hugging Face's lie half a head apart. Here they are put back, so that one rotati
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -78,12 +78,18 @@ def _stored_tensor(file: GgufFile, name: str, config: ModelConfig) -> StoredTens
             f"{file.path}: tensor {name!r}: rows is {stored.shape[0]}, "
             f"expected a multiple of the head width {config.head_dim}"
         )
-    return replace(stored, name=ours, tiles=lambda: _half_split(stored, config.head_dim))
+    blocks = stored.blocks
+    return replace(
+        stored,
+        name=ours,
+        tiles=lambda: _half_split(stored.tiles(), config.head_dim),
+        blocks=None if blocks is None else lambda: _half_split(blocks(), config.head_dim),
+    )
 
 
-def _half_split(stored: StoredTensor, head_dim: int) -> Iterator[HostArray]:
+def _half_split(tiles: Iterable[HostArray], head_dim: int) -> Iterator[HostArray]:
     """Rows of each head from (pair, half) order to (half, pair) order."""
-    for tile in stored.tiles():
+    for tile in tiles:
         by_pair = tile.reshape(-1, head_dim // 2, 2, *tile.shape[1:])
         yield by_pair.swapaxes(1, 2).reshape(tile.shape)
 

@@ -19,6 +19,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -140,7 +141,13 @@ class GgufFile:
         """
         tensor = self.tensors[name]
         return StoredTensor(
-            name, tensor.shape, tensor.dtype, lambda: _tiles(self.path, tensor, row_multiple)
+            name,
+            tensor.shape,
+            tensor.dtype,
+            tiles=lambda: _tiles(self.path, tensor, row_multiple),
+            blocks=partial(_blocks, self.path, tensor, row_multiple)
+            if tensor.dtype not in _PLAIN
+            else None,
         )
 
 
@@ -443,13 +450,26 @@ def _check_end(header: _Header, tensors: Sequence[GgufTensor], begin: int, align
 
 
 def _tiles(path: Path, tensor: GgufTensor, row_multiple: int) -> Iterator[HostArray]:
-    rows, block = _rows_in_tile(tensor, row_multiple), _BLOCK_OF[tensor.dtype]
+    for raw, rows in _pieces(path, tensor, row_multiple):
+        yield _decoded(raw, tensor.dtype, (rows, *tensor.shape[1:]))
+
+
+def _blocks(path: Path, tensor: GgufTensor, row_multiple: int) -> Iterator[HostArray]:
+    for raw, rows in _pieces(path, tensor, row_multiple):
+        yield raw.reshape(rows, -1)
+
+
+def _pieces(
+    path: Path, tensor: GgufTensor, row_multiple: int
+) -> Iterator[tuple[NDArray[np.uint8], int]]:
+    """The bytes of some rows, and how many rows they are."""
+    most, block = _rows_in_tile(tensor, row_multiple), _BLOCK_OF[tensor.dtype]
     with opened(path, "a GGUF file") as file:
         file.seek(tensor.offset)
-        for first in range(0, tensor.shape[0], rows):
-            shape = (min(rows, tensor.shape[0] - first), *tensor.shape[1:])
-            size = math.prod(shape) // block.elements * block.size
-            yield _decoded(read_bytes(file, path, tensor.name, size), tensor.dtype, shape)
+        for first in range(0, tensor.shape[0], most):
+            rows = min(most, tensor.shape[0] - first)
+            size = rows * math.prod(tensor.shape[1:]) // block.elements * block.size
+            yield read_bytes(file, path, tensor.name, size), rows
 
 
 def _rows_in_tile(tensor: GgufTensor, row_multiple: int) -> int:

@@ -12,7 +12,7 @@ import click
 from .. import __version__
 from ..errors import CullamaError
 
-COMMANDS = ("chat", "story", "pull", "models", "bench", "diff", "doctor")
+COMMANDS = ("chat", "story", "pull", "models", "quantize", "bench", "diff", "doctor")
 
 
 class Commands(click.Group):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import mmap
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import chain
@@ -81,8 +81,10 @@ class CpuOperators(Operators[HostArray]):
         return array
 
     @contextmanager
-    def loading(self, conversion_key: str | None, elements: int) -> Iterator[None]:
-        size = elements * self.dtype.itemsize
+    def loading(
+        self, conversion_key: str | None, tensors: Collection[StoredTensor]
+    ) -> Iterator[None]:
+        size = sum(tensor.size for tensor in tensors) * self.dtype.itemsize
         self._layout = matrix.choose_layout(self.dtype, self.has_tiles, size)
         if conversion_key is not None and self._weight_folder is not None:
             self._storage = self._file_or_memory(self._weight_folder, conversion_key, size)
@@ -94,12 +96,16 @@ class CpuOperators(Operators[HostArray]):
             self._storage = Memory()
 
     def _file_or_memory(self, folder: Path, conversion_key: str, size: int) -> Storage:
-        layout = f"{self.dtype.name}-{self._layout}"
+        room = size + MOST_ARRAYS * ALIGNMENT
         try:
-            return weight_file(folder, conversion_key, layout, size + MOST_ARRAYS * ALIGNMENT)
+            return weight_file(folder, conversion_key, self._layout_name(), room)
         except OSError as error:
             _warn_not_kept(folder, error)
             return Memory()
+
+    def _layout_name(self) -> str:
+        """Tells apart files of converted weights."""
+        return f"{self.dtype.name}-{self._layout}"
 
     def _finish_storage(self) -> None:
         try:

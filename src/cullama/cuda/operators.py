@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 import math
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from math import prod
 from typing import Any
@@ -138,8 +138,11 @@ class CudaOperators(Operators[DeviceArray]):
         return memory.download(self.device, array)
 
     @contextmanager
-    def loading(self, conversion_key: str | None, elements: int) -> Iterator[None]:
+    def loading(
+        self, conversion_key: str | None, tensors: Collection[StoredTensor]
+    ) -> Iterator[None]:
         self.device.enter(anew=True)
+        elements = sum(tensor.size for tensor in tensors)
         self._kept.reserve(1, elements * self.dtype.itemsize)
         self._loading = Staging(self.device, 2, memory.STAGE)
         try:

@@ -1,0 +1,148 @@
+"""Peers measured in turn, round by round, and what the first of them has over each other one.
+
+It knows what is measured, in which unit, and whether more is better; not how it is printed. A
+ratio is taken within each round and is above 1 where the first peer is the better one, so that a
+machine whose speed drifts cannot favour either.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import median
+
+from .worker import Run, Worker
+
+READING = Run(1, 512)
+WRITING = Run(1, 64, 32)
+WRITING_FAR_ON = Run(1, 2048, 32)
+WRITING_TOGETHER = Run(8, 16, 32)
+REMEMBERING = Run(1, 512, 32)  # what a process does before its memory is asked for
+
+TEXT = "Once upon a time"
+
+
+@dataclass(frozen=True)
+class Quantity:
+    name: str
+    unit: str
+    more_is_better: bool = False
+    reads_all_weights: bool = False  # for each token: so it can be a share of what memory allows
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """One peer and one model: a process that stays, and fresh ones for what begins with it."""
+
+    name: str
+    worker: Worker
+    begin: Callable[[], Worker]
+    text: str | None = TEXT  # None where the model has no tokenizer
+
+
+def _rate(entrant: Entrant, run: Run) -> float:
+    """Tokens a second, of all prompts together."""
+    tokens = run.prompts * (1 if run.written else run.tokens)
+    return tokens / entrant.worker.seconds(run)
+
+
+def _far_on(entrant: Entrant) -> list[float]:
+    near, far = (entrant.worker.seconds(run) for run in (WRITING, WRITING_FAR_ON))
+    return [1 / far, far / near]
+
+
+def _start(entrant: Entrant) -> list[float]:
+    start = time.perf_counter()
+    with entrant.begin() as worker:
+        worker.ask("first_token", entrant.text)
+        return [time.perf_counter() - start]
+
+
+def _memory(entrant: Entrant) -> list[float]:
+    with entrant.begin() as worker:
+        worker.steps(REMEMBERING, 1 + REMEMBERING.written)
+        return [worker.ask("peak_memory") / 1e6]
+
+
+@dataclass(frozen=True)
+class Measure:
+    quantities: tuple[Quantity, ...]
+    take: Callable[[Entrant], list[float]]  # a number for each quantity
+
+
+MEASURES = {
+    "prefill": Measure(
+        (Quantity("prefill 512", "tok/s", more_is_better=True),),
+        lambda entrant: [_rate(entrant, READING)],
+    ),
+    "decode": Measure(
+        (Quantity("decode at 64", "tok/s", more_is_better=True, reads_all_weights=True),),
+        lambda entrant: [_rate(entrant, WRITING)],
+    ),
+    "long": Measure(
+        (
+            Quantity("decode at 2,048", "tok/s", more_is_better=True, reads_all_weights=True),
+            Quantity("… its cost over 64", "×"),
+        ),
+        _far_on,
+    ),
+    "batch": Measure(
+        (Quantity("batch of 8", "tok/s", more_is_better=True),),
+        lambda entrant: [_rate(entrant, WRITING_TOGETHER)],
+    ),
+    "start": Measure((Quantity("first token", "s"),), _start),
+    "memory": Measure((Quantity("peak memory", "MB"),), _memory),
+}
+
+
+@dataclass(frozen=True)
+class Spread:
+    median: float
+    lowest: float
+    highest: float
+
+    @classmethod
+    def of(cls, numbers: list[float]) -> Spread:
+        return cls(median(numbers), min(numbers), max(numbers))
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One quantity of one peer."""
+
+    quantity: Quantity
+    peer: str
+    numbers: tuple[float, ...]  # by round
+
+    @property
+    def spread(self) -> Spread:
+        return Spread.of(list(self.numbers))
+
+    def gain_over(self, other: Figure) -> Spread:
+        """How many times as good, by the rounds' ratios."""
+        better, worse = (self, other) if self.quantity.more_is_better else (other, self)
+        pairs = zip(better.numbers, worse.numbers, strict=True)
+        return Spread.of([above / below for above, below in pairs])
+
+
+def compare(entrants: list[Entrant], measures: list[str], rounds: int) -> list[Figure]:
+    """Figures by quantity, and of each quantity by entrant."""
+    taken: dict[tuple[str, str], list[list[float]]] = {}
+    for turn in range(rounds):
+        for name in measures:
+            for entrant in _rotated(entrants, turn):  # nobody always comes first
+                numbers = MEASURES[name].take(entrant)
+                taken.setdefault((name, entrant.name), []).append(numbers)
+    return [
+        Figure(quantity, entrant.name, numbers)
+        for name in measures
+        for column, quantity in enumerate(MEASURES[name].quantities)
+        for entrant in entrants
+        for numbers in [tuple(row[column] for row in taken[name, entrant.name])]
+    ]
+
+
+def _rotated(entrants: list[Entrant], turn: int) -> list[Entrant]:
+    first = turn % len(entrants)
+    return entrants[first:] + entrants[:first]

@@ -1,0 +1,253 @@
+"""Attention over the paged cache: a few queries of one key/value head meet its keys, block by block.
+
+Queries of a key/value head lie together (GQA), so that each key and value is read once for all of
+them. Scores never leave a core's cache: each block's are turned into weights as they come, and what
+was summed before is scaled down where a larger score is met (Milakov & Gimelshein, 2018; Dao et
+al., "FlashAttention", 2022). Long contexts are cut into splits of a fixed length that cores share;
+`merge` puts them together in order. So a row's numbers depend on its own context alone.
+"""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+from ..packed import Plain
+from .code import F32, I32, I64, POINTER, Code, Value, vector
+from .machine import Kernel
+from .rows import exp
+from .unpacking import numbers
+
+SPLIT = 512  # keys
+SIZES = (8, 6, 4, 3, 2, 1)  # rows of queries taken together; those a processor has registers for
+LANES = 16
+NEVER = -1e30  # below any score
+
+ITEM = 8 * 4  # bytes: first row, rows, first key of the split, row of the block table
+
+FIELDS = {
+    "q": POINTER,  # [T, H, E]
+    "keys": POINTER,  # [K, blocks, E, 32]
+    "values": POINTER,  # [K, blocks, 32, E]
+    "out": POINTER,  # [T, H E]
+    "partial": POINTER,  # [splits, T, H, E + 2]: sums, highest score, total weight
+    "positions": POINTER,  # [T] int32
+    "tables": POINTER,  # [S, table_width] int32
+    "items": POINTER,
+    "tokens": I64,
+    "heads": I64,
+    "kv_heads": I64,
+    "blocks": I64,
+    "window": I64,
+    "table_width": I64,
+    "scale": F32,
+}
+
+
+def sizes_for(registers: int) -> tuple[int, ...]:
+    return tuple(size for size in SIZES if size <= registers)
+
+
+def attention_kernel(stored: Plain, width: int, block_size: int) -> Kernel:
+    """For heads of one width and a cache of one type. A chunk is an item and a key/value head."""
+
+    def body(code: Code, a: SimpleNamespace, chunk: Value) -> None:
+        tile = _Tile(code, a, chunk, stored, width, block_size)
+        for size in sizes_for(code.instruction_set.registers):
+            with code.when(tile.rows.equals(size)):
+                tile.attend(size)
+
+    return Kernel(f"attention_{width}_{stored.name.lower()}", FIELDS, body)
+
+
+class _Tile:
+    """One item and one key/value head, while its code is written."""
+
+    def __init__(
+        self,
+        code: Code,
+        a: SimpleNamespace,
+        chunk: Value,
+        stored: Plain,
+        width: int,
+        block_size: int,
+    ) -> None:
+        self.code, self.a, self.stored = code, a, stored
+        self.width, self.block_size = width, block_size
+        item = a.items + chunk // a.kv_heads * ITEM
+        self.first_row, self.rows, self.split, table = (
+            code.load(I64, item + 8 * field) for field in range(4)
+        )
+        self.kv_head = chunk % a.kv_heads
+        self.table = a.tables + table * a.table_width * 4
+        self.group = a.heads // a.kv_heads
+        most = max(sizes_for(code.instruction_set.registers))
+        self.weights = code.scratch(4 * most * block_size)
+        self.sums = code.scratch(4 * most * width)
+
+    def attend(self, size: int) -> None:
+        code = self.code
+        self._find_rows(size)
+        zero, never = code.constant(F32, 0.0), code.constant(F32, NEVER)
+        self.highest = [code.variable(never) for _ in range(size)]
+        self.totals = [code.variable(zero) for _ in range(size)]
+        with code.loop(size * self.width) as place:
+            code.store(zero, self.sums + place * 4)
+        first = self.lows[0].maximum(self.split) // self.block_size
+        last = self.positions[-1].minimum(self.split + (SPLIT - 1))
+        with code.loop(last // self.block_size + 1, first) as block:
+            self._block(size, block, last)
+        for row in range(size):
+            self._finish(row)
+
+    def _find_rows(self, size: int) -> None:
+        """Of each row its queries, its position and the first key it sees."""
+        code, a = self.code, self.a
+        self.places, self.positions, self.lows = [], [], []
+        for i in range(size):
+            row = self.first_row + i
+            token = row // self.group
+            head = self.kv_head * self.group + row % self.group
+            self.places.append(token * a.heads + head)
+            position = code.load(I32, a.positions + token * 4).to(I64)
+            self.positions.append(position)
+            low = (position - a.window + 1).maximum(0)
+            self.lows.append((a.window > 0).choose(low, 0))
+
+    def _block(self, size: int, block: Value, last: Value) -> None:
+        code, a = self.code, self.a
+        base = block * self.block_size
+        index = code.load(I32, self.table + block * 4).to(I64)
+        elements = (self.kv_head * a.blocks + index) * (self.width * self.block_size)
+        start = elements * self.stored.dtype.itemsize
+        scores = self._scores(size, a.keys + start)
+        scales = [self._weigh(row, scores[row], base) for row in range(size)]
+        seen = (last - base + 1).minimum(self.block_size)
+        self._hear(size, a.values + start, scales, seen)
+
+    def _scores(self, size: int, keys: Value) -> list[list[Value]]:
+        """[rows][vectors of 16 keys]."""
+        code, item = self.code, self.stored.dtype.itemsize
+        vectors = self.block_size // LANES
+        nothing = code.constant(vector(F32, LANES), 0.0)
+        sums = [[code.variable(nothing) for _ in range(vectors)] for _ in range(size)]
+        queries = [self.a.q + place * (4 * self.width) for place in self.places]
+        with code.loop(self.width) as dimension:
+            row = keys + dimension * (self.block_size * item)
+            met = [numbers(code, self.stored, row + LANES * item * v) for v in range(vectors)]
+            for query, totals in zip(queries, sums, strict=True):
+                number = code.load(F32, query + dimension * 4).spread(LANES)
+                for total, keys_met in zip(totals, met, strict=True):
+                    total.set(code.fma(keys_met, number, total.get()))
+        return [[total.get() for total in totals] for totals in sums]
+
+    def _weigh(self, row: int, scores: list[Value], base: Value) -> Value:
+        """Scores to weights, which it stores; returns what earlier sums are to be scaled by."""
+        code = self.code
+        seen = []
+        for v, some in enumerate(scores):
+            keys = code.numbers(I32, range(LANES)) + (base + LANES * v).to(I32).spread(LANES)
+            is_seen = (keys <= self.positions[row].to(I32)) & (keys >= self.lows[row].to(I32))
+            seen.append(is_seen)
+            scores[v] = is_seen.choose(some * self.a.scale, NEVER)
+        before = self.highest[row].get()
+        now = before
+        for some in scores:
+            now = now.maximum(some.highest())
+        total = code.constant(vector(F32, LANES), 0.0)
+        for v, some in enumerate(scores):
+            weight = seen[v].choose(exp(code, some - now), 0.0)
+            code.store(weight, self.weights + 4 * (row * self.block_size + LANES * v))
+            total = total + weight
+        scale = exp(code, before - now)
+        self.highest[row].set(now)
+        self.totals[row].set(code.fma(self.totals[row].get(), scale, total.total()))
+        return scale
+
+    def _hear(self, size: int, values: Value, scales: list[Value], seen: Value) -> None:
+        """sums = sums · scale + weights · values, sixteen dimensions at a time."""
+        code, item = self.code, self.stored.dtype.itemsize
+        lanes = LANES if self.width % LANES == 0 else 1
+        with code.loop(self.width, 0, lanes) as dimension:
+            sums = []
+            for row, scale in enumerate(scales):
+                before = code.load(
+                    vector(F32, lanes) if lanes > 1 else F32, self._sum_at(row, dimension)
+                )
+                sums.append(code.variable(before * scale.spread(lanes)))
+            with code.loop(seen) as key:
+                where = values + (key * self.width + dimension) * item
+                heard = numbers(code, self.stored, where, lanes)
+                for row, total in enumerate(sums):
+                    at = self.weights + (key + row * self.block_size) * 4
+                    weight = code.load(F32, at).spread(lanes)
+                    total.set(code.fma(heard, weight, total.get()))
+            for row, total in enumerate(sums):
+                code.store(total.get(), self._sum_at(row, dimension))
+
+    def _sum_at(self, row: int, dimension: Value) -> Value:
+        return self.sums + (dimension + row * self.width) * 4
+
+    def _finish(self, row: int) -> None:
+        """The row itself, where one split is all it sees, or its part for `merge`."""
+        code, a = self.code, self.a
+        first, last = self.lows[row] // SPLIT, self.positions[row] // SPLIT
+        mine = self.split // SPLIT
+        place, total = self.places[row], self.totals[row].get()
+        is_whole = first.equals(last)
+        with code.when(is_whole), code.loop(self.width) as dimension:
+            number = code.load(F32, self._sum_at(row, dimension)) / total
+            code.store(number, a.out + (place * self.width + dimension) * 4)
+        is_part = is_whole.equals(0) & (first <= mine) & (mine <= last)
+        with code.when(is_part):
+            part = part_at(a, mine, place, self.width)
+            with code.loop(self.width) as dimension:
+                code.store(code.load(F32, self._sum_at(row, dimension)), part + dimension * 4)
+            code.store(self.highest[row].get(), part + 4 * self.width)
+            code.store(total, part + (4 * self.width + 4))
+
+
+def part_at(a: SimpleNamespace, split: Value, place: Value, width: int) -> Value:
+    return a.partial + (split * a.tokens * a.heads + place) * (4 * (width + 2))
+
+
+MERGE_FIELDS = {
+    name: FIELDS[name] for name in ("partial", "out", "positions", "tokens", "heads", "window")
+}
+
+
+def merge_kernel(width: int) -> Kernel:
+    """A chunk is a token."""
+
+    def body(code: Code, a: SimpleNamespace, chunk: Value) -> None:
+        position = code.load(I32, a.positions + chunk * 4).to(I64)
+        low = (a.window > 0).choose((position - a.window + 1).maximum(0), 0)
+        first, last = low // SPLIT, position // SPLIT
+        with code.when(first < last), code.loop(a.heads) as head:
+            _merge(code, a, chunk * a.heads + head, first, last, width)
+
+    return Kernel(f"merge_{width}", MERGE_FIELDS, body)
+
+
+def _merge(
+    code: Code, a: SimpleNamespace, place: Value, first: Value, last: Value, width: int
+) -> None:
+    """The parts of a row, scaled to their highest score."""
+    highest = code.variable(code.constant(F32, NEVER))
+    with code.loop(last + 1, first) as split:
+        score = code.load(F32, part_at(a, split, place, width) + 4 * width)
+        highest.set(highest.get().maximum(score))
+    zero, out = code.constant(F32, 0.0), a.out + place * (4 * width)
+    with code.loop(width) as dimension:
+        code.store(zero, out + dimension * 4)
+    total = code.variable(zero)
+    with code.loop(last + 1, first) as split:
+        part = part_at(a, split, place, width)
+        scale = exp(code, code.load(F32, part + 4 * width) - highest.get())
+        total.set(code.fma(code.load(F32, part + (4 * width + 4)), scale, total.get()))
+        with code.loop(width) as dimension:
+            at = dimension * 4
+            number = code.fma(code.load(F32, part + at), scale, code.load(F32, out + at))
+            code.store(number, out + at)
+    with code.loop(width) as dimension:
+        at = out + dimension * 4
+        code.store(code.load(F32, at) / total.get(), at)

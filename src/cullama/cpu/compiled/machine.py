@@ -1,0 +1,171 @@
+"""From kernels to functions in memory: LLVM's optimiser and code generator, and a store of results.
+
+Machine code is kept on disk under a digest of everything it was made from, so that a second start
+compiles nothing. It knows no kernel's meaning.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import struct
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, TypeAlias
+
+import llvmlite
+import llvmlite.binding as llvm
+import numpy as np
+from llvmlite import ir
+
+from ...tensor import HostArray
+from .code import F32, I64, POINTER, Code, Type, Value
+from .instruction_sets import InstructionSet
+
+Body: TypeAlias = Callable[[Code, SimpleNamespace, Value], None]
+
+OPTIMISATION = 3
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A function of a record of arguments and the number of a chunk: one share of the work."""
+
+    name: str
+    fields: Mapping[str, Type]  # eight bytes each, in this order
+    body: Body  # writes the code of one chunk
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A kernel in memory."""
+
+    name: str
+    address: int
+    fields: Mapping[str, Type]
+
+    def record(self, arguments: Mapping[str, Any]) -> bytes:
+        """Arguments as the kernel reads them; arrays by their addresses."""
+        assert arguments.keys() == self.fields.keys(), (
+            self.name,
+            set(arguments) ^ set(self.fields),
+        )
+        return b"".join(
+            _FLOAT(arguments[name]) if type_ == F32 else _INTEGER(_integer(arguments[name]))
+            for name, type_ in self.fields.items()
+        )
+
+
+_FLOAT, _INTEGER = struct.Struct("<f4x").pack, struct.Struct("<q").pack
+
+
+def address_of(array: HostArray) -> int:
+    return int(array.__array_interface__["data"][0])
+
+
+def _integer(argument: Any) -> int:
+    return address_of(argument) if isinstance(argument, np.ndarray) else int(argument or 0)
+
+
+class Machine:
+    """Compiles for one instruction set and holds what it compiled."""
+
+    def __init__(self, instruction_set: InstructionSet, folder: Path | None) -> None:
+        """`folder`: where machine code is kept; None keeps none."""
+        _initialize()
+        self.instruction_set = instruction_set
+        self._folder = folder
+        target = llvm.Target.from_default_triple()
+        self._target = target.create_target_machine(
+            cpu=instruction_set.processor,
+            features=instruction_set.features,
+            opt=OPTIMISATION,
+            reloc="pic",
+        )
+        self._linker = llvm.create_lljit_compiler()
+        self._compiled: dict[str, Compiled] = {}
+        self._loaded: list[llvm.ResourceTracker] = []  # machine code lives as long as these
+
+    def compile(self, kernel: Kernel) -> Compiled:
+        """Once for each name, which tells apart what the kernel was made for."""
+        if kernel.name not in self._compiled:
+            self._compiled[kernel.name] = self._linked(kernel)
+        return self._compiled[kernel.name]
+
+    def _linked(self, kernel: Kernel) -> Compiled:
+        library = llvm.JITLibraryBuilder().add_object_img(self._machine_code(kernel))
+        library.add_current_process().export_symbol(kernel.name)  # the C library is found there
+        loaded = library.link(self._linker, kernel.name)
+        self._loaded.append(loaded)
+        return Compiled(kernel.name, loaded[kernel.name], kernel.fields)
+
+    def _machine_code(self, kernel: Kernel) -> bytes:
+        if self._folder is None:
+            return self._written(kernel)
+        made_for = f"{kernel.name}-{self.instruction_set.name}"
+        path = self._folder / f"{made_for}-{self._digest(kernel)}.kernel"
+        code = _kept(path)
+        if code is None:
+            code = self._written(kernel)
+            _keep(path, code)
+        return code
+
+    def _digest(self, kernel: Kernel) -> str:
+        made_from = [llvmlite.__version__, repr(self.instruction_set), kernel.name, _sources()]
+        return hashlib.sha256("\n".join(made_from).encode()).hexdigest()[:16]
+
+    def _written(self, kernel: Kernel) -> bytes:
+        module = llvm.parse_assembly(str(write(kernel, self.instruction_set)))
+        module.verify()
+        options = llvm.create_pipeline_tuning_options(speed_level=OPTIMISATION)
+        passes = llvm.create_pass_builder(self._target, options)
+        passes.getModulePassManager().run(module, passes)
+        return bytes(self._target.emit_object(module))
+
+
+def write(kernel: Kernel, instruction_set: InstructionSet) -> ir.Module:
+    """The kernel as LLVM's own assembly."""
+    module = ir.Module(kernel.name)
+    module.triple = llvm.get_default_triple()
+    function = ir.Function(module, ir.FunctionType(ir.VoidType(), [POINTER, I64]), kernel.name)
+    code = Code(function, instruction_set)
+    record, chunk = (Value(code, argument) for argument in function.args)
+    kernel.body(code, code.arguments(record, kernel.fields), chunk)
+    code.finish()
+    return module
+
+
+@cache
+def _initialize() -> None:
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+
+
+@cache
+def _sources() -> str:
+    """A digest of this package: whatever changes in it compiles everything anew."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _kept(path: Path) -> bytes | None:
+    """Machine code that is whole: running half of it would end the process."""
+    try:
+        digest, code = path.read_bytes()[:32], path.read_bytes()[32:]
+    except OSError:
+        return None
+    return code if hashlib.sha256(code).digest() == digest else None
+
+
+def _keep(path: Path, code: bytes) -> None:
+    part = path.with_suffix(f".{os.urandom(8).hex()}.part")
+    with suppress(OSError):  # it will be compiled again
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_bytes(hashlib.sha256(code).digest() + code)
+        os.replace(part, path)

@@ -1,0 +1,183 @@
+"""Products with packed weights: x · weightᵀ (+ bias) (+ residual), for one token or a thousand.
+
+A panel of weights is read from memory once, unpacked into registers, and met by a block of tokens
+at a time; the blocks of a panel find it in the nearest cache. A token's sums are taken in the same
+order in every block, so its numbers do not depend on who else is in the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+
+from ..packed import GROUP, PANEL, Format, Grouped, Plain
+from .code import F32, I32, I64, POINTER, Code, Value, Variable, vector
+from .digits import HIGH, LOW, RECORD, SCALE, SCALED_SUM, SUMS
+from .dots import DOTS
+from .machine import Kernel
+from .unpacking import QUADS, ROWS, block_scales, numbers, place_of, unpack_group
+
+FIELDS = {
+    "x": POINTER,  # [T, I] float32, or [T, I / 32] records of digits
+    "weight": POINTER,  # [panels, bytes of a panel]
+    "out": POINTER,  # [T, stride] float32, from this weight's first column on
+    "bias": POINTER,  # [rows] or nothing
+    "residual": POINTER,  # as out, or nothing
+    "tokens": I64,
+    "blocks": I64,  # of the format in a row
+    "rows": I64,
+    "stride": I64,
+    "panels_in_chunk": I64,
+    "tokens_in_chunk": I64,
+}
+
+TURNS = 8  # columns of plain weights written out one after the other
+
+# Unpacks a panel and adds its products to a block of tokens' sums.
+Sums = Callable[[Code, Format, SimpleNamespace, Value, Value, list[Variable]], None]
+
+
+def product_kernel(format_: Format) -> Kernel:
+    def body(code: Code, a: SimpleNamespace, chunk: Value) -> None:
+        _product(code, format_, a, chunk)
+
+    return Kernel(f"product_{format_.name.lower()}", FIELDS, body)
+
+
+def _product(code: Code, format_: Format, a: SimpleNamespace, chunk: Value) -> None:
+    panels = (a.rows + (PANEL - 1)) // PANEL
+    across = (panels + (a.panels_in_chunk - 1)) // a.panels_in_chunk
+    panel = chunk % across * a.panels_in_chunk
+    token = chunk // across * a.tokens_in_chunk
+    last_token = (token + a.tokens_in_chunk).minimum(a.tokens)
+    with code.loop((panel + a.panels_in_chunk).minimum(panels), panel) as at:
+        _panel(code, format_, a, at, token, last_token)
+
+
+def _panel(
+    code: Code, format_: Format, a: SimpleNamespace, panel: Value, token: Value, end: Value
+) -> None:
+    """Blocks as large as registers allow, then halves of that: each is written out by itself."""
+    size = code.instruction_set.registers
+    start = token
+    while size:
+        stop = start + (end - start) // size * size
+        with code.loop(stop, start, size) as first:
+            _block(code, format_, a, panel, first, size)
+        start, size = stop, size // 2
+
+
+def _block(
+    code: Code, format_: Format, a: SimpleNamespace, panel: Value, token: Value, size: int
+) -> None:
+    sums = [code.variable(code.constant(ROWS, 0.0)) for _ in range(size)]
+    if isinstance(format_, Plain):
+        _plain_sums(code, format_, a, panel, token, sums)
+    else:
+        _grouped_sums(code, format_, a, panel, token, sums)
+    for i, total in enumerate(sums):
+        _write(code, a, panel, token + i, total.get())
+
+
+def _plain_sums(
+    code: Code, format_: Plain, a: SimpleNamespace, panel: Value, token: Value, sums: list[Variable]
+) -> None:
+    column_bytes = PANEL * format_.dtype.itemsize
+    weight = a.weight + panel * (a.blocks * column_bytes)
+    x = a.x + token * (a.blocks * 4)
+
+    def column(at: Value) -> None:
+        rows = numbers(code, format_, weight + at * column_bytes)
+        for i, total in enumerate(sums):
+            number = code.load(F32, x + a.blocks * (4 * i) + at * 4)
+            total.set(code.fma(rows, number.spread(PANEL), total.get()))
+
+    together = a.blocks // TURNS * TURNS
+    with code.loop(together, 0, TURNS) as first:
+        for turn in range(TURNS):
+            column(first + turn)
+    with code.loop(a.blocks, together) as rest:
+        column(rest)
+
+
+def _grouped_sums(
+    code: Code,
+    format_: Grouped,
+    a: SimpleNamespace,
+    panel: Value,
+    token: Value,
+    sums: list[Variable],
+) -> None:
+    groups = format_.block // GROUP
+    record_bytes, group_bytes = format_.record.itemsize, format_.group.itemsize
+    weight = a.weight + panel * (a.blocks * record_bytes)
+    row_bytes = a.blocks * (groups * RECORD)  # of a token's digits
+    x = a.x + token * row_bytes
+    with code.loop(a.blocks) as block:
+        record = weight + block * record_bytes
+        scale, minimum = block_scales(code, format_, record)
+        with code.loop(groups) as group:
+            where = record + place_of(format_, "groups") + group * group_bytes
+            unpacked = unpack_group(code, format_, where, scale, minimum)
+            digits = x + (block * groups + group) * RECORD
+            for i, total in enumerate(sums):
+                mine = digits + row_bytes * i
+                added = total.get()
+                for half, half_scale in enumerate(unpacked.scales):
+                    share = QUADS // format_.scales
+                    quads = unpacked.quads[half * share : (half + 1) * share]
+                    whole = _whole(code, format_, quads, mine, half)
+                    number = whole.to(F32) * code.load(F32, mine + SCALE).spread(PANEL)
+                    added = code.fma(number, half_scale, added)
+                if unpacked.minimum is not None:
+                    scaled_sum = code.load(F32, mine + SCALED_SUM).spread(PANEL)
+                    added = code.fma(unpacked.minimum, scaled_sum, added)
+                total.set(added)
+
+
+def _whole(code: Code, format_: Grouped, quads: list[Value], digits: Value, half: int) -> Value:
+    """Σ (code − offset) · number over some columns, exact: [16 × i32]."""
+    nothing = code.constant(vector(I32, PANEL), 0)
+    high = _dots(code, format_, nothing, quads, digits + (HIGH + 16 * half))
+    low = _dots(code, format_, nothing, quads, digits + (LOW + 16 * half))
+    whole = (high << 8) + low
+    if not format_.offset:
+        return whole
+    total = code.load(I32, digits + (SUMS + 4 * half))
+    if format_.scales == 1:
+        total = total + code.load(I32, digits + (SUMS + 4))
+    return whole - (total * format_.offset).spread(PANEL)
+
+
+def _dots(code: Code, format_: Grouped, sums: Value, quads: list[Value], digits: Value) -> Value:
+    dot = DOTS[code.instruction_set.name]
+    for i, quad in enumerate(quads):
+        sums = dot(code, sums, quad, code.load(I32, digits + 4 * i), format_.bits)
+    return sums
+
+
+def _write(code: Code, a: SimpleNamespace, panel: Value, token: Value, sums: Value) -> None:
+    """Where the last panel has rows that are none of the matrix, one number at a time."""
+    row = panel * PANEL
+    left = a.rows - row
+    place = (token * a.stride + row) * 4
+    with code.builder.if_else((left >= PANEL).ir) as (all_of_them, some):
+        with all_of_them:
+            _finish(code, a, row, place, code.variable(sums), PANEL)
+        with some:
+            lanes = code.scratch(4 * PANEL)
+            code.store(sums, lanes)
+            with code.loop(left) as lane:
+                number = code.variable(code.load(F32, lanes + lane * 4))
+                _finish(code, a, row + lane, place + lane * 4, number, 1)
+
+
+def _finish(
+    code: Code, a: SimpleNamespace, row: Value, place: Value, sums: Variable, lanes: int
+) -> None:
+    type_ = vector(F32, lanes) if lanes > 1 else F32
+    with code.when(code.is_there(a.bias)):
+        sums.add(code.load(type_, a.bias + row * 4))
+    with code.when(code.is_there(a.residual)):
+        sums.add(code.load(type_, a.residual + place))
+    code.store(sums.get(), a.out + place)

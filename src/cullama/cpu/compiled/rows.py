@@ -1,0 +1,280 @@
+"""Kernels that go over rows: norms, SwiGLU's middle, picking rows, rotation and the cache's writes.
+
+What they compute is said by the numpy operators of the same names (`../operators.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import e, gcd, log2
+from types import SimpleNamespace
+
+from ..packed import PANEL, Format, Plain
+from .code import F32, I16, I32, I64, POINTER, Code, Type, Value, vector
+from .machine import Kernel
+from .unpacking import element
+
+LANES = 16
+ROWS_IN_CHUNK = 4
+
+
+def lanes_of(type_: Type, lanes: int) -> Type:
+    return vector(type_, lanes) if lanes > 1 else type_
+
+
+def _each(code: Code, count: Value, body: Callable[[Value, int], None]) -> None:
+    """body(place, lanes) for all places, sixteen at a time and the rest one by one."""
+    whole = count // LANES * LANES
+    with code.loop(whole, 0, LANES) as place:
+        body(place, LANES)
+    with code.loop(count, whole) as place:
+        body(place, 1)
+
+
+def _rows(code: Code, rows: Value, chunk: Value, body: Callable[[Value], None]) -> None:
+    first = chunk * ROWS_IN_CHUNK
+    with code.loop((first + ROWS_IN_CHUNK).minimum(rows), first) as row:
+        body(row)
+
+
+def _load(code: Code, address: Value, place: Value, lanes: int) -> Value:
+    return code.load(lanes_of(F32, lanes), address + place * 4)
+
+
+# --- rms_norm ------------------------------------------------------------------------------------
+
+
+def _rms_norm(code: Code, a: SimpleNamespace, chunk: Value) -> None:
+    def row(at: Value) -> None:
+        start = at * a.columns * 4
+        norm(code, a.x + start, a.weight, a.out + start, a.columns, a.eps)
+
+    _rows(code, a.rows, chunk, row)
+
+
+def norm(code: Code, x: Value, weight: Value, out: Value, columns: Value, eps: Value) -> None:
+    """One row: out = x / √(mean x² + eps) · weight."""
+    many = code.variable(code.constant(vector(F32, LANES), 0.0))
+    few = code.variable(code.constant(F32, 0.0))
+
+    def square(place: Value, lanes: int) -> None:
+        number, total = _load(code, x, place, lanes), many if lanes > 1 else few
+        total.set(code.fma(number, number, total.get()))
+
+    _each(code, columns, square)
+    mean = (many.get().total() + few.get()) / columns.to(F32)
+    scale = code.constant(F32, 1.0) / code.root(mean + eps)
+
+    def write(place: Value, lanes: int) -> None:
+        scaled = _load(code, x, place, lanes) * scale.spread(lanes)
+        code.store(scaled * _load(code, weight, place, lanes), out + place * 4)
+
+    _each(code, columns, write)
+
+
+RMS_NORM = Kernel(
+    "rms_norm",
+    {"x": POINTER, "weight": POINTER, "out": POINTER, "rows": I64, "columns": I64, "eps": F32},
+    _rms_norm,
+)
+
+# --- silu_mul ------------------------------------------------------------------------------------
+
+
+def _silu_mul(code: Code, a: SimpleNamespace, chunk: Value) -> None:
+    def row(at: Value) -> None:
+        gate = a.gate_up + at * a.half * 8
+        up, out = gate + a.half * 4, a.out + at * a.half * 4
+
+        def write(place: Value, lanes: int) -> None:
+            x = _load(code, gate, place, lanes)
+            one = code.constant(x.type, 1.0)
+            silu = x / (one + exp(code, x * -1.0))
+            code.store(silu * _load(code, up, place, lanes), out + place * 4)
+
+        _each(code, a.half, write)
+
+    _rows(code, a.rows, chunk, row)
+
+
+SILU_MUL = Kernel(
+    "silu_mul", {"gate_up": POINTER, "out": POINTER, "rows": I64, "half": I64}, _silu_mul
+)
+
+# eʳ for |r| ≤ ½ ln 2, after 1 + r + r² · …: Cephes' expf, https://www.netlib.org/cephes/
+_EXP = (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 0.16666665459, 0.5)
+_LN2_HIGH, _LN2_LOW = 0.693359375, -2.12194440e-4  # the first has few digits: n · it is exact
+_SMALLEST, _LARGEST = -87.0, 88.0
+
+
+def exp(code: Code, x: Value) -> Value:
+    """eˣ, to 2 units in the last place between −87 and 88, and as there beyond."""
+    x = x.maximum(_SMALLEST)
+    x = (x > _LARGEST).choose(code.constant(x.type, _LARGEST), x)
+    whole = code.nearest(x * log2(e))
+    r = code.fma(whole, code.constant(x.type, -_LN2_HIGH), x)
+    r = code.fma(whole, code.constant(x.type, -_LN2_LOW), r)
+    polynomial = code.constant(x.type, _EXP[0])
+    for coefficient in _EXP[1:]:
+        polynomial = code.fma(polynomial, r, code.constant(x.type, coefficient))
+    near_one = code.fma(polynomial, r * r, r) + 1.0
+    power = (whole.to(I32) + 127) << 23  # 2ⁿ, written as a float's exponent
+    return near_one * power.bits(x.type)
+
+
+# --- gather --------------------------------------------------------------------------------------
+
+
+def _copy_rows(code: Code, a: SimpleNamespace, chunk: Value) -> None:
+    def row(at: Value) -> None:
+        source = a.table + code.load(I32, a.rows + at * 4).to(I64) * a.columns * 4
+        out = a.out + at * a.columns * 4
+        _each(
+            code,
+            a.columns,
+            lambda place, lanes: code.store(_load(code, source, place, lanes), out + place * 4),
+        )
+
+    _rows(code, a.count, chunk, row)
+
+
+COPY_ROWS = Kernel(
+    "copy_rows",
+    {"table": POINTER, "rows": POINTER, "out": POINTER, "count": I64, "columns": I64},
+    _copy_rows,
+)
+
+
+def gather_kernel(format_: Format) -> Kernel:
+    """Rows of a packed weight; rows of its other parts are left to those."""
+
+    def body(code: Code, a: SimpleNamespace, chunk: Value) -> None:
+        def row(at: Value) -> None:
+            wanted = code.load(I32, a.rows + at * 4).to(I64) - a.first
+            with code.when(wanted >= 0), code.when(wanted < a.part_rows):
+                panel = a.weight + (wanted // PANEL) * a.panel_bytes
+                with code.loop(a.columns) as column:
+                    number = element(code, format_, panel, wanted % PANEL, column)
+                    code.store(number, a.out + (at * a.columns + column) * 4)
+
+        _rows(code, a.count, chunk, row)
+
+    return Kernel(f"gather_{format_.name.lower()}", _GATHER_FIELDS, body)
+
+
+_GATHER_FIELDS = {
+    "weight": POINTER,
+    "rows": POINTER,
+    "out": POINTER,
+    "count": I64,
+    "columns": I64,
+    "first": I64,  # the matrix's row that is this part's first
+    "part_rows": I64,
+    "panel_bytes": I64,
+}
+
+# --- rope_and_store ------------------------------------------------------------------------------
+
+ROPE_FIELDS = {
+    "qkv": POINTER,  # [T, (H + 2K) E]
+    "turns": POINTER,  # [T, 2E]
+    "q_norm": POINTER,  # [E] or nothing
+    "k_norm": POINTER,
+    "q": POINTER,  # [T, H, E]
+    "keys": POINTER,  # [K, blocks, E, 32]
+    "values": POINTER,  # [K, blocks, 32, E]
+    "slots": POINTER,  # [T] int32
+    "tokens": I64,
+    "heads": I64,
+    "kv_heads": I64,
+    "blocks": I64,
+    "eps": F32,
+}
+
+
+def rope_kernel(stored: Plain, width: int, block_size: int) -> Kernel:
+    """For heads of one width and a cache of one type."""
+
+    def body(code: Code, a: SimpleNamespace, chunk: Value) -> None:
+        _rows(code, a.tokens, chunk, lambda t: _token(code, a, t, stored, width, block_size))
+
+    return Kernel(f"rope_and_store_{width}_{stored.name.lower()}", ROPE_FIELDS, body)
+
+
+def _token(
+    code: Code, a: SimpleNamespace, token: Value, stored: Plain, width: int, block_size: int
+) -> None:
+    head_bytes = 4 * width
+    row = a.qkv + token * (a.heads + a.kv_heads * 2) * head_bytes
+    turns = a.turns + token * (2 * head_bytes)
+    with code.loop(a.heads) as head:
+        out = a.q + (token * a.heads + head) * head_bytes
+        _rotate(code, a, row + head * head_bytes, turns, a.q_norm, out, width)
+    slot = code.load(I32, a.slots + token * 4).to(I64)
+    with code.when(slot >= 0):
+        block, offset = slot // block_size, slot % block_size
+        turned = code.scratch(head_bytes)
+        with code.loop(a.kv_heads) as head:
+            first = (head * a.blocks + block) * (width * block_size)
+            key = row + (a.heads + head) * head_bytes
+            _rotate(code, a, key, turns, a.k_norm, turned, width)
+            with code.loop(width) as place:
+                number = narrowed(code, stored, code.load(F32, turned + place * 4))
+                where = first + place * block_size + offset
+                code.store(number, a.keys + where * stored.dtype.itemsize)
+            value = row + (a.heads + a.kv_heads + head) * head_bytes
+            where = first + offset * width
+            _each(
+                code,
+                code.i64(width),
+                lambda place, lanes: code.store(
+                    narrowed(code, stored, _load(code, value, place, lanes)),
+                    a.values + (where + place) * stored.dtype.itemsize,
+                ),
+            )
+
+
+def _rotate(
+    code: Code, a: SimpleNamespace, x: Value, turns: Value, weight: Value, out: Value, width: int
+) -> None:
+    """One head: x · (cos, cos) + swapped(x) · (−sin, sin), normed before where there is a norm."""
+    start = code.variable(x)
+    with code.when(code.is_there(weight)):
+        normed = code.scratch(4 * width)
+        norm(code, x, weight, normed, code.i64(width), a.eps)
+        start.set(normed)
+    source, half = start.get(), width // 2
+    lanes = gcd(half, LANES)
+    with code.loop(half, 0, lanes) as place:
+        low = _load(code, source, place, lanes)
+        high = _load(code, source, place + half, lanes)
+        for this, other, at in ((low, high, place), (high, low, place + half)):
+            cos = _load(code, turns, at, lanes)
+            sin = _load(code, turns, at + width, lanes)
+            code.store(code.fma(this, cos, other * sin), out + at * 4)
+
+
+def narrowed(code: Code, stored: Plain, x: Value) -> Value:
+    """float32 in a cache's type, to the nearest."""
+    if stored.name == "F32":
+        return x
+    bits = x.bits(lanes_of(I32, x.lanes))
+    if stored.name == "BF16":
+        even = (bits >> 16) & 1
+        return ((bits + 0x7FFF + even) >> 16).to(I16)
+    if code.instruction_set.has_half:
+        return x.to_half()
+    return _half_bits(code, x, bits)
+
+
+def _half_bits(code: Code, x: Value, bits: Value) -> Value:
+    """As the processor would: exponents are 112 apart, what is too large becomes infinity."""
+    sign = (bits >> 16) & 0x8000
+    small = (code.magnitude(x) * 2.0**-112).bits(bits.type)
+    rounded = (small + 0xFFF + ((small >> 13) & 1)) >> 13
+    too_large = rounded > 0x7C00
+    rounded = too_large.choose(code.constant(bits.type, 0x7C00), rounded)
+    magnitude = code.magnitude(x).bits(bits.type)
+    is_nan = magnitude > 0x7F800000
+    rounded = is_nan.choose(code.constant(bits.type, 0x7E00), rounded)
+    return (rounded | sign).to(I16)

@@ -1,0 +1,168 @@
+"""Threads that run kernels together: awake while there is work, asleep soon after it.
+
+A program is a row of steps: a kernel, its arguments, and how many chunks it is cut into. The
+caller and its helpers take chunks as they come, so a core that another process keeps busy takes
+fewer. A chunk is computed the same way whoever takes it. Helpers wait for the next step without
+sleeping, since a layer's steps follow each other within microseconds; after a while without work
+they sleep in a `read` of a pipe, outside Python and its lock.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import threading
+import weakref
+
+import numpy as np
+
+from .code import I32, I64, POINTER, Code, Value
+from .machine import Kernel, Machine, address_of
+
+# Where things lie in the block that all threads share, each in a cache line of its own.
+TICKET, DONE, SLEEPING, STOPPED, STEP, PIPE, SIZE = 0, 64, 128, 192, 256, 320, 384
+
+# A ticket is the number of the next chunk, below the number of chunks.
+CHUNK_BITS = 32
+
+PATIENCE = 2_000  # looks at an empty ticket before a helper sleeps: about 50 µs
+WAIT_BEFORE_YIELD = 2_000  # looks at unfinished work before the core is offered to others
+
+SERVE = Kernel("serve", {"shared": POINTER}, lambda code, a, chunk: _serve(code, a.shared))
+PLAY = Kernel(
+    "play",
+    {"shared": POINTER, "steps": POINTER, "count": I64},
+    lambda code, a, chunk: _play(code, a.shared, a.steps, a.count),
+)
+
+
+class Team:
+    """`size` threads, the caller counted."""
+
+    def __init__(self, machine: Machine, size: int) -> None:
+        self.size = size
+        self._machine = machine
+        self._serve, self._play = machine.compile(SERVE), machine.compile(PLAY)
+        self._call = _CALL(self._play.address)
+        self._process = 0  # a fork takes no threads along
+        self._shared = np.zeros(SIZE // 8, np.int64)
+
+    def play(self, steps: np.ndarray[tuple[int], np.dtype[np.int64]]) -> None:
+        """Run steps one after the other; each is the address of a record (see `_play`)."""
+        if self._process != os.getpid():
+            self._hire()
+        record = self._play.record({"shared": self._shared, "steps": steps, "count": len(steps)})
+        self._call(record, 0)
+
+    def _hire(self) -> None:
+        self._process, self._shared = os.getpid(), _aligned(SIZE)
+        if self.size == 1:
+            return
+        reader, writer = os.pipe()
+        self._shared[PIPE // 8 : PIPE // 8 + 2] = reader, writer
+        record = self._serve.record({"shared": self._shared})
+        for _ in range(self.size - 1):
+            # All of it is held as long as the helper lives.
+            held = [self._serve.address, record, self._shared, self._machine]
+            threading.Thread(target=_help, args=held, daemon=True).start()
+        weakref.finalize(self, _dismiss, self._shared, self.size - 1, os.getpid())
+
+
+_CALL = ctypes.CFUNCTYPE(None, ctypes.c_char_p, ctypes.c_int64)  # lets go of Python's lock
+
+
+def _help(address: int, record: bytes, *held: object) -> None:
+    _CALL(address)(record, 0)
+
+
+def _dismiss(
+    shared: np.ndarray[tuple[int], np.dtype[np.int64]], helpers: int, process: int
+) -> None:
+    if process == os.getpid():
+        shared[STOPPED // 8] = 1
+        os.write(int(shared[PIPE // 8 + 1]), bytes(helpers))
+
+
+def _aligned(size: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    whole = np.zeros(size // 8 + 8, np.int64)
+    start = -address_of(whole) % 64 // 8
+    return whole[start : start + size // 8]
+
+
+# --- what is compiled ----------------------------------------------------------------------------
+
+
+def _play(code: Code, shared: Value, steps: Value, count: Value) -> None:
+    """A step is a record of eight-byte words: the kernel, where its number of chunks is found,
+    and its arguments."""
+    with code.loop(count) as place:
+        step = code.load(POINTER, steps + place * 8)
+        chunks = code.load(I64, code.load(POINTER, step + 8))
+        with code.builder.if_else(chunks.equals(1).ir) as (alone, together):
+            with alone:
+                _run(code, step, code.i64(0))
+            with together:
+                _share(code, shared, step, chunks)
+
+
+def _run(code: Code, step: Value, chunk: Value) -> None:
+    code.jump(code.load(I64, step), step + 16, chunk)
+
+
+def _share(code: Code, shared: Value, step: Value, chunks: Value) -> None:
+    code.store(step, shared + STEP)
+    code.exchange(shared + DONE, 0)
+    code.exchange(shared + TICKET, chunks << CHUNK_BITS)
+    with code.when(code.seen(shared + SLEEPING) > 0):
+        sleepers = code.exchange(shared + SLEEPING, 0)
+        writer = code.load(I32, shared + PIPE + 8)
+        code.call("write", I64, writer, code.scratch(64), sleepers)
+    with code.forever() as leave_if:
+        chunk, is_left = _claim(code, shared)
+        leave_if(is_left.equals(0))
+        _run(code, step, chunk)
+        code.fetch_add(shared + DONE, 1)
+    looks = code.variable(code.i64(0))
+    with code.forever() as leave_if:
+        leave_if(code.seen(shared + DONE) >= chunks)
+        code.pause()
+        looks.add(1)
+        with code.when(looks.get() > WAIT_BEFORE_YIELD):
+            code.call("sched_yield", I32)
+
+
+def _claim(code: Code, shared: Value) -> tuple[Value, Value]:
+    """The next chunk, and whether there was one."""
+    ticket = code.fetch_add(shared + TICKET, 1)
+    chunk = ticket & ((1 << CHUNK_BITS) - 1)
+    return chunk, chunk < (ticket >> CHUNK_BITS)
+
+
+def _serve(code: Code, shared: Value) -> None:
+    looks = code.variable(code.i64(0))
+    with code.forever() as leave_if:
+        leave_if(code.seen(shared + STOPPED) > 0)
+        ticket = code.seen(shared + TICKET)
+        is_work = (ticket & ((1 << CHUNK_BITS) - 1)) < (ticket >> CHUNK_BITS)
+        with code.builder.if_else(is_work.ir) as (work, rest):
+            with work:
+                # Only a ticket that is claimed holds the step still: it is looked up afterwards.
+                chunk, is_left = _claim(code, shared)
+                with code.when(is_left):
+                    _run(code, code.load(POINTER, shared + STEP), chunk)
+                    code.fetch_add(shared + DONE, 1)
+                looks.set(code.i64(0))
+            with rest:
+                code.pause()
+                looks.add(1)
+                with code.when(looks.get() > PATIENCE):
+                    _sleep(code, shared)
+                    looks.set(code.i64(0))
+
+
+def _sleep(code: Code, shared: Value) -> None:
+    """Until someone writes a byte for us. Who has said it sleeps gets one, even if it has not
+    fallen asleep yet, so none is ever left over."""
+    code.fetch_add(shared + SLEEPING, 1)
+    reader = code.load(I32, shared + PIPE)
+    code.call("read", I64, reader, code.scratch(8), code.i64(1))

@@ -1,0 +1,168 @@
+"""How kernels read the formats of `../packed.py`: sixteen rows at a time, straight into registers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+from ..packed import GROUP, PANEL, QUAD, Grouped, Plain
+from .code import F16, F32, I8, I16, I32, Code, Type, Value, vector
+
+ROWS = vector(F32, PANEL)
+QUADS = GROUP // QUAD
+
+
+@dataclass(frozen=True)
+class Group:
+    """A group of 32 columns, unpacked."""
+
+    scales: list[Value]  # [16 × f32], one or two
+    minimum: Value | None  # [16 × f32]
+    quads: list[Value]  # 8 · [64 × i8]: codes of four columns of each row
+
+
+def numbers(code: Code, format_: Plain, address: Value, lanes: int = PANEL) -> Value:
+    """So many stored numbers as float32."""
+    if format_.name == "F32":
+        return code.load(vector(F32, lanes) if lanes > 1 else F32, address)
+    bits = code.load(vector(I16, lanes) if lanes > 1 else I16, address)
+    if format_.name == "BF16":
+        wide = bits.to(I32, signed=False) << 16
+        return wide.bits(vector(F32, lanes) if lanes > 1 else F32)
+    return half_to_float(code, bits)
+
+
+def half_to_float(code: Code, bits: Value) -> Value:
+    """float16, as 16 bits, to float32."""
+    lanes = bits.lanes
+    if code.instruction_set.has_half:
+        return bits.bits(vector(F16, lanes) if lanes > 1 else F16).to(F32)
+    # Exponents are 112 apart; infinity and NaN have the largest in both.
+    wide = bits.to(I32, signed=False)
+    magnitude = ((wide & 0x7FFF) << 13).bits(vector(F32, lanes) if lanes > 1 else F32)
+    scaled = magnitude * 2.0**112
+    special = (scaled.bits(wide.type) | 0x7F800000).bits(scaled.type)
+    scaled = (scaled >= 65536.0).choose(special, scaled)
+    sign = (wide & 0x8000) << 16
+    return (scaled.bits(wide.type) | sign).bits(scaled.type)
+
+
+def place_of(format_: Grouped, name: str) -> int:
+    """Where a field of a record, or of a group, begins."""
+    fields = (
+        format_.record.fields if name in ("scale", "minimum", "groups") else format_.group.fields
+    )
+    assert fields is not None
+    return int(fields[name][1])
+
+
+def block_scales(code: Code, format_: Grouped, record: Value) -> tuple[Value, Value | None]:
+    """The scale of a record's rows, and their minimum."""
+    halves = vector(I16, PANEL)
+    scale = half_to_float(code, code.load(halves, record + place_of(format_, "scale")))
+    if not format_.has_minimum:
+        return scale, None
+    return scale, half_to_float(code, code.load(halves, record + place_of(format_, "minimum")))
+
+
+def unpack_group(
+    code: Code, format_: Grouped, group: Value, scale: Value, minimum: Value | None
+) -> Group:
+    """`scale`, `minimum`: the record's (`block_scales`)."""
+    scales = [scale]
+    if format_.is_nested:
+        steps = group + place_of(format_, "step")
+        scales = [scale * _bytes_as_floats(code, steps + PANEL * i) for i in range(format_.scales)]
+        if minimum is not None:
+            step = _bytes_as_floats(code, group + place_of(format_, "minimum_step"))
+            minimum = (code.constant(ROWS, 0.0) - minimum) * step
+    return Group(scales, minimum, _quads(code, format_, group))
+
+
+def _bytes_as_floats(code: Code, address: Value) -> Value:
+    return code.load(vector(I8, PANEL), address).to(F32)
+
+
+def _quads(code: Code, format_: Grouped, group: Value) -> list[Value]:
+    low = group + place_of(format_, "low")
+    if format_.bits == 8:
+        return [code.load(_BYTES, low + 64 * quad) for quad in range(QUADS)]
+    quads = []
+    for pair in range(QUADS // 2):
+        both = code.load(_BYTES, low + 64 * pair)
+        quads += [both & 15, _shifted(both, 4) & 15]
+    if format_.bits == 4:
+        return quads
+    width = format_.bits - 4
+    planes = [
+        code.load(_BYTES, group + place_of(format_, "high") + 64 * plane) for plane in range(width)
+    ]
+    mask = ((1 << width) - 1) << 4
+    return [
+        quad | _moved(planes[i * width // 8], 4 - i * width % 8) & mask
+        for i, quad in enumerate(quads)
+    ]
+
+
+_BYTES: Type = vector(I8, PANEL * QUAD)
+_WORDS: Type = vector(I32, PANEL)
+
+
+def _shifted(quads: Value, bits: int) -> Value:
+    """Right, four bytes at a time: there is no shift of single bytes, and a mask follows."""
+    return (quads.bits(_WORDS) >> bits).bits(_BYTES)
+
+
+def _moved(quads: Value, left: int) -> Value:
+    if left <= 0:
+        return _shifted(quads, -left)
+    return (quads.bits(_WORDS) << left).bits(_BYTES)
+
+
+def element(
+    code: Code, format_: Plain | Grouped, panel: Value, lane: Value, column: Value
+) -> Value:
+    """One number of a panel, by row and column: the slow way in, for single rows."""
+    if isinstance(format_, Plain):
+        return numbers(code, format_, panel + (column * PANEL + lane) * format_.dtype.itemsize, 1)
+    return _grouped_element(code, format_, panel, lane, column)
+
+
+def _grouped_element(
+    code: Code, format_: Grouped, panel: Value, lane: Value, column: Value
+) -> Value:
+    record = panel + (column // format_.block) * format_.record.itemsize
+    inside = column % GROUP
+    group = (column % format_.block) // GROUP * format_.group.itemsize
+    group_at = record + place_of(format_, "groups") + group
+    value = _code_at(code, format_, group_at, lane, inside).to(F32) - float(format_.offset)
+    scale = half_to_float(code, code.load(I16, record + place_of(format_, "scale") + lane * 2))
+    if format_.is_nested:
+        half = inside // (GROUP // format_.scales) * PANEL
+        step = code.load(I8, group_at + place_of(format_, "step") + half + lane)
+        scale = scale * step.to(F32)
+    value = value * scale
+    if format_.has_minimum:
+        where = record + place_of(format_, "minimum") + lane * 2
+        minimum = half_to_float(code, code.load(I16, where))
+        if format_.is_nested:
+            step = code.load(I8, group_at + place_of(format_, "minimum_step") + lane)
+            minimum = (minimum * step.to(F32)) * -1.0
+        value = value + minimum
+    return value
+
+
+def _code_at(code: Code, format_: Grouped, group: Value, lane: Value, column: Value) -> Value:
+    quad, byte = column // QUAD, lane * QUAD + column % QUAD
+    low = group + place_of(format_, "low")
+    if format_.bits == 8:
+        return code.load(I8, low + quad * 64 + byte).to(I32, signed=False)
+    both = code.load(I8, low + quad // 2 * 64 + byte).to(I32, signed=False)
+    found = (both >> (quad % 2 * 4).to(I32)) & 15
+    if format_.bits == 4:
+        return found
+    width = format_.bits - 4
+    place = quad * width
+    plane = code.load(I8, group + place_of(format_, "high") + place // 8 * 64 + byte)
+    high = (plane.to(I32, signed=False) >> (place % 8).to(I32)) & ((1 << width) - 1)
+    return found | high << 4

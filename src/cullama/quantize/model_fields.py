@@ -1,0 +1,81 @@
+"""A model's shape in the words of GGUF's metadata: what `ModelConfig.from_gguf` reads.
+
+It knows the keys of the architectures that cullama runs, and what of a model GGUF, or llama.cpp,
+has no words for. It knows no tensors and no tokenizer.
+
+Keys: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ..config import ARCHITECTURES, ModelConfig
+from ..errors import UnsupportedModelError
+from ..rope import DivisorScaling, LinearScaling, Llama3Scaling
+
+
+def gguf_architecture(config: ModelConfig) -> str:
+    """llama.cpp runs Mistral as a Llama."""
+    name = ARCHITECTURES[config.architecture]
+    return "llama" if name == "mistral" else name
+
+
+def model_fields(config: ModelConfig) -> dict[str, Any]:
+    """Metadata without the tokenizer's; whole numbers are to be uint32, others float32."""
+    values: dict[str, Any] = {
+        "block_count": config.layers,
+        "context_length": config.context_length,
+        "embedding_length": config.hidden_size,
+        "feed_forward_length": config.intermediate_size,
+        "vocab_size": config.vocab_size,
+        "attention.head_count": config.heads,
+        "attention.head_count_kv": config.kv_heads,
+        "attention.key_length": config.head_dim,
+        "attention.value_length": config.head_dim,
+        "attention.layer_norm_rms_epsilon": config.norm_eps,
+        "rope.dimension_count": config.head_dim,
+        "rope.freq_base": config.rope.theta,
+    }
+    if config.windows[0]:
+        values["attention.sliding_window"] = config.windows[0]
+    match config.rope.scaling:
+        case LinearScaling(factor):
+            values |= {"rope.scaling.type": "linear", "rope.scaling.factor": factor}
+    prefix = gguf_architecture(config)
+    return {f"{prefix}.{name}": value for name, value in values.items()}
+
+
+def check_can_be_said(path: Path, config: ModelConfig) -> None:
+    """
+    Raises:
+        UnsupportedModelError: GGUF has no words for this model, or llama.cpp does not know them.
+    """
+    what = _unsayable(config)
+    if what is not None:
+        raise UnsupportedModelError(
+            f"{path}: has {what}, which GGUF cannot say to llama.cpp; run the model as it is"
+        )
+
+
+def _unsayable(config: ModelConfig) -> str | None:
+    """Found by having llama.cpp load such files."""
+    name, windows = gguf_architecture(config), sorted(set(config.windows))
+    if len(windows) > 1:
+        return f"layers with windows of {windows[0]} and of {windows[1]} tokens"
+    if name == "llama":
+        return "norms of queries and keys in a llama" if config.qk_norm else None
+    if config.output_bias or config.mlp_bias:
+        return f"biases behind attention or feed-forward in a {name}"
+    if isinstance(config.rope.scaling, DivisorScaling | Llama3Scaling):
+        return f"rotary embedding scaled frequency by frequency in a {name}"
+    return None
+
+
+def notes(config: ModelConfig) -> list[str]:
+    """What the file says and llama.cpp does not listen to."""
+    window = config.windows[0]
+    if not window or window >= config.context_length:
+        return []
+    return [f"llama.cpp does not know of this model's window: beyond {window} tokens it differs"]

@@ -1,0 +1,85 @@
+"""What a file will hold: each tensor's name there, its type, and the order of its rows.
+
+It knows llama.cpp's names and the rule by which types are given out; it reads no weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..checkpoint import Checkpoint
+from ..checkpoint.gguf import ROPE_DIVISORS
+from ..checkpoint.names import EMBEDDING, HEAD, expected_shapes
+from ..config import ModelConfig
+from ..rope import DivisorScaling, Llama3Scaling, Rope
+from ..tensor import HostArray, StoredTensor
+from .model_fields import gguf_architecture
+
+TYPES = ("f32", "bf16", "f16", "q8_0", "q4_1", "q4_0")  # as users name them
+
+BLOCK = 32  # weights of a row that share a scale, in every quantised type there is here
+# What the next token is read off suffers most from few bits. llama.cpp has Q6_K there, or Q8_0
+# where rows are no multiple of 256; gguf-py writes no Q6_K.
+LEAST_OF_HEAD = "q8_0"
+
+
+@dataclass(frozen=True)
+class Target:
+    """A tensor on its way into a file."""
+
+    source: StoredTensor
+    name: str  # llama.cpp's
+    dtype: str  # "Q4_0"
+    head_dim: int | None = None  # for q and k, whose rotated pairs come to lie side by side
+
+
+def targets(checkpoint: Checkpoint, wanted: str) -> Iterator[Target]:
+    """Every tensor of the model, and the rotary divisors where there are any."""
+    config = checkpoint.config
+    is_interleaved = gguf_architecture(config) == "llama"
+    names = _gguf_names(config)
+    for name in expected_shapes(config):
+        source = checkpoint.tensors[name]
+        is_rotated = is_interleaved and any(f".{stem}_proj." in name for stem in "qk")
+        yield Target(
+            source,
+            names[name],
+            _type_of(source, wanted, is_head=name == (EMBEDDING if config.tied else HEAD)),
+            config.head_dim if is_rotated else None,
+        )
+    if isinstance(config.rope.scaling, DivisorScaling | Llama3Scaling):
+        yield _divisors(config)
+
+
+def _type_of(source: StoredTensor, wanted: str, is_head: bool) -> str:
+    """Vectors are few and precious; a row that is no whole number of blocks has no quantised form.
+
+    The matrix that predicts tokens keeps at least eight bits.
+    """
+    if len(source.shape) == 1:
+        return "F32"
+    if wanted.startswith("q") and source.shape[-1] % BLOCK:
+        return "F16"
+    return (LEAST_OF_HEAD if is_head and wanted.startswith("q") else wanted).upper()
+
+
+def _gguf_names(config: ModelConfig) -> dict[str, str]:
+    """Hugging Face's name → llama.cpp's."""
+    import gguf
+
+    architecture = gguf.MODEL_ARCH[gguf_architecture(config).upper()]
+    table = gguf.get_tensor_name_map(architecture, config.layers)
+    endings = (".weight", ".bias")
+    return {name: table.get_name(name, try_suffixes=endings) for name in expected_shapes(config)}
+
+
+def _divisors(config: ModelConfig) -> Target:
+    """By what each rotated pair's angle is divided, [E / 2]: any scaling can be said so."""
+    plain = Rope(config.rope.theta).inverse_frequencies(config.head_dim)
+    values: HostArray = plain / config.rope.inverse_frequencies(config.head_dim)
+    values = values.astype(np.float32)
+    stored = StoredTensor(ROPE_DIVISORS, values.shape, "F32", lambda: iter([values]))
+    return Target(stored, ROPE_DIVISORS, "F32")

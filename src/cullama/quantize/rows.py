@@ -1,0 +1,91 @@
+"""A tensor's rows as the bytes of a GGUF type.
+
+It knows how numbers become blocks, and refuses numbers that a type cannot hold; the arithmetic of
+quantised types is gguf-py's, which gives what llama.cpp gives. It does not know what the tensor
+is for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from math import prod
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import ModelFileError
+from ..tensor import HostArray
+from .plan import Target
+
+Bytes = NDArray[np.uint8]
+
+LARGEST_HALF = 65504.0  # of float16: that of F16, and of the scales of all quantised types
+
+
+def stored_rows(target: Target, path: Path, progress: Callable[[int], None]) -> Bytes:
+    """All rows, [rows, bytes of one]; `path` is for messages.
+
+    `progress` is called with the number of elements done, tile by tile.
+
+    Raises:
+        ModelFileError: a number is NaN or infinite, or too large for the type.
+    """
+    rows = np.empty((target.source.shape[0], row_bytes(target)), np.uint8)
+    first = 0
+    for tile in _encoded_tiles(target, path):
+        rows[first : first + len(tile)] = tile
+        first += len(tile)
+        progress(len(tile) * prod(target.source.shape[1:]))
+    return rows if target.head_dim is None else _interleaved(rows, target.head_dim)
+
+
+def row_bytes(target: Target) -> int:
+    from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
+
+    elements, size = GGML_QUANT_SIZES[GGMLQuantizationType[target.dtype]]
+    return int(prod(target.source.shape[1:]) // elements * size)
+
+
+def _encoded_tiles(target: Target, path: Path) -> Iterator[Bytes]:
+    """Some rows at a time; blocks that are of the type already are taken as they are."""
+    source = target.source
+    if source.blocks is not None and source.dtype == target.dtype:
+        yield from source.blocks()
+        return
+    for tile in source.tiles():
+        numbers = tile.astype(np.float32, copy=False)
+        _check(target, path, numbers)
+        yield _encoded(numbers, target.dtype).reshape(len(tile), -1)
+
+
+def _check(target: Target, path: Path, numbers: HostArray) -> None:
+    largest = float(np.abs(numbers).max())
+    where = f"{path}: tensor {target.source.name!r}: holds"
+    if not np.isfinite(largest):
+        raise ModelFileError(f"{where} NaN or infinity, expected finite numbers")
+    if target.dtype not in ("F32", "BF16") and largest > LARGEST_HALF:
+        raise ModelFileError(
+            f"{where} {largest:g}, expected at most {LARGEST_HALF:g} for {target.dtype}; "
+            "use --type bf16"
+        )
+
+
+def _encoded(numbers: HostArray, dtype: str) -> Bytes:
+    if dtype == "BF16":
+        return numbers.astype(ml_dtypes.bfloat16).view(np.uint8)
+    from gguf.constants import GGMLQuantizationType
+    from gguf.quants import quantize
+
+    # Where a block is next to nothing, one by its scale is infinite, and the scale 0 in float16.
+    # As one long row: gguf-py converts 16 rows at a time, which is slow for narrow ones.
+    with np.errstate(over="ignore", invalid="ignore"):
+        encoded: HostArray = quantize(numbers.reshape(1, -1), GGMLQuantizationType[dtype])
+    return encoded.view(np.uint8)
+
+
+def _interleaved(rows: Bytes, head_dim: int) -> Bytes:
+    """Rows of each head from (half, pair) order to (pair, half) order, as llama.cpp has them."""
+    by_half = rows.reshape(-1, 2, head_dim // 2, rows.shape[1])
+    return by_half.swapaxes(1, 2).reshape(rows.shape)
