@@ -87,7 +87,7 @@ def divergence(expected: HostArray, found: HostArray, text: Sequence[int]) -> Di
         with np.errstate(invalid="ignore"):
             nats[rows] = np.maximum((np.exp(p) * (p - q)).sum(axis=1), 0)  # ≥ 0 but for rounding
         has_same_top[rows] = p.argmax(axis=1) == q.argmax(axis=1)
-        came = np.asarray(text[rows.start + 1 : rows.stop + 1])
+        came = np.asarray(text[rows.start + 1 : rows.stop + 1], np.int64)
         for side, logs in zip(surprise, (p, q), strict=True):
             side[rows.start : rows.start + len(came)] = -logs[np.arange(len(came)), came]
     return Divergence(nats, has_same_top, *surprise)

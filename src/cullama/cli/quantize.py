@@ -55,7 +55,7 @@ TYPES = ("q4_0", "q4_1", "q8_0", "f16", "bf16", "f32")  # those of `cullama.quan
 @shape_option
 @click.option(
     "--backend",
-    metavar="[auto|cpu|cuda|cuda:N]",
+    metavar="[auto|cpu|cpu:KERNELS|cuda|cuda:N]",
     callback=check_backend,
     default="auto",
     show_default=True,
@@ -146,8 +146,9 @@ def _loss(
     from ..quantize import measured_loss, sample_text
 
     open_model = partial(_open, quiet=quiet, **device)
+    page = sample_text() if text is None else text
     try:
-        return measured_loss(source, path, text or sample_text(), open_model, ProgressBar)
+        return measured_loss(source, path, page, open_model, ProgressBar)
     except NoTokenizerError:
         if text is not None:
             raise

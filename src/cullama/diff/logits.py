@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ..divergence import log_softmax
 from ..tensor import HostArray
 from .figures import BLOCK, Doubles
 
@@ -89,7 +90,7 @@ class LogitGap:
 
     def _add(self, rows: slice, a: Doubles, b: Doubles) -> None:
         with np.errstate(invalid="ignore"):
-            p, q = _log_softmax(a), _log_softmax(b)
+            p, q = log_softmax(a), log_softmax(b)
             # Rounding may leave a little less than nothing.
             self._divergence[rows] = np.maximum((np.exp(p) * (p - q)).sum(1), 0)
             self._max_error[rows] = np.abs(a - b).max(1)
@@ -101,11 +102,6 @@ class LogitGap:
         return LogitFigures(
             self._divergence, self._max_error, self._expected, self._found, self._margin
         )
-
-
-def _log_softmax(x: Doubles) -> Doubles:
-    shifted = x - x.max(axis=1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
 
 
 def _finite(number: float) -> float | None:

@@ -5,6 +5,7 @@ It knows what a file says of itself as a whole. What each part is made of is the
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -21,7 +22,7 @@ from . import model_fields
 from .file import Contents, check_free, write
 from .plan import BLOCK, LEAST_OF_HEAD, TYPES, Target, targets
 from .rows import Bytes, stored_rows
-from .tokenizer_fields import Fields, bare_fields, tokenizer_fields
+from .tokenizer_fields import Metadata, bare_fields, tokenizer_fields
 
 Progress = Callable[[int, int], None]  # (elements done, elements in all)
 
@@ -100,11 +101,15 @@ def quantize(
 
 def file_name(source: Path, dtype: str) -> str:
     """What to call a model in another type: "SmolLM2-135M-Instruct-q8_0.gguf"."""
-    name = model_title(source).rpartition("/")[2].removesuffix(".gguf")
+    name = _title(source).rpartition("/")[2].removesuffix(".gguf")
     before = quantisation_of(name)
     if before and name.endswith(before) and name != before:
         name = re.sub(r"[.-]$", "", name.removesuffix(before))
     return f"{name}-{dtype}.gguf"
+
+
+def _title(source: Path) -> str:
+    return model_title(Path(os.path.abspath(source)))  # "." has no name of its own
 
 
 class _Reader:
@@ -122,7 +127,9 @@ class _Reader:
         self._progress(self._done, self._total)
 
 
-def _tokenizer(checkpoint: Checkpoint, said: Fields, is_wanted: bool) -> tuple[Fields, list[str]]:
+def _tokenizer(
+    checkpoint: Checkpoint, said: Metadata, is_wanted: bool
+) -> tuple[Metadata, list[str]]:
     if not is_wanted:
         return bare_fields(checkpoint), []
     try:
@@ -131,7 +138,7 @@ def _tokenizer(checkpoint: Checkpoint, said: Fields, is_wanted: bool) -> tuple[F
         return bare_fields(checkpoint), ["the model has no tokenizer, so the file takes token ids"]
 
 
-def _general(checkpoint: Checkpoint, said: Fields, dtype: str) -> Fields:
+def _general(checkpoint: Checkpoint, said: Metadata, dtype: str) -> Metadata:
     """What a file says of itself as a whole; of author, licence and so on, what the source said."""
     import gguf
 
@@ -139,7 +146,7 @@ def _general(checkpoint: Checkpoint, said: Fields, dtype: str) -> Fields:
     kept = {key: said[key] for key in said if key.startswith("general.") and key not in OWN}
     return {
         "general.type": "model",
-        "general.name": model_title(checkpoint.path),
+        "general.name": _title(checkpoint.path),
         **kept,
         "general.file_type": int(gguf.LlamaFileType[kind]),
         "general.quantization_version": int(gguf.GGML_QUANT_VERSION),

@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,8 @@ from .rows import Bytes, row_bytes
 if TYPE_CHECKING:
     import gguf
 
-BEHIND_NAMES = 8 << 20  # bytes: more than a header takes
+HEADER_ROOM = 8 << 20  # bytes: more than the headers of known models take
+LARGEST_FLOAT = 3.4e38  # of 32 bits
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ def _landing(path: Path, size: int) -> Iterator[Path]:
     """A passing name beside `path`; what is there then gets the name, or is removed."""
     part = path.with_name(f".{path.name}.{os.urandom(4).hex()}.part")
     try:
-        _check_room(path, size + BEHIND_NAMES)
+        _check_room(path, size + HEADER_ROOM)
         yield part
         with part.open("rb") as file:
             os.fsync(file.fileno())  # before the rename: a name never without its bytes
@@ -119,15 +121,27 @@ def _describe(writer: gguf.GGUFWriter, contents: Contents) -> None:
 
 
 def _add(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
-    """Numbers as llama.cpp expects them: 32 bits, whole ones without a sign. GGUF has no empty
-    arrays."""
+    """A field of metadata. Arrays of nothing are left out: GGUF has none."""
     import gguf
 
     kinds = gguf.GGUFValueType
-    plain = {bool: kinds.BOOL, int: kinds.UINT32, float: kinds.FLOAT32, str: kinds.STRING}
-    if type(value) in plain:
-        writer.add_key_value(key, value, plain[type(value)])
+    if isinstance(value, bool | int | float | str):
+        writer.add_key_value(key, value, kinds[_kind(value)])
+    elif isinstance(value, list) and value:
+        writer.add_key_value(key, value, kinds.ARRAY, kinds.STRING)
     elif len(value):
-        is_text = isinstance(value, list)
-        element = kinds.STRING if is_text else kinds[value.dtype.name.upper()]
-        writer.add_key_value(key, list(value) if is_text else value.tolist(), kinds.ARRAY, element)
+        writer.add_key_value(key, value.tolist(), kinds.ARRAY, kinds[value.dtype.name.upper()])
+
+
+def _kind(value: bool | int | float | str) -> str:
+    """Numbers are of 32 bits, whole ones without a sign, as llama.cpp expects; else of 64."""
+    match value:
+        case bool():
+            return "BOOL"
+        case str():
+            return "STRING"
+        case float():
+            return "FLOAT64" if LARGEST_FLOAT < abs(value) < inf else "FLOAT32"
+    if value < 0:
+        return "INT64"
+    return "UINT32" if value < 1 << 32 else "UINT64"

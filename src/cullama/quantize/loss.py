@@ -52,7 +52,10 @@ def measured_loss(
         expected = list(_predictions(llm, windows, progress))
     with load(path, length) as llm, watch("and with the file") as progress:
         found = _predictions(llm, windows, progress)
-        parts = [divergence(expected.pop(0), next(found), window) for window in windows]
+        parts = [
+            divergence(expected.pop(0), logits, window)
+            for window, logits in zip(windows, found, strict=True)
+        ]
     whole = Divergence.joined(parts)
     if np.isnan(whole.mean):
         raise NumericalError(f"{path}: predicts what is no number; choose a type of more bits")
@@ -64,11 +67,10 @@ def cut(tokenizer: Tokenizer, text: str, config: ModelConfig) -> list[list[int]]
     before = tokenizer.encode("")[:1]
     most = min(MOST_TOKENS, MOST_BYTES // (4 * config.vocab_size))
     ids = tokenizer.encode(text, add_special_tokens=False)[:most]
-    step = min(WINDOW, config.context_length) - len(before)
-    windows = [before + ids[first : first + step] for first in range(0, len(ids), step)]
     if len(ids) < 2:
         raise UsageError(f"the text holds {len(ids)} tokens, expected a page or so to tell a loss")
-    return windows
+    step = max(1, min(WINDOW, config.context_length) - len(before))
+    return [before + ids[first : first + step] for first in range(0, len(ids), step)]
 
 
 def _predictions(

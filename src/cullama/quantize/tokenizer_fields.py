@@ -1,8 +1,8 @@
 """A checkpoint's tokenizer and chat template in the words of GGUF's metadata.
 
 A GGUF file's own words are taken over. A tokenizer.json says more than GGUF can, so what becomes of
-one is read back by `gguf_tokenizer`, and has to give the ids of the original on texts that are made
-to tell tokenizers apart. It knows both spellings, and no weights.
+one is read back, and has to give the ids of the original. It knows both spellings; by which texts
+two tokenizers are told apart is `likeness`'s.
 """
 
 from __future__ import annotations
@@ -18,20 +18,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..checkpoint import Checkpoint
-from ..checkpoint.gguf_tokenizer import CONTROL, NORMAL, UNKNOWN, USER_DEFINED, build_tokenizer
+from ..checkpoint.gguf_tokenizer import CONTROL, NORMAL, UNKNOWN, USER_DEFINED
 from ..checkpoint.template_files import GGUF_NAMES, gguf_names
-from ..errors import ChatTemplateError, ModelFileError, NoTokenizerError, UnsupportedModelError
+from ..errors import ChatTemplateError, UnsupportedModelError
 from ..tokenizer import Tokenizer
-from .sample import sample_text
+from .likeness import PREFIX, is_alike, read_otherwise
 
 if TYPE_CHECKING:
     import tokenizers
 
-Fields = dict[str, Any]
+Metadata = dict[str, Any]
 Merge = tuple[str, str]
 Integers = NDArray[np.int32]
 
-PREFIX = "tokenizer.ggml."
 TEMPLATE = "tokenizer.chat_template"
 NO_VOCABULARY = "no_vocab"  # llama.cpp's word for a model of bare token ids
 UNUSED, BYTE = 5, 6
@@ -40,18 +39,12 @@ ENDS = ("eos", "eot", "eom")  # as many end tokens as there are names for
 # Ways of splitting text into words that `tokenizer.ggml.pre` has names for, in llama.cpp and here.
 SPLITTINGS = ("llama-bpe", "qwen2", "smollm", "gpt-2", "tekken")
 
-# Where ways of splitting part: endings, numbers, cases, line ends, combining marks, symbols.
-BOUNDARIES = (
-    "It's 7 o'clock, they'LL say: 42, 123, 1234, 12345678!\r\n\r\n\tHTTPServer/camelCase x=y+1;\n"
-    "/*  two   three    spaces \n \n  naïve e\u0301 Å ½ ٣٤ 漢字かな 🦙🙂 don't I'D a_b $9.99 (#1)…"
-)
-
 
 class _UnsayableError(Exception):
     """What of a tokenizer GGUF has no words for."""
 
 
-def tokenizer_fields(checkpoint: Checkpoint, said: Fields) -> tuple[Fields, list[str]]:
+def tokenizer_fields(checkpoint: Checkpoint, said: Metadata) -> tuple[Metadata, list[str]]:
     """Metadata that says which token is which, and notes on what it leaves out.
 
     Args:
@@ -73,38 +66,35 @@ def tokenizer_fields(checkpoint: Checkpoint, said: Fields) -> tuple[Fields, list
             "add --no-tokenizer to write the model without it"
         ) from None
     template, notes = _template(checkpoint, fields)
-    otherwise = [
-        what
-        for what, text in _rarities(fields).items()
-        if not _reads_alike(tokenizer, fields, [text], allow_special=True)
-    ]
+    otherwise = read_otherwise(tokenizer, fields)
     if otherwise:
         notes.append(f"a tokenizer in GGUF reads a little otherwise: {', '.join(otherwise)}")
     return {**fields, **template}, [*notes, *_lost_ends(checkpoint)]
 
 
-def bare_fields(checkpoint: Checkpoint) -> Fields:
+def bare_fields(checkpoint: Checkpoint) -> Metadata:
     """Metadata of a model without a tokenizer: which token ids begin and end a text."""
-    return {f"{PREFIX}model": NO_VOCABULARY, **_ids(checkpoint, {})}
+    return {f"{PREFIX}model": NO_VOCABULARY, **_ids(checkpoint, [])}
 
 
 # -------------------------------------------------------------------------------------- translation
 
 
-def _translated(checkpoint: Checkpoint, tokenizer: tokenizers.Tokenizer) -> Fields:
+def _translated(checkpoint: Checkpoint, tokenizer: tokenizers.Tokenizer) -> Metadata:
     document = json.loads(tokenizer.to_str())
     tokens, kinds = _vocabulary(document, checkpoint.config.vocab_size)
-    fields = {"tokens": tokens, "token_type": kinds}
-    shared = _named(fields) | _ids(checkpoint, {token: i for i, token in enumerate(tokens)})
+    shared = _named({"tokens": tokens, "token_type": kinds}) | _ids(checkpoint, tokens)
+    if UNKNOWN in kinds:
+        shared[f"{PREFIX}unknown_token_id"] = kinds.tolist().index(UNKNOWN)
     shared |= _edges(tokenizer, shared)
     for candidate in _candidates(document["model"], tokens, kinds):
         found = shared | _named(candidate)
-        if _reads_alike(tokenizer, found, [BOUNDARIES, sample_text()], allow_special=False):
+        if is_alike(tokenizer, found):
             return found
     raise _UnsayableError("it gives other ids than any tokenizer that GGUF has a name for")
 
 
-def _named(fields: Mapping[str, Any]) -> Fields:
+def _named(fields: Mapping[str, Any]) -> Metadata:
     return {PREFIX + name: value for name, value in fields.items()}
 
 
@@ -117,14 +107,11 @@ def _vocabulary(document: dict[str, Any], size: int) -> tuple[list[str], Integer
     kinds = {index: _plain_kind(token, model) for index, token in texts.items()}
     texts |= {token["id"]: token["content"] for token in added}
     kinds |= {token["id"]: CONTROL if token["special"] else USER_DEFINED for token in added}
-    if model["unk_token"] is not None:
-        kinds[model["vocab"][model["unk_token"]]] = UNKNOWN
+    kinds |= {index: UNKNOWN for index, token in texts.items() if token == model["unk_token"]}
     if max(texts) >= size:
         raise _UnsayableError(f"it has {max(texts) + 1:,} tokens, and the model {size:,}")
-    ids = range(size)
-    return [texts.get(i, f"[PAD{i}]") for i in ids], np.array(
-        [kinds.get(i, UNUSED) for i in ids], np.int32
-    )
+    tokens = [texts.get(index, f"[PAD{index}]") for index in range(size)]
+    return tokens, np.array([kinds.get(index, UNUSED) for index in range(size)], np.int32)
 
 
 def _plain_kind(token: str, model: dict[str, Any]) -> int:
@@ -180,10 +167,11 @@ def _last_rank(token: str, ranks: Mapping[Merge, int]) -> int:
 # ------------------------------------------------------------------------------------------ special
 
 
-def _ids(checkpoint: Checkpoint, by_token: Mapping[str, int]) -> Fields:
+def _ids(checkpoint: Checkpoint, tokens: list[str]) -> Metadata:
     """The tokens with a role. The end token that the chat template may name comes first."""
     names, ends = checkpoint.template_names(), checkpoint.config.eos_ids
-    roles = {role: by_token.get(names.get(name, "")) for name, role in GGUF_NAMES.items()}
+    ids = {token: index for index, token in enumerate(tokens)}
+    roles = {role: ids.get(names.get(name, "")) for name, role in GGUF_NAMES.items()}
     if roles["bos"] is None:
         roles["bos"] = checkpoint.config.bos_id
     if (named := roles["eos"]) is not None and (named in ends or not ends):
@@ -192,7 +180,7 @@ def _ids(checkpoint: Checkpoint, by_token: Mapping[str, int]) -> Fields:
     return {f"{PREFIX}{role}_token_id": index for role, index in roles.items() if index is not None}
 
 
-def _edges(tokenizer: tokenizers.Tokenizer, ids: Fields) -> Fields:
+def _edges(tokenizer: tokenizers.Tokenizer, ids: Metadata) -> Metadata:
     """Whether a text gets a token before it, and one behind."""
     marks = Tokenizer(tokenizer).encode("")
     has_bos = marks[:1] == [ids.get(f"{PREFIX}bos_token_id")]
@@ -207,7 +195,7 @@ def _lost_ends(checkpoint: Checkpoint) -> list[str]:
     return [f"of the model's {count} end tokens, GGUF has names for {len(ENDS)}: {', '.join(ENDS)}"]
 
 
-def _template(checkpoint: Checkpoint, fields: Fields) -> tuple[Fields, list[str]]:
+def _template(checkpoint: Checkpoint, fields: Metadata) -> tuple[Metadata, list[str]]:
     """The chat template, and what it would be told otherwise than now."""
     try:
         template = checkpoint.load_chat_template()
@@ -222,57 +210,3 @@ def _template(checkpoint: Checkpoint, fields: Fields) -> tuple[Fields, list[str]
         if name in template.source and before.get(name) != after.get(name)
     ]
     return {TEMPLATE: template.source}, changed
-
-
-# --------------------------------------------------------------------------------------- comparison
-
-
-def _reads_alike(
-    original: tokenizers.Tokenizer, fields: Fields, texts: list[str], allow_special: bool
-) -> bool:
-    """Whether what the fields say gives the ids of the original, and its texts of ids."""
-    try:
-        rebuilt = build_tokenizer(fields)
-    except (ModelFileError, NoTokenizerError):
-        return False
-    if not _splits_alike(original, rebuilt):
-        return False
-    ours, theirs = Tokenizer(rebuilt), Tokenizer(original)
-    plain = fields[f"{PREFIX}token_type"] == NORMAL
-    for text in texts:
-        ids = theirs.encode(text, allow_special=allow_special)
-        words = [index for index in ids if plain[index]]
-        if ours.encode(text, allow_special=allow_special) != ids:
-            return False
-        if ours.decode(words) != theirs.decode(words):
-            return False
-    return True
-
-
-def _rarities(fields: Fields) -> dict[str, str]:
-    """Texts in which tokenizers of one family part, where others than templates seldom go."""
-    places = np.flatnonzero(np.isin(fields[f"{PREFIX}token_type"], (CONTROL, USER_DEFINED)))
-    tokens = [fields[f"{PREFIX}tokens"][place] for place in places]
-    return {
-        "text beside control tokens": "".join(
-            f"{token}user\nWell {token}\n\nyes" for token in tokens
-        ),
-        "text that begins with a space": " Well",
-    }
-
-
-def _splits_alike(original: tokenizers.Tokenizer, rebuilt: tokenizers.Tokenizer) -> bool:
-    """Where text falls into words first: the same words, also of those that small vocabularies
-    would take apart anyway; and words that are tokens treated the same."""
-    if rebuilt.pre_tokenizer is None:
-        return True
-    if original.pre_tokenizer is None:
-        return False
-    is_whole = [it.model.ignore_merges for it in (original, rebuilt)]
-    return is_whole[0] == is_whole[1] and _words(original) == _words(rebuilt)
-
-
-def _words(tokenizer: tokenizers.Tokenizer) -> list[str]:
-    normalizer = tokenizer.normalizer
-    text = normalizer.normalize_str(BOUNDARIES) if normalizer else BOUNDARIES
-    return [word for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(text)]
