@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from .cache_folder import cache_folder
+from .choices import BACKENDS, DTYPES, QUANTISED
 from .errors import DeviceError, DeviceUnavailableError, UsageError
 from .operators import Operators
 
-BACKENDS = ("auto", "cpu", "cuda")
-DTYPES = ("auto", "float32", "float16", "bfloat16")
+COMPILER = "llvmlite"
+INSTALL_COMPILER = "pip install 'cullama[llvm]'"
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """How a model is to be run."""
+
+    dtype: str
+    threads: int | None
+    weight_folder: Path | None  # where converted weights are kept; None keeps none
+    deterministic: bool = False
 
 
 def operators_for(
@@ -23,41 +35,44 @@ def operators_for(
 ) -> Operators[Any]:
     """The operators of a backend, in a storage type.
 
-    "cuda:1" is the second GPU. `auto` takes the first GPU if it can be used, else the CPU, and the
-    operators' description says why; a number of threads is for the CPU, and so asks for it. A type
-    of `auto` is float32 on the CPU, since numpy multiplies nothing else at speed, and bfloat16 on
-    a GPU.
+    "cuda:1" is the second GPU; "cpu:numpy" is the CPU without compiled kernels, "cpu:avx2" with
+    those of an instruction set. `auto` takes the first GPU if it can be used, else the CPU, and the
+    operators' description says why; a number of threads is for the CPU, and so asks for it.
+
+    A type of `auto` is bfloat16 on a GPU; on the CPU every weight's own, as its file has it, or
+    float32 with numpy, which multiplies nothing else at speed.
 
     Raises:
         UsageError: a backend, type or thread count that there is not.
         DeviceUnavailableError: no GPU can be used, and one was asked for.
     """
-    name, _, index = backend.partition(":") if isinstance(backend, str) else (backend, "", "")
+    name, colon, which = backend.partition(":") if isinstance(backend, str) else (backend, "", "")
     _check("backend", name, BACKENDS)
     _check("dtype", dtype, DTYPES)
+    wishes = Wishes(dtype, threads, weight_folder, deterministic)
+    if colon and (name == "auto" or not which):
+        raise UsageError(f"backend is {backend!r}, expected for example cpu:numpy or cuda:1")
     if name == "cpu":
-        return _cpu(dtype, threads, weight_folder, deterministic, index)
+        return _cpu(wishes, which)
     if name == "cuda":
         if threads is not None:
             raise UsageError(f"threads is {threads}, which is for the CPU: leave it out with cuda")
-        return _cuda(dtype, _index(backend, index), deterministic)
-    if index:
-        raise UsageError(f"backend is {backend!r}: only cuda takes a number, for example cuda:1")
-    return _best(dtype, threads, weight_folder, deterministic)
+        return _cuda(dtype, _index(backend, which), deterministic)
+    return _best(wishes)
 
 
-def _best(
-    dtype: str, threads: int | None, weight_folder: Path | None, deterministic: bool
-) -> Operators[Any]:
+def _best(wishes: Wishes) -> Operators[Any]:
     why = "threads are for the CPU"
-    if threads is None:
+    if wishes.dtype in QUANTISED:
+        why = f"{wishes.dtype} is for the CPU"
+    elif wishes.threads is None:
         try:
-            return _first_gpu(dtype, deterministic)
+            return _first_gpu(wishes.dtype, wishes.deterministic)
         except DeviceUnavailableError as error:
             why = error.reason
         except DeviceError as error:  # one that was lost, or is full
             why = str(error)
-    operators = _cpu(dtype, threads, weight_folder, deterministic)
+    operators = _cpu(wishes)
     operators.description += f" · auto: {why}"
     return operators
 
@@ -66,47 +81,53 @@ def _first_gpu(dtype: str, deterministic: bool) -> Operators[Any]:
     return _cuda(dtype, 0, deterministic)
 
 
-def _cpu(
-    dtype: str,
-    threads: int | None,
-    weight_folder: Path | None,
-    deterministic: bool,
-    kernels: str = "",
-) -> Operators[Any]:
-    """`kernels`: "numpy", or the instruction set that compiled ones are made for."""
-    if kernels != "numpy" and (kernels or find_spec("llvmlite")):
-        return _compiled(dtype, threads, weight_folder, kernels)
-    return _numpy(dtype, threads, weight_folder, deterministic)
+def _cpu(wishes: Wishes, kernels: str = "") -> Operators[Any]:
+    """`kernels`: "numpy", or the instruction set of compiled ones; "" takes the best there is."""
+    has_compiler = find_spec(COMPILER) is not None
+    if kernels == "numpy" or not (kernels or has_compiler):
+        return _numpy(wishes, has_compiler)
+    if not has_compiler:
+        raise UsageError(f"backend is 'cpu:{kernels}', which needs a compiler: {INSTALL_COMPILER}")
+    return _compiled(wishes, kernels)
 
 
-def _compiled(
-    dtype: str, threads: int | None, weight_folder: Path | None, instruction_set: str
-) -> Operators[Any]:
+def _compiled(wishes: Wishes, instruction_set: str) -> Operators[Any]:
     from .cpu.compiled.instruction_sets import choose
     from .cpu.compiled.machine import Machine
     from .cpu.compiled.operators import CompiledOperators
     from .cpu.threads import choose_threads
 
     machine = Machine(choose(instruction_set), cache_folder() / "kernels")
-    return CompiledOperators(dtype, choose_threads(threads), machine, weight_folder)
+    threads = choose_threads(wishes.threads)
+    operators = CompiledOperators(wishes.dtype, threads, machine, wishes.weight_folder)
+    if wishes.deterministic:  # as it is anyway
+        operators.description += " · deterministic"
+    return operators
 
 
-def _numpy(
-    dtype: str, threads: int | None, weight_folder: Path | None, deterministic: bool
-) -> Operators[Any]:
+def _numpy(wishes: Wishes, has_compiler: bool) -> Operators[Any]:
     from .cpu.deterministic import DeterministicCpuOperators
     from .cpu.matrix import TILED_ARCHITECTURES
     from .cpu.operators import CpuOperators
     from .cpu.threads import blas_architecture, choose_threads, limit_blas
 
-    count = choose_threads(threads)
+    if wishes.dtype in QUANTISED:
+        remedy = "leave out :numpy" if has_compiler else INSTALL_COMPILER
+        raise UsageError(f"dtype is {wishes.dtype!r}, which needs compiled kernels: {remedy}")
+    threads = choose_threads(wishes.threads)
     limit_blas(1)
     has_tiles = blas_architecture() in TILED_ARCHITECTURES
-    operators = DeterministicCpuOperators if deterministic else CpuOperators
-    return operators("float32" if dtype == "auto" else dtype, count, has_tiles, weight_folder)
+    dtype = "float32" if wishes.dtype == "auto" else wishes.dtype
+    make = DeterministicCpuOperators if wishes.deterministic else CpuOperators
+    operators = make(dtype, threads, has_tiles, wishes.weight_folder)
+    if not has_compiler:
+        operators.description += f" · numpy; faster with {INSTALL_COMPILER}"
+    return operators
 
 
 def _cuda(dtype: str, index: int, deterministic: bool) -> Operators[Any]:
+    if dtype in QUANTISED:
+        raise UsageError(f"dtype is {dtype!r}, which is for the CPU: expected {', '.join(DTYPES[:4])}")
     from .cuda.driver import Device
     from .cuda.operators import CudaOperators
 

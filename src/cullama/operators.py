@@ -35,6 +35,7 @@ Step = Callable[["Batch[Array]"], Array]
 
 class Operators(Protocol[Array]):
     description: str  # one line: device, storage type, threads
+    stored_as: str  # the type that weights are kept in, for people
     is_asynchronous: bool = False  # whether a pass goes on by itself once it has been launched
 
     # --- across, and into place --------------------------------------------------------------

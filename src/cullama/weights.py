@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from .checkpoint.checkpoint import Checkpoint
 from .checkpoint.names import EMBEDDING, HEAD, NORM
@@ -42,6 +42,14 @@ class Weights(Generic[Array]):
     norm: Array  # [D]
     head: Array  # [V, D]; the embedding itself where the model is tied
     rotations: Array  # [P, 2E], as `Rope.table` has them
+
+    @property
+    def bytes_per_token(self) -> int:
+        """What is read of them to write a token: all matrices but the embedding."""
+        matrices: list[Any] = [self.head]
+        for layer in self.layers:
+            matrices += [layer.qkv, layer.output, layer.gate_up, layer.down]
+        return sum(matrix.nbytes for matrix in matrices)
 
 
 def load_weights(

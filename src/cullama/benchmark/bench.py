@@ -14,7 +14,7 @@ from ..cpu.operators import CpuOperators
 from ..cpu.threads import choose_threads, physical_cores
 from ..errors import UsageError
 from . import runs
-from .report import Report, bytes_per_token, decode_row, prefill_row
+from .report import Report, decode_row, prefill_row
 from .yardsticks import CpuMeter, Yardsticks, between
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def benchmark(llm: LLM, plan: Plan) -> Report:
             f"{llm.context_length}; lower --contexts, --prefill or --tokens"
         )
     config, ops = llm.config, _backend(llm)
-    weight_bytes = bytes_per_token(config, ops.dtype.itemsize)
+    weight_bytes = llm.engine.runner.model.weights.bytes_per_token
     limits, rows, guessing = [], [], []
     with _settings(ops, plan) as settings:
         for setting in settings:
@@ -63,7 +63,7 @@ def benchmark(llm: LLM, plan: Plan) -> Report:
     return Report(
         model=llm.description,
         machine=_machine(ops),
-        dtype=ops.dtype.name,
+        dtype=ops.stored_as,
         weight_bytes=weight_bytes,
         yardsticks=tuple(limits),
         rows=tuple(rows),

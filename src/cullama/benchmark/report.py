@@ -37,12 +37,6 @@ class Report:
         return asdict(self)
 
 
-def bytes_per_token(config: ModelConfig, itemsize: int) -> int:
-    """Weights read for one token: every matrix but the embedding, of which one row is read."""
-    untied = 0 if config.tied else config.vocab_size * config.hidden_size
-    return (config.parameters - untied) * itemsize
-
-
 def prefill_operations(config: ModelConfig, tokens: int) -> float:
     """Floating-point operations to read a prompt and predict one token after it."""
     head = config.vocab_size * config.hidden_size

@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 
 import click
 
+from ..choices import DTYPES
+
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
@@ -21,8 +23,8 @@ def _stack(options: list[Callable[[Command], Command]]) -> Callable[[Command], C
 
 
 def check_backend(context: click.Context, option: click.Parameter, name: str) -> str:
-    if not re.fullmatch("auto|cpu|cuda(:[0-9]+)?", name):
-        raise click.BadParameter(f"{name!r}, expected one of auto, cpu, cuda, cuda:1 …")
+    if not re.fullmatch("auto|cpu(:[a-z0-9]+)?|cuda(:[0-9]+)?", name):
+        raise click.BadParameter(f"{name!r}, expected one of auto, cpu, cpu:numpy, cuda, cuda:1 …")
     return name
 
 
@@ -30,18 +32,20 @@ device_options = _stack(
     [
         click.option(
             "--backend",
-            metavar="[auto|cpu|cuda|cuda:N]",
+            metavar="[auto|cpu|cpu:KERNELS|cuda|cuda:N]",
             callback=check_backend,
             default="auto",
             show_default=True,
-            help="Where it runs; auto takes a GPU that can be used.",
+            help="Where it runs; auto takes a GPU that can be used. KERNELS: numpy, or an "
+            "instruction set, such as avx2.",
         ),
         click.option(
             "--dtype",
-            type=click.Choice(["auto", "float32", "float16", "bfloat16"]),
+            type=click.Choice(list(DTYPES)),
             default="auto",
             show_default=True,
-            help="How weights and cache are stored; sums are always float32.",
+            help="How weights and cache are stored; sums are always float32. On the CPU, auto "
+            "keeps each weight as its file has it.",
         ),
         click.option(
             "--threads",

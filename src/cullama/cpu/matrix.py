@@ -2,6 +2,7 @@
 
     tiles    float32 [O / 64, I, 64]  each tile is read from end to end by a small product
     columns  float32 [O, I], transposed in memory  for models that live in the processor's caches
+    packed   in the file's own type (`packed.py`), for compiled kernels; here it is only unpacked
     rows     any type [O, I]  where the BLAS has no small products, 64 does not divide O, or
              16-bit weights are made float32 some rows at a time
 
@@ -24,6 +25,7 @@ from numpy.typing import NDArray
 
 from ..tensor import HostArray
 from .crew import Crew
+from .packed import PackedMatrix
 from .storage import Storage
 
 Floats: TypeAlias = NDArray[np.float32]
@@ -89,19 +91,23 @@ def rows_in(weight: HostArray) -> int:
     return len(weight) * (TILE if weight.ndim == 3 else 1)
 
 
-def rows_of(weight: HostArray, rows: HostArray) -> HostArray:
+def rows_of(weight: HostArray | PackedMatrix, rows: HostArray) -> HostArray:
     """Rows of the [O, I] matrix: [T] → float32 [T, I]."""
+    if isinstance(weight, PackedMatrix):
+        return weight.rows_at(rows)
     if weight.ndim == 2:
         return weight[rows].astype(np.float32, copy=False)
     tiles, columns = np.divmod(rows, TILE)
     return weight[tiles, :, columns]
 
 
-def product(x: Floats, weight: HostArray, crew: Crew) -> Floats:
+def product(x: Floats, weight: HostArray | PackedMatrix, crew: Crew) -> Floats:
     """x · weightᵀ: [T, I] → [T, O].
 
     What is computed together does not depend on the crew, so neither do the sums.
     """
+    if isinstance(weight, PackedMatrix):
+        return weight.product(x)
     if weight.ndim == 2 and weight.dtype == np.float32 and weight.flags.f_contiguous:  # columns
         return x @ weight.T
     seconds = max(weight.nbytes / READ_RATE, 2 * len(x) * weight.size / PRODUCT_RATE)

@@ -58,7 +58,7 @@ class CpuOperators(Operators[HostArray]):
         """
         self.has_tiles = has_tiles
         self._layout: matrix.Layout = "tiles" if has_tiles else "rows"
-        self.dtype = DTYPES[dtype]
+        self.dtype, self.stored_as = DTYPES[dtype], dtype
         self.use_threads(threads)
         self._weight_folder = weight_folder
         self._storage: Storage = Memory()
@@ -74,7 +74,7 @@ class CpuOperators(Operators[HostArray]):
     def upload(self, host: HostArray) -> HostArray:
         return host
 
-    def upload_batch(self, batch: Batch[HostArray]) -> CpuBatch:
+    def upload_batch(self, batch: Batch[HostArray]) -> Batch[HostArray]:
         return prepare(batch, BLOCK_SIZE)
 
     def download(self, array: HostArray) -> HostArray:

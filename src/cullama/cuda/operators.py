@@ -92,6 +92,7 @@ class CudaOperators(Operators[DeviceArray]):
         except BaseException:
             self.close()
             raise
+        self.stored_as = dtype
         self.description = f"cuda:{device.index} · {device.name} · {dtype} · {self._products}"
 
     def _begin(self, pool: Callable[[Device], Pool]) -> None:

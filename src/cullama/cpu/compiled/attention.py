@@ -1,10 +1,11 @@
 """Attention over the paged cache: a few queries of one key/value head meet its keys, block by block.
 
 Queries of a key/value head lie together (GQA), so that each key and value is read once for all of
-them. Scores never leave a core's cache: each block's are turned into weights as they come, and what
-was summed before is scaled down where a larger score is met (Milakov & Gimelshein, 2018; Dao et
-al., "FlashAttention", 2022). Long contexts are cut into splits of a fixed length that cores share;
-`merge` puts them together in order. So a row's numbers depend on its own context alone.
+them. Scores never leave a core's cache: a span of keys' are turned into weights as they come, and
+what was summed before is scaled down where a larger score is met (Milakov & Gimelshein, 2018; Dao
+et al., "FlashAttention", 2022). Long contexts are cut into splits that cores share; `merge` puts
+them together in order. Spans and splits begin at fixed places, so a row's numbers depend on its own
+context alone.
 """
 
 from __future__ import annotations
@@ -12,13 +13,15 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 from ..packed import Plain
-from .code import F32, I32, I64, POINTER, Code, Value, vector
+from .code import F32, I32, I64, POINTER, Code, Value, Variable, vector
 from .machine import Kernel
 from .rows import exp
 from .unpacking import numbers
 
-SPLIT = 512  # keys
+SPLIT = 512  # keys that one item looks at, at most
+SPAN = 128  # keys whose scores are weighed together
 SIZES = (8, 6, 4, 3, 2, 1)  # rows of queries taken together; those a processor has registers for
+SUMS = 8  # of rows and vectors of dimensions, in registers while values are added up
 LANES = 16
 NEVER = -1e30  # below any score
 
@@ -81,8 +84,8 @@ class _Tile:
         self.table = a.tables + table * a.table_width * 4
         self.group = a.heads // a.kv_heads
         most = max(sizes_for(code.instruction_set.registers))
-        self.weights = code.scratch(4 * most * block_size)
-        self.sums = code.scratch(4 * most * width)
+        self.weights = code.scratch(4 * most * SPAN)  # [rows, SPAN]; scores at first
+        self.sums = code.scratch(4 * most * width)  # [rows, width]
 
     def attend(self, size: int) -> None:
         code = self.code
@@ -92,10 +95,10 @@ class _Tile:
         self.totals = [code.variable(zero) for _ in range(size)]
         with code.loop(size * self.width) as place:
             code.store(zero, self.sums + place * 4)
-        first = self.lows[0].maximum(self.split) // self.block_size
+        first = self.lows[0].maximum(self.split) // SPAN * SPAN
         last = self.positions[-1].minimum(self.split + (SPLIT - 1))
-        with code.loop(last // self.block_size + 1, first) as block:
-            self._block(size, block, last)
+        with code.loop(last + 1, first, SPAN) as base:
+            self._span(size, base, (last + 1 - base).minimum(SPAN))
         for row in range(size):
             self._finish(row)
 
@@ -113,76 +116,114 @@ class _Tile:
             low = (position - a.window + 1).maximum(0)
             self.lows.append((a.window > 0).choose(low, 0))
 
-    def _block(self, size: int, block: Value, last: Value) -> None:
-        code, a = self.code, self.a
-        base = block * self.block_size
-        index = code.load(I32, self.table + block * 4).to(I64)
-        elements = (self.kv_head * a.blocks + index) * (self.width * self.block_size)
-        start = elements * self.stored.dtype.itemsize
-        scores = self._scores(size, a.keys + start)
-        scales = [self._weigh(row, scores[row], base) for row in range(size)]
-        seen = (last - base + 1).minimum(self.block_size)
-        self._hear(size, a.values + start, scales, seen)
+    def _span(self, size: int, base: Value, keys: Value) -> None:
+        """`keys`: so many from `base` on are there."""
+        blocks = (keys + (self.block_size - 1)) // self.block_size
+        first = base // self.block_size
+        with self.code.loop(blocks) as block:
+            self._score(size, self._start(first + block), base, block * self.block_size)
+        scales = [self._weigh(row, blocks * self.block_size) for row in range(size)]
+        self._hear(size, first, scales, keys)
 
-    def _scores(self, size: int, keys: Value) -> list[list[Value]]:
-        """[rows][vectors of 16 keys]."""
+    def _start(self, block: Value) -> Value:
+        """Where a block of this head begins, in bytes."""
+        index = self.code.load(I32, self.table + block * 4).to(I64)
+        elements = (self.kv_head * self.a.blocks + index) * (self.width * self.block_size)
+        return elements * self.stored.dtype.itemsize
+
+    def _score(self, size: int, start: Value, base: Value, inside: Value) -> None:
+        """The scores of one block, `inside` keys behind the base of its span."""
         code, item = self.code, self.stored.dtype.itemsize
-        vectors = self.block_size // LANES
+        places = range(0, self.block_size, LANES)
         nothing = code.constant(vector(F32, LANES), 0.0)
-        sums = [[code.variable(nothing) for _ in range(vectors)] for _ in range(size)]
+        sums = [[code.variable(nothing) for _ in places] for _ in range(size)]
         queries = [self.a.q + place * (4 * self.width) for place in self.places]
         with code.loop(self.width) as dimension:
-            row = keys + dimension * (self.block_size * item)
-            met = [numbers(code, self.stored, row + LANES * item * v) for v in range(vectors)]
+            row = self.a.keys + start + dimension * (self.block_size * item)
+            met = [numbers(code, self.stored, row + place * item) for place in places]
+            code.prefetch(self.a.values + start + dimension * (self.block_size * item))
             for query, totals in zip(queries, sums, strict=True):
                 number = code.load(F32, query + dimension * 4).spread(LANES)
-                for total, keys_met in zip(totals, met, strict=True):
-                    total.set(code.fma(keys_met, number, total.get()))
-        return [[total.get() for total in totals] for totals in sums]
+                for total, keys in zip(totals, met, strict=True):
+                    total.set(code.fma(keys, number, total.get()))
+        lanes = code.numbers(I32, range(LANES))
+        for row_index, totals in enumerate(sums):
+            for place, total in zip(places, totals, strict=True):
+                keys = lanes + (base + inside + place).to(I32).spread(LANES)
+                score = self._is_seen(row_index, keys).choose(total.get() * self.a.scale, NEVER)
+                code.store(score, self._weight_at(row_index, inside + place))
 
-    def _weigh(self, row: int, scores: list[Value], base: Value) -> Value:
-        """Scores to weights, which it stores; returns what earlier sums are to be scaled by."""
-        code = self.code
-        seen = []
-        for v, some in enumerate(scores):
-            keys = code.numbers(I32, range(LANES)) + (base + LANES * v).to(I32).spread(LANES)
-            is_seen = (keys <= self.positions[row].to(I32)) & (keys >= self.lows[row].to(I32))
-            seen.append(is_seen)
-            scores[v] = is_seen.choose(some * self.a.scale, NEVER)
+    def _is_seen(self, row: int, keys: Value) -> Value:
+        low, position = self.lows[row].to(I32), self.positions[row].to(I32)
+        return (keys <= position) & (keys >= low)
+
+    def _weight_at(self, row: int, key: Value) -> Value:
+        return self.weights + (key + row * SPAN) * 4
+
+    def _weigh(self, row: int, keys: Value) -> Value:
+        """A span's scores become weights; returns what earlier sums are to be scaled by."""
+        code, type_ = self.code, vector(F32, LANES)
+        highest = code.variable(code.constant(type_, NEVER))
+        with code.loop(keys, 0, LANES) as key:
+            highest.set(highest.get().maximum(code.load(type_, self._weight_at(row, key))))
         before = self.highest[row].get()
-        now = before
-        for some in scores:
-            now = now.maximum(some.highest())
-        total = code.constant(vector(F32, LANES), 0.0)
-        for v, some in enumerate(scores):
-            weight = seen[v].choose(exp(code, some - now), 0.0)
-            code.store(weight, self.weights + 4 * (row * self.block_size + LANES * v))
-            total = total + weight
+        now = before.maximum(highest.get().highest())
+        total = code.variable(code.constant(type_, 0.0))
+        with code.loop(keys, 0, LANES) as key:
+            at = self._weight_at(row, key)
+            score = code.load(type_, at)
+            # Asked this way round, what is no number gets a weight that is none.
+            weight = (score <= NEVER).choose(code.constant(type_, 0.0), exp(code, score - now))
+            code.store(weight, at)
+            total.set(total.get() + weight)
         scale = exp(code, before - now)
         self.highest[row].set(now)
-        self.totals[row].set(code.fma(self.totals[row].get(), scale, total.total()))
+        self.totals[row].set(code.fma(self.totals[row].get(), scale, total.get().total()))
         return scale
 
-    def _hear(self, size: int, values: Value, scales: list[Value], seen: Value) -> None:
-        """sums = sums · scale + weights · values, sixteen dimensions at a time."""
-        code, item = self.code, self.stored.dtype.itemsize
+    def _hear(self, size: int, first: Value, scales: list[Value], keys: Value) -> None:
+        """sums = sums · scale + weights · values, some vectors of dimensions at a time."""
+        code = self.code
         lanes = LANES if self.width % LANES == 0 else 1
-        with code.loop(self.width, 0, lanes) as dimension:
-            sums = []
-            for row, scale in enumerate(scales):
-                before = code.load(
-                    vector(F32, lanes) if lanes > 1 else F32, self._sum_at(row, dimension)
-                )
-                sums.append(code.variable(before * scale.spread(lanes)))
-            with code.loop(seen) as key:
-                where = values + (key * self.width + dimension) * item
-                heard = numbers(code, self.stored, where, lanes)
-                for row, total in enumerate(sums):
-                    at = self.weights + (key + row * self.block_size) * 4
-                    weight = code.load(F32, at).spread(lanes)
-                    total.set(code.fma(heard, weight, total.get()))
-            for row, total in enumerate(sums):
-                code.store(total.get(), self._sum_at(row, dimension))
+        vectors = max(1, min(self.width // lanes, SUMS // size))
+        while self.width // lanes % vectors:
+            vectors -= 1
+        with code.loop(self.width, 0, lanes * vectors) as dimension:
+            places = [dimension + lanes * v for v in range(vectors)]
+            sums = [
+                [code.variable(self._sum(row, place, lanes) * scale.spread(lanes)) for place in places]
+                for row, scale in enumerate(scales)
+            ]
+            with code.loop(keys, 0, self.block_size) as inside:
+                values = self.a.values + self._start(first + inside // self.block_size)
+                with code.loop((keys - inside).minimum(self.block_size)) as key:
+                    self._add_values(sums, values, key, inside + key, places, lanes)
+            for row, totals in enumerate(sums):
+                for place, total in zip(places, totals, strict=True):
+                    code.store(total.get(), self._sum_at(row, place))
+
+    def _add_values(
+        self,
+        sums: list[list[Variable]],
+        values: Value,
+        key: Value,
+        weight: Value,
+        places: list[Value],
+        lanes: int,
+    ) -> None:
+        code, item = self.code, self.stored.dtype.itemsize
+        heard = [
+            numbers(code, self.stored, values + (key * self.width + place) * item, lanes)
+            for place in places
+        ]
+        for row, totals in enumerate(sums):
+            share = code.load(F32, self._weight_at(row, weight)).spread(lanes)
+            for total, numbers_ in zip(totals, heard, strict=True):
+                total.set(code.fma(numbers_, share, total.get()))
+
+    def _sum(self, row: int, dimension: Value, lanes: int) -> Value:
+        type_ = vector(F32, lanes) if lanes > 1 else F32
+        return self.code.load(type_, self._sum_at(row, dimension))
 
     def _sum_at(self, row: int, dimension: Value) -> Value:
         return self.sums + (dimension + row * self.width) * 4

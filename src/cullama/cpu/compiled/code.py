@@ -336,6 +336,11 @@ class Code:
         written = self.i64(value).ir
         return Value(self, self.builder.atomic_rmw(how, address.ir, written, "seq_cst"))
 
+    def prefetch(self, address: Value) -> None:
+        """Have a cache line brought from memory, to be read soon."""
+        kind = [self.constant(I32, number) for number in (0, 3, 1)]  # read, near, data
+        self.call("llvm.prefetch.p0", ir.VoidType(), address, *kind)
+
     def pause(self) -> None:
         """A breath in a loop that waits for another core."""
         name, numbers = ("llvm.x86.sse2.pause", [])

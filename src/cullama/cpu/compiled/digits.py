@@ -20,6 +20,8 @@ HIGH, LOW, SCALE, SCALED_SUM, SUMS, RECORD = 0, GROUP, 2 * GROUP, 2 * GROUP + 4,
 
 LARGEST = 127 * 256.0  # so that the high digit fits a byte after the low one is rounded off
 
+NOTHING = 1e-34  # a group whose numbers are all smaller counts as zeros: its scale has no inverse
+
 GROUPS_IN_CHUNK = 256
 
 
@@ -32,8 +34,8 @@ def _digits(code: Code, a: SimpleNamespace, chunk: Value) -> None:
 def _group(code: Code, x: Value, out: Value) -> None:
     halves = [code.load(vector(F32, 16), x + 64 * half) for half in range(2)]
     highest = code.magnitude(halves[0]).maximum(code.magnitude(halves[1])).highest()
-    scale = highest * (1 / LARGEST)
-    inverse = (highest > 0.0).choose(code.constant(F32, LARGEST) / highest, 0.0)
+    scale = highest * (1 / LARGEST) + _unsound(halves)
+    inverse = (highest > NOTHING).choose(code.constant(F32, LARGEST) / highest, 0.0)
     sums = []
     for half, numbers in enumerate(halves):
         whole = code.nearest(numbers * inverse).to(I32)
@@ -45,6 +47,12 @@ def _group(code: Code, x: Value, out: Value) -> None:
         code.store(sums[half], out + (SUMS + 4 * half))
     code.store(scale, out + SCALE)
     code.store((sums[0] + sums[1]).to(F32) * scale, out + SCALED_SUM)
+
+
+def _unsound(halves: list[Value]) -> Value:
+    """0, or NaN where one of the numbers is infinite or no number: then no product may be one."""
+    low, high = halves
+    return ((low - low) + (high - high)).total()
 
 
 DIGITS = Kernel("digits", {"x": POINTER, "out": POINTER, "groups": I64}, _digits)

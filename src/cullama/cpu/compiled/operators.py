@@ -37,7 +37,7 @@ from .team import Team
 
 logger = logging.getLogger("cullama")
 
-RECORDED = 16  # sequences that write together in a recorded pass, at most
+RECORDED = 64  # sequences that write together in a recorded pass, at most
 ARENA = 4 << 20  # bytes at first
 
 # A product is cut into chunks of so many panels and tokens: small enough to be shared evenly, and
@@ -52,18 +52,18 @@ class CompiledOperators(CpuOperators):
     ) -> None:
         """`dtype`: "auto" keeps every weight in its file's type."""
         self._machine = machine
-        self._stored = None if dtype == "auto" else FORMATS[_FORMAT_NAMES[dtype]]
-        cache = "float16" if dtype == "auto" else dtype if dtype in DTYPES else "float16"
+        self._wanted = None if dtype == "auto" else FORMATS[_FORMAT_NAMES[dtype]]
+        self._stored = "weights as stored" if self._wanted is None else dtype
         self._program: Program | None = None
         self._arena: Arena | None = None
-        super().__init__(cache, threads, has_tiles=False, weight_folder=weight_folder)
+        super().__init__(dtype if dtype in DTYPES else "float16", threads, False, weight_folder)
+        self.stored_as = self._stored
 
     def use_threads(self, threads: int) -> None:
         super().use_threads(threads)
         self._team = Team(self._machine, threads)
-        stored = "stored types" if self._stored is None else self._stored.name.lower()
         words = f"{threads} thread{'s' if threads > 1 else ''}"
-        self.description = f"cpu · {stored} · {words} · {self._machine.instruction_set.name}"
+        self.description = f"cpu · {self._stored} · {words} · {self._machine.instruction_set.name}"
 
     # --- into place ------------------------------------------------------------------------------
 
@@ -71,9 +71,12 @@ class CompiledOperators(CpuOperators):
     def loading(
         self, conversion_key: str | None, tensors: Collection[StoredTensor]
     ) -> Iterator[None]:
-        matrices = [tensor for tensor in tensors if len(tensor.shape) == 2]
-        size = sum(_packed_bytes(self._format(tensor), tensor) for tensor in matrices)
-        is_costly = any(isinstance(self._format(tensor), Grouped) for tensor in matrices)
+        matrices = {t: self._format(t) for t in tensors if len(t.shape) == 2}
+        if self._wanted is None:  # a float32 model stays float32 throughout
+            is_wide = all(format_.name == "F32" for format_ in matrices.values())
+            self.dtype = DTYPES["float32" if is_wide else "float16"]
+        size = sum(_packed_bytes(format_, tensor) for tensor, format_ in matrices.items())
+        is_costly = any(isinstance(format_, Grouped) for format_ in matrices.values())
         if is_costly and conversion_key is not None and self._weight_folder is not None:
             self._storage = self._file_or_memory(self._weight_folder, conversion_key, size)
         try:
@@ -84,7 +87,7 @@ class CompiledOperators(CpuOperators):
             self._storage = Memory()
 
     def _layout_name(self) -> str:
-        return f"packed-{'stored' if self._stored is None else self._stored.name.lower()}"
+        return f"packed-{'stored' if self._wanted is None else self._wanted.name.lower()}"
 
     def weight(self, parts: Sequence[StoredTensor]) -> HostArray:
         panels = tuple(
@@ -102,11 +105,14 @@ class CompiledOperators(CpuOperators):
         return panels
 
     def _format(self, tensor: StoredTensor) -> Format:
-        wanted = self._stored or packed.format_of(tensor.dtype)
+        wanted = self._wanted or packed.format_of(tensor.dtype)
         return wanted if tensor.shape[-1] % wanted.block == 0 else FORMATS["F16"]
 
     def vector(self, parts: Sequence[StoredTensor]) -> HostArray:
-        return np.concatenate([part.read() for part in parts]).astype(np.float32)
+        whole = np.concatenate([part.read() for part in parts]).astype(np.float32)
+        if isinstance(self._wanted, Plain):
+            return whole.astype(self._wanted.dtype).astype(np.float32)
+        return whole
 
     def upload_batch(self, batch: Batch[HostArray]) -> CompiledBatch:
         return prepare(batch)
@@ -219,6 +225,24 @@ class CompiledOperators(CpuOperators):
     def feed_forward(self, *arguments: Any, **named: Any) -> HostArray:
         return super(CpuOperators, self).feed_forward(*arguments, **named)
 
+    # --- numpy's own, which nothing can record ---------------------------------------------------
+
+    def add(self, x: HostArray, y: HostArray) -> HostArray:
+        self._refuse_to_record()
+        return super().add(x, y)
+
+    def mul(self, x: HostArray, y: HostArray) -> HostArray:
+        self._refuse_to_record()
+        return super().mul(x, y)
+
+    def matmul(self, x: HostArray, y: HostArray) -> HostArray:
+        self._refuse_to_record()
+        return super().matmul(x, y)
+
+    def _refuse_to_record(self) -> None:
+        if self._program is not None:
+            raise _NotRecordableError
+
     # --- running and recording -------------------------------------------------------------------
 
     def _do(self, kernel: Kernel, chunks: Count, **arguments: Any) -> None:
@@ -249,22 +273,30 @@ class CompiledOperators(CpuOperators):
             self._program = self._arena = None
 
 
+class _NotRecordableError(Exception):
+    """A step does something that is no kernel."""
+
+
 class _RecordedSteps:
     """A step that is recorded by and by, for each number of sequences."""
 
     def __init__(self, ops: CompiledOperators, step: Step[HostArray]) -> None:
         self._ops, self._step = ops, step
         self._programs: dict[int, tuple[Program, FixedBatch, HostArray]] = {}
-        self._arena = Arena(ARENA)
+        self._arena, self._most = Arena(ARENA), RECORDED
 
     def __call__(self, batch: Batch[HostArray]) -> HostArray:
         assert isinstance(batch, CompiledBatch)
         sequences = len(batch.context_lengths)
-        if not batch.writes_one_token_each or sequences > RECORDED:
+        if not batch.writes_one_token_each or sequences > self._most:
             return self._step(batch)
         known = self._programs.get(sequences)
         if known is None or not known[1].has_room_for(batch):
-            self._programs[sequences] = known = self._recorded(batch)
+            try:
+                self._programs[sequences] = known = self._recorded(batch)
+            except _NotRecordableError:
+                self._most = 0  # from now on, every pass goes operator by operator
+                return self._step(batch)
         program, fixed, logits = known
         fixed.take(batch)
         program.run(self._ops._team)

@@ -108,8 +108,9 @@ _SMALLEST, _LARGEST = -87.0, 88.0
 
 
 def exp(code: Code, x: Value) -> Value:
-    """eˣ, to 2 units in the last place between −87 and 88, and as there beyond."""
-    x = x.maximum(_SMALLEST)
+    """eˣ, to 2 units in the last place; 0 below −87, as at 88 above that, NaN of NaN."""
+    is_nothing = x < _SMALLEST
+    x = is_nothing.choose(code.constant(x.type, _SMALLEST), x)
     x = (x > _LARGEST).choose(code.constant(x.type, _LARGEST), x)
     whole = code.nearest(x * log2(e))
     r = code.fma(whole, code.constant(x.type, -_LN2_HIGH), x)
@@ -119,7 +120,7 @@ def exp(code: Code, x: Value) -> Value:
         polynomial = code.fma(polynomial, r, code.constant(x.type, coefficient))
     near_one = code.fma(polynomial, r * r, r) + 1.0
     power = (whole.to(I32) + 127) << 23  # 2ⁿ, written as a float's exponent
-    return near_one * power.bits(x.type)
+    return is_nothing.choose(code.constant(x.type, 0.0), near_one * power.bits(x.type))
 
 
 # --- gather --------------------------------------------------------------------------------------

@@ -5,6 +5,10 @@ caller and its helpers take chunks as they come, so a core that another process 
 fewer. A chunk is computed the same way whoever takes it. Helpers wait for the next step without
 sleeping, since a layer's steps follow each other within microseconds; after a while without work
 they sleep in a `read` of a pipe, outside Python and its lock.
+
+A helper that loses its core in the middle of a chunk holds everybody up until it has it back. Where
+that happens the caller goes on alone for a time, twice as long each time it happens again: a busy
+neighbour costs the help, and not much more.
 """
 
 from __future__ import annotations
@@ -12,6 +16,7 @@ from __future__ import annotations
 import ctypes
 import os
 import threading
+import time
 import weakref
 
 import numpy as np
@@ -20,13 +25,20 @@ from .code import I32, I64, POINTER, Code, Value
 from .machine import Kernel, Machine, address_of
 
 # Where things lie in the block that all threads share, each in a cache line of its own.
-TICKET, DONE, SLEEPING, STOPPED, STEP, PIPE, SIZE = 0, 64, 128, 192, 256, 320, 384
+TICKET, DONE, SLEEPING, STOPPED, STEP, PIPE, ALONE, SIZE = 0, 64, 128, 192, 256, 320, 384, 448
 
 # A ticket is the number of the next chunk, below the number of chunks.
 CHUNK_BITS = 32
 
 PATIENCE = 2_000  # looks at an empty ticket before a helper sleeps: about 50 µs
-WAIT_BEFORE_YIELD = 2_000  # looks at unfinished work before the core is offered to others
+WAIT = 1_000  # looks at unfinished work before time is taken: about 25 µs
+
+# A helper was held up if it takes longer, after the caller has run out of work, than the caller
+# worked, and longer than any chunk of a small step.
+HELD_UP = 200_000  # nanoseconds
+SHORTEST_REST, LONGEST_REST = 20_000_000, 2_000_000_000  # nanoseconds that the caller is alone
+
+MONOTONIC = time.CLOCK_MONOTONIC
 
 SERVE = Kernel("serve", {"shared": POINTER}, lambda code, a, chunk: _serve(code, a.shared))
 PLAY = Kernel(
@@ -95,12 +107,13 @@ def _aligned(size: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
 def _play(code: Code, shared: Value, steps: Value, count: Value) -> None:
     """A step is a record of eight-byte words: the kernel, where its number of chunks is found,
     and its arguments."""
+    is_alone = code.load(I64, shared + ALONE) > now(code)
     with code.loop(count) as place:
         step = code.load(POINTER, steps + place * 8)
         chunks = code.load(I64, code.load(POINTER, step + 8))
-        with code.builder.if_else(chunks.equals(1).ir) as (alone, together):
-            with alone:
-                _run(code, step, code.i64(0))
+        with code.builder.if_else((is_alone | (chunks <= 1)).ir) as (by_itself, together):
+            with by_itself, code.loop(chunks) as chunk:
+                _run(code, step, chunk)
             with together:
                 _share(code, shared, step, chunks)
 
@@ -109,7 +122,15 @@ def _run(code: Code, step: Value, chunk: Value) -> None:
     code.jump(code.load(I64, step), step + 16, chunk)
 
 
+def now(code: Code) -> Value:
+    """Nanoseconds of a clock that never goes back."""
+    time = code.scratch(16)
+    code.call("clock_gettime", I32, code.constant(I32, MONOTONIC), time)
+    return code.load(I64, time) * 1_000_000_000 + code.load(I64, time + 8)
+
+
 def _share(code: Code, shared: Value, step: Value, chunks: Value) -> None:
+    start = now(code)
     code.store(step, shared + STEP)
     code.exchange(shared + DONE, 0)
     code.exchange(shared + TICKET, chunks << CHUNK_BITS)
@@ -122,13 +143,35 @@ def _share(code: Code, shared: Value, step: Value, chunks: Value) -> None:
         leave_if(is_left.equals(0))
         _run(code, step, chunk)
         code.fetch_add(shared + DONE, 1)
+    with code.when(code.seen(shared + DONE) < chunks):
+        _wait(code, shared, chunks, start)
+
+
+def _wait(code: Code, shared: Value, chunks: Value, start: Value) -> None:
+    """For the chunks of others."""
     looks = code.variable(code.i64(0))
     with code.forever() as leave_if:
-        leave_if(code.seen(shared + DONE) >= chunks)
+        leave_if((code.seen(shared + DONE) >= chunks) | (looks.get() > WAIT))
         code.pause()
         looks.add(1)
-        with code.when(looks.get() > WAIT_BEFORE_YIELD):
+    with code.when(looks.get() > WAIT):
+        out_of_work = now(code)
+        with code.forever() as leave_if:
+            leave_if(code.seen(shared + DONE) >= chunks)
             code.call("sched_yield", I32)
+        _judge(code, shared, now(code) - out_of_work, out_of_work - start)
+
+
+def _judge(code: Code, shared: Value, waited: Value, worked: Value) -> None:
+    """Whether to go on alone, and for how long."""
+    with code.when((waited > HELD_UP) & (waited > worked)):
+        until, last = code.load(I64, shared + ALONE), code.load(I64, shared + ALONE + 8)
+        moment = now(code)
+        went_well = moment - until > last  # for longer than the last rest
+        rest = went_well.choose(code.i64(0), last * 2)
+        rest = rest.maximum(SHORTEST_REST).minimum(LONGEST_REST)
+        code.store(moment + rest, shared + ALONE)
+        code.store(rest, shared + ALONE + 8)
 
 
 def _claim(code: Code, shared: Value) -> tuple[Value, Value]:
