@@ -108,7 +108,7 @@ ptx-orphans:
 # The environment is made anew when the list of dependencies changes.
 $(VENV)/.run: pyproject.toml | $(BIN)/python
 	@echo 'installing cullama into $(VENV) …'
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[llvm]'
 	@touch $@
 
 $(BIN)/python:

@@ -67,13 +67,13 @@ def convert(folder: Path, key: str = KEY, layout: str = "float32", value: float 
 
 def load(folder: Path | None, tensors: list[StoredTensor], dtype: str = "float32") -> list[Array]:
     """The weights as the backend has them, in whatever layout this machine is fastest at."""
-    operators = operators_for("cpu", dtype, 1, folder)
+    operators = operators_for("cpu:numpy", dtype, 1, folder)
     with operators.loading(KEY, tensors):
         return [operators.weight([tensor]) for tensor in tensors]
 
 
 def rows_of(weight: Array, count: int) -> Array:
-    return operators_for("cpu", "float32", 1, None).gather(weight, np.arange(count))
+    return operators_for("cpu:numpy", "float32", 1, None).gather(weight, np.arange(count))
 
 
 # --- fresh memory
@@ -340,7 +340,7 @@ def test_a_load_that_fails_half_way_leaves_nothing(tmp_path: Path) -> None:
 def test_nothing_is_kept_without_a_folder_or_a_key(tmp_path: Path) -> None:
     [value] = matrices(1)
     load(None, [stored(value)])
-    operators = operators_for("cpu", "float32", 1, tmp_path)
+    operators = operators_for("cpu:numpy", "float32", 1, tmp_path)
     with operators.loading(None, [stored(value)]):
         operators.weight([stored(value)])
     assert files_in(tmp_path) == []
@@ -427,7 +427,7 @@ def test_a_model_with_a_key_is_kept_in_the_cache_and_writes_the_same(
     params = cullama.SamplingParams(max_tokens=8, seed=1)
     texts = []
     for keep in (False, True, True):
-        with cullama.LLM(checkpoint, keep_converted=keep) as llm:
+        with cullama.LLM(checkpoint, backend="cpu:numpy", keep_converted=keep) as llm:
             texts.append(llm.generate("Once", params).text)
         assert len(files_in(converted)) == (1 if keep else 0)
     assert texts == texts[:1] * 3

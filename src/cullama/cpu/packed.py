@@ -9,15 +9,15 @@ A grouped weight is scale · (code − offset), or scale · code + minimum. Code
 in four bytes, so that a dot product of bytes takes them at once; what is above four bits lies in a
 plane of its own. Nothing is rounded: every format holds exactly what the file does.
 
-Here is what the formats mean, in numpy. How kernels read them is `compiled/unpacking.py`'s.
-
-Formats of blocks: https://github.com/ggml-org/ggml/blob/master/src/ggml-common.h
+Here is what the formats mean, in numpy. What blocks look like in files is `file_blocks.py`'s; how
+kernels read panels, `compiled/unpacking.py`'s, and how they pack them, `compiled/packing.py`'s.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypeAlias
 
 import ml_dtypes
@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..tensor import HostArray, StoredTensor
+from .file_blocks import BLOCKS, Block, Codes, Word, stacked, step_at
 
 Bytes: TypeAlias = NDArray[np.uint8]
 Floats: TypeAlias = NDArray[np.float32]
@@ -32,6 +33,7 @@ Floats: TypeAlias = NDArray[np.float32]
 PANEL = 16  # rows
 GROUP = 32  # columns whose codes and scales lie together
 QUAD = 4  # columns that a dot product of bytes takes at once
+QUADS = GROUP // QUAD
 
 UNPACKED = 1 << 18  # elements made float32 at a time: a megabyte
 
@@ -45,13 +47,18 @@ class Plain:
 
     block = 1
 
+    @property
+    def block_bytes(self) -> int:
+        return self.dtype.itemsize
+
     def panel_bytes(self, columns: int) -> int:
         return PANEL * columns * self.dtype.itemsize
 
     def pack(self, rows: HostArray) -> Bytes:
         """[16 n, I] numbers → [n, bytes of a panel]."""
         panels = rows.astype(self.dtype, copy=False).reshape(-1, PANEL, rows.shape[1])
-        return _as_bytes(panels.swapaxes(1, 2))
+        bits = panels.view(f"u{self.dtype.itemsize}")  # numpy moves its own types faster
+        return _as_bytes(bits.swapaxes(1, 2))
 
     def unpack(self, panels: Bytes) -> Floats:
         """[n, bytes of a panel] → [16 n, I]."""
@@ -69,18 +76,25 @@ class Grouped:
 
     name: str
     block: int  # columns in a block of the file: 32, or 256 with scales of their own for each group
-    block_bytes: int
     bits: int  # of a code: 4, 5, 6 or 8
     offset: int  # taken from a code
     has_minimum: bool
     scales: int  # in a group: 1, or 2 for 16 columns each
-    parse: Callable[[Bytes], Parsed]
+
+    @property
+    def stored(self) -> Block:
+        """A block of the file."""
+        return BLOCKS[self.name]
+
+    @property
+    def block_bytes(self) -> int:
+        return self.stored.dtype.itemsize
 
     @property
     def is_nested(self) -> bool:
         return self.block > GROUP
 
-    @property
+    @cached_property
     def group(self) -> np.dtype[Any]:
         """What each group has, for 16 rows."""
         fields: list[tuple[str, str, tuple[int, ...]]] = []
@@ -94,7 +108,7 @@ class Grouped:
             fields.append(("high", "u1", (self.bits - 4, PANEL, QUAD)))
         return np.dtype([(name, kind, shape) for name, kind, shape in fields])
 
-    @property
+    @cached_property
     def record(self) -> np.dtype[Any]:
         """What each block has, for 16 rows."""
         minimum = [("minimum", "<f2", (PANEL,))] if self.has_minimum else []
@@ -107,32 +121,42 @@ class Grouped:
     def pack(self, rows: HostArray) -> Bytes:
         """[16 n, bytes of a row in the file] → [n, bytes of a panel]."""
         count, blocks = len(rows) // PANEL, rows.shape[1] // self.block_bytes
-        parsed = self.parse(rows.reshape(-1, self.block_bytes))
+        stored = rows.view(self.stored.dtype).reshape(count, PANEL, blocks)
+        fields = {name: _by_panel(stored[name]) for name, _, _ in self.stored.fields()}
         records = np.empty((count, blocks), self.record)
-
-        def by_panel(values: HostArray) -> HostArray:
-            """[16 n blocks, …] → [n, blocks, …, 16]."""
-            panels = values.reshape(count, PANEL, blocks, *values.shape[1:])
-            return np.moveaxis(panels, 1, -1)
-
-        records["scale"] = by_panel(parsed.scale)
+        records["scale"] = fields["scale"]
         if self.has_minimum:
-            records["minimum"] = by_panel(parsed.minimum)
-        groups = records["groups"]
-        if self.is_nested:
-            groups["step"] = by_panel(parsed.steps)
-            if self.has_minimum:
-                groups["minimum_step"] = by_panel(parsed.minimum_steps)
-        codes = by_panel(parsed.codes.reshape(len(parsed.codes), -1, GROUP // QUAD, QUAD))
-        codes = codes.swapaxes(-1, -2)  # [n, blocks, groups, quads, 16, 4]
-        if self.bits == 8:
-            groups["low"] = codes
-        else:
-            low = codes & 15
-            groups["low"] = low[:, :, :, 0::2] | low[:, :, :, 1::2] << 4
-        if self.bits in (5, 6):
-            groups["high"] = _high_plane(codes >> 4, self.bits - 4)
+            records["minimum"] = fields["minimum"]
+        codes = self.stored.parse(fields)
+        for place in range(self.block // GROUP):
+            self._pack_group(records["groups"][:, :, place], codes, place)
         return _as_bytes(records)
+
+    def _pack_group(self, group: HostArray, codes: Codes, place: int) -> None:
+        """`group`: [n, blocks], to be filled; `place`: which of its block it is."""
+        for name, planes in self.planes(codes, place).items():
+            for i, plane in enumerate(planes):
+                group[name][:, :, i] = plane[..., None].view(np.uint8)
+        for name, steps in self.steps(codes, place).items():
+            group[name] = np.stack(steps, 2).astype(np.int8).reshape(group[name].shape)
+
+    def planes(self, codes: Codes, group: int) -> dict[str, list[Word]]:
+        """A group's codes as a panel has them: words of each row, by the field they lie in."""
+        quads = slice(group * QUADS, (group + 1) * QUADS)
+        low = stacked(codes.low[quads], 8 if self.bits == 8 else 4)
+        if self.bits in (4, 8):
+            return {"low": low}
+        return {"low": low, "high": stacked(codes.high[quads], self.bits - 4)}
+
+    def steps(self, codes: Codes, group: int) -> dict[str, list[Word]]:
+        """A group's steps by their fields of a panel, in the lowest bytes of words."""
+        steps = {}
+        if self.is_nested:
+            first = group * self.scales
+            steps["step"] = [step_at(codes.steps, first + i) for i in range(self.scales)]
+            if self.has_minimum:
+                steps["minimum_step"] = [step_at(codes.minimum_steps, group)]
+        return steps
 
     def unpack(self, panels: Bytes) -> Floats:
         """[n, bytes of a panel] → [16 n, I]: the numbers the file stands for."""
@@ -168,14 +192,6 @@ class Grouped:
 Format: TypeAlias = Plain | Grouped
 
 
-def _high_plane(high: Bytes, bits: int) -> Bytes:
-    """[…, 8 quads, 16, 4] codes of one or two bits → […, planes, 16, 4], quads above each other."""
-    shifts = np.arange(8 // bits, dtype=np.uint8)[:, None, None] * np.uint8(bits)
-    stacked = high.reshape(*high.shape[:-3], bits, 8 // bits, *high.shape[-2:])
-    whole: Bytes = np.bitwise_or.reduce(stacked << shifts, axis=-3)
-    return whole
-
-
 def _from_high_plane(plane: Bytes, bits: int) -> Bytes:
     shifts = np.arange(8 // bits, dtype=np.uint8)[:, None, None] * np.uint8(bits)
     quads = (plane[..., None, :, :] >> shifts) & np.uint8((1 << bits) - 1)
@@ -183,102 +199,13 @@ def _from_high_plane(plane: Bytes, bits: int) -> Bytes:
     return whole
 
 
+def _by_panel(field: HostArray) -> HostArray:
+    """[n, 16, blocks] → [n, blocks, 16]; words, [n, 16, blocks, W] → [W, n, blocks, 16]."""
+    return np.ascontiguousarray(field.transpose((0, 2, 1) if field.ndim == 3 else (3, 0, 2, 1)))
+
+
 def _as_bytes(array: HostArray) -> Bytes:
     return np.ascontiguousarray(array).reshape(len(array), -1).view(np.uint8)
-
-
-# --- the blocks of files -------------------------------------------------------------------------
-
-
-def _nothing() -> HostArray:
-    return np.empty(0)
-
-
-@dataclass(frozen=True)
-class Parsed:
-    """B blocks taken apart."""
-
-    scale: HostArray  # float16 [B]
-    codes: Bytes  # [B, columns], from 0 on
-    minimum: HostArray = field(default_factory=_nothing)  # float16 [B]
-    steps: HostArray = field(default_factory=_nothing)  # int8 [B, groups, scales]
-    minimum_steps: HostArray = field(default_factory=_nothing)  # int8 [B, groups]
-
-
-def _halves(blocks: Bytes, start: int) -> HostArray:
-    return np.ascontiguousarray(blocks[:, start : start + 2]).view("<f2")[:, 0]
-
-
-def _nibbles(packed: Bytes) -> Bytes:
-    """[B, n] → [B, 2 n]: all low halves, then all high ones."""
-    return np.concatenate([packed & 15, packed >> 4], axis=1)
-
-
-def _nibbles_by_32(packed: Bytes) -> Bytes:
-    """The same, for each 32 bytes."""
-    return _nibbles(packed.reshape(-1, 32)).reshape(len(packed), -1)
-
-
-def _fifth_bits(packed: Bytes) -> Bytes:
-    """[B, 4] → [B, 32]: 16 where the code has its fifth bit."""
-    return np.unpackbits(packed, axis=1, bitorder="little") << np.uint8(4)
-
-
-def _q8_0(blocks: Bytes) -> Parsed:
-    return Parsed(_halves(blocks, 0), blocks[:, 2:] ^ 128)  # −128 … 127 as 0 … 255
-
-
-def _q4_0(blocks: Bytes) -> Parsed:
-    return Parsed(_halves(blocks, 0), _nibbles(blocks[:, 2:]))
-
-
-def _q4_1(blocks: Bytes) -> Parsed:
-    return Parsed(_halves(blocks, 0), _nibbles(blocks[:, 4:]), _halves(blocks, 2))
-
-
-def _q5_0(blocks: Bytes) -> Parsed:
-    codes = _nibbles(blocks[:, 6:]) | _fifth_bits(blocks[:, 2:6])
-    return Parsed(_halves(blocks, 0), codes)
-
-
-def _q5_1(blocks: Bytes) -> Parsed:
-    codes = _nibbles(blocks[:, 8:]) | _fifth_bits(blocks[:, 4:8])
-    return Parsed(_halves(blocks, 0), codes, _halves(blocks, 2))
-
-
-def _q4_k(blocks: Bytes) -> Parsed:
-    return _k_block(blocks, _nibbles_by_32(blocks[:, 16:]))
-
-
-def _q5_k(blocks: Bytes) -> Parsed:
-    groups = np.arange(8, dtype=np.uint8)[:, None]
-    fifth = (blocks[:, None, 16:48] >> groups & 1).reshape(len(blocks), -1)  # bit g of byte i
-    return _k_block(blocks, _nibbles_by_32(blocks[:, 48:]) | fifth << 4)
-
-
-def _k_block(blocks: Bytes, codes: Bytes) -> Parsed:
-    """Eight scales and eight minima of six bits each, in twelve bytes."""
-    first, second, third = (blocks[:, start : start + 4] for start in (4, 8, 12))
-    steps = np.concatenate([first & 63, third & 15 | first >> 6 << 4], axis=1)
-    minima = np.concatenate([second & 63, third >> 4 | second >> 6 << 4], axis=1)
-    return Parsed(
-        _halves(blocks, 0),
-        codes,
-        _halves(blocks, 2),
-        steps.view(np.int8)[:, :, None],
-        minima.view(np.int8),
-    )
-
-
-def _q6_k(blocks: Bytes) -> Parsed:
-    low = np.concatenate([_nibbles(blocks[:, i : i + 64]) for i in (0, 64)], axis=1)
-    shifts = np.arange(0, 8, 2, dtype=np.uint8)[:, None]
-    high = np.concatenate(
-        [(blocks[:, None, i : i + 32] >> shifts & 3).reshape(len(blocks), -1) for i in (128, 160)],
-        axis=1,
-    )
-    steps = blocks[:, 192:208].view(np.int8).reshape(-1, 8, 2)
-    return Parsed(_halves(blocks, 208), low | high << 4, steps=steps)
 
 
 FORMATS: dict[str, Format] = {
@@ -287,14 +214,14 @@ FORMATS: dict[str, Format] = {
         Plain("F32", np.dtype(np.float32)),
         Plain("F16", np.dtype(np.float16)),
         Plain("BF16", np.dtype(ml_dtypes.bfloat16)),
-        Grouped("Q4_0", 32, 18, 4, 8, False, 1, _q4_0),
-        Grouped("Q4_1", 32, 20, 4, 0, True, 1, _q4_1),
-        Grouped("Q5_0", 32, 22, 5, 16, False, 1, _q5_0),
-        Grouped("Q5_1", 32, 24, 5, 0, True, 1, _q5_1),
-        Grouped("Q8_0", 32, 34, 8, 128, False, 1, _q8_0),
-        Grouped("Q4_K", 256, 144, 4, 0, True, 1, _q4_k),
-        Grouped("Q5_K", 256, 176, 5, 0, True, 1, _q5_k),
-        Grouped("Q6_K", 256, 210, 6, 32, False, 2, _q6_k),
+        Grouped("Q4_0", 32, 4, 8, False, 1),
+        Grouped("Q4_1", 32, 4, 0, True, 1),
+        Grouped("Q5_0", 32, 5, 16, False, 1),
+        Grouped("Q5_1", 32, 5, 0, True, 1),
+        Grouped("Q8_0", 32, 8, 128, False, 1),
+        Grouped("Q4_K", 256, 4, 0, True, 1),
+        Grouped("Q5_K", 256, 5, 0, True, 1),
+        Grouped("Q6_K", 256, 6, 32, False, 2),
     )
 }
 
@@ -324,6 +251,14 @@ def _quantised(tensor: StoredTensor, format_: Grouped) -> Iterator[HostArray]:
 # --- matrices ------------------------------------------------------------------------------------
 
 
+def pack_in_numpy(format_: Format, rows: HostArray, panels: Bytes) -> None:
+    panels[:] = format_.pack(rows)
+
+
+# Rows as a format packs them, sixteen or a multiple of it, into their panels.
+Pack: TypeAlias = Callable[[Format, HostArray, Bytes], None]
+
+
 @dataclass(frozen=True)
 class Panels:
     """Rows of one format."""
@@ -336,22 +271,19 @@ class Panels:
         """Rows of those panels, [at most 16 (end − first), I]."""
         return self.format.unpack(self.data[first:end])[: self.rows - first * PANEL]
 
-    def fill(self, tiles: Iterable[HostArray]) -> None:
-        """Consecutive rows, as `pack` takes them, a few at a time."""
+    def fill(self, tiles: Iterable[HostArray], pack: Pack = pack_in_numpy) -> None:
+        """Consecutive rows, as the format packs them, a few at a time."""
         panel = 0
-        waiting: list[HostArray] = []
+        waiting: HostArray = np.empty(0)
         for tile in tiles:
-            rows = np.concatenate([*waiting, tile])
+            rows = np.concatenate([waiting, tile]) if len(waiting) else tile
             whole = len(rows) // PANEL
-            self._fill(panel, rows[: whole * PANEL])
-            panel, waiting = panel + whole, [rows[whole * PANEL :]]
-        for rest in waiting:
-            missing = np.zeros((-len(rest) % PANEL, rest.shape[1]), rest.dtype)
-            self._fill(panel, np.concatenate([rest, missing]))
-
-    def _fill(self, panel: int, rows: HostArray) -> None:
-        if len(rows):
-            self.data[panel : panel + len(rows) // PANEL] = self.format.pack(rows)
+            if whole:
+                pack(self.format, rows[: whole * PANEL], self.data[panel : panel + whole])
+            panel, waiting = panel + whole, rows[whole * PANEL :]
+        if len(waiting):
+            missing = np.zeros((PANEL - len(waiting), waiting.shape[1]), waiting.dtype)
+            pack(self.format, np.concatenate([waiting, missing]), self.data[panel:])
 
     def rows_at(self, rows: HostArray) -> Floats:
         places, lanes = np.divmod(rows, PANEL)
@@ -391,6 +323,7 @@ class PackedMatrix:
         start = 0
         for part in self.parts:
             mine = (rows >= start) & (rows < start + part.rows)
-            out[mine] = part.rows_at(rows[mine] - start)
+            if mine.any():
+                out[mine] = part.rows_at(rows[mine] - start)
             start += part.rows
         return out

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..backends import BACKENDS
+from ..choices import BACKENDS
 from ..cpu.threads import choose_threads
 from ..errors import UsageError
 

@@ -191,7 +191,10 @@ class _Tile:
         with code.loop(self.width, 0, lanes * vectors) as dimension:
             places = [dimension + lanes * v for v in range(vectors)]
             sums = [
-                [code.variable(self._sum(row, place, lanes) * scale.spread(lanes)) for place in places]
+                [
+                    code.variable(self._sum(row, place, lanes) * scale.spread(lanes))
+                    for place in places
+                ]
                 for row, scale in enumerate(scales)
             ]
             with code.loop(keys, 0, self.block_size) as inside:

@@ -343,10 +343,11 @@ class Code:
 
     def pause(self) -> None:
         """A breath in a loop that waits for another core."""
-        name, numbers = ("llvm.x86.sse2.pause", [])
-        if self.function.module.triple.startswith("aarch64"):
-            name, numbers = "llvm.aarch64.hint", [self.constant(I32, 1)]
-        self.call(name, ir.VoidType(), *numbers)
+        triple = self.function.module.triple
+        if triple.startswith(("x86_64", "i686")):
+            self.call("llvm.x86.sse2.pause", ir.VoidType())
+        elif triple.startswith(("aarch64", "arm64")):
+            self.call("llvm.aarch64.hint", ir.VoidType(), self.constant(I32, 1))
 
     # --- the course of things --------------------------------------------------------------------
 

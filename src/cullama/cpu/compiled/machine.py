@@ -1,7 +1,8 @@
 """From kernels to functions in memory: LLVM's optimiser and code generator, and a store of results.
 
 Machine code is kept on disk under a digest of everything it was made from, so that a second start
-compiles nothing. It knows no kernel's meaning.
+compiles nothing; a kernel without a file of its own, as in a notebook, is compiled each time. It
+knows no kernel's meaning.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import struct
+import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -78,7 +80,7 @@ class Machine:
         """`folder`: where machine code is kept; None keeps none."""
         _initialize()
         self.instruction_set = instruction_set
-        self._folder = folder
+        self._folder, self._lock = folder, threading.Lock()
         target = llvm.Target.from_default_triple()
         self._target = target.create_target_machine(
             cpu=instruction_set.processor,
@@ -92,8 +94,12 @@ class Machine:
 
     def compile(self, kernel: Kernel) -> Compiled:
         """Once for each name, which tells apart what the kernel was made for."""
-        if kernel.name not in self._compiled:
-            self._compiled[kernel.name] = self._linked(kernel)
+        known = self._compiled.get(kernel.name)
+        if known is not None:
+            return known
+        with self._lock:
+            if kernel.name not in self._compiled:
+                self._compiled[kernel.name] = self._linked(kernel)
         return self._compiled[kernel.name]
 
     def _linked(self, kernel: Kernel) -> Compiled:
@@ -104,18 +110,21 @@ class Machine:
         return Compiled(kernel.name, loaded[kernel.name], kernel.fields)
 
     def _machine_code(self, kernel: Kernel) -> bytes:
-        if self._folder is None:
+        source = _source(kernel)
+        if self._folder is None or source is None:
             return self._written(kernel)
         made_for = f"{kernel.name}-{self.instruction_set.name}"
-        path = self._folder / f"{made_for}-{self._digest(kernel)}.kernel"
+        path = self._folder / f"{made_for}-{self._digest(kernel, source)}.kernel"
         code = _kept(path)
         if code is None:
             code = self._written(kernel)
             _keep(path, code)
         return code
 
-    def _digest(self, kernel: Kernel) -> str:
+    def _digest(self, kernel: Kernel, source: Path) -> str:
         made_from = [llvmlite.__version__, repr(self.instruction_set), kernel.name, _sources()]
+        if source.parent != Path(__file__).parent:  # somebody else's kernel
+            made_from.append(source.read_text())
         return hashlib.sha256("\n".join(made_from).encode()).hexdigest()[:16]
 
     def _written(self, kernel: Kernel) -> bytes:
@@ -152,6 +161,12 @@ def _sources() -> str:
     for path in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(path.read_bytes())
     return digest.hexdigest()
+
+
+def _source(kernel: Kernel) -> Path | None:
+    """The file it is written in; there is none for what was typed into a notebook."""
+    path = Path(kernel.body.__code__.co_filename)
+    return path if path.is_file() else None
 
 
 def _kept(path: Path) -> bytes | None:

@@ -8,7 +8,8 @@ depend on their neighbours, so results are the same bits in any batch.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterator, Sequence
+import threading
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
@@ -54,8 +55,7 @@ class CompiledOperators(CpuOperators):
         self._machine = machine
         self._wanted = None if dtype == "auto" else FORMATS[_FORMAT_NAMES[dtype]]
         self._stored = "weights as stored" if self._wanted is None else dtype
-        self._program: Program | None = None
-        self._arena: Arena | None = None
+        self._recording = _Recording()
         super().__init__(dtype if dtype in DTYPES else "float16", threads, False, weight_folder)
         self.stored_as = self._stored
 
@@ -75,6 +75,7 @@ class CompiledOperators(CpuOperators):
         if self._wanted is None:  # a float32 model stays float32 throughout
             is_wide = all(format_.name == "F32" for format_ in matrices.values())
             self.dtype = DTYPES["float32" if is_wide else "float16"]
+        self._tell_of_others(matrices)
         size = sum(_packed_bytes(format_, tensor) for tensor, format_ in matrices.items())
         is_costly = any(isinstance(format_, Grouped) for format_ in matrices.values())
         if is_costly and conversion_key is not None and self._weight_folder is not None:
@@ -85,6 +86,17 @@ class CompiledOperators(CpuOperators):
         finally:
             self._storage.abandon()
             self._storage = Memory()
+
+    def _tell_of_others(self, matrices: Mapping[StoredTensor, Format]) -> None:
+        others = [t.name for t, format_ in matrices.items() if self._wanted not in (None, format_)]
+        if others and self._wanted is not None:
+            logger.warning(
+                "kept as float16, since their rows are no multiple of %s's %d numbers: %s%s",
+                self._stored,
+                self._wanted.block,
+                others[0],
+                f" and {len(others) - 1} more" if len(others) > 1 else "",
+            )
 
     def _layout_name(self) -> str:
         return f"packed-{'stored' if self._wanted is None else self._wanted.name.lower()}"
@@ -117,13 +129,22 @@ class CompiledOperators(CpuOperators):
     def upload_batch(self, batch: Batch[HostArray]) -> CompiledBatch:
         return prepare(batch)
 
+    def _floats(self, x: HostArray) -> HostArray:
+        """As kernels read it; arrays of other types and layouts come from other people's layers."""
+        plain = np.ascontiguousarray(x, np.float32)
+        if plain is not x:
+            self._refuse_to_record()
+        return plain
+
     # --- the model's own -------------------------------------------------------------------------
 
     def gather(self, table: HostArray, rows: HostArray) -> HostArray:
         matrix = cast("HostArray | PackedMatrix", table)
         columns = matrix.columns if isinstance(matrix, PackedMatrix) else table.shape[1]
         out = self._empty((len(rows), columns))
+        rows = np.ascontiguousarray(rows, np.int32)
         if not isinstance(matrix, PackedMatrix):
+            table = self._floats(table)
             self._do(COPY_ROWS, _shares(len(rows), ROWS_IN_CHUNK), table=table, rows=rows, out=out,
                        count=len(rows), columns=columns)  # fmt: skip
             return out
@@ -143,7 +164,9 @@ class CompiledOperators(CpuOperators):
         residual: HostArray | None = None,
     ) -> HostArray:
         matrix = cast(PackedMatrix, weight)
-        tokens, columns = x.shape
+        x, (tokens, columns) = self._floats(x), x.shape
+        bias = None if bias is None else self._floats(bias)
+        residual = None if residual is None else self._floats(residual)
         out = self._empty((tokens, matrix.rows))
         digits = self._digits(x) if any(isinstance(p.format, Grouped) for p in matrix.parts) else x
         first = 0
@@ -167,6 +190,7 @@ class CompiledOperators(CpuOperators):
         return out
 
     def rms_norm(self, x: HostArray, weight: HostArray, eps: float) -> HostArray:
+        x = self._floats(x)
         out, columns = self._empty(x.shape), x.shape[-1]
         rows = x.size // columns
         self._do(RMS_NORM, _shares(rows, ROWS_IN_CHUNK), x=x, weight=weight, out=out, rows=rows,
@@ -174,6 +198,7 @@ class CompiledOperators(CpuOperators):
         return out
 
     def silu_mul(self, gate_up: HostArray) -> HostArray:
+        gate_up = self._floats(gate_up)
         rows, half = len(gate_up), gate_up.shape[1] // 2
         out = self._empty((rows, half))
         self._do(
@@ -190,6 +215,7 @@ class CompiledOperators(CpuOperators):
         batch: Batch[HostArray],
         eps: float,
     ) -> HostArray:
+        qkv, turns = self._floats(qkv), self._floats(turns)
         kv_heads, blocks, width, block_size = cache.keys.shape
         tokens, heads = len(qkv), qkv.shape[1] // width - 2 * kv_heads
         q = self._empty((tokens, heads, width))
@@ -202,6 +228,7 @@ class CompiledOperators(CpuOperators):
         self, q: HostArray, cache: LayerCache[HostArray], batch: Batch[HostArray]
     ) -> HostArray:
         assert isinstance(batch, CompiledBatch)
+        q = self._floats(q)
         tokens, heads, width = q.shape
         kv_heads, blocks = cache.keys.shape[:2]
         out = self._empty((tokens, heads * width))
@@ -240,22 +267,22 @@ class CompiledOperators(CpuOperators):
         return super().matmul(x, y)
 
     def _refuse_to_record(self) -> None:
-        if self._program is not None:
+        if self._recording.program is not None:
             raise _NotRecordableError
 
     # --- running and recording -------------------------------------------------------------------
 
     def _do(self, kernel: Kernel, chunks: Count, **arguments: Any) -> None:
         compiled = self._machine.compile(kernel)
-        if self._program is not None:
-            self._program.add(compiled, chunks, arguments)
+        if self._recording.program is not None:
+            self._recording.program.add(compiled, chunks, arguments)
             return
         record = step(compiled, chunks, arguments)
         self._team.play(np.array([record.__array_interface__["data"][0]], np.int64))
 
     def _empty(self, shape: tuple[int, ...], dtype: Any = np.float32) -> HostArray:
-        if self._arena is not None:
-            return self._arena.empty(shape, dtype)
+        if self._recording.program is not None:
+            return self._recording.program.arena.empty(shape, dtype)
         return np.empty(shape, dtype)
 
     def graph(self, step: Step[HostArray]) -> Step[HostArray]:
@@ -265,12 +292,17 @@ class CompiledOperators(CpuOperators):
         self, step: Step[HostArray], batch: Batch[HostArray], arena: Arena
     ) -> tuple[Program, HostArray]:
         """A pass written down instead of run; the program, and where its logits will be."""
-        program = Program(arena)
-        self._program, self._arena = program, arena
+        self._recording.program = program = Program(arena)
         try:
             return program, arena.view(step(batch))
         finally:
-            self._program = self._arena = None
+            self._recording.program = None
+
+
+class _Recording(threading.local):
+    """What a thread is recording: others go on computing."""
+
+    program: Program | None = None
 
 
 class _NotRecordableError(Exception):

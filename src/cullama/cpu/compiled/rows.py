@@ -262,20 +262,26 @@ def narrowed(code: Code, stored: Plain, x: Value) -> Value:
     bits = x.bits(lanes_of(I32, x.lanes))
     if stored.name == "BF16":
         even = (bits >> 16) & 1
-        return ((bits + 0x7FFF + even) >> 16).to(I16)
+        rounded = (bits + 0x7FFF + even) >> 16
+        return _is_none(code, x).choose(bits >> 16 | 0x40, rounded).to(I16)
     if code.instruction_set.has_half:
         return x.to_half()
     return _half_bits(code, x, bits)
 
 
+def _is_none(code: Code, x: Value) -> Value:
+    """Whether it is no number."""
+    return code.magnitude(x).bits(lanes_of(I32, x.lanes)) > 0x7F800000
+
+
 def _half_bits(code: Code, x: Value, bits: Value) -> Value:
     """As the processor would: exponents are 112 apart, what is too large becomes infinity."""
-    sign = (bits >> 16) & 0x8000
-    small = (code.magnitude(x) * 2.0**-112).bits(bits.type)
-    rounded = (small + 0xFFF + ((small >> 13) & 1)) >> 13
-    too_large = rounded > 0x7C00
-    rounded = too_large.choose(code.constant(bits.type, 0x7C00), rounded)
-    magnitude = code.magnitude(x).bits(bits.type)
-    is_nan = magnitude > 0x7F800000
-    rounded = is_nan.choose(code.constant(bits.type, 0x7E00), rounded)
-    return (rounded | sign).to(I16)
+    sign, magnitude = (bits >> 16) & 0x8000, code.magnitude(x)
+    usual = (magnitude * 2.0**-112).bits(bits.type)
+    usual = (usual + 0xFFF + ((usual >> 13) & 1)) >> 13
+    usual = usual.minimum(0x7C00)
+    # Next to ½, floats are as far apart as the smallest halves: the sum rounds to one of them.
+    half = code.constant(x.type, 0.5)
+    small = (magnitude + half).bits(bits.type) - half.bits(bits.type)
+    rounded = (magnitude < 2.0**-14).choose(small, usual)
+    return (_is_none(code, x).choose(code.constant(bits.type, 0x7E00), rounded) | sign).to(I16)

@@ -18,8 +18,10 @@ import os
 import threading
 import time
 import weakref
+from typing import TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .code import I32, I64, POINTER, Code, Value
 from .machine import Kernel, Machine, address_of
@@ -37,6 +39,8 @@ WAIT = 1_000  # looks at unfinished work before time is taken: about 25 µs
 # worked, and longer than any chunk of a small step.
 HELD_UP = 200_000  # nanoseconds
 SHORTEST_REST, LONGEST_REST = 20_000_000, 2_000_000_000  # nanoseconds that the caller is alone
+
+Words: TypeAlias = NDArray[np.int64]
 
 MONOTONIC = time.CLOCK_MONOTONIC
 
@@ -56,46 +60,57 @@ class Team:
         self._machine = machine
         self._serve, self._play = machine.compile(SERVE), machine.compile(PLAY)
         self._call = _CALL(self._play.address)
-        self._process = 0  # a fork takes no threads along
+        self._process, self._lock = 0, threading.Lock()  # a fork takes no threads along
         self._shared = np.zeros(SIZE // 8, np.int64)
 
-    def play(self, steps: np.ndarray[tuple[int], np.dtype[np.int64]]) -> None:
+    def play(self, steps: Words) -> None:
         """Run steps one after the other; each is the address of a record (see `_play`)."""
         if self._process != os.getpid():
             self._hire()
-        record = self._play.record({"shared": self._shared, "steps": steps, "count": len(steps)})
-        self._call(record, 0)
+        with self._lock:
+            shared = {"shared": self._shared, "steps": steps, "count": len(steps)}
+            self._call(self._play.record(shared), 0)
 
     def _hire(self) -> None:
-        self._process, self._shared = os.getpid(), _aligned(SIZE)
+        self._process, self._lock = os.getpid(), threading.Lock()
+        self._shared = _aligned(SIZE)
         if self.size == 1:
             return
-        reader, writer = os.pipe()
-        self._shared[PIPE // 8 : PIPE // 8 + 2] = reader, writer
+        pipe = _Pipe()
+        self._shared[PIPE // 8 : PIPE // 8 + 2] = pipe.reader, pipe.writer
         record = self._serve.record({"shared": self._shared})
         for _ in range(self.size - 1):
             # All of it is held as long as the helper lives.
-            held = [self._serve.address, record, self._shared, self._machine]
+            held = [self._serve.address, record, self._shared, self._machine, pipe]
             threading.Thread(target=_help, args=held, daemon=True).start()
-        weakref.finalize(self, _dismiss, self._shared, self.size - 1, os.getpid())
+        weakref.finalize(self, _dismiss, self._shared, pipe, self.size - 1, self._process)
 
 
 _CALL = ctypes.CFUNCTYPE(None, ctypes.c_char_p, ctypes.c_int64)  # lets go of Python's lock
+
+
+class _Pipe:
+    """Closed when nobody holds it any more."""
+
+    def __init__(self) -> None:
+        self.reader, self.writer = os.pipe()
+
+    def __del__(self) -> None:
+        os.close(self.reader)
+        os.close(self.writer)
 
 
 def _help(address: int, record: bytes, *held: object) -> None:
     _CALL(address)(record, 0)
 
 
-def _dismiss(
-    shared: np.ndarray[tuple[int], np.dtype[np.int64]], helpers: int, process: int
-) -> None:
+def _dismiss(shared: Words, pipe: _Pipe, helpers: int, process: int) -> None:
     if process == os.getpid():
         shared[STOPPED // 8] = 1
-        os.write(int(shared[PIPE // 8 + 1]), bytes(helpers))
+        os.write(pipe.writer, bytes(helpers))
 
 
-def _aligned(size: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+def _aligned(size: int) -> Words:
     whole = np.zeros(size // 8 + 8, np.int64)
     start = -address_of(whole) % 64 // 8
     return whole[start : start + size // 8]
