@@ -306,6 +306,13 @@ class PackedMatrix:
     def nbytes(self) -> int:
         return sum(part.data.nbytes for part in self.parts)
 
+    def placed(self) -> Iterator[tuple[int, Panels]]:
+        """The parts, each behind the row that is its first."""
+        first = 0
+        for part in self.parts:
+            yield first, part
+            first += part.rows
+
     def pieces(self) -> Iterator[Floats]:
         """All rows as float32, a few at a time."""
         step = max(1, UNPACKED // (PANEL * self.columns))
@@ -320,10 +327,8 @@ class PackedMatrix:
     def rows_at(self, rows: HostArray) -> Floats:
         """[T] → [T, I]."""
         out = np.empty((len(rows), self.columns), np.float32)
-        start = 0
-        for part in self.parts:
-            mine = (rows >= start) & (rows < start + part.rows)
+        for first, part in self.placed():
+            mine = (rows >= first) & (rows < first + part.rows)
             if mine.any():
-                out[mine] = part.rows_at(rows[mine] - start)
-            start += part.rows
+                out[mine] = part.rows_at(rows[mine] - first)
         return out

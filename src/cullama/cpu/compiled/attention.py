@@ -1,4 +1,4 @@
-"""Attention over the paged cache: a few queries of one key/value head meet its keys, block by block.
+"""Attention over the paged cache: a few queries of a key/value head meet its keys, block by block.
 
 Queries of a key/value head lie together (GQA), so that each key and value is read once for all of
 them. Scores never leave a core's cache: a span of keys' are turned into weights as they come, and

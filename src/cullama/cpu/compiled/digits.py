@@ -5,7 +5,7 @@ digits to the base 256, both from −128 to 127, because a dot product takes byt
 less than 2⁻¹⁵ of the group's largest number: a hundredth of what eight bits would lose, and far
 below what the weights have lost already.
 
-A group's record: 32 high digits, 32 low digits, the scale, scale · sum, and the sums of both halves.
+A group has a record: 32 high digits, 32 low ones, the scale, scale · sum, the sums of both halves.
 """
 
 from __future__ import annotations

@@ -172,9 +172,10 @@ def _source(kernel: Kernel) -> Path | None:
 def _kept(path: Path) -> bytes | None:
     """Machine code that is whole: running half of it would end the process."""
     try:
-        digest, code = path.read_bytes()[:32], path.read_bytes()[32:]
+        whole = path.read_bytes()
     except OSError:
         return None
+    digest, code = whole[:32], whole[32:]
     return code if hashlib.sha256(code).digest() == digest else None
 
 

@@ -8,7 +8,6 @@ depend on their neighbours, so results are the same bits in any batch.
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import groupby
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from ...batch import Batch
 from ...kv_cache import LayerCache
@@ -26,20 +26,18 @@ from .. import packed
 from ..operators import BLOCK_SIZE, CpuOperators
 from ..packed import FORMATS, PANEL, Format, Grouped, PackedMatrix, Panels, Plain
 from ..storage import Memory
-from . import attention as attending
-from .attention import attention_kernel, merge_kernel
-from .batch import CompiledBatch, FixedBatch, prepare
+from .attention import attention_kernel, merge_kernel, sizes_for
+from .batch import CompiledBatch, prepare
 from .digits import DIGITS, GROUPS_IN_CHUNK, RECORD
+from .launcher import Launcher
 from .machine import Kernel, Machine
 from .products import product_kernel
-from .program import Arena, Count, Program, step
+from .program import Count
+from .recorded_steps import RecordedSteps
 from .rows import COPY_ROWS, RMS_NORM, ROWS_IN_CHUNK, SILU_MUL, gather_kernel, rope_kernel
 from .team import Team
 
 logger = logging.getLogger("cullama")
-
-RECORDED = 64  # sequences that write together in a recorded pass, at most
-ARENA = 4 << 20  # bytes at first
 
 # A product is cut into chunks of so many panels and tokens: small enough to be shared evenly, and
 # for a chunk's activations to stay in a core's second cache.
@@ -52,18 +50,18 @@ class CompiledOperators(CpuOperators):
         self, dtype: str, threads: int, machine: Machine, weight_folder: Path | None = None
     ) -> None:
         """`dtype`: "auto" keeps every weight in its file's type."""
-        self._machine = machine
+        self._launcher = Launcher(machine)
         self._wanted = None if dtype == "auto" else FORMATS[_FORMAT_NAMES[dtype]]
         self._stored = "weights as stored" if self._wanted is None else dtype
-        self._recording = _Recording()
         super().__init__(dtype if dtype in DTYPES else "float16", threads, False, weight_folder)
         self.stored_as = self._stored
 
     def use_threads(self, threads: int) -> None:
         super().use_threads(threads)
-        self._team = Team(self._machine, threads)
+        machine = self._launcher.machine
+        self._launcher.team = Team(machine, threads)
         words = f"{threads} thread{'s' if threads > 1 else ''}"
-        self.description = f"cpu · {self._stored} · {words} · {self._machine.instruction_set.name}"
+        self.description = f"cpu · {self._stored} · {words} · {machine.instruction_set.name}"
 
     # --- into place ------------------------------------------------------------------------------
 
@@ -129,31 +127,35 @@ class CompiledOperators(CpuOperators):
     def upload_batch(self, batch: Batch[HostArray]) -> CompiledBatch:
         return prepare(batch)
 
-    def _floats(self, x: HostArray) -> HostArray:
-        """As kernels read it; arrays of other types and layouts come from other people's layers."""
-        plain = np.ascontiguousarray(x, np.float32)
-        if plain is not x:
-            self._refuse_to_record()
-        return plain
-
     # --- the model's own -------------------------------------------------------------------------
 
     def gather(self, table: HostArray, rows: HostArray) -> HostArray:
-        matrix = cast("HostArray | PackedMatrix", table)
-        columns = matrix.columns if isinstance(matrix, PackedMatrix) else table.shape[1]
-        out = self._empty((len(rows), columns))
         rows = np.ascontiguousarray(rows, np.int32)
-        if not isinstance(matrix, PackedMatrix):
-            table = self._floats(table)
-            self._do(COPY_ROWS, _shares(len(rows), ROWS_IN_CHUNK), table=table, rows=rows, out=out,
-                       count=len(rows), columns=columns)  # fmt: skip
-            return out
-        first = 0
-        for part in matrix.parts:
-            self._do(gather_kernel(part.format), _shares(len(rows), ROWS_IN_CHUNK), weight=part.data, rows=rows, out=out,
-                     count=len(rows), columns=columns, first=first, part_rows=part.rows,
-                     panel_bytes=part.data.shape[1])  # fmt: skip
-            first += part.rows
+        matrix = cast("HostArray | PackedMatrix", table)
+        if isinstance(matrix, PackedMatrix):
+            return self._gather_packed(matrix, rows)
+        table, count = self._floats(table), len(rows)
+        out = self._empty((count, table.shape[1]))
+        arguments = {"table": table, "rows": rows, "out": out, "columns": table.shape[1]}
+        self._run(COPY_ROWS, _shares(count, ROWS_IN_CHUNK), **arguments, count=count)
+        return out
+
+    def _gather_packed(self, matrix: PackedMatrix, rows: HostArray) -> HostArray:
+        count = len(rows)
+        out = self._empty((count, matrix.columns))
+        for first, part in matrix.placed():
+            self._run(
+                gather_kernel(part.format),
+                _shares(count, ROWS_IN_CHUNK),
+                weight=part.data,
+                rows=rows,
+                out=out,
+                count=count,
+                columns=matrix.columns,
+                first=first,
+                part_rows=part.rows,
+                panel_bytes=part.data.shape[1],
+            )
         return out
 
     def linear(
@@ -163,47 +165,47 @@ class CompiledOperators(CpuOperators):
         bias: HostArray | None = None,
         residual: HostArray | None = None,
     ) -> HostArray:
-        matrix = cast(PackedMatrix, weight)
-        x, (tokens, columns) = self._floats(x), x.shape
-        bias = None if bias is None else self._floats(bias)
-        residual = None if residual is None else self._floats(residual)
+        matrix, x = cast(PackedMatrix, weight), self._floats(x)
+        tokens = len(x)
         out = self._empty((tokens, matrix.rows))
-        digits = self._digits(x) if any(isinstance(p.format, Grouped) for p in matrix.parts) else x
-        first = 0
-        for part in matrix.parts:
-            format_ = part.format
-            chunks = _shares(len(part.data), PANELS_IN_CHUNK) * _shares(tokens, TOKENS_IN_CHUNK)
-            self._do(product_kernel(format_), chunks, x=digits if isinstance(format_, Grouped) else x,
-                     weight=part.data, out=out[:, first:],
-                     bias=None if bias is None else bias[first:],
-                     residual=None if residual is None else residual[:, first:],
-                     tokens=tokens, blocks=columns // format_.block, rows=part.rows,
-                     stride=matrix.rows, panels_in_chunk=PANELS_IN_CHUNK,
-                     tokens_in_chunk=TOKENS_IN_CHUNK)  # fmt: skip
-            first += part.rows
+        is_grouped = [isinstance(part.format, Grouped) for part in matrix.parts]
+        digits = self._digits(x) if any(is_grouped) else None
+        added = [None if each is None else self._floats(each) for each in (bias, residual)]
+        for first, part in matrix.placed():
+            self._run(
+                product_kernel(part.format),
+                _shares(len(part.data), PANELS_IN_CHUNK) * _shares(tokens, TOKENS_IN_CHUNK),
+                x=digits if isinstance(part.format, Grouped) else x,
+                weight=part.data,
+                out=out[:, first:],
+                **_from(first, bias=added[0], residual=added[1]),
+                tokens=tokens,
+                blocks=matrix.columns // part.format.block,
+                rows=part.rows,
+                stride=matrix.rows,
+                panels_in_chunk=PANELS_IN_CHUNK,
+                tokens_in_chunk=TOKENS_IN_CHUNK,
+            )
         return out
 
     def _digits(self, x: HostArray) -> HostArray:
         groups = x.size // packed.GROUP
         out = self._empty((groups, RECORD), np.uint8)
-        self._do(DIGITS, _shares(groups, GROUPS_IN_CHUNK), x=x, out=out, groups=groups)
+        self._run(DIGITS, _shares(groups, GROUPS_IN_CHUNK), x=x, out=out, groups=groups)
         return out
 
     def rms_norm(self, x: HostArray, weight: HostArray, eps: float) -> HostArray:
-        x = self._floats(x)
-        out, columns = self._empty(x.shape), x.shape[-1]
-        rows = x.size // columns
-        self._do(RMS_NORM, _shares(rows, ROWS_IN_CHUNK), x=x, weight=weight, out=out, rows=rows,
-                   columns=columns, eps=eps)  # fmt: skip
+        x, columns = self._floats(x), x.shape[-1]
+        out, rows = self._empty(x.shape), x.size // columns
+        arguments = {"x": x, "weight": weight, "out": out, "columns": columns, "eps": eps}
+        self._run(RMS_NORM, _shares(rows, ROWS_IN_CHUNK), **arguments, rows=rows)
         return out
 
     def silu_mul(self, gate_up: HostArray) -> HostArray:
-        gate_up = self._floats(gate_up)
-        rows, half = len(gate_up), gate_up.shape[1] // 2
+        gate_up, rows, half = self._floats(gate_up), len(gate_up), gate_up.shape[1] // 2
         out = self._empty((rows, half))
-        self._do(
-            SILU_MUL, _shares(rows, ROWS_IN_CHUNK), gate_up=gate_up, out=out, rows=rows, half=half
-        )
+        arguments = {"gate_up": gate_up, "out": out, "half": half}
+        self._run(SILU_MUL, _shares(rows, ROWS_IN_CHUNK), **arguments, rows=rows)
         return out
 
     def rope_and_store(
@@ -215,136 +217,105 @@ class CompiledOperators(CpuOperators):
         batch: Batch[HostArray],
         eps: float,
     ) -> HostArray:
-        qkv, turns = self._floats(qkv), self._floats(turns)
         kv_heads, blocks, width, block_size = cache.keys.shape
         tokens, heads = len(qkv), qkv.shape[1] // width - 2 * kv_heads
         q = self._empty((tokens, heads, width))
-        self._do(rope_kernel(_stored(cache), width, block_size), _shares(tokens, ROWS_IN_CHUNK), qkv=qkv, turns=turns, q_norm=layer.q_norm,
-                 k_norm=layer.k_norm, q=q, keys=cache.keys, values=cache.values, slots=batch.slots,
-                 tokens=tokens, heads=heads, kv_heads=kv_heads, blocks=blocks, eps=eps)  # fmt: skip
+        self._run(
+            rope_kernel(_stored(cache), width, block_size),
+            _shares(tokens, ROWS_IN_CHUNK),
+            qkv=self._floats(qkv),
+            turns=self._floats(turns),
+            q_norm=layer.q_norm,
+            k_norm=layer.k_norm,
+            q=q,
+            keys=cache.keys,
+            values=cache.values,
+            slots=batch.slots,
+            tokens=tokens,
+            heads=heads,
+            kv_heads=kv_heads,
+            blocks=blocks,
+            eps=eps,
+        )
         return q
 
     def attention(
         self, q: HostArray, cache: LayerCache[HostArray], batch: Batch[HostArray]
     ) -> HostArray:
         assert isinstance(batch, CompiledBatch)
-        q = self._floats(q)
         tokens, heads, width = q.shape
         kv_heads, blocks = cache.keys.shape[:2]
-        out = self._empty((tokens, heads * width))
-        work = batch.work(cache.window, heads // kv_heads, kv_heads, self._sizes())
-        partial_ = self._empty((work.splits, tokens, heads, width + 2))
-        shared = dict(out=out, partial=partial_, positions=batch.positions, tokens=tokens,
-                      heads=heads, window=cache.window)  # fmt: skip
-        self._do(attention_kernel(_stored(cache), width, BLOCK_SIZE), work.chunks, **shared, q=q, keys=cache.keys, values=cache.values,
-                 tables=batch.block_tables, items=work.items, kv_heads=kv_heads, blocks=blocks,
-                 table_width=batch.block_tables.shape[1], scale=width**-0.5)  # fmt: skip
-        self._do(merge_kernel(width), work.merged, **shared)
-        return out
+        sizes = sizes_for(self._launcher.machine.instruction_set.registers)
+        work = batch.work(cache.window, heads // kv_heads, kv_heads, sizes)
+        arguments = {
+            "out": self._empty((tokens, heads * width)),
+            "partial": self._empty((work.splits, tokens, heads, width + 2)),
+            "positions": batch.positions,
+            "tokens": tokens,
+            "heads": heads,
+            "window": cache.window,
+        }
+        self._run(
+            attention_kernel(_stored(cache), width, BLOCK_SIZE),
+            work.chunks,
+            **arguments,
+            q=self._floats(q),
+            keys=cache.keys,
+            values=cache.values,
+            tables=batch.block_tables,
+            items=work.items,
+            kv_heads=kv_heads,
+            blocks=blocks,
+            table_width=batch.block_tables.shape[1],
+            scale=width**-0.5,
+        )
+        self._run(merge_kernel(width), work.merged, **arguments)
+        return cast(HostArray, arguments["out"])
 
-    def _sizes(self) -> tuple[int, ...]:
-        return attending.sizes_for(self._machine.instruction_set.registers)
+    # numpy's overrides of larger words are for numpy: here they are what they are spelled out of.
 
-    # project_qkv and feed_forward: numpy's overrides are for numpy.
     def project_qkv(self, *arguments: Any, **named: Any) -> HostArray:
         return super(CpuOperators, self).project_qkv(*arguments, **named)
 
     def feed_forward(self, *arguments: Any, **named: Any) -> HostArray:
         return super(CpuOperators, self).feed_forward(*arguments, **named)
 
-    # --- numpy's own, which nothing can record ---------------------------------------------------
+    # --- numpy's own -----------------------------------------------------------------------------
 
     def add(self, x: HostArray, y: HostArray) -> HostArray:
-        self._refuse_to_record()
+        self._launcher.refuse_to_record()
         return super().add(x, y)
 
     def mul(self, x: HostArray, y: HostArray) -> HostArray:
-        self._refuse_to_record()
+        self._launcher.refuse_to_record()
         return super().mul(x, y)
 
     def matmul(self, x: HostArray, y: HostArray) -> HostArray:
-        self._refuse_to_record()
+        self._launcher.refuse_to_record()
         return super().matmul(x, y)
 
-    def _refuse_to_record(self) -> None:
-        if self._recording.program is not None:
-            raise _NotRecordableError
-
-    # --- running and recording -------------------------------------------------------------------
-
-    def _do(self, kernel: Kernel, chunks: Count, **arguments: Any) -> None:
-        compiled = self._machine.compile(kernel)
-        if self._recording.program is not None:
-            self._recording.program.add(compiled, chunks, arguments)
-            return
-        record = step(compiled, chunks, arguments)
-        self._team.play(np.array([record.__array_interface__["data"][0]], np.int64))
-
-    def _empty(self, shape: tuple[int, ...], dtype: Any = np.float32) -> HostArray:
-        if self._recording.program is not None:
-            return self._recording.program.arena.empty(shape, dtype)
-        return np.empty(shape, dtype)
+    # --- running ---------------------------------------------------------------------------------
 
     def graph(self, step: Step[HostArray]) -> Step[HostArray]:
-        return _RecordedSteps(self, step)
+        return RecordedSteps(self._launcher, step)
 
-    def record(
-        self, step: Step[HostArray], batch: Batch[HostArray], arena: Arena
-    ) -> tuple[Program, HostArray]:
-        """A pass written down instead of run; the program, and where its logits will be."""
-        self._recording.program = program = Program(arena)
-        try:
-            return program, arena.view(step(batch))
-        finally:
-            self._recording.program = None
+    def _run(self, kernel: Kernel, chunks: Count, **arguments: Any) -> None:
+        self._launcher.run(kernel, chunks, **arguments)
 
+    def _empty(self, shape: tuple[int, ...], dtype: DTypeLike = np.float32) -> HostArray:
+        return self._launcher.empty(shape, dtype)
 
-class _Recording(threading.local):
-    """What a thread is recording: others go on computing."""
-
-    program: Program | None = None
+    def _floats(self, x: HostArray) -> HostArray:
+        """As kernels read it; arrays of other types and layouts come from other people's layers."""
+        plain = np.ascontiguousarray(x, np.float32)
+        if plain is not x:
+            self._launcher.refuse_to_record()
+        return plain
 
 
-class _NotRecordableError(Exception):
-    """A step does something that is no kernel."""
-
-
-class _RecordedSteps:
-    """A step that is recorded by and by, for each number of sequences."""
-
-    def __init__(self, ops: CompiledOperators, step: Step[HostArray]) -> None:
-        self._ops, self._step = ops, step
-        self._programs: dict[int, tuple[Program, FixedBatch, HostArray]] = {}
-        self._arena, self._most = Arena(ARENA), RECORDED
-
-    def __call__(self, batch: Batch[HostArray]) -> HostArray:
-        assert isinstance(batch, CompiledBatch)
-        sequences = len(batch.context_lengths)
-        if not batch.writes_one_token_each or sequences > self._most:
-            return self._step(batch)
-        known = self._programs.get(sequences)
-        if known is None or not known[1].has_room_for(batch):
-            try:
-                self._programs[sequences] = known = self._recorded(batch)
-            except _NotRecordableError:
-                self._most = 0  # from now on, every pass goes operator by operator
-                return self._step(batch)
-        program, fixed, logits = known
-        fixed.take(batch)
-        program.run(self._ops._team)
-        return logits.copy()
-
-    def _recorded(self, batch: CompiledBatch) -> tuple[Program, FixedBatch, HostArray]:
-        fixed = FixedBatch(batch)
-        while True:
-            try:
-                return self._with(fixed)
-            except MemoryError:  # programs that were recorded keep the arena they know
-                self._arena = Arena(2 * self._arena.size)
-
-    def _with(self, fixed: FixedBatch) -> tuple[Program, FixedBatch, HostArray]:
-        program, logits = self._ops.record(self._step, fixed, self._arena)
-        return program, fixed, logits
+def _from(first: int, **arrays: HostArray | None) -> dict[str, HostArray | None]:
+    """The arrays from a column on."""
+    return {name: None if each is None else each[..., first:] for name, each in arrays.items()}
 
 
 _FORMAT_NAMES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"} | {

@@ -30,7 +30,7 @@ FIELDS = {
     "panels_in_chunk": I64,
 }
 
-CHUNK = 1 << 17  # bytes of panels: some 10 µs, or 50 where memory is written to for the first time
+CHUNK = 1 << 18  # bytes of panels: less is done before a helper is awake
 
 FOUR = 4  # words loaded together: a register of any processor
 

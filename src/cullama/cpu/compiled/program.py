@@ -27,7 +27,8 @@ Count = int | NDArray[np.int64]
 class Program:
     """Steps in a row."""
 
-    def __init__(self, arena: Arena) -> None:
+    def __init__(self, arena: Arena | None = None) -> None:
+        """`arena`: where its arrays lie; it is held as long as the program is."""
         self.arena = arena
         self._kept: list[HostArray] = []  # records, and what they point to
         self._steps: list[int] = []

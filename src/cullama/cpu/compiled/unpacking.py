@@ -1,9 +1,8 @@
-"""How kernels read the formats of `../packed.py`: sixteen rows at a time, straight into registers."""
+"""How kernels read the formats of `../packed.py`: sixteen rows at a time, into registers."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-
 
 from ..packed import GROUP, PANEL, QUAD, Grouped, Plain
 from .code import F16, F32, I8, I16, I32, Code, Type, Value, vector

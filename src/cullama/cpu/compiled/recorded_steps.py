@@ -1,0 +1,60 @@
+"""A model's step, recorded by and by for each number of sequences that write one token each.
+
+Programs share one arena, since one of them runs at a time; logits are copied out of it.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from ...batch import Batch
+from ...operators import Step
+from ...tensor import HostArray
+from .batch import CompiledBatch, FixedBatch
+from .launcher import Launcher, NotRecordableError
+from .program import Arena, Program
+
+MOST_SEQUENCES = 64  # beyond, Python's part of a pass is small
+ARENA = 4 << 20  # bytes at first
+
+
+class _Recorded(NamedTuple):
+    program: Program
+    batch: FixedBatch
+    logits: HostArray
+
+
+class RecordedSteps:
+    def __init__(self, launcher: Launcher, step: Step[HostArray]) -> None:
+        self._launcher, self._step = launcher, step
+        self._recorded: dict[int, _Recorded] = {}
+        self._arena, self._most = Arena(ARENA), MOST_SEQUENCES
+
+    def __call__(self, batch: Batch[HostArray]) -> HostArray:
+        assert isinstance(batch, CompiledBatch)
+        if not batch.writes_one_token_each or len(batch.tokens) > self._most:
+            return self._step(batch)
+        try:
+            recorded = self._for(batch)
+        except NotRecordableError:
+            self._most = 0  # from now on, every pass goes operator by operator
+            return self._step(batch)
+        recorded.batch.take(batch)
+        recorded.program.run(self._launcher.team)
+        return recorded.logits.copy()
+
+    def _for(self, batch: CompiledBatch) -> _Recorded:
+        sequences = len(batch.tokens)
+        known = self._recorded.get(sequences)
+        if known is None or not known.batch.has_room_for(batch):
+            self._recorded[sequences] = known = self._record(batch)
+        return known
+
+    def _record(self, batch: CompiledBatch) -> _Recorded:
+        fixed = FixedBatch(batch)
+        while True:
+            try:
+                program, logits = self._launcher.record(lambda: self._step(fixed), self._arena)
+                return _Recorded(program, fixed, logits)
+            except MemoryError:  # programs that were recorded keep the arena they know
+                self._arena = Arena(2 * self._arena.size)
