@@ -6,6 +6,8 @@
 
 Each engine lives in a process of its own; they are measured in turn, round by round, and a ratio
 is taken within each round. A figure is the median of the rounds, with the lowest and the highest.
+What is measured while other processes are busy is measured again, and said if that does not help;
+how far things are, goes to the standard error.
 
   prefill   512 tokens read, and the first drawn behind them
   decode    tokens written one by one behind 64
@@ -35,7 +37,7 @@ from pathlib import Path
 from typing import Any
 
 import gguf
-from peers.comparison import MEASURES, TEXT, Entrant, Figure, Spread, compare
+from peers.comparison import MEASURES, TEXT, TOLERATED, Comparison, Entrant, Figure, Spread, compare
 from peers.peer import NAMES, is_peer
 from peers.worker import Worker
 
@@ -56,7 +58,7 @@ class Report:
     weight_bytes: int  # in the file, of what is read for each token
     limit: CpuYardsticks | None  # where something was measured that reads all weights
     peers: dict[str, str]  # what each says about itself
-    figures: list[Figure]
+    comparison: Comparison
 
     def share(self, figure: Figure) -> float | None:
         """Of the rate at which memory gives the file's weights, once a token."""
@@ -65,26 +67,35 @@ class Report:
         return self.weight_bytes * figure.spread.median / self.limit.read
 
     def by_quantity(self) -> list[list[Figure]]:
-        return [list(group) for _, group in groupby(self.figures, lambda figure: figure.quantity)]
+        figures = self.comparison.figures
+        return [list(group) for _, group in groupby(figures, lambda figure: figure.quantity)]
 
 
 def measure(path: Path, options: argparse.Namespace) -> Report:
     checkpoint = open_checkpoint(path)
-    meter = CpuMeter() if {"decode", "long"} & set(options.measure) else None
-    before = meter and meter.measure(options.threads)
+    before = _limit(options)
     with ExitStack() as stack:
         entrants = [_entrant(name, checkpoint, options, stack) for name in options.peers]
-        figures = compare(entrants, options.measure, options.rounds)
+        progress = partial(print, f"{model_title(path)}:", file=sys.stderr)
+        comparison = compare(entrants, options.measure, options.rounds, progress)
         peers = {entrant.name: _described(entrant.worker) for entrant in entrants}
+    after = _limit(options)
     return Report(
         model=f"{model_title(path)} · {checkpoint.stored_as}",
         threads=options.threads,
         rounds=options.rounds,
         weight_bytes=weight_bytes(checkpoint),
-        limit=between(before, meter.measure(options.threads)) if meter and before else None,
+        limit=between(before, after) if before and after else None,
         peers=peers,
-        figures=figures,
+        comparison=comparison,
     )
+
+
+def _limit(options: argparse.Namespace) -> CpuYardsticks | None:
+    quantities = [quantity for name in options.measure for quantity in MEASURES[name].quantities]
+    if not any(quantity.reads_all_weights for quantity in quantities):
+        return None
+    return CpuMeter().measure(options.threads)
 
 
 def _entrant(
@@ -144,16 +155,15 @@ def as_json(report: Report) -> dict[str, Any]:
             }
             for figure in group
         ]
-    return {**asdict(report), "figures": rows}
+    return {**asdict(report), "comparison": {**asdict(report.comparison), "figures": rows}}
 
 
 def table(report: Report) -> str:
     from rich.console import Console
     from rich.table import Table
 
-    first, *others = report.peers
     columns = ("median", SPREAD, "share of read", "ratio", SPREAD)
-    rows = Table("", "", *columns[: 5 if others else 3], title=report.model)
+    rows = Table("", "", *columns[: 5 if len(report.peers) > 1 else 3], title=report.model)
     for group in report.by_quantity():
         for figure in group:
             rows.add_row(*_cells(report, group[0], figure))
@@ -161,10 +171,7 @@ def table(report: Report) -> str:
     console = Console(width=WIDTH)
     with console.capture() as capture:
         console.print(rows)
-    notes = _notes(report)
-    if others:
-        notes.append(f"A ratio above 1: {first} is so many times better.")
-    return "\n".join([capture.get().rstrip(), *notes])
+    return "\n".join([capture.get().rstrip(), *_notes(report)])
 
 
 def _cells(report: Report, first: Figure, figure: Figure) -> list[str]:
@@ -187,15 +194,22 @@ def _digits(number: float) -> int:
 
 
 def _notes(report: Report) -> list[str]:
-    notes = [f"{peer}: {description}" for peer, description in report.peers.items()]
     threads = f"{report.threads} threads, medians of {report.rounds} rounds (lowest … highest)"
-    if report.limit is None:
-        return [threads, *notes]
-    return [
-        f"{threads}; a token reads {report.weight_bytes / 1e6:.1f} MB of the file's weights, "
-        f"and this machine {report.limit.read / 1e9:.1f} GB/s",
-        *notes,
-    ]
+    notes = [threads, *(f"{peer}: {text}" for peer, text in report.peers.items())]
+    if report.limit is not None:
+        notes[0] += (
+            f"; a token reads {report.weight_bytes / 1e6:.1f} MB of the file's weights, "
+            f"and this machine {report.limit.read / 1e9:.1f} GB/s"
+        )
+    if len(report.peers) > 1:
+        notes.append(f"A ratio above 1: {next(iter(report.peers))} is so many times better.")
+    if report.comparison.disturbed:
+        notes.append(
+            f"Others took more than {TOLERATED:.0%} of the processors during "
+            f"{report.comparison.disturbed} of {report.comparison.heats} measurements, however "
+            "often these were repeated: stop them for figures that mean something."
+        )
+    return notes
 
 
 # --- the command line -----------------------------------------------------------------------------

@@ -146,7 +146,7 @@ class TestStopping:
         def fail(*arguments: object) -> None:
             raise NumericalError("planted")
 
-        monkeypatch.setattr(type(session.llm.engine.runner.ops), "attention", fail)
+        monkeypatch.setattr(session.llm.engine.runner, "forward", fail)
         with pytest.raises(NumericalError, match="planted"):
             session.send("And?")
         monkeypatch.undo()

@@ -31,6 +31,12 @@ class Cullama:
 
     def step(self) -> None:
         """A long prompt takes the engine several of its own."""
-        before = [sequence.drawn for sequence in self._sequences]
-        while [sequence.drawn for sequence in self._sequences] != [1 + drawn for drawn in before]:
+        wanted = [1 + drawn for drawn in self._drawn()]
+        while self._drawn() != wanted:
             self._llm.engine.step()
+
+    def _drawn(self) -> list[int]:
+        for sequence in self._sequences:
+            if sequence.error is not None:
+                raise sequence.error
+        return [sequence.drawn for sequence in self._sequences]

@@ -32,7 +32,7 @@ class Worker:
 
     def __init__(self, python: str, name: str, model: Path, threads: int) -> None:
         self.name = name
-        self.chosen: dict[Run, str] = {}  # the faster variant for each run
+        self.chosen: dict[Run, str] = {}  # of its variants, for each run
         self._process = subprocess.Popen(
             [python, "-m", "peers", name, str(model), str(threads)],
             stdin=subprocess.PIPE,
@@ -42,7 +42,11 @@ class Worker:
         )
         loaded = self._answer()
         self.description: str = loaded["description"]
-        self._variants: list[str] = loaded["variants"]
+        self.variants: list[str] = loaded["variants"]
+
+    @property
+    def process_id(self) -> int:
+        return self._process.pid
 
     def ask(self, what: str, *details: Any) -> Any:
         assert self._process.stdin is not None
@@ -51,10 +55,8 @@ class Worker:
         return self._answer()
 
     def seconds(self, run: Run) -> float:
-        """Of a run's steps, with whichever of the peer's variants is the faster at them."""
-        if self._variants:
-            if run not in self.chosen:
-                self.chosen[run] = self._fastest_variant(run)
+        """Of a run's steps, in the way that was chosen for it."""
+        if run in self.chosen:
             self.ask("use", self.chosen[run])
         return self._seconds(run)
 
@@ -68,10 +70,10 @@ class Worker:
         """Seconds of each, the first of which reads the prompts."""
         return self.ask("steps", run.prompts, run.tokens, steps)
 
-    def _fastest_variant(self, run: Run) -> str:
+    def fastest_variant(self, run: Run) -> str:
         """By the better of two trials, taken in turns."""
         times = [
-            (self._trial(variant, run), variant) for _ in range(2) for variant in self._variants
+            (self._trial(variant, run), variant) for _ in range(2) for variant in self.variants
         ]
         return min(times)[1]
 
@@ -88,15 +90,19 @@ class Worker:
 
     def _mourn(self) -> NoReturn:
         """End as the peer did, which has said why if its exit status is 1."""
-        status = self._process.wait()
+        self.close()
+        status = self._process.returncode
         raise SystemExit(1 if status == 1 else f"{self.name} ended with exit status {status}")
+
+    def close(self) -> None:
+        with self._process:  # closes the pipes, and waits
+            pass
 
     def __enter__(self) -> Worker:
         return self
 
     def __exit__(self, *error: object) -> None:
-        with self._process:  # closes the pipes, and waits
-            pass
+        self.close()
 
 
 def _path() -> str:

@@ -81,13 +81,28 @@ def _first_gpu(dtype: str, deterministic: bool) -> Operators[Any]:
     return _cuda(dtype, 0, deterministic)
 
 
-def _cpu(wishes: Wishes, kernels: str = "") -> Operators[Any]:
-    """`kernels`: "numpy", or the instruction set of compiled ones; "" takes the best there is."""
-    has_compiler = find_spec(COMPILER) is not None
-    if kernels == "numpy" or not (kernels or has_compiler):
-        return _numpy(wishes, has_compiler)
-    if not has_compiler:
+def check_kernels(kernels: str) -> None:
+    """That the CPU backend has these: "numpy", or the instruction set of compiled ones.
+
+    Raises:
+        UsageError: there is no compiler, no such set, or the processor lacks it.
+    """
+    if kernels == "numpy":
+        return
+    if find_spec(COMPILER) is None:
         raise UsageError(f"backend is 'cpu:{kernels}', which needs a compiler: {INSTALL_COMPILER}")
+    from .cpu.compiled.instruction_sets import choose
+
+    choose(kernels)
+
+
+def _cpu(wishes: Wishes, kernels: str = "") -> Operators[Any]:
+    """`kernels`: as `check_kernels` has them; "" takes the best there is."""
+    if kernels:
+        check_kernels(kernels)
+    has_compiler = find_spec(COMPILER) is not None
+    if kernels == "numpy" or not has_compiler:
+        return _numpy(wishes, has_compiler)
     return _compiled(wishes, kernels)
 
 
@@ -127,7 +142,8 @@ def _numpy(wishes: Wishes, has_compiler: bool) -> Operators[Any]:
 
 def _cuda(dtype: str, index: int, deterministic: bool) -> Operators[Any]:
     if dtype in QUANTISED:
-        raise UsageError(f"dtype is {dtype!r}, which is for the CPU: expected {', '.join(DTYPES[:4])}")
+        on_gpu = ", ".join(name for name in DTYPES if name not in QUANTISED)
+        raise UsageError(f"dtype is {dtype!r}, which is for the CPU, expected one of {on_gpu}")
     from .cuda.driver import Device
     from .cuda.operators import CudaOperators
 

@@ -38,7 +38,7 @@ class StoredTensor:
     shape: tuple[int, ...]
     dtype: str  # as its file spells it, for people: "BF16", "Q4_1"
     tiles: Callable[[], Iterator[HostArray]]
-    # The same rows as they are stored, in bytes [rows, bytes of a row]; None where `tiles` has them.
+    # The same rows as they are stored, as bytes [rows, row bytes]; None where `tiles` has them.
     blocks: Callable[[], Iterator[HostArray]] | None = None
 
     @property

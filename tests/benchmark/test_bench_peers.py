@@ -10,7 +10,10 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
+from functools import partial
+from itertools import count, repeat
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +26,8 @@ SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 sys.path.insert(0, str(SCRIPTS))
 
 import bench_peers  # noqa: E402
-from peers.comparison import MEASURES, Entrant, Figure, Quantity, Spread, compare  # noqa: E402
+from peers.comparison import MEASURES, Comparison, Entrant, Figure, Quantity, Spread, compare  # noqa: E402
+from peers.others import Others  # noqa: E402
 from peers.peer import is_peer, prompts  # noqa: E402
 from peers.worker import Run, Worker  # noqa: E402
 
@@ -38,9 +42,13 @@ class Pretender(Worker):
         self, seconds_of: Callable[[str, Run], float], variants: tuple[str, ...] = ()
     ) -> None:
         self.name, self.description = "pretender", "1.0"
-        self.chosen, self._variants = {}, list(variants)
+        self.chosen, self.variants = {}, list(variants)
         self.asked: list[Any] = []
         self._seconds_of, self._variant = seconds_of, ""
+
+    @property
+    def process_id(self) -> int:
+        return os.getpid()
 
     def ask(self, what: str, *details: Any) -> Any:
         self.asked.append(what)
@@ -58,6 +66,22 @@ class Pretender(Worker):
 
     def __exit__(self, *error: object) -> None:
         self.asked.append("left")
+
+
+class Neighbours(Others):
+    """Others who take what they are told to, each time that somebody works."""
+
+    def __init__(self, *shares: float) -> None:
+        self._shares = iter(shares)
+
+    def share_during(self, work: Callable[[], Any]) -> tuple[Any, float]:
+        return work(), next(self._shares)
+
+
+@pytest.fixture(autouse=True)
+def all_is_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or else what is counted here would depend on who is busy beside the tests."""
+    monkeypatch.setattr("peers.comparison.Others", lambda processes: Neighbours(*repeat(0.0, 99)))
 
 
 def entrant(name: str, worker: Worker) -> Entrant:
@@ -78,6 +102,10 @@ def test_a_rate_is_of_all_prompts_together() -> None:
 def test_a_prompt_is_read_once_before_it_counts() -> None:
     times = iter([7.0, 0.5])
     assert numbers("prefill", Pretender(lambda variant, run: next(times))) == [1024]
+
+
+def test_a_token_is_written_twice_before_it_counts() -> None:
+    assert Pretender(lambda variant, run: 0.5).seconds(Run(1, 64, written=1)) == 0.5
 
 
 def test_the_cost_of_a_long_context_is_that_of_a_short_one_so_many_times() -> None:
@@ -102,13 +130,18 @@ def test_a_peer_runs_in_whichever_way_is_the_faster_for_each_run() -> None:
         return {"on": 0.001 * run.tokens, "off": 0.5}[variant]
 
     worker = Pretender(seconds_of, variants=("on", "off"))
-    short, long = Run(1, 64, 4), Run(1, 2048, 4)
-    assert worker.seconds(short) == pytest.approx(0.064)
-    assert worker.seconds(long) == 0.5
-    assert worker.chosen == {short: "on", long: "off"}
-    asked = len(worker.asked)
-    assert worker.seconds(short) == pytest.approx(0.064)
-    assert worker.asked[asked:] == ["use", "steps"]  # it is not tried again
+    figures = compare([entrant("a", worker)], ["long", "decode"], rounds=2).figures
+    assert {run.tokens: variant for run, variant in worker.chosen.items()} == {
+        64: "on",
+        2048: "off",
+    }
+    assert [figure.numbers[1] for figure in figures] == pytest.approx([2, 0.5 / 0.064, 1 / 0.064])
+
+
+def test_a_trial_is_won_by_the_better_of_two_tries() -> None:
+    times = iter([0.9, 0.5, 0.3, 0.5])  # on, off, on, off
+    worker = Pretender(lambda variant, run: next(times), variants=("on", "off"))
+    assert worker.fastest_variant(Run(1, 64, 4)) == "on"
 
 
 def test_everyone_goes_first_in_turn() -> None:
@@ -124,7 +157,7 @@ def test_everyone_goes_first_in_turn() -> None:
 def test_a_figure_has_a_number_for_each_round_in_the_order_of_peers() -> None:
     times = iter([1.0, 2.0, 4.0, 0.5])  # a, b in the first round, then b, a
     worker = Pretender(lambda variant, run: next(times))
-    figures = compare([entrant("a", worker), entrant("b", worker)], ["decode"], rounds=2)
+    figures = compare([entrant("a", worker), entrant("b", worker)], ["decode"], rounds=2).figures
     assert [(figure.peer, figure.numbers) for figure in figures] == [
         ("a", (1.0, 2.0)),
         ("b", (0.5, 0.25)),
@@ -133,8 +166,42 @@ def test_a_figure_has_a_number_for_each_round_in_the_order_of_peers() -> None:
 
 def test_measures_with_two_quantities_give_both() -> None:
     worker = Pretender(lambda variant, run: run.tokens / 64)
-    figures = compare([entrant("a", worker)], ["long"], rounds=1)
+    figures = compare([entrant("a", worker)], ["long"], rounds=1).figures
     assert [figure.numbers for figure in figures] == [(1 / 32,), (32.0,)]
+
+
+def with_neighbours(monkeypatch: pytest.MonkeyPatch, *shares: float) -> Any:
+    """What comes of one round in which steps take 1, 2, 3 … seconds, and who disturbs it."""
+    monkeypatch.setattr("peers.comparison.Others", lambda processes: Neighbours(*shares))
+    times = count(1)
+    worker = Pretender(lambda variant, run: float(next(times)))
+    comparison = compare([entrant("a", worker)], ["decode"], rounds=1)
+    return 1 / comparison.figures[0].numbers[0], comparison.disturbed
+
+
+def test_what_others_disturb_is_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert with_neighbours(monkeypatch, 0.01) == (1, 0)
+    assert with_neighbours(monkeypatch, 0.5, 0.01) == (2, 0)
+
+
+def test_the_quietest_of_three_is_taken_and_counted_where_none_is_quiet(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert with_neighbours(monkeypatch, 0.5, 0.2, 0.4) == (2, 1)
+
+
+@pytest.mark.skipif(not Path("/proc/stat").exists(), reason="only Linux tells")
+def test_a_busy_process_of_ours_is_no_other_and_one_of_theirs_is() -> None:
+    spin = "import time; print(flush=True); end = time.time() + 60\nwhile time.time() < end: pass"
+    with subprocess.Popen([sys.executable, "-c", spin], stdout=subprocess.PIPE) as busy:
+        assert busy.stdout is not None
+        busy.stdout.readline()
+        known, unknown = Others([busy.pid]), Others([])
+        work = partial(time.sleep, 0.5)
+        (_, less), more = unknown.share_during(lambda: known.share_during(work))
+        busy.kill()
+    # Whatever else is under way, counts in both; the busy one may have to share its core.
+    assert more - less > 0.05 / (os.cpu_count() or 1)
 
 
 def test_a_gain_is_taken_round_by_round_and_above_one_for_the_better() -> None:
@@ -171,9 +238,12 @@ def test_peers_are_known_by_name(name: str, is_one: bool) -> None:
 # --- the script -----------------------------------------------------------------------------------
 
 
-def report(*figures: Figure, limit: CpuYardsticks | None = None) -> bench_peers.Report:
+def report(
+    *figures: Figure, limit: CpuYardsticks | None = None, disturbed: int = 0
+) -> bench_peers.Report:
     peers = {figure.peer: f"{figure.peer} 1.0" for figure in figures}
-    return bench_peers.Report("tiny", 2, 2, 10_000_000, limit, peers, list(figures))
+    comparison = Comparison(list(figures), heats=6, disturbed=disturbed)
+    return bench_peers.Report("tiny", 2, 2, 10_000_000, limit, peers, comparison)
 
 
 LIMIT = CpuYardsticks(threads=2, read_huge=2e9, read_small=1e9, sgemm=1e9)
@@ -196,6 +266,11 @@ def test_the_table_has_medians_spreads_shares_and_gains() -> None:
     assert "llama.cpp: llama.cpp 1.0 A ratio above 1: cullama is so many times better." in printed
 
 
+def test_busy_neighbours_are_told_of() -> None:
+    assert "during 2 of 6 measurements" in bench_peers.table(report(OURS, disturbed=2))
+    assert "measurements" not in bench_peers.table(report(OURS))
+
+
 def test_one_peer_alone_is_held_against_nobody() -> None:
     printed = bench_peers.table(report(OURS))
     assert "110.0 tok/s" in printed
@@ -204,7 +279,7 @@ def test_one_peer_alone_is_held_against_nobody() -> None:
 
 def test_json_has_every_round() -> None:
     written = json.loads(json.dumps(bench_peers.as_json(report(OURS, THEIRS, limit=LIMIT))))
-    ours, theirs = written["figures"]
+    ours, theirs = written["comparison"]["figures"]
     assert theirs["rounds"] == [50.0, 44.0, 60.0]
     assert theirs["gain_of_first"] == {"median": 2.5, "lowest": 2.0, "highest": 2.5}
     assert ours["gain_of_first"]["median"] == 1
@@ -252,7 +327,7 @@ def test_cullama_starts_in_a_process_of_its_own(
     monkeypatch.setattr(sys, "argv", ["bench_peers.py", *arguments, "--threads", "1", "--json"])
     bench_peers.main()
     [written] = json.loads(capsys.readouterr().out)
-    [figure] = written["figures"]
+    [figure] = written["comparison"]["figures"]
     assert 0.05 < figure["median"] < 60
     assert "cpu" in written["peers"]["cullama"]
 
@@ -264,6 +339,16 @@ def test_cullama_takes_a_step_for_all_texts_together(tiny_model: Path) -> None:
         assert worker.seconds(Run(2, 5, written=3)) > 0
         if sys.platform == "linux":
             assert 10e6 < worker.ask("peak_memory") < 10e9
+
+
+def test_cullama_reads_its_prompt_each_time(tiny_model: Path) -> None:
+    from peers.cullama_peer import Cullama
+
+    peer = Cullama(str(tiny_model), threads=1, backend="cpu")
+    for _ in range(2):
+        peer.begin(prompts(1, 100, peer.vocabulary), tokens=1)
+        peer.step()
+        assert [sequence.cached for sequence in peer._sequences] == [0]
 
 
 # --- llama.cpp, played ----------------------------------------------------------------------------

@@ -20,7 +20,8 @@ def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_report_for_machines_holds_limits_and_runs() -> None:
-    ended = bench("--config", "tinystories-656k", "--thread-counts", "1", "--json", *QUICK)
+    shape = ("--config", "tinystories-656k", "--dtype", "float32")
+    ended = bench(*shape, "--thread-counts", "1", "--json", *QUICK)
     assert ended.returncode == 0, ended.stderr
     report = json.loads(ended.stdout)
     assert [limit["threads"] for limit in report["yardsticks"]] == [1]

@@ -109,7 +109,7 @@ def test_a_prompt_a_type_and_a_seed_can_be_chosen(runs: dict[str, Any], tiny_mod
 
 def test_the_model_is_described_in_one_line_unless_quiet(runs: dict[str, Any], llm: LLM) -> None:
     assert runs["plain"].err == f"{llm.description}\n"
-    assert runs["plain"].err.startswith("tiny · safetensors F32 · cpu · float32 · ")
+    assert runs["plain"].err.startswith("tiny · safetensors F32 · cpu · ")
     assert runs["pipe"].err == ""
 
 

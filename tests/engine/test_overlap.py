@@ -32,7 +32,8 @@ def make(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable
             patch.setattr("cullama.llm.operators_for", lambda *arguments: Device())
             patch.setattr("cullama.engine.engine.TOKEN_BUDGET", budget)
             patch.setattr("cullama.engine.engine.MOST_RUNNING", running)
-            made.append(LLM(options.get("model", tiny_model), cache_tokens=cache_tokens))
+            model = options.get("model", tiny_model)
+            made.append(LLM(model, backend="cpu:numpy", cache_tokens=cache_tokens))
         return made[-1]
 
     yield make
@@ -47,7 +48,7 @@ def make(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable
 @pytest.fixture(scope="module")
 def plain(tiny_model: Path) -> LLM:
     """The same numbers, each pass waited for."""
-    return LLM(tiny_model, deterministic=True)
+    return LLM(tiny_model, backend="cpu:numpy", deterministic=True)
 
 
 def prompts(count: int, seed: int = 0) -> list[list[int]]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
+from importlib.util import find_spec
 from math import inf
 from typing import Any
 
@@ -52,6 +54,30 @@ def deterministic_cpu(dtype: str) -> tuple[Operators[Any], DTypeLike]:
     return DeterministicCpuOperators(dtype, threads=1, has_tiles=True), np.float32
 
 
+def compiled(instruction_set: str, threads: int, dtype: str) -> tuple[Operators[Any], DTypeLike]:
+    import compiled_cpu
+
+    return compiled_cpu.operators(instruction_set, dtype, threads), np.float32
+
+
+def compiled_backends() -> dict[str, tuple[Make, list[str]]]:
+    """For each instruction set of this processor: the best in all types, with a team of three.
+
+    The others go on from there: in float16, which each of them converts in its own way.
+    """
+    if find_spec("llvmlite") is None:
+        return {}
+    from cullama.cpu.compiled.instruction_sets import usable
+
+    best, *others = [each.name for each in usable()]
+    backends: dict[str, tuple[Make, list[str]]] = {
+        f"compiled_{best}": (partial(compiled, best, 3), ["float32", "float16", "bfloat16"])
+    }
+    return backends | {
+        f"compiled_{name}": (partial(compiled, name, 1), ["float16"]) for name in others
+    }
+
+
 def cuda(dtype: str) -> tuple[Operators[Any], DTypeLike]:
     """On the GPU that the CPU plays, or on a real one; each array in memory of its own."""
     return gpu.operators(dtype), STORAGE[dtype]
@@ -74,6 +100,7 @@ BACKENDS: dict[str, tuple[Make, list[str]]] = {
     "cuda": (cuda, ["float32", "float16", "bfloat16"]),
     "cuda_without_cublas": (cuda_without_cublas, ["bfloat16"]),
     "deterministic_cuda": (deterministic_cuda, ["bfloat16"]),
+    **compiled_backends(),
 }
 
 
@@ -86,6 +113,9 @@ SUBJECTS = [
     for name, (_, dtypes) in BACKENDS.items()
     for dtype in dtypes
 ]
+if find_spec("llvmlite") is None:
+    missing = pytest.mark.skip(reason="llvmlite is not installed: pip install -e '.[llvm]'")
+    SUBJECTS.append(pytest.param(("compiled", ""), id="compiled", marks=missing))
 
 
 # Made anew for each module: `loading`, which one of them tests, may change how weights lie.

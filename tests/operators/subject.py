@@ -18,6 +18,7 @@ from reference import Floats
 
 from cullama.batch import Batch, Piece, build_batch
 from cullama.config import ModelConfig
+from cullama.cpu.packed import PackedMatrix
 from cullama.operators import Operators
 from cullama.rope import Rope
 from cullama.tensor import StoredTensor
@@ -57,7 +58,10 @@ class Subject:
         return self.ops.vector([stored(part, 5) for part in parts])
 
     def floats(self, array: Any) -> Floats:
-        return self.ops.download(array).astype(np.float64)
+        host: Any = self.ops.download(array)
+        if isinstance(host, PackedMatrix):
+            host = np.concatenate(list(host.pieces()))
+        return host.astype(np.float64)
 
     def check(self, actual: Any, expected: Floats, roundings: int = 1) -> None:
         """An array of the backend against the reference, within the tolerance of the type.

@@ -273,22 +273,39 @@ class Panels:
 
     def fill(self, tiles: Iterable[HostArray], pack: Pack = pack_in_numpy) -> None:
         """Consecutive rows, as the format packs them, a few at a time."""
-        panel = 0
-        waiting: HostArray = np.empty(0)
-        for tile in tiles:
-            rows = np.concatenate([waiting, tile]) if len(waiting) else tile
-            whole = len(rows) // PANEL
-            if whole:
-                pack(self.format, rows[: whole * PANEL], self.data[panel : panel + whole])
-            panel, waiting = panel + whole, rows[whole * PANEL :]
-        if len(waiting):
-            missing = np.zeros((PANEL - len(waiting), waiting.shape[1]), waiting.dtype)
-            pack(self.format, np.concatenate([waiting, missing]), self.data[panel:])
+        first = 0
+        for rows in _in_panels(tiles):
+            end = first + len(rows) // PANEL
+            pack(self.format, rows, self.data[first:end])
+            first = end
 
     def rows_at(self, rows: HostArray) -> Floats:
         places, lanes = np.divmod(rows, PANEL)
         whole = self.format.unpack(self.data[places])
         return whole.reshape(len(rows), PANEL, -1)[np.arange(len(rows)), lanes]
+
+
+def _in_panels(tiles: Iterable[HostArray]) -> Iterator[HostArray]:
+    """The same rows, sixteen or a multiple of it at a time; the last are filled up with zeros.
+
+    Only what lies on both sides of a seam is copied.
+    """
+    waiting: HostArray | None = None
+    for tile in tiles:
+        rows = tile
+        if waiting is not None:
+            missing = PANEL - len(waiting)
+            waiting, rows = np.concatenate([waiting, tile[:missing]]), tile[missing:]
+            if len(waiting) < PANEL:
+                continue
+            yield waiting
+        whole = len(rows) // PANEL * PANEL
+        if whole:
+            yield rows[:whole]
+        waiting = rows[whole:] if whole < len(rows) else None
+    if waiting is not None:
+        missing_rows = np.zeros((PANEL - len(waiting), waiting.shape[1]), waiting.dtype)
+        yield np.concatenate([waiting, missing_rows])
 
 
 @dataclass(frozen=True)

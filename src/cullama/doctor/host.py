@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
 from .. import __version__
+from ..backends import COMPILER, INSTALL_COMPILER
 from ..cache_folder import cache_folder
 from ..cpu.threads import physical_cores
 from ..errors import CullamaError
@@ -35,8 +37,21 @@ VARIABLES = {
     "MKL_NUM_THREADS": "cullama sets numpy's threads itself",
     "CULLAMA_CACHE": "where cullama keeps models",
 }
-# Of the processor's features, those that decide how fast numpy multiplies.
-FEATURES = ("avx2", "fma", "f16c", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "sve", "i8mm")
+# Of the processor's features, those that decide how fast it multiplies.
+FEATURES = (
+    "avx2",
+    "fma",
+    "f16c",
+    "avx512f",
+    "avx512_bf16",
+    "avx512_vnni",
+    "avx_vnni",
+    "asimddp",
+    "amx_bf16",
+    "asimd",
+    "sve",
+    "i8mm",
+)
 
 
 def host_facts() -> Iterator[Fact]:
@@ -44,6 +59,7 @@ def host_facts() -> Iterator[Fact]:
     yield _python()
     yield _numpy()
     yield _processor()
+    yield _kernels()
     yield _memory()
     yield _own_cache()
     yield _environment()
@@ -84,6 +100,21 @@ def _processor() -> Fact:
     of = f"{_count(cores, 'core')} to use, {_count(processors, 'processor')}"
     details = {"model": model, "cores": cores, "processors": processors, "features": features}
     return Fact("CPU", " · ".join(filter(None, [model, of, " ".join(features)])), details)
+
+
+def _kernels() -> Fact:
+    """What compiles the CPU's kernels, and for which instruction sets it can here."""
+    if not find_spec(COMPILER):
+        remedy = f"several times as fast: {INSTALL_COMPILER}"
+        return Fact("CPU kernels", "numpy's, as there is no llvmlite", remedy=remedy)
+    import llvmlite
+
+    from ..cpu.compiled.instruction_sets import usable
+
+    sets = [each.name for each in usable()]
+    compiler = f"llvmlite {llvmlite.__version__}"
+    details = {"compiler": compiler, "instruction_sets": sets}
+    return Fact("CPU kernels", f"{', '.join(sets)} · {compiler}", details)
 
 
 def _memory() -> Fact:

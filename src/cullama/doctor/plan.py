@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ..backends import check_kernels
 from ..choices import BACKENDS
 from ..cpu.threads import choose_threads
 from ..errors import UsageError
@@ -30,24 +31,32 @@ class Plan:
     is_quick: bool = False
 
     def __post_init__(self) -> None:
-        name, colon, index = self.backend.partition(":")
-        is_numbered = name == "cuda" and index.isascii() and index.isdecimal()
-        if name not in BACKENDS or (colon and not is_numbered):
+        name, colon, which = self.backend.partition(":")
+        is_numbered = name == "cuda" and which.isascii() and which.isdecimal()
+        has_kernels = name == "cpu" and which != ""
+        if name not in BACKENDS or (colon and not (is_numbered or has_kernels)):
             raise UsageError(
                 f"backend is {self.backend!r}, expected one of {', '.join(BACKENDS)}, "
-                "or a GPU's number as in cuda:1"
+                "a GPU's number as in cuda:1, or kernels as in cpu:numpy"
             )
+        if has_kernels:
+            check_kernels(which)
         if name == "cuda" and self.threads is not None:
             raise UsageError(f"threads is {self.threads}, which is for the CPU: leave it out")
         choose_threads(self.threads)
 
     @property
     def has_cpu(self) -> bool:
-        return self.backend in ("auto", "cpu")
+        return not self.needs_cuda
+
+    @property
+    def cpu(self) -> str:
+        """The CPU backend's name, with its kernels where they were chosen."""
+        return "cpu" if self.backend == "auto" else self.backend
 
     @property
     def has_cuda(self) -> bool:
-        return self.backend != "cpu"
+        return not self.backend.startswith("cpu")
 
     @property
     def needs_cuda(self) -> bool:
@@ -58,7 +67,7 @@ class Plan:
     def gpu(self) -> int | None:
         """The only one to look at, or None for all."""
         _, _, index = self.backend.partition(":")
-        return int(index) if index else None
+        return int(index) if index and self.needs_cuda else None
 
     @property
     def cpu_dtypes(self) -> tuple[str, ...]:

@@ -79,8 +79,10 @@ class SelfTest:
 
     @property
     def _remedy(self) -> str:
-        if self.backend == "cpu":
-            return "install numpy anew (pip install --force-reinstall numpy), and report this"
+        if self.backend.startswith("cpu"):
+            return (
+                "install numpy and llvmlite anew (pip install --force-reinstall), and report this"
+            )
         if self.is_lost:
             return (
                 "run again with CUDA_LAUNCH_BLOCKING=1, which names the kernel; look for Xid errors"
@@ -103,7 +105,7 @@ def _said(row: Row) -> str:
 def self_tests(plan: Plan, gpus: list[int], sizes: Sizes = MODEL) -> Iterator[SelfTest]:
     """One for each backend and storage type; of a lost GPU, no more."""
     for dtype in plan.cpu_dtypes if plan.has_cpu else ():
-        yield self_test("cpu", dtype, plan, sizes)
+        yield self_test(plan.cpu, dtype, plan, sizes)
     for gpu in gpus:
         for dtype in plan.cuda_dtypes:
             test = self_test(f"cuda:{gpu}", dtype, plan, sizes)
@@ -113,7 +115,7 @@ def self_tests(plan: Plan, gpus: list[int], sizes: Sizes = MODEL) -> Iterator[Se
 
 
 def self_test(backend: str, dtype: str, plan: Plan, sizes: Sizes = MODEL) -> SelfTest:
-    threads = plan.threads if backend == "cpu" else None
+    threads = plan.threads if backend == plan.cpu else None
     try:
         ops = operators_for(backend, dtype, threads, None, plan.is_deterministic)
     except Exception as error:

@@ -123,7 +123,7 @@ class _Tile:
         with self.code.loop(blocks) as block:
             self._score(size, self._start(first + block), base, block * self.block_size)
         scales = [self._weigh(row, blocks * self.block_size) for row in range(size)]
-        self._hear(size, first, scales, keys)
+        self._hear(size, base, scales, keys)
 
     def _start(self, block: Value) -> Value:
         """Where a block of this head begins, in bytes."""
@@ -181,9 +181,9 @@ class _Tile:
         self.totals[row].set(code.fma(self.totals[row].get(), scale, total.get().total()))
         return scale
 
-    def _hear(self, size: int, first: Value, scales: list[Value], keys: Value) -> None:
+    def _hear(self, size: int, base: Value, scales: list[Value], keys: Value) -> None:
         """sums = sums · scale + weights · values, some vectors of dimensions at a time."""
-        code = self.code
+        code, first = self.code, base // self.block_size
         lanes = LANES if self.width % LANES == 0 else 1
         vectors = max(1, min(self.width // lanes, SUMS // size))
         while self.width // lanes % vectors:
@@ -197,9 +197,14 @@ class _Tile:
                 ]
                 for row, scale in enumerate(scales)
             ]
-            with code.loop(keys, 0, self.block_size) as inside:
+            # Values before the window are not touched: weights of 0 would not silence a NaN.
+            begin = (self.lows[0] - base).maximum(0)
+            with code.loop(
+                keys, begin // self.block_size * self.block_size, self.block_size
+            ) as inside:
                 values = self.a.values + self._start(first + inside // self.block_size)
-                with code.loop((keys - inside).minimum(self.block_size)) as key:
+                end = (keys - inside).minimum(self.block_size)
+                with code.loop(end, (begin - inside).maximum(0)) as key:
                     self._add_values(sums, values, key, inside + key, places, lanes)
             for row, totals in enumerate(sums):
                 for place, total in zip(places, totals, strict=True):
@@ -238,7 +243,7 @@ class _Tile:
         mine = self.split // SPLIT
         place, total = self.places[row], self.totals[row].get()
         is_whole = first.equals(last)
-        with code.when(is_whole), code.loop(self.width) as dimension:
+        with code.when(is_whole & first.equals(mine)), code.loop(self.width) as dimension:
             number = code.load(F32, self._sum_at(row, dimension)) / total
             code.store(number, a.out + (place * self.width + dimension) * 4)
         is_part = is_whole.equals(0) & (first <= mine) & (mine <= last)

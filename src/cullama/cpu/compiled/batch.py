@@ -42,7 +42,9 @@ class CompiledBatch(Batch[HostArray]):
     @property
     def writes_one_token_each(self) -> bool:
         sequences = len(self.context_lengths)
-        return len(self.tokens) == sequences == len(self.logit_rows)
+        if not len(self.tokens) == sequences == len(self.logit_rows):
+            return False
+        return bool((self.query_starts[1:] - self.query_starts[:-1] == 1).all())
 
     def work(self, window: int, group: int, kv_heads: int, sizes: tuple[int, ...]) -> Work:
         """`group`: query heads to a key/value head; `sizes`: rows an item may have."""

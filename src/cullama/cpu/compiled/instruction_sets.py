@@ -67,5 +67,7 @@ def choose(name: str) -> InstructionSet:
     for each in have:
         if each.name == name:
             return each
-    names = ", ".join(each.name for each in have)
-    raise UsageError(f"instruction set is {name!r}, expected one this processor has: {names}")
+    names = ", ".join(f"cpu:{each.name}" for each in have)
+    raise UsageError(
+        f"backend is 'cpu:{name}', expected cpu, cpu:numpy or kernels for this processor: {names}"
+    )

@@ -15,12 +15,8 @@ from numpy.typing import DTypeLike
 
 from ...tensor import HostArray
 from .machine import Kernel, Machine
-from .program import Arena, Count, Program
+from .program import Arena, Count, NotRecordableError, Program
 from .team import Team
-
-
-class NotRecordableError(Exception):
-    """A step does something that is no kernel."""
 
 
 class _Recording(threading.local):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import groupby
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,13 +24,14 @@ from ...tensor import DTYPES, HostArray, StoredTensor
 from ...weights import Layer
 from .. import packed
 from ..operators import BLOCK_SIZE, CpuOperators
-from ..packed import FORMATS, PANEL, Format, Grouped, PackedMatrix, Panels, Plain
+from ..packed import FORMATS, PANEL, Bytes, Format, Grouped, PackedMatrix, Panels, Plain
 from ..storage import Memory
 from .attention import attention_kernel, merge_kernel, sizes_for
 from .batch import CompiledBatch, prepare
 from .digits import DIGITS, GROUPS_IN_CHUNK, RECORD
 from .launcher import Launcher
 from .machine import Kernel, Machine
+from .packing import packing
 from .products import product_kernel
 from .program import Count
 from .recorded_steps import RecordedSteps
@@ -111,8 +112,13 @@ class CompiledOperators(CpuOperators):
         data = self._storage.take((-(-rows // PANEL), format_.panel_bytes(columns)), np.uint8)
         panels = Panels(format_, rows, data)
         if not self._storage.is_filled:
-            panels.fill(tile for part in parts for tile in packed.tiles_of(part, format_))
+            tiles = chain.from_iterable(packed.tiles_of(part, format_) for part in parts)
+            panels.fill(tiles, self._pack)
         return panels
+
+    def _pack(self, format_: Format, rows: HostArray, panels: Bytes) -> None:
+        kernel, chunks, arguments = packing(format_, rows, panels)
+        self._run(kernel, chunks, **arguments)
 
     def _format(self, tensor: StoredTensor) -> Format:
         wanted = self._wanted or packed.format_of(tensor.dtype)

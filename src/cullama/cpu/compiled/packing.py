@@ -30,20 +30,22 @@ FIELDS = {
     "panels_in_chunk": I64,
 }
 
-CHUNK = 1 << 18  # bytes of panels: less is done before a helper is awake
+CHUNK = 1 << 20  # bytes of panels: a tile of a file is packed before a helper would be awake
 
 FOUR = 4  # words loaded together: a register of any processor
 
 
 def packing(format_: Format, rows: HostArray, panels: Bytes) -> tuple[Kernel, int, dict[str, Any]]:
     """The kernel, its chunks and its arguments, for what `format_.pack(rows)` would return."""
-    number = format_.dtype if isinstance(format_, Plain) else np.uint8
+    rows = np.ascontiguousarray(rows, format_.dtype if isinstance(format_, Plain) else np.uint8)
+    blocks = panels.shape[1] // format_.panel_bytes(format_.block)
+    assert rows.nbytes == len(panels) * PANEL * blocks * format_.block_bytes
     panels_in_chunk = -(-CHUNK // panels.shape[1])
     arguments = {
-        "rows": np.ascontiguousarray(rows, number),
+        "rows": rows,
         "panels": panels,
         "count": len(panels),
-        "blocks": panels.shape[1] // format_.panel_bytes(format_.block),
+        "blocks": blocks,
         "panels_in_chunk": panels_in_chunk,
     }
     return packing_kernel(format_), -(-len(panels) // panels_in_chunk), arguments

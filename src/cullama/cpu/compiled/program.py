@@ -59,6 +59,10 @@ def step(kernel: Compiled, chunks: Count, arguments: dict[str, Any]) -> NDArray[
     return record
 
 
+class NotRecordableError(Exception):
+    """A step does something that is no kernel."""
+
+
 class Arena:
     """Memory for the arrays of recorded programs; they may share it, since one runs at a time."""
 
@@ -91,6 +95,8 @@ class Arena:
     def view(self, array: HostArray) -> HostArray:
         """The same place, but not held: what is there is gone when the next program runs."""
         start = address_of(array) - address_of(self._memory)
+        if not 0 <= start < self.size:
+            raise NotRecordableError
         place = self._memory[start : start + array.nbytes]
         return place.view(array.dtype).reshape(array.shape)
 

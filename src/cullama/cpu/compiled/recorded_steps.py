@@ -11,8 +11,8 @@ from ...batch import Batch
 from ...operators import Step
 from ...tensor import HostArray
 from .batch import CompiledBatch, FixedBatch
-from .launcher import Launcher, NotRecordableError
-from .program import Arena, Program
+from .launcher import Launcher
+from .program import Arena, NotRecordableError, Program
 
 MOST_SEQUENCES = 64  # beyond, Python's part of a pass is small
 ARENA = 4 << 20  # bytes at first

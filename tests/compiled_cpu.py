@@ -1,0 +1,116 @@
+"""Compiled kernels for tests: one machine for each instruction set that this processor has.
+
+Without llvmlite whoever imports this file is skipped, and told why. What was compiled is kept
+beside pytest's own cache for as long as the sources of the kernels stay the same, so that only the
+first run after a change takes a minute. Arrays that kernels are to fill are full of NaN before.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+pytest.importorskip("llvmlite", reason="llvmlite is not installed: pip install -e '.[llvm]'")
+
+from cullama.cpu.compiled import machine as compiling
+from cullama.cpu.compiled.code import POINTER, Code, Value
+from cullama.cpu.compiled.instruction_sets import InstructionSet, choose, usable
+from cullama.cpu.compiled.machine import Compiled, Kernel, Machine
+from cullama.cpu.compiled.operators import CompiledOperators
+from cullama.cpu.compiled.program import step
+from cullama.cpu.compiled.team import Team
+
+NAMES = [each.name for each in usable()]
+in_each_instruction_set = pytest.mark.parametrize("name", NAMES)
+
+KEPT = Path(__file__).resolve().parents[1] / ".pytest_cache" / "kernels"
+
+
+@cache
+def folder() -> Path:
+    """Where machine code of these very sources is kept; that of others is removed."""
+    mine = KEPT / compiling._sources()[:16]
+    for other in KEPT.glob("*"):
+        if other != mine:
+            shutil.rmtree(other, ignore_errors=True)
+    return mine
+
+
+@cache
+def machine(name: str) -> Machine:
+    return Machine(choose(name), folder())
+
+
+@cache
+def machine_for_tests(name: str) -> Machine:
+    """For kernels that tests write: what is kept on disk knows nothing of changes in those."""
+    return Machine(choose(name), None)
+
+
+@cache
+def team(name: str, threads: int = 1) -> Team:
+    return Team(machine(name), threads)
+
+
+def run(name: str, kernel: Kernel, chunks: int = 1, threads: int = 1, **arguments: Any) -> None:
+    """All chunks of one of the kernels, on contiguous arrays."""
+    play(team(name, threads), machine(name).compile(kernel), chunks, arguments)
+
+
+def play(team: Team, kernel: Compiled, chunks: int, arguments: dict[str, Any]) -> None:
+    record = step(kernel, chunks, arguments)
+    team.play(np.array([compiling.address_of(record)], np.int64))
+
+
+def computed(
+    name: str, title: str, body: Callable[[Code, SimpleNamespace], None], **arrays: NDArray[Any]
+) -> None:
+    """Run code that a test has written, on arrays by their names. One title, one piece of code."""
+
+    def whole(code: Code, arguments: SimpleNamespace, chunk: Value) -> None:
+        body(code, arguments)
+
+    kernel = Kernel(title, dict.fromkeys(arrays, POINTER), whole)
+    play(team(name), machine_for_tests(name).compile(kernel), 1, arrays)
+
+
+class PoisonedOperators(CompiledOperators):
+    """Whatever a kernel leaves out is seen."""
+
+    def _empty(self, shape: tuple[int, ...], dtype: Any = np.float32) -> NDArray[Any]:
+        array = super()._empty(shape, dtype)
+        array.fill(np.nan if array.dtype.kind == "f" else 255)
+        return array
+
+
+def operators(name: str, dtype: str = "auto", threads: int = 1) -> PoisonedOperators:
+    return PoisonedOperators(dtype, threads, machine(name))
+
+
+def assembly(
+    monkeypatch: pytest.MonkeyPatch, instruction_set: InstructionSet, kernel: Kernel
+) -> str:
+    """A kernel for a processor that need not be this one, as its assembler would read it."""
+    import llvmlite.binding as llvm
+
+    llvm.initialize_all_targets()
+    llvm.initialize_all_asmprinters()
+    triple = f"{instruction_set.triple or 'x86_64'}-unknown-linux-gnu"
+    monkeypatch.setattr(llvm, "get_default_triple", lambda: triple)
+    target = llvm.Target.from_triple(triple).create_target_machine(
+        cpu=instruction_set.processor, features=instruction_set.features, opt=3
+    )
+    module = llvm.parse_assembly(str(compiling.write(kernel, instruction_set)))
+    module.verify()
+    options = llvm.create_pipeline_tuning_options(speed_level=3)
+    passes = llvm.create_pass_builder(target, options)
+    passes.getModulePassManager().run(module, passes)
+    return str(target.emit_assembly(module))

@@ -1,0 +1,125 @@
+"""Activations as whole numbers: two signed digits to the base 256, a scale for each 32 columns."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from compiled_cpu import NAMES, in_each_instruction_set, run
+from numpy.typing import NDArray
+
+from cullama.cpu.compiled.digits import DIGITS, GROUPS_IN_CHUNK, LARGEST, RECORD
+from cullama.cpu.packed import GROUP
+
+Floats = NDArray[np.float32]
+
+# A group's record, as `digits.py` says: [high 32][low 32][scale][scale · sum][sums of both halves].
+KIND = np.dtype(
+    [("high", "i1", 32), ("low", "i1", 32), ("scale", "f4"), ("scaled", "f4"), ("sums", "i4", 2)]
+)
+
+
+def digits_of(name: str, x: Floats, threads: int = 1) -> NDArray[np.void]:
+    """[groups, 32] → [groups] records, with nothing of what lay there before."""
+    out = np.full((len(x), RECORD), 0xEE, np.uint8)
+    chunks = -(-len(x) // GROUPS_IN_CHUNK)
+    run(name, DIGITS, chunks, threads, x=np.ascontiguousarray(x), out=out, groups=len(x))
+    assert KIND.itemsize == RECORD
+    return out.view(KIND)[:, 0]
+
+
+def whole(records: NDArray[np.void]) -> NDArray[np.int64]:
+    return records["high"].astype(np.int64) * 256 + records["low"]
+
+
+def random(groups: int) -> Floats:
+    """Each group in a magnitude of its own."""
+    draw = np.random.default_rng(groups)
+    scales = 10.0 ** draw.uniform(-20, 20, (groups, 1))
+    return (draw.standard_normal((groups, GROUP)) * scales).astype(np.float32)
+
+
+@in_each_instruction_set
+@pytest.mark.parametrize("groups", [1, 2, 255, 256, 257, 600])
+def test_a_number_is_known_to_half_a_step_of_its_group(name: str, groups: int) -> None:
+    x = random(groups)
+    records = digits_of(name, x)
+    found = whole(records) * records["scale"].astype(np.float64)[:, None]
+    largest = np.abs(x).max(axis=1, keepdims=True).astype(np.float64)
+    assert (np.abs(found - x) <= largest / LARGEST * 0.51).all()
+    assert (np.abs(found - x) < largest * 2.0**-15).all()  # as the file says
+    assert np.abs(whole(records)).max() == LARGEST
+
+
+@in_each_instruction_set
+def test_sums_are_those_of_the_digits(name: str) -> None:
+    records = digits_of(name, random(300))
+    halves = whole(records).reshape(-1, 2, 16).sum(axis=2)
+    np.testing.assert_array_equal(records["sums"], halves)
+    expected = halves.sum(axis=1).astype(np.float32) * records["scale"]
+    np.testing.assert_array_equal(records["scaled"], expected)
+
+
+@in_each_instruction_set
+@pytest.mark.parametrize("value", [1.0, -1.0, 3e38, -3e38, 1e-30, -1e-30, 1e30])
+def test_the_largest_of_a_group_is_exact_wherever_it_stands(name: str, value: float) -> None:
+    """And both of its digits fit a byte, with either sign."""
+    x = (np.eye(GROUP) * value).astype(np.float32)
+    records = digits_of(name, x)
+    np.testing.assert_array_equal(whole(records), np.eye(GROUP) * np.sign(value) * LARGEST)
+    np.testing.assert_allclose(records["scale"], abs(value) / LARGEST, rtol=1e-6)
+
+
+@in_each_instruction_set
+def test_every_whole_number_has_its_two_digits(name: str) -> None:
+    """From −32,512 to 32,512 all of them, beside one that sets the scale to 1."""
+    most = int(LARGEST)
+    numbers = np.arange(-most, most + 1)
+    numbers = np.concatenate([numbers, np.zeros(-len(numbers) % 31, np.int64)]).reshape(-1, 31)
+    x = np.concatenate([np.full((len(numbers), 1), most), numbers], axis=1).astype(np.float32)
+    records = digits_of(name, x)
+    np.testing.assert_array_equal(whole(records), x)
+    np.testing.assert_array_equal(records["scale"], 1)
+
+
+@in_each_instruction_set
+def test_zeros_stay_zeros(name: str) -> None:
+    x = np.zeros((2, GROUP), np.float32)
+    x[1] = -0.0
+    assert not digits_of(name, x).view(np.uint8).any()
+
+
+@in_each_instruction_set
+@pytest.mark.parametrize("tiny", [1e-34, 1e-37, 1e-45])
+def test_what_is_too_small_for_a_scale_is_nothing(name: str, tiny: float) -> None:
+    records = digits_of(name, np.full((1, GROUP), tiny, np.float32))
+    assert (np.abs(whole(records) * records["scale"][:, None] - tiny) <= 1.1e-34).all()
+    assert np.abs(records["scaled"]) <= 40 * 1.1e-34
+
+
+@in_each_instruction_set
+@pytest.mark.parametrize("none", [np.nan, -np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("place", [0, 1, 15, 16, 17, 31])
+def test_a_group_with_what_is_no_number_has_no_number(name: str, place: int, none: float) -> None:
+    """Its products are NaN or infinite then, and its neighbours' are as they were."""
+    x = random(3)
+    expected = digits_of(name, x)
+    x[1, place] = none
+    records = digits_of(name, x)
+    assert not np.isfinite(records["scale"][1])
+    assert not np.isfinite(records["scaled"][1])
+    np.testing.assert_array_equal(records[[0, 2]], expected[[0, 2]])
+
+
+def test_all_instruction_sets_agree_to_the_bit() -> None:
+    x = random(500)
+    expected = digits_of(NAMES[0], x)
+    for name in NAMES[1:]:
+        np.testing.assert_array_equal(digits_of(name, x), expected)
+
+
+@in_each_instruction_set
+def test_a_group_does_not_depend_on_its_place_or_on_threads(name: str) -> None:
+    x = random(600)
+    expected = digits_of(name, x)
+    np.testing.assert_array_equal(digits_of(name, x, threads=3), expected)
+    np.testing.assert_array_equal(digits_of(name, x[17:301]), expected[17:301])

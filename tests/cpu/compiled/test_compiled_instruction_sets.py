@@ -1,0 +1,73 @@
+"""Which instruction sets a processor has, and what somebody hears who asks for another."""
+
+from __future__ import annotations
+
+import compiled_cpu
+import llvmlite.binding as llvm
+import pytest
+
+from cullama.cpu.compiled.instruction_sets import INSTRUCTION_SETS, NAMES, choose, usable
+from cullama.errors import UsageError
+
+ZEN_2 = ["sse2", "avx", "avx2", "fma", "f16c", "bmi2"]
+ICE_LAKE = [*ZEN_2, "avx512f", "avx512bw", "avx512vl", "avx512vnni"]
+SKYLAKE_X = [*ZEN_2, "avx512f", "avx512bw", "avx512vl"]  # AVX-512, but no VNNI
+APPLE_M1 = ["neon", "dotprod", "fp-armv8"]
+RASPBERRY_PI_4 = ["neon", "fp-armv8"]
+
+
+def on(monkeypatch: pytest.MonkeyPatch, triple: str, features: list[str]) -> list[str]:
+    monkeypatch.setattr(llvm, "get_default_triple", lambda: triple)
+    monkeypatch.setattr(llvm, "get_host_cpu_features", lambda: dict.fromkeys(features, True))
+    return [each.name for each in usable()]
+
+
+@pytest.mark.parametrize(
+    ("triple", "features", "names"),
+    [
+        ("x86_64-unknown-linux-gnu", ICE_LAKE, ["avx512", "avx2", "plain"]),
+        ("x86_64-unknown-linux-gnu", SKYLAKE_X, ["avx2", "plain"]),
+        ("x86_64-pc-windows-msvc", ZEN_2, ["avx2", "plain"]),
+        ("x86_64-apple-darwin20", ["sse2", "avx"], ["plain"]),
+        ("aarch64-apple-darwin23", APPLE_M1, ["neon", "plain"]),
+        ("arm64-apple-darwin23", APPLE_M1, ["neon", "plain"]),  # as Apple's own tools call it
+        ("aarch64-unknown-linux-gnu", RASPBERRY_PI_4, ["plain"]),
+        ("riscv64-unknown-linux-gnu", [], ["plain"]),
+    ],
+)
+def test_a_processor_s_features_say_what_it_has(
+    monkeypatch: pytest.MonkeyPatch, triple: str, features: list[str], names: list[str]
+) -> None:
+    assert on(monkeypatch, triple, features) == names
+    assert choose("").name == names[0]
+
+
+@pytest.mark.parametrize("missing", ["avx2", "fma", "f16c"])
+def test_every_feature_counts(monkeypatch: pytest.MonkeyPatch, missing: str) -> None:
+    features = [each for each in ZEN_2 if each != missing]
+    assert on(monkeypatch, "x86_64-unknown-linux-gnu", features) == ["plain"]
+
+
+def test_this_processor_has_some_and_each_can_be_asked_for() -> None:
+    assert compiled_cpu.NAMES[-1] == "plain"
+    assert set(compiled_cpu.NAMES) <= set(NAMES)
+    for name in compiled_cpu.NAMES:
+        assert choose(name).name == name
+
+
+@pytest.mark.parametrize("name", ["mmx", "AVX2", "neon", " ", "numpy"])
+def test_what_there_is_not_is_refused_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    on(monkeypatch, "x86_64-unknown-linux-gnu", ZEN_2)
+    with pytest.raises(UsageError) as caught:
+        choose(name)
+    message = str(caught.value)
+    assert message == (f"instruction set is {name!r}, expected one this processor has: avx2, plain")
+
+
+def test_features_are_spelled_as_llvm_takes_them() -> None:
+    by_name = {each.name: each for each in INSTRUCTION_SETS}
+    assert by_name["avx2"].features == "+avx2,+fma,+f16c"
+    assert by_name["plain"].features == ""
+    assert [each.name for each in INSTRUCTION_SETS if not each.has_half] == ["plain"]
