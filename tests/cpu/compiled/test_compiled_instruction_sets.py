@@ -63,7 +63,11 @@ def test_what_there_is_not_is_refused_in_one_line(
     with pytest.raises(UsageError) as caught:
         choose(name)
     message = str(caught.value)
-    assert message == (f"instruction set is {name!r}, expected one this processor has: avx2, plain")
+    assert name in message
+    assert "avx2" in message
+    assert "plain" in message
+    assert "avx512" not in message
+    assert "\n" not in message
 
 
 def test_features_are_spelled_as_llvm_takes_them() -> None:
