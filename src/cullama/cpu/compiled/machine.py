@@ -156,9 +156,9 @@ def _initialize() -> None:
 
 @cache
 def _sources() -> str:
-    """A digest of this package: whatever changes in it compiles everything anew."""
-    digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
+    """A digest of this package and of the formats beside it: a change there compiles all anew."""
+    digest, here = hashlib.sha256(), Path(__file__).parent
+    for path in sorted([*here.glob("*.py"), *here.parent.glob("*.py")]):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 

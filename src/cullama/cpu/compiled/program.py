@@ -32,6 +32,7 @@ class Program:
         self.arena = arena
         self._kept: list[HostArray] = []  # records, and what they point to
         self._steps: list[int] = []
+        self._row = np.empty(0, np.int64)  # the same, as a team reads them
 
     def add(self, kernel: Compiled, chunks: Count, arguments: dict[str, Any]) -> None:
         """`chunks`: how many, or an array of one number that may change between runs."""
@@ -42,7 +43,9 @@ class Program:
         self._steps.append(address_of(record))
 
     def run(self, team: Team) -> None:
-        team.play(np.array(self._steps, np.int64))
+        if len(self._row) != len(self._steps):
+            self._row = np.array(self._steps, np.int64)
+        team.play(self._row)
 
 
 def step(kernel: Compiled, chunks: Count, arguments: dict[str, Any]) -> NDArray[np.int64]:
