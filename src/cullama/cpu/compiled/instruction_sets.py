@@ -45,7 +45,7 @@ NAMES = tuple(each.name for each in INSTRUCTION_SETS)
 
 def usable() -> list[InstructionSet]:
     """Those that this processor has, best first."""
-    architecture = llvm.get_default_triple().partition("-")[0]
+    architecture = llvm.get_default_triple().partition("-")[0].replace("arm64", "aarch64")
     features = llvm.get_host_cpu_features()
     return [
         each

@@ -40,8 +40,11 @@ from .team import Team
 
 logger = logging.getLogger("cullama")
 
-# A product is cut into chunks of so many panels and tokens: small enough to be shared evenly, and
-# for a chunk's activations to stay in a core's second cache.
+# How a product is cut into chunks. For few tokens, reading is all: each thread streams through a few
+# long stretches of the weights, more than one so that a thread held up leaves the rest to others.
+# For many, a chunk's activations stay in a core's second cache while its weights meet them.
+FEW_TOKENS = 16
+CHUNKS_A_THREAD = 2
 PANELS_IN_CHUNK = 4
 TOKENS_IN_CHUNK = 128
 
@@ -178,9 +181,10 @@ class CompiledOperators(CpuOperators):
         digits = self._digits(x) if any(is_grouped) else None
         added = [None if each is None else self._floats(each) for each in (bias, residual)]
         for first, part in matrix.placed():
+            panels_in_chunk = self._panels_in_chunk(len(part.data), tokens)
             self._run(
                 product_kernel(part.format),
-                _shares(len(part.data), PANELS_IN_CHUNK) * _shares(tokens, TOKENS_IN_CHUNK),
+                _shares(len(part.data), panels_in_chunk) * _shares(tokens, TOKENS_IN_CHUNK),
                 x=digits if isinstance(part.format, Grouped) else x,
                 weight=part.data,
                 out=out[:, first:],
@@ -189,10 +193,15 @@ class CompiledOperators(CpuOperators):
                 blocks=matrix.columns // part.format.block,
                 rows=part.rows,
                 stride=matrix.rows,
-                panels_in_chunk=PANELS_IN_CHUNK,
+                panels_in_chunk=panels_in_chunk,
                 tokens_in_chunk=TOKENS_IN_CHUNK,
             )
         return out
+
+    def _panels_in_chunk(self, panels: int, tokens: int) -> int:
+        if tokens > FEW_TOKENS:
+            return PANELS_IN_CHUNK
+        return _shares(panels, CHUNKS_A_THREAD * self._launcher.team.size)
 
     def _digits(self, x: HostArray) -> HostArray:
         groups = x.size // packed.GROUP

@@ -27,7 +27,7 @@ class _Recorded(NamedTuple):
 class RecordedSteps:
     def __init__(self, launcher: Launcher, step: Step[HostArray]) -> None:
         self._launcher, self._step = launcher, step
-        self._recorded: dict[int, _Recorded] = {}
+        self._recorded: dict[tuple[int, int], _Recorded] = {}  # by sequences and threads
         self._arena, self._most = Arena(ARENA), MOST_SEQUENCES
 
     def __call__(self, batch: Batch[HostArray]) -> HostArray:
@@ -44,10 +44,10 @@ class RecordedSteps:
         return recorded.logits.copy()
 
     def _for(self, batch: CompiledBatch) -> _Recorded:
-        sequences = len(batch.tokens)
-        known = self._recorded.get(sequences)
+        key = len(batch.tokens), self._launcher.team.size
+        known = self._recorded.get(key)
         if known is None or not known.batch.has_room_for(batch):
-            self._recorded[sequences] = known = self._record(batch)
+            self._recorded[key] = known = self._record(batch)
         return known
 
     def _record(self, batch: CompiledBatch) -> _Recorded:
