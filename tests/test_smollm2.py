@@ -21,8 +21,8 @@ from cullama.hub import resolve_model
 GOLDEN = json.loads((Path(__file__).parent / "fixtures/smollm2_greedy.json").read_text())
 CASES = GOLDEN["prompts"]
 
-# How far apart the logits of two runs of this model may be: both in float32, and one with weights as
-# the file has them and a float16 cache. A margin ten times that cannot be turned round.
+# How far apart the logits of two runs of this model may be: both in float32, or one with a float16
+# cache and weights as the file has them. A margin ten times that cannot be turned round.
 NOISE = {"cpu:numpy": 1e-4, "cpu": 5e-3}
 COMPILED = pytest.param(
     "cpu", marks=pytest.mark.skipif(not find_spec("llvmlite"), reason="llvmlite is not installed")

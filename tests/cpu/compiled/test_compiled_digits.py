@@ -91,9 +91,12 @@ def test_zeros_stay_zeros(name: str) -> None:
 @in_each_instruction_set
 @pytest.mark.parametrize("tiny", [1e-34, 1e-37, 1e-45])
 def test_what_is_too_small_for_a_scale_is_nothing(name: str, tiny: float) -> None:
-    records = digits_of(name, np.full((1, GROUP), tiny, np.float32))
-    assert (np.abs(whole(records) * records["scale"][:, None] - tiny) <= 1.1e-34).all()
-    assert np.abs(records["scaled"]) <= 40 * 1.1e-34
+    """Whether all of a group is, or one number among zeros."""
+    x = np.full((2, GROUP), tiny, np.float32)
+    x[1, 1:] = 0
+    records = digits_of(name, x)
+    assert (np.abs(whole(records) * records["scale"][:, None] - x) <= 1.1e-34).all()
+    np.testing.assert_array_equal(records["sums"], whole(records).reshape(-1, 2, 16).sum(axis=2))
 
 
 @in_each_instruction_set

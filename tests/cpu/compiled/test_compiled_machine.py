@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import runpy
 import struct
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -108,12 +110,44 @@ def test_other_sources_or_another_compiler_compile_anew(
     assert len(written) == len(kept(tmp_path)) == 3
 
 
-def test_the_sources_are_those_of_every_kernel() -> None:
-    """A kernel outside that folder would be served as it was before it was changed."""
-    folder = Path(compiling.__file__).parent
-    assert compiling._sources() == compiling._sources.__wrapped__()
-    for name in ("products", "attention", "rows", "digits", "team"):
-        assert (folder / f"{name}.py").is_file()
+SOMEBODY_S = """
+from cullama.cpu.compiled.code import POINTER
+from cullama.cpu.compiled.machine import Kernel
+
+def body(code, a, chunk):
+    code.store(code.i64(NUMBER), a.x + chunk * 8)
+
+KERNEL = Kernel("somebody_s", {"x": POINTER}, body)
+"""
+
+
+def given(kernel: Kernel, folder: Path) -> int:
+    x = np.zeros(3, np.int64)
+    machine = Machine(choose(BEST), folder)  # its code goes when it does
+    compiled = machine.compile(kernel)
+    run = ctypes.CFUNCTYPE(None, ctypes.c_char_p, ctypes.c_int64)(compiled.address)
+    run(compiled.record({"x": x}), 1)
+    return int(x[1])
+
+
+def test_a_kernel_of_somebody_s_own_is_compiled_anew_when_its_file_changes(
+    tmp_path: Path, written: list[str]
+) -> None:
+    for number in (1, 1, 2, 2):
+        source = tmp_path / "mine.py"
+        source.write_text(SOMEBODY_S.replace("NUMBER", str(number)) + "# größer\n", "utf-8")
+        names = runpy.run_path(str(source))
+        assert given(names["KERNEL"], tmp_path / "kernels") == number
+    assert len(written) == 2
+
+
+def test_a_kernel_typed_into_a_notebook_is_not_kept(tmp_path: Path, written: list[str]) -> None:
+    for number in (1, 2):
+        names: dict[str, Any] = {}
+        exec(compile(SOMEBODY_S.replace("NUMBER", str(number)), "<cell 1>", "exec"), names)
+        assert given(names["KERNEL"], tmp_path / "kernels") == number
+    assert not (tmp_path / "kernels").exists()
+    assert len(written) == 2
 
 
 # --- kept whole ----------------------------------------------------------------------------------

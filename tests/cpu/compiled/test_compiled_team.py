@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -75,9 +75,8 @@ class Steps:
 
 
 @pytest.fixture(params=[1, 2, 3, 5])
-def team(request: pytest.FixtureRequest) -> Iterator[Team]:
-    yield Team(machine(BEST), request.param)
-    gc.collect()
+def team(request: pytest.FixtureRequest) -> Team:
+    return Team(machine(BEST), request.param)
 
 
 def wait_for(condition: Callable[[], bool]) -> bool:
