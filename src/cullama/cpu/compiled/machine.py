@@ -123,9 +123,10 @@ class Machine:
 
     def _digest(self, kernel: Kernel, source: Path) -> str:
         made_from = [llvmlite.__version__, repr(self.instruction_set), kernel.name, _sources()]
+        digest = hashlib.sha256("\n".join(made_from).encode())
         if source.parent != Path(__file__).parent:  # somebody else's kernel
-            made_from.append(source.read_text())
-        return hashlib.sha256("\n".join(made_from).encode()).hexdigest()[:16]
+            digest.update(source.read_bytes())
+        return digest.hexdigest()[:16]
 
     def _written(self, kernel: Kernel) -> bytes:
         module = llvm.parse_assembly(str(write(kernel, self.instruction_set)))

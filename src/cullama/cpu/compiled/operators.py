@@ -40,7 +40,7 @@ from .team import Team
 
 logger = logging.getLogger("cullama")
 
-# How a product is cut into chunks. For few tokens, reading is all: each thread streams through a few
+# How a product is cut into chunks. For few tokens reading is all: each thread streams through a few
 # long stretches of the weights, more than one so that a thread held up leaves the rest to others.
 # For many, a chunk's activations stay in a core's second cache while its weights meet them.
 FEW_TOKENS = 16
