@@ -7,7 +7,8 @@ import pytest
 from compiled_cpu import NAMES, in_each_instruction_set, run
 from numpy.typing import NDArray
 
-from cullama.cpu.compiled.digits import DIGITS, GROUPS_IN_CHUNK, LARGEST, RECORD
+from cullama.cpu.compiled.digits import DIGITS, GROUPS_IN_CHUNK, LARGEST, RECORD, WORD_ORDER
+from cullama.cpu.compiled.instruction_sets import choose
 from cullama.cpu.packed import GROUP
 
 Floats = NDArray[np.float32]
@@ -16,6 +17,8 @@ Floats = NDArray[np.float32]
 KIND = np.dtype(
     [("high", "i1", 32), ("low", "i1", 32), ("scale", "f4"), ("scaled", "f4"), ("sums", "i4", 2)]
 )
+# Or, where words are multiplied, [numbers 32] with a quad's even columns first.
+WORDS = np.dtype([("words", "<i2", 32), ("scale", "f4"), ("scaled", "f4"), ("sums", "i4", 2)])
 
 
 def digits_of(name: str, x: Floats, threads: int = 1) -> NDArray[np.void]:
@@ -24,10 +27,15 @@ def digits_of(name: str, x: Floats, threads: int = 1) -> NDArray[np.void]:
     chunks = -(-len(x) // GROUPS_IN_CHUNK)
     run(name, DIGITS, chunks, threads, x=np.ascontiguousarray(x), out=out, groups=len(x))
     assert KIND.itemsize == RECORD
-    return out.view(KIND)[:, 0]
+    return out.view(KIND if choose(name).multiplies == "bytes" else WORDS)[:, 0]
 
 
 def whole(records: NDArray[np.void]) -> NDArray[np.int64]:
+    """[groups, 32]"""
+    if "words" in records.dtype.names:
+        quads = np.empty((len(records), 8, 4), np.int64)
+        quads[..., list(WORD_ORDER)] = records["words"].reshape(-1, 8, 4)
+        return quads.reshape(-1, GROUP)
     return records["high"].astype(np.int64) * 256 + records["low"]
 
 
@@ -117,7 +125,10 @@ def test_all_instruction_sets_agree_to_the_bit() -> None:
     x = random(500)
     expected = digits_of(NAMES[0], x)
     for name in NAMES[1:]:
-        np.testing.assert_array_equal(digits_of(name, x), expected)
+        found = digits_of(name, x)
+        np.testing.assert_array_equal(whole(found), whole(expected))
+        for each in ("scale", "scaled", "sums"):
+            np.testing.assert_array_equal(found[each], expected[each])
 
 
 @in_each_instruction_set

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import compiled_cpu
 import llvmlite.binding as llvm
 import pytest
 
+from cullama.cpu.compiled import instruction_sets
 from cullama.cpu.compiled.instruction_sets import INSTRUCTION_SETS, NAMES, choose, usable
 from cullama.errors import UsageError
 
 ZEN_2 = ["sse2", "avx", "avx2", "fma", "f16c", "bmi2"]
 ICE_LAKE = [*ZEN_2, "avx512f", "avx512bw", "avx512vl", "avx512vnni"]
+ALDER_LAKE = [*ZEN_2, "avxvnni"]
+SAPPHIRE_RAPIDS = [*ICE_LAKE, "avxvnni"]
 SKYLAKE_X = [*ZEN_2, "avx512f", "avx512bw", "avx512vl"]  # AVX-512, but no VNNI
 APPLE_M1 = ["neon", "dotprod", "fp-armv8"]
 RASPBERRY_PI_4 = ["neon", "fp-armv8"]
@@ -26,6 +32,9 @@ def on(monkeypatch: pytest.MonkeyPatch, triple: str, features: list[str]) -> lis
     ("triple", "features", "names"),
     [
         ("x86_64-unknown-linux-gnu", ICE_LAKE, ["avx512", "avx2", "plain"]),
+        ("x86_64-unknown-linux-gnu", SAPPHIRE_RAPIDS, ["avx512", "avxvnni", "avx2", "plain"]),
+        ("x86_64-unknown-linux-gnu", ALDER_LAKE, ["avxvnni", "avx2", "plain"]),
+        ("amd64-unknown-freebsd14", ZEN_2, ["avx2", "plain"]),  # as BSD calls it
         ("x86_64-unknown-linux-gnu", SKYLAKE_X, ["avx2", "plain"]),
         ("x86_64-pc-windows-msvc", ZEN_2, ["avx2", "plain"]),
         ("x86_64-apple-darwin20", ["sse2", "avx"], ["plain"]),
@@ -46,6 +55,33 @@ def test_a_processor_s_features_say_what_it_has(
 def test_every_feature_counts(monkeypatch: pytest.MonkeyPatch, missing: str) -> None:
     features = [each for each in ZEN_2 if each != missing]
     assert on(monkeypatch, "x86_64-unknown-linux-gnu", features) == ["plain"]
+
+
+# What LLVM finds on ARM: never the dot products, on a Mac nothing.
+@pytest.mark.parametrize(
+    ("platform", "triple", "features", "cpuinfo", "names"),
+    [
+        ("linux", "aarch64-unknown-linux-gnu", ["neon"], "fp asimd asimddp\n", ["neon", "plain"]),
+        ("linux", "aarch64-unknown-linux-gnu", ["neon"], "fp asimd asimddpx\n", ["plain"]),
+        ("linux", "aarch64-unknown-linux-gnu", [], None, ["plain"]),
+        ("darwin", "arm64-apple-darwin23", [], None, ["neon", "plain"]),
+        ("darwin", "x86_64-apple-darwin20", ["sse2"], None, ["plain"]),
+    ],
+)
+def test_dot_products_of_an_arm_are_looked_for(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    platform: str,
+    triple: str,
+    features: list[str],
+    cpuinfo: str | None,
+    names: list[str],
+) -> None:
+    if cpuinfo is not None:
+        (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nFeatures\t: {cpuinfo}")
+    monkeypatch.setattr(instruction_sets, "CPUINFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr(sys, "platform", platform)
+    assert on(monkeypatch, triple, features) == names
 
 
 def test_this_processor_has_some_and_each_can_be_asked_for() -> None:

@@ -287,8 +287,13 @@ class Code:
     # --- what has no sign of its own -------------------------------------------------------------
 
     def fma(self, x: Value, y: Value, z: Value) -> Value:
-        """x · y + z, in one rounding where the processor can."""
-        return self.intrinsic("llvm.fmuladd", x.type, x, x.alike(y), x.alike(z))
+        """x · y + z, in one rounding where the instruction set has that.
+
+        LLVM's own fmuladd has one rounding or two, as suits the loop it stands in.
+        """
+        if not self.instruction_set.has_fma:
+            return x * y + z
+        return self.intrinsic("llvm.fma", x.type, x, x.alike(y), x.alike(z))
 
     def root(self, x: Value) -> Value:
         return self.intrinsic("llvm.sqrt", x.type, x)

@@ -5,7 +5,8 @@ digits to the base 256, both from −128 to 127, because a dot product takes byt
 less than 2⁻¹⁵ of the group's largest number: a hundredth of what eight bits would lose, and far
 below what the weights have lost already.
 
-A group has a record: 32 high digits, 32 low ones, the scale, scale · sum, the sums of both halves.
+A group's record: 32 high digits and 32 low ones, or the numbers themselves where words are
+multiplied (`dots.py`); the scale, scale · sum, and the sums of both halves.
 """
 
 from __future__ import annotations
@@ -13,10 +14,14 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 from ..packed import GROUP
-from .code import F32, I8, I32, I64, POINTER, Code, Value, vector
+from .code import F32, I8, I16, I32, I64, POINTER, Code, Value, vector
 from .machine import Kernel
 
-HIGH, LOW, SCALE, SCALED_SUM, SUMS, RECORD = 0, GROUP, 2 * GROUP, 2 * GROUP + 4, 2 * GROUP + 8, 80
+HIGH, LOW, WORDS = 0, GROUP, 0
+SCALE, SCALED_SUM, SUMS, RECORD = 2 * GROUP, 2 * GROUP + 4, 2 * GROUP + 8, 80
+
+# Of four columns' words the even ones come first: so codes come apart when they are widened.
+WORD_ORDER = (0, 2, 1, 3)
 
 LARGEST = 127 * 256.0  # so that the high digit fits a byte after the low one is rounded off
 
@@ -39,14 +44,22 @@ def _group(code: Code, x: Value, out: Value) -> None:
     sums = []
     for half, numbers in enumerate(halves):
         whole = code.nearest(numbers * inverse).to(I32)
-        high = (whole + 128).shifted_right(8)
-        low = whole - (high << 8)
-        code.store(high.to(I8), out + (HIGH + 16 * half))
-        code.store(low.to(I8), out + (LOW + 16 * half))
+        _store(code, whole, half, out)
         sums.append(whole.total())
         code.store(sums[half], out + (SUMS + 4 * half))
     code.store(scale, out + SCALE)
     code.store((sums[0] + sums[1]).to(F32) * scale, out + SCALED_SUM)
+
+
+def _store(code: Code, whole: Value, half: int, out: Value) -> None:
+    if code.instruction_set.multiplies == "words":
+        order = [quad + i for quad in range(0, 16, 4) for i in WORD_ORDER]
+        code.store(whole.to(I16).lanes_at(order), out + (WORDS + 32 * half))
+        return
+    high = (whole + 128).shifted_right(8)
+    low = whole - (high << 8)
+    code.store(high.to(I8), out + (HIGH + 16 * half))
+    code.store(low.to(I8), out + (LOW + 16 * half))
 
 
 def _unsound(halves: list[Value]) -> Value:

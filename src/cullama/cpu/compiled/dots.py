@@ -1,90 +1,144 @@
-"""The dot product of bytes, in each instruction set's own words.
+"""Codes of weights times whole numbers of activations, in each instruction set's own words.
 
-Sixteen sums, one for each row of a panel: a sum gains four codes (0 … 255) times four digits
-(−128 … 127) of the activations, which are the same for all rows.
+Sixteen sums, one for each row of a panel; the numbers are the same for all rows. A processor that
+multiplies bytes meets four columns' codes with both digits of the numbers (`digits.py`) and puts
+the two sums together. The others widen codes to 16 bits, and two columns meet the numbers
+themselves. Every sum is exact, so all instruction sets find the same.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
-from .code import I8, I16, I32, Code, Value, vector
+from llvmlite import ir
 
-# (code, sums [16 × i32], codes [64 × i8], four digits in an i32, bits of a code) → sums
-Dot: TypeAlias = Callable[[Code, Value, Value, Value, int], Value]
+from ..packed import PANEL, Grouped
+from .code import I16, I32, Code, Value, vector
+from .digits import HIGH, LOW, SUMS, WORDS
+from .instruction_sets import architecture
 
+# (code, a register of sums, codes of as many rows, numbers for each row) → sums
+Dot: TypeAlias = Callable[[Code, Value, Value, Value], Value]
 
-def _avx512(code: Code, sums: Value, codes: Value, digits: Value, bits: int) -> Value:
-    """VNNI: one instruction."""
-    quads = digits.spread(16).bits(codes.type)
-    return code.call("llvm.x86.avx512.vpdpbusd.512", sums.type, sums, codes, quads)
-
-
-def _avx2(code: Code, sums: Value, codes: Value, digits: Value, bits: int) -> Value:
-    """Pairs of products in 16 bits, then pairs of those."""
-    quads = digits.spread(8).bits(vector(I8, 32))
-    parts = [_avx2_half(code, half, quads, bits) for half in codes.folded()]
-    return sums + joined(code, parts)
+Sums: TypeAlias = list[Value]  # of sixteen rows, in registers
 
 
-def _avx2_half(code: Code, codes: Value, quads: Value, bits: int) -> Value:
-    if bits < 8:  # two products of a small code and a digit fit 16 bits
-        pairs = code.call("llvm.x86.avx2.pmadd.ub.sw", vector(I16, 16), codes, quads)
-        return _pairs_added(code, pairs)
-    # Two of a large one may not: one half of the code at a time.
-    low = code.call("llvm.x86.avx2.pmadd.ub.sw", vector(I16, 16), codes & 15, quads)
-    high = code.call(
-        "llvm.x86.avx2.pmadd.ub.sw",
-        vector(I16, 16),
-        (codes.bits(vector(I16, 16)) >> 4).bits(codes.type) & 15,
-        quads,
-    )
-    return _pairs_added(code, low) + (_pairs_added(code, high) << 4)
+def whole(code: Code, format_: Grouped, quads: Sequence[Value], group: Value, scale: int) -> Value:
+    """Σ (code − offset) · number over the columns of one of a group's scales: [16 × i32].
+
+    `quads`: their codes, [64 × i8] for four columns; `group`: the numbers' record.
+    """
+    offset, first = format_.offset, scale * len(quads)
+    if code.instruction_set.name == "neon" and format_.bits == 8:
+        quads, offset = [quad ^ 128 for quad in quads], offset - 128  # SDOT's bytes are signed
+    if code.instruction_set.multiplies == "bytes":
+        found = _by_bytes(code, quads, group, first)
+    else:
+        found = _by_words(code, quads, group, first)
+    if not offset:
+        return found
+    total = code.load(I32, group + (SUMS + 4 * scale))
+    if format_.scales == 1:
+        total = total + code.load(I32, group + (SUMS + 4))
+    return found - (total * offset).spread(PANEL)
 
 
-def _pairs_added(code: Code, pairs: Value) -> Value:
-    ones = code.constant(vector(I16, 16), 1)
-    return code.call("llvm.x86.avx2.pmadd.wd", vector(I32, 8), pairs, ones)
+def _by_bytes(code: Code, quads: Sequence[Value], group: Value, first: int) -> Value:
+    sums = {HIGH: _nothing(code), LOW: _nothing(code)}
+    for i, quad in enumerate(quads, first):
+        for digit, before in sums.items():
+            sums[digit] = _gained(code, before, quad, group + (digit + 4 * i))
+    return (joined(code, sums[HIGH]) << 8) + joined(code, sums[LOW])
 
 
-def _neon(code: Code, sums: Value, codes: Value, digits: Value, bits: int) -> Value:
-    """USDOT is not in every ARMv8.2, UDOT and SDOT are: signed codes where they reach 128."""
-    quads = digits.spread(4).bits(vector(I8, 16))
-    name = "llvm.aarch64.neon.sdot.v4i32.v16i8"
-    if bits == 8:
-        codes = codes ^ 128
-    quarters = [quarter for half in codes.folded() for quarter in half.folded()]
-    before = [quarter for half in sums.folded() for quarter in half.folded()]
-    parts = [
-        code.call(name, vector(I32, 4), total, quarter, quads)
-        for total, quarter in zip(before, quarters, strict=True)
+def _by_words(code: Code, quads: Sequence[Value], group: Value, first: int) -> Value:
+    sums = _nothing(code)
+    for i, quad in enumerate(quads, first):
+        pairs = quad.bits(vector(I16, 2 * PANEL))  # column 0 below column 1, and 2 below 3
+        sums = _gained(code, sums, pairs & 255, group + (WORDS + 8 * i))
+        sums = _gained(code, sums, pairs >> 8, group + (WORDS + 8 * i + 4))
+    return joined(code, sums)
+
+
+def _nothing(code: Code) -> Sums:
+    lanes = code.instruction_set.lanes
+    return [code.constant(vector(I32, lanes), 0)] * (PANEL // lanes)
+
+
+def _gained(code: Code, sums: Sums, codes: Value, numbers: Value) -> Sums:
+    """Sums, with the products of some columns' codes and the numbers at an address."""
+    dot = DOTS[code.instruction_set.name]
+    registers = _parts(codes, len(sums))
+    for_each = code.load(I32, numbers).spread(sums[0].lanes).bits(registers[0].type)
+    return [
+        dot(code, total, register, for_each)
+        for total, register in zip(sums, registers, strict=True)
     ]
-    whole = joined(code, [joined(code, parts[:2]), joined(code, parts[2:])])
-    if bits == 8:
-        whole = whole + (_digit_sum(code, digits) << 7)
-    return whole
 
 
-def _digit_sum(code: Code, digits: Value) -> Value:
-    four = digits.bits(vector(I8, 4)).to(I32)
-    return four.total()
+# --- one instruction, or two ---------------------------------------------------------------------
 
 
-def _plain(code: Code, sums: Value, codes: Value, digits: Value, bits: int) -> Value:
-    """One column after the other."""
-    for column in range(4):
-        digit = digits << (24 - 8 * column)
-        digit = digit.shifted_right(24)
-        column_codes = codes.lanes_at(range(column, 64, 4)).to(I32, signed=False)
-        sums = sums + column_codes * digit.spread(16)
-    return sums
+def _avx512(code: Code, sums: Value, codes: Value, digits: Value) -> Value:
+    return code.call("llvm.x86.avx512.vpdpbusd.512", sums.type, sums, codes, digits)
 
 
-def joined(code: Code, halves: list[Value]) -> Value:
-    """Two vectors, one after the other."""
-    lanes = halves[0].lanes
-    return code.joined(halves[0], halves[1], range(2 * lanes))
+def _avxvnni(code: Code, sums: Value, codes: Value, digits: Value) -> Value:
+    """The same instruction by another name."""
+    dot = code.call("llvm.x86.avx512.vpdpbusd.256", sums.type, sums, codes, digits)
+    return _in_order(code, dot, "x")
 
 
-DOTS: dict[str, Dot] = {"avx512": _avx512, "avx2": _avx2, "neon": _neon, "plain": _plain}
+def _avx2(code: Code, sums: Value, codes: Value, numbers: Value) -> Value:
+    products = code.call("llvm.x86.avx2.pmadd.wd", sums.type, codes, numbers)
+    return _in_order(code, sums + products, "x")
+
+
+def _neon(code: Code, sums: Value, codes: Value, digits: Value) -> Value:
+    """USDOT, which takes unsigned codes, is not in every processor that has SDOT."""
+    dot = code.call("llvm.aarch64.neon.sdot.v4i32.v16i8", sums.type, sums, codes, digits)
+    return _in_order(code, dot, "w")
+
+
+def _plain(code: Code, sums: Value, codes: Value, numbers: Value) -> Value:
+    if architecture(code.function.module.triple) == "x86_64":  # SSE2 is in all of them
+        return sums + code.call("llvm.x86.sse2.pmadd.wd", sums.type, codes, numbers)
+    pairs, both = codes.bits(sums.type), numbers.bits(sums.type)
+    first = (pairs & 0xFFFF) * (both << 16).shifted_right(16)
+    return sums + first + (pairs >> 16) * both.shifted_right(16)
+
+
+DOTS: dict[str, Dot] = {
+    "avx512": _avx512,
+    "avxvnni": _avxvnni,
+    "avx2": _avx2,
+    "neon": _neon,
+    "plain": _plain,
+}
+
+
+def _in_order(code: Code, sums: Value, register: str) -> Value:
+    """The sums, added up here and not later.
+
+    LLVM would do all columns of one part of the rows before it begins the next, and run out of
+    registers for the numbers. An assembly of no instructions holds its place.
+    """
+    type_ = ir.FunctionType(sums.type, [sums.type])
+    nothing = ir.InlineAsm(type_, "", f"={register},0", side_effect=True)
+    return Value(code, code.builder.call(nothing, [sums.ir]))
+
+
+def _parts(whole: Value, count: int) -> list[Value]:
+    parts = [whole]
+    while len(parts) < count:
+        parts = [half for part in parts for half in part.folded()]
+    return parts
+
+
+def joined(code: Code, parts: Sequence[Value]) -> Value:
+    """Vectors, one after the other: one, two, four …"""
+    while len(parts) > 1:
+        pairs = zip(parts[::2], parts[1::2], strict=True)
+        parts = [code.joined(low, high, range(2 * low.lanes)) for low, high in pairs]
+    return parts[0]

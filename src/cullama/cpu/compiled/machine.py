@@ -49,6 +49,7 @@ class Compiled:
     name: str
     address: int
     fields: Mapping[str, Type]
+    loaded: object = None  # its code is unmapped when nobody holds this any more
 
     def record(self, arguments: Mapping[str, Any]) -> bytes:
         """Arguments as the kernel reads them; arrays by their addresses."""
@@ -90,7 +91,6 @@ class Machine:
         )
         self._linker = llvm.create_lljit_compiler()
         self._compiled: dict[str, Compiled] = {}
-        self._loaded: list[llvm.ResourceTracker] = []  # machine code lives as long as these
 
     def compile(self, kernel: Kernel) -> Compiled:
         """Once for each name, which tells apart what the kernel was made for."""
@@ -106,8 +106,7 @@ class Machine:
         library = llvm.JITLibraryBuilder().add_object_img(self._machine_code(kernel))
         library.add_current_process().export_symbol(kernel.name)  # the C library is found there
         loaded = library.link(self._linker, kernel.name)
-        self._loaded.append(loaded)
-        return Compiled(kernel.name, loaded[kernel.name], kernel.fields)
+        return Compiled(kernel.name, loaded[kernel.name], kernel.fields, (loaded, self._linker))
 
     def _machine_code(self, kernel: Kernel) -> bytes:
         source = _source(kernel)
@@ -122,7 +121,8 @@ class Machine:
         return code
 
     def _digest(self, kernel: Kernel, source: Path) -> str:
-        made_from = [llvmlite.__version__, repr(self.instruction_set), kernel.name, _sources()]
+        made_for = [llvm.get_default_triple(), repr(self.instruction_set), kernel.name]
+        made_from = [llvmlite.__version__, *made_for, _sources()]
         digest = hashlib.sha256("\n".join(made_from).encode())
         if source.parent != Path(__file__).parent:  # somebody else's kernel
             digest.update(source.read_bytes())

@@ -11,9 +11,9 @@ from collections.abc import Callable
 from types import SimpleNamespace
 
 from ..packed import GROUP, PANEL, Format, Grouped, Plain
-from .code import F32, I32, I64, POINTER, Code, Value, Variable, vector
-from .digits import HIGH, LOW, RECORD, SCALE, SCALED_SUM, SUMS
-from .dots import DOTS
+from . import dots
+from .code import F32, I64, POINTER, Code, Value, Variable, vector
+from .digits import RECORD, SCALE, SCALED_SUM
 from .machine import Kernel
 from .unpacking import QUADS, ROWS, block_scales, numbers, place_of, unpack_group
 
@@ -126,34 +126,13 @@ def _grouped_sums(
                 for half, half_scale in enumerate(unpacked.scales):
                     share = QUADS // format_.scales
                     quads = unpacked.quads[half * share : (half + 1) * share]
-                    whole = _whole(code, format_, quads, mine, half)
+                    whole = dots.whole(code, format_, quads, mine, half)
                     number = whole.to(F32) * code.load(F32, mine + SCALE).spread(PANEL)
                     added = code.fma(number, half_scale, added)
                 if unpacked.minimum is not None:
                     scaled_sum = code.load(F32, mine + SCALED_SUM).spread(PANEL)
                     added = code.fma(unpacked.minimum, scaled_sum, added)
                 total.set(added)
-
-
-def _whole(code: Code, format_: Grouped, quads: list[Value], digits: Value, half: int) -> Value:
-    """Σ (code − offset) · number over some columns, exact: [16 × i32]."""
-    nothing = code.constant(vector(I32, PANEL), 0)
-    high = _dots(code, format_, nothing, quads, digits + (HIGH + 16 * half))
-    low = _dots(code, format_, nothing, quads, digits + (LOW + 16 * half))
-    whole = (high << 8) + low
-    if not format_.offset:
-        return whole
-    total = code.load(I32, digits + (SUMS + 4 * half))
-    if format_.scales == 1:
-        total = total + code.load(I32, digits + (SUMS + 4))
-    return whole - (total * format_.offset).spread(PANEL)
-
-
-def _dots(code: Code, format_: Grouped, sums: Value, quads: list[Value], digits: Value) -> Value:
-    dot = DOTS[code.instruction_set.name]
-    for i, quad in enumerate(quads):
-        sums = dot(code, sums, quad, code.load(I32, digits + 4 * i), format_.bits)
-    return sums
 
 
 def _write(code: Code, a: SimpleNamespace, panel: Value, token: Value, sums: Value) -> None:

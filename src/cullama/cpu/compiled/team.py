@@ -57,7 +57,6 @@ class Team:
 
     def __init__(self, machine: Machine, size: int) -> None:
         self.size = size
-        self._machine = machine
         self._serve, self._play = machine.compile(SERVE), machine.compile(PLAY)
         self._call = _CALL(self._play.address)
         self._process, self._lock = 0, threading.Lock()  # a fork takes no threads along
@@ -81,7 +80,7 @@ class Team:
         record = self._serve.record({"shared": self._shared})
         for _ in range(self.size - 1):
             # All of it is held as long as the helper lives.
-            held = [self._serve.address, record, self._shared, self._machine, pipe]
+            held = [self._serve.address, record, self._shared, self._serve, pipe]
             threading.Thread(target=_help, args=held, daemon=True).start()
         weakref.finalize(self, _dismiss, self._shared, pipe, self.size - 1, self._process)
 

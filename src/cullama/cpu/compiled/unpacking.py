@@ -36,14 +36,14 @@ def half_to_float(code: Code, bits: Value) -> Value:
     lanes = bits.lanes
     if code.instruction_set.has_half:
         return bits.bits(vector(F16, lanes) if lanes > 1 else F16).to(F32)
-    # Exponents are 112 apart; infinity and NaN have the largest in both.
-    wide = bits.to(I32, signed=False)
-    magnitude = ((wide & 0x7FFF) << 13).bits(vector(F32, lanes) if lanes > 1 else F32)
-    scaled = magnitude * 2.0**112
-    special = (scaled.bits(wide.type) | 0x7F800000).bits(scaled.type)
-    scaled = (scaled >= 65536.0).choose(special, scaled)
-    sign = (wide & 0x8000) << 16
-    return (scaled.bits(wide.type) | sign).bits(scaled.type)
+    # Sign and magnitude in their places; exponents are 112 apart, but infinity and NaN have the
+    # largest in both.
+    placed = (bits.to(I32, signed=False) << 16).shifted_right(3) & 0x8FFFE000
+    scaled = placed.bits(vector(F32, lanes) if lanes > 1 else F32) * 2.0**112
+    largest = 31 << 23
+    special = (placed & largest).equals(largest)
+    missing = special.choose(code.constant(placed.type, 0x7F800000), 0)
+    return (scaled.bits(placed.type) | missing).bits(scaled.type)
 
 
 def place_of(format_: Grouped, name: str) -> int:
@@ -104,11 +104,11 @@ def _quads(code: Code, format_: Grouped, group: Value) -> list[Value]:
 
 
 _BYTES: Type = vector(I8, PANEL * QUAD)
-_WORDS: Type = vector(I32, PANEL)
+_WORDS: Type = vector(I16, 2 * PANEL)
 
 
 def _shifted(quads: Value, bits: int) -> Value:
-    """Right, four bytes at a time: there is no shift of single bytes, and a mask follows."""
+    """Right, two bytes at a time: there is no shift of single bytes, and a mask follows."""
     return (quads.bits(_WORDS) >> bits).bits(_BYTES)
 
 
