@@ -13,7 +13,7 @@ import struct
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -49,7 +49,8 @@ class Compiled:
     name: str
     address: int
     fields: Mapping[str, Type]
-    loaded: object = None  # its code is unmapped when nobody holds this any more
+    # Its code is unmapped when nobody holds this any more.
+    loaded: object = field(default=None, kw_only=True)
 
     def record(self, arguments: Mapping[str, Any]) -> bytes:
         """Arguments as the kernel reads them; arrays by their addresses."""
@@ -106,7 +107,8 @@ class Machine:
         library = llvm.JITLibraryBuilder().add_object_img(self._machine_code(kernel))
         library.add_current_process().export_symbol(kernel.name)  # the C library is found there
         loaded = library.link(self._linker, kernel.name)
-        return Compiled(kernel.name, loaded[kernel.name], kernel.fields, (loaded, self._linker))
+        held = (loaded, self._linker)
+        return Compiled(kernel.name, loaded[kernel.name], kernel.fields, loaded=held)
 
     def _machine_code(self, kernel: Kernel) -> bytes:
         source = _source(kernel)
