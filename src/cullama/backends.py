@@ -110,8 +110,9 @@ def _compiled(wishes: Wishes, instruction_set: str) -> Operators[Any]:
     from .cpu.compiled.instruction_sets import choose
     from .cpu.compiled.machine import Machine
     from .cpu.compiled.operators import CompiledOperators
-    from .cpu.threads import choose_threads
+    from .cpu.threads import choose_threads, limit_blas
 
+    limit_blas(1)
     machine = Machine(choose(instruction_set), cache_folder() / "kernels")
     threads = choose_threads(wishes.threads)
     operators = CompiledOperators(wishes.dtype, threads, machine, wishes.weight_folder)

@@ -18,7 +18,7 @@ def llm(request: pytest.FixtureRequest) -> cullama.LLM:
         if request.param == "tiles":
             patch.setattr(matrix, "IN_CACHE", 0)
             patch.setattr("cullama.cpu.threads.blas_architecture", lambda: "SkylakeX")
-        llm = cullama.LLM(random_checkpoint("tinystories-656k"), threads=1)
+        llm = cullama.LLM(random_checkpoint("tinystories-656k"), backend="cpu:numpy", threads=1)
     assert llm.engine.runner.model.weights.head.ndim == {"columns": 2, "tiles": 3}[request.param]
     return llm
 

@@ -246,6 +246,17 @@ def test_arrays_of_any_layout_mean_what_they_mean_in_numpy(name: str) -> None:
         np.testing.assert_array_equal(ops.gather(other, rows), x[rows])
 
 
+def test_whatever_kernels_left_out_would_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Arrays that they are to fill are full of NaN, here and in the tests of the operators."""
+    ops: Any = operators(BEST)
+    weight, x = packed(ops, stored("Q8_0", 21)), np.ones((3, 256), np.float32)
+    monkeypatch.setattr(ops._launcher, "run", lambda *arguments, **named: None)
+    assert np.isnan(ops.linear(x, weight)).all()
+    assert np.isnan(ops.gather(weight, np.array([1]))).all()
+    assert np.isnan(ops.rms_norm(x, x[0], 1e-5)).all()
+    assert np.isnan(ops.silu_mul(x)).all()
+
+
 # --- in company ----------------------------------------------------------------------------------
 
 
