@@ -66,11 +66,9 @@ def test_greedy_text_is_the_same_where_the_margin_allows(llm, backend, case):
 
 def test_most_of_the_golden_text_is_clear():
     """The comparison above would say nothing if the margins were tiny."""
-    clear = [
-        len(list(takewhile(lambda m: m > 10 * max(NOISE.values()), case["margins"])))
-        for case in CASES
-    ]
-    assert sum(clear) > 0.9 * 32 * len(CASES)
+    margin = 10 * max(NOISE.values())
+    clear = [len(list(takewhile(lambda m: m > margin, case["margins"]))) for case in CASES]
+    assert sum(clear) > 0.75 * 32 * len(CASES)
 
 
 def test_all_prompts_in_one_batch_say_the_same(llm):
