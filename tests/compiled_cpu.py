@@ -41,6 +41,7 @@ def folder() -> Path:
     for other in KEPT.glob("*"):
         if other != mine:
             shutil.rmtree(other, ignore_errors=True)
+    mine.mkdir(parents=True, exist_ok=True)
     return mine
 
 

@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -156,10 +157,19 @@ def auto_takes_the_cpu() -> Iterator[None]:
 USERS_CACHE = os.environ.get("CULLAMA_CACHE")
 
 
+def cache_with_kernels(folder: Path) -> Path:
+    """A cache folder in which kernels that any test has compiled are found."""
+    if find_spec("llvmlite") is not None:
+        from compiled_cpu import folder as kernels
+
+        (folder / "kernels").symlink_to(kernels())
+    return folder
+
+
 @pytest.fixture(scope="session", autouse=True)
 def nothing_is_left_in_the_users_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CULLAMA_CACHE", str(tmp_path_factory.mktemp("own-cache")))
+        patch.setenv("CULLAMA_CACHE", str(cache_with_kernels(tmp_path_factory.mktemp("own-cache"))))
         yield
 
 
@@ -176,7 +186,7 @@ def users_cache() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def cullama_command(tmp_path_factory: pytest.TempPathFactory) -> CommandLine:
-    return CommandLine(tmp_path_factory.mktemp("cache"))
+    return CommandLine(cache_with_kernels(tmp_path_factory.mktemp("cache")))
 
 
 @pytest.fixture(scope="session")

@@ -49,7 +49,6 @@ def run(name: str, model: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -
     """Its cells with what they gave."""
     settings = {
         "PYTHONPATH": str(SOURCE),
-        "CULLAMA_CACHE": str(folder / "cache"),
         "CUDA_VISIBLE_DEVICES": "",
         "IPYTHONDIR": str(folder / "ipython"),
         "JUPYTER_RUNTIME_DIR": str(folder / "runtime"),

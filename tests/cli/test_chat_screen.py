@@ -106,8 +106,9 @@ def test_a_resized_terminal_keeps_what_was_written(
 ) -> None:
     sizes = iter([terminal_size((COLUMNS, ROWS))])
     later = terminal_size((COLUMNS - 5, ROWS))
-    monkeypatch.setattr(shutil, "get_terminal_size", lambda *a: next(sizes, later))
-    assert show(["**bold**"])[0] == "**bold**"
+    with monkeypatch.context() as patch:  # pytest asks for the size, too
+        patch.setattr(shutil, "get_terminal_size", lambda *a, **k: next(sizes, later))
+        assert show(["**bold**"])[0] == "**bold**"
 
 
 @given(st.text(st.sampled_from("ab \n"), max_size=100), st.integers(min_value=1, max_value=12))

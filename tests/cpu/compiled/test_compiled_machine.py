@@ -73,6 +73,17 @@ def test_a_machine_compiles_a_kernel_once(written: list[str]) -> None:
     assert written == ["doubled", "same"]
 
 
+def test_whoever_waits_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "cullama")
+    machine = Machine(choose(BEST), tmp_path)
+    machine.compile(DOUBLED)
+    machine.compile(SAME)
+    told = [f"compiling kernels for this processor, to be kept in {tmp_path}"]
+    assert caplog.messages == told
+    Machine(choose(BEST), tmp_path).compile(DOUBLED)
+    assert caplog.messages == told, "a second start compiles nothing"
+
+
 @in_each_instruction_set
 def test_a_second_start_compiles_nothing(tmp_path: Path, written: list[str], name: str) -> None:
     folder = tmp_path / "not" / "there yet"
@@ -188,13 +199,20 @@ def test_damaged_code_is_never_run(
     assert kept(tmp_path) == [path]
 
 
-def test_a_folder_that_cannot_be_written_costs_only_time(
-    tmp_path: Path, written: list[str]
+def test_a_folder_that_cannot_be_written_costs_time_and_a_warning(
+    tmp_path: Path, written: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").write_text("in the way")
-    assert works(tmp_path / "file" / "kernels")
-    assert works(tmp_path / "file" / "kernels")
-    assert len(written) == 2
+    folder = tmp_path / "file" / "kernels"
+    machine = Machine(choose(BEST), folder)
+    machine.compile(DOUBLED)
+    machine.compile(SAME)
+    assert caplog.messages == [
+        f"cannot keep compiled kernels in {folder} (Not a directory); "
+        "they are compiled again at each start"
+    ]
+    assert works(folder)
+    assert len(written) == 3
 
 
 def test_a_disk_that_is_full_leaves_no_half_file(
@@ -208,7 +226,7 @@ def test_a_disk_that_is_full_leaves_no_half_file(
     with monkeypatch.context() as patch:
         patch.setattr(Path, "write_bytes", full)
         assert works(tmp_path)
-    assert not [path for path in kept(tmp_path) if path.suffix == ".kernel"]
+    assert kept(tmp_path) == []
     assert works(tmp_path)
 
 

@@ -1,18 +1,16 @@
-"""From kernels to functions in memory: LLVM's optimiser and code generator, and a store of results.
+"""From kernels to functions in memory, by LLVM's optimiser and code generator.
 
-Machine code is kept on disk under a digest of everything it was made from, so that a second start
-compiles nothing; a kernel without a file of its own, as in a notebook, is compiled each time. It
-knows no kernel's meaning.
+Machine code is kept under a digest of everything it was made from, so that a second start compiles
+nothing; a kernel without a file of its own, as in a notebook, is compiled each time. It knows no
+kernel's meaning.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
 import struct
 import threading
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -26,6 +24,7 @@ from llvmlite import ir
 
 from ...tensor import HostArray
 from .code import F32, I64, POINTER, Code, Type, Value
+from .code_store import CodeStore
 from .instruction_sets import InstructionSet
 
 Body: TypeAlias = Callable[[Code, SimpleNamespace, Value], None]
@@ -82,7 +81,8 @@ class Machine:
         """`folder`: where machine code is kept; None keeps none."""
         _initialize()
         self.instruction_set = instruction_set
-        self._folder, self._lock = folder, threading.Lock()
+        self._store = None if folder is None else CodeStore(folder)
+        self._lock = threading.Lock()
         target = llvm.Target.from_default_triple()
         self._target = target.create_target_machine(
             cpu=instruction_set.processor,
@@ -112,15 +112,11 @@ class Machine:
 
     def _machine_code(self, kernel: Kernel) -> bytes:
         source = _source(kernel)
-        if self._folder is None or source is None:
+        if self._store is None or source is None:
             return self._written(kernel)
         made_for = f"{kernel.name}-{self.instruction_set.name}"
-        path = self._folder / f"{made_for}-{self._digest(kernel, source)}.kernel"
-        code = _kept(path)
-        if code is None:
-            code = self._written(kernel)
-            _keep(path, code)
-        return code
+        name = f"{made_for}-{self._digest(kernel, source)}"
+        return self._store.get(name, lambda: self._written(kernel))
 
     def _digest(self, kernel: Kernel, source: Path) -> str:
         made_for = [llvm.get_default_triple(), repr(self.instruction_set), kernel.name]
@@ -170,21 +166,3 @@ def _source(kernel: Kernel) -> Path | None:
     """The file it is written in; there is none for what was typed into a notebook."""
     path = Path(kernel.body.__code__.co_filename)
     return path if path.is_file() else None
-
-
-def _kept(path: Path) -> bytes | None:
-    """Machine code that is whole: running half of it would end the process."""
-    try:
-        whole = path.read_bytes()
-    except OSError:
-        return None
-    digest, code = whole[:32], whole[32:]
-    return code if hashlib.sha256(code).digest() == digest else None
-
-
-def _keep(path: Path, code: bytes) -> None:
-    part = path.with_suffix(f".{os.urandom(8).hex()}.part")
-    with suppress(OSError):  # it will be compiled again
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(hashlib.sha256(code).digest() + code)
-        os.replace(part, path)
