@@ -32,7 +32,7 @@ chat: $(VENV)/.run  ## Talk with the default model
 	@$(BIN)/cullama chat
 
 test: $(VENV)/.dev $(if $(HAS_NVRTC_WHEELS)$(shell command -v nvcc),ptx)  ## Run all tests, those of the kernels on the CPU
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --max-worker-restart 1
 
 test-sanitize: $(VENV)/.dev  ## Run the kernels' tests under gcc's three sanitizers (half an hour)
 	$(BIN)/python tests/emulation/sanitize.py
