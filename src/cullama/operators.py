@@ -19,7 +19,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from .errors import NumericalError
+from .errors import NumericalError, UsageError
 from .sampling import Draw, Drawn, sample
 
 if TYPE_CHECKING:
@@ -178,3 +178,13 @@ class Operators(Protocol[Array]):
     ) -> Iterator[None]:
         """Wraps the making of all weights; a backend may keep converted ones under the key."""
         yield
+
+
+def check_columns(found: int, expected: int) -> None:
+    """For kernels, which know no bounds: x is as wide as the weight that it meets.
+
+    Raises:
+        UsageError: it is not.
+    """
+    if found != expected:
+        raise UsageError(f"x has {found} columns, expected {expected}, as the weight has")

@@ -10,6 +10,8 @@ from numpy.typing import DTypeLike
 from reference import Floats
 from subject import Subject, stored
 
+from cullama.errors import UsageError
+
 # I, O: wide, tall, square and thin; multiples of 64 and not; larger than what is converted at once.
 SHAPES = [
     *[(1, 1), (3, 31), (31, 3), (33, 97), (97, 33), (257, 1), (1, 257), (600, 257)],
@@ -163,3 +165,13 @@ def test_each_token_is_on_its_own(subject: Subject, rng: np.random.Generator) ->
         for row in (0, 16, 32):
             alone = subject.ops.linear(subject.activation(x[row : row + 1]), on_device)
             subject.check(alone, together[row : row + 1])
+
+
+@pytest.mark.parametrize("columns", [1, 32, 34, 64])
+def test_inputs_that_are_not_as_wide_as_the_weight_are_refused(
+    subject: Subject, columns: int
+) -> None:
+    """A kernel would read what lies behind them."""
+    weight = subject.weight(np.ones((5, 33)))
+    with pytest.raises((UsageError, ValueError)):  # the second is numpy's
+        subject.ops.linear(subject.activation(np.ones((2, columns))), weight)

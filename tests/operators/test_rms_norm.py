@@ -7,6 +7,8 @@ import pytest
 import reference
 from subject import EPS, Subject
 
+from cullama.errors import UsageError
+
 
 @pytest.mark.parametrize("width", [1, 3, 31, 33, 97, 257, 1031])
 @pytest.mark.parametrize("tokens", [1, 3])
@@ -63,3 +65,14 @@ def test_no_tokens_are_no_tokens(subject: Subject) -> None:
         subject.activation(np.ones((0, 5))), subject.vector(np.ones(5)), EPS
     )
     assert subject.floats(actual).shape == (0, 5)
+
+
+@pytest.mark.parametrize("columns", [2, 32, 34])
+def test_rows_that_are_not_as_wide_as_the_weight_are_refused(
+    subject: Subject, columns: int
+) -> None:
+    """A kernel would read what lies behind it."""
+    with pytest.raises((UsageError, ValueError)):  # the second is numpy's
+        subject.ops.rms_norm(
+            subject.activation(np.ones((2, columns))), subject.vector(np.ones(33)), EPS
+        )

@@ -21,7 +21,7 @@ from ..batch import Batch
 from ..config import ModelConfig
 from ..errors import NumericalError, UnsupportedModelError, UsageError
 from ..kv_cache import KVCache, LayerCache
-from ..operators import Operators, Step
+from ..operators import Operators, Step, check_columns
 from ..sampling import Draw, Drawn
 from ..tensor import DTYPES, HostArray, StoredTensor
 from ..weights import Layer
@@ -232,6 +232,7 @@ class CudaOperators(Operators[DeviceArray]):
         return self._linear(x, weight, self.dtype, bias, residual)
 
     def rms_norm(self, x: DeviceArray, weight: DeviceArray, eps: float) -> DeviceArray:
+        check_columns(x.shape[-1], weight.size)
         out = self._empty(x.shape)
         rows, width = x.size // x.shape[-1], x.shape[-1]
         self._launch(
@@ -325,6 +326,7 @@ class CudaOperators(Operators[DeviceArray]):
         residual: DeviceArray | None = None,
     ) -> DeviceArray:
         """`linear`, into an array of any type."""
+        check_columns(x.shape[-1], weight.shape[1])
         rows = x.shape[0]
         out = self._empty((rows, weight.shape[0]), out_type)
         if self._cublas is not None and rows > GEMV_ROWS:

@@ -19,7 +19,7 @@ from numpy.typing import DTypeLike
 
 from ...batch import Batch
 from ...kv_cache import LayerCache
-from ...operators import Step
+from ...operators import Step, check_columns
 from ...tensor import DTYPES, HostArray, StoredTensor
 from ...weights import Layer
 from .. import packed
@@ -175,6 +175,7 @@ class CompiledOperators(CpuOperators):
         residual: HostArray | None = None,
     ) -> HostArray:
         matrix, x = cast(PackedMatrix, weight), self._floats(x)
+        check_columns(x.shape[-1], matrix.columns)
         tokens = len(x)
         out = self._empty((tokens, matrix.rows))
         is_grouped = [isinstance(part.format, Grouped) for part in matrix.parts]
@@ -211,6 +212,7 @@ class CompiledOperators(CpuOperators):
 
     def rms_norm(self, x: HostArray, weight: HostArray, eps: float) -> HostArray:
         x, columns = self._floats(x), x.shape[-1]
+        check_columns(columns, len(weight))
         out, rows = self._empty(x.shape), x.size // columns
         arguments = {"x": x, "weight": weight, "out": out, "columns": columns, "eps": eps}
         self._run(RMS_NORM, _shares(rows, ROWS_IN_CHUNK), **arguments, rows=rows)
