@@ -1,8 +1,10 @@
 """Products with packed weights: x · weightᵀ (+ bias) (+ residual), for one token or a thousand.
 
 A panel of weights is read from memory once, unpacked into registers, and met by a block of tokens
-at a time; the blocks of a panel find it in the nearest cache. A token's sums are taken in the same
-order in every block, so its numbers do not depend on who else is in the batch.
+at a time; the blocks of a panel find it in the nearest cache. What is read next is asked for before
+it is needed: beside a few tokens' sums the processor alone would look too short a way ahead. A
+token's sums are taken in the same order in every block, so its numbers do not depend on who else is
+in the batch.
 """
 
 from __future__ import annotations
@@ -32,6 +34,11 @@ FIELDS = {
 }
 
 TURNS = 8  # columns of plain weights written out one after the other
+
+# Bytes of weights that are asked for before they are read: what a core reads while one line comes
+# from memory. 2 to 8 KB did as well; with none, products for eight tokens took 1.5 times as long.
+AHEAD = 4096
+LINE = 64  # bytes of a cache line
 
 # Unpacks a panel and adds its products to a block of tokens' sums.
 Sums = Callable[[Code, Format, SimpleNamespace, Value, Value, list[Variable]], None]
@@ -94,10 +101,17 @@ def _plain_sums(
 
     together = a.blocks // TURNS * TURNS
     with code.loop(together, 0, TURNS) as first:
+        _ask_ahead(code, weight + first * column_bytes, TURNS * column_bytes)
         for turn in range(TURNS):
             column(first + turn)
     with code.loop(a.blocks, together) as rest:
         column(rest)
+
+
+def _ask_ahead(code: Code, address: Value, size: int) -> None:
+    """While so many bytes are read, as many further on are brought nearer."""
+    for line in range(AHEAD, AHEAD + size, LINE):
+        code.prefetch(address + line)
 
 
 def _grouped_sums(
@@ -117,6 +131,7 @@ def _grouped_sums(
         record = weight + block * record_bytes
         scale, minimum = block_scales(code, format_, record)
         with code.loop(groups) as group:
+            _ask_ahead(code, record + group * (record_bytes // groups), record_bytes // groups)
             where = record + place_of(format_, "groups") + group * group_bytes
             unpacked = unpack_group(code, format_, where, scale, minimum)
             digits = x + (block * groups + group) * RECORD
