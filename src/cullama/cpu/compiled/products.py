@@ -2,7 +2,7 @@
 
 A panel of weights is read from memory once, unpacked into registers, and met by a block of tokens
 at a time; the blocks of a panel find it in the nearest cache. What is read next is asked for before
-it is needed: beside a few tokens' sums the processor alone would look too short a way ahead. A
+it is needed: beside several tokens' sums the processor alone looks too short a way ahead. A
 token's sums are taken in the same order in every block, so its numbers do not depend on who else is
 in the batch.
 """
@@ -17,7 +17,7 @@ from . import dots
 from .code import F32, I64, POINTER, Code, Value, Variable, vector
 from .digits import RECORD, SCALE, SCALED_SUM
 from .machine import Kernel
-from .unpacking import QUADS, ROWS, block_scales, numbers, place_of, unpack_group
+from .unpacking import QUADS, ROWS, Group, block_scales, numbers, place_of, unpack_group
 
 FIELDS = {
     "x": POINTER,  # [T, I] float32, or [T, I / 32] records of digits
@@ -35,8 +35,8 @@ FIELDS = {
 
 TURNS = 8  # columns of plain weights written out one after the other
 
-# Bytes of weights that are asked for before they are read: what a core reads while one line comes
-# from memory. 2 to 8 KB did as well; with none, products for eight tokens took 1.5 times as long.
+# So many bytes further on are the weights that are asked for. 2 and 8 KB did as well; with none,
+# products for eight tokens took 1.5 times as long, and those for one a few hundredths less.
 AHEAD = 4096
 LINE = 64  # bytes of a cache line
 
@@ -101,7 +101,8 @@ def _plain_sums(
 
     together = a.blocks // TURNS * TURNS
     with code.loop(together, 0, TURNS) as first:
-        _ask_ahead(code, weight + first * column_bytes, TURNS * column_bytes)
+        if len(sums) > 1:
+            _ask_ahead(code, weight + first * column_bytes, TURNS * column_bytes)
         for turn in range(TURNS):
             column(first + turn)
     with code.loop(a.blocks, together) as rest:
@@ -131,23 +132,26 @@ def _grouped_sums(
         record = weight + block * record_bytes
         scale, minimum = block_scales(code, format_, record)
         with code.loop(groups) as group:
-            _ask_ahead(code, record + group * (record_bytes // groups), record_bytes // groups)
+            if len(sums) > 1:
+                _ask_ahead(code, record + group * (record_bytes // groups), record_bytes // groups)
             where = record + place_of(format_, "groups") + group * group_bytes
             unpacked = unpack_group(code, format_, where, scale, minimum)
             digits = x + (block * groups + group) * RECORD
             for i, total in enumerate(sums):
-                mine = digits + row_bytes * i
-                added = total.get()
-                for half, half_scale in enumerate(unpacked.scales):
-                    share = QUADS // format_.scales
-                    quads = unpacked.quads[half * share : (half + 1) * share]
-                    whole = dots.whole(code, format_, quads, mine, half)
-                    number = whole.to(F32) * code.load(F32, mine + SCALE).spread(PANEL)
-                    added = code.fma(number, half_scale, added)
-                if unpacked.minimum is not None:
-                    scaled_sum = code.load(F32, mine + SCALED_SUM).spread(PANEL)
-                    added = code.fma(unpacked.minimum, scaled_sum, added)
-                total.set(added)
+                total.set(_gained(code, format_, unpacked, digits + row_bytes * i, total.get()))
+
+
+def _gained(code: Code, format_: Grouped, group: Group, digits: Value, sums: Value) -> Value:
+    """Sums, with the products of a group's columns and a token's digits."""
+    share = QUADS // format_.scales
+    for place, scale in enumerate(group.scales):
+        quads = group.quads[place * share : (place + 1) * share]
+        whole = dots.whole(code, format_, quads, digits, place)
+        number = whole.to(F32) * code.load(F32, digits + SCALE).spread(PANEL)
+        sums = code.fma(number, scale, sums)
+    if group.minimum is None:
+        return sums
+    return code.fma(group.minimum, code.load(F32, digits + SCALED_SUM).spread(PANEL), sums)
 
 
 def _write(code: Code, a: SimpleNamespace, panel: Value, token: Value, sums: Value) -> None:
