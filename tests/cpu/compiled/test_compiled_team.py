@@ -190,6 +190,19 @@ def test_two_threads_may_share_a_team() -> None:
     assert all((done == 400).all() for done in played_at_once(team, team))
 
 
+def test_two_threads_may_be_the_first_to_use_a_team(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both find no helpers and hire some; none may play with the other's."""
+    both_are_here, hire = threading.Barrier(2), Team._hire
+
+    def hire_at_once(team: Team) -> object:
+        both_are_here.wait(timeout=60)
+        return hire(team)
+
+    monkeypatch.setattr(Team, "_hire", hire_at_once)
+    team = Team(machine(BEST), 2)
+    assert all((done == 400).all() for done in played_at_once(team, team))
+
+
 def test_python_goes_on_while_a_team_works() -> None:
     """Its lock is let go: a server answers while the model computes."""
     team, seen = Team(machine(BEST), 1), 0

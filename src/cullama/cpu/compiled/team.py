@@ -18,7 +18,7 @@ import os
 import threading
 import time
 import weakref
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,6 +52,14 @@ PLAY = Kernel(
 )
 
 
+class _Hired(NamedTuple):
+    """Helpers, and what they share with a caller. A fork takes none along: its child hires anew."""
+
+    process: int
+    shared: Words
+    lock: threading.Lock  # one caller at a time
+
+
 class Team:
     """`size` threads, the caller counted."""
 
@@ -59,30 +67,31 @@ class Team:
         self.size = size
         self._serve, self._play = machine.compile(SERVE), machine.compile(PLAY)
         self._call = _CALL(self._play.address)
-        self._process, self._lock = 0, threading.Lock()  # a fork takes no threads along
-        self._shared = np.zeros(SIZE // 8, np.int64)
+        self._hired: _Hired | None = None
 
     def play(self, steps: Words) -> None:
         """Run steps one after the other; each is the address of a record (see `_play`)."""
-        if self._process != os.getpid():
-            self._hire()
-        with self._lock:
-            shared = {"shared": self._shared, "steps": steps, "count": len(steps)}
+        hired = self._hired
+        if hired is None or hired.process != os.getpid():
+            # Threads that come here at once may hire twice, and each plays with its own.
+            hired = self._hired = self._hire()
+        with hired.lock:
+            shared = {"shared": hired.shared, "steps": steps, "count": len(steps)}
             self._call(self._play.record(shared), 0)
 
-    def _hire(self) -> None:
-        self._process, self._lock = os.getpid(), threading.Lock()
-        self._shared = _aligned(SIZE)
+    def _hire(self) -> _Hired:
+        hired = _Hired(os.getpid(), _aligned(SIZE), threading.Lock())
         if self.size == 1:
-            return
+            return hired
         pipe = _Pipe()
-        self._shared[PIPE // 8 : PIPE // 8 + 2] = pipe.reader, pipe.writer
-        record = self._serve.record({"shared": self._shared})
+        hired.shared[PIPE // 8 : PIPE // 8 + 2] = pipe.reader, pipe.writer
+        record = self._serve.record({"shared": hired.shared})
         for _ in range(self.size - 1):
             # All of it is held as long as the helper lives.
-            held = [self._serve.address, record, self._shared, self._serve, pipe]
+            held = [self._serve.address, record, hired.shared, self._serve, pipe]
             threading.Thread(target=_help, args=held, daemon=True).start()
-        weakref.finalize(self, _dismiss, self._shared, pipe, self.size - 1, self._process)
+        weakref.finalize(self, _dismiss, hired.shared, pipe, self.size - 1, hired.process)
+        return hired
 
 
 _CALL = ctypes.CFUNCTYPE(None, ctypes.c_char_p, ctypes.c_int64)  # lets go of Python's lock
