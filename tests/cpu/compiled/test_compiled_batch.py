@@ -94,6 +94,10 @@ def test_a_batch_is_as_it_was() -> None:
         ([(1, 5)], 1, True),
         ([(1, 1), (1, 900), (1, 33)], 1, True),
         ([(2, 5)], 1, False),
+        ([(2, 5)], 2, True),
+        ([(9, 900)], 9, True),
+        ([(0, 5)], 0, False),
+        ([(2, 5), (2, 9)], 2, False),
         ([(1, 5), (2, 9)], 1, False),
         ([(1, 5), (1, 9)], 0, False),
         ([(2, 5), (0, 9)], 2, False),  # as many tokens and logits as sequences, but not one each
@@ -101,10 +105,10 @@ def test_a_batch_is_as_it_was() -> None:
         ([(1, 5), (0, 9)], 1, False),
     ],
 )
-def test_who_writes_one_token_each(
+def test_which_shapes_come_again(
     sequences: list[tuple[int, int]], logits: int, is_so: bool
 ) -> None:
-    assert batch_of(*sequences, logits=logits).writes_one_token_each == is_so
+    assert batch_of(*sequences, logits=logits).comes_again == is_so
 
 
 # --- a batch in one place ------------------------------------------------------------------------

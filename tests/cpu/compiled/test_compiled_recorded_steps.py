@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from cullama.benchmark.shapes import random_checkpoint
 from cullama.cpu.compiled import recorded_steps
 from cullama.cpu.compiled.batch import TABLE_STEP
 from cullama.cpu.compiled.operators import CompiledOperators
-from cullama.cpu.compiled.recorded_steps import MOST_SEQUENCES, RecordedSteps
+from cullama.cpu.compiled.recorded_steps import MOST_TOKENS, RecordedSteps
 from cullama.cpu.operators import BLOCK_SIZE
 from cullama.llama import Llama
 from cullama.weights import load_weights
@@ -59,14 +60,14 @@ class Rig:
             batch, self.caches[1]
         )
 
-    def check(self, *contexts: int, tokens: Sequence[int] = ()) -> Logits:
+    def check(self, *contexts: int, tokens: Sequence[int] = (), logits: int = 1) -> Logits:
         """A pass in which sequences reach these contexts, both ways."""
         pieces = [
             Piece(
                 [(7 * place + context) % 2048] * count,
                 context - count,
                 self.blocks(place, context),
-                1,
+                logits,
             )
             for place, (context, count) in enumerate(
                 zip(contexts, tokens or [1] * len(contexts), strict=True)
@@ -135,10 +136,21 @@ def test_what_is_no_single_token_each_is_run_as_it_is(rig: Rig) -> None:
     rig.check_caches()
 
 
+def test_guesses_are_recorded_for_each_number_of_them(rig: Rig) -> None:
+    for context, tokens in ((9, 5), (40, 2), (515, 5), (1025, 9), (700, 5), (33, 9), (1026, 2)):
+        rig.check(context, tokens=[tokens], logits=tokens)
+    assert rig.passes == [5, 2, 9]
+    rig.check(50, 60, tokens=[3, 3], logits=3)
+    assert rig.passes[3:] == [6], "of one text; others' would seldom come again"
+    rig.check(MOST_TOKENS + 8, tokens=[MOST_TOKENS + 1], logits=MOST_TOKENS + 1)
+    assert rig.passes[4:] == [MOST_TOKENS + 1]
+    rig.check_caches()
+
+
 def test_more_sequences_than_are_recorded(rig: Rig) -> None:
-    for sequences in (MOST_SEQUENCES, MOST_SEQUENCES + 1, MOST_SEQUENCES):
+    for sequences in (MOST_TOKENS, MOST_TOKENS + 1, MOST_TOKENS):
         rig.check(*range(1, sequences + 1))
-    assert rig.passes == [MOST_SEQUENCES, MOST_SEQUENCES + 1]
+    assert rig.passes == [MOST_TOKENS, MOST_TOKENS + 1]
     rig.check_caches()
 
 
@@ -221,9 +233,10 @@ def test_an_error_in_a_step_leaves_nothing_recording() -> None:
 
 GREEDY = SamplingParams(max_tokens=40, temperature=0, ignore_eos=True, logprobs=3)
 DRAWN = SamplingParams(max_tokens=40, seed=3, ignore_eos=True, logprobs=3)
+GUESSING = replace(GREEDY, speculation=5)
 
 
-@pytest.mark.parametrize("params", [GREEDY, DRAWN], ids=["greedy", "drawn"])
+@pytest.mark.parametrize("params", [GREEDY, DRAWN, GUESSING], ids=["greedy", "drawn", "guessing"])
 def test_a_text_is_the_same_to_the_bit_in_any_company(
     monkeypatch: pytest.MonkeyPatch, params: SamplingParams
 ) -> None:
@@ -239,10 +252,11 @@ def test_a_text_is_the_same_to_the_bit_in_any_company(
     with llm(1) as alone:
         assert isinstance(alone.engine.runner.ops, CompiledOperators)
         expected = [alone.generate(prompt, params).logprobs for prompt in prompts]
+        assert bool(alone.engine.metrics.right_guesses) == bool(params.speculation)
     monkeypatch.setattr("cullama.engine.engine.TOKEN_BUDGET", 50)
     monkeypatch.setattr("cullama.engine.engine.MOST_RUNNING", 8)
     with llm(2) as crowd:
         assert [each.logprobs for each in crowd.generate(prompts, params)] == expected
-    monkeypatch.setattr(recorded_steps, "MOST_SEQUENCES", 0)
+    monkeypatch.setattr(recorded_steps, "MOST_TOKENS", 0)
     with llm(1) as unrecorded:
         assert [each.logprobs for each in unrecorded.generate(prompts, params)] == expected

@@ -40,11 +40,18 @@ class CompiledBatch(Batch[HostArray]):
     _work: dict[int, Work] = field(default_factory=dict)
 
     @property
-    def writes_one_token_each(self) -> bool:
-        sequences = len(self.context_lengths)
-        if not len(self.tokens) == sequences == len(self.logit_rows):
+    def comes_again(self) -> bool:
+        """Whether others like it follow: texts that write one token each, or one with guesses.
+
+        The logits of all tokens are wanted, so that two numbers say all about its shape.
+        """
+        sequences, tokens = len(self.context_lengths), len(self.tokens)
+        if not 0 < tokens == len(self.logit_rows):
             return False
-        return bool((self.query_starts[1:] - self.query_starts[:-1] == 1).all())
+        if sequences == 1:
+            return True
+        starts = self.query_starts
+        return sequences == tokens and bool((starts[1:] - starts[:-1] == 1).all())
 
     def work(self, window: int, group: int, kv_heads: int, sizes: tuple[int, ...]) -> Work:
         """`group`: query heads to a key/value head; `sizes`: rows an item may have."""
@@ -94,12 +101,12 @@ def _tiles(first: int, end: int, sizes: tuple[int, ...]) -> list[tuple[int, int]
 
 
 class FixedBatch(CompiledBatch):
-    """A batch of sequences that write one token each, at addresses that stay."""
+    """Batches of one shape, one after the other at addresses that stay."""
 
     def __init__(self, batch: CompiledBatch) -> None:
         width = -(-batch.block_tables.shape[1] // TABLE_STEP) * TABLE_STEP
         arrays = {each.name: getattr(batch, each.name).copy() for each in fields(Batch)}
-        arrays["block_tables"] = np.zeros((len(batch.tokens), width), np.int32)
+        arrays["block_tables"] = np.zeros((len(batch.block_tables), width), np.int32)
         super().__init__(**arrays)
 
     def has_room_for(self, batch: CompiledBatch) -> bool:

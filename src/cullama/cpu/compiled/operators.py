@@ -1,8 +1,8 @@
 """The CPU's operators as compiled kernels: for speed only, and held to numpy's by tests.
 
-Weights stay in the types of their files. A pass in which every sequence writes one token is
-recorded once for each number of sequences, and replayed with nothing of Python in it. Rows do not
-depend on their neighbours, so results are the same bits in any batch.
+Weights stay in the types of their files. A pass in which every text writes one token, or one text
+checks its guesses, is recorded once for each number of tokens, and replayed with nothing of Python
+in it. Rows do not depend on their neighbours, so results are the same bits in any batch.
 """
 
 from __future__ import annotations

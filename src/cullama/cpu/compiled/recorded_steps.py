@@ -1,4 +1,4 @@
-"""A model's step, recorded by and by for each number of sequences that write one token each.
+"""A model's step, recorded by and by for each shape of a batch that is likely to come again.
 
 Programs share one arena, since one of them runs at a time; logits are copied out of it.
 """
@@ -14,7 +14,7 @@ from .batch import CompiledBatch, FixedBatch
 from .launcher import Launcher
 from .program import Arena, NotRecordableError, Program
 
-MOST_SEQUENCES = 64  # beyond, Python's part of a pass is small
+MOST_TOKENS = 64  # beyond, Python's part of a pass is small
 ARENA = 4 << 20  # bytes at first
 
 
@@ -27,12 +27,13 @@ class _Recorded(NamedTuple):
 class RecordedSteps:
     def __init__(self, launcher: Launcher, step: Step[HostArray]) -> None:
         self._launcher, self._step = launcher, step
-        self._recorded: dict[tuple[int, int], _Recorded] = {}  # by sequences and threads
-        self._arena, self._most = Arena(ARENA), MOST_SEQUENCES
+        # By sequences, tokens and threads.
+        self._recorded: dict[tuple[int, int, int], _Recorded] = {}
+        self._arena, self._most = Arena(ARENA), MOST_TOKENS
 
     def __call__(self, batch: Batch[HostArray]) -> HostArray:
         assert isinstance(batch, CompiledBatch)
-        if not batch.writes_one_token_each or len(batch.tokens) > self._most:
+        if not batch.comes_again or len(batch.tokens) > self._most:
             return self._step(batch)
         try:
             recorded = self._for(batch)
@@ -44,7 +45,7 @@ class RecordedSteps:
         return recorded.logits.copy()
 
     def _for(self, batch: CompiledBatch) -> _Recorded:
-        key = len(batch.tokens), self._launcher.team.size
+        key = len(batch.context_lengths), len(batch.tokens), self._launcher.team.size
         known = self._recorded.get(key)
         if known is None or not known.batch.has_room_for(batch):
             self._recorded[key] = known = self._record(batch)
