@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from cullama.cpu.compiled.code import I64, POINTER, Code, Value
 from cullama.cpu.compiled.machine import Kernel, address_of
 from cullama.cpu.compiled.program import step
-from cullama.cpu.compiled.team import Team
+from cullama.cpu.compiled.team import ALONE, Team
 
 BEST = NAMES[0]
 
@@ -43,6 +43,15 @@ def _work(code: Code, a: SimpleNamespace, chunk: Value) -> None:
     code.store(code.load(I64, place) + total.get().equals(0).to(I64, signed=False) + 1, place)
 
 
+def _work_unevenly(code: Code, a: SimpleNamespace, chunk: Value) -> None:
+    """Twenty times as long for the second chunk, which is a helper's if one is awake."""
+    turns = code.load(I64, a.turns) * (chunk * 19 + 1)
+    total = code.variable(code.i64(0))
+    with code.loop(turns) as turn:
+        total.set((total.get() ^ total.get() >> 7) * 31 + turn)
+    code.store(total.get(), a.done + chunk * 8)
+
+
 def _add_before(code: Code, a: SimpleNamespace, chunk: Value) -> None:
     """Each chunk needs all chunks of the step before."""
     total = code.variable(code.i64(0))
@@ -53,6 +62,7 @@ def _add_before(code: Code, a: SimpleNamespace, chunk: Value) -> None:
 
 COUNT = Kernel("count", {"done": POINTER}, _count)
 WORK = Kernel("work", {"done": POINTER, "turns": POINTER}, _work)
+UNEVEN = Kernel("uneven", {"done": POINTER, "turns": POINTER}, _work_unevenly)
 ADD_BEFORE = Kernel("add_before", dict.fromkeys(("before", "after", "count"), POINTER), _add_before)
 
 
@@ -146,7 +156,7 @@ def test_a_team_that_has_slept_wakes_up(team: Team) -> None:
 def test_work_is_shared() -> None:
     """Two threads get there before one would, or take turns: either way both have a part."""
     team, threads = Team(machine(BEST), 2), set()
-    done, turns = np.zeros(400, np.int64), np.array([20_000], np.int64)
+    done, turns = np.zeros(400, np.int64), np.array([200_000], np.int64)
     before = set(threading.enumerate())
     Steps().add(WORK, 400, done=done, turns=turns).play(team)
     threads = set(threading.enumerate()) - before
@@ -230,6 +240,19 @@ def test_busy_neighbours_change_nothing_but_the_time(team: Team) -> None:
             neighbour.wait()
 
 
+def test_a_helper_that_is_always_late_is_not_waited_for_any_longer() -> None:
+    team = Team(machine(BEST), 2)
+    done, turns = np.zeros(2, np.int64), np.array([200_000], np.int64)
+    program = Steps().add(COUNT, 2, done=done).add(UNEVEN, 2, done=done, turns=turns)
+
+    def is_left_alone() -> bool:
+        program.play(team, 3)
+        assert team._hired is not None
+        return bool(team._hired.shared[ALONE // 8] > 0)
+
+    assert wait_for(is_left_alone)
+
+
 # --- coming and going ----------------------------------------------------------------------------
 
 
@@ -283,7 +306,7 @@ from cullama.cpu.compiled.instruction_sets import choose
 from cullama.cpu.compiled.machine import Machine, address_of
 from cullama.cpu.compiled.program import step
 from cullama.cpu.compiled.rows import COPY_ROWS
-from cullama.cpu.compiled.team import Team
+from cullama.cpu.compiled.team import ALONE, Team
 
 machine = Machine(choose(""), Path(sys.argv[1]))
 team = Team(machine, 3)

@@ -7,8 +7,8 @@ sleeping, since a layer's steps follow each other within microseconds; after a w
 they sleep in a `read` of a pipe, outside Python and its lock.
 
 A helper that loses its core in the middle of a chunk holds everybody up until it has it back. Where
-that happens the caller goes on alone for a time, twice as long each time it happens again: a busy
-neighbour costs the help, and not much more.
+that takes more time than the help is worth, the caller goes on alone for a while, twice as long
+each time it happens again: a busy neighbour costs the help, and not much more.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from .code import I32, I64, POINTER, Code, Value
 from .machine import Kernel, Machine, address_of
 
 # Where things lie in the block that all threads share, each in a cache line of its own.
-TICKET, DONE, SLEEPING, STOPPED, STEP, PIPE, ALONE, SIZE = 0, 64, 128, 192, 256, 320, 384, 448
+TICKET, DONE, SLEEPING, STOPPED, STEP, PIPE, ALONE, LOST, SIZE = range(0, 576, 64)
 
 # A ticket is the number of the next chunk, below the number of chunks.
 CHUNK_BITS = 32
@@ -36,9 +36,13 @@ PATIENCE = 2_000  # looks at an empty ticket before a helper sleeps: about 50 µ
 WAIT = 1_000  # looks at unfinished work before time is taken: about 25 µs
 
 # A helper was held up if it takes longer, after the caller has run out of work, than the caller
-# worked, and longer than any chunk of a small step.
+# worked, and longer than any chunk of a small step. Such waits are added up, less a quarter of the
+# time between them, which help is worth even where two share one memory: so the short gaps that a
+# virtual machine has are forgiven.
 HELD_UP = 200_000  # nanoseconds
-SHORTEST_REST, LONGEST_REST = 20_000_000, 2_000_000_000  # nanoseconds that the caller is alone
+WORTH = 4
+MOST_LOST = 20_000_000  # nanoseconds
+SHORTEST_REST, LONGEST_REST = 100_000_000, 2_000_000_000  # nanoseconds that the caller is alone
 
 Words: TypeAlias = NDArray[np.int64]
 
@@ -186,15 +190,28 @@ def _wait(code: Code, shared: Value, chunks: Value, start: Value) -> None:
 
 
 def _judge(code: Code, shared: Value, waited: Value, worked: Value) -> None:
-    """Whether to go on alone, and for how long."""
+    """Whether to go on alone."""
     with code.when((waited > HELD_UP) & (waited > worked)):
-        until, last = code.load(I64, shared + ALONE), code.load(I64, shared + ALONE + 8)
         moment = now(code)
-        went_well = moment - until > last  # for longer than the last rest
-        rest = went_well.choose(code.i64(0), last * 2)
-        rest = rest.maximum(SHORTEST_REST).minimum(LONGEST_REST)
-        code.store(moment + rest, shared + ALONE)
-        code.store(rest, shared + ALONE + 8)
+        before, then = code.load(I64, shared + LOST), code.load(I64, shared + (LOST + 8))
+        since = (moment - then).maximum(0)
+        lost = (before - since // WORTH).maximum(0) + waited
+        code.store(lost, shared + LOST)
+        code.store(moment, shared + (LOST + 8))
+        with code.when(lost > MOST_LOST):
+            _rest(code, shared, moment)
+
+
+def _rest(code: Code, shared: Value, moment: Value) -> None:
+    """Alone for a time; the next is sooner where this was no help."""
+    until, last = code.load(I64, shared + ALONE), code.load(I64, shared + (ALONE + 8))
+    went_well = moment - until > last  # for longer than the last rest
+    rest = went_well.choose(code.i64(0), last * 2)
+    rest = rest.maximum(SHORTEST_REST).minimum(LONGEST_REST)
+    code.store(moment + rest, shared + ALONE)
+    code.store(rest, shared + (ALONE + 8))
+    code.store(code.i64(MOST_LOST // 2), shared + LOST)
+    code.store(moment + rest, shared + (LOST + 8))
 
 
 def _claim(code: Code, shared: Value) -> tuple[Value, Value]:
