@@ -17,7 +17,6 @@ import shutil
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
-from types import TracebackType
 
 from ..errors import DownloadError, ModelNotFoundError
 from .api import Hub, Listing, RemoteFile, patiently
@@ -203,12 +202,7 @@ class _Growing:
             self._take_up()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         with self._disk():
             self._sink.close()
 

@@ -183,6 +183,18 @@ def test_the_number_of_threads_may_change_in_between(rig: Rig) -> None:
 # --- steps that are not all kernels --------------------------------------------------------------
 
 
+def one_token(ops: Any, token: int) -> Batch[Any]:
+    batch: Batch[Any] = ops.upload_batch(build_batch([Piece([token], 0, [0], 1)], BLOCK_SIZE))
+    return batch
+
+
+def check_graph(ops: Any, step: Callable[[Batch[Any]], Logits]) -> None:
+    graph = ops.graph(step)
+    for token in (3, 8, 3, 0):
+        batch = one_token(ops, token)
+        np.testing.assert_array_equal(graph(batch), step(batch))
+
+
 @pytest.mark.parametrize("operator", ["add", "mul", "matmul"])
 def test_numpy_s_own_operators_are_not_recorded(operator: str) -> None:
     ops: Any = operators(BEST, "float32")
@@ -193,10 +205,7 @@ def test_numpy_s_own_operators_are_not_recorded(operator: str) -> None:
         x = ops.gather(table, batch.tokens)
         return getattr(ops, operator)(x, square if operator == "matmul" else x)
 
-    graph = ops.graph(step)
-    for token in (3, 8, 3, 0):
-        batch = ops.upload_batch(build_batch([Piece([token], 0, [0], 1)], BLOCK_SIZE))
-        np.testing.assert_array_equal(graph(batch), step(batch))
+    check_graph(ops, step)
 
 
 def test_arithmetic_behind_the_operators_back_is_not_recorded() -> None:
@@ -208,10 +217,7 @@ def test_arithmetic_behind_the_operators_back_is_not_recorded() -> None:
         x: Logits = ops.gather(table, batch.tokens) * 2
         return x
 
-    graph = ops.graph(step)
-    for token in (3, 8, 3, 0):
-        batch = ops.upload_batch(build_batch([Piece([token], 0, [0], 1)], BLOCK_SIZE))
-        np.testing.assert_array_equal(graph(batch), step(batch))
+    check_graph(ops, step)
 
 
 def test_an_error_in_a_step_leaves_nothing_recording() -> None:
@@ -222,10 +228,9 @@ def test_an_error_in_a_step_leaves_nothing_recording() -> None:
         ops.gather(table, batch.tokens)
         raise ZeroDivisionError("mine")
 
-    batch = ops.upload_batch(build_batch([Piece([1], 0, [0], 1)], BLOCK_SIZE))
     for _ in range(2):
         with pytest.raises(ZeroDivisionError, match="mine"):
-            ops.graph(broken)(batch)
+            ops.graph(broken)(one_token(ops, 1))
     assert (ops.gather(table, np.array([1], np.int32)) == 1).all()
 
 

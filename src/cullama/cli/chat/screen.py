@@ -12,7 +12,6 @@ import shutil
 import sys
 from contextlib import suppress
 from functools import cached_property
-from types import TracebackType
 from typing import TYPE_CHECKING
 
 from ..terminal import shown
@@ -55,12 +54,7 @@ class Screen:
             self._put(WAITING)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         if self._is_silent:
             return
         if self._sets_markdown:
