@@ -140,10 +140,13 @@ def test_guesses_are_recorded_for_each_number_of_them(rig: Rig) -> None:
     for context, tokens in ((9, 5), (40, 2), (515, 5), (1025, 9), (700, 5), (33, 9), (1026, 2)):
         rig.check(context, tokens=[tokens], logits=tokens)
     assert rig.passes == [5, 2, 9]
+    rig.check(9, 50, 33, 7, 90)
+    rig.check(700, tokens=[5], logits=5)
+    assert rig.passes[3:] == [5], "five texts with a token each are another shape"
     rig.check(50, 60, tokens=[3, 3], logits=3)
-    assert rig.passes[3:] == [6], "of one text; others' would seldom come again"
+    assert rig.passes[4:] == [6], "of one text; others' would seldom come again"
     rig.check(MOST_TOKENS + 8, tokens=[MOST_TOKENS + 1], logits=MOST_TOKENS + 1)
-    assert rig.passes[4:] == [MOST_TOKENS + 1]
+    assert rig.passes[5:] == [MOST_TOKENS + 1]
     rig.check_caches()
 
 

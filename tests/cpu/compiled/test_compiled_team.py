@@ -13,6 +13,7 @@ from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from numpy.typing import NDArray
 from cullama.cpu.compiled.code import I64, POINTER, Code, Value
 from cullama.cpu.compiled.machine import Kernel, address_of
 from cullama.cpu.compiled.program import step
-from cullama.cpu.compiled.team import ALONE, Team
+from cullama.cpu.compiled.team import ALONE, LOST, Team
 
 BEST = NAMES[0]
 
@@ -156,7 +157,7 @@ def test_a_team_that_has_slept_wakes_up(team: Team) -> None:
 def test_work_is_shared() -> None:
     """Two threads get there before one would, or take turns: either way both have a part."""
     team, threads = Team(machine(BEST), 2), set()
-    done, turns = np.zeros(400, np.int64), np.array([200_000], np.int64)
+    done, turns = np.zeros(400, np.int64), np.array([20_000], np.int64)
     before = set(threading.enumerate())
     Steps().add(WORK, 400, done=done, turns=turns).play(team)
     threads = set(threading.enumerate()) - before
@@ -200,13 +201,30 @@ def test_two_threads_may_share_a_team() -> None:
     assert all((done == 400).all() for done in played_at_once(team, team))
 
 
+class MeetingLock:
+    """Whoever is the first to hold it waits until another thread holds another one."""
+
+    def __init__(self, both_are_here: threading.Barrier) -> None:
+        self._lock, self._both_are_here = threading.Lock(), both_are_here
+        self._is_new = True
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+        if self._is_new:
+            self._is_new = False
+            self._both_are_here.wait(timeout=60)
+
+    def __exit__(self, *error: object) -> None:
+        self._lock.release()
+
+
 def test_two_threads_may_be_the_first_to_use_a_team(monkeypatch: pytest.MonkeyPatch) -> None:
     """Both find no helpers and hire some; none may play with the other's."""
     both_are_here, hire = threading.Barrier(2), Team._hire
 
-    def hire_at_once(team: Team) -> object:
+    def hire_at_once(team: Team) -> Any:
         both_are_here.wait(timeout=60)
-        return hire(team)
+        return hire(team)._replace(lock=MeetingLock(both_are_here))  # type: ignore[arg-type]
 
     monkeypatch.setattr(Team, "_hire", hire_at_once)
     team = Team(machine(BEST), 2)
@@ -240,17 +258,29 @@ def test_busy_neighbours_change_nothing_but_the_time(team: Team) -> None:
             neighbour.wait()
 
 
-def test_a_helper_that_is_always_late_is_not_waited_for_any_longer() -> None:
-    team = Team(machine(BEST), 2)
+def lost_and_alone(team: Team, times: int) -> tuple[int, int]:
+    """What a team notes where its helper has the larger share so many times."""
     done, turns = np.zeros(2, np.int64), np.array([200_000], np.int64)
     program = Steps().add(COUNT, 2, done=done).add(UNEVEN, 2, done=done, turns=turns)
+    program.play(team, times)
+    assert team._hired is not None
+    return team._hired.shared[LOST // 8], team._hired.shared[ALONE // 8]
 
-    def is_left_alone() -> bool:
-        program.play(team, 3)
-        assert team._hired is not None
-        return bool(team._hired.shared[ALONE // 8] > 0)
 
-    assert wait_for(is_left_alone)
+def test_a_helper_that_is_always_late_is_not_waited_for_any_longer() -> None:
+    team = Team(machine(BEST), 2)
+    assert wait_for(lambda: lost_and_alone(team, 3)[1] > 0)
+
+
+def test_a_helper_that_is_late_once_is_forgiven() -> None:
+    """Whichever team's helper was awake in time to be late."""
+    found: list[tuple[int, int]] = []
+
+    def was_late() -> bool:
+        found.append(lost_and_alone(Team(machine(BEST), 2), 1))
+        return any(lost > 0 and alone == 0 for lost, alone in found)
+
+    assert wait_for(was_late)
 
 
 # --- coming and going ----------------------------------------------------------------------------
@@ -306,7 +336,7 @@ from cullama.cpu.compiled.instruction_sets import choose
 from cullama.cpu.compiled.machine import Machine, address_of
 from cullama.cpu.compiled.program import step
 from cullama.cpu.compiled.rows import COPY_ROWS
-from cullama.cpu.compiled.team import ALONE, Team
+from cullama.cpu.compiled.team import Team
 
 machine = Machine(choose(""), Path(sys.argv[1]))
 team = Team(machine, 3)
