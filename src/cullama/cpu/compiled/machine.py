@@ -114,8 +114,7 @@ class Machine:
         source = _source(kernel)
         if self._store is None or source is None:
             return self._written(kernel)
-        made_for = f"{kernel.name}-{self.instruction_set.name}"
-        name = f"{made_for}-{self._digest(kernel, source)}"
+        name = f"{kernel.name}-{self.instruction_set.name}-{self._digest(kernel, source)}"
         return self._store.get(name, lambda: self._written(kernel))
 
     def _digest(self, kernel: Kernel, source: Path) -> str:

@@ -101,18 +101,18 @@ def _plain_sums(
 
     together = a.blocks // TURNS * TURNS
     with code.loop(together, 0, TURNS) as first:
-        if len(sums) > 1:
-            _ask_ahead(code, weight + first * column_bytes, TURNS * column_bytes)
+        _ask_ahead(code, sums, weight + first * column_bytes, TURNS * column_bytes)
         for turn in range(TURNS):
             column(first + turn)
     with code.loop(a.blocks, together) as rest:
         column(rest)
 
 
-def _ask_ahead(code: Code, address: Value, size: int) -> None:
-    """While so many bytes are read, as many further on are brought nearer."""
-    for line in range(AHEAD, AHEAD + size, LINE):
-        code.prefetch(address + line)
+def _ask_ahead(code: Code, sums: list[Variable], address: Value, size: int) -> None:
+    """While so many bytes are read, as many further on are brought nearer, but for one token."""
+    if len(sums) > 1:
+        for line in range(AHEAD, AHEAD + size, LINE):
+            code.prefetch(address + line)
 
 
 def _grouped_sums(
@@ -125,6 +125,7 @@ def _grouped_sums(
 ) -> None:
     groups = format_.block // GROUP
     record_bytes, group_bytes = format_.record.itemsize, format_.group.itemsize
+    share = record_bytes // groups
     weight = a.weight + panel * (a.blocks * record_bytes)
     row_bytes = a.blocks * (groups * RECORD)  # of a token's digits
     x = a.x + token * row_bytes
@@ -132,8 +133,7 @@ def _grouped_sums(
         record = weight + block * record_bytes
         scale, minimum = block_scales(code, format_, record)
         with code.loop(groups) as group:
-            if len(sums) > 1:
-                _ask_ahead(code, record + group * (record_bytes // groups), record_bytes // groups)
+            _ask_ahead(code, sums, record + group * share, share)
             where = record + place_of(format_, "groups") + group * group_bytes
             unpacked = unpack_group(code, format_, where, scale, minimum)
             digits = x + (block * groups + group) * RECORD
