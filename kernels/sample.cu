@@ -1,4 +1,4 @@
-// sample: one token for each row of logits; the meaning is src/cullama/sampling.py, rule by rule.
+// sample: one token for each row of logits; the meaning is src/cullama/sampling/sampler.py, rule by rule.
 //   scores = logits (+ bias, - penalties); weights = exp((score - best) / temperature); of these
 //   the top k, then the smallest set that reaches top_p, then those of at least min_p are kept; the
 //   token is the one whose stretch of the cumulative weights, in order of ids, holds a random number.
@@ -164,7 +164,7 @@ template <typename Measure> __device__ u64 cut(const Row& row, u64 wanted) {
 
 // --- random numbers --------------------------------------------------------------------------------
 
-// Philox4x32-10 (Salmon et al., 2011): 53 random bits, as src/cullama/philox.py makes them.
+// Philox4x32-10 (Salmon et al., 2011): 53 random bits, as src/cullama/sampling/philox.py makes them.
 __device__ u64 random_bits(const Wish& wish) {
     u32 a = wish.position, b = wish.sample_index, c = 0, d = 0, low = wish.seed_low, high = wish.seed_high;
 #pragma unroll 1

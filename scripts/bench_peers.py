@@ -42,7 +42,8 @@ from peers.peer import NAMES, is_peer
 from peers.worker import Worker
 
 from cullama.benchmark.yardsticks import CpuMeter, CpuYardsticks, between
-from cullama.checkpoint import Checkpoint, open_checkpoint
+from cullama.checkpoint.checkpoint import Checkpoint
+from cullama.checkpoint.opening import open_checkpoint
 from cullama.cpu.threads import choose_threads
 from cullama.errors import CullamaError, NoTokenizerError
 from cullama.hub import model_title, resolve_model

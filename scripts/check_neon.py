@@ -30,10 +30,10 @@ import llvmlite.binding as llvm
 import numpy as np
 import pytest
 
-from cullama.cpu.compiled import machine as compiling
-from cullama.cpu.compiled.code import POINTER
-from cullama.cpu.compiled.instruction_sets import InstructionSet, usable
-from cullama.cpu.compiled.machine import Compiled, Kernel, Machine, address_of
+from cullama.cpu.jit import compiler as compiling
+from cullama.cpu.jit.compiler import Compiled, Kernel, Machine, address_of
+from cullama.cpu.jit.instruction_sets import InstructionSet, usable
+from cullama.cpu.jit.kernel_builder import POINTER
 
 QEMU, COMPILER = "qemu-aarch64", "aarch64-linux-gnu-gcc"
 TRIPLE, SYSROOT = "aarch64-unknown-linux-gnu", "/usr/aarch64-linux-gnu"

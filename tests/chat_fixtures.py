@@ -14,7 +14,7 @@ from typing import Any
 
 import tokenizers
 
-from cullama.tokenizer import Tokenizer
+from cullama.text.tokenizer import Tokenizer
 
 CHAT = Path(__file__).parent / "fixtures" / "chat"
 

@@ -20,13 +20,13 @@ from numpy.typing import NDArray
 
 pytest.importorskip("llvmlite", reason="llvmlite is not installed: pip install -e '.[llvm]'")
 
-from cullama.cpu.compiled import machine as compiling
-from cullama.cpu.compiled.code import POINTER, Code, Value
-from cullama.cpu.compiled.instruction_sets import InstructionSet, choose, usable
-from cullama.cpu.compiled.machine import Compiled, Kernel, Machine
 from cullama.cpu.compiled.operators import CompiledOperators
-from cullama.cpu.compiled.program import step
-from cullama.cpu.compiled.team import Team
+from cullama.cpu.jit import compiler as compiling
+from cullama.cpu.jit.compiler import Compiled, Kernel, Machine
+from cullama.cpu.jit.instruction_sets import InstructionSet, choose, usable
+from cullama.cpu.jit.kernel_builder import POINTER, Code, Value
+from cullama.cpu.jit.program import step
+from cullama.cpu.jit.thread_pool import Team
 
 NAMES = [each.name for each in usable()]
 in_each_instruction_set = pytest.mark.parametrize("name", NAMES)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
-from cullama.checkpoint import open_checkpoint
+from cullama.checkpoint.opening import open_checkpoint
 
 
 def copy_as_folder(gguf: Path, folder: Path) -> Path:

@@ -24,7 +24,7 @@ from cullama.checkpoint.gguf_file import SUPPORTED_TYPES
 from cullama.checkpoint.gguf_tokenizer import _SPLITTINGS
 from cullama.cli import COMMANDS
 from cullama.cli.chat.commands import ARGUMENTS
-from cullama.config import ARCHITECTURES
+from cullama.model.config import ARCHITECTURES
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"

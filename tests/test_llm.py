@@ -11,6 +11,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -19,7 +20,7 @@ import pytest
 
 import cullama
 from cullama import LLM, Completion, SamplingParams
-from cullama.checkpoint import open_checkpoint
+from cullama.checkpoint.opening import open_checkpoint
 from cullama.errors import (
     ClosedError,
     ContextLengthError,
@@ -104,6 +105,38 @@ def test_the_public_names_are_these() -> None:
     assert set(cullama.__all__) == names
     assert set(dir(cullama)) == {*names, "__version__"}
     assert all(getattr(cullama, name).__name__ == name for name in names)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("answer.Timings", "text.completion.Timings"),
+        ("chat.ChatFormat", "chat.format.ChatFormat"),
+        ("chat_template.ChatTemplate", "chat.template.ChatTemplate"),
+        ("config.ModelConfig", "model.config.ModelConfig"),
+        ("diff.Comparison", "inspect.diff.Comparison"),
+        ("inside.Inside", "inspect.inside.Inside"),
+        ("llama.Llama", "model.llama.Llama"),
+        ("operators.Operators", "model.operators.Operators"),
+        ("sampling.TokenLogprobs", "sampling.params.TokenLogprobs"),
+        ("session.Reply", "chat.session.Reply"),
+        ("session.Session", "chat.session.Session"),
+        ("tokenizer.Tokenizer", "text.tokenizer.Tokenizer"),
+        ("watching.Place", "inspect.watching.Place"),
+    ],
+)
+def test_documented_names_are_found_where_they_were_before_modules_moved(
+    old: str, new: str
+) -> None:
+    old_module, name = old.rsplit(".", 1)
+    new_module, _ = new.rsplit(".", 1)
+    moved = import_module(f"cullama.{old_module}")
+    assert getattr(moved, name) is getattr(import_module(f"cullama.{new_module}"), name)
+
+
+def test_modules_that_never_were_are_not_found() -> None:
+    with pytest.raises(ModuleNotFoundError, match=r"cullama\.nothing"):
+        import_module("cullama.nothing")
 
 
 def test_another_name_is_no_attribute() -> None:

@@ -13,7 +13,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from cullama.checkpoint.names import expected_shapes
-from cullama.config import ModelConfig
+from cullama.model.config import ModelConfig
 
 CONFIG = {
     "architectures": ["LlamaForCausalLM"],

@@ -15,7 +15,7 @@ import pytest
 from safetensors.numpy import load_file
 
 import cullama
-from cullama.batch import Piece
+from cullama.model.batch import Piece
 
 FIXTURES = Path(__file__).parent / "fixtures"
 MODELS = sorted(path.name for path in (FIXTURES / "models").iterdir())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import cullama
-from cullama.sequence import Sequence
+from cullama.engine.sequence import Sequence
 
 
 class Cullama:

@@ -19,9 +19,10 @@ except ImportError:
         f"{sys.executable} -m pip install torch transformers, or leave it out: --peers cullama"
     ) from None
 
-from cullama.checkpoint import Checkpoint, open_checkpoint
-from cullama.rope import LinearScaling, Llama3Scaling
-from cullama.tokenizer import Tokenizer
+from cullama.checkpoint.checkpoint import Checkpoint
+from cullama.checkpoint.opening import open_checkpoint
+from cullama.model.rope import LinearScaling, Llama3Scaling
+from cullama.text.tokenizer import Tokenizer
 
 
 class Transformers:

@@ -7,10 +7,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from .cache_folder import cache_folder
 from .choices import BACKENDS, DTYPES, QUANTISED
 from .errors import DeviceError, DeviceUnavailableError, UsageError
-from .operators import Operators
+from .files.cache_folder import cache_folder
+from .model.operators import Operators
 
 COMPILER = "llvmlite"
 INSTALL_COMPILER = "pip install 'cullama[llvm]'"
@@ -91,7 +91,7 @@ def check_kernels(kernels: str) -> None:
         return
     if find_spec(COMPILER) is None:
         raise UsageError(f"backend is 'cpu:{kernels}', which needs a compiler: {INSTALL_COMPILER}")
-    from .cpu.compiled.instruction_sets import choose
+    from .cpu.jit.instruction_sets import choose
 
     choose(kernels)
 
@@ -107,9 +107,9 @@ def _cpu(wishes: Wishes, kernels: str = "") -> Operators[Any]:
 
 
 def _compiled(wishes: Wishes, instruction_set: str) -> Operators[Any]:
-    from .cpu.compiled.instruction_sets import choose
-    from .cpu.compiled.machine import Machine
     from .cpu.compiled.operators import CompiledOperators
+    from .cpu.jit.compiler import Machine
+    from .cpu.jit.instruction_sets import choose
     from .cpu.threads import choose_threads, limit_blas
 
     limit_blas(1)

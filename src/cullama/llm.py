@@ -14,27 +14,30 @@ from typing import TYPE_CHECKING, Any, TypeAlias, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from .answer import Answer, Completion, Stream
 from .backends import operators_for
-from .cache_folder import cache_folder
-from .chat import ChatFormat, Message
-from .checkpoint import Checkpoint, open_checkpoint
-from .config import ModelConfig
+from .chat.format import ChatFormat, Message
+from .checkpoint.checkpoint import Checkpoint
+from .checkpoint.opening import open_checkpoint
+from .checkpoint.weights import Progress, load_weights
 from .engine.engine import Engine
 from .errors import ClosedError, NoTokenizerError, UsageError
+from .files.cache_folder import cache_folder
 from .hub import model_title, resolve_model
-from .llama import Llama
-from .operators import Operators
-from .sampling import SamplingParams
-from .tokenizer import Tokenizer
-from .weights import Progress, load_weights
+from .model.config import ModelConfig
+from .model.llama import Llama
+from .model.operators import Operators
+from .sampling.params import SamplingParams
+from .text.completion import Completion
+from .text.generation import Stream
+from .text.output import Answer
+from .text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
-    from .chat_template import ChatTemplate
-    from .diff import Comparison
-    from .hook import Hook
-    from .inside import Inside
-    from .session import Session
+    from .chat.session import Session
+    from .chat.template import ChatTemplate
+    from .inspect.diff import Comparison
+    from .inspect.hook import Hook
+    from .inspect.inside import Inside
 
 Prompt: TypeAlias = str | Many[int]
 
@@ -137,7 +140,7 @@ class LLM:
             return own()
         if self._chosen_template == "none":
             return None
-        from .chat_template import ChatTemplate
+        from .chat.template import ChatTemplate
 
         return ChatTemplate.from_file(
             Path(self._chosen_template), self._checkpoint.template_names()
@@ -248,7 +251,7 @@ class LLM:
         messages: Many[Message] = (),
     ) -> Session:
         """A conversation that is kept: `send`, `stream`, `undo`, `retry`, `fork`."""
-        from .session import Session
+        from .chat.session import Session
 
         return Session(self, system, _checked(params), messages)
 
@@ -281,7 +284,7 @@ class LLM:
             UsageError: two models of different shapes or vocabularies; an empty prompt.
             ContextLengthError: a prompt longer than the context.
         """
-        from .diff import compare, record, two_sides
+        from .inspect.diff import compare, record, two_sides
 
         first, second = two_sides(self, other, batches, chunks)
         checked = prompt if isinstance(prompt, str) else self._token_ids(prompt)
@@ -298,7 +301,7 @@ class LLM:
             UsageError: an empty prompt, or more than fits half the machine's memory.
             ContextLengthError: a prompt longer than the context.
         """
-        from .inside import look_inside
+        from .inspect.inside import look_inside
 
         tokenizer = self._tokenizer_or_none(needed=False)
         return look_inside(self, self._token_ids(prompt), tokenizer, hook)
@@ -321,7 +324,7 @@ class LLM:
             UsageError: an empty prompt; a hook that is none, or that answers in another shape.
             ContextLengthError: a prompt longer than the context.
         """
-        from .hook import watch
+        from .inspect.hook import watch
 
         return watch(self, self._token_ids(prompt), hook, detail)
 

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from cullama.benchmark.yardsticks import CpuYardsticks
-from cullama.checkpoint import open_checkpoint
+from cullama.checkpoint.opening import open_checkpoint
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 sys.path.insert(0, str(SCRIPTS))

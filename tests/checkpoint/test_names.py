@@ -14,10 +14,10 @@ from cullama.checkpoint.names import (
     expected_shapes,
     huggingface_name,
 )
-from cullama.config import ModelConfig
 from cullama.errors import ModelFileError
-from cullama.rope import Rope
-from cullama.tensor import StoredTensor
+from cullama.files.tensor import StoredTensor
+from cullama.model.config import ModelConfig
+from cullama.model.rope import Rope
 
 PATH = Path("a model")
 CONFIG = ModelConfig(

@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
-from cullama.checkpoint import Checkpoint, open_checkpoint
+from cullama.checkpoint.checkpoint import Checkpoint
+from cullama.checkpoint.opening import open_checkpoint
 from cullama.errors import (
     CullamaError,
     ModelFileError,

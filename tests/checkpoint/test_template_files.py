@@ -11,7 +11,7 @@ import gguf
 import pytest
 from chat_fixtures import ChatStyle
 
-from cullama.checkpoint import open_checkpoint
+from cullama.checkpoint.opening import open_checkpoint
 from cullama.checkpoint.template_files import (
     folder_names,
     folder_template,

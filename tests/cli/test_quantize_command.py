@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import gguf
 import pytest
 
-from cullama.checkpoint import open_checkpoint
+from cullama.checkpoint.opening import open_checkpoint
 from cullama.cli import quantize as command
 from cullama.cli import run
 from cullama.quantize import TYPES, rows

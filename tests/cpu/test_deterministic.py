@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from cullama import LLM, SamplingParams
-from cullama.batch import Piece
 from cullama.benchmark.shapes import random_checkpoint
 from cullama.cpu import matrix
 from cullama.cpu.deterministic import GROUP, DeterministicCpuOperators
+from cullama.model.batch import Piece
 
 PARAMS = SamplingParams(max_tokens=56, seed=3, ignore_eos=True, logprobs=3)
 GREEDY = replace(PARAMS, temperature=0)

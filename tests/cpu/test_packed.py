@@ -29,7 +29,7 @@ from packed_weights import (
 
 from cullama.cpu import packed
 from cullama.cpu.packed import FORMATS, Format, Panels
-from cullama.tensor import StoredTensor
+from cullama.files.tensor import StoredTensor
 
 ROWS = [1, 15, 16, 17, 53]
 

@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 
 import cullama
 from cullama.backends import operators_for
-from cullama.checkpoint import open_checkpoint
+from cullama.checkpoint.opening import open_checkpoint
 from cullama.cpu import storage
 from cullama.cpu.storage import ALIGNMENT, HEADER, MARK, Memory, WeightFile, weight_file
-from cullama.tensor import StoredTensor
+from cullama.files.tensor import StoredTensor
 
 Array: TypeAlias = NDArray[Any]
 

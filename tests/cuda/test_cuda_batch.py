@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from cullama.batch import Batch, Piece, build_batch
 from cullama.cuda.batch import TILE_TOKENS, Bucket, Packed, bucket_length, pack
+from cullama.model.batch import Batch, Piece, build_batch
 
 BLOCK = 32
 FIELDS = ("tokens", "positions", "slots", "query_starts", "context_lengths", "logit_rows")

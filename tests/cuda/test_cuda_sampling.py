@@ -10,7 +10,8 @@ import pytest
 
 from cullama.cuda.sampling import DRAWN, pack_wishes, read_drawn
 from cullama.errors import NumericalError, UsageError
-from cullama.sampling import Draw, Drawn, SamplingParams
+from cullama.sampling.params import SamplingParams
+from cullama.sampling.sampler import Draw, Drawn
 
 WISH = 64  # bytes
 

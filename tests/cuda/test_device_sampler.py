@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from cullama.errors import NumericalError
-from cullama.sampling import Draw, Drawn, SamplingParams, sample, softmax
+from cullama.sampling.params import SamplingParams
+from cullama.sampling.sampler import Draw, Drawn, sample, softmax
 
 pytestmark = pytest.mark.gpu
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from cullama import LLM, Completion, SamplingParams
-from cullama.batch import Piece
+from cullama.model.batch import Piece
 
 pytestmark = pytest.mark.gpu
 

@@ -21,7 +21,7 @@ from cullama.doctor.plan import Plan
 from cullama.doctor.rig import SMALL, Rig
 from cullama.doctor.selftest import Row, SelfTest, run_cases, self_test, self_tests
 from cullama.errors import DeviceError, DeviceLostError
-from cullama.sampling import Drawn
+from cullama.sampling.sampler import Drawn
 
 
 class StoppedClock(Clock):

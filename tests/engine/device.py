@@ -11,10 +11,10 @@ from typing import Any
 
 from cullama.cpu.deterministic import DeterministicCpuOperators
 from cullama.errors import NumericalError
-from cullama.kv_cache import KVCache
-from cullama.operators import Step
-from cullama.sampling import Draw, Drawn, sample
-from cullama.tensor import HostArray
+from cullama.files.tensor import HostArray
+from cullama.model.kv_cache import KVCache
+from cullama.model.operators import Step
+from cullama.sampling.sampler import Draw, Drawn, sample
 
 
 class Device(DeterministicCpuOperators):

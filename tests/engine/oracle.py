@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cullama import LLM, SamplingParams
-from cullama.philox import uniform
-from cullama.sampling import TokenLogprobs
-from cullama.sequence import Sequence
+from cullama.engine.sequence import Sequence
+from cullama.sampling.params import TokenLogprobs
+from cullama.sampling.philox import uniform
 
 Row: TypeAlias = NDArray[np.float32]
 

@@ -16,10 +16,11 @@ from cullama.engine.metrics import Metrics
 from cullama.engine.prefix_cache import Copy, PrefixCache
 from cullama.engine.runner import Outcome
 from cullama.engine.scheduler import Plan, Scheduler
+from cullama.engine.sequence import FinishReason, Sequence
 from cullama.engine.speculation import PromptLookup
 from cullama.errors import NumericalError
-from cullama.sampling import Drawn, SamplingParams
-from cullama.sequence import FinishReason, Sequence
+from cullama.sampling.params import SamplingParams
+from cullama.sampling.sampler import Drawn
 
 BLOCK_SIZE = 4
 VOCABULARY = 5

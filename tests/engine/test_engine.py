@@ -20,7 +20,8 @@ from oracle import confirm, confirm_answer
 
 from cullama import LLM, Completion, SamplingParams, Stream
 from cullama.engine.engine import Engine
-from cullama.engine.metrics import StepRecord
+from cullama.engine.sequence import Sequence
+from cullama.engine.trace import StepRecord
 from cullama.errors import (
     ClosedError,
     ContextLengthError,
@@ -28,8 +29,7 @@ from cullama.errors import (
     QueueFullError,
     UsageError,
 )
-from cullama.sampling import Drawn
-from cullama.sequence import Sequence
+from cullama.sampling.sampler import Drawn
 
 Result = TypeVar("Result")
 WriteModel: TypeAlias = Callable[..., Path]

@@ -13,9 +13,9 @@ import pytest
 from oracle import confirm, confirm_answer, confirm_logprobs
 
 from cullama import LLM, Completion, SamplingParams
-from cullama.engine.metrics import StepRecord
+from cullama.engine.sequence import Sequence
+from cullama.engine.trace import StepRecord
 from cullama.errors import NumericalError
-from cullama.sequence import Sequence
 
 WriteModel: TypeAlias = Callable[..., Path]
 Ids: TypeAlias = list[int]

@@ -22,7 +22,7 @@ from shadow import (
 from cullama.engine import scheduler as scheduling
 from cullama.engine.prefix_cache import PrefixCache
 from cullama.engine.scheduler import HEAD_START, Plan, Scheduler
-from cullama.sequence import Sequence
+from cullama.engine.sequence import Sequence
 
 TEXTS = list(texts())
 

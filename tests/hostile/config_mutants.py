@@ -16,9 +16,9 @@ import numpy as np
 from mutation import Mutant, Tally, attack
 from safetensors.numpy import save_file
 
-from cullama.checkpoint import open_checkpoint
 from cullama.checkpoint.names import expected_shapes
-from cullama.config import ModelConfig
+from cullama.checkpoint.opening import open_checkpoint
+from cullama.model.config import ModelConfig
 
 LLAMA: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"],

@@ -77,7 +77,7 @@ def _in_a_fork(open_model: Callable[[Path], object], path: Path) -> Cost:
 
 def main() -> None:
     sys.path.insert(0, str(SOURCE))
-    from cullama.checkpoint import open_checkpoint
+    from cullama.checkpoint.opening import open_checkpoint
 
     for late in ("gguf", "safetensors"):  # what the first file would have to wait for
         importlib.import_module(f"cullama.checkpoint.{late}")

@@ -23,7 +23,7 @@ from figures import Figure
 from measuring import Cost, refusal_costs
 from mutation import Mutant, Tally, attack
 
-from cullama.checkpoint import open_checkpoint
+from cullama.checkpoint.opening import open_checkpoint
 from cullama.errors import ModelFileError, UnsupportedModelError
 
 GOAL = "0 crashes, 0 hangs > 1 s, only ModelFileError, 100 % name file and field"

@@ -18,9 +18,9 @@ from config_mutants import LLAMA, VALUES
 from mutation import Mutant, Tally, attack
 from safetensors.numpy import save_file
 
-from cullama.checkpoint import open_checkpoint
 from cullama.checkpoint.names import expected_shapes
-from cullama.config import ModelConfig
+from cullama.checkpoint.opening import open_checkpoint
+from cullama.model.config import ModelConfig
 
 INDEX = "model.safetensors.index.json"
 FIRST, SECOND = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"

@@ -21,7 +21,7 @@ from typing import Any
 
 from template_attacks import CANARY, INJECTIONS, RESOURCES, SECRET
 
-from cullama.chat_template import ChatTemplate
+from cullama.chat.template import ChatTemplate
 from cullama.errors import ChatTemplateError, UsageError
 
 MESSAGES = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]

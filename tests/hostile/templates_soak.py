@@ -22,7 +22,7 @@ from figures import Figure
 from template_attacks import INJECTIONS, RESOURCES
 from template_child import LONGEST, MESSAGES, WHERE
 
-from cullama.chat_template import ChatTemplate
+from cullama.chat.template import ChatTemplate
 from cullama.errors import ChatTemplateError, UsageError
 
 HERE = Path(__file__).resolve().parent

@@ -10,7 +10,7 @@ import pytest
 from config_mutants import BASES, Folder, attack_configs
 from measuring import refusal_costs
 
-from cullama.checkpoint import open_checkpoint
+from cullama.checkpoint.opening import open_checkpoint
 
 SEED = 20250607
 

@@ -12,7 +12,7 @@ import pytest
 from gguf_root_causes import BEYOND, ROOT_CAUSES, hyperparameters, model
 from mutation import attack, is_named
 
-from cullama.checkpoint import open_checkpoint
+from cullama.checkpoint.opening import open_checkpoint
 from cullama.errors import ModelFileError
 
 SEED = 20250607

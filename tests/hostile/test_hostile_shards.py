@@ -19,7 +19,7 @@ from shards_mutants import (
     write_sharded,
 )
 
-from cullama.checkpoint import open_checkpoint
+from cullama.checkpoint.opening import open_checkpoint
 from cullama.errors import ModelFileError
 
 SEED = 20250607

@@ -19,7 +19,7 @@ from templates_soak import (
     resource_figure,
 )
 
-from cullama.chat_template import ChatTemplate
+from cullama.chat.template import ChatTemplate
 from cullama.errors import ChatTemplateError
 
 SEED = 20_240_726

@@ -20,10 +20,11 @@ from pathlib import Path
 
 import tokenizers
 
-from cullama.checkpoint import open_checkpoint, tokenizer_file, trial
+from cullama.checkpoint import tokenizer_file, trial
 from cullama.checkpoint.gguf_tokenizer import build_tokenizer
+from cullama.checkpoint.opening import open_checkpoint
 from cullama.errors import CullamaError, ModelError
-from cullama.tokenizer import Detokenizer, Tokenizer
+from cullama.text.tokenizer import Detokenizer, Tokenizer
 
 EVERYTHING = "".join(map(chr, [*range(0, 0xD800, 31), *range(0xE000, 0x110000, 1013)]))
 TEXTS = [

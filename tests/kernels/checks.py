@@ -12,14 +12,15 @@ import gpu
 import numpy as np
 from numpy.typing import NDArray
 
-from cullama.batch import Piece, build_batch
-from cullama.config import ModelConfig
 from cullama.cpu.operators import CpuOperators
 from cullama.errors import NumericalError
-from cullama.rope import Rope
-from cullama.sampling import Draw, SamplingParams, sample
-from cullama.tensor import StoredTensor
-from cullama.weights import Layer
+from cullama.files.tensor import StoredTensor
+from cullama.model.batch import Piece, build_batch
+from cullama.model.config import ModelConfig
+from cullama.model.layer import Layer
+from cullama.model.rope import Rope
+from cullama.sampling.params import SamplingParams
+from cullama.sampling.sampler import Draw, sample
 
 EPS = 1e-5
 HEADS = ModelConfig(

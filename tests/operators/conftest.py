@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import DTypeLike
 from subject import STORAGE, Subject
 
-from cullama.operators import Operators
+from cullama.model.operators import Operators
 
 # Storage type → the operators, and the type of what lies between two of them.
 Make = Callable[[str], tuple[Operators[Any], DTypeLike]]
@@ -67,7 +67,7 @@ def compiled_backends() -> dict[str, tuple[Make, list[str]]]:
     """
     if find_spec("llvmlite") is None:
         return {}
-    from cullama.cpu.compiled.instruction_sets import usable
+    from cullama.cpu.jit.instruction_sets import usable
 
     best, *others = [each.name for each in usable()]
     backends: dict[str, tuple[Make, list[str]]] = {

@@ -16,13 +16,13 @@ import reference
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 from reference import Floats
 
-from cullama.batch import Batch, Piece, build_batch
-from cullama.config import ModelConfig
 from cullama.cpu.packed import PackedMatrix
-from cullama.operators import Operators
-from cullama.rope import Rope
-from cullama.tensor import StoredTensor
-from cullama.weights import Layer
+from cullama.files.tensor import StoredTensor
+from cullama.model.batch import Batch, Piece, build_batch
+from cullama.model.config import ModelConfig
+from cullama.model.layer import Layer
+from cullama.model.operators import Operators
+from cullama.model.rope import Rope
 
 STORAGE: dict[str, Any] = {
     "float32": np.float32,

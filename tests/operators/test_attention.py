@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from subject import EPS, Memory, Subject, bare_layer, piece
 
-from cullama.batch import Piece
+from cullama.model.batch import Piece
 
 WINDOWS = (0, 1, 5, 31, 32, 33, 1000)  # one layer each; 0 sees everything
 HEADS = [(1, 1), (3, 1), (4, 2), (5, 5), (8, 2)]  # one head, MQA, GQA, MHA, GQA

@@ -18,7 +18,8 @@ import reference
 from numpy.typing import NDArray
 from subject import EPS, STORAGE, Memory, Subject, piece
 
-from cullama.sampling import Draw, SamplingParams, sample
+from cullama.sampling.params import SamplingParams
+from cullama.sampling.sampler import Draw, sample
 
 pytestmark = pytest.mark.gpu
 

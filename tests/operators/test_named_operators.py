@@ -15,10 +15,11 @@ import reference
 from reference import Floats
 from subject import EPS, Memory, Subject, bare_layer, piece
 
-from cullama.operators import Operators
-from cullama.sampling import Draw, SamplingParams
-from cullama.sampling import sample as sample_on_host
-from cullama.weights import Layer
+from cullama.model.layer import Layer
+from cullama.model.operators import Operators
+from cullama.sampling.params import SamplingParams
+from cullama.sampling.sampler import Draw
+from cullama.sampling.sampler import sample as sample_on_host
 
 WIDTHS = {"D": 31, "F": 33, "E": 6}
 HEADS, KV_HEADS = 4, 2

@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import DTypeLike, NDArray
 from subject import Memory, Subject, piece, small_config
 
-from cullama.batch import Piece, build_batch
+from cullama.model.batch import Piece, build_batch
 
 TYPES = [np.float32, np.float16, ml_dtypes.bfloat16, np.int32, np.int64, np.uint8, np.bool_]
 

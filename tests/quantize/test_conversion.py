@@ -16,12 +16,13 @@ from gguf.quants import dequantize
 
 import cullama
 from cullama.benchmark.shapes import random_checkpoint
-from cullama.checkpoint import Checkpoint, open_checkpoint
+from cullama.checkpoint.checkpoint import Checkpoint
 from cullama.checkpoint.gguf_file import GgufFile
+from cullama.checkpoint.opening import open_checkpoint
 from cullama.errors import CullamaError, ModelFileError, UnsupportedModelError, UsageError
+from cullama.model.rope import Llama3Scaling, Rope
 from cullama.quantize import TYPES, file_name, quantize
-from cullama.rope import Llama3Scaling, Rope
-from cullama.tokenizer import Tokenizer
+from cullama.text.tokenizer import Tokenizer
 
 MODELS = Path(__file__).parents[1] / "fixtures" / "models"
 SAYABLE = sorted(

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 import cullama
-from cullama.checkpoint import open_checkpoint
-from cullama.divergence import divergence
+from cullama.checkpoint.opening import open_checkpoint
 from cullama.errors import NoTokenizerError, NumericalError, UsageError
+from cullama.inspect.divergence import divergence
 from cullama.quantize import loss, measured_loss, quantize, sample_text
-from cullama.tokenizer import Tokenizer
+from cullama.text.tokenizer import Tokenizer
 
 MODELS = Path(__file__).parents[1] / "fixtures" / "models"
 TEXT = "Once upon a time a small llama went over the hill to see the sea. " * 12

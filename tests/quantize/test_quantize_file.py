@@ -8,9 +8,9 @@ import gguf
 import numpy as np
 
 from cullama.checkpoint.gguf_file import GgufFile
+from cullama.files.tensor import StoredTensor
 from cullama.quantize.file import Contents, write
 from cullama.quantize.plan import Target
-from cullama.tensor import StoredTensor
 
 WORDS = {
     "general.author": "Ada 🦙",

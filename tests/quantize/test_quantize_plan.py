@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cullama.checkpoint import Checkpoint
+from cullama.checkpoint.checkpoint import Checkpoint
 from cullama.checkpoint.names import EMBEDDING, HEAD, expected_shapes, huggingface_name
-from cullama.config import ARCHITECTURES, ModelConfig
 from cullama.errors import NoTokenizerError
+from cullama.files.tensor import StoredTensor
+from cullama.model.config import ARCHITECTURES, ModelConfig
+from cullama.model.rope import DivisorScaling, LinearScaling, Llama3Scaling, Rope
 from cullama.quantize.plan import TYPES, Target, targets
-from cullama.rope import DivisorScaling, LinearScaling, Llama3Scaling, Rope
-from cullama.tensor import StoredTensor
 
 CONFIG = ModelConfig(
     architecture="LlamaForCausalLM",

@@ -12,9 +12,9 @@ from gguf.constants import GGMLQuantizationType
 from gguf.quants import dequantize
 
 from cullama.errors import ModelFileError
+from cullama.files.tensor import HostArray, StoredTensor
 from cullama.quantize.plan import Target
 from cullama.quantize.rows import LARGEST_HALF, stored_rows
-from cullama.tensor import HostArray, StoredTensor
 
 ROWS, COLUMNS = 24, 96
 SOURCE = Path("source")

@@ -29,8 +29,8 @@ from tokenizers import (
     trainers,
 )
 
-from cullama.chat_template import ChatTemplate
-from cullama.checkpoint import Checkpoint, open_checkpoint
+from cullama.chat.template import ChatTemplate
+from cullama.checkpoint.checkpoint import Checkpoint
 from cullama.checkpoint.gguf_tokenizer import (
     CONTROL,
     NORMAL,
@@ -38,6 +38,7 @@ from cullama.checkpoint.gguf_tokenizer import (
     USER_DEFINED,
     build_tokenizer,
 )
+from cullama.checkpoint.opening import open_checkpoint
 from cullama.errors import ChatTemplateError, UnsupportedModelError
 from cullama.quantize.sample import sample_text
 from cullama.quantize.tokenizer_fields import BYTE, UNUSED, tokenizer_fields

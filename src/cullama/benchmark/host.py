@@ -9,8 +9,9 @@ from statistics import median
 from ..engine.prefix_cache import PrefixCache
 from ..engine.runner import plan_batch
 from ..engine.scheduler import Plan, Scheduler
-from ..sampling import Drawn, SamplingParams
-from ..sequence import Sequence
+from ..engine.sequence import Sequence
+from ..sampling.params import SamplingParams
+from ..sampling.sampler import Drawn
 
 BLOCK_SIZE = 32
 

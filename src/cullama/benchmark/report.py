@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ..config import ModelConfig
+from ..model.config import ModelConfig
 from .runs import Decode, Guessing, Prefill
 from .yardsticks import Yardsticks
 

@@ -13,9 +13,9 @@ from itertools import pairwise
 from statistics import median
 from typing import Any
 
-from ..config import ModelConfig
 from ..engine.engine import Engine
-from ..sampling import SamplingParams
+from ..model.config import ModelConfig
+from ..sampling.params import SamplingParams
 
 VOCABULARY_STEP = 7919  # a prime: prompts walk all over the vocabulary
 

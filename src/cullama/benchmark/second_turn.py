@@ -13,7 +13,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
-from ..sampling import SamplingParams
+from ..sampling.params import SamplingParams
 
 if TYPE_CHECKING:
     from ..llm import LLM

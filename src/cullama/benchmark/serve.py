@@ -23,11 +23,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from ..config import ModelConfig
 from ..engine.engine import Engine
+from ..engine.sequence import Sequence as Text
 from ..errors import UsageError
-from ..sampling import SamplingParams
-from ..sequence import Sequence as Text
+from ..model.config import ModelConfig
+from ..sampling.params import SamplingParams
 from .host import HostCost, host_cost
 from .trace import Recorder
 

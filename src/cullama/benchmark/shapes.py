@@ -11,12 +11,12 @@ from typing import NoReturn
 
 import numpy as np
 
-from ..checkpoint import Checkpoint
+from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.names import expected_shapes
-from ..config import ModelConfig
 from ..errors import NoTokenizerError, UsageError
-from ..rope import Llama3Scaling, Rope
-from ..tensor import HostArray, StoredTensor
+from ..files.tensor import HostArray, StoredTensor
+from ..model.config import ModelConfig
+from ..model.rope import Llama3Scaling, Rope
 
 TILE_ELEMENTS = 1 << 20
 

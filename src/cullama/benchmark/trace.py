@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ..engine.engine import Engine
-from ..engine.metrics import StepRecord
-from ..sequence import Sequence, Stage
+from ..engine.sequence import Sequence, Stage
+from ..engine.trace import StepRecord
 
 PAGE = Path(__file__).with_name("trace.html")
 DATA = "/* the data */ null"

@@ -6,20 +6,18 @@ backend, and reads no weights by itself.
 
 from __future__ import annotations
 
-import stat
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..config import ModelConfig
-from ..errors import ModelFileError, ModelNotFoundError
-from ..tensor import StoredTensor
+from ..files.tensor import StoredTensor
+from ..model.config import ModelConfig
 
 if TYPE_CHECKING:
     import tokenizers
 
-    from ..chat_template import ChatTemplate
+    from ..chat.template import ChatTemplate
 
 
 @dataclass(frozen=True)
@@ -36,33 +34,6 @@ class Checkpoint:
     load_chat_template: Callable[[], ChatTemplate | None] = lambda: None
     # What templates may name: {"bos_token": "<s>", …}.
     template_names: Callable[[], Mapping[str, str]] = dict
-
-
-def open_checkpoint(path: Path) -> Checkpoint:
-    """A folder of safetensors, or a GGUF file.
-
-    Raises:
-        ModelNotFoundError: nothing is there, or nothing that could be a model.
-        ModelFileError, UnsupportedModelError: it is there and cannot be used.
-    """
-    try:
-        mode = path.stat().st_mode
-    except (OSError, ValueError) as error:
-        reason = str(getattr(error, "strerror", None) or error).lower()
-        raise ModelNotFoundError(f"{path}: {reason}, expected a model") from None
-    if stat.S_ISDIR(mode):
-        from .safetensors import open_safetensors
-
-        return open_safetensors(path)
-    if path.suffix == ".safetensors":
-        raise ModelNotFoundError(
-            f"{path}: a single weights file, expected the folder that holds it and its config.json"
-        )
-    if not stat.S_ISREG(mode):
-        raise ModelFileError(f"{path}: not a regular file, expected a folder or a GGUF file")
-    from .gguf import open_gguf
-
-    return open_gguf(path)
 
 
 def stored_types(tensors: dict[str, StoredTensor]) -> str:

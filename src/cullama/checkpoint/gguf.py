@@ -13,9 +13,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..config import ModelConfig
 from ..errors import ModelFileError
-from ..tensor import HostArray, StoredTensor
+from ..files.tensor import HostArray, StoredTensor
+from ..model.config import ModelConfig
 from .checkpoint import Checkpoint, stored_types
 from .gguf_file import GgufFile
 from .names import checked_tensors, huggingface_name

@@ -29,8 +29,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ModelFileError, UnsupportedModelError
-from ..regular_file import opened, read_bytes, shown
-from ..tensor import HostArray, StoredTensor
+from ..files.regular_file import opened, read_bytes, shown
+from ..files.tensor import HostArray, StoredTensor
 
 # Limits keep a hostile header under a second and in bounded memory. The largest vocabulary we know
 # of, Gemma 3's, has 262 K tokens and 515 K merges.

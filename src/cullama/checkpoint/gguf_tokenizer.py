@@ -20,9 +20,9 @@ from tokenizers.models import BPE
 from tokenizers.processors import TemplateProcessing
 
 from ..errors import ModelFileError, NoTokenizerError
-from ..fields import Fields
-from ..panics import is_panic
-from ..tensor import HostArray
+from ..files.fields import Fields
+from ..files.tensor import HostArray
+from ..text.rust_panics import is_panic
 from .trial import LONGEST_TOKEN
 
 # `tokenizer.ggml.token_type`. Unused pieces (5) and byte pieces (6) need no name here.

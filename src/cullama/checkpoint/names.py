@@ -11,9 +11,9 @@ from collections.abc import Iterable, Mapping
 from itertools import chain, islice
 from pathlib import Path
 
-from ..config import ModelConfig
 from ..errors import ModelFileError
-from ..tensor import StoredTensor
+from ..files.tensor import StoredTensor
+from ..model.config import ModelConfig
 
 EMBEDDING, HEAD, NORM = "model.embed_tokens.weight", "lm_head.weight", "model.norm.weight"
 

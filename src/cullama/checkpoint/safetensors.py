@@ -11,11 +11,11 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-from ..config import ModelConfig
 from ..errors import ModelFileError, ModelNotFoundError
-from ..fields import load_json
-from ..regular_file import shown
-from ..tensor import StoredTensor
+from ..files.fields import load_json
+from ..files.regular_file import shown
+from ..files.tensor import StoredTensor
+from ..model.config import ModelConfig
 from .checkpoint import Checkpoint, stored_types
 from .names import checked_tensors
 from .safetensors_file import SafetensorsFile

@@ -25,8 +25,8 @@ import ml_dtypes  # noqa: F401  (safetensors hands out bfloat16 arrays only once
 from safetensors import SafetensorError, safe_open
 
 from ..errors import ModelFileError, UnsupportedModelError
-from ..regular_file import opened, shown
-from ..tensor import HostArray, StoredTensor
+from ..files.regular_file import opened, shown
+from ..files.tensor import HostArray, StoredTensor
 
 # Limits keep a hostile header under a second and in bounded memory.
 HEADER_BYTES = 100_000_000  # the format's own

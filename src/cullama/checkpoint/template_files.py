@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..chat_template import ChatTemplate
+from ..chat.template import ChatTemplate
 from ..errors import ChatTemplateError
-from ..fields import Fields, load_json
-from ..regular_file import shown
+from ..files.fields import Fields, load_json
+from ..files.regular_file import shown
 
 TEMPLATE, CONFIG, SPECIAL = (
     "chat_template.jinja",

@@ -16,10 +16,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..cache_folder import cache_folder
 from ..errors import CullamaError, ModelError, ModelFileError, NoTokenizerError
-from ..panics import is_panic
-from ..regular_file import opened
+from ..files.cache_folder import cache_folder
+from ..files.regular_file import opened
+from ..text.rust_panics import is_panic
 from .trial import AT, REFUSED, SOUND
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from .options import check_backend
 from .story import read_prompt
 
 if TYPE_CHECKING:
-    from ..diff import Comparison
+    from ..inspect.diff import Comparison
     from ..llm import LLM
 
 Pair: TypeAlias = tuple[Any, Any]
@@ -200,7 +200,7 @@ def _compare(
     common: dict[str, Any],
 ) -> Comparison:
     """One model at a time in memory, and only one at all where both sides share it."""
-    from ..diff import Side, compare, record
+    from ..inspect.diff import Side, compare, record
 
     llm = _load(first, common)
     try:

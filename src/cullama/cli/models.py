@@ -51,7 +51,7 @@ def command(names: tuple[str, ...], yes: bool, as_json: bool) -> int:
 
 
 def _show(models: list[CachedModel]) -> None:
-    from ..cache_folder import cache_folder
+    from ..files.cache_folder import cache_folder
     from ..hub.cache import hub_cache_folder
 
     if models:

@@ -17,8 +17,8 @@ from .options import check_backend, shape_option
 from .progress import ProgressBar
 
 if TYPE_CHECKING:
-    from ..checkpoint import Checkpoint
-    from ..divergence import Divergence
+    from ..checkpoint.checkpoint import Checkpoint
+    from ..inspect.divergence import Divergence
     from ..llm import LLM
     from ..quantize import Quantized
 
@@ -121,7 +121,7 @@ def _read(path: Path) -> str:
 
 def _source(model: str | None, shape: str | None) -> Checkpoint:
     from ..benchmark.shapes import random_checkpoint
-    from ..checkpoint import open_checkpoint
+    from ..checkpoint.opening import open_checkpoint
     from ..hub import resolve_model
 
     if shape is None:

@@ -16,9 +16,9 @@ from .standard_input import read_standard_input
 from .terminal import printable
 
 if TYPE_CHECKING:
-    from ..answer import Completion
     from ..llm import LLM
-    from ..sampling import SamplingParams
+    from ..sampling.params import SamplingParams
+    from ..text.completion import Completion
 
 DEFAULT_PROMPT = "Once upon a time"
 
@@ -34,7 +34,7 @@ def command(prompt: str | None, stats: bool, as_json: bool, **options: Any) -> i
 
     Ctrl-C ends the story where it is.
     """
-    from ..sampling import SamplingParams
+    from ..sampling.params import SamplingParams
 
     params = SamplingParams(**take(options, SAMPLING_NAMES))
     if params.logprobs is not None and not as_json:

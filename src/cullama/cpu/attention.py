@@ -18,9 +18,9 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from ..batch import Batch
-from ..kv_cache import LayerCache
-from ..tensor import HostArray
+from ..files.tensor import HostArray
+from ..model.batch import Batch
+from ..model.kv_cache import LayerCache
 from .crew import Crew
 
 Floats: TypeAlias = NDArray[np.float32]

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ..batch import Batch
-from ..kv_cache import LayerCache
-from ..tensor import HostArray
+from ..files.tensor import HostArray
+from ..model.batch import Batch
+from ..model.kv_cache import LayerCache
 from . import matrix
 from .attention import CpuBatch, attend
 from .operators import CpuOperators, Floats

@@ -23,7 +23,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from ..tensor import HostArray
+from ..files.tensor import HostArray
 from .crew import Crew
 from .packed import PackedMatrix
 from .storage import Storage

@@ -20,12 +20,12 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from ..batch import Batch
-from ..config import ModelConfig
-from ..kv_cache import KVCache, LayerCache
-from ..operators import Operators, Step
-from ..tensor import DTYPES, HostArray, StoredTensor
-from ..weights import Layer
+from ..files.tensor import DTYPES, HostArray, StoredTensor
+from ..model.batch import Batch
+from ..model.config import ModelConfig
+from ..model.kv_cache import KVCache, LayerCache
+from ..model.layer import Layer
+from ..model.operators import Operators, Step
 from . import matrix
 from .attention import FEW_ROWS, CpuBatch, attend, prepare, store
 from .crew import Crew

@@ -24,8 +24,8 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from ..tensor import HostArray, StoredTensor
-from .file_blocks import BLOCKS, Block, Codes, Word, stacked, step_at
+from ..files.quantized_blocks import BLOCKS, Block, Codes, Word, stacked, step_at
+from ..files.tensor import HostArray, StoredTensor
 
 Bytes: TypeAlias = NDArray[np.uint8]
 Floats: TypeAlias = NDArray[np.float32]

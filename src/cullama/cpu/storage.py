@@ -23,7 +23,7 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import DTypeLike
 
-from ..tensor import HostArray
+from ..files.tensor import HostArray
 
 ALIGNMENT = 64  # bytes: a cache line
 SLAB = 256 << 20  # bytes; what is not touched costs no memory

@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..batch import Batch
-from ..tensor import HostArray
+from ..files.tensor import HostArray
+from ..model.batch import Batch
 from .memory import DeviceArray
 
 TILE_TOKENS = 16  # as in kernels/attention.cu

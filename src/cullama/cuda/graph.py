@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from ..batch import Batch
 from ..errors import DeviceError
-from ..operators import Step
+from ..model.batch import Batch
+from ..model.operators import Step
 from .batch import Bucket, CudaBatch, bucket_length, full_bucket
 from .driver import Device
 from .memory import DeviceArray, Pool, copy_on_device, empty

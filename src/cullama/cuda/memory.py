@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from ..errors import DeviceMemoryError
-from ..tensor import HostArray
+from ..files.tensor import HostArray
 from .driver import NO_TIMING, OUT_OF_MEMORY, Device, megabytes, no_room
 
 ALIGNMENT = 256  # bytes, as the driver's own allocations

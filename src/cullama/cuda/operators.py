@@ -17,14 +17,14 @@ from typing import Any
 
 import numpy as np
 
-from ..batch import Batch
-from ..config import ModelConfig
 from ..errors import NumericalError, UnsupportedModelError, UsageError
-from ..kv_cache import KVCache, LayerCache
-from ..operators import Operators, Step, check_columns
-from ..sampling import Draw, Drawn
-from ..tensor import DTYPES, HostArray, StoredTensor
-from ..weights import Layer
+from ..files.tensor import DTYPES, HostArray, StoredTensor
+from ..model.batch import Batch
+from ..model.config import ModelConfig
+from ..model.kv_cache import KVCache, LayerCache
+from ..model.layer import Layer
+from ..model.operators import Operators, Step, check_columns
+from ..sampling.sampler import Draw, Drawn
 from . import memory
 from .batch import CudaBatch, in_memory, pack
 from .broadcasting import axes_of

@@ -1,7 +1,7 @@
 """Drawing tokens on the device: what each row wishes goes up, what was drawn comes down.
 
-The rules are `cullama/sampling.py`'s, the kernel is `kernels/sample.cu`; here the wishes are packed
-as its structs. It knows what a draw is, not how it is made.
+The rules are `cullama/sampling/sampler.py`'s, the kernel is `kernels/sample.cu`; here the wishes
+are packed as its structs. It knows what a draw is, not how it is made.
 """
 
 from __future__ import annotations
@@ -14,16 +14,9 @@ from typing import NamedTuple
 import numpy as np
 
 from ..errors import NumericalError
-from ..sampling import (
-    MOST_LOGPROBS,
-    Draw,
-    Drawn,
-    SamplingParams,
-    TokenLogprobs,
-    check_bias,
-    not_finite,
-)
-from ..tensor import HostArray
+from ..files.tensor import HostArray
+from ..sampling.params import MOST_LOGPROBS, SamplingParams, TokenLogprobs
+from ..sampling.sampler import Draw, Drawn, check_bias, not_finite
 from .driver import Device
 from .memory import DeviceArray, Landing, Pool, Staging, empty
 from .module import Kernels

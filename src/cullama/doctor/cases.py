@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from ..batch import Piece
-from ..philox import uniform
-from ..sampling import Draw, Drawn, SamplingParams
+from ..model.batch import Piece
+from ..sampling.params import SamplingParams
+from ..sampling.philox import uniform
+from ..sampling.sampler import Draw, Drawn
 from . import reference
 from .reference import Floats
 from .rig import EPS, Numbers, Rig, bare_layer, empty_cache, written_texts

@@ -13,9 +13,9 @@ from threadpoolctl import ThreadpoolController
 
 from .. import __version__
 from ..backends import COMPILER, INSTALL_COMPILER
-from ..cache_folder import cache_folder
 from ..cpu.threads import physical_cores
 from ..errors import CullamaError
+from ..files.cache_folder import cache_folder
 from .findings import Fact
 
 # What people set and forget. Their meanings are those of NVIDIA's CUDA programming guide, and of
@@ -109,7 +109,7 @@ def _kernels() -> Fact:
         return Fact("CPU kernels", "numpy's, as there is no llvmlite", remedy=remedy)
     import llvmlite
 
-    from ..cpu.compiled.instruction_sets import usable
+    from ..cpu.jit.instruction_sets import usable
 
     sets = [each.name for each in usable()]
     compiler = f"llvmlite {llvmlite.__version__}"

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from ..checkpoint import open_checkpoint
-from ..config import ModelConfig
+from ..checkpoint.opening import open_checkpoint
 from ..errors import CullamaError
+from ..files.tensor import DTYPES
 from ..hub import resolve_model
-from ..tensor import DTYPES
+from ..model.config import ModelConfig
 from .findings import Fact, sick
 from .host import gigabytes
 from .rig import MODEL, Sizes

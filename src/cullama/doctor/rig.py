@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..batch import Batch, Piece, build_batch
-from ..config import ModelConfig
-from ..kv_cache import KVCache
-from ..operators import Operators
-from ..rope import Rope
-from ..tensor import DTYPES, HostArray, StoredTensor
-from ..weights import Layer
+from ..files.tensor import DTYPES, HostArray, StoredTensor
+from ..model.batch import Batch, Piece, build_batch
+from ..model.config import ModelConfig
+from ..model.kv_cache import KVCache
+from ..model.layer import Layer
+from ..model.operators import Operators
+from ..model.rope import Rope
 from .reference import Floats
 
 EPS = 1e-5

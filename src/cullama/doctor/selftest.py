@@ -16,8 +16,8 @@ from ..backends import operators_for
 from ..cpu.operators import CpuOperators
 from ..cuda.operators import CudaOperators
 from ..errors import CullamaError, DeviceLostError
-from ..operators import Operators
-from ..tensor import DTYPES
+from ..files.tensor import DTYPES
+from ..model.operators import Operators
 from .cases import CASES, FEW, Case
 from .clock import Clock, DeviceClock, HostClock
 from .findings import Problem

@@ -26,18 +26,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..batch import Batch, Piece
 from ..errors import ClosedError, QueueFullError, UsageError
-from ..kv_cache import KVCache
-from ..llama import Llama
-from ..sampling import SamplingParams
-from ..sequence import FinishReason, Sequence
-from ..tensor import HostArray
-from .metrics import Metrics, StepRecord, StepWatch
+from ..files.tensor import HostArray
+from ..model.batch import Batch, Piece
+from ..model.kv_cache import KVCache
+from ..model.llama import Llama
+from ..sampling.params import SamplingParams
+from .metrics import Metrics
 from .prefix_cache import PrefixCache
 from .requests import Desk, check_priority
 from .runner import Flight, Outcome, Runner, plan_batch
 from .scheduler import Plan, Scheduler, is_far_ahead
+from .sequence import FinishReason, Sequence
+from .trace import StepRecord, StepWatch
 from .turns import Turns
 
 # Tokens a step: enough to feed the processor, few enough to keep others waiting only briefly.

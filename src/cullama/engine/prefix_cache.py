@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import NamedTuple, TypeAlias
 
-from ..sequence import Sequence
 from .blocks import BlockPool
+from .sequence import Sequence
 
 Tokens: TypeAlias = tuple[int, ...]
 

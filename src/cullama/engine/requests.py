@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..config import ModelConfig
 from ..errors import ContextLengthError, UsageError
-from ..philox import fresh_seed
-from ..sampling import SamplingParams
-from ..sequence import Sequence
+from ..model.config import ModelConfig
+from ..sampling.params import SamplingParams
+from ..sampling.philox import fresh_seed
+from .sequence import Sequence
 from .speculation import PromptLookup
 
 DEFAULT_MAX_TOKENS = 256

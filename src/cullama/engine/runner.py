@@ -15,15 +15,15 @@ from typing import Generic, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ..batch import Batch, Piece, build_batch, build_large_batch
 from ..errors import NumericalError
-from ..kv_cache import KVCache
-from ..llama import Llama
-from ..sampling import Drawn
-from ..sequence import Sequence
-from ..tensor import HostArray
+from ..files.tensor import HostArray
+from ..model.batch import Batch, Piece, build_batch, build_large_batch
+from ..model.kv_cache import KVCache
+from ..model.llama import Llama
+from ..sampling.sampler import Drawn
 from .prefix_cache import Copy
 from .scheduler import Plan
+from .sequence import Sequence
 
 Array = TypeVar("Array")
 

@@ -18,9 +18,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import count, repeat
 
-from ..sequence import Sequence, Stage
 from .metrics import Metrics
 from .prefix_cache import Copy, PrefixCache
+from .sequence import Sequence, Stage
 
 HEAD_START = 64  # places in the queue that one step of priority is worth
 

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..cache_folder import cache_folder
-from ..config import ARCHITECTURES
 from ..errors import CullamaError, ModelNotFoundError
+from ..files.cache_folder import cache_folder
+from ..model.config import ARCHITECTURES
 from .cache import INDEX, MAIN, SINGLE, cached_model, hub_cache_folder
 from .name import HubName, is_weights, quantisation_of
 from .resolve import DEFAULT_MODEL

@@ -11,8 +11,8 @@ import logging
 import os
 from pathlib import Path
 
-from ..cache_folder import cache_folder
 from ..errors import DownloadError, ModelNotFoundError
+from ..files.cache_folder import cache_folder
 from .cache import cached_model, model_title
 from .name import HubName
 from .packaged import PackagedModel, Progress, cached_or_fetched, no_progress

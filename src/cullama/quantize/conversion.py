@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..checkpoint import Checkpoint
+from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.gguf_file import GgufFile
 from ..errors import NoTokenizerError, UsageError
 from ..hub import model_title

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..checkpoint.gguf_tokenizer import CONTROL, NORMAL, USER_DEFINED, build_tokenizer
 from ..errors import ModelFileError, NoTokenizerError
-from ..tokenizer import Tokenizer
+from ..text.tokenizer import Tokenizer
 from .sample import sample_text
 
 if TYPE_CHECKING:

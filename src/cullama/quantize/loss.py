@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from ..checkpoint import Checkpoint
-from ..config import ModelConfig
-from ..divergence import Divergence, divergence
+from ..checkpoint.checkpoint import Checkpoint
 from ..errors import NumericalError, UsageError
-from ..tokenizer import Tokenizer
+from ..inspect.divergence import Divergence, divergence
+from ..model.config import ModelConfig
+from ..text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from ..llm import LLM

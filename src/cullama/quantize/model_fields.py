@@ -11,9 +11,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..config import ARCHITECTURES, ModelConfig
 from ..errors import UnsupportedModelError
-from ..rope import DivisorScaling, LinearScaling, Llama3Scaling
+from ..model.config import ARCHITECTURES, ModelConfig
+from ..model.rope import DivisorScaling, LinearScaling, Llama3Scaling
 
 
 def gguf_architecture(config: ModelConfig) -> str:

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..checkpoint import Checkpoint
+from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.gguf import ROPE_DIVISORS
 from ..checkpoint.names import EMBEDDING, HEAD, expected_shapes
-from ..config import ModelConfig
-from ..rope import DivisorScaling, Llama3Scaling, Rope
-from ..tensor import HostArray, StoredTensor
+from ..files.tensor import HostArray, StoredTensor
+from ..model.config import ModelConfig
+from ..model.rope import DivisorScaling, Llama3Scaling, Rope
 from .model_fields import gguf_architecture
 
 TYPES = ("f32", "bf16", "f16", "q8_0", "q4_1", "q4_0")  # as users name them

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ModelFileError
-from ..tensor import HostArray
+from ..files.tensor import HostArray
 from .plan import Target
 
 Bytes = NDArray[np.uint8]

@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..checkpoint import Checkpoint
+from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.gguf_tokenizer import CONTROL, NORMAL, UNKNOWN, USER_DEFINED
 from ..checkpoint.template_files import GGUF_NAMES, gguf_names
 from ..errors import ChatTemplateError, UnsupportedModelError
-from ..tokenizer import Tokenizer
+from ..text.tokenizer import Tokenizer
 from .likeness import PREFIX, is_alike, read_otherwise
 
 if TYPE_CHECKING:

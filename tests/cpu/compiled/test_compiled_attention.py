@@ -14,13 +14,13 @@ import pytest
 from compiled_cpu import NAMES, in_each_instruction_set, operators
 from numpy.typing import NDArray
 
-from cullama.batch import Batch, Piece, build_batch
-from cullama.config import ModelConfig
 from cullama.cpu.compiled.attention import SPLIT
 from cullama.cpu.operators import BLOCK_SIZE, CpuOperators
-from cullama.kv_cache import LayerCache
-from cullama.rope import Rope
-from cullama.weights import Layer
+from cullama.model.batch import Batch, Piece, build_batch
+from cullama.model.config import ModelConfig
+from cullama.model.kv_cache import LayerCache
+from cullama.model.layer import Layer
+from cullama.model.rope import Rope
 
 Floats = NDArray[np.float32]
 

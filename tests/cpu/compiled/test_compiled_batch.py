@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cullama.batch import Batch, Piece, build_batch
 from cullama.cpu.compiled.attention import SPLIT, sizes_for
 from cullama.cpu.compiled.batch import TABLE_STEP, CompiledBatch, FixedBatch, Work, prepare
 from cullama.cpu.operators import BLOCK_SIZE
+from cullama.model.batch import Batch, Piece, build_batch
 
 CONTEXTS = st.integers(1, 40) | st.sampled_from([SPLIT - 1, SPLIT, SPLIT + 1, 2 * SPLIT, 1300])
 

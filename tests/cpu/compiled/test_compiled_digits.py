@@ -8,7 +8,7 @@ from compiled_cpu import NAMES, in_each_instruction_set, run
 from numpy.typing import NDArray
 
 from cullama.cpu.compiled.digits import DIGITS, GROUPS_IN_CHUNK, LARGEST, RECORD, WORD_ORDER
-from cullama.cpu.compiled.instruction_sets import choose
+from cullama.cpu.jit.instruction_sets import choose
 from cullama.cpu.packed import GROUP
 
 Floats = NDArray[np.float32]

@@ -9,11 +9,11 @@ import pytest
 from compiled_cpu import assembly, computed, in_each_instruction_set
 from numpy.typing import NDArray
 
-from cullama.cpu.compiled.code import I8, I32, I64, POINTER, Code, Value, vector
 from cullama.cpu.compiled.digits import HIGH, LOW, RECORD, SUMS, WORD_ORDER, WORDS
 from cullama.cpu.compiled.dots import DOTS, joined, whole
-from cullama.cpu.compiled.instruction_sets import INSTRUCTION_SETS, InstructionSet, choose
-from cullama.cpu.compiled.machine import Kernel
+from cullama.cpu.jit.compiler import Kernel
+from cullama.cpu.jit.instruction_sets import INSTRUCTION_SETS, InstructionSet, choose
+from cullama.cpu.jit.kernel_builder import I8, I32, I64, POINTER, Code, Value, vector
 from cullama.cpu.packed import FORMATS, GROUP, PANEL, Grouped
 
 CASES = 60

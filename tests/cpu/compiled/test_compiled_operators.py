@@ -19,16 +19,16 @@ from compiled_cpu import NAMES, PoisonedOperators, in_each_instruction_set, mach
 from numpy.typing import NDArray
 from packed_weights import FORMATS, GROUPED, PLAIN, assert_same_bits, bytes_of_rows, meaning
 
-from cullama.batch import Piece, build_batch
 from cullama.benchmark.shapes import SHAPES, random_checkpoint
-from cullama.checkpoint import Checkpoint
+from cullama.checkpoint.checkpoint import Checkpoint
 from cullama.checkpoint.names import expected_shapes
+from cullama.checkpoint.weights import load_weights
 from cullama.cpu.operators import BLOCK_SIZE, CpuOperators
 from cullama.cpu.packed import PackedMatrix
-from cullama.llama import Llama
-from cullama.operators import Operators
-from cullama.tensor import StoredTensor
-from cullama.weights import load_weights
+from cullama.files.tensor import StoredTensor
+from cullama.model.batch import Piece, build_batch
+from cullama.model.llama import Llama
+from cullama.model.operators import Operators
 
 BEST = NAMES[0]
 

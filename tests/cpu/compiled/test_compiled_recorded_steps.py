@@ -16,15 +16,15 @@ from compiled_cpu import NAMES, in_each_instruction_set, operators
 from numpy.typing import NDArray
 
 from cullama import LLM, SamplingParams
-from cullama.batch import Batch, Piece, build_batch
 from cullama.benchmark.shapes import random_checkpoint
+from cullama.checkpoint.weights import load_weights
 from cullama.cpu.compiled import recorded_steps
 from cullama.cpu.compiled.batch import TABLE_STEP
 from cullama.cpu.compiled.operators import CompiledOperators
 from cullama.cpu.compiled.recorded_steps import MOST_TOKENS, RecordedSteps
 from cullama.cpu.operators import BLOCK_SIZE
-from cullama.llama import Llama
-from cullama.weights import load_weights
+from cullama.model.batch import Batch, Piece, build_batch
+from cullama.model.llama import Llama
 
 BEST = NAMES[0]
 ROOM = TABLE_STEP * BLOCK_SIZE  # tokens of context that a first recording has room for

@@ -12,8 +12,8 @@ from compiled_cpu import computed, in_each_instruction_set, operators
 from numpy.typing import NDArray
 from packed_weights import assert_same_bits
 
-from cullama.cpu.compiled.code import F32, Code, vector
 from cullama.cpu.compiled.rows import exp, narrowed
+from cullama.cpu.jit.kernel_builder import F32, Code, vector
 from cullama.cpu.operators import CpuOperators
 from cullama.cpu.packed import FORMATS, Plain
 

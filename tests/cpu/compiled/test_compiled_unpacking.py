@@ -19,8 +19,8 @@ from packed_weights import (
     panels_of,
 )
 
-from cullama.cpu.compiled.code import Code
 from cullama.cpu.compiled.unpacking import numbers, place_of
+from cullama.cpu.jit.kernel_builder import Code
 from cullama.cpu.packed import FORMATS, Grouped, PackedMatrix, Plain
 
 

@@ -12,9 +12,9 @@ import pytest
 from compiled_cpu import assembly
 
 from cullama.cpu.compiled.digits import DIGITS
-from cullama.cpu.compiled.instruction_sets import INSTRUCTION_SETS
-from cullama.cpu.compiled.machine import Kernel
 from cullama.cpu.compiled.products import product_kernel
+from cullama.cpu.jit.compiler import Kernel
+from cullama.cpu.jit.instruction_sets import INSTRUCTION_SETS
 from cullama.cpu.packed import FORMATS
 
 NEON = next(each for each in INSTRUCTION_SETS if each.name == "neon")

@@ -14,9 +14,9 @@ from ..options import SAMPLING_NAMES, model_options, other_sampling_options, tak
 from ..standard_input import read_standard_input
 
 if TYPE_CHECKING:
-    from ...answer import Completion
-    from ...sampling import SamplingParams
-    from ...session import Session
+    from ...chat.session import Session
+    from ...sampling.params import SamplingParams
+    from ...text.completion import Completion
 
 # Long enough for an answer with some code in it; `/set max_tokens` changes it.
 MAX_TOKENS = 1024
@@ -66,7 +66,7 @@ def command(
     With a QUESTION, answer that one and end; `-` in it stands for what standard input holds. A
     question that comes through a pipe needs no `-`.
     """
-    from ...sampling import SamplingParams
+    from ...sampling.params import SamplingParams
 
     params = _checked(SamplingParams(**take(options, SAMPLING_NAMES)), as_json)
     asked = _question(question)

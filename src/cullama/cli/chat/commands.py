@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ...errors import UsageError
-from ...sampling import SamplingParams, biases_from_json
+from ...sampling.params import SamplingParams, biases_from_json
 from ..terminal import shown, wrapped
 
 if TYPE_CHECKING:
@@ -223,7 +223,7 @@ class Commands:
 
     def save(self, argument: str) -> None:
         """Write the conversation to a file."""
-        from ...saved_chat import save
+        from ...chat.saved import save
 
         path = _path(argument, "/save")
         save(self._talk.session, path)
@@ -231,7 +231,7 @@ class Commands:
 
     def load(self, argument: str) -> None:
         """Go on with a conversation that was saved."""
-        from ...saved_chat import load
+        from ...chat.saved import load
 
         session = load(self._talk.session.llm, _path(argument, "/load"))
         self._talk.use(session)

@@ -19,8 +19,8 @@ from ..terminal import shown
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from ...answer import Completion
-    from ...session import Reply
+    from ...chat.session import Reply
+    from ...text.completion import Completion
 
 FENCES = ("```", "~~~")
 TAB = " " * 4

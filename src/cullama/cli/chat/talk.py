@@ -10,11 +10,11 @@ from typing import Any
 
 import click
 
-from ...answer import Completion
-from ...checkpoint import open_checkpoint
+from ...chat.session import Reply, Session
+from ...checkpoint.opening import open_checkpoint
 from ...errors import CullamaError
 from ...hub import resolve_model
-from ...session import Reply, Session
+from ...text.completion import Completion
 from ..loading import load
 from ..progress import ProgressBar
 from ..terminal import wrapped

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+from ..jit.compiler import Kernel
+from ..jit.kernel_builder import F32, I32, I64, POINTER, Code, Value, Variable, vector
 from ..packed import Plain
-from .code import F32, I32, I64, POINTER, Code, Value, Variable, vector
-from .machine import Kernel
 from .rows import exp
 from .unpacking import numbers
 

@@ -13,8 +13,8 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from ...batch import Batch
-from ...tensor import HostArray
+from ...files.tensor import HostArray
+from ...model.batch import Batch
 from ..operators import BLOCK_SIZE
 from .attention import SPLIT
 

@@ -13,9 +13,9 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+from ..jit.compiler import Kernel
+from ..jit.kernel_builder import F32, I8, I16, I32, I64, POINTER, Code, Value, vector
 from ..packed import GROUP
-from .code import F32, I8, I16, I32, I64, POINTER, Code, Value, vector
-from .machine import Kernel
 
 HIGH, LOW, WORDS = 0, GROUP, 0
 SCALE, SCALED_SUM, SUMS, RECORD = 2 * GROUP, 2 * GROUP + 4, 2 * GROUP + 8, 80

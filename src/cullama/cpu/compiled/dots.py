@@ -13,10 +13,10 @@ from typing import TypeAlias
 
 from llvmlite import ir
 
+from ..jit.instruction_sets import architecture
+from ..jit.kernel_builder import I16, I32, Code, Value, vector
 from ..packed import PANEL, Grouped
-from .code import I16, I32, Code, Value, vector
 from .digits import HIGH, LOW, SUMS, WORDS
-from .instruction_sets import architecture
 
 # (code, a register of sums, codes of as many rows, numbers for each row) → sums
 Dot: TypeAlias = Callable[[Code, Value, Value, Value], Value]

@@ -17,26 +17,26 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import DTypeLike
 
-from ...batch import Batch
-from ...kv_cache import LayerCache
-from ...operators import Step, check_columns
-from ...tensor import DTYPES, HostArray, StoredTensor
-from ...weights import Layer
+from ...files.tensor import DTYPES, HostArray, StoredTensor
+from ...model.batch import Batch
+from ...model.kv_cache import LayerCache
+from ...model.layer import Layer
+from ...model.operators import Step, check_columns
 from .. import packed
+from ..jit.compiler import Kernel, Machine
+from ..jit.launcher import Launcher
+from ..jit.program import Count
+from ..jit.thread_pool import Team
 from ..operators import BLOCK_SIZE, CpuOperators
 from ..packed import FORMATS, PANEL, Bytes, Format, Grouped, PackedMatrix, Panels, Plain
 from ..storage import Memory
 from .attention import attention_kernel, merge_kernel, sizes_for
 from .batch import CompiledBatch, prepare
 from .digits import DIGITS, GROUPS_IN_CHUNK, RECORD
-from .launcher import Launcher
-from .machine import Kernel, Machine
 from .packing import packing
 from .products import product_kernel
-from .program import Count
 from .recorded_steps import RecordedSteps
 from .rows import COPY_ROWS, RMS_NORM, ROWS_IN_CHUNK, SILU_MUL, gather_kernel, rope_kernel
-from .team import Team
 
 logger = logging.getLogger("cullama")
 

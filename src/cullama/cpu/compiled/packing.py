@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from ...tensor import HostArray
-from ..file_blocks import Codes
+from ...files.quantized_blocks import Codes
+from ...files.tensor import HostArray
+from ..jit.compiler import Kernel
+from ..jit.kernel_builder import I8, I16, I32, I64, POINTER, Code, Type, Value, vector
 from ..packed import GROUP, PANEL, Bytes, Format, Grouped, Plain
-from .code import I8, I16, I32, I64, POINTER, Code, Type, Value, vector
 from .dots import joined
-from .machine import Kernel
 from .unpacking import place_of
 
 FIELDS = {

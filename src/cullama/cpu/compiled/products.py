@@ -12,11 +12,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from types import SimpleNamespace
 
+from ..jit.compiler import Kernel
+from ..jit.kernel_builder import F32, I64, POINTER, Code, Value, Variable, vector
 from ..packed import GROUP, PANEL, Format, Grouped, Plain
 from . import dots
-from .code import F32, I64, POINTER, Code, Value, Variable, vector
 from .digits import RECORD, SCALE, SCALED_SUM
-from .machine import Kernel
 from .unpacking import QUADS, ROWS, Group, block_scales, numbers, place_of, unpack_group
 
 FIELDS = {

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from ...batch import Batch
-from ...operators import Step
-from ...tensor import HostArray
+from ...files.tensor import HostArray
+from ...model.batch import Batch
+from ...model.operators import Step
+from ..jit.launcher import Launcher
+from ..jit.program import Arena, NotRecordableError, Program
 from .batch import CompiledBatch, FixedBatch
-from .launcher import Launcher
-from .program import Arena, NotRecordableError, Program
 
 MOST_TOKENS = 64  # beyond, Python's part of a pass is small
 ARENA = 4 << 20  # bytes at first

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from math import e, gcd, log2
 from types import SimpleNamespace
 
+from ..jit.compiler import Kernel
+from ..jit.kernel_builder import F32, I16, I32, I64, POINTER, Code, Type, Value, vector
 from ..packed import PANEL, Format, Plain
-from .code import F32, I16, I32, I64, POINTER, Code, Type, Value, vector
-from .machine import Kernel
 from .unpacking import element
 
 LANES = 16

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ..jit.kernel_builder import F16, F32, I8, I16, I32, Code, Type, Value, vector
 from ..packed import GROUP, PANEL, QUAD, Grouped, Plain
-from .code import F16, F32, I8, I16, I32, Code, Type, Value, vector
 
 ROWS = vector(F32, PANEL)
 QUADS = GROUP // QUAD

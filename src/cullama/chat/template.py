@@ -1,0 +1,186 @@
+"""Chat templates: how a model wants a conversation written down, as its checkpoint says it.
+
+It knows messages and what to say when they, or the template, are wrong. The rendering itself is
+`sandbox`, which imports jinja2, so it is loaded when the first conversation is rendered. Where a
+checkpoint keeps its template is `checkpoint.template_files`. It knows no tokenizer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ChatTemplateError, CullamaError, ModelFileError, UsageError
+from ..files.regular_file import opened
+
+if TYPE_CHECKING:
+    from .sandbox.environment import SafeTemplate
+
+LONGEST_REASON = 300  # characters of what a template or jinja2 says
+DEEPEST = 32  # levels of lists and objects in a message or a variable
+LARGEST_FILE = 1 << 20  # bytes
+
+
+@dataclass(frozen=True)
+class ChatTemplate:
+    source: str  # jinja2
+    where: str  # for messages: "FILE: chat_template"
+    names: Mapping[str, str] = field(default_factory=dict)  # "bos_token" → its text, and others
+
+    @classmethod
+    def from_file(cls, path: Path, names: Mapping[str, str]) -> ChatTemplate:
+        """A template in a file of its own.
+
+        Raises:
+            ChatTemplateError: it cannot be read, or is no text.
+        """
+        return cls(read_template(path), str(path), names)
+
+    def render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        add_generation_prompt: bool = True,
+        **variables: Any,
+    ) -> str:
+        """The conversation as one text, control tokens spelled out.
+
+        `messages` have a "role" and a "content", both texts. `add_generation_prompt` ends the text
+        where the assistant begins to speak. `variables` are what the template knows besides, such
+        as `enable_thinking=False`. The result is that of transformers' `apply_chat_template`.
+
+        Raises:
+            UsageError: these are no messages, or the template refuses such a conversation.
+            ChatTemplateError: the template is damaged, or does what a template must not.
+        """
+        plain = [_checked(index, message) for index, message in enumerate(messages)]
+        given = {
+            **{name: _plain(f"variable {name!r}", value) for name, value in variables.items()},
+            "messages": plain,
+            "add_generation_prompt": add_generation_prompt,
+        }
+        return self._guarded_render(given)
+
+    def _guarded_render(self, given: Mapping[str, Any]) -> str:
+        from .sandbox.budget import Budget
+        from .sandbox.run import ConversationRefusedError
+
+        # By what the caller gave: names are the checkpoint's, and buy nothing.
+        budget = Budget.for_conversation(len(given["messages"]), _characters(given))
+        known = {**self.names, "tools": None, "documents": None, **given}
+        try:
+            return self._compiled.render(known, budget)
+        except ConversationRefusedError as refusal:
+            raise UsageError(
+                f"the chat template refuses these messages: {_one_line(refusal)}"
+            ) from None
+        except CullamaError:
+            raise
+        except Exception as error:  # a template is a program: it can fail in every way
+            raise self._error(error) from None
+
+    @cached_property
+    def _compiled(self) -> SafeTemplate:
+        from .sandbox.environment import SafeTemplate
+
+        try:
+            return SafeTemplate(self.source)
+        except Exception as error:
+            raise self._error(error) from None
+
+    def _error(self, error: Exception) -> ChatTemplateError:
+        from jinja2.exceptions import SecurityError, TemplateSyntaxError
+
+        if isinstance(error, SecurityError):
+            what = f"the template {_one_line(error)}"
+        elif isinstance(error, TemplateSyntaxError):
+            what = f"line {error.lineno} is no sound template: {_one_line(error.message)}"
+        elif isinstance(error, RecursionError):
+            what = "the template is nested too deeply, or calls itself without end"
+        else:
+            what = f"the template fails: {_one_line(error)}"
+        return ChatTemplateError(f"{self.where}: {what}; use another with --template FILE")
+
+
+def read_template(path: Path) -> str:
+    """The text of a template's file.
+
+    Raises:
+        ChatTemplateError: it cannot be read, or is no text.
+    """
+    try:
+        with opened(path, "a chat template") as file:
+            content = file.read(LARGEST_FILE + 1)
+    except (ModelFileError, ValueError) as error:  # ValueError: a NUL in the path
+        raise ChatTemplateError(str(error)) from None
+    if len(content) > LARGEST_FILE:
+        raise ChatTemplateError(
+            f"{path}: holds more than {LARGEST_FILE:,} bytes, expected a chat template"
+        )
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ChatTemplateError(f"{path}: is no text: {error}, expected UTF-8") from None
+
+
+def _one_line(what: object) -> str:
+    text = " ".join(str(what)[:LONGEST_REASON].split())
+    text = "".join(it if it.isprintable() else repr(it)[1:-1] for it in text)
+    return text or "it gives no reason"
+
+
+def _checked(index: int, message: Any) -> dict[str, Any]:
+    """A message as plain data, so that the template meets nothing with methods of its own."""
+    if not isinstance(message, Mapping):
+        raise UsageError(
+            f"message {index} is {_kind(message)}, expected an object with role and content"
+        )
+    for name in ("role", "content"):
+        if not isinstance(message.get(name), str):
+            found = f"has a {name} that is {_kind(message[name])}" if name in message else None
+            raise UsageError(
+                f"message {index} {found or f'has no {name}'}, expected role and content as texts"
+            )
+    plain: dict[str, Any] = _plain(f"message {index}", message)
+    return plain
+
+
+def _kind(value: object) -> str:
+    return "null" if value is None else f"a {type(value).__name__}"
+
+
+# Enumerations and the like carry methods, and may print as something else.
+_EXACT: dict[type, Callable[[Any], Any]] = {
+    str: str.__str__,
+    int: int.__int__,
+    float: float.__float__,
+}
+
+
+def _plain(where: str, value: Any, depth: int = 0) -> Any:
+    """The same value of Python's own types, copied."""
+    if value is None or isinstance(value, bool):
+        return value
+    for kind, exact in _EXACT.items():
+        if isinstance(value, kind):
+            return exact(value)
+    if depth == DEEPEST:
+        raise UsageError(f"{where} is nested more than {DEEPEST} deep")
+    if isinstance(value, Mapping):
+        if not all(isinstance(key, str) for key in value):
+            raise UsageError(f"{where} holds a key that is no text")
+        return {str.__str__(key): _plain(where, inner, depth + 1) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(where, inner, depth + 1) for inner in value]
+    raise UsageError(f"{where} holds {_kind(value)}, expected texts, numbers, lists and objects")
+
+
+def _characters(value: Any) -> int:
+    """How much text there is in plain data."""
+    if isinstance(value, Mapping):
+        return sum(len(key) + _characters(inner) for key, inner in value.items())
+    if isinstance(value, list):
+        return sum(map(_characters, value))
+    return len(value) if isinstance(value, str) else 1

@@ -1,0 +1,169 @@
+"""From kernels to functions in memory, by LLVM's optimiser and code generator.
+
+Machine code is kept under a digest of everything it was made from, so that a second start compiles
+nothing; a kernel without a file of its own, as in a notebook, is compiled each time. It knows no
+kernel's meaning.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, TypeAlias
+
+import llvmlite
+import llvmlite.binding as llvm
+import numpy as np
+from llvmlite import ir
+
+from ...files import quantized_blocks
+from ...files.tensor import HostArray
+from .instruction_sets import InstructionSet
+from .kernel_builder import F32, I64, POINTER, Code, Type, Value
+from .store import CodeStore
+
+Body: TypeAlias = Callable[[Code, SimpleNamespace, Value], None]
+
+OPTIMISATION = 3
+CPU_FOLDER = Path(__file__).parents[1]
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A function of a record of arguments and the number of a chunk: one share of the work."""
+
+    name: str
+    fields: Mapping[str, Type]  # eight bytes each, in this order
+    body: Body  # writes the code of one chunk
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A kernel in memory."""
+
+    name: str
+    address: int
+    fields: Mapping[str, Type]
+    # Its code is unmapped when nobody holds this any more.
+    loaded: object = field(default=None, kw_only=True)
+
+    def record(self, arguments: Mapping[str, Any]) -> bytes:
+        """Arguments as the kernel reads them; arrays by their addresses."""
+        assert arguments.keys() == self.fields.keys(), (
+            self.name,
+            set(arguments) ^ set(self.fields),
+        )
+        return b"".join(
+            _FLOAT(arguments[name]) if type_ == F32 else _INTEGER(_integer(arguments[name]))
+            for name, type_ in self.fields.items()
+        )
+
+
+_FLOAT, _INTEGER = struct.Struct("<f4x").pack, struct.Struct("<q").pack
+
+
+def address_of(array: HostArray) -> int:
+    return int(array.__array_interface__["data"][0])
+
+
+def _integer(argument: Any) -> int:
+    return address_of(argument) if isinstance(argument, np.ndarray) else int(argument or 0)
+
+
+class Machine:
+    """Compiles for one instruction set and holds what it compiled."""
+
+    def __init__(self, instruction_set: InstructionSet, folder: Path | None) -> None:
+        """`folder`: where machine code is kept; None keeps none."""
+        _initialize()
+        self.instruction_set = instruction_set
+        self._store = None if folder is None else CodeStore(folder)
+        self._lock = threading.Lock()
+        target = llvm.Target.from_default_triple()
+        self._target = target.create_target_machine(
+            cpu=instruction_set.processor,
+            features=instruction_set.features,
+            opt=OPTIMISATION,
+            reloc="pic",
+        )
+        self._linker = llvm.create_lljit_compiler()
+        self._compiled: dict[str, Compiled] = {}
+
+    def compile(self, kernel: Kernel) -> Compiled:
+        """Once for each name, which tells apart what the kernel was made for."""
+        known = self._compiled.get(kernel.name)
+        if known is not None:
+            return known
+        with self._lock:
+            if kernel.name not in self._compiled:
+                self._compiled[kernel.name] = self._linked(kernel)
+        return self._compiled[kernel.name]
+
+    def _linked(self, kernel: Kernel) -> Compiled:
+        library = llvm.JITLibraryBuilder().add_object_img(self._machine_code(kernel))
+        library.add_current_process().export_symbol(kernel.name)  # the C library is found there
+        loaded = library.link(self._linker, kernel.name)
+        held = (loaded, self._linker)
+        return Compiled(kernel.name, loaded[kernel.name], kernel.fields, loaded=held)
+
+    def _machine_code(self, kernel: Kernel) -> bytes:
+        source = _source(kernel)
+        if self._store is None or source is None:
+            return self._written(kernel)
+        name = f"{kernel.name}-{self.instruction_set.name}-{self._digest(kernel, source)}"
+        return self._store.get(name, lambda: self._written(kernel))
+
+    def _digest(self, kernel: Kernel, source: Path) -> str:
+        made_for = [llvm.get_default_triple(), repr(self.instruction_set), kernel.name]
+        made_from = [llvmlite.__version__, *made_for, _sources()]
+        digest = hashlib.sha256("\n".join(made_from).encode())
+        if not source.is_relative_to(CPU_FOLDER):  # a kernel from outside cullama
+            digest.update(source.read_bytes())
+        return digest.hexdigest()[:16]
+
+    def _written(self, kernel: Kernel) -> bytes:
+        module = llvm.parse_assembly(str(write(kernel, self.instruction_set)))
+        module.verify()
+        options = llvm.create_pipeline_tuning_options(speed_level=OPTIMISATION)
+        passes = llvm.create_pass_builder(self._target, options)
+        passes.getModulePassManager().run(module, passes)
+        return bytes(self._target.emit_object(module))
+
+
+def write(kernel: Kernel, instruction_set: InstructionSet) -> ir.Module:
+    """The kernel as LLVM's own assembly."""
+    module = ir.Module(kernel.name)
+    module.triple = llvm.get_default_triple()
+    function = ir.Function(module, ir.FunctionType(ir.VoidType(), [POINTER, I64]), kernel.name)
+    code = Code(function, instruction_set)
+    record, chunk = (Value(code, argument) for argument in function.args)
+    kernel.body(code, code.arguments(record, kernel.fields), chunk)
+    code.finish()
+    return module
+
+
+@cache
+def _initialize() -> None:
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+
+
+@cache
+def _sources() -> str:
+    """Digests the CPU backend and the block layouts: a change there compiles every kernel again."""
+    digest = hashlib.sha256()
+    for path in [*sorted(CPU_FOLDER.rglob("*.py")), Path(quantized_blocks.__file__)]:
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _source(kernel: Kernel) -> Path | None:
+    """The file it is written in; there is none for what was typed into a notebook."""
+    path = Path(kernel.body.__code__.co_filename)
+    return path if path.is_file() else None

@@ -1,0 +1,1 @@
+"""Files and typed fields: what every reader of files is built on."""

@@ -1,0 +1,178 @@
+"""Typed reading of the settings in a model file: each value is checked for kind and range.
+
+It knows JSON and mappings, and how to say what is wrong: `FILE: FIELD is FOUND, expected
+EXPECTED`. It does not know what any field means.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+from ..errors import ModelFileError
+from .regular_file import opened, shown
+
+Default = TypeVar("Default")
+
+MISSING: Any = object()  # the field must be there
+
+# Larger than any real model, small enough that products of sizes stay sane.
+LARGEST_COUNT = 1 << 31
+
+DEEPEST = 32  # levels of a JSON file
+# Limits of a settings file that keep what becomes of it in Python near 64 MiB. An index of 65,536
+# tensors fits; a tokenizer's vocabulary does not, and has limits of its own.
+LARGEST_FILE = 8 << 20  # bytes
+MOST_VALUES = 3 << 16
+
+
+def load_json(
+    path: Path, largest: int = LARGEST_FILE, most_values: int = MOST_VALUES
+) -> dict[str, Any]:
+    """The object in a JSON file, refusing what JSON parsers disagree about.
+
+    Raises:
+        ModelFileError: not readable, not JSON, not an object, too large (`largest` is in bytes),
+            a duplicate key, or NaN.
+    """
+    content = _read(path, largest)
+    # Each value but the first of its list or object stands behind a comma.
+    values = sum(content.count(sign) for sign in (b",", b"[", b"{"))
+    if values > most_values:
+        _fail(path, f"number of values is {values:,}, expected at most {most_values:,}")
+    try:
+        value = json.loads(
+            content.decode(),
+            object_pairs_hook=lambda pairs: _unique(path, pairs),
+            parse_int=_whole_number,
+            parse_constant=lambda word: _fail(path, f"a value is {word}, expected finite numbers"),
+        )
+    except (ValueError, RecursionError) as error:  # ValueError: not UTF-8, not JSON
+        _fail(path, f"content is not JSON ({error}), expected a JSON object")
+    if not isinstance(value, dict):
+        _fail(path, f"content is a {type(value).__name__}, expected a JSON object")
+    _check_depth(path, value)
+    return value
+
+
+def _read(path: Path, largest: int) -> bytes:
+    with opened(path, "JSON") as file:
+        content = file.read(largest + 1)
+    if len(content) > largest:
+        _fail(path, f"size is more than {largest:,} bytes, expected at most that")
+    return content
+
+
+def _whole_number(digits: str) -> int | float:
+    """Python refuses to read, or to show, numbers of thousands of digits; no field holds one."""
+    return int(digits) if len(digits) < 1000 else float(digits)
+
+
+def _check_depth(path: Path, value: Any) -> None:
+    """How deep Python's own parser goes differs between its versions."""
+    level: list[Any] = [value]
+    for _ in range(DEEPEST):
+        inner = [list(v.values()) if isinstance(v, dict) else v for v in level]
+        level = [v for values in inner if isinstance(values, list) for v in values]
+        if not level:
+            return
+    _fail(path, f"nesting is more than {DEEPEST} deep, expected at most that")
+
+
+def _unique(path: Path, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            _fail(path, f"key {shown(key)} is there twice, expected each key once")
+        found[key] = value
+    return found
+
+
+def _fail(path: Path, what: str) -> NoReturn:
+    raise ModelFileError(f"{path}: {what}")
+
+
+@dataclass(frozen=True)
+class Fields:
+    """The settings of one file. A field that is null counts as absent."""
+
+    path: Path
+    values: Mapping[str, Any]
+    prefix: str = ""
+    group_name: str = ""  # of a nested object, for messages
+
+    def __contains__(self, name: str) -> bool:
+        return self.values.get(self.prefix + name) is not None
+
+    def fail(self, name: str, expected: str) -> NoReturn:
+        found = self.values.get(self.prefix + name)
+        what = "missing" if found is None else shown(found)
+        _fail(self.path, f"{self.group_name}{self.prefix}{name} is {what}, expected {expected}")
+
+    def integer(
+        self, name: str, default: Default = MISSING, low: int = 1, high: int = LARGEST_COUNT
+    ) -> int | Default:
+        """A whole number in [low, high]."""
+        value = self.values.get(self.prefix + name)
+        if value is None and default is not MISSING:
+            return default
+        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+            self.fail(name, f"a whole number from {low} to {high}")
+        return value
+
+    def number(
+        self, name: str, default: Default = MISSING, low: float = 0.0, high: float = 1e12
+    ) -> float | Default:
+        """A finite number in (low, high]."""
+        value = self.values.get(self.prefix + name)
+        if value is None and default is not MISSING:
+            return default
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if value is None or not is_number or not low < value <= high:  # NaN is in no range
+            self.fail(name, f"a number above {low:g}, at most {high:g}")
+        return float(value)
+
+    def flag(self, name: str, default: bool) -> bool:
+        value = self.values.get(self.prefix + name)
+        if value is None:
+            return default
+        if not isinstance(value, bool):
+            self.fail(name, "true or false")
+        return value
+
+    def text(self, name: str, default: Default = MISSING) -> str | Default:
+        value = self.values.get(self.prefix + name)
+        if value is None and default is not MISSING:
+            return default
+        if not isinstance(value, str):
+            self.fail(name, "a text")
+        return value
+
+    def group(self, name: str) -> Fields | None:
+        """A nested object, or None where it is absent or empty."""
+        value = self.values.get(self.prefix + name)
+        if value is None or value == {}:
+            return None
+        if not isinstance(value, Mapping):
+            self.fail(name, "an object")
+        return Fields(self.path, value, group_name=f"{name}.")
+
+    def token_ids(self, name: str) -> tuple[int, ...]:
+        """One token id, a list of them, or none."""
+        value = self.values.get(self.prefix + name)
+        ids = [] if value is None else value if isinstance(value, list) else [value]
+        if not all(isinstance(i, int) and not isinstance(i, bool) and i >= 0 for i in ids):
+            self.fail(name, "a token id or a list of token ids")
+        return tuple(ids)
+
+    def check_token_ids(self, name: str, vocabulary: int) -> None:
+        for token in self.token_ids(name):
+            if token >= vocabulary:
+                _fail(
+                    self.path,
+                    f"{self.prefix}{name} holds the end token {token}, which is outside the "
+                    f"vocabulary, expected below {vocabulary}",
+                )

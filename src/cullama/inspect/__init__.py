@@ -1,0 +1,1 @@
+"""Looks into a model while it runs: hooks, hidden states, comparisons."""

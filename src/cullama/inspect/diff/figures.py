@@ -1,0 +1,178 @@
+"""How far two results of the same operator lie apart, row by row as they come in.
+
+What a tolerance is held against is one number, `error`: the largest over all tokens of
+
+    the RMS error of the token's row, relative to the row's size
+    an eighth of each element's error, relative to |a| + the row's size
+
+The size of a row is its RMS, or that of the median row, if that is larger: a few tokens of a
+Llama have activations a thousand times larger than all others, so an RMS of everything would hide
+what is wrong with the others; and where attention cancels to almost nothing, an error is no
+larger for it. Errors of rounding are spread like a bell: among millions of elements none lies
+further out than five or six times their RMS. So whoever passes the first passes the second, and
+one wrong token, or one wrong element among a million, still shows.
+
+It knows numbers only: not where they come from, nor what is tolerable.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import inf, isfinite, sqrt
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...files.tensor import HostArray
+
+Doubles = NDArray[np.float64]
+
+OUTLIER = 8  # times the RMS: what no rounding brings about
+BLOCK = 1 << 18  # elements that are widened to float64 at a time
+
+
+class Point(NamedTuple):
+    """The worst element of the worst token."""
+
+    token: int
+    column: int
+    expected: float
+    found: float
+
+
+@dataclass(frozen=True, eq=False)
+class Figures:
+    """Errors are those of finite numbers; what is none, on one side or both, is counted apart."""
+
+    max_error: float
+    rms_error: float
+    rms: float  # of what was expected
+    error: float  # see above; inf where only one of the two is a number
+    point: Point | None  # None where nothing differs
+    not_finite: tuple[int, int]  # elements: expected, found
+    elements: int
+    token_errors: Doubles  # [T]: `error` is the largest of these
+
+    @property
+    def relative(self) -> float:
+        """The RMS error as a share of the RMS; inf where `error` is."""
+        return inf if self.error == inf else _ratio(self.rms_error, self.rms)
+
+    @property
+    def is_identical(self) -> bool:
+        return self.error == 0
+
+    def as_json(self) -> dict[str, Any]:
+        point = self.point
+        return {
+            "max_error": self.max_error,
+            "rms_error": self.rms_error,
+            "rms": self.rms,
+            "relative": _finite(self.relative),
+            "error": _finite(self.error),
+            "token": point and point.token,
+            "column": point and point.column,
+            "expected": point and _spelled(point.expected),
+            "found": point and _spelled(point.found),
+            "not_finite": list(self.not_finite),
+        }
+
+
+class Gap:
+    """Takes in what was found, a few rows at a time, and adds up how far it is off."""
+
+    def __init__(self, expected: HostArray) -> None:
+        """`expected`: [T, …], all tokens."""
+        self._expected = expected.reshape(len(expected), -1)
+        tokens, columns = self._expected.shape
+        self._step = max(1, BLOCK // columns)
+        self._reference = self._squares_of_rows() / columns
+        self._sizes = np.sqrt(np.maximum(self._reference, np.median(self._reference)))
+        self._squares, self._largest = np.zeros(tokens), np.zeros(tokens)
+        self._errors = np.zeros(tokens)
+        self._point: Point | None = None
+        self._not_finite = np.zeros(2, np.int64)
+
+    def _squares_of_rows(self) -> Doubles:
+        """Of their finite elements, [T]."""
+        sums = np.zeros(len(self._expected))
+        for first in range(0, len(sums), self._step):
+            a = self._expected[first : first + self._step].astype(np.float64)
+            sums[first : first + len(a)] = (np.where(np.isfinite(a), a, 0) ** 2).sum(1)
+        return sums
+
+    def add(self, start: int, found: HostArray) -> None:
+        """Rows from position `start` on; whatever their shape behind that, it is the same."""
+        found = found.reshape(len(found), -1)
+        for first in range(0, len(found), self._step):
+            some = found[first : first + self._step].astype(np.float64)
+            self._add(slice(start + first, start + first + len(some)), some)
+
+    def _add(self, rows: slice, b: Doubles) -> None:
+        a = self._expected[rows].astype(np.float64)
+        is_sound = np.isfinite(a) & np.isfinite(b)
+        self._not_finite += [np.sum(~np.isfinite(a)), np.sum(~np.isfinite(b))]
+        error = np.abs(np.where(is_sound, a, 0) - np.where(is_sound, b, 0))
+        sizes = self._sizes[rows]
+        shares = _ratios(error, np.where(is_sound, np.abs(a), 0) + sizes[:, None])
+        shares[~is_sound & ~_are_alike(a, b)] = inf
+        squares = (error**2).mean(1)
+        errors = np.maximum(_ratios(np.sqrt(squares), sizes), shares.max(1) / OUTLIER)
+        self._note_worst(rows.start, errors, shares, a, b)
+        self._squares[rows], self._largest[rows] = squares, error.max(1)
+        self._errors[rows] = errors
+
+    def _note_worst(
+        self, start: int, errors: Doubles, shares: Doubles, a: Doubles, b: Doubles
+    ) -> None:
+        row = int(errors.argmax())
+        if errors[row] > self._errors.max():
+            column = int(shares[row].argmax())
+            self._point = Point(start + row, column, float(a[row, column]), float(b[row, column]))
+
+    def figures(self) -> Figures:
+        return Figures(
+            max_error=float(self._largest.max()),
+            rms_error=sqrt(self._squares.mean()),
+            rms=sqrt(self._reference.mean()),
+            error=float(self._errors.max()),
+            point=self._point,
+            not_finite=(int(self._not_finite[0]), int(self._not_finite[1])),
+            elements=self._expected.size,
+            token_errors=self._errors,
+        )
+
+
+def total_relative(figures: list[Figures]) -> float:
+    """The RMS error of all their elements together, relative to the RMS of those."""
+    if any(each.error == inf for each in figures):
+        return inf
+    squares = sum(each.rms_error**2 * each.elements for each in figures)
+    return _ratio(sqrt(squares), sqrt(sum(each.rms**2 * each.elements for each in figures)))
+
+
+def _are_alike(a: Doubles, b: Doubles) -> NDArray[np.bool_]:
+    return (a == b) | (np.isnan(a) & np.isnan(b))
+
+
+def _ratios(errors: Doubles, sizes: Doubles) -> Doubles:
+    """Errors as shares of sizes; any error of nothing is infinite, and none of nothing is none."""
+    out = np.where(errors > 0, inf, 0.0)
+    np.divide(errors, sizes, out=out, where=sizes > 0)
+    return out
+
+
+def _ratio(error: float, size: float) -> float:
+    if size > 0:
+        return error / size
+    return inf if error > 0 else 0.0
+
+
+def _finite(number: float) -> float | None:
+    return number if isfinite(number) else None
+
+
+def _spelled(number: float) -> float | str:
+    """JSON has no name for what is not a number."""
+    return number if isfinite(number) else str(number)

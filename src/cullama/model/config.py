@@ -1,0 +1,262 @@
+"""The shape of a model: every number that decides what `Llama.forward` computes.
+
+It knows how Hugging Face's config.json and GGUF's metadata spell these numbers, which
+architectures cullama runs, and which settings it refuses. It does not know where weights lie.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ..errors import ModelFileError, UnsupportedModelError
+from ..files.fields import Fields
+from ..files.regular_file import shown
+from .rope import DivisorScaling, LinearScaling, Rope, Scaling
+
+# Hugging Face's `architectures` → GGUF's `general.architecture`. Mistral's GGUF files call
+# themselves "llama"; both names are taken.
+ARCHITECTURES = {
+    "LlamaForCausalLM": "llama",
+    "MistralForCausalLM": "mistral",
+    "Qwen2ForCausalLM": "qwen2",
+    "Qwen3ForCausalLM": "qwen3",
+}
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A Llama-family model. Letters as in `operators.py`: D, F, H, K, E, V."""
+
+    architecture: str
+    hidden_size: int  # D
+    intermediate_size: int  # F
+    layers: int
+    heads: int  # H
+    kv_heads: int  # K
+    head_dim: int  # E
+    vocab_size: int  # V
+    context_length: int
+    norm_eps: float
+    rope: Rope
+    windows: tuple[int, ...]  # per layer: how many tokens back it sees, itself included; 0 = all
+    qkv_bias: bool = False
+    output_bias: bool = False
+    mlp_bias: bool = False
+    qk_norm: bool = False
+    tied: bool = False  # one matrix embeds and predicts
+    bos_id: int | None = None
+    eos_ids: tuple[int, ...] = ()
+
+    @classmethod
+    def from_huggingface(
+        cls, path: Path, values: Mapping[str, Any], generation: Mapping[str, Any] | None = None
+    ) -> ModelConfig:
+        """From config.json, and generation_config.json where there is one.
+
+        Raises:
+            UnsupportedModelError: an architecture or setting that cullama does not run.
+            ModelFileError: a field is missing, of the wrong kind or out of range.
+        """
+        fields = Fields(path, values)
+        architecture = _huggingface_architecture(fields)
+        if fields.text("hidden_act", "silu") != "silu":
+            fields.fail("hidden_act", "'silu'")
+        heads, hidden = fields.integer("num_attention_heads"), fields.integer("hidden_size")
+        is_qwen2 = architecture == "Qwen2ForCausalLM"
+        attention_bias = is_qwen2 or fields.flag("attention_bias", False)
+        layers = fields.integer("num_hidden_layers", high=10_000)
+        ends = Fields(path.with_name("generation_config.json"), generation or {})
+        config = cls(
+            architecture=architecture,
+            hidden_size=hidden,
+            intermediate_size=fields.integer("intermediate_size"),
+            layers=layers,
+            heads=heads,
+            kv_heads=fields.integer("num_key_value_heads", heads),
+            # transformers' default for Qwen3 does not follow from the other sizes.
+            head_dim=fields.integer(
+                "head_dim", 128 if architecture == "Qwen3ForCausalLM" else hidden // heads
+            ),
+            vocab_size=fields.integer("vocab_size"),
+            context_length=fields.integer("max_position_embeddings", 2048),
+            norm_eps=fields.number("rms_norm_eps", 1e-6, high=1.0),
+            rope=Rope.from_huggingface(fields),
+            windows=_huggingface_windows(fields, architecture, layers),
+            qkv_bias=attention_bias,
+            output_bias=attention_bias and not is_qwen2,
+            mlp_bias=fields.flag("mlp_bias", False),
+            qk_norm=architecture == "Qwen3ForCausalLM",
+            tied=fields.flag("tie_word_embeddings", False),
+            bos_id=next(iter(fields.token_ids("bos_token_id")), None),
+            eos_ids=ends.token_ids("eos_token_id") or fields.token_ids("eos_token_id"),
+        )
+        ends.check_token_ids("eos_token_id", config.vocab_size)
+        fields.check_token_ids("eos_token_id", config.vocab_size)
+        return config._checked(fields, "num_key_value_heads", "head_dim")
+
+    @classmethod
+    def from_gguf(
+        cls,
+        path: Path,
+        metadata: Mapping[str, Any],
+        tensors: Mapping[str, tuple[int, ...]],
+        rope_divisors: tuple[float, ...] | None = None,
+    ) -> ModelConfig:
+        """From a GGUF's metadata; what the metadata leaves out is read off the tensors' shapes."""
+        everything = Fields(path, metadata)
+        name = everything.text("general.architecture")
+        architecture = next((hf for hf, gguf in ARCHITECTURES.items() if gguf == name), None)
+        if architecture is None:
+            raise _unsupported(path, "general.architecture", name, ARCHITECTURES.values())
+        fields = Fields(path, metadata, prefix=f"{name}.")
+        tokens = Fields(path, metadata, prefix="tokenizer.ggml.")
+        hidden = fields.integer("embedding_length")
+        heads = fields.integer("attention.head_count")
+        layers = fields.integer("block_count", high=10_000)
+        window = fields.integer("attention.sliding_window", 0, low=0)
+        config = cls(
+            architecture=architecture,
+            hidden_size=hidden,
+            intermediate_size=fields.integer("feed_forward_length"),
+            layers=layers,
+            heads=heads,
+            kv_heads=fields.integer("attention.head_count_kv", heads),
+            head_dim=fields.integer("attention.key_length", hidden // heads),
+            vocab_size=_gguf_vocabulary(path, tensors),
+            context_length=fields.integer("context_length"),
+            norm_eps=fields.number("attention.layer_norm_rms_epsilon", 1e-6, high=1.0),
+            rope=Rope(
+                fields.number("rope.freq_base", 10000.0), _gguf_scaling(fields, rope_divisors)
+            ),
+            windows=(window,) * layers,
+            qkv_bias="blk.0.attn_q.bias" in tensors,
+            output_bias="blk.0.attn_output.bias" in tensors,
+            mlp_bias="blk.0.ffn_down.bias" in tensors,
+            qk_norm="blk.0.attn_q_norm.weight" in tensors,
+            tied="output.weight" not in tensors,
+            bos_id=next(iter(tokens.token_ids("bos_token_id")), None),
+            eos_ids=tuple(
+                dict.fromkeys(
+                    tokens.token_ids("eos_token_id")
+                    + tokens.token_ids("eot_token_id")
+                    + tokens.token_ids("eom_token_id")
+                )
+            ),
+        )
+        for name in ("eos_token_id", "eot_token_id", "eom_token_id"):
+            tokens.check_token_ids(name, config.vocab_size)
+        fields.integer("rope.dimension_count", config.head_dim, config.head_dim, config.head_dim)
+        return config._checked(fields, "attention.head_count_kv", "attention.key_length")
+
+    def _checked(self, fields: Fields, kv_heads: str, head_dim: str) -> ModelConfig:
+        """Relations between fields; the names are those of the fields most likely at fault."""
+        path = fields.path
+        if self.heads % self.kv_heads:
+            raise ModelFileError(
+                f"{path}: {fields.prefix}{kv_heads} is {self.kv_heads}: {self.heads} attention "
+                f"heads share {self.kv_heads}, expected a whole number of heads for each"
+            )
+        if self.head_dim % 2 or self.head_dim == 0:
+            raise ModelFileError(
+                f"{path}: {fields.prefix}{head_dim} is {self.head_dim} (where it is left out: "
+                f"{self.hidden_size} hidden numbers shared by {self.heads} heads), "
+                "expected an even number above 0, because rotary embedding turns pairs"
+            )
+        match self.rope.scaling:
+            case DivisorScaling(divisors):
+                _check_divisors(path, divisors, self.head_dim // 2)
+        return self
+
+    @property
+    def qkv_size(self) -> int:
+        """Columns of the fused query, key and value projection: (H + 2K) E."""
+        return (self.heads + 2 * self.kv_heads) * self.head_dim
+
+    @property
+    def cache_elements(self) -> int:
+        """Numbers kept for each token: a key and a value per layer and key/value head."""
+        return 2 * self.layers * self.kv_heads * self.head_dim
+
+    @property
+    def parameters(self) -> int:
+        """Elements in the weight matrices, a tied one counted once."""
+        attention = self.hidden_size * (self.qkv_size + self.heads * self.head_dim)
+        layer = attention + 3 * self.hidden_size * self.intermediate_size
+        embeddings = self.vocab_size * self.hidden_size * (1 if self.tied else 2)
+        return self.layers * layer + embeddings
+
+    def with_tied(self, tied: bool) -> ModelConfig:
+        """The same model, once its tensors have shown whether one matrix serves twice."""
+        return replace(self, tied=tied)
+
+
+def _unsupported(path: Path, field: str, found: object, supported: Any) -> UnsupportedModelError:
+    return UnsupportedModelError(
+        f"{path}: {field} is {shown(found)}, which cullama does not run, "
+        f"expected one of {', '.join(supported)}"
+    )
+
+
+def _huggingface_architecture(fields: Fields) -> str:
+    names = fields.values.get("architectures")
+    if not isinstance(names, list) or len(names) != 1 or not isinstance(names[0], str):
+        fields.fail("architectures", f"a list with one of {', '.join(ARCHITECTURES)}")
+    if names[0] not in ARCHITECTURES:
+        raise _unsupported(fields.path, "architectures", names[0], ARCHITECTURES)
+    return names[0]
+
+
+def _huggingface_windows(fields: Fields, architecture: str, layers: int) -> tuple[int, ...]:
+    """Mistral slides everywhere; Qwen where `layer_types` says so, or above `max_window_layers`."""
+    if architecture == "LlamaForCausalLM":
+        return (0,) * layers
+    # Null switches the window off; a file that does not mention it means transformers' default.
+    window = fields.integer("sliding_window", 0) if "sliding_window" in fields.values else 4096
+    if architecture == "MistralForCausalLM":
+        return (window,) * layers
+    if not fields.flag("use_sliding_window", False):
+        return (0,) * layers
+    kinds = fields.values.get("layer_types")
+    if kinds is None:
+        full = fields.integer("max_window_layers", 28, low=0)
+        return tuple(window if i >= full else 0 for i in range(layers))
+    known = ("full_attention", "sliding_attention")
+    if not isinstance(kinds, list) or len(kinds) != layers or any(k not in known for k in kinds):
+        fields.fail("layer_types", f"a list of {layers} entries, each one of {', '.join(known)}")
+    return tuple(window if kind == "sliding_attention" else 0 for kind in kinds)
+
+
+def _gguf_vocabulary(path: Path, tensors: Mapping[str, tuple[int, ...]]) -> int:
+    shape = tensors.get("token_embd.weight", ())
+    if len(shape) != 2:
+        raise ModelFileError(
+            f"{path}: tensor 'token_embd.weight': shape is {shape or 'missing'}, "
+            "expected [vocabulary, hidden size]"
+        )
+    return shape[0]
+
+
+def _check_divisors(path: Path, divisors: tuple[float, ...], pairs: int) -> None:
+    if len(divisors) != pairs or not all(0 < d < math.inf for d in divisors):
+        raise ModelFileError(
+            f"{path}: tensor 'rope_freqs.weight': values are {divisors!r:.80}, "
+            f"expected {pairs} numbers above 0, one for each rotated pair"
+        )
+
+
+def _gguf_scaling(fields: Fields, divisors: tuple[float, ...] | None) -> Scaling | None:
+    if divisors is not None:
+        return DivisorScaling(divisors)
+    kind = fields.text("rope.scaling.type", "none")
+    if kind == "none":
+        return None
+    if kind == "linear":
+        return LinearScaling(fields.number("rope.scaling.factor"))
+    raise UnsupportedModelError(
+        f"{fields.path}: {fields.prefix}rope.scaling.type is {shown(kind)}, "
+        "which cullama does not run, expected one of none, linear"
+    )

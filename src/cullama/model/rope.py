@@ -1,0 +1,137 @@
+"""Rotary position embedding: which angle turns which pair of a head, at which position.
+
+Su et al., "RoFormer: Enhanced Transformer with Rotary Position Embedding", 2021. Pairs are half
+a head apart (i, i + E/2), as in Hugging Face's checkpoints. It knows the scalings that stretch a
+context ("linear", Llama 3.1's "llama3", GGUF's per-frequency divisors) and nothing of tensors
+other than the table it makes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import UnsupportedModelError
+from ..files.fields import Fields
+from ..files.regular_file import shown
+
+SPELLINGS = ("rope_parameters", "rope_scaling")
+LEAST_THETA = 1e-3  # real ones are 1e4 and more; far below 1, angles leave float32's range
+
+
+@dataclass(frozen=True)
+class LinearScaling:
+    """Every angle divided by one factor (Chen et al., "Position Interpolation", 2023)."""
+
+    factor: float
+
+
+@dataclass(frozen=True)
+class Llama3Scaling:
+    """Slow pairs slowed by `factor`, fast ones left, a smooth ramp between (Llama 3.1)."""
+
+    factor: float
+    low_frequency_factor: float
+    high_frequency_factor: float
+    original_context: int
+
+
+@dataclass(frozen=True)
+class DivisorScaling:
+    """One divisor for each pair, as GGUF files store any scaling in `rope_freqs.weight`."""
+
+    divisors: tuple[float, ...]  # [E / 2]
+
+
+Scaling: TypeAlias = LinearScaling | Llama3Scaling | DivisorScaling
+
+
+@dataclass(frozen=True)
+class Rope:
+    theta: float = 10000.0
+    scaling: Scaling | None = None
+
+    @classmethod
+    def from_huggingface(cls, fields: Fields) -> Rope:
+        """Both spellings: `rope_parameters` (with theta inside), `rope_theta` + `rope_scaling`."""
+        ropes = [cls._from_group(fields, name) for name in SPELLINGS if fields.group(name)]
+        if len(ropes) > 1 and ropes[0] != ropes[1]:
+            fields.fail("rope_scaling", "what rope_parameters says, or one of the two alone")
+        return ropes[0] if ropes else cls._from_group(fields, None)
+
+    @classmethod
+    def _from_group(cls, fields: Fields, name: str | None) -> Rope:
+        settings = fields.group(name) if name else None
+        for each in (fields, settings or fields):
+            if each.number("partial_rotary_factor", 1.0) != 1.0:
+                each.fail("partial_rotary_factor", "1: cullama rotates whole heads")
+        theta = fields.number("rope_theta", 10000.0, low=LEAST_THETA)
+        if settings is None:
+            return cls(theta)
+        if any(isinstance(value, Mapping) for value in settings.values.values()):
+            fields.fail(str(name), "one set of settings for all layers")
+        theta = settings.number("rope_theta", theta, low=LEAST_THETA)
+        return cls(theta, _scaling(settings, fields))
+
+    def inverse_frequencies(self, head_dim: int) -> NDArray[np.float32]:
+        """Radians a position turns each pair by, [E / 2]."""
+        exponents = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
+        frequencies = np.float32(1) / np.float32(self.theta) ** exponents
+        match self.scaling:
+            case LinearScaling(factor):
+                return frequencies / np.float32(factor)
+            case DivisorScaling(divisors):
+                return frequencies / np.asarray(divisors, np.float32)
+            case Llama3Scaling():
+                return _llama3(frequencies, self.scaling)
+        return frequencies
+
+    def table(self, head_dim: int, positions: int) -> NDArray[np.float32]:
+        """(cos, cos, −sin, sin) of every angle, [P, 2E].
+
+        With the sign inside the table, a head is turned by x · (cos, cos) + swapped(x) · (−sin,
+        sin), where `swapped` exchanges its halves. The angles are rounded to float32 before
+        the cosine, because the models were trained, and are compared, with tables made so.
+        """
+        angles = np.outer(
+            np.arange(positions, dtype=np.float32), self.inverse_frequencies(head_dim)
+        )
+        cos, sin = np.cos(angles), np.sin(angles)
+        return np.concatenate([cos, cos, -sin, sin], axis=1)
+
+
+def _scaling(settings: Fields, model: Fields) -> Scaling | None:
+    kind = settings.text("rope_type", settings.text("type", "default"))
+    if kind == "default":
+        return None
+    if kind == "linear":
+        return LinearScaling(settings.number("factor"))
+    if kind == "llama3":
+        return _llama3_scaling(settings, model)
+    raise UnsupportedModelError(
+        f"{settings.path}: {settings.group_name}rope_type is {shown(kind)}, a scaling that is "
+        "not supported, expected one of default, linear, llama3"
+    )
+
+
+def _llama3_scaling(settings: Fields, model: Fields) -> Llama3Scaling:
+    low, high = settings.number("low_freq_factor"), settings.number("high_freq_factor")
+    if low >= high:
+        settings.fail("low_freq_factor", f"less than high_freq_factor, which is {high:g}")
+    context = model.integer("max_position_embeddings", 8192)
+    original = settings.integer("original_max_position_embeddings", context)
+    return Llama3Scaling(settings.number("factor"), low, high, original)
+
+
+def _llama3(frequencies: NDArray[np.float32], scaling: Llama3Scaling) -> NDArray[np.float32]:
+    """Wavelengths longer than the old context are stretched, short ones kept, others blended."""
+    turns = scaling.original_context * frequencies / (2 * math.pi)  # over the original context
+    span = scaling.high_frequency_factor - scaling.low_frequency_factor
+    kept = np.clip((turns - scaling.low_frequency_factor) / span, 0, 1)
+    scaled = (1 - kept) * frequencies / scaling.factor + kept * frequencies
+    return scaled.astype(np.float32)

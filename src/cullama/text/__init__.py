@@ -1,0 +1,1 @@
+"""Text: the tokenizer, and how a sequence's tokens become text again."""

@@ -1,0 +1,70 @@
+"""What a request gave: its text, its tokens, and how long it took."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from ..engine.sequence import FinishReason
+from ..notebook.completion import completion_html
+from ..sampling.params import TokenLogprobs
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Wall-clock seconds."""
+
+    first_token: float  # from the request to its first token
+    total: float  # from the request to its end
+
+    def decode_rate(self, tokens: int) -> float:
+        """Tokens a second after the first one; 0 where there was none after it."""
+        seconds = self.total - self.first_token
+        return (tokens - 1) / seconds if tokens > 1 and seconds > 0 else 0.0
+
+
+@dataclass(frozen=True, repr=False)
+class Completion:
+    """An answer. `print` it for its text; at the end of a notebook's cell, it shows its tokens.
+
+    Attributes:
+        text: the complete characters of the answer, without the end token or stop string; empty
+            where the model came without a tokenizer.
+        token_ids: every token drawn, the end token included.
+        finish_reason: "stop" (end token or stop string), "length" or "cancelled".
+        logprobs: one entry a token where `SamplingParams.logprobs` asked for them.
+        prompt_tokens: tokens of the prompt.
+        cached_tokens: of those, how many had been read before, for another text.
+        seed: gives the same text again.
+        timings: how long it took.
+        alternatives: the other answers where `SamplingParams.n` is above 1.
+        token_texts: what each token named in `logprobs` spells by itself, by its id; a part of a
+            character is written as its bytes, `\\xe2`.
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
+    finish_reason: FinishReason
+    logprobs: tuple[TokenLogprobs, ...] | None
+    prompt_tokens: int
+    cached_tokens: int
+    seed: int
+    timings: Timings
+    alternatives: tuple[Completion, ...] = ()
+    token_texts: Mapping[int, str] = field(default_factory=dict, compare=False)
+
+    @property
+    def decode_rate(self) -> float:
+        """Tokens a second after the first one; 0 where there was none after it."""
+        return self.timings.decode_rate(len(self.token_ids))
+
+    def __str__(self) -> str:
+        return self.text
+
+    def __repr__(self) -> str:
+        begun = self.text if len(self.text) <= 60 else f"{self.text[:59]}…"
+        others = f", {len(self.alternatives)} alternatives" if self.alternatives else ""
+        return f"Completion({begun!r}, {len(self.token_ids)} tokens, {self.finish_reason}{others})"
+
+    def _repr_html_(self) -> str:
+        return completion_html((self, *self.alternatives))

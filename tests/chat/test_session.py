@@ -1,0 +1,413 @@
+"""Conversations that are kept: what the model reads of them, and how they are taken back."""
+
+from __future__ import annotations
+
+import gc
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cullama import LLM, SamplingParams
+from cullama.chat.saved import load, save
+from cullama.chat.session import Session
+from cullama.errors import ContextLengthError, CullamaError, NumericalError, UsageError
+
+LETTERS = range(67, 93)  # so that what a random model writes is text: see `test_letters`
+SHORT = SamplingParams(temperature=0, max_tokens=6, logit_bias=dict.fromkeys(LETTERS, 100.0))
+QUESTIONS = ("Once upon a time", "the llama", "naïve 🦙 <|end|>", "", "a\n\nb")
+
+
+@pytest.fixture(scope="module")
+def llm(chat_model: Path) -> Iterator[LLM]:
+    with LLM(chat_model, backend="cpu", context_length=512) as llm:
+        yield llm
+
+
+@pytest.fixture
+def session(llm: LLM) -> Session:
+    return llm.session(params=SHORT)
+
+
+def said(question: str, answer: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+
+
+def talk(session: Session, *questions: str) -> list[str]:
+    return [session.send(question).text for question in questions]
+
+
+def test_letters_are_letters(llm: LLM) -> None:
+    assert llm.tokenizer.decode(LETTERS) == "abcdefghijklmnopqrstuvwxyz"
+
+
+class TestATurn:
+    def test_is_two_messages(self, session: Session) -> None:
+        answer = session.send("Hi").text
+        assert session.messages == [
+            {"role": "user", "content": "Hi"},
+            {"role": "assistant", "content": answer},
+        ]
+        assert session.turns == 1
+
+    def test_answers_as_chat_does(self, llm: LLM, session: Session) -> None:
+        assert session.send("Hi").text == llm.chat([{"role": "user", "content": "Hi"}], SHORT).text
+
+    def test_reads_only_what_is_new(self, session: Session) -> None:
+        read = 0
+        for question in QUESTIONS:
+            completion = session.send(question)
+            # All that was read, and written but for the last token, which is never fed back.
+            if read:
+                assert completion.cached_tokens >= read
+            assert completion.cached_tokens < completion.prompt_tokens
+            ends = completion.finish_reason == "stop"
+            read = completion.prompt_tokens + len(completion.token_ids) - 1 - ends
+
+    def test_goes_on_with_the_tokens_the_model_wrote(self, session: Session) -> None:
+        first = session.send("Hi")
+        written = first.token_ids[: -1 if first.finish_reason == "stop" else None]
+        session.send("And?")
+        assert session.last_prompt is not None
+        ids = session.last_prompt.token_ids
+        assert ids[first.prompt_tokens :][: len(written)] == written
+
+    def test_gives_the_model_the_whole_conversation(self, llm: LLM, session: Session) -> None:
+        talk(session, *QUESTIONS)
+        assert session.last_prompt is not None
+        expected = llm.chat_format.write(session.messages[:-1])
+        assert session.last_prompt.text == expected
+        decoded = llm.tokenizer.decode(session.last_prompt.token_ids, skip_special_tokens=False)
+        assert decoded == expected.replace("\ufdd0", "")
+
+    def test_streams_the_answer_in_pieces(self, llm: LLM) -> None:
+        session, twin = llm.session(params=SHORT), llm.session(params=SHORT)
+        reply = session.stream("Hi")
+        assert "".join(reply) == reply.completion.text == twin.send("Hi").text
+        assert session.messages == twin.messages
+
+    def test_takes_wishes_of_its_own(self, session: Session) -> None:
+        assert len(session.send("Hi", SamplingParams(max_tokens=2, ignore_eos=True)).token_ids) == 2
+
+    def test_ends_before_a_stop_string_and_the_next_still_reads_right(
+        self, llm: LLM, session: Session
+    ) -> None:
+        whole = session.send("Hi").text
+        session.undo()
+        stopped = session.send("Hi", replace(SHORT, stop=whole[1:3]))
+        assert stopped.text == whole[: whole.index(whole[1:3])]
+        session.send("And?")
+        assert session.last_prompt is not None
+        decoded = llm.tokenizer.decode(session.last_prompt.token_ids, skip_special_tokens=False)
+        assert decoded == llm.chat_format.write(session.messages[:-1])
+
+
+class TestStopping:
+    def test_in_the_middle_keeps_what_was_read(self, session: Session) -> None:
+        reply = session.stream("Hi", SamplingParams(max_tokens=100, temperature=0, ignore_eos=True))
+        piece = next(reply)
+        reply.close()
+        assert session.messages[-1]["content"].startswith(piece)
+        assert reply.completion.finish_reason == "cancelled"
+        session.send("And?")
+        assert session.turns == 2
+
+    def test_before_the_first_piece_leaves_no_turn(self, session: Session) -> None:
+        session.stream("Hi").close()
+        assert session.messages == []
+
+    def test_by_letting_go_leaves_no_turn(self, llm: LLM, session: Session) -> None:
+        reply = session.stream("Hi")
+        del reply
+        gc.collect()
+        session.send("Hi")
+        assert session.turns == 1
+        assert llm.engine.metrics.ended["cancelled"] > 0
+
+    def test_an_answer_under_way_must_end_before_the_next_question(self, session: Session) -> None:
+        session.send("Hi")
+        reply = session.stream("Hi")
+        for act in (lambda: session.send("And?"), session.retry, session.undo):
+            with pytest.raises(UsageError, match="still being written"):
+                act()
+        reply.close()
+        session.send("And?")
+
+    def test_an_answer_that_fails_was_never_a_turn(
+        self, session: Session, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        session.send("Hi")
+        before = list(session.messages)
+
+        def fail(*arguments: object) -> None:
+            raise NumericalError("planted")
+
+        monkeypatch.setattr(session.llm.engine.runner, "forward", fail)
+        with pytest.raises(NumericalError, match="planted"):
+            session.send("And?")
+        monkeypatch.undo()
+        assert session.messages == before
+        session.send("And?")
+
+
+class TestTakingBack:
+    def test_undo_is_as_if_the_turn_had_never_been(self, llm: LLM) -> None:
+        session, other = llm.session(params=SHORT), llm.session(params=SHORT)
+        talk(session, "Hi", "And?", "the sea", "the hill")
+        session.undo(2)
+        talk(other, "Hi", "And?")
+        assert session.messages == other.messages
+        assert session.send("then").token_ids == other.send("then").token_ids
+        assert session.last_prompt == other.last_prompt
+
+    def test_undo_tells_what_it_took(self, session: Session) -> None:
+        talk(session, "Hi", "And?")
+        assert next(message["content"] for message in session.undo()) == "And?"
+
+    @pytest.mark.parametrize("turns", [0, -1, 3])
+    def test_no_more_than_was_said_is_taken_back(self, session: Session, turns: int) -> None:
+        talk(session, "Hi", "And?")
+        with pytest.raises(UsageError, match="expected 1 to 2"):
+            session.undo(turns)
+        assert session.turns == 2
+
+    def test_retry_asks_the_same_and_reads_nothing_twice(self, session: Session) -> None:
+        talk(session, "Hi")
+        first = session.send("And?")
+        again = session.retry()
+        assert again.token_ids == first.token_ids
+        assert again.cached_tokens == again.prompt_tokens - 1
+        assert session.turns == 2
+
+    def test_retry_with_another_seed_takes_the_place_of_the_answer(self, session: Session) -> None:
+        talk(session, "Hi")
+        wild = SamplingParams(seed=3, temperature=2.0, max_tokens=6, ignore_eos=True)
+        answer = session.retry(wild)
+        assert session.messages[-1]["content"] == answer.text
+        assert session.turns == 1
+
+    def test_retry_that_is_stopped_at_once_keeps_the_old_answer(self, session: Session) -> None:
+        talk(session, "Hi")
+        before = list(session.messages)
+        session.stream_retry().close()
+        assert session.messages == before
+
+    def test_an_edited_question_takes_the_place_of_the_last(self, session: Session) -> None:
+        talk(session, "Hi", "And?")
+        answer = "".join(session.stream_edit("But?"))
+        assert session.messages[-2:] == said("But?", answer)
+        assert session.turns == 2
+
+    def test_an_edit_that_fails_or_is_stopped_loses_nothing(self, session: Session) -> None:
+        talk(session, "Hi", "And?")
+        before = list(session.messages)
+        with pytest.raises(ContextLengthError):
+            session.stream_edit("xyzzy " * 500)
+        session.stream_edit("But?").close()
+        assert session.messages == before
+
+    def test_nothing_to_retry(self, session: Session) -> None:
+        with pytest.raises(UsageError):
+            session.retry()
+
+    def test_a_fork_goes_its_own_way_and_reads_nothing_again(self, session: Session) -> None:
+        talk(session, "Hi", "And?")
+        twin = session.fork()
+        assert twin.send("left").cached_tokens > 20
+        assert session.turns == 2
+        session.send("right")
+        assert [m["content"] for m in twin.messages][4] == "left"
+        assert [m["content"] for m in session.messages][4] == "right"
+
+
+STEPS = ["Hi", "<|end|> there", "🦙", "undo", "retry", "fork", "Be brief.", "stop"]
+
+
+@given(st.lists(st.sampled_from(STEPS), max_size=8))
+@settings(max_examples=40)
+def test_whatever_is_done_the_model_reads_the_conversation_as_it_stands(
+    llm: LLM, steps: list[str]
+) -> None:
+    session, expected = llm.session(params=SHORT), []
+    for step in steps:
+        if step == "undo" and session.turns:
+            assert session.undo() == expected[-2:]
+            expected = expected[:-2]
+        elif step == "fork":
+            session = session.fork()
+        elif step == "Be brief.":
+            session.system = None if session.system else step
+            expected = [m for m in expected if m["role"] != "system"]
+            expected = [{"role": "system", "content": step}, *expected][session.system is None :]
+        elif step == "stop":
+            session.stream("never asked").close()
+        elif step not in ("undo", "retry") or session.turns:
+            asked = expected[-2]["content"] if step == "retry" else step
+            before = expected[:-2] if step == "retry" else expected
+            answer = session.retry() if step == "retry" else session.send(step)
+            expected = [*before, *said(asked, answer.text)]
+            assert session.last_prompt is not None
+            assert session.last_prompt.text == llm.chat_format.write(expected[:-1])
+            ids = session.last_prompt.token_ids
+            read = llm.tokenizer.decode(ids, skip_special_tokens=False)
+            assert read == session.last_prompt.text.replace("\ufdd0", "")
+        assert session.messages == expected
+
+
+class TestTheSystemMessage:
+    def test_comes_first(self, llm: LLM) -> None:
+        session = llm.session("Be brief.", SHORT)
+        session.send("Hi")
+        assert session.messages[0] == {"role": "system", "content": "Be brief."}
+
+    def test_can_be_changed_and_taken_away(self, session: Session) -> None:
+        talk(session, "Hi")
+        session.system = "Be brief."
+        session.system = "Be long."
+        assert [m["role"] for m in session.messages] == ["system", "user", "assistant"]
+        session.send("And?")
+        session.system = None
+        assert session.system is None
+        assert session.turns == 2
+
+
+class TestAFullContext:
+    @pytest.fixture
+    def small(self, chat_model: Path) -> Iterator[LLM]:
+        with LLM(chat_model, backend="cpu", context_length=160) as llm:
+            yield llm
+
+    def test_leaves_out_the_oldest_turns_and_says_how_many(self, small: LLM) -> None:
+        session = small.session("Be brief.", SHORT)
+        left_out = []
+        for index in range(12):
+            session.send(f"Number {index}")
+            left_out.append(session.left_out)
+        assert left_out[0] == 0
+        assert left_out[-1] > 0
+        assert left_out == sorted(left_out)
+        assert all(count % 2 == 0 for count in left_out)  # whole turns
+        assert len(session.messages) == 25  # all are kept
+
+    def test_keeps_the_system_message_and_the_newest(self, small: LLM) -> None:
+        session = small.session("Be brief.", SHORT)
+        talk(session, *(f"Number {index}" for index in range(12)))
+        assert session.last_prompt is not None
+        assert "Be brief." in session.last_prompt.text
+        assert "Number 11" in session.last_prompt.text
+        assert "Number 0" not in session.last_prompt.text
+
+    def test_frees_a_quarter_so_that_most_turns_read_only_what_is_new(self, small: LLM) -> None:
+        session = small.session(params=SHORT)
+        talk(session, *(f"Number {index}" for index in range(8)))
+        starts = set()
+        for index in range(12):
+            session.send(f"Number {index}")
+            starts.add(session.left_out)
+        assert 1 < len(starts) < 12
+
+    def test_what_was_left_out_comes_back_when_there_is_room(self, small: LLM) -> None:
+        session = small.session(params=SHORT)
+        talk(session, *(f"Number {index}" for index in range(12)))
+        session.undo(11)
+        session.send("And?")
+        assert session.left_out == 0
+
+    def test_a_message_that_alone_is_too_long_is_refused_and_loses_nothing(
+        self, small: LLM
+    ) -> None:
+        session = small.session(params=SHORT)
+        talk(session, "Hi")
+        before = list(session.messages)
+        with pytest.raises(ContextLengthError, match="fewer words"):
+            session.send("xyzzy " * 100)
+        assert session.messages == before
+        session.send("And?")
+
+    def test_a_long_answer_ends_with_the_context(self, small: LLM) -> None:
+        session = small.session(params=SamplingParams(max_tokens=100_000, ignore_eos=True, seed=1))
+        assert session.send("Hi").finish_reason == "length"
+
+
+class TestBadMessages:
+    @pytest.mark.parametrize(
+        "message",
+        [
+            "Hi",
+            {"role": "user"},
+            {"content": "Hi"},
+            {"role": "user", "content": None},
+            {"role": 3, "content": "Hi"},
+            {"role": "user", "content": "Hi", "name": "x"},
+        ],
+    )
+    def test_are_refused_in_one_line(self, llm: LLM, message: object) -> None:
+        with pytest.raises(UsageError, match="expected a role and a text"):
+            llm.session(messages=[message])  # type: ignore[list-item]
+
+    def test_text_that_is_no_text_is_refused(self, session: Session) -> None:
+        with pytest.raises(UsageError):
+            session.send(3)  # type: ignore[arg-type]
+        with pytest.raises(UsageError, match="well-formed"):
+            session.send("half \ud83e")
+        assert session.messages == []
+
+
+class TestSavedConversations:
+    def test_come_back_whole(self, llm: LLM, session: Session, tmp_path: Path) -> None:
+        session.params = SamplingParams(temperature=0.5, logit_bias={7: -1.5}, stop=("x",), seed=4)
+        session.system = "Be brief. 🦙"
+        talk(session, "naïve", "<|end|>")
+        save(session, tmp_path / "chat.json")
+        back = load(llm, tmp_path / "chat.json")
+        assert back.messages == session.messages
+        assert back.params == session.params
+        for each in (back, session):
+            each.send("then")
+        assert back.last_prompt is not None
+        assert session.last_prompt is not None
+        assert back.last_prompt.text == session.last_prompt.text
+
+    def test_are_written_over_but_no_other_file_is(self, session: Session, tmp_path: Path) -> None:
+        path = tmp_path / "chat.json"
+        save(session, path)
+        talk(session, "Hi")
+        save(session, path)
+        assert len(json.loads(path.read_text())["messages"]) == 2
+        (tmp_path / "letter.txt").write_text("dear")
+        with pytest.raises(UsageError, match="no saved conversation"):
+            save(session, tmp_path / "letter.txt")
+        assert (tmp_path / "letter.txt").read_text() == "dear"
+
+    def test_that_cannot_be_written_say_why(self, session: Session, tmp_path: Path) -> None:
+        with pytest.raises(UsageError, match="cannot write"):
+            save(session, tmp_path / "nowhere" / "chat.json")
+        assert list(tmp_path.iterdir()) == []
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "",
+            "[]",
+            "{}",
+            "[" * 100_000,
+            '{"kind": "cullama chat", "version": 2}',
+            '{"kind": "cullama chat", "version": 1}',
+            '{"kind": "cullama chat", "version": 1, "params": {}, "messages": [3]}',
+            '{"kind": "cullama chat", "version": 1, "params": {"heat": 1}, "messages": []}',
+            '{"kind": "cullama chat", "version": 1, "params": {"n": "x"}, "messages": []}',
+            '{"kind": "cullama chat", "version": 1, "params": {"logit_bias": {"²": 1}},'
+            ' "messages": []}',
+        ],
+    )
+    def test_that_are_none_are_refused_in_one_line(
+        self, llm: LLM, tmp_path: Path, text: str
+    ) -> None:
+        (tmp_path / "chat.json").write_text(text)
+        with pytest.raises(CullamaError) as caught:
+            load(llm, tmp_path / "chat.json")
+        assert "\n" not in str(caught.value)

@@ -1,0 +1,129 @@
+"""One text being continued: what it feeds, what it draws with, and how it ends."""
+
+from __future__ import annotations
+
+from array import array
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cullama.engine.sequence import Sequence
+from cullama.sampling.params import SamplingParams, TokenLogprobs
+from cullama.sampling.sampler import Drawn
+
+
+def sequence(prompt: int, max_tokens: int = 10, ends: frozenset[int] = frozenset()) -> Sequence:
+    return Sequence(list(range(100, 100 + prompt)), SamplingParams(), max_tokens, 0, ends)
+
+
+def drawing(one: Sequence, *tokens: int) -> Sequence:
+    for token in tokens:
+        one.append(Drawn(token, None))
+    return one
+
+
+def test_a_sequence_is_its_prompt_and_then_its_answer() -> None:
+    one = drawing(sequence(3), 1, 2)
+    assert one.tokens == [100, 101, 102, 1, 2]
+    assert (one.prompt, one.answer) == ([100, 101, 102], [1, 2])
+    assert (len(one), one.drawn, one.pending) == (5, 2, 5)
+
+
+def test_it_feeds_what_the_model_has_not_seen() -> None:
+    one = drawing(sequence(3), 1, 2, 3)
+    for start in range(7):
+        one.computed = start
+        assert one.pending == 6 - start
+        for count in range(6 - start + 1):
+            assert one.next_tokens(count) == one.tokens[start : start + count]
+
+
+@given(start=st.integers(0, 5), guesses=st.lists(st.integers(0, 9), max_size=5))
+def test_guesses_come_behind_its_newest_token(start: int, guesses: list[int]) -> None:
+    one = drawing(sequence(3), 1, 2, 3)
+    one.computed, one.guesses = start, guesses
+    everything = one.tokens + guesses
+    for count in range(len(everything) - start + 1):
+        assert one.next_tokens(count) == everything[start : start + count]
+    assert len(one) == 6  # a guess is no part of the text
+
+
+def test_the_last_token_is_never_fed_back() -> None:
+    one = sequence(4, max_tokens=5)
+    assert one.longest == 8
+    drawing(one, 1, 2, 3, 4, 5)
+    assert one.is_finished
+    assert one.longest == len(one) - 1
+
+
+def test_it_ends_with_an_end_token_or_its_length() -> None:
+    one = sequence(1, max_tokens=5, ends=frozenset({9}))
+    assert not drawing(one, 1).is_finished
+    assert drawing(one, 9).finish_reason == "stop"
+    assert one.answer == [1, 9]
+    long = Sequence([9], SamplingParams(), 2, 0, frozenset({9}))  # one in the prompt is no end
+    assert not drawing(long, 1).is_finished
+    assert drawing(long, 1).finish_reason == "length"
+
+
+def test_an_end_token_in_the_last_place_is_a_stop() -> None:
+    assert drawing(sequence(1, 1, frozenset({9})), 9).finish_reason == "stop"
+
+
+def test_an_error_ends_it_and_stays_with_it() -> None:
+    one, error = sequence(1), RuntimeError("the pass went wrong")
+    one.end("error", error)
+    assert one.is_finished
+    assert (one.finish_reason, one.error) == ("error", error)
+
+
+def test_it_ends_once() -> None:
+    one = sequence(1)
+    one.end("cancelled")
+    with pytest.raises(AssertionError, match="ends once"):
+        one.end("length")
+    assert one.finish_reason == "cancelled"
+
+
+def test_a_draw_says_where_in_the_request_we_are() -> None:
+    one = Sequence([4, 5], SamplingParams(top_k=3), 5, seed=11, end_ids=frozenset(), index=2)
+    first = one.draw()
+    assert (first.params.top_k, first.seed, first.sample_index) == (3, 11, 2)
+    assert (list(first.tokens), first.prompt_length, first.position) == ([4, 5], 2, 0)
+    drawing(one, 6)
+    assert (list(one.draw().tokens), one.draw().position) == ([4, 5, 6], 1)
+
+
+def test_behind_a_guess_it_draws_as_if_the_guess_were_right() -> None:
+    one = drawing(sequence(2), 6)
+    one.guesses = [7, 8]
+    draws = [one.draw(guessed) for guessed in range(3)]
+    assert [list(draw.tokens)[2:] for draw in draws] == [[6], [6, 7], [6, 7, 8]]
+    assert [draw.position for draw in draws] == [1, 2, 3]
+    one.guesses = []
+    drawing(one, 7)
+    assert list(one.draw().tokens) == list(draws[1].tokens)
+
+
+def test_logprobs_are_kept_where_there_are_some() -> None:
+    one, logprobs = sequence(2), TokenLogprobs(6, -1.0, ())
+    drawing(one, 5)
+    one.append(Drawn(6, logprobs))
+    assert one.logprobs == [logprobs]
+
+
+@given(st.lists(st.integers(0, 2**31 - 1), max_size=150))
+def test_its_table_is_its_blocks_as_numbers_of_four_bytes(blocks: list[int]) -> None:
+    one = sequence(2)
+    one.use_blocks(blocks, 16)
+    assert (list(one.blocks), one.room) == (blocks, 16 * len(blocks))
+    table = array("i", one.table).tolist()
+    assert table[: len(blocks)] == blocks
+    assert not any(table[len(blocks) :])
+
+
+def test_sequences_of_the_same_tokens_are_not_the_same() -> None:
+    first, second = sequence(2), sequence(2)
+    assert first != second
+    assert len({first, second}) == 2

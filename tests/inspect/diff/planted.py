@@ -1,0 +1,130 @@
+"""What a comparison has to cope with: an operator that is wrong in one place, and a backend whose
+arrays nobody can look into.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import count
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from cullama import LLM
+from cullama.cpu.attention import CpuBatch
+from cullama.cpu.operators import CpuOperators
+from cullama.files.tensor import HostArray, StoredTensor
+from cullama.model.batch import Batch
+from cullama.model.config import ModelConfig
+from cullama.model.kv_cache import KVCache, LayerCache
+from cullama.model.layer import Layer
+from cullama.model.operators import Operators
+
+
+def plant(
+    llm: LLM, operator: str, nth: int, calls_a_pass: int, damage: Callable[[HostArray], None]
+) -> LLM:
+    """Have the `nth` call of each pass over several tokens come back damaged."""
+    ops = llm.engine.runner.ops
+    sound, calls = getattr(ops, operator), count()
+
+    def wrong(*operands: Any, **named: Any) -> HostArray:
+        result = sound(*operands, **named)
+        if len(result) == 1 or next(calls) % calls_a_pass != nth:
+            return result
+        result = result.copy()
+        damage(result)
+        return result
+
+    setattr(ops, operator, wrong)
+    return llm
+
+
+class Box:
+    """An array somewhere else."""
+
+    __slots__ = ("content",)
+
+    def __init__(self, content: HostArray) -> None:
+        self.content = content
+
+
+@dataclass(frozen=True)
+class BoxedBatch(Batch[Any]):
+    inside: CpuBatch
+
+
+class OpaqueOperators(CpuOperators):
+    """The CPU's, behind arrays that only `upload` and `download` know: as on a device.
+
+    What an operator gives is kept in bfloat16.
+    """
+
+    project_qkv = Operators.project_qkv
+    feed_forward = Operators.feed_forward
+
+    def __init__(self) -> None:
+        super().__init__("bfloat16", threads=1, has_tiles=False)
+
+    def upload(self, host: HostArray) -> Any:
+        return Box(np.array(host))
+
+    def download(self, array: Any) -> HostArray:
+        return array.content.copy()
+
+    def upload_batch(self, batch: Batch[HostArray]) -> Any:
+        inside = super().upload_batch(batch)
+        fields = Batch.__dataclass_fields__
+        return BoxedBatch(**{name: Box(getattr(inside, name)) for name in fields}, inside=inside)
+
+    def weight(self, parts: Sequence[StoredTensor]) -> Any:
+        return Box(super().weight(parts))
+
+    def vector(self, parts: Sequence[StoredTensor]) -> Any:
+        return Box(super().vector(parts))
+
+    def cache(self, config: ModelConfig, tokens: int) -> KVCache[Any]:
+        cache = super().cache(config, tokens)
+        layers = tuple(
+            replace(layer, keys=Box(layer.keys), values=Box(layer.values)) for layer in cache.layers
+        )
+        return KVCache(layers, cache.blocks, cache.block_size)
+
+    def gather(self, table: Any, rows: Any) -> Any:
+        return kept(super().gather(opened(table), rows.content))
+
+    def linear(self, x: Any, weight: Any, bias: Any = None, residual: Any = None) -> Any:
+        return kept(super().linear(*map(opened, (x, weight, bias, residual))))
+
+    def rms_norm(self, x: Any, weight: Any, eps: float) -> Any:
+        return kept(super().rms_norm(opened(x), opened(weight), eps))
+
+    def silu_mul(self, gate_up: Any) -> Any:
+        return kept(super().silu_mul(opened(gate_up)))
+
+    def rope_and_store(
+        self, qkv: Any, layer: Any, turns: Any, cache: Any, batch: Any, eps: float
+    ) -> Any:
+        inside = Layer(**{name: opened(array) for name, array in vars(layer).items()})
+        arrays = opened(qkv), inside, opened(turns), unboxed(cache), batch.inside
+        return kept(super().rope_and_store(*arrays, eps))
+
+    def attention(self, q: Any, cache: Any, batch: Any) -> Any:
+        return kept(super().attention(opened(q), unboxed(cache), batch.inside))
+
+
+def kept(result: HostArray) -> Any:
+    return Box(result.astype(ml_dtypes.bfloat16) if result.dtype == np.float32 else result)
+
+
+def opened(box: Any) -> Any:
+    if box is None:
+        return None
+    is_kept = box.content.dtype == ml_dtypes.bfloat16
+    return box.content.astype(np.float32) if is_kept else box.content
+
+
+def unboxed(cache: LayerCache[Box]) -> LayerCache[HostArray]:
+    return LayerCache(cache.keys.content, cache.values.content, cache.window)

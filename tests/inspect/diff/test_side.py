@@ -1,0 +1,63 @@
+"""How the prompt goes through a side: the passes, as integers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cullama import LLM
+from cullama.inspect.diff import Side
+
+TOKENS = list(range(10, 80))  # three blocks of 32, the last one not full
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3, 8])
+@pytest.mark.parametrize("chunk", [0, 1, 7, 32, 70, 100])
+def test_our_rows_are_the_prompt_piece_by_piece(llm: LLM, batch: int, chunk: int) -> None:
+    seen: list[int] = []
+    slots: set[int] = set()
+    for step in Side(llm, batch, chunk)._passes(TOKENS, 3, 32):
+        ours = step.batch.tokens[step.rows].tolist()
+        assert step.start == len(seen)
+        assert step.batch.positions[step.rows].tolist() == list(range(len(seen), len(seen + ours)))
+        assert step.batch.tokens[step.batch.logit_rows].tolist() == ours, "nobody else's logits"
+        assert len(step.batch.tokens) == batch * len(ours)
+        seen += ours
+        assert slots.isdisjoint(step.batch.slots.tolist())
+        slots |= set(step.batch.slots.tolist())
+    assert seen == TOKENS
+    assert len(slots) == batch * len(TOKENS), "every token of every sequence has its own slot"
+
+
+def test_those_beside_us_are_others(llm: LLM) -> None:
+    (step,) = Side(llm, 8)._passes(TOKENS, 3, 32)
+    rows = step.batch.tokens.reshape(8, -1)
+    assert len(np.unique(rows, axis=0)) == 8
+    assert rows.max() < llm.config.vocab_size
+    assert 0 < step.rows.start < step.rows.stop < rows.size, "some before us, some behind"
+
+
+def test_blocks_in_company_lie_apart(llm: LLM) -> None:
+    (step,) = Side(llm, 4)._passes(TOKENS, 3, 32)
+    assert (np.diff(step.batch.block_tables, axis=1) == 4).all()
+    (alone,) = Side(llm)._passes(TOKENS, 3, 32)
+    assert (np.diff(alone.batch.block_tables, axis=1) == 1).all()
+
+
+@pytest.mark.parametrize(("batch", "chunk"), [(8, 0), (1, 16)])
+def test_a_side_says_how_it_runs(llm: LLM, batch: int, chunk: int) -> None:
+    description = Side(llm, batch, chunk).description
+    assert description.startswith(llm.description)
+    assert f" · batch {batch} · " in description
+    assert ("whole prompt" in description) == (chunk == 0)
+
+
+def test_each_pass_has_its_batch_on_the_device(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    uploads: list[Any] = []
+    ops = llm.engine.runner.ops
+    sound = ops.upload_batch
+    monkeypatch.setattr(ops, "upload_batch", lambda batch: uploads.append(batch) or sound(batch))
+    Side(llm, 2, 30).run(TOKENS, lambda place, start, rows: None, False)
+    assert [len(batch.tokens) for batch in uploads] == [60, 60, 20]
