@@ -2,7 +2,7 @@
 //   scores = logits (+ bias, - penalties); weights = exp((score - best) / temperature); of these
 //   the top k, then the smallest set that reaches top_p, then those of at least min_p are kept; the
 //   token is the one whose stretch of the cumulative weights, in order of ids, holds a random number.
-//   logits [R, V] float32, wishes [R] -> drawn [R]
+//   logits [R, V] float32, params [R] -> drawn [R]
 //   Launch: one block for each row.
 //
 // Weights are summed as whole numbers, 2^40 for the likeliest: sums of whole numbers are the same in
@@ -16,7 +16,7 @@ constexpr int MOST_LOGPROBS = 20;
 constexpr float ONE = 1099511627776.f;  // 2^40, the weight of the likeliest token
 
 // One row's share of a request, as src/cullama/cuda/sampling.py packs it: 16 words.
-struct Wish {
+struct SampleParams {
     float temperature;         // 0: take the likeliest
     int top_k;                 // 0: all
     u64 top_p;                 // in units of 2^-64; 0: all
@@ -165,8 +165,8 @@ template <typename Measure> __device__ u64 cut(const Row& row, u64 wanted) {
 // --- random numbers --------------------------------------------------------------------------------
 
 // Philox4x32-10 (Salmon et al., 2011): 53 random bits, as src/cullama/sampling/philox.py makes them.
-__device__ u64 random_bits(const Wish& wish) {
-    u32 a = wish.position, b = wish.sample_index, c = 0, d = 0, low = wish.seed_low, high = wish.seed_high;
+__device__ u64 random_bits(const SampleParams& params) {
+    u32 a = params.position, b = params.sample_index, c = 0, d = 0, low = params.seed_low, high = params.seed_high;
 #pragma unroll 1
     for (int round = 0; round < 10; round++) {
         const u32 first = 0xD2511F53u, second = 0xCD9E8D57u;
@@ -184,34 +184,34 @@ __device__ u64 random_bits(const Wish& wish) {
 // --- the parts of a draw ---------------------------------------------------------------------------
 
 // A copy of the row with bias and penalties applied; each list names a token once.
-__device__ void adjust(float* scores, const float* logits, int size, const Wish* wish, const Bias* biases,
+__device__ void adjust(float* scores, const float* logits, int size, const SampleParams* params, const Bias* biases,
                        const Seen* seen) {
-    const int first_bias = blockIdx.x ? wish[-1].biases : 0, first_seen = blockIdx.x ? wish[-1].seen : 0;
+    const int first_bias = blockIdx.x ? params[-1].biases : 0, first_seen = blockIdx.x ? params[-1].seen : 0;
     for (int i = threadIdx.x; i < size; i += blockDim.x) scores[i] = logits[i];
     __syncthreads();
-    for (int i = first_bias + threadIdx.x; i < wish->biases; i += blockDim.x)
+    for (int i = first_bias + threadIdx.x; i < params->biases; i += blockDim.x)
         scores[biases[i].token] += biases[i].bias;
     __syncthreads();
-    const float repetition = wish->repetition_penalty;
-    for (int i = first_seen + threadIdx.x; i < wish->seen; i += blockDim.x) {
+    const float repetition = params->repetition_penalty;
+    for (int i = first_seen + threadIdx.x; i < params->seen; i += blockDim.x) {
         float score = scores[seen[i].token];
         score = score > 0 ? score / repetition : score * repetition;
-        if (seen[i].count) score -= wish->presence_penalty + wish->frequency_penalty * seen[i].count;
+        if (seen[i].count) score -= params->presence_penalty + params->frequency_penalty * seen[i].count;
         scores[seen[i].token] = score;
     }
     __syncthreads();
 }
 
-__device__ int draw(Row row, const Wish& wish) {
-    if (wish.top_k > 0 && wish.top_k < row.size) row.last = cut<Count>(row, wish.top_k);
-    if (wish.top_p) row.last = cut<Weight>(row, __umul64hi(wish.top_p, total<Weight>(row)) + 1);
+__device__ int draw(Row row, const SampleParams& params) {
+    if (params.top_k > 0 && params.top_k < row.size) row.last = cut<Count>(row, params.top_k);
+    if (params.top_p) row.last = cut<Weight>(row, __umul64hi(params.top_p, total<Weight>(row)) + 1);
     const auto kept = [&](int i) {
-        return row.keeps(i) && row.weight(i) >= wish.min_p ? Weight::of(row, i) : 0;
+        return row.keeps(i) && row.weight(i) >= params.min_p ? Weight::of(row, i) : 0;
     };
     u64 sum = 0;
     for (int i = threadIdx.x; i < row.size; i += blockDim.x) sum += kept(i);
     sum = block_reduce<Sum>(sum, u64(0));
-    return locate(row.size, __umul64hi(random_bits(wish) << 11, sum), kept);
+    return locate(row.size, __umul64hi(random_bits(params) << 11, sum), kept);
 }
 
 // Natural logarithms of probability under the model itself.
@@ -232,26 +232,26 @@ __device__ void report(Drawn* drawn, const float* logits, int size, int token, i
 
 __device__ __forceinline__ bool is_finite(float v) { return fabsf(v) < infinity(); }
 
-extern "C" __global__ void sample_f32(Drawn* drawn, const float* logits, float* scratch, const Wish* wishes,
+extern "C" __global__ void sample_f32(Drawn* drawn, const float* logits, float* scratch, const SampleParams* params,
                                       const Bias* biases, const Seen* seen, int size) {
-    const Wish* wish = wishes + blockIdx.x;
+    params += blockIdx.x;
     drawn += blockIdx.x;
     logits += size_t(blockIdx.x) * size;
     const float* scores = logits;
     int token = token_of(first_after(scores, size, BEFORE_ALL));
     float best = scores[token];
-    if (is_finite(best) && wish->scratch >= 0) {
-        float* changed = scratch + size_t(wish->scratch) * size;
-        adjust(changed, logits, size, wish, biases, seen);
+    if (is_finite(best) && params->scratch >= 0) {
+        float* changed = scratch + size_t(params->scratch) * size;
+        adjust(changed, logits, size, params, biases, seen);
         scores = changed;
         token = token_of(first_after(scores, size, BEFORE_ALL));
         best = scores[token];
     }
-    if (is_finite(best) && wish->temperature > 0)
-        token = draw(Row{scores, size, best, fmaxf(wish->temperature, 1e-30f), 0}, *wish);
+    if (is_finite(best) && params->temperature > 0)
+        token = draw(Row{scores, size, best, fmaxf(params->temperature, 1e-30f), 0}, *params);
     if (threadIdx.x == 0) {
         drawn->token = token;
         drawn->best = best;
     }
-    if (is_finite(best) && wish->logprobs >= 0) report(drawn, logits, size, token, wish->logprobs);
+    if (is_finite(best) && params->logprobs >= 0) report(drawn, logits, size, token, params->logprobs);
 }

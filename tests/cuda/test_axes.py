@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from cullama.cuda.broadcasting import MOST_AXES, Axes, axes_of, broadcast_shape
+from cullama.cuda.broadcasting import MAX_AXES, Axes, broadcast_axes, broadcast_shape
 from cullama.errors import UsageError
 
 sizes = st.lists(st.sampled_from([1, 1, 2, 3]), max_size=6).map(tuple)
@@ -38,9 +38,9 @@ def test_every_element_is_found_where_numpy_finds_it(
         expected = np.broadcast_shapes(x, y)
     except ValueError:
         with pytest.raises(UsageError, match="do not broadcast"):
-            axes_of(x, y)
+            broadcast_axes(x, y)
         return
-    shape, axes = axes_of(x, y)
+    shape, axes = broadcast_axes(x, y)
     assert shape == expected
     for operand, own in (("x", x), ("y", y)):
         places = np.broadcast_to(numbered(own), expected).reshape(-1).tolist()
@@ -48,30 +48,30 @@ def test_every_element_is_found_where_numpy_finds_it(
 
 
 def test_arrays_of_one_shape_are_walked_as_one_axis() -> None:
-    shape, axes = axes_of((2, 3, 4), (2, 3, 4))
+    shape, axes = broadcast_axes((2, 3, 4), (2, 3, 4))
     assert (shape, axes.count, axes.shape[0], axes.x[0], axes.y[0]) == ((2, 3, 4), 1, 24, 1, 1)
 
 
 def test_a_row_added_to_a_matrix_is_repeated_and_not_copied() -> None:
-    _, axes = axes_of((5, 7), (7,))
+    _, axes = broadcast_axes((5, 7), (7,))
     assert axes.count == 2
     assert (axes.y[0], axes.y[1]) == (0, 1)
 
 
 def test_a_single_number_is_repeated_along_one_axis() -> None:
-    _, axes = axes_of((2, 3, 4), ())
+    _, axes = broadcast_axes((2, 3, 4), ())
     assert (axes.count, axes.x[0], axes.y[0]) == (1, 1, 0)
 
 
 def test_matrices_of_a_batch_are_stepped_over_whole() -> None:
-    shape, axes = axes_of((4, 3), (3,), x_item=10, y_item=6)
+    shape, axes = broadcast_axes((4, 3), (3,), x_item=10, y_item=6)
     assert shape == (4, 3)
     assert (list(axes.x[:2]), list(axes.y[:2])) == ([30, 10], [0, 6])
 
 
 def test_no_axes_are_one_element() -> None:
-    shape, axes = axes_of((), (1, 1))
-    assert (shape, axes.count, axes.steps) == ((1, 1), 0, (1, 0, 0))
+    shape, axes = broadcast_axes((), (1, 1))
+    assert (shape, axes.count, axes.strides) == ((1, 1), 0, (1, 0, 0))
 
 
 def test_shapes_that_do_not_go_together_are_named() -> None:
@@ -80,6 +80,6 @@ def test_shapes_that_do_not_go_together_are_named() -> None:
 
 
 def test_more_axes_than_the_kernels_walk_are_refused() -> None:
-    many = (2, 1) * (MOST_AXES // 2 + 1)
+    many = (2, 1) * (MAX_AXES // 2 + 1)
     with pytest.raises(UsageError, match="expected at most 8"):
-        axes_of(many, many[::-1])
+        broadcast_axes(many, many[::-1])

@@ -8,25 +8,25 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cullama.cuda.sampling import DRAWN, pack_wishes, read_drawn
+from cullama.cuda.sampling import DRAWN, pack_sample_params, read_drawn
 from cullama.errors import NumericalError, UsageError
 from cullama.sampling.params import SamplingParams
 from cullama.sampling.sampler import Draw, Drawn
 
-WISH = 64  # bytes
+ROW_SIZE = 64  # bytes
 
 
-def draw(tokens: tuple[int, ...] = (5, 6), prompt: int = 1, seed: int = 0, **wishes: Any) -> Draw:
-    return Draw(SamplingParams(**wishes), seed, 0, tokens, prompt)
+def draw(tokens: tuple[int, ...] = (5, 6), prompt: int = 1, seed: int = 0, **params: Any) -> Draw:
+    return Draw(SamplingParams(**params), seed, 0, tokens, prompt)
 
 
 def test_a_wish_is_sixteen_words() -> None:
-    assert len(pack_wishes([draw(temperature=0.5)], 10).rows) == WISH
-    assert len(pack_wishes([draw(temperature=0)] * 3, 10).rows) == 3 * WISH
+    assert len(pack_sample_params([draw(temperature=0.5)], 10).rows) == ROW_SIZE
+    assert len(pack_sample_params([draw(temperature=0)] * 3, 10).rows) == 3 * ROW_SIZE
 
 
 def test_lists_of_rows_end_where_the_next_begins() -> None:
-    wishes = pack_wishes(
+    packed = pack_sample_params(
         [
             draw(logit_bias={3: 1.5, 4: -2.0}),
             draw(temperature=0),
@@ -35,33 +35,33 @@ def test_lists_of_rows_end_where_the_next_begins() -> None:
         vocabulary=10,
     )
     ends = [
-        struct.unpack_from("<iii", wishes.rows, row * WISH + 48) for row in range(3)
+        struct.unpack_from("<iii", packed.rows, row * ROW_SIZE + 48) for row in range(3)
     ]  # biases, seen, scratch
     assert ends == [(2, 0, 0), (2, 0, -1), (2, 3, 1)]
-    assert wishes.changed == 2
-    assert wishes.biases == struct.pack("<ifif", 3, 1.5, 4, -2.0)
-    assert wishes.seen == struct.pack("<iiiiii", 7, 0, 8, 1, 9, 1)
+    assert packed.changed == 2
+    assert packed.biases == struct.pack("<ifif", 3, 1.5, 4, -2.0)
+    assert packed.seen == struct.pack("<iiiiii", 7, 0, 8, 1, 9, 1)
 
 
 def test_only_the_answer_is_seen_where_only_it_counts() -> None:
-    wishes = pack_wishes([draw(tokens=(1, 2, 3), prompt=2, presence_penalty=1.0)], 10)
-    assert wishes.seen == struct.pack("<ii", 3, 1)
+    packed = pack_sample_params([draw(tokens=(1, 2, 3), prompt=2, presence_penalty=1.0)], 10)
+    assert packed.seen == struct.pack("<ii", 3, 1)
 
 
 def test_a_share_of_one_keeps_all_and_the_smallest_share_keeps_one() -> None:
     for share, expected in ((1.0, 0), (0.5, 1 << 63), (5e-324, 1)):
-        row = pack_wishes([draw(top_p=share)], 10).rows
+        row = pack_sample_params([draw(top_p=share)], 10).rows
         assert struct.unpack_from("<Q", row, 8) == (expected,)
 
 
 def test_a_seed_goes_up_in_two_words() -> None:
-    row = pack_wishes([draw(seed=0xFEDCBA9876543210)], 10).rows
+    row = pack_sample_params([draw(seed=0xFEDCBA9876543210)], 10).rows
     assert struct.unpack_from("<II", row, 32) == (0x76543210, 0xFEDCBA98)
 
 
 def test_a_bias_outside_the_vocabulary_is_refused() -> None:
     with pytest.raises(UsageError, match="token 10, expected below 10"):
-        pack_wishes([draw(logit_bias={10: 1.0})], 10)
+        pack_sample_params([draw(logit_bias={10: 1.0})], 10)
 
 
 def test_rows_that_are_no_numbers_are_errors_and_the_others_tokens() -> None:
@@ -74,9 +74,9 @@ def test_rows_that_are_no_numbers_are_errors_and_the_others_tokens() -> None:
 
 
 def test_no_more_is_reported_than_there_are_tokens() -> None:
-    wish = draw(logprobs=5)
-    assert struct.unpack_from("<i", pack_wishes([wish], 3).rows, 60) == (3,)
-    (drawn,) = read_drawn(np.zeros(1, DRAWN), [wish], vocabulary=3)
+    request = draw(logprobs=5)
+    assert struct.unpack_from("<i", pack_sample_params([request], 3).rows, 60) == (3,)
+    (drawn,) = read_drawn(np.zeros(1, DRAWN), [request], vocabulary=3)
     assert isinstance(drawn, Drawn)
     assert drawn.logprobs is not None
     assert len(drawn.logprobs.top) == 3

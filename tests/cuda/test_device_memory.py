@@ -26,7 +26,7 @@ class CountingDevice:
         self.size, self.next, self.out = size, 1 << 20, dict[int, int]()
         self.driver = SimpleNamespace(cuMemAlloc=self.take, cuMemFree=self.free)
 
-    def enter(self) -> None: ...
+    def make_current(self) -> None: ...
 
     def take(self, size: int) -> tuple[int, int]:
         if sum(self.out.values()) + size > self.size:
@@ -73,7 +73,7 @@ def test_a_step_that_is_repeated_gets_the_same_addresses() -> None:
 
     first = step()
     assert [step() for _ in range(20)] == [first] * 20
-    assert pool.held == 1
+    assert pool.arenas == 1
 
 
 def test_pieces_never_overlap_and_stay_aligned() -> None:
@@ -98,7 +98,7 @@ def test_what_was_returned_is_whole_again() -> None:
     random.Random(1).shuffle(small)
     small.clear()
     pool.take(ARENA)
-    assert pool.held == 1
+    assert pool.arenas == 1
 
 
 def test_an_array_and_its_views_hold_their_memory_together() -> None:

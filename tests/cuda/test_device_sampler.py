@@ -28,8 +28,8 @@ def ops() -> Iterator[Any]:
     operators.close()
 
 
-def draws_of(rows: int, tokens: tuple[int, ...] = (0, 0, 0), **wishes: Any) -> list[Draw]:
-    params = SamplingParams(**wishes)
+def draws_of(rows: int, tokens: tuple[int, ...] = (0, 0, 0), **options: Any) -> list[Draw]:
+    params = SamplingParams(**options)
     return [Draw(params, seed, seed % 3, tokens, 1) for seed in range(rows)]
 
 
@@ -49,7 +49,7 @@ def normal(rows: int, vocabulary: int, seed: int = 0, spread: float = 3.0) -> Lo
     return (np.random.default_rng(seed).normal(size=(rows, vocabulary)) * spread).astype(np.float32)
 
 
-WISHES: list[dict[str, Any]] = [
+PARAMS: list[dict[str, Any]] = [
     {"temperature": 0},
     {},
     {"temperature": 0.3},
@@ -71,13 +71,13 @@ WISHES: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("vocabulary", [1, 2, 31, 32, 33, 255, 256, 257, 513, 5003])
-@pytest.mark.parametrize("wishes", WISHES, ids=str)
+@pytest.mark.parametrize("params", PARAMS, ids=str)
 def test_every_wish_in_vocabularies_of_every_size(
-    ops: Any, wishes: dict[str, Any], vocabulary: int
+    ops: Any, params: dict[str, Any], vocabulary: int
 ) -> None:
     logits = normal(6, vocabulary)
     text = tuple(token % vocabulary for token in (3, 1, 4, 1, 5, 9, 2, 6, 5, 3))
-    same_as_the_host(ops, logits, draws_of(6, text, **wishes))
+    same_as_the_host(ops, logits, draws_of(6, text, **params))
 
 
 def test_any_wishes_on_any_row(ops: Any) -> None:
@@ -92,9 +92,9 @@ def test_any_wishes_on_any_row(ops: Any) -> None:
         top_p=st.sampled_from([1.0, 0.95, 0.61, 0.3]),
         min_p=st.sampled_from([0.0, 0.07, 0.6]),
     )
-    def law(seed: int, vocabulary: int, **wishes: Any) -> None:
+    def law(seed: int, vocabulary: int, **params: Any) -> None:
         levels = np.random.default_rng(seed).integers(-6, 7, size=(3, vocabulary))
-        same_as_the_host(ops, (levels / 2).astype(np.float32), draws_of(3, **wishes))
+        same_as_the_host(ops, (levels / 2).astype(np.float32), draws_of(3, **params))
 
     law()
 
@@ -138,7 +138,7 @@ def test_draws_follow_the_distribution(ops: Any) -> None:
 def test_a_row_does_not_depend_on_its_neighbours(ops: Any) -> None:
     logits = normal(9, 300)
     draws = [
-        Draw(SamplingParams(**WISHES[i]), 7, 0, (1, 2, 3, 3), 2) for i in range(len(WISHES) - 8)
+        Draw(SamplingParams(**PARAMS[i]), 7, 0, (1, 2, 3, 3), 2) for i in range(len(PARAMS) - 8)
     ]
     together = tokens_of(drawn(ops, logits, draws))
     for row, draw in enumerate(draws):
@@ -146,15 +146,15 @@ def test_a_row_does_not_depend_on_its_neighbours(ops: Any) -> None:
 
 
 @pytest.mark.parametrize("place", [0, 17, 255, 599])
-@pytest.mark.parametrize("wishes", [{"temperature": 0}, {}, {"logit_bias": {1: 1.0}}], ids=str)
+@pytest.mark.parametrize("params", [{"temperature": 0}, {}, {"logit_bias": {1: 1.0}}], ids=str)
 def test_what_is_no_number_ends_its_row_and_no_other(
-    ops: Any, wishes: dict[str, Any], place: int
+    ops: Any, params: dict[str, Any], place: int
 ) -> None:
     logits = normal(4, 600)
     logits[0, place] = np.nan
     logits[1, place] = np.inf
     logits[2, :] = -np.inf
-    results = drawn(ops, logits, draws_of(4, **wishes))
+    results = drawn(ops, logits, draws_of(4, **params))
     for result, named in zip(results, ("nan", "inf", "-inf"), strict=False):
         assert isinstance(result, NumericalError)
         assert f"hold {named}," in str(result)
@@ -171,10 +171,10 @@ def test_a_bias_of_a_million_is_still_a_number(ops: Any) -> None:
 @pytest.mark.parametrize("wanted", [0, 1, 5, 20])
 def test_the_likeliest_are_reported_with_their_logarithms(ops: Any, wanted: int) -> None:
     logits = normal(3, 70)
-    wishes = {"logprobs": wanted, "temperature": 0.7, "logit_bias": {3: 9.0}}
+    params = {"logprobs": wanted, "temperature": 0.7, "logit_bias": {3: 9.0}}
     for mine, theirs in zip(
-        drawn(ops, logits, draws_of(3, **wishes)),
-        sample(logits, draws_of(3, **wishes)),
+        drawn(ops, logits, draws_of(3, **params)),
+        sample(logits, draws_of(3, **params)),
         strict=True,
     ):
         assert isinstance(theirs, Drawn)

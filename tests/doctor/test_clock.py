@@ -72,5 +72,5 @@ def test_a_run_that_fails_while_it_is_captured_leaves_the_stream_usable(device: 
 
     with pytest.raises(ValueError, match="enough"):
         DeviceClock(device).seconds(run, can_be_captured=True)
-    device.wait()
+    device.synchronize()
     assert DeviceClock(device).copy_rate(is_quick=True) > 0

@@ -144,7 +144,7 @@ def check_broadcast(ops: Any, cpu: Any, rng: np.random.Generator) -> None:
 
 def check_sample(ops: Any, cpu: Any, rng: np.random.Generator) -> None:
     equals = (rng.integers(-4, 5, size=(8, 700)) / 2).astype(np.float32)
-    for logits, wishes in (
+    for logits, params in (
         (equals, {"temperature": 0}),
         (equals, {"top_k": 5}),
         (equals, {"top_k": 40, "top_p": 0.71}),
@@ -153,7 +153,7 @@ def check_sample(ops: Any, cpu: Any, rng: np.random.Generator) -> None:
     ):
         logits[7, 5] = np.nan
         text = [0, *logits[0].argsort()[:-6:-1].tolist() * 3]
-        draws = [Draw(SamplingParams(**wishes), seed, 0, text, 1) for seed in range(8)]
+        draws = [Draw(SamplingParams(**params), seed, 0, text, 1) for seed in range(8)]
         found, expected = ops.sample(ops.upload(logits), draws)(), sample(logits, draws)
         assert isinstance(found[7], NumericalError)
         assert list(map(tokens_of, found[:7])) == list(map(tokens_of, expected[:7]))

@@ -105,16 +105,16 @@ MUTANTS = [
     Mutant(
         "one too many of the best k",
         "sample",
-        "cut<Count>(row, wish.top_k)",
-        "cut<Count>(row, wish.top_k + 1)",
+        "cut<Count>(row, params.top_k)",
+        "cut<Count>(row, params.top_k + 1)",
     ),
     Mutant("a histogram is not emptied", "sample", "histogram[i] = 0;", "histogram[i] += 0;"),
     Mutant("what is no number is small", "sample", "return 0xfffffffeu;", "return 0u;"),
     Mutant(
         "frequency counts once",
         "sample",
-        "wish->frequency_penalty * seen[i].count",
-        "wish->frequency_penalty",
+        "params->frequency_penalty * seen[i].count",
+        "params->frequency_penalty",
     ),
 ]
 

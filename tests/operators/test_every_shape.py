@@ -237,17 +237,17 @@ def test_matmul(cuda: Subject, over: Callable[..., None]) -> None:
 
 def test_sample(cuda: Subject, over: Callable[..., None]) -> None:
     def check(
-        rng: np.random.Generator, vocabulary: int, wishes: tuple[tuple[str, Any], ...]
+        rng: np.random.Generator, vocabulary: int, params: tuple[tuple[str, Any], ...]
     ) -> None:
         logits = (rng.normal(size=(2, vocabulary)) * 3).astype(np.float32)
-        draws = [Draw(SamplingParams(**dict(wishes)), seed, 0, (0, 0), 1) for seed in (3, 4)]
+        draws = [Draw(SamplingParams(**dict(params)), seed, 0, (0, 0), 1) for seed in (3, 4)]
         found = cuda.ops.sample(cuda.ops.upload(logits), draws)()
         expected = sample(logits, draws)
         assert [drawn.token for drawn in found] == [drawn.token for drawn in expected]
 
-    wishes = (
+    params = (
         (("temperature", 0),),
         (("top_k", 3),),
         (("top_p", 0.8), ("min_p", 0.01), ("repetition_penalty", 1.2)),
     )
-    over(check, list(product((1, 2, 31, 32, 33, 300, 511, 512, 513, 2048, 50257), wishes)))
+    over(check, list(product((1, 2, 31, 32, 33, 300, 511, 512, 513, 2048, 50257), params)))

@@ -1,6 +1,6 @@
 """The limits of a GPU: how fast it copies, reads and multiplies, and how close kernels follow.
 
-Measured with the backend's own means: the driver's copy, `kernels/yardstick.cu`, cuBLAS where it is
+Measured with the backend's own means: the driver's copy, `kernels/bandwidth.cu`, cuBLAS where it is
 installed, and a graph of empty kernels.
 """
 
@@ -56,7 +56,7 @@ class CudaMeter:
         )
 
     def close(self) -> None:
-        self._device.wait()
+        self._device.synchronize()
         self._pool.close()
 
     def _clear(self, address: int, size: int) -> None:
@@ -66,7 +66,7 @@ class CudaMeter:
         copy_on_device(self._device, self._from, self._to)
 
     def _read(self) -> None:
-        kernel = self._ops.kernels("yardstick", "read_f32")
+        kernel = self._ops.kernels("bandwidth", "read_f32")
         blocks = BLOCKS_EACH * self._device.attribute("MULTIPROCESSOR_COUNT")
         kernel((blocks, 1, 1), THREADS, self._to.address, self._from.address, self._from.size)
 
@@ -77,7 +77,7 @@ class CudaMeter:
 
     def _gap(self) -> float:
         """Of a graph's empty kernels, one for each multiprocessor."""
-        device, kernel = self._device, self._ops.kernels("yardstick", "nothing_f32")
+        device, kernel = self._device, self._ops.kernels("bandwidth", "nothing_f32")
         mode = device.driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
         device.call("cuStreamBeginCapture", device.stream, mode)
         for _ in range(KERNELS):
@@ -93,9 +93,9 @@ class CudaMeter:
         """The median of several, each waited for; the first wakes the GPU and is not counted."""
         times = []
         for _ in range(self._repeats + 1):
-            self._device.wait()
+            self._device.synchronize()
             start = time.perf_counter()
             work()
-            self._device.wait()
+            self._device.synchronize()
             times.append(time.perf_counter() - start)
         return median(times[1:])

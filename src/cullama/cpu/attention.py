@@ -68,7 +68,7 @@ class CpuBatch(Batch[HostArray]):
     parts: tuple[tuple[slice, CpuBatch], ...] = ()  # its rows a few at a time, where there are many
 
 
-def prepare(batch: Batch[HostArray], block_size: int) -> CpuBatch:
+def pack(batch: Batch[HostArray], block_size: int) -> CpuBatch:
     starts, contexts = batch.query_starts.tolist(), batch.context_lengths.tolist()
     spans = tuple(
         Span(

@@ -27,7 +27,7 @@ from ..model.kv_cache import KVCache, LayerCache
 from ..model.layer import Layer
 from ..model.operators import Operators, Step
 from . import matrix
-from .attention import FEW_ROWS, CpuBatch, attend, prepare, store
+from .attention import FEW_ROWS, CpuBatch, attend, pack, store
 from .crew import Crew
 from .storage import ALIGNMENT, Memory, Storage, weight_file
 
@@ -75,7 +75,7 @@ class CpuOperators(Operators[HostArray]):
         return host
 
     def upload_batch(self, batch: Batch[HostArray]) -> Batch[HostArray]:
-        return prepare(batch, BLOCK_SIZE)
+        return pack(batch, BLOCK_SIZE)
 
     def download(self, array: HostArray) -> HostArray:
         return array

@@ -97,7 +97,7 @@ def pack(batch: Batch[HostArray], block_size: int) -> Packed:
     return Packed(integers, room, used, most, longest, bucket)
 
 
-def in_memory(packed: Packed, whole: DeviceArray) -> CudaBatch:
+def device_batch(packed: Packed, whole: DeviceArray) -> CudaBatch:
     """The batch through views of its integers on the device."""
     return _batch(
         whole, packed.room, packed.used, packed.tile_tokens, packed.longest, packed.bucket

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..errors import UsageError
 
-MOST_AXES = 8  # that remain once neighbours are joined
+MAX_AXES = 8  # that remain once neighbours are joined
 
 
 class Axes(ctypes.Structure):
@@ -20,13 +20,13 @@ class Axes(ctypes.Structure):
 
     _fields_ = (
         ("count", ctypes.c_int32),
-        ("shape", ctypes.c_int32 * MOST_AXES),
-        ("x", ctypes.c_int32 * MOST_AXES),
-        ("y", ctypes.c_int32 * MOST_AXES),
+        ("shape", ctypes.c_int32 * MAX_AXES),
+        ("x", ctypes.c_int32 * MAX_AXES),
+        ("y", ctypes.c_int32 * MAX_AXES),
     )
 
     @property
-    def steps(self) -> tuple[int, int, int]:
+    def strides(self) -> tuple[int, int, int]:
         """Of a single axis, or none: how many, and the steps of x and y."""
         assert self.count <= 1
         return (self.shape[0], self.x[0], self.y[0]) if self.count else (1, 0, 0)
@@ -43,7 +43,7 @@ def broadcast_shape(*shapes: tuple[int, ...]) -> tuple[int, ...]:
         ) from None
 
 
-def axes_of(
+def broadcast_axes(
     x: tuple[int, ...],
     y: tuple[int, ...],
     x_item: int = 1,
@@ -60,10 +60,10 @@ def axes_of(
     joined: list[tuple[int, int, int]] = []
     for axis in zip(shape, x_steps, y_steps, strict=True):
         _join(joined, axis)
-    if len(joined) > MOST_AXES:
+    if len(joined) > MAX_AXES:
         raise UsageError(
             f"shapes {list(x)} and {list(y)} broadcast along {len(joined)} axes that cannot be "
-            f"joined, expected at most {MOST_AXES}"
+            f"joined, expected at most {MAX_AXES}"
         )
     return shape, _packed(joined)
 

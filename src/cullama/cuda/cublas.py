@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DeviceError
-from .driver import LOST, Device, no_room
+from .driver import LOST, Device, out_of_memory
 from .memory import DeviceArray, Pool, empty
 
 NORMAL, TRANSPOSED = 0, 1  # cublasOperation_t
@@ -113,8 +113,8 @@ class Cublas:
 
     def _call(self, function: str, *arguments: Any) -> None:
         if function in LAUNCHING:
-            self._device.enter()
-        self._device.launched = f"cuBLAS's {function}"
+            self._device.make_current()
+        self._device.last_launched = f"cuBLAS's {function}"
         status = getattr(self._library, function)(*arguments)
         if status != 0:
             self._fail(function, status)
@@ -125,7 +125,7 @@ class Cublas:
         if int(state[0]) in LOST:
             device.check(function, state)
         if status == ALLOC_FAILED:
-            raise no_room(device, f"what {function} needs")
+            raise out_of_memory(device, f"what {function} needs")
         raise DeviceError(
             f"{function} of {self.path} failed with status {status}. Is it of the driver's CUDA, "
             f"{'.'.join(map(str, device.driver_version))}, or older? Install the matching one "

@@ -26,12 +26,12 @@ from ..errors import (
     UsageError,
 )
 
-LEAST_CAPABILITY = (8, 0)  # Ampere: bfloat16, and asynchronous copies to shared memory
+MIN_CAPABILITY = (8, 0)  # Ampere: bfloat16, and asynchronous copies to shared memory
 
 OUT_OF_MEMORY, NOT_INITIALIZED, NO_DEVICE = 2, 3, 100  # CUresult
 LOST = (214, *range(700, 722))  # after one of these a context does nothing any more
 
-ROOM_CALLS = ("cuCtxSetCurrent", "cuMemGetInfo")  # by which free memory is asked for
+MEMORY_QUERIES = ("cuCtxSetCurrent", "cuMemGetInfo")  # by which free memory is asked for
 
 NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING: no order with the legacy stream of other libraries
 NO_TIMING = 2  # CU_EVENT_DISABLE_TIMING
@@ -49,7 +49,7 @@ UNSEEN = ("the NVIDIA driver sees no GPU", "see whether CUDA_VISIBLE_DEVICES hid
 class _Thread(threading.local):
     """What the driver keeps for each thread: whose context is current."""
 
-    entered: object | None = None  # that device's mark
+    current: object | None = None  # that device's mark
 
 
 _thread = _Thread()
@@ -88,7 +88,9 @@ class Device:
         self._lost: str | None = None
         self.is_closed = False
         self._context: Any = None
-        self.launched: str | None = None  # the last kernel, to have something to say if it fails
+        self.last_launched: str | None = (
+            None  # the last kernel, to have something to say if it fails
+        )
         self.index, self.name = index, "the GPU"
         self._start()
         self._handle = self._find(index)
@@ -96,7 +98,7 @@ class Device:
         self.capability = self._capability()
         self._context = self._retained()
         try:
-            self.enter()
+            self.make_current()
             self.stream = self.call("cuStreamCreate", NON_BLOCKING)
         except BaseException:
             self.driver.cuDevicePrimaryCtxRelease(self._handle)
@@ -124,12 +126,12 @@ class Device:
             self._fail(function, int(result[0]))
         return result[1] if len(result) == 2 else None
 
-    def enter(self, anew: bool = False) -> None:
+    def make_current(self, force: bool = False) -> None:
         """Make ours the calling thread's context; called before work of any kind is asked for.
 
-        `anew`: others in this thread may have entered a device of theirs, and not told us.
+        `force`: others in this thread may have entered a device of theirs, and not told us.
         """
-        if _thread.entered is self._mark and self.is_of_this_process and not anew:
+        if _thread.current is self._mark and self.is_of_this_process and not force:
             return
         if not self.is_of_this_process:
             raise DeviceError(f"{FORKED}; {SPAWN}")
@@ -138,32 +140,32 @@ class Device:
         if self._lost is not None:
             raise DeviceLostError(self._lost)
         self.call("cuCtxSetCurrent", self._context)
-        _thread.entered = self._mark
+        _thread.current = self._mark
 
     @contextmanager
-    def visited(self) -> Iterator[None]:
+    def temporarily_current(self) -> Iterator[None]:
         """Entered if it lets us in; afterwards the thread is where it was before.
 
         For what may come in the middle of another device's work, such as a garbage collection.
         """
         status, before = self.driver.cuCtxGetCurrent()
-        entered = _thread.entered
+        current = _thread.current
         self.driver.cuCtxSetCurrent(self._context)
         try:
             yield
         finally:
             if status == 0:
                 self.driver.cuCtxSetCurrent(before)
-            _thread.entered = entered
+            _thread.current = current
 
     @property
     def is_of_this_process(self) -> bool:
         """Not so in a forked child, which may not even return what its parent took."""
         return self._process == os.getpid()
 
-    def wait(self) -> None:
+    def synchronize(self) -> None:
         """Until all work asked for so far is done."""
-        self.enter()
+        self.make_current()
         self.call("cuStreamSynchronize", self.stream)
 
     def close(self) -> None:
@@ -172,7 +174,7 @@ class Device:
             return
         self.is_closed, self._mark = True, object()
         if self.is_of_this_process:
-            with self.visited():
+            with self.temporarily_current():
                 self.driver.cuStreamDestroy(self.stream)  # of a lost device, it says so again
             self.driver.cuDevicePrimaryCtxRelease(self._handle)
 
@@ -181,7 +183,7 @@ class Device:
     @property
     def free_and_total(self) -> tuple[int, int]:
         """Bytes of memory."""
-        self.enter()
+        self.make_current()
         status, free, total = self.driver.cuMemGetInfo()
         self.check("cuMemGetInfo", (status,))
         return int(free), int(total)
@@ -238,10 +240,10 @@ class Device:
 
     def _capability(self) -> tuple[int, int]:
         major, minor = (self.attribute(f"COMPUTE_CAPABILITY_{part}") for part in ("MAJOR", "MINOR"))
-        if (major, minor) < LEAST_CAPABILITY:
+        if (major, minor) < MIN_CAPABILITY:
             raise DeviceUnavailableError(
                 f"{self.name} has compute capability {major}.{minor}, expected at least "
-                f"{LEAST_CAPABILITY[0]}.{LEAST_CAPABILITY[1]}",
+                f"{MIN_CAPABILITY[0]}.{MIN_CAPABILITY[1]}",
                 "take a GPU from Ampere on",
             )
         return major, minor
@@ -250,16 +252,16 @@ class Device:
 
     def _fail(self, function: str, status: int) -> None:
         words = self._in_words(status)
-        can_tell_room = self._context is not None and function not in ROOM_CALLS
+        can_tell_room = self._context is not None and function not in MEMORY_QUERIES
         if status == OUT_OF_MEMORY and can_tell_room:
-            raise no_room(self, f"what {function} needs")
+            raise out_of_memory(self, f"what {function} needs")
         if status not in LOST:
             raise DeviceError(f"{function} of the CUDA driver failed: {words}")
         self._mark = object()
         launched = "no kernel was launched since the model was opened"
-        if self.launched is not None:
+        if self.last_launched is not None:
             launched = (
-                f"launched last was {self.launched}, which CUDA_LAUNCH_BLOCKING=1 tells for sure"
+                f"launched last was {self.last_launched} (to be sure, set CUDA_LAUNCH_BLOCKING=1)"
             )
         self._lost = (
             f"{self.name} (cuda:{self.index}) failed: {words}, found by {function}; {launched}. "
@@ -276,7 +278,7 @@ class Device:
         return f"{(words or b'unknown').decode()} ({(name or b'?').decode()}, {status})"
 
 
-def no_room(device: Device, what: str) -> DeviceMemoryError:
+def out_of_memory(device: Device, what: str) -> DeviceMemoryError:
     free, total = device.free_and_total
     return DeviceMemoryError(
         f"{device.name} (cuda:{device.index}) has no room for {what}: {megabytes(free)} of "

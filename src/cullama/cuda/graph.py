@@ -78,8 +78,8 @@ class CapturedSteps:
         Once may not do: where a new arena lies below others, the next step begins to fill it.
         """
         held = -1
-        while held != self._pool.held:
-            held = self._pool.held
+        while held != self._pool.arenas:
+            held = self._pool.arenas
             self._step(batch)
 
     def _recorded(self, batch: CudaBatch) -> tuple[Any, DeviceArray]:
@@ -117,9 +117,9 @@ class _Graph:
 
     def replay(self, batch: CudaBatch) -> DeviceArray:
         device = self._device
-        device.enter()
+        device.make_current()
         copy_on_device(device, batch.whole, self._batch.whole)
-        device.launched = "a captured step"
+        device.last_launched = "a captured step"
         device.call("cuGraphLaunch", self._launchable, device.stream)
         return self._logits.first_rows(batch.logit_rows.shape[0])
 

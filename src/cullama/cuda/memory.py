@@ -22,11 +22,11 @@ from numpy.typing import DTypeLike
 
 from ..errors import DeviceMemoryError
 from ..files.tensor import HostArray
-from .driver import NO_TIMING, OUT_OF_MEMORY, Device, megabytes, no_room
+from .driver import NO_TIMING, OUT_OF_MEMORY, Device, megabytes, out_of_memory
 
 ALIGNMENT = 256  # bytes, as the driver's own allocations
 ARENA = 32 << 20  # bytes asked of the driver at a time
-STAGE = 16 << 20  # bytes of weights on their way at a time
+STAGING_SIZE = 16 << 20  # bytes of weights on their way at a time
 
 
 class Pool:
@@ -73,7 +73,7 @@ class Pool:
         self._returned.clear()
 
     @property
-    def held(self) -> int:
+    def arenas(self) -> int:
         """Arenas asked of the driver so far: the same before and after a step that fitted in."""
         return len(self._arenas)
 
@@ -101,12 +101,12 @@ def allocate(device: Device, size: int) -> int:
     Raises:
         DeviceMemoryError: there is not so much.
     """
-    device.enter()
+    device.make_current()
     status, address = device.driver.cuMemAlloc(size)
     if status == OUT_OF_MEMORY and gc.collect():  # models that were dropped, and not closed
         status, address = device.driver.cuMemAlloc(size)
     if status == OUT_OF_MEMORY:
-        raise no_room(device, megabytes(size))
+        raise out_of_memory(device, megabytes(size))
     device.check("cuMemAlloc", (status,))
     return int(address)
 
@@ -203,7 +203,7 @@ class Staging:
             self._pages.pop().close()
 
     def _next_page(self) -> _Page:
-        self._device.enter()
+        self._device.make_current()
         page = self._pages[0]
         self._pages.rotate(-1)
         self._device.call("cuEventSynchronize", page.event)
@@ -212,7 +212,7 @@ class Staging:
 
 class _Page:
     def __init__(self, device: Device, size: int) -> None:
-        device.enter()
+        device.make_current()
         self._driver = device.driver
         status, address = self._driver.cuMemHostAlloc(size, 0)
         if status == OUT_OF_MEMORY:
@@ -235,7 +235,7 @@ class _Page:
         self._driver.cuMemFreeHost(self.address)
 
 
-class Landing:
+class ReadbackBuffer:
     """A pinned page that results come down to: `begin` the copy, later `wait` for the numbers."""
 
     def __init__(self, device: Device, size: int) -> None:
@@ -244,7 +244,7 @@ class Landing:
 
     def begin(self, source: DeviceArray) -> None:
         device = self._device
-        device.enter()
+        device.make_current()
         device.call(
             "cuMemcpyDtoHAsync", self._page.address, source.address, source.nbytes, device.stream
         )
@@ -252,7 +252,7 @@ class Landing:
 
     def wait(self, shape: tuple[int, ...], dtype: DTypeLike) -> HostArray:
         """A copy of what came down."""
-        self._device.enter()
+        self._device.make_current()
         self._device.call("cuEventSynchronize", self._page.event)
         count = prod(shape) * np.dtype(dtype).itemsize
         return self._page.bytes[:count].copy().view(dtype).reshape(shape)
@@ -267,18 +267,18 @@ def _pinned_view(address: int, size: int) -> HostArray:
 
 def download(device: Device, array: DeviceArray) -> HostArray:
     """The numbers, once they are computed."""
-    device.enter()
+    device.make_current()
     host = np.empty(array.shape, array.dtype)
     if array.size:
         target: Any = host.ctypes.data
         device.call("cuMemcpyDtoHAsync", target, array.address, array.nbytes, device.stream)
-    device.wait()
+    device.synchronize()
     return host
 
 
 def copy_on_device(device: Device, source: DeviceArray, target: DeviceArray) -> None:
     assert source.nbytes == target.nbytes
-    device.enter()
+    device.make_current()
     device.call("cuMemcpyDtoDAsync", target.address, source.address, source.nbytes, device.stream)
 
 

@@ -93,7 +93,7 @@ class Kernel:
     def __call__(self, grid: Size3, block: int, *arguments: Any, shared: int = 0) -> None:
         """`block` threads; arguments are int, float, or ctypes structs; `shared` in bytes."""
         device = self._device
-        device.enter()
+        device.make_current()
         if len(arguments) != len(self._cells):
             raise TypeError(f"{self.name} takes {len(self._cells)} arguments, not {len(arguments)}")
         for cell, argument in zip(self._cells, arguments, strict=True):
@@ -103,7 +103,7 @@ class Kernel:
                 cell.value = argument
         if shared > self._shared_allowed:
             self._allow_shared(shared)
-        device.launched = self.name
+        device.last_launched = self.name
         device.check(
             "cuLaunchKernel",
             self._launch(
@@ -155,7 +155,7 @@ class Kernels:
 
     def _module(self, file: str) -> tuple[Any, dict[str, Signature]]:
         if file not in self._modules:
-            self._device.enter()
+            self._device.make_current()
             ptx = (self._folder / f"{file}.ptx").read_text(encoding="utf-8")
             self._modules[file] = _load(self._device, file, ptx), read_signatures(ptx)
         return self._modules[file]

@@ -26,8 +26,8 @@ from ..model.layer import Layer
 from ..model.operators import Operators, Step, check_columns
 from ..sampling.sampler import Draw, Drawn
 from . import memory
-from .batch import CudaBatch, in_memory, pack
-from .broadcasting import axes_of
+from .batch import CudaBatch, device_batch, pack
+from .broadcasting import broadcast_axes
 from .cublas import Cublas, find_cublas
 from .driver import Device
 from .graph import CapturedSteps
@@ -50,7 +50,7 @@ WARP = 32
 WARPS = 4  # a block, where a warp works for itself
 
 SHARE_FOR_CACHE = 0.9  # of the memory that is free once weights are loaded
-STEP_STAGE = 1 << 20  # bytes of a step's integers, before they go up in several parts
+STEP_STAGING_SIZE = 1 << 20  # bytes of a step's integers, before they go up in several parts
 
 Size3 = tuple[int, int, int]
 
@@ -102,7 +102,7 @@ class CudaOperators(Operators[DeviceArray]):
             closed(closing(make(device))) for make in (pool, pool, Pool)
         )
         self._pool = self._passing
-        self._staging = closed(closing(Staging(device, 4, STEP_STAGE)))
+        self._staging = closed(closing(Staging(device, 4, STEP_STAGING_SIZE)))
         self._loading: Staging | None = None
         self._sampler = closed(closing(Sampler(device, self.kernels, self._staging)))
         self._zero = memory.empty(self._kept, (1,), self.dtype)
@@ -132,8 +132,8 @@ class CudaOperators(Operators[DeviceArray]):
 
     def upload_batch(self, batch: Batch[HostArray]) -> CudaBatch:
         packed = pack(batch, BLOCK_SIZE)
-        self.device.enter(anew=True)
-        return in_memory(packed, self.upload(packed.integers))
+        self.device.make_current(force=True)
+        return device_batch(packed, self.upload(packed.integers))
 
     def download(self, array: DeviceArray) -> HostArray:
         return memory.download(self.device, array)
@@ -142,13 +142,13 @@ class CudaOperators(Operators[DeviceArray]):
     def loading(
         self, conversion_key: str | None, tensors: Collection[StoredTensor]
     ) -> Iterator[None]:
-        self.device.enter(anew=True)
+        self.device.make_current(force=True)
         elements = sum(tensor.size for tensor in tensors)
         self._kept.reserve(1, elements * self.dtype.itemsize)
-        self._loading = Staging(self.device, 2, memory.STAGE)
+        self._loading = Staging(self.device, 2, memory.STAGING_SIZE)
         try:
             yield
-            self.device.wait()
+            self.device.synchronize()
         finally:
             self._loading.close()
             self._loading = None
@@ -200,7 +200,7 @@ class CudaOperators(Operators[DeviceArray]):
         return config.cache_elements * self.dtype.itemsize
 
     def copy_blocks(self, cache: KVCache[DeviceArray], copies: Sequence[tuple[int, int]]) -> None:
-        self.device.enter(anew=True)
+        self.device.make_current(force=True)
         for layer in cache.layers:
             for array in (layer.keys, layer.values):
                 one = array.shape[1:]
@@ -401,11 +401,11 @@ class CudaOperators(Operators[DeviceArray]):
         kind = _common_type(x, y)
         left, right = _as_matrices(x.shape, y.shape)
         (rows, inner), columns = left[-2:], right[-1]
-        shape, axes = axes_of(left[:-2], right[:-2], rows * inner, inner * columns)
+        shape, axes = broadcast_axes(left[:-2], right[:-2], rows * inner, inner * columns)
         out = self._empty((*shape, rows, columns), kind)
         count = prod(shape)
         if self._cublas is not None and axes.count <= 1 and out.size and inner:
-            self._cublas.batched(out, x, y, (rows, inner, columns), axes.steps)
+            self._cublas.batched(out, x, y, (rows, inner, columns), axes.strides)
         else:
             grid = (_blocks(rows, GEMM_TILE), _blocks(columns, GEMM_TILE), count)
             self._launch(
@@ -418,7 +418,7 @@ class CudaOperators(Operators[DeviceArray]):
         self, operator: str, out: DeviceArray | None, x: DeviceArray, y: DeviceArray
     ) -> DeviceArray:
         kind = _common_type(x, y)
-        shape, axes = axes_of(x.shape, y.shape, within=() if out is None else out.shape)
+        shape, axes = broadcast_axes(x.shape, y.shape, within=() if out is None else out.shape)
         if out is None:
             out = self._empty(shape, kind)
         self._launch(
@@ -446,7 +446,7 @@ def _give_back(device: Device, parts: ExitStack) -> None:
     if device.is_closed:
         return
     if device.is_of_this_process:
-        with device.visited():
+        with device.temporarily_current():
             device.driver.cuStreamSynchronize(device.stream)
             parts.close()
     device.close()

@@ -18,13 +18,13 @@ from ..files.tensor import HostArray
 from ..sampling.params import MOST_LOGPROBS, SamplingParams, TokenLogprobs
 from ..sampling.sampler import Draw, Drawn, check_bias, not_finite
 from .driver import Device
-from .memory import DeviceArray, Landing, Pool, Staging, empty
+from .memory import DeviceArray, Pool, ReadbackBuffer, Staging, empty
 from .module import Kernels
 
 THREADS = 512  # a block, and so a row
 
-_WISH = struct.Struct("<fiQ4f4I4i")  # as in kernels/sample.cu
-_GREEDY = _WISH.pack(0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, -1, -1)
+_SAMPLE_PARAMS = struct.Struct("<fiQ4f4I4i")  # as in kernels/sample.cu
+_GREEDY = _SAMPLE_PARAMS.pack(0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, -1, -1)
 _PAIR = struct.Struct("<if")
 _SEEN = struct.Struct("<ii")
 
@@ -39,7 +39,7 @@ DRAWN = np.dtype(
 )
 
 
-class Wishes(NamedTuple):
+class PackedSampleParams(NamedTuple):
     """All rows' wishes as bytes, and how many rows of scores are changed on the way."""
 
     rows: bytes
@@ -48,10 +48,10 @@ class Wishes(NamedTuple):
     changed: int
 
 
-def pack_wishes(draws: Sequence[Draw], vocabulary: int) -> Wishes:
+def pack_sample_params(draws: Sequence[Draw], vocabulary: int) -> PackedSampleParams:
     """Raises UsageError for a bias outside the vocabulary."""
     if all(draw.params.is_plain_greedy for draw in draws):
-        return Wishes(_GREEDY * len(draws), b"", b"", 0)
+        return PackedSampleParams(_GREEDY * len(draws), b"", b"", 0)
     rows, biases, seen = bytearray(), bytearray(), bytearray()
     changed = 0
     for draw in draws:
@@ -62,8 +62,8 @@ def pack_wishes(draws: Sequence[Draw], vocabulary: int) -> Wishes:
             biases += _biases(params, vocabulary)
             seen += _seen(draw)
         ends = len(biases) // _PAIR.size, len(seen) // _SEEN.size
-        rows += _wish(draw, ends, scratch, _reported(draw, vocabulary))
-    return Wishes(bytes(rows), bytes(biases), bytes(seen), changed)
+        rows += _pack_row(draw, ends, scratch, _reported(draw, vocabulary))
+    return PackedSampleParams(bytes(rows), bytes(biases), bytes(seen), changed)
 
 
 def _reported(draw: Draw, vocabulary: int) -> int:
@@ -72,9 +72,9 @@ def _reported(draw: Draw, vocabulary: int) -> int:
     return -1 if wanted is None else min(wanted, vocabulary)
 
 
-def _wish(draw: Draw, ends: tuple[int, int], scratch: int, reported: int) -> bytes:
+def _pack_row(draw: Draw, ends: tuple[int, int], scratch: int, reported: int) -> bytes:
     params = draw.params
-    return _WISH.pack(
+    return _SAMPLE_PARAMS.pack(
         params.temperature,
         min(params.top_k, 0x7FFFFFFF),
         0 if params.top_p == 1 else max(1, int(math.ldexp(params.top_p, 64))),
@@ -116,42 +116,42 @@ class Sampler:
 
     def __init__(self, device: Device, kernels: Kernels, staging: Staging) -> None:
         self._device, self._kernels, self._staging = device, kernels, staging
-        self._landings: list[Landing] = []
+        self._readback_buffers: list[ReadbackBuffer] = []
         self._greedy: DeviceArray | None = None  # the wishes of the most greedy rows so far
-        self._idle: list[Landing] = []  # of these, the ones nobody waits for now
+        self._idle: list[ReadbackBuffer] = []  # of these, the ones nobody waits for now
 
     def launch(
         self, logits: DeviceArray, draws: Sequence[Draw], pool: Pool
     ) -> Callable[[], list[Drawn | NumericalError]]:
         rows, vocabulary = len(draws), logits.shape[1]
         assert logits.shape[0] == rows
-        wishes = pack_wishes(draws, vocabulary)
-        on_device = self._upload(wishes, rows, pool)
-        scratch = empty(pool, (wishes.changed, vocabulary), np.float32)
+        packed = pack_sample_params(draws, vocabulary)
+        on_device = self._upload(packed, rows, pool)
+        scratch = empty(pool, (packed.changed, vocabulary), np.float32)
         drawn = empty(pool, (rows,), DRAWN)
-        biases = on_device.address + len(wishes.rows)
+        biases = on_device.address + len(packed.rows)
         self._kernels("sample", "sample_f32")(
             (rows, 1, 1),
             THREADS,
             *(drawn.address, logits.address, scratch.address),
-            *(on_device.address, biases, biases + len(wishes.biases), vocabulary),
+            *(on_device.address, biases, biases + len(packed.biases), vocabulary),
         )
-        landing = self._landing(drawn.nbytes)
-        landing.begin(drawn)
+        buffer = self._readback_buffer(drawn.nbytes)
+        buffer.begin(drawn)
 
         def read() -> list[Drawn | NumericalError]:
-            found = landing.wait((rows,), DRAWN)
-            self._idle.append(landing)
+            found = buffer.wait((rows,), DRAWN)
+            self._idle.append(buffer)
             return read_drawn(found, draws, vocabulary)
 
         return read
 
-    def _upload(self, wishes: Wishes, rows: int, pool: Pool) -> DeviceArray:
+    def _upload(self, packed: PackedSampleParams, rows: int, pool: Pool) -> DeviceArray:
         """Rows that only want the likeliest token all wish the same: that is sent once."""
-        is_greedy = wishes.rows == _GREEDY * rows
-        if is_greedy and self._greedy is not None and self._greedy.size >= len(wishes.rows):
+        is_greedy = packed.rows == _GREEDY * rows
+        if is_greedy and self._greedy is not None and self._greedy.size >= len(packed.rows):
             return self._greedy
-        sent = np.frombuffer(wishes.rows + wishes.biases + wishes.seen, np.uint8)
+        sent = np.frombuffer(packed.rows + packed.biases + packed.seen, np.uint8)
         on_device = empty(pool, sent.shape, np.uint8)
         self._staging.send(sent, on_device.address)
         if is_greedy:
@@ -159,17 +159,17 @@ class Sampler:
         return on_device
 
     def close(self) -> None:
-        while self._landings:
-            self._landings.pop().close()
+        while self._readback_buffers:
+            self._readback_buffers.pop().close()
 
-    def _landing(self, size: int) -> Landing:
-        for landing in self._idle:
-            if landing.size >= size:
-                self._idle.remove(landing)
-                return landing
-        landing = Landing(self._device, max(size, 64 * DRAWN.itemsize))
-        self._landings.append(landing)
-        return landing
+    def _readback_buffer(self, size: int) -> ReadbackBuffer:
+        for buffer in self._idle:
+            if buffer.size >= size:
+                self._idle.remove(buffer)
+                return buffer
+        buffer = ReadbackBuffer(self._device, max(size, 64 * DRAWN.itemsize))
+        self._readback_buffers.append(buffer)
+        return buffer
 
 
 def read_drawn(

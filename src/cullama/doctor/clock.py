@@ -66,7 +66,7 @@ class DeviceClock(Clock):
 
     def seconds(self, run: Run, can_be_captured: bool) -> float:
         device = self._device
-        device.wait()
+        device.synchronize()
         first = _once(lambda: self._finished(run))
         runs = max(1, min(MOST_RUNS, int(BUDGET / SAMPLES / max(first, 1e-7))))
         samples = SAMPLES if first < BUDGET else 1
@@ -81,7 +81,7 @@ class DeviceClock(Clock):
 
     def _finished(self, run: Run) -> None:
         run()
-        self._device.wait()
+        self._device.synchronize()
 
     def _timed(self, work: Run, samples: int) -> float:
         """Seconds between two events, the median."""

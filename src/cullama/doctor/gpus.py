@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ..cuda.cublas import find_cublas
-from ..cuda.driver import LEAST_CAPABILITY, NO_DEVICE, Device, load_bindings
+from ..cuda.driver import MIN_CAPABILITY, NO_DEVICE, Device, load_bindings
 from ..cuda.module import Kernels, ptx_folder, ptx_version, read_signatures
 from ..errors import (
     CullamaError,
@@ -190,7 +190,7 @@ def _gpu(device: Device, attributes: dict[str, Any]) -> Fact:
 def _unusable(attributes: dict[str, Any], error: CullamaError) -> Fact:
     name, found = f"cuda:{attributes['index']}", _described(attributes)
     if isinstance(error, DeviceUnavailableError):
-        expected = f"compute capability {_dotted(LEAST_CAPABILITY)} or newer"
+        expected = f"compute capability {_dotted(MIN_CAPABILITY)} or newer"
         return sick(name, found, expected, error.remedy, **attributes)
     return sick(name, f"{found} · {error}", "a GPU that starts", SEE_SMI, **attributes)
 

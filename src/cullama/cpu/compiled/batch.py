@@ -60,7 +60,7 @@ class CompiledBatch(Batch[HostArray]):
         return self._work[window]
 
 
-def prepare(batch: Batch[HostArray]) -> CompiledBatch:
+def pack(batch: Batch[HostArray]) -> CompiledBatch:
     return CompiledBatch(**{each.name: getattr(batch, each.name) for each in fields(batch)})
 
 

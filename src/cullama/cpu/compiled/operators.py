@@ -31,7 +31,7 @@ from ..operators import BLOCK_SIZE, CpuOperators
 from ..packed import FORMATS, PANEL, Bytes, Format, Grouped, PackedMatrix, Panels, Plain
 from ..storage import Memory
 from .attention import attention_kernel, merge_kernel, sizes_for
-from .batch import CompiledBatch, prepare
+from .batch import CompiledBatch, pack
 from .digits import DIGITS, GROUPS_IN_CHUNK, RECORD
 from .packing import packing
 from .products import product_kernel
@@ -134,7 +134,7 @@ class CompiledOperators(CpuOperators):
         return whole
 
     def upload_batch(self, batch: Batch[HostArray]) -> CompiledBatch:
-        return prepare(batch)
+        return pack(batch)
 
     # --- the model's own -------------------------------------------------------------------------
 

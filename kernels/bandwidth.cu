@@ -1,4 +1,4 @@
-// yardstick: what a GPU can do at most, for `cullama bench` to measure itself by.
+// bandwidth: the limits of a GPU that `cullama bench` sets its figures against.
 //   read     adds up [N] numbers, 16 bytes a lane at a time: the rate of reading, which is the limit
 //            of writing a text. Launch: any number of blocks. The sum is kept only if it is -1, which
 //            the caller sees to that it is not: without a use, there would be no reading.
