@@ -43,8 +43,9 @@ def benchmark(llm: LLM, plan: Plan) -> Report:
             f"the longest run takes {longest} tokens, expected fewer than the context of "
             f"{llm.context_length}; lower --contexts, --prefill or --tokens"
         )
-    config, ops = llm.config, _backend(llm)
-    weight_bytes = llm.engine.runner.model.weights.bytes_per_token
+    with llm.engine.exclusive() as insider:
+        config, ops = llm.config, insider.ops
+        weight_bytes = insider.model.weights.bytes_per_token
     limits, rows, guessing = [], [], []
     with _settings(ops, plan) as settings:
         for setting in settings:
@@ -69,11 +70,6 @@ def benchmark(llm: LLM, plan: Plan) -> Report:
         rows=tuple(rows),
         guessing=tuple(guessing),
     )
-
-
-def _backend(llm: LLM) -> Any:
-    """Its operators, which know their storage type, threads and device."""
-    return llm.engine.runner.ops
 
 
 class Setting(NamedTuple):

@@ -7,13 +7,13 @@ yardstick and prints nothing.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from statistics import median
 from typing import Any
 
 from ..engine.engine import Engine
+from ..engine.insider import Forward
 from ..model.config import ModelConfig
 from ..sampling.params import SamplingParams
 
@@ -50,7 +50,7 @@ def prefill(engine: Engine, tokens: int, repeats: int) -> Prefill:
     """Reading a prompt and drawing the first token after it."""
     times = []
     for repeat in range(repeats + 1):
-        engine.cache.clear()  # what is read is to be read, not found
+        clear_prefix_cache(engine)  # what is read is to be read, not found
         start = time.perf_counter()
         _write(engine, _prompt(engine.config, tokens, repeat), _greedy(1))
         times.append(time.perf_counter() - start)
@@ -64,7 +64,7 @@ def decode(engine: Engine, context: int, tokens: int) -> Decode:
     # The first step reads the prompt, and the first after it finds caches cold.
     gaps = [after - before for before, after in pairwise(arrivals[1:])]
     model_seconds = median(clock.seconds[-len(gaps) :])
-    return Decode(context, median(gaps), None if engine.runner.is_asynchronous else model_seconds)
+    return Decode(context, median(gaps), None if clock.is_asynchronous else model_seconds)
 
 
 def guessing(
@@ -110,8 +110,14 @@ def _guessing(
     )
 
 
+def clear_prefix_cache(engine: Engine) -> None:
+    """Evict every cached block, so that the next prompt is computed in full."""
+    with engine.exclusive() as insider:
+        insider.clear_prefix_cache()
+
+
 def _seconds_after_the_first(engine: Engine, prompt: list[int], params: SamplingParams) -> float:
-    engine.cache.clear()
+    clear_prefix_cache(engine)
     arrivals = _write(engine, prompt, params)
     return arrivals[-1] - arrivals[0]
 
@@ -134,19 +140,23 @@ class _Clock:
     """Times the forward passes of an engine while it is entered."""
 
     def __init__(self, engine: Engine) -> None:
-        self._runner = engine.runner
-        self._forward: Callable[[Any], Any] = engine.runner.forward
+        self._engine = engine
         self.seconds: list[float] = []
 
     def __enter__(self) -> _Clock:
-        self._runner.forward = self._timed
+        with self._engine.exclusive() as insider:
+            self.is_asynchronous = insider.ops.is_asynchronous
+            self._undo = insider.replace_forward(self._timed)
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._runner.forward = self._forward
+        self._undo()
 
-    def _timed(self, batch: Any) -> Any:
-        start = time.perf_counter()
-        logits = self._forward(batch)
-        self.seconds.append(time.perf_counter() - start)
-        return logits
+    def _timed(self, forward: Forward) -> Forward:
+        def timed(batch: Any) -> Any:
+            start = time.perf_counter()
+            logits = forward(batch)
+            self.seconds.append(time.perf_counter() - start)
+            return logits
+
+        return timed

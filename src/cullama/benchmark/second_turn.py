@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
 from ..sampling.params import SamplingParams
+from .runs import clear_prefix_cache
 
 if TYPE_CHECKING:
     from ..llm import LLM
@@ -67,11 +68,11 @@ def benchmark(
 def _second_turn(llm: LLM, history: int, words: int, repeats: int) -> SecondTurn:
     turns, alone, before, new = [], [], 0, 0
     for repeat in range(repeats + 1):
-        llm.engine.cache.clear()
+        clear_prefix_cache(llm.engine)
         seconds, prompt, cached = _seconds_of_second_turn(llm, history, words, repeat)
         before, new = cached, len(prompt) - cached
         turns.append(seconds)
-        llm.engine.cache.clear()
+        clear_prefix_cache(llm.engine)
         alone.append(_seconds_alone(llm, prompt[-new:]))
     turns, alone = turns[1:], alone[1:]  # the first warm caches and pages
     ratios = tuple(turn / one for turn, one in zip(turns, alone, strict=True))

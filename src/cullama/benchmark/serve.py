@@ -29,6 +29,7 @@ from ..errors import UsageError
 from ..model.config import ModelConfig
 from ..sampling.params import SamplingParams
 from .host import HostCost, host_cost
+from .runs import clear_prefix_cache
 from .trace import Recorder
 
 if TYPE_CHECKING:
@@ -221,9 +222,10 @@ class _Clock:
 
     def __init__(self, engine: Engine, on_end: OnEnd, recorder: Recorder | None = None) -> None:
         self._engine, self._on_end, self._recorder = engine, on_end, recorder
+        self._texts: list[Text] = []
 
     def __enter__(self) -> _Clock:
-        self._engine.cache.clear()
+        clear_prefix_cache(self._engine)
         metrics = self._engine.metrics
         self._start = time.perf_counter()
         self._before = (metrics.drawn_tokens, metrics.steps, metrics.preemptions)
@@ -231,7 +233,7 @@ class _Clock:
         return self
 
     def __exit__(self, *error: object) -> None:
-        for text in self._engine.scheduler.running + self._engine.scheduler.waiting:
+        for text in self._texts:
             self._engine.finish(text, "cancelled")
 
     def now(self) -> float:
@@ -241,6 +243,7 @@ class _Clock:
         """Greedy, past end tokens: lengths are the workload's."""
         params = SamplingParams(max_tokens=tokens, temperature=0, ignore_eos=True)
         [text] = self._engine.submit(request.prompt, params)
+        self._texts.append(text)
         served = Served(request.arrival)
         text.on_change = lambda: self._note(text, served, request.answer)
         if self._recorder is not None:
@@ -275,21 +278,22 @@ class _Clock:
 @contextmanager
 def _at_most(engine: Engine, batch: int) -> Iterator[None]:
     """So many sequences at once."""
-    scheduler = engine.scheduler
-    before, scheduler.most_running = scheduler.most_running, batch
+    with engine.exclusive() as insider:
+        before = insider.limit_running(batch)
     try:
         yield
     finally:
-        scheduler.most_running = before
+        with engine.exclusive() as insider:
+            insider.limit_running(before)
 
 
 def _finish(engine: Engine) -> None:
-    while engine.scheduler.has_work:
+    while engine.has_work:
         engine.step()
 
 
 def _step_or_sleep(engine: Engine, seconds: float) -> None:
-    if engine.scheduler.has_work:
+    if engine.has_work:
         engine.step()
     else:
         time.sleep(max(0.0, seconds))

@@ -32,14 +32,16 @@ from ..model.batch import Batch, Piece
 from ..model.kv_cache import KVCache
 from ..model.llama import Llama
 from ..sampling.params import SamplingParams
+from .insider import Insider
+from .messages import Capacity
 from .metrics import Metrics
 from .prefix_cache import PrefixCache
-from .requests import Desk, check_priority
 from .runner import Flight, Outcome, Runner, plan_batch
 from .scheduler import Plan, Scheduler, is_far_ahead
-from .sequence import FinishReason, Sequence
+from .sequence import FinishReason, Sequence, sequences_of
 from .trace import StepRecord, StepWatch
 from .turns import Turns
+from .validation import check_priority, check_prompt, check_request, completion_limit
 
 # Tokens a step: enough to feed the processor, few enough to keep others waiting only briefly.
 TOKEN_BUDGET = 512
@@ -62,7 +64,12 @@ class Engine:
         self.cache = PrefixCache(cache.blocks, cache.block_size)
         self.scheduler = Scheduler(self.cache, TOKEN_BUDGET, MOST_RUNNING, self.metrics)
         self.observers: list[Callable[[StepRecord], None]] = []  # called after each step
-        self._desk = Desk(model.config, context_length, cache.blocks * cache.block_size)
+        self.capacity = Capacity(
+            model.config.vocab_size,
+            model.config.eos_ids,
+            context_length,
+            cache.blocks * cache.block_size,
+        )
         self._runner: Runner[Any] | None = Runner(model, cache)
         self._flight: Flight | None = None  # a pass that has been launched, and goes on by itself
         self._turns = Turns()
@@ -79,7 +86,7 @@ class Engine:
     @property
     def longest_text(self) -> int:
         """Tokens of a prompt and its answer together."""
-        return self._desk.longest_text
+        return self.capacity.max_length
 
     @property
     def has_work(self) -> bool:
@@ -100,7 +107,8 @@ class Engine:
         """
         self._check_process()
         check_priority(priority)
-        sequences = self._desk.sequences(prompt, params)
+        max_tokens = check_request(prompt, params, self.capacity)
+        sequences = sequences_of(prompt, params, max_tokens, self.capacity.eos_ids)
         with self._turns.changed:  # two that come at once must not both take the last place
             if not self._is_open:
                 raise ClosedError("this LLM was closed; make a new one to go on")
@@ -160,8 +168,8 @@ class Engine:
     def logits(self, tokens: list[int]) -> NDArray[np.float32]:
         """What the model predicts after each token, [T, V]."""
         self._check_process()
-        self._desk.check_prompt(tokens)
-        self._desk.longest_answer(len(tokens), 0)
+        check_prompt(tokens, self.capacity)
+        completion_limit(len(tokens), 0, self.capacity)
         self._turns.seize()
         try:
             return self._logits(tokens)
@@ -201,11 +209,15 @@ class Engine:
             self._turns.wait_for(lambda: self.has_work or not self._under_way)
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
-        """Nobody else works on the engine meanwhile: the model is the caller's."""
+    def exclusive(self) -> Iterator[Insider[Any]]:
+        """Hold the engine's lock: no other thread runs the model meanwhile.
+
+        Raises:
+            ClosedError: the engine was closed.
+        """
         self._turns.seize()
         try:
-            yield
+            yield Insider(self.runner, self.scheduler, self.cache)
         finally:
             self._turns.let_go()
 

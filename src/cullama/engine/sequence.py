@@ -13,11 +13,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from ..sampling.params import SamplingParams, TokenLogprobs
+from ..sampling.philox import fresh_seed
 from ..sampling.sampler import Draw, Drawn
+from .speculation import PromptLookup
 
 if TYPE_CHECKING:
     from .prefix_cache import Node
-    from .speculation import PromptLookup
 
 FinishReason = Literal["stop", "length", "cancelled", "error"]
 Stage = Literal["out", "waiting", "reading", "writing", "landing", "paused"]
@@ -122,3 +123,19 @@ class Sequence:
         """The one end that a sequence has."""
         assert self.finish_reason is None, "a sequence ends once"
         self.error, self.finish_reason = error, reason
+
+
+def sequences_of(
+    prompt: list[int], params: SamplingParams, max_tokens: int, eos_ids: tuple[int, ...]
+) -> list[Sequence]:
+    """One for each of a checked request's n samples, all with the same seed."""
+    seed = fresh_seed() if params.seed is None else params.seed
+    ends = frozenset(() if params.ignore_eos else eos_ids) | set(params.stop_token_ids)
+    sequences: list[Sequence] = []
+    for index in range(params.n):
+        leader = sequences[0] if sequences else None
+        sequence = Sequence(list(prompt), params, max_tokens, seed, ends, index, leader)
+        if params.speculation:
+            sequence.lookup = PromptLookup(sequence.tokens)
+        sequences.append(sequence)
+    return sequences

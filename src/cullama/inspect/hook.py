@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from ..engine.requests import Desk
+from ..engine.validation import check_prompt_alone
 from ..errors import UsageError
 from ..files.tensor import HostArray
 from ..model.batch import Piece, build_batch
@@ -53,12 +53,11 @@ def run(
     llm: LLM, tokens: list[int], watch: Watch, together: int, is_detailed: bool = False
 ) -> None:
     """The prompt through the model, so many tokens in a pass."""
-    with llm.engine.alone():
-        runner = llm.engine.runner
-        block_size = runner.cache.block_size
+    with llm.engine.exclusive() as insider:
+        block_size = insider.block_size
         room = -(-len(tokens) // block_size) * block_size
         steps = passes(tokens, together, block_size)
-        run_watched(runner.model, steps, room, watch, is_detailed)
+        run_watched(insider.model, steps, room, watch, is_detailed)
 
 
 def passes(tokens: Many[int], together: int, block_size: int) -> Iterator[Pass]:
@@ -98,6 +97,4 @@ def _checked_answer(place: Place, answer: Any, rows: HostArray) -> HostArray:
 
 def check_prompt(llm: LLM, tokens: list[int]) -> None:
     """As `llm.logits` does, but for the room in the cache: these runs have one of their own."""
-    desk = Desk(llm.config, llm.context_length, llm.context_length)
-    desk.check_prompt(tokens)
-    desk.longest_answer(len(tokens), 0)
+    check_prompt_alone(tokens, llm.engine.capacity)

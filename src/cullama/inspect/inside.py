@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from ..engine.engine import TOKEN_BUDGET
+from ..engine.insider import Insider
 from ..errors import UsageError
 from ..files.tensor import HostArray
 from ..model.config import ModelConfig
@@ -91,19 +92,19 @@ class Inside:
         what = f"the attention of {heads} heads over {tokens}² tokens"
         check_memory(4 * heads * tokens**2, what, "take a shorter prompt")
         out = np.empty((heads, tokens, tokens), np.float32)
-        with self.llm.engine.alone():
-            for start, heard in self._heard(layer):
+        with self.llm.engine.exclusive() as insider:
+            for start, heard in self._heard(layer, insider):
                 count = min(width, tokens - start)
                 out[:, :, start : start + count] = heard[:, :, :count].swapaxes(0, 1)
         return out
 
-    def _heard(self, layer: int) -> Iterator[tuple[int, HostArray]]:
+    def _heard(self, layer: int, insider: Insider[Any]) -> Iterator[tuple[int, HostArray]]:
         """For as many tokens as a value is wide at a time: the first of them, [T, H, E]."""
-        model = self.llm.engine.runner.model
-        ops, weights, config = model.ops, model.weights.layers[layer], model.config
+        model, ops = insider.model, insider.ops
+        weights, config = model.weights.layers[layer], model.config
         own = replace(config, windows=(config.windows[layer],))
-        x, q = (self._uploaded(rows[layer]) for rows in (self.hidden, self.queries))
-        block_size = self.llm.engine.runner.cache.block_size
+        x, q = (self._uploaded(rows[layer], ops) for rows in (self.hidden, self.queries))
+        block_size = insider.block_size
         (step,) = passes(self.tokens, len(self.tokens), block_size)
         batch = ops.upload_batch(step.batch)
         turns = ops.gather(model.weights.rotations, batch.positions)
@@ -147,20 +148,18 @@ class Inside:
         return [_top(self._lens(rows[first:]), count) for rows in self.hidden]
 
     def _lens(self, rows: Floats) -> Floats:
-        with self.llm.engine.alone():
-            model = self.llm.engine.runner.model
-            ops, weights, eps = model.ops, model.weights, model.config.norm_eps
+        with self.llm.engine.exclusive() as insider:
+            ops, weights, eps = insider.ops, insider.model.weights, insider.model.config.norm_eps
             # As many rows together as the engine takes, whose sums these are, bit for bit.
             parts = [
-                ops.logits(self._uploaded(part), weights.norm, weights.head, eps)
+                ops.logits(self._uploaded(part, ops), weights.norm, weights.head, eps)
                 for start in range(0, len(rows), TOKEN_BUDGET)
                 if len(part := rows[start : start + TOKEN_BUDGET])
             ]
             return np.concatenate([ops.download(part) for part in parts])
 
-    def _uploaded(self, rows: Floats) -> Any:
+    def _uploaded(self, rows: Floats, ops: Operators[Any]) -> Any:
         """As the backend had them: float32 holds every number of a smaller type."""
-        ops: Operators[Any] = self.llm.engine.runner.ops
         return ops.upload(np.ascontiguousarray(rows, self.stored_as))
 
     # --- for people --------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
-from ...engine.requests import Desk
+from ...engine.validation import check_prompt_alone
 from ...errors import UsageError
 from ...model.batch import Piece, build_batch
 from ..watching import Pass, Watch, run_watched
@@ -48,19 +48,16 @@ class Side:
             UsageError: an empty prompt, or ids outside the vocabulary.
             ContextLengthError: a prompt longer than the context.
         """
-        desk = Desk(self.llm.config, self.llm.context_length, self.llm.context_length)
-        desk.check_prompt(tokens)
-        desk.longest_answer(len(tokens), 0)
+        check_prompt_alone(tokens, self.llm.engine.capacity)
 
     def run(self, tokens: list[int], watch: Watch, is_detailed: bool) -> None:
         """The prompt through the model, with everything it gives shown to `watch`."""
-        with self.llm.engine.alone():
-            runner = self.llm.engine.runner
-            block_size = runner.cache.block_size
+        with self.llm.engine.exclusive() as insider:
+            block_size = insider.block_size
             blocks = -(-len(tokens) // block_size)
             passes = self._passes(tokens, blocks, block_size)
             room = self.batch * blocks * block_size
-            run_watched(runner.model, passes, room, watch, is_detailed)
+            run_watched(insider.model, passes, room, watch, is_detailed)
 
     def _passes(self, tokens: list[int], blocks: int, block_size: int) -> Iterator[Pass]:
         ours = self.batch // 2  # in the middle: others before it, others behind

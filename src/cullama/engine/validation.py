@@ -1,0 +1,84 @@
+"""Checks a request against an engine's capacity before it is queued. Needs no model, no arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from numbers import Integral
+from typing import Any
+
+from ..errors import ContextLengthError, UsageError
+from ..sampling.params import SamplingParams
+from .messages import Capacity
+
+DEFAULT_MAX_TOKENS = 256
+MAX_PRIORITY = 1_000_000
+
+
+def check_request(prompt: Sequence[int], params: SamplingParams, capacity: Capacity) -> int:
+    """Return how many tokens the completion may have.
+
+    Raises:
+        UsageError: an empty prompt, or a token id outside the vocabulary.
+        ContextLengthError: prompt and completion do not fit the context.
+    """
+    check_prompt(prompt, capacity)
+    check_token_ids("stop_token_ids", params.stop_token_ids, capacity)
+    check_token_ids("logit_bias", params.logit_bias, capacity)
+    return completion_limit(len(prompt), params.max_tokens, capacity)
+
+
+def check_prompt(prompt: Sequence[int], capacity: Capacity) -> None:
+    """Raises UsageError: an empty prompt, or ids outside the vocabulary."""
+    if not prompt:
+        raise UsageError("the prompt is empty, expected at least one token")
+    check_token_ids("the prompt", prompt, capacity)
+
+
+def check_prompt_alone(prompt: Sequence[int], capacity: Capacity) -> None:
+    """Check a prompt without a completion that runs in a KV cache of its own.
+
+    Raises:
+        UsageError: an empty prompt, or ids outside the vocabulary.
+        ContextLengthError: a prompt longer than the context.
+    """
+    check_prompt(prompt, capacity)
+    completion_limit(len(prompt), 0, replace(capacity, cache_tokens=capacity.context_length))
+
+
+def check_token_ids(where: str, tokens: Iterable[Any], capacity: Capacity) -> None:
+    """Raises UsageError: ids outside the vocabulary; `where` begins its message."""
+    for token in tokens:
+        # numpy's integers are Integral, too; the first question is the faster one.
+        is_integer = type(token) is int or (
+            isinstance(token, Integral) and not isinstance(token, bool)
+        )
+        if not is_integer or not 0 <= token < capacity.vocab_size:
+            raise UsageError(
+                f"{where} holds {token!r}, expected token ids below {capacity.vocab_size}"
+            )
+
+
+def completion_limit(prompt_length: int, max_tokens: int | None, capacity: Capacity) -> int:
+    """Return how many tokens the completion may have; `max_tokens`: None takes the default.
+
+    Raises:
+        ContextLengthError: prompt and completion are longer than the context, or than the cache.
+    """
+    place, size = "context", capacity.context_length
+    if capacity.max_length < size:
+        place, size = "cache", capacity.cache_tokens
+    room = capacity.max_length - prompt_length
+    if room < (1 if max_tokens is None else max_tokens):
+        completion = f" and an answer of up to {max_tokens}" if max_tokens else ""
+        raise ContextLengthError(
+            f"a prompt of {prompt_length} tokens{completion} does not fit the {place} of {size} "
+            "tokens; shorten the prompt" + (" or lower max_tokens" if max_tokens else "")
+        )
+    return min(room, DEFAULT_MAX_TOKENS) if max_tokens is None else max_tokens
+
+
+def check_priority(priority: Any) -> None:
+    """Raises UsageError: no whole number, or out of range."""
+    if type(priority) is not int or abs(priority) > MAX_PRIORITY:
+        raise UsageError(f"priority is {priority!r}, expected a whole number like 0, 1 or -1")
