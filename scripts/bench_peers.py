@@ -82,7 +82,7 @@ def measure(path: Path, options: argparse.Namespace) -> Report:
         peers = {entrant.name: _described(entrant.worker) for entrant in entrants}
     after = _limit(options)
     return Report(
-        model=f"{model_title(path)} · {checkpoint.stored_as}",
+        model=f"{model_title(path)} · {checkpoint.format_name}",
         threads=options.threads,
         rounds=options.rounds,
         weight_bytes=weight_bytes(checkpoint),

@@ -104,7 +104,7 @@ class LLM:
         folder = cache_folder() / "converted" if keep_converted else None
         ops = operators_for(backend, dtype, threads, folder, deterministic)
         self.name = model_title(model.path)
-        self.description = f"{self.name} · {model.stored_as} · {ops.description}"
+        self.description = f"{self.name} · {model.format_name} · {ops.description}"
         try:
             weights = load_weights(model, ops, self.context_length, progress)
             cache = ops.cache(config, _cache_tokens(config, self.context_length, cache_tokens, ops))

@@ -283,7 +283,7 @@ def test_a_header_of_many_pieces_reads_like_one_of_one(
     raw = np.zeros((2, 32), np.uint8)
     path = write(tmp_path / "m.gguf", {"a": ("F32", raw)}, words=words, number=7, last="x" * 5000)
     expected = GgufFile(path)
-    monkeypatch.setattr(gguf_file, "PIECE", piece)
+    monkeypatch.setattr(gguf_file, "READ_BYTES", piece)
     found = GgufFile(path)
     assert found.metadata == expected.metadata
     assert found.metadata["words"] == words
@@ -597,9 +597,9 @@ def test_strings_are_counted_over_all_arrays(
     path = tmp_path / "m.gguf"
     three = array(STRING, 3, string("") * 3)
     path.write_bytes(build([entry("a", ARRAY, three), entry("b", ARRAY, three)]))
-    monkeypatch.setattr(gguf_file, "STRING_LIMIT", 6)
+    monkeypatch.setattr(gguf_file, "MAX_ARRAY_STRINGS", 6)
     assert GgufFile(path).metadata == {"a": ["", "", ""], "b": ["", "", ""]}
-    monkeypatch.setattr(gguf_file, "STRING_LIMIT", 5)
+    monkeypatch.setattr(gguf_file, "MAX_ARRAY_STRINGS", 5)
     with pytest.raises(ModelFileError, match="'b': element count is 3 strings, expected at most 2"):
         GgufFile(path)
 

@@ -468,9 +468,9 @@ def test_fields_that_do_not_fit_are_refused_by_name(name: str) -> None:
 
 def test_cutting_pieces_stays_within_its_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     work = sum(len(token) ** 2 for token, kind in zip(TOKENS, KINDS, strict=True) if kind == NORMAL)
-    monkeypatch.setattr(gguf_tokenizer, "MERGE_WORK_LIMIT", work)
+    monkeypatch.setattr(gguf_tokenizer, "MAX_MERGE_WORK", work)
     build_tokenizer(spm_fields())
-    monkeypatch.setattr(gguf_tokenizer, "MERGE_WORK_LIMIT", work - 1)
+    monkeypatch.setattr(gguf_tokenizer, "MAX_MERGE_WORK", work - 1)
     with pytest.raises(ModelFileError, match="pieces, expected short pieces"):
         build_tokenizer(spm_fields())
 

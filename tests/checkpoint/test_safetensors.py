@@ -89,7 +89,7 @@ def test_a_single_file_is_read(folder: Path, tiny_tensors: Tensors) -> None:
     checkpoint = open_checkpoint(folder)
     assert_holds(checkpoint, tiny_tensors)
     assert checkpoint.path == folder
-    assert checkpoint.stored_as == "safetensors F32"
+    assert checkpoint.format_name == "safetensors F32"
     assert checkpoint.conversion_key is None
     assert (checkpoint.config.layers, checkpoint.config.vocab_size) == (2, 300)
 
@@ -101,7 +101,7 @@ def test_each_type_is_handed_out_as_it_is_stored(
     tmp_path: Path, write_model: WriteModel, dtype: str, spelled: str
 ) -> None:
     checkpoint = open_checkpoint(write_model(tmp_path, dtype=dtype))
-    assert checkpoint.stored_as == f"safetensors {spelled}"
+    assert checkpoint.format_name == f"safetensors {spelled}"
     assert {tensor.dtype for tensor in checkpoint.tensors.values()} == {spelled}
     assert {tensor.read().dtype.name for tensor in checkpoint.tensors.values()} == {dtype}
 
@@ -116,7 +116,7 @@ def test_the_commonest_type_is_named_where_they_are_mixed(
     save_file(mixed, folder / WEIGHTS)
     checkpoint = open_checkpoint(folder)
     assert_holds(checkpoint, mixed)
-    assert checkpoint.stored_as == "safetensors BF16"
+    assert checkpoint.format_name == "safetensors BF16"
 
 
 def test_shards_are_put_together(folder: Path, tiny_tensors: Tensors) -> None:
@@ -381,7 +381,7 @@ def test_a_named_pipe_is_refused_without_waiting(folder: Path, name: str) -> Non
     (folder / name).unlink(missing_ok=True)
     os.mkfifo(folder / name)
     # In a process that can be killed: whoever waits in C for a writer holds Python's lock.
-    code = "import sys, pathlib; from cullama.checkpoint import open_checkpoint as o; "
+    code = "import sys, pathlib; from cullama.checkpoint.opening import open_checkpoint as o; "
     attempt = [sys.executable, "-c", code + "o(pathlib.Path(sys.argv[1]))", str(folder)]
     ended = subprocess.run(attempt, capture_output=True, timeout=10, check=False, text=True)
     # A pipe that is no config at all may as well be overlooked.

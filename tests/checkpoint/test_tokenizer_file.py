@@ -14,7 +14,7 @@ import pytest
 from command_line import SOURCE
 from tokenizers import Tokenizer
 
-from cullama.checkpoint import tokenizer_file, trial
+from cullama.checkpoint import tokenizer_file, tokenizer_probe
 from cullama.checkpoint.tokenizer_file import load_tokenizer
 from cullama.errors import ModelError, ModelFileError, NoTokenizerError
 
@@ -41,7 +41,7 @@ def folder(tmp_path: Path, cache: Path, tokenizer_file: Path) -> Path:
 
 
 @pytest.fixture
-def trials(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+def probed(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """Which files were tried."""
     tried: list[Path] = []
     real = tokenizer_file._try
@@ -54,11 +54,11 @@ def trials(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     return tried
 
 
-def trial_program(monkeypatch: pytest.MonkeyPatch, folder: Path, body: str) -> None:
-    """Put another program in the place of the trial."""
+def probe_program(monkeypatch: pytest.MonkeyPatch, folder: Path, body: str) -> None:
+    """Put another program in the place of the probe."""
     program = folder / "program.py"
     program.write_text(f"def main(seconds, size):\n    {body}\n")
-    monkeypatch.setattr(tokenizer_file, "_TRIAL", program)
+    monkeypatch.setattr(tokenizer_file, "_PROBE", program)
 
 
 def refusal(folder: Path) -> str:
@@ -91,51 +91,51 @@ def test_padding_and_truncation_are_off_before_anybody_can_use_them(folder: Path
 # --- tried once
 
 
-def test_a_file_that_passed_is_not_tried_again(folder: Path, trials: list[Path]) -> None:
+def test_a_file_that_passed_is_not_tried_again(folder: Path, probed: list[Path]) -> None:
     first, second = load_tokenizer(folder), load_tokenizer(folder)
     assert first.encode(TEXT).ids == second.encode(TEXT).ids
-    assert trials == [folder / "tokenizer.json"]
+    assert probed == [folder / "tokenizer.json"]
 
 
-def test_a_copy_of_it_elsewhere_is_not_tried_again(folder: Path, trials: list[Path]) -> None:
+def test_a_copy_of_it_elsewhere_is_not_tried_again(folder: Path, probed: list[Path]) -> None:
     load_tokenizer(folder)
     copy = folder.parent / "copy"
     folder.rename(copy)
     load_tokenizer(copy)
-    assert len(trials) == 1
+    assert len(probed) == 1
 
 
-def test_a_file_that_changed_by_a_byte_is_tried_again(folder: Path, trials: list[Path]) -> None:
+def test_a_file_that_changed_by_a_byte_is_tried_again(folder: Path, probed: list[Path]) -> None:
     load_tokenizer(folder)
     with (folder / "tokenizer.json").open("ab") as file:
         file.write(b"\n")
     load_tokenizer(folder)
-    assert len(trials) == 2
+    assert len(probed) == 2
 
 
-def test_another_library_or_another_trial_tries_again(
-    folder: Path, trials: list[Path], monkeypatch: pytest.MonkeyPatch
+def test_another_library_or_another_probe_tries_again(
+    folder: Path, probed: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     load_tokenizer(folder)
     with monkeypatch.context() as patch:
         patch.setattr("tokenizers.__version__", "99.0")
         load_tokenizer(folder)
-    assert len(trials) == 2
+    assert len(probed) == 2
     later = folder / "later.py"
-    later.write_text(Path(trial.__file__).read_text() + "\n# a rule more\n")
-    monkeypatch.setattr(tokenizer_file, "_TRIAL", later)
+    later.write_text(Path(tokenizer_probe.__file__).read_text() + "\n# a rule more\n")
+    monkeypatch.setattr(tokenizer_file, "_PROBE", later)
     load_tokenizer(folder)
-    assert len(trials) == 3
+    assert len(probed) == 3
 
 
-def test_a_file_that_failed_is_not_remembered(folder: Path, trials: list[Path]) -> None:
+def test_a_file_that_failed_is_not_remembered(folder: Path, probed: list[Path]) -> None:
     (folder / "tokenizer.json").write_text("{}")
     assert refusal(folder) == refusal(folder)
-    assert len(trials) == 2
+    assert len(probed) == 2
 
 
 def test_without_a_cache_folder_it_is_tried_each_time(
-    folder: Path, trials: list[Path], cache: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, probed: list[Path], cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache.write_text("a file where the folder should be")
     load_tokenizer(folder)
@@ -148,7 +148,7 @@ def test_without_a_cache_folder_it_is_tried_each_time(
 
     monkeypatch.setattr(Path, "home", no_home)
     load_tokenizer(folder)
-    assert len(trials) == 3
+    assert len(probed) == 3
 
 
 # --- where the child is started from
@@ -183,7 +183,7 @@ def test_the_child_runs_nothing_that_lies_where_the_user_is(
     folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """The folder of a model may hold a stranger's tokenizers.py."""
-    for name in ("tokenizers", "json", "runpy", "base64", "trial", "sitecustomize"):
+    for name in ("tokenizers", "json", "runpy", "base64", "tokenizer_probe", "sitecustomize"):
         (folder / f"{name}.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
     monkeypatch.chdir(folder)
     monkeypatch.setattr(sys, "path", ["", *sys.path])
@@ -199,10 +199,10 @@ def test_a_python_that_cannot_be_started_is_named(
         load_tokenizer(folder)
 
 
-def test_a_python_that_cannot_run_the_trial_is_no_fault_of_the_file(
+def test_a_python_that_cannot_run_the_probe_is_no_fault_of_the_file(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trial_program(monkeypatch, folder, "import no_such_module")
+    probe_program(monkeypatch, folder, "import no_such_module")
     with pytest.raises(ModelError, match=r"cannot be tried: .* ended with status 1") as caught:
         load_tokenizer(folder)
     assert type(caught.value) is ModelError
@@ -223,23 +223,23 @@ ENDS = {
 def test_the_end_of_the_child_is_told(
     folder: Path, body: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trial_program(monkeypatch, folder, body)
+    probe_program(monkeypatch, folder, body)
     assert ENDS[body] in refusal(folder)
 
 
 def spinning(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
-    """The trial itself, and a library that does not come back."""
-    source = Path(trial.__file__).read_text()
+    """The probe itself, and a library that does not come back."""
+    source = Path(tokenizer_probe.__file__).read_text()
     program = folder / "program.py"
     program.write_text(source.replace("tokenizer.no_padding()", "while True: pass", 1))
-    monkeypatch.setattr(tokenizer_file, "_TRIAL", program)
+    monkeypatch.setattr(tokenizer_file, "_PROBE", program)
 
 
 def test_a_library_that_computes_for_ever_is_stopped(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spinning(monkeypatch, folder)
-    monkeypatch.setattr(tokenizer_file, "TRIAL_SECONDS", 1)
+    monkeypatch.setattr(tokenizer_file, "PROBE_CPU_SECONDS", 1)
     assert "took more than 1 s while loading it" in refusal(folder)
 
 
@@ -247,8 +247,8 @@ def test_a_library_that_waits_for_ever_is_stopped(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waiting = "import time; print('at: waiting', flush=True); time.sleep(600)"
-    trial_program(monkeypatch, folder, waiting)
-    monkeypatch.setattr(tokenizer_file, "TRIAL_PATIENCE", 0.5)
+    probe_program(monkeypatch, folder, waiting)
+    monkeypatch.setattr(tokenizer_file, "PROBE_WALL_SECONDS", 0.5)
     assert "took more than 0.5 s while waiting" in refusal(folder)
 
 
@@ -257,7 +257,7 @@ def test_a_file_that_takes_more_memory_than_is_given_is_refused(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (folder / "tokenizer.json").write_text('{"a": [' + "{}," * 3_000_000 + "{}]}")
-    monkeypatch.setattr(tokenizer_file, "TRIAL_MEMORY", 128 << 20)
+    monkeypatch.setattr(tokenizer_file, "PROBE_MEMORY", 128 << 20)
     assert "takes more than 128 MiB of memory" in refusal(folder)
 
 
@@ -278,9 +278,9 @@ def test_a_file_that_no_tokenizer_needs_is_not_read(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     size = (folder / "tokenizer.json").stat().st_size
-    monkeypatch.setattr(tokenizer_file, "LARGEST_FILE", size)
+    monkeypatch.setattr(tokenizer_file, "MAX_FILE_BYTES", size)
     load_tokenizer(folder)
-    monkeypatch.setattr(tokenizer_file, "LARGEST_FILE", size - 1)
+    monkeypatch.setattr(tokenizer_file, "MAX_FILE_BYTES", size - 1)
     assert f"holds more than {size - 1:,} bytes" in refusal(folder)
 
 
@@ -306,6 +306,6 @@ def test_many_replacements_are_sound_as_long_as_a_text_stays_about_as_long(folde
 
 def test_a_component_that_no_library_knows_yet_is_the_librarys_to_refuse(folder: Path) -> None:
     document = {"normalizer": {"type": "Singing", "verses": 4, "refrain": {"type": "Solo"}}}
-    trial.check(document)
+    tokenizer_probe.check(document)
     changed(folder, **document)
     assert "not a sound tokenizer: " in refusal(folder)

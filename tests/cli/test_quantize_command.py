@@ -136,7 +136,7 @@ def test_a_file_that_is_there_is_replaced_only_when_asked(quantize: Any, tmp_pat
     )
     assert (tmp_path / "tiny-q8_0.gguf").read_text() == "precious"
     assert quantize("--type", "q8_0", "--no-check", "--force")[0] == 0
-    assert open_checkpoint(tmp_path / "tiny-q8_0.gguf").stored_as == "GGUF Q8_0"
+    assert open_checkpoint(tmp_path / "tiny-q8_0.gguf").format_name == "GGUF Q8_0"
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cullama.errors import ModelFileError
-from cullama.files.fields import LARGEST_COUNT, Fields, load_json
+from cullama.files.fields import MAX_COUNT, Fields, load_json
 
 PATH = Path("somewhere/config.json")
 
@@ -188,13 +188,13 @@ def test_no_bytes_raise_anything_but_our_own_error(
 # --- kinds
 
 
-@pytest.mark.parametrize("value", [1, 7, LARGEST_COUNT])
+@pytest.mark.parametrize("value", [1, 7, MAX_COUNT])
 def test_a_whole_number_is_read(value: int) -> None:
     assert fields(a=value).integer("a") == value
 
 
 @pytest.mark.parametrize(
-    "value", [None, "7", 7.0, 7.5, True, False, [], [7], {}, 0, -1, LARGEST_COUNT + 1, 10**30]
+    "value", [None, "7", 7.0, 7.5, True, False, [], [7], {}, 0, -1, MAX_COUNT + 1, 10**30]
 )
 def test_what_is_no_whole_number_in_range_is_refused(value: Any) -> None:
     refusal(lambda: fields(a=value).integer("a"), str(PATH), "a is ", "expected a whole number")

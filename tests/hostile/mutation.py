@@ -19,7 +19,7 @@ from cullama.errors import ModelFileError, UnsupportedModelError
 FORM = re.compile(
     r"^(?:[^:]*: )*.*\b(?:is|has|holds|missing|unexpected|beginning|names|changed)\b.*\bexpected\b"
 )
-LONGEST_MESSAGE = 6000
+MAX_MESSAGE_LENGTH = 6000
 HANG = 1.0  # seconds of the processor: others may use the machine, too
 
 
@@ -131,7 +131,7 @@ def is_named(message: str, path: Path, words: tuple[str, ...]) -> bool:
     folder = path if path.is_dir() else path.parent
     if not message.startswith(str(folder)) or len(message.splitlines()) != 1:
         return False
-    if len(message) > LONGEST_MESSAGE or not message.isprintable():
+    if len(message) > MAX_MESSAGE_LENGTH or not message.isprintable():
         return False
     said = message.removeprefix(str(folder))
     return bool(FORM.search(said)) and (not words or any(word in said for word in words))

@@ -31,7 +31,7 @@ def test_mutants_are_refused_by_name_or_read_as_gguf_py_reads_them(tmp_path: Pat
 def test_a_header_is_the_same_in_whatever_pieces_it_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, piece: int
 ) -> None:
-    monkeypatch.setattr("cullama.checkpoint.gguf_file.PIECE", piece)
+    monkeypatch.setattr("cullama.checkpoint.gguf_file.READ_BYTES", piece)
     path = tmp_path / "model.gguf"
     gguf_mutants.sound_file(path, random.Random(SEED))
     assert gguf_mutants.agree(path, gguf_mutants.read(path), "") == ""

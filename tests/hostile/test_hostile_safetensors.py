@@ -112,7 +112,7 @@ def test_what_a_json_parser_would_overlook_is_refused(name: str, tmp_path: Path)
 def test_metadata_is_none_of_the_65_536_tensors(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cullama.checkpoint.safetensors_file.ENTRY_LIMIT", 3)
+    monkeypatch.setattr("cullama.checkpoint.safetensors_file.MAX_ENTRIES", 3)
     path = tmp_path / "model.safetensors"
     three = {name: np.ones(2, np.float32) for name in "abc"}
     path.write_bytes(save(three, {"format": "np"}))

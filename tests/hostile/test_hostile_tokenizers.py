@@ -21,7 +21,7 @@ WriteModel = Callable[..., Path]
 FILES = dict(hostile_tokenizers.corpus())
 FIELDS = {name: rest for name, *rest in hostile_gguf_tokenizers.corpus()}
 
-LONGEST_MESSAGE = 600
+MAX_MESSAGE_LENGTH = 600
 SECONDS = 200  # for a whole corpus; it takes a twentieth
 
 Outcomes = dict[str, list[str]]  # of each name: what came of it, and what was said
@@ -89,12 +89,12 @@ def check(outcomes: Outcomes, name: str, refusal: str | None, file: str) -> None
         assert file in message
         assert refusal in message
         assert message.isprintable()
-        assert len(message) < LONGEST_MESSAGE
+        assert len(message) < MAX_MESSAGE_LENGTH
 
 
-def test_no_mutant_gets_past_its_trial_and_brings_a_process_down() -> None:
+def test_no_mutant_gets_past_its_probe_and_brings_a_process_down() -> None:
     """A slice of `make soak-files`."""
     [figure] = tokenizers_soak.figures(30, seed=7)
     assert figure.is_met, figure.reached
     assert " used)" in figure.reached
-    assert " refused in the trial" in figure.reached
+    assert " refused in the probe" in figure.reached

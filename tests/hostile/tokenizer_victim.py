@@ -3,7 +3,7 @@ came of it.
 
 It takes names of folders from standard input, one a line, and answers with JSON lists: the folder,
 what it is at or what came out, a message. Or, started with --mutants, it takes files in
-hexadecimal digits, one a line, tries each in this very process, within the limits of a trial, and
+hexadecimal digits, one a line, tries each in this very process, within the limits of a probe, and
 answers "passed" when that is survived, and in the end what came out and a message. Started with
 --metadata it takes a GGUF file's fields, one JSON list of a name and an object a line.
 """
@@ -20,7 +20,7 @@ from pathlib import Path
 
 import tokenizers
 
-from cullama.checkpoint import tokenizer_file, trial
+from cullama.checkpoint import tokenizer_file, tokenizer_probe
 from cullama.checkpoint.gguf_tokenizer import build_tokenizer
 from cullama.checkpoint.opening import open_checkpoint
 from cullama.errors import CullamaError, ModelError
@@ -74,9 +74,9 @@ def came_of(load: Callable[[], tokenizers.Tokenizer]) -> tuple[str, str]:
 
 def came_of_mutant(content: bytes) -> str:
     try:
-        for _ in trial.trial(content):
+        for _ in tokenizer_probe.probe(content):
             pass
-    except trial.UnsoundError as error:
+    except tokenizer_probe.UnsafeTokenizerError as error:
         return f"refused {error}"
     print("passed", flush=True)
     try:
@@ -87,7 +87,7 @@ def came_of_mutant(content: bytes) -> str:
 
 
 def take_mutants() -> None:
-    trial._limit(24 * 3600, tokenizer_file.TRIAL_MEMORY)
+    tokenizer_probe._limit(24 * 3600, tokenizer_file.PROBE_MEMORY)
     for line in sys.stdin.buffer:
         answer = came_of_mutant(bytes.fromhex(line.decode()))
         print(" ".join(answer.encode(errors="replace").decode().split()), flush=True)

@@ -1,8 +1,8 @@
 """Thousands of mutated tokenizer.json files, and what became of the process that loaded each.
 
 It knows how to keep processes that may die or hang at their work. Each takes the steps of
-`load_tokenizer` in turn: the trial first, within the trial's own limits, where dying is what a
-trial is for; then, for whatever passed, everything that a person could do to the tokenizer, where
+`load_tokenizer` in turn: the probe first, within the probe's own limits, where dying is what a
+probe is for; then, for whatever passed, everything that a person could do to the tokenizer, where
 neither a death nor a BaseException nor standing still is allowed.
 
     PYTHONPATH=src python tests/hostile/tokenizers_soak.py [count] [seed]
@@ -33,13 +33,13 @@ DEATH, HANG = "death", "hang"
 @dataclass
 class Tally:
     outcomes: Counter[str] = field(default_factory=Counter)
-    failures: list[str] = field(default_factory=list)  # past the trial
+    failures: list[str] = field(default_factory=list)  # past the probe
 
     def add(self, number: int, step: str, outcome: str, message: str) -> None:
-        is_past_trial = step == PASSED
-        where = "" if outcome == USED else " in use" if is_past_trial else " in the trial"
+        is_past_probe = step == PASSED
+        where = "" if outcome == USED else " in use" if is_past_probe else " in the probe"
         self.outcomes[outcome + where] += 1
-        if is_past_trial and outcome in (DEATH, HANG, RAISED):
+        if is_past_probe and outcome in (DEATH, HANG, RAISED):
             self.failures.append(f"mutant {number}: {outcome} {message}"[:300])
 
 
@@ -53,7 +53,7 @@ def figures(count: int, seed: int) -> list[Figure]:
     return [
         Figure(
             name="F7 hostile tokenizers",
-            goal="0 deaths, 0 BaseExceptions, 0 hangs past the trial",
+            goal="0 deaths, 0 BaseExceptions, 0 hangs past the probe",
             reached=f"{count:,} mutants: {found} ({told})",
             is_met=not tally.failures,
         )

@@ -107,13 +107,13 @@ def test_each_window_begins_as_a_text_does() -> None:
     windows = cut(TEXT, context_length=50)
     assert [window[0] for window in windows] == [bos] * len(windows)
     assert [len(window) for window in windows[:-1]] == [50] * (len(windows) - 1)
-    assert [index for window in windows for index in window[1:]] == ids[: loss.MOST_TOKENS]
+    assert [index for window in windows for index in window[1:]] == ids[: loss.MAX_TOKENS]
 
 
 def test_long_texts_are_read_up_to_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loss, "MOST_TOKENS", 100)
+    monkeypatch.setattr(loss, "MAX_TOKENS", 100)
     assert sum(len(window) - 1 for window in cut(TEXT, context_length=50)) == 100
-    monkeypatch.setattr(loss, "MOST_BYTES", 70 * 4 * 600)
+    monkeypatch.setattr(loss, "MAX_LOGIT_BYTES", 70 * 4 * 600)
     assert sum(len(window) - 1 for window in cut(TEXT, context_length=50, vocab_size=600)) == 70
     assert max(len(window) for window in cut(TEXT, context_length=4096)) <= loss.WINDOW
 

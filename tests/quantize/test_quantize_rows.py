@@ -14,7 +14,7 @@ from gguf.quants import dequantize
 from cullama.errors import ModelFileError
 from cullama.files.tensor import HostArray, StoredTensor
 from cullama.quantize.plan import Target
-from cullama.quantize.rows import LARGEST_HALF, stored_rows
+from cullama.quantize.rows import MAX_FLOAT16, stored_rows
 
 ROWS, COLUMNS = 24, 96
 SOURCE = Path("source")
@@ -119,7 +119,7 @@ def test_what_is_no_number_is_refused(broken: float, dtype: str) -> None:
 @pytest.mark.parametrize("dtype", ["F16", "Q8_0", "Q4_1", "Q4_0"])
 def test_a_number_too_large_for_a_float16_is_refused(dtype: str) -> None:
     values = numbers()
-    values[7, 7] = -LARGEST_HALF
+    values[7, 7] = -MAX_FLOAT16
     assert np.isfinite(read_back(values, dtype)).all()
     values[7, 7] = -70000
     with pytest.raises(ModelFileError, match=r"holds 70000, expected at most 65504 .*--type bf16"):

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ChatTemplateError, CullamaError, ModelFileError, UsageError
-from ..files.regular_file import opened
+from ..files.regular_file import open_regular_file
 
 if TYPE_CHECKING:
     from .sandbox.environment import SafeTemplate
 
 LONGEST_REASON = 300  # characters of what a template or jinja2 says
-DEEPEST = 32  # levels of lists and objects in a message or a variable
+MAX_DEPTH = 32  # levels of lists and objects in a message or a variable
 LARGEST_FILE = 1 << 20  # bytes
 
 
@@ -111,7 +111,7 @@ def read_template(path: Path) -> str:
         ChatTemplateError: it cannot be read, or is no text.
     """
     try:
-        with opened(path, "a chat template") as file:
+        with open_regular_file(path, "a chat template") as file:
             content = file.read(LARGEST_FILE + 1)
     except (ModelFileError, ValueError) as error:  # ValueError: a NUL in the path
         raise ChatTemplateError(str(error)) from None
@@ -166,8 +166,8 @@ def _plain(where: str, value: Any, depth: int = 0) -> Any:
     for kind, exact in _EXACT.items():
         if isinstance(value, kind):
             return exact(value)
-    if depth == DEEPEST:
-        raise UsageError(f"{where} is nested more than {DEEPEST} deep")
+    if depth == MAX_DEPTH:
+        raise UsageError(f"{where} is nested more than {MAX_DEPTH} deep")
     if isinstance(value, Mapping):
         if not all(isinstance(key, str) for key in value):
             raise UsageError(f"{where} holds a key that is no text")

@@ -26,7 +26,7 @@ class Checkpoint:
     config: ModelConfig
     tensors: dict[str, StoredTensor]  # exactly those the config asks for
     load_tokenizer: Callable[[], tokenizers.Tokenizer]  # raises NoTokenizerError
-    stored_as: str  # for people: "safetensors BF16", "GGUF Q4_1"
+    format_name: str  # for people: "safetensors BF16", "GGUF Q4_1"
     # Names the very bytes of a file whose weights are costly to convert, so that a backend may
     # keep the converted ones; None where reading them again is as good.
     conversion_key: str | None = None
@@ -36,7 +36,7 @@ class Checkpoint:
     template_names: Callable[[], Mapping[str, str]] = dict
 
 
-def stored_types(tensors: dict[str, StoredTensor]) -> str:
+def most_common_dtype(tensors: dict[str, StoredTensor]) -> str:
     """The type that holds most elements, as the file spells it."""
     sizes: dict[str, int] = {}
     for tensor in tensors.values():

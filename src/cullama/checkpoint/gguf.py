@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from ..errors import ModelFileError
 from ..files.tensor import HostArray, StoredTensor
 from ..model.config import ModelConfig
-from .checkpoint import Checkpoint, stored_types
+from .checkpoint import Checkpoint, most_common_dtype
 from .gguf_file import GgufFile
 from .names import checked_tensors, huggingface_name
 from .template_files import gguf_names, gguf_template
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import tokenizers
 
 ROPE_DIVISORS = "rope_freqs.weight"
-MOST_DIVISORS = 1 << 16  # in known models there are 64: one for each rotated pair of a head
+MAX_DIVISORS = 1 << 16  # in known models there are 64: one for each rotated pair of a head
 
 
 def open_gguf(path: Path) -> Checkpoint:
@@ -41,7 +41,7 @@ def open_gguf(path: Path) -> Checkpoint:
         load_tokenizer=lambda: _load_tokenizer(file),
         load_chat_template=lambda: gguf_template(file.metadata, path),
         template_names=lambda: gguf_names(file.metadata, path),
-        stored_as=f"GGUF {stored_types(tensors)}",
+        format_name=f"GGUF {most_common_dtype(tensors)}",
         conversion_key=_conversion_key(path),
     )
 
@@ -56,10 +56,10 @@ def _rope_divisors(file: GgufFile) -> tuple[float, ...] | None:
     if ROPE_DIVISORS not in file.tensors:
         return None
     shape = file.tensors[ROPE_DIVISORS].shape
-    if math.prod(shape) > MOST_DIVISORS:  # before it is read whole
+    if math.prod(shape) > MAX_DIVISORS:  # before it is read whole
         raise ModelFileError(
             f"{file.path}: tensor {ROPE_DIVISORS!r}: shape is {list(shape)}, "
-            f"expected at most {MOST_DIVISORS:,} numbers, one for each rotated pair"
+            f"expected at most {MAX_DIVISORS:,} numbers, one for each rotated pair"
         )
     divisors = file.stored_tensor(ROPE_DIVISORS).read().reshape(-1)
     return tuple(float(divisor) for divisor in divisors)

@@ -29,21 +29,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ModelFileError, UnsupportedModelError
-from ..files.regular_file import opened, read_bytes, shown
+from ..files.regular_file import open_regular_file, read_bytes, short_repr
 from ..files.tensor import HostArray, StoredTensor
 
 # Limits keep a hostile header under a second and in bounded memory. The largest vocabulary we know
 # of, Gemma 3's, has 262 K tokens and 515 K merges.
-HEADER_BYTES = 100_000_000
-METADATA_LIMIT = 65_536
-TENSOR_LIMIT = 65_536
-STRING_LIMIT = 1 << 20  # in all arrays together
-TEXT_LIMIT = 1 << 20  # bytes of one string
+MAX_HEADER_BYTES = 100_000_000
+MAX_METADATA_ENTRIES = 65_536
+MAX_TENSORS = 65_536
+MAX_ARRAY_STRINGS = 1 << 20  # in all arrays together
+MAX_STRING_BYTES = 1 << 20  # bytes of one string
 # Bytes of Python's strings beyond twice their size in the file. A letter may take four there.
-TEXT_OVERHEAD = 50 << 20
-ELEMENT_LIMIT = (1 << 63) - 1  # of one tensor: what ggml counts with, and numpy
+MAX_STRING_OVERHEAD = 50 << 20
+MAX_ELEMENTS = (1 << 63) - 1  # of one tensor: what ggml counts with, and numpy
 
-PIECE = 1 << 20  # bytes of a header read at once
+READ_BYTES = 1 << 20  # bytes of a header read at once
 TILE_ELEMENTS = 1 << 18  # 1 MB of float32: a tile stays in the second-level cache while converted
 
 
@@ -131,7 +131,7 @@ class GgufFile:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        with opened(self.path, "a GGUF file") as file:
+        with open_regular_file(self.path, "a GGUF file") as file:
             self.metadata, self.tensors = _read(_Header(file, self.path))
 
     def stored_tensor(self, name: str, row_multiple: int = 1) -> StoredTensor:
@@ -163,11 +163,11 @@ class _Header:
     def __init__(self, file: BinaryIO, path: Path) -> None:
         self.path = path
         self.size = os.fstat(file.fileno()).st_size
-        self.limit = min(self.size, HEADER_BYTES)
+        self.limit = min(self.size, MAX_HEADER_BYTES)
         self.position = 0
         self.where = "header"
         self.bytes = bytearray()  # of the file, from `_dropped` on
-        self.strings_left = STRING_LIMIT
+        self.strings_left = MAX_ARRAY_STRINGS
         self._dropped = 0
         self._text_overhead = 0
         self._file = file
@@ -179,7 +179,7 @@ class _Header:
         """Refuse `count` bytes more than there are, before anything is made of that size."""
         left = self.limit - self.position
         if count > left:
-            whose = "file" if self.limit == self.size else f"{HEADER_BYTES:,} a header may have"
+            whose = "file" if self.limit == self.size else f"{MAX_HEADER_BYTES:,} a header may have"
             raise self.error(field, f"{count:,} bytes", f"at most the {left:,} left of the {whose}")
 
     def take(self, count: int, field: str) -> int:
@@ -197,7 +197,7 @@ class _Header:
         self._dropped = self.position
         # Piece by piece, because one large read would stand in memory beside what it is added to.
         while len(self.bytes) < count:
-            piece = self._file.read(min(PIECE, self.limit - self._dropped - len(self.bytes)))
+            piece = self._file.read(min(READ_BYTES, self.limit - self._dropped - len(self.bytes)))
             if not piece:
                 read = self._dropped + len(self.bytes)
                 raise self.error("file", f"{read:,} bytes", f"{self.size:,}: it shrank")
@@ -214,16 +214,18 @@ class _Header:
     def text(self, field: str) -> str:
         length = self.u64(f"length of the {field}")
         self.require(length, field)
-        if length > TEXT_LIMIT:
-            raise self.error(field, f"{length:,} bytes", f"at most {TEXT_LIMIT:,} in a string")
+        if length > MAX_STRING_BYTES:
+            raise self.error(
+                field, f"{length:,} bytes", f"at most {MAX_STRING_BYTES:,} in a string"
+            )
         start = self.take(length, field)
         try:
             text = self.bytes[start : start + length].decode()
         except UnicodeDecodeError as error:
             raise self.error(field, f"not UTF-8 ({error.reason})", "UTF-8 text") from None
         self._text_overhead += sys.getsizeof(text) - 2 * length
-        if self._text_overhead > TEXT_OVERHEAD:
-            expected = f"no more than {TEXT_OVERHEAD:,} bytes of overhead for all strings"
+        if self._text_overhead > MAX_STRING_OVERHEAD:
+            expected = f"no more than {MAX_STRING_OVERHEAD:,} bytes of overhead for all strings"
             raise self.error(field, "one string too many", expected)
         return text
 
@@ -245,10 +247,10 @@ class _Header:
         data, at, length_at = self.bytes, self.position - self._dropped, _U64.unpack_from
         size_of, overhead = sys.getsizeof, self._text_overhead
         with suppress(struct.error, UnicodeDecodeError):
-            while len(texts) < count and overhead < TEXT_OVERHEAD:
+            while len(texts) < count and overhead < MAX_STRING_OVERHEAD:
                 length = length_at(data, at)[0]
                 end = at + 8 + length
-                if end > len(data) or length > TEXT_LIMIT:
+                if end > len(data) or length > MAX_STRING_BYTES:
                     break
                 texts.append(text := data[at + 8 : end].decode())
                 overhead += size_of(text) - 2 * length
@@ -260,8 +262,8 @@ def _read(header: _Header) -> tuple[dict[str, Any], dict[str, GgufTensor]]:
     _check_version(header)
     tensor_count, metadata_count = header.u64("tensor count"), header.u64("metadata count")
     # The smallest entries there can be: an empty name, then one dimension or one byte.
-    _check_count(header, "tensor count", tensor_count, TENSOR_LIMIT, entry=32)
-    _check_count(header, "metadata count", metadata_count, METADATA_LIMIT, entry=13)
+    _check_count(header, "tensor count", tensor_count, MAX_TENSORS, entry=32)
+    _check_count(header, "metadata count", metadata_count, MAX_METADATA_ENTRIES, entry=13)
     metadata = _read_metadata(header, metadata_count)
     tensors = _read_tensors(header, tensor_count)
     alignment = _alignment(header, metadata)
@@ -302,7 +304,7 @@ def _read_metadata(header: _Header, count: int) -> dict[str, Any]:
     for index in range(count):
         header.where = f"metadata entry {index}"
         key = header.text("key")
-        header.where = f"metadata {shown(key)}"
+        header.where = f"metadata {short_repr(key)}"
         if key in metadata:
             raise header.error("key", "there twice", "each key once")
         metadata[key] = _read_value(header)
@@ -358,7 +360,7 @@ def _read_tensors(header: _Header, count: int) -> dict[str, GgufTensor]:
 def _read_tensor(header: _Header) -> GgufTensor:
     """One entry of the list; its offset is still counted from where the data begins."""
     name = header.text("name")
-    header.where = f"tensor {shown(name)}"
+    header.where = f"tensor {short_repr(name)}"
     dimensions = header.u32("number of dimensions")
     if not 1 <= dimensions <= 4:
         raise header.error("number of dimensions", dimensions, "1 to 4")
@@ -385,8 +387,8 @@ def _byte_size(header: _Header, shape: Sequence[int], block: _Block) -> int:
     if 0 in shape:
         raise header.error("shape", list(shape), "no dimension of 0")
     elements = math.prod(shape)
-    if elements > ELEMENT_LIMIT:
-        raise header.error("shape", list(shape), f"at most {ELEMENT_LIMIT:,} elements")
+    if elements > MAX_ELEMENTS:
+        raise header.error("shape", list(shape), f"at most {MAX_ELEMENTS:,} elements")
     if shape[-1] % block.elements:
         expected = f"a multiple of {block.elements}, the block of {block.dtype}"
         raise header.error("row length", f"{shape[-1]:,}", expected)
@@ -398,7 +400,7 @@ def _alignment(header: _Header, metadata: dict[str, Any]) -> int:
     alignment = metadata.get("general.alignment", 32)
     is_integer = isinstance(alignment, int) and not isinstance(alignment, bool)
     if not is_integer or alignment < 1 or alignment & (alignment - 1):
-        raise header.error("value", shown(alignment), "a power of two")
+        raise header.error("value", short_repr(alignment), "a power of two")
     return int(alignment)
 
 
@@ -414,7 +416,7 @@ def _check_layout(
     That is what llama.cpp asks too: bytes which belong to no tensor are damage, or smuggled.
     """
     for tensor in tensors:
-        header.where = f"tensor {shown(tensor.name)}"
+        header.where = f"tensor {short_repr(tensor.name)}"
         if tensor.offset % alignment:
             raise header.error("offset", f"{tensor.offset:,}", f"a multiple of {alignment:,}")
         end = begin + tensor.offset + tensor.byte_size
@@ -427,14 +429,14 @@ def _check_layout(
 
 def _check_contiguous(header: _Header, tensors: Sequence[GgufTensor], alignment: int) -> None:
     if tensors and tensors[0].offset:
-        header.where = f"tensor {shown(tensors[0].name)}"
+        header.where = f"tensor {short_repr(tensors[0].name)}"
         raise header.error("offset", f"{tensors[0].offset:,}", "0, as the first")
     for before, tensor in pairwise(tensors):
         expected = _aligned(before.offset + before.byte_size, alignment)
         if tensor.offset != expected:
-            header.where = f"tensor {shown(tensor.name)}"
+            header.where = f"tensor {short_repr(tensor.name)}"
             found = f"{tensor.offset:,}" + (", an overlap" if tensor.offset < expected else "")
-            where = f"{expected:,}, where {shown(before.name)} ends"
+            where = f"{expected:,}, where {short_repr(before.name)} ends"
             raise header.error("offset", found, where)
 
 
@@ -464,7 +466,7 @@ def _pieces(
 ) -> Iterator[tuple[NDArray[np.uint8], int]]:
     """The bytes of some rows, and how many rows they are."""
     most, block = _rows_in_tile(tensor, row_multiple), _BLOCK_OF[tensor.dtype]
-    with opened(path, "a GGUF file") as file:
+    with open_regular_file(path, "a GGUF file") as file:
         file.seek(tensor.offset)
         for first in range(0, tensor.shape[0], most):
             rows = min(most, tensor.shape[0] - first)

@@ -23,7 +23,7 @@ from ..errors import ModelFileError, NoTokenizerError
 from ..files.fields import Fields
 from ..files.tensor import HostArray
 from ..text.rust_panics import is_panic
-from .trial import LONGEST_TOKEN
+from .tokenizer_probe import MAX_TOKEN_LENGTH
 
 # `tokenizer.ggml.token_type`. Unused pieces (5) and byte pieces (6) need no name here.
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED = 1, 2, 3, 4
@@ -32,7 +32,7 @@ SPACE = "▁"  # what SentencePiece writes for a space
 
 # Cutting a piece everywhere costs the square of its length. A vocabulary of 256 K common pieces
 # takes a tenth of this; as many of the longest pieces allowed would take an hour.
-MERGE_WORK_LIMIT = 1 << 28
+MAX_MERGE_WORK = 1 << 28
 
 
 def build_tokenizer(metadata: Mapping[str, Any], path: Path = Path("GGUF")) -> Tokenizer:
@@ -82,8 +82,8 @@ class _Vocabulary:
             token or f"[EMPTY_{index}]" for index, token in enumerate(_texts(fields, "tokens"))
         ]
         longest = max(map(len, tokens))
-        if longest > LONGEST_TOKEN:
-            what = f"holds {longest:,} characters in one, expected at most {LONGEST_TOKEN:,}"
+        if longest > MAX_TOKEN_LENGTH:
+            what = f"holds {longest:,} characters in one, expected at most {MAX_TOKEN_LENGTH:,}"
             raise _error(fields, "tokens", what)
         ids = {token: index for index, token in enumerate(tokens)}
         if len(ids) < len(tokens):
@@ -287,7 +287,7 @@ def _merges_by_score(fields: Fields, vocabulary: _Vocabulary) -> list[tuple[str,
     plain = [index for index, kind in enumerate(vocabulary.kinds) if kind == NORMAL]
     pieces = {vocabulary.tokens[index] for index in plain}
     work = sum(len(piece) ** 2 for piece in pieces)
-    if work > MERGE_WORK_LIMIT:
+    if work > MAX_MERGE_WORK:
         count = f"{sum(map(len, pieces)):,} characters in {len(pieces):,} pieces"
         raise _error(fields, "tokens", f"holds {count}, expected short pieces")
     best_first = sorted(plain, key=lambda index: -scores[index])

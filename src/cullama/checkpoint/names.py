@@ -36,7 +36,7 @@ _GGUF_NAME = re.compile(r"(?:blk\.(?P<layer>0|[1-9][0-9]*)\.)?(?P<stem>\w+)\.(?P
 # Tables that old exporters stored and that are recomputed from the config.
 _RECOMPUTED = re.compile(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq|rope_freqs\.weight")
 
-MOST_LISTED = 60  # problems in one message
+MAX_LISTED = 60  # problems in one message
 
 
 def huggingface_name(gguf_name: str) -> str:
@@ -122,8 +122,8 @@ def checked_tensors(
 def _summary(problems: Iterable[str], count: int) -> str:
     """All of them, unless the file is of another model altogether."""
     verb = "tensor does not fit" if count == 1 else "tensors do not fit"
-    more = f"; and {count - MOST_LISTED} more" if count > MOST_LISTED else ""
-    listed = "; ".join(islice(problems, MOST_LISTED))
+    more = f"; and {count - MAX_LISTED} more" if count > MAX_LISTED else ""
+    listed = "; ".join(islice(problems, MAX_LISTED))
     return f"{count} {verb} the names and shapes expected by the config: {listed}{more}"
 
 

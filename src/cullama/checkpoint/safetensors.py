@@ -13,10 +13,10 @@ from typing import Any
 
 from ..errors import ModelFileError, ModelNotFoundError
 from ..files.fields import load_json
-from ..files.regular_file import shown
+from ..files.regular_file import short_repr
 from ..files.tensor import StoredTensor
 from ..model.config import ModelConfig
-from .checkpoint import Checkpoint, stored_types
+from .checkpoint import Checkpoint, most_common_dtype
 from .names import checked_tensors
 from .safetensors_file import SafetensorsFile
 from .template_files import folder_names, folder_template
@@ -45,7 +45,7 @@ def open_safetensors(folder: Path) -> Checkpoint:
         load_tokenizer=lambda: load_tokenizer(folder),
         load_chat_template=lambda: folder_template(folder),
         template_names=lambda: folder_names(folder),
-        stored_as=f"safetensors {stored_types(tensors)}",
+        format_name=f"safetensors {most_common_dtype(tensors)}",
     )
 
 
@@ -75,7 +75,9 @@ def _sharded_tensors(index: Path) -> dict[str, StoredTensor]:
     weight_map = load_json(index).get("weight_map", "missing")
     if not isinstance(weight_map, dict) or not weight_map:
         expected = "tensor names and the files they lie in"
-        raise ModelFileError(f"{index}: weight_map is {shown(weight_map)}, expected {expected}")
+        raise ModelFileError(
+            f"{index}: weight_map is {short_repr(weight_map)}, expected {expected}"
+        )
     promised: dict[str, set[str]] = {}
     for name, shard in weight_map.items():
         promised.setdefault(_shard_name(index, name, shard), set()).add(name)
@@ -93,7 +95,7 @@ def _shard_name(index: Path, name: str, shard: Any) -> str:
     is_plain = isinstance(shard, str) and re.fullmatch(r"[\w.+=@ -]{1,255}", shard, re.ASCII)
     if not is_plain or not shard.endswith(".safetensors"):
         raise ModelFileError(
-            f"{index}: tensor {shown(name)}: weight_map is {shown(shard)}, "
+            f"{index}: tensor {short_repr(name)}: weight_map is {short_repr(shard)}, "
             "expected a .safetensors file beside it"
         )
     return str(shard)
@@ -144,7 +146,7 @@ def _check_promise(
             + [(name, "in the file only") for name in more]
         )
         raise ModelFileError(
-            f"{index}: tensor {shown(name)}: weight_map and {shard} differ in "
+            f"{index}: tensor {short_repr(name)}: weight_map and {shard} differ in "
             f"{len(missing) + len(more)} tensors, this one is {verb}, "
             "expected each tensor in the file the index names"
         )

@@ -25,19 +25,19 @@ import ml_dtypes  # noqa: F401  (safetensors hands out bfloat16 arrays only once
 from safetensors import SafetensorError, safe_open
 
 from ..errors import ModelFileError, UnsupportedModelError
-from ..files.regular_file import opened, shown
+from ..files.regular_file import open_regular_file, short_repr
 from ..files.tensor import HostArray, StoredTensor
 
 # Limits keep a hostile header under a second and in bounded memory.
-HEADER_BYTES = 100_000_000  # the format's own
-ENTRY_LIMIT = 65_536  # tensors, and of metadata as many again
-ESCAPE_LIMIT = 1 << 20  # backslashes in all texts together
-NAME_BYTES = 8 << 20  # of all names together; in Python a letter may take four bytes
-ENTRY_BYTES = 1 << 16  # of one tensor: a type, a shape, two offsets, and spaces
-ELEMENT_LIMIT = (1 << 63) - 1  # of one tensor: what numpy counts with
-DIMENSION_LIMIT = 64  # likewise
+MAX_HEADER_BYTES = 100_000_000  # the format's own
+MAX_ENTRIES = 65_536  # tensors, and of metadata as many again
+MAX_ESCAPES = 1 << 20  # backslashes in all texts together
+MAX_NAME_BYTES = 8 << 20  # of all names together; in Python a letter may take four bytes
+MAX_ENTRY_BYTES = 1 << 16  # of one tensor: a type, a shape, two offsets, and spaces
+MAX_ELEMENTS = (1 << 63) - 1  # of one tensor: what numpy counts with
+MAX_DIMENSIONS = 64  # likewise
 
-PIECE = 1 << 16  # bytes of a header read and decoded at once
+READ_BYTES = 1 << 16  # bytes of a header read and decoded at once
 TILE_ELEMENTS = 1 << 18
 
 DTYPES = ("F32", "F16", "BF16")
@@ -72,7 +72,7 @@ class SafetensorsFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        with opened(path, "a safetensors file") as file:
+        with open_regular_file(path, "a safetensors file") as file:
             self._version = _version(file)
             length = _header_length(file, path)
             self.tensors = _read_header(_read_text(file, path, length), path)
@@ -87,23 +87,23 @@ class SafetensorsFile:
         tensor = self.tensors[name]
         if tensor.dtype not in DTYPES:
             raise UnsupportedModelError(
-                f"{self.path}: tensor {shown(name)}: dtype is {tensor.dtype}, "
+                f"{self.path}: tensor {short_repr(name)}: dtype is {tensor.dtype}, "
                 f"expected one of {', '.join(DTYPES)}"
             )
         return StoredTensor(name, tensor.shape, tensor.dtype, partial(self._tiles, tensor))
 
     def _tiles(self, tensor: SafetensorsTensor) -> Iterator[HostArray]:
-        with opened(self.path, "a safetensors file") as file:
+        with open_regular_file(self.path, "a safetensors file") as file:
             if _version(file) != self._version:
                 raise ModelFileError(
-                    f"{self.path}: tensor {shown(tensor.name)}: the file is another than when its "
-                    "header was read, expected no change while a model is loaded"
+                    f"{self.path}: tensor {short_repr(tensor.name)}: the file changed since "
+                    "its header was read, expected no change while a model is loaded"
                 )
         try:
             yield from _read_tiles(self.path, tensor)
         except (SafetensorError, OSError) as error:
             raise ModelFileError(
-                f"{self.path}: tensor {shown(tensor.name)}: cannot be read: {error}"
+                f"{self.path}: tensor {short_repr(tensor.name)}: cannot be read: {error}"
             ) from None
 
 
@@ -152,9 +152,9 @@ def _header_length(file: BinaryIO, path: Path) -> int:
     if length > size - 8:
         rest = f"at most the {size - 8:,} left of the file"
         raise ModelFileError(f"{path}: header length is {length:,} bytes, expected {rest}")
-    if length > HEADER_BYTES:
+    if length > MAX_HEADER_BYTES:
         raise ModelFileError(
-            f"{path}: header length is {length:,} bytes, expected at most {HEADER_BYTES:,}"
+            f"{path}: header length is {length:,} bytes, expected at most {MAX_HEADER_BYTES:,}"
         )
     return length
 
@@ -174,9 +174,9 @@ def _read_text(file: BinaryIO, path: Path, length: int) -> bytes:
         raise ModelFileError(f"{path}: header is cut short, expected {length:,} bytes: it shrank")
     decoder = codecs.getincrementaldecoder("utf-8")()
     try:
-        for start in range(0, length, PIECE):
-            piece = text[start : start + PIECE]
-            decoder.decode(piece, final=start + PIECE >= length)
+        for start in range(0, length, READ_BYTES):
+            piece = text[start : start + READ_BYTES]
+            decoder.decode(piece, final=start + READ_BYTES >= length)
             if len(piece.translate(None, _CONTROL)) < len(piece):
                 raise ModelFileError(f"{path}: header holds control characters, expected JSON")
     except UnicodeDecodeError as error:
@@ -212,10 +212,10 @@ class _Header:
         self.text, self.path = text, path
         self.position = 0
         self.where, self.name = "header", ""
-        self.name_bytes_left = NAME_BYTES
+        self.name_bytes_left = MAX_NAME_BYTES
 
     def error(self, field: str, found: object, expected: str) -> ModelFileError:
-        where = f"{self.where} {shown(self.name)}" if self.where != "header" else self.where
+        where = f"{self.where} {short_repr(self.name)}" if self.where != "header" else self.where
         return ModelFileError(f"{self.path}: {where}: {field} is {found}, expected {expected}")
 
     def members(self, where: str) -> Iterator[str]:
@@ -230,8 +230,8 @@ class _Header:
             if key in keys:
                 raise self.error("name", "there twice", "each name once")
             keys.add(key)
-            if len(keys) > ENTRY_LIMIT + ("__metadata__" in keys):
-                raise self.error("number", f"{len(keys):,} or more", f"at most {ENTRY_LIMIT:,}")
+            if len(keys) > MAX_ENTRIES + ("__metadata__" in keys):
+                raise self.error("number", f"{len(keys):,} or more", f"at most {MAX_ENTRIES:,}")
             yield key
             self.where, self.name = where, key
             if self._sign("sign behind the entry", b",}") == b"}":
@@ -241,7 +241,7 @@ class _Header:
         written = self.string(f"{where} name")
         self.name_bytes_left -= len(written)
         if self.name_bytes_left < 0:
-            expected = f"at most {NAME_BYTES:,} bytes"
+            expected = f"at most {MAX_NAME_BYTES:,} bytes"
             raise self.error("length of all names", "too great", expected)
         key = str(json.loads(b'"%s"' % written)) if b"\\" in written else written.decode()
         self.where, self.name = where, key
@@ -262,7 +262,7 @@ class _Header:
                 end = self.text.find(b'"', at)
         written = self.text[start:end]
         if end < 0 or b"\n" in written or b"\r" in written or b"\t" in written:
-            raise self.error(field, f"{shown(written[:40])} …", "a string on one line")
+            raise self.error(field, f"{short_repr(written[:40])} …", "a string on one line")
         self.position = end + 1
         return written
 
@@ -271,7 +271,7 @@ class _Header:
         self._next()
         # Nothing else in a sound entry ends with a brace. Whatever else stands in its place is
         # read as well, to be named by whoever expected an entry.
-        most = self.position + ENTRY_BYTES
+        most = self.position + MAX_ENTRY_BYTES
         try:
             return self._decoded(self.text.find(b"}", self.position, most) + 1)
         except (ValueError, RecursionError):
@@ -316,7 +316,7 @@ class _Header:
 
     def shown_from(self, position: int) -> str:
         found = self.text[position : position + 20].decode(errors="replace")
-        return f"{shown(found)} at byte {position:,}" if found else "cut short"
+        return f"{short_repr(found)} at byte {position:,}" if found else "cut short"
 
 
 class _Repeated(str):
@@ -346,8 +346,8 @@ def _read_header(text: bytes, path: Path) -> dict[str, SafetensorsTensor]:
     if not text.startswith(b"{"):
         raise header.error("beginning", header.shown_from(0), "{")
     escapes = text.count(b"\\")
-    if escapes > ESCAPE_LIMIT:
-        raise header.error("number of escapes", f"{escapes:,}", f"at most {ESCAPE_LIMIT:,}")
+    if escapes > MAX_ESCAPES:
+        raise header.error("number of escapes", f"{escapes:,}", f"at most {MAX_ESCAPES:,}")
     tensors: dict[str, SafetensorsTensor] = {}
     for name in header.members("tensor"):
         if name == "__metadata__":
@@ -365,7 +365,7 @@ def _skip_metadata(header: _Header) -> None:
 
 
 def _read_tensor(header: _Header, name: str) -> SafetensorsTensor:
-    usual = _ENTRY.match(header.text, header.position, header.position + ENTRY_BYTES)
+    usual = _ENTRY.match(header.text, header.position, header.position + MAX_ENTRY_BYTES)
     if usual:
         header.position = usual.end()
         dtype, shape = usual[1].decode(), [int(it) for it in usual[2].split(b",") if it]
@@ -373,10 +373,10 @@ def _read_tensor(header: _Header, name: str) -> SafetensorsTensor:
     else:
         dtype, shape, begin, end = _unusual_entry(header)
     if dtype not in _BITS:
-        raise header.error("dtype", shown(dtype), f"one of {', '.join(_BITS)}")
+        raise header.error("dtype", short_repr(dtype), f"one of {', '.join(_BITS)}")
     size = _byte_size(header, shape, dtype)
     if end - begin != size:
-        expected = f"{size:,} for shape {shown(shape)} of {dtype}"
+        expected = f"{size:,} for shape {short_repr(shape)} of {dtype}"
         raise header.error("data_offsets", f"[{begin}, {end}], {end - begin:,} bytes", expected)
     return SafetensorsTensor(name, dtype, tuple(shape), begin, end)
 
@@ -385,18 +385,18 @@ def _unusual_entry(header: _Header) -> tuple[str, list[int], int, int]:
     """Members in another order, or whatever else is there in the place of an entry."""
     entry = header.value()
     if isinstance(entry, _Repeated):
-        raise header.error(shown(entry), "there twice", "each key once")
+        raise header.error(short_repr(entry), "there twice", "each key once")
     if not isinstance(entry, dict):
-        raise header.error("entry", shown(entry), f"an object with {', '.join(_MEMBERS)}")
+        raise header.error("entry", short_repr(entry), f"an object with {', '.join(_MEMBERS)}")
     for key in entry.keys() - _MEMBERS:
-        raise header.error("key", shown(key), f"one of {', '.join(_MEMBERS)}")
+        raise header.error("key", short_repr(key), f"one of {', '.join(_MEMBERS)}")
     dtype = entry.get("dtype", "missing")
     if not isinstance(dtype, str):
-        raise header.error("dtype", shown(dtype), f"one of {', '.join(_BITS)}")
+        raise header.error("dtype", short_repr(dtype), f"one of {', '.join(_BITS)}")
     shape = _sizes(header, entry, "shape", "a list of whole numbers")
     offsets = _sizes(header, entry, "data_offsets", "a beginning and an end")
     if len(offsets) != 2:
-        raise header.error("data_offsets", shown(offsets), "a beginning and an end")
+        raise header.error("data_offsets", short_repr(offsets), "a beginning and an end")
     return dtype, shape, offsets[0], offsets[1]
 
 
@@ -404,19 +404,19 @@ def _sizes(header: _Header, entry: dict[str, Any], field: str, expected: str) ->
     sizes = entry.get(field, "missing")
     is_list = isinstance(sizes, list) and {*map(type, sizes)} <= {int}
     if not is_list or min(sizes, default=0) < 0:
-        raise header.error(field, shown(sizes), expected)
+        raise header.error(field, short_repr(sizes), expected)
     return sizes
 
 
 def _byte_size(header: _Header, shape: list[int], dtype: str) -> int:
-    if len(shape) > DIMENSION_LIMIT:
-        expected = f"at most {DIMENSION_LIMIT}"
+    if len(shape) > MAX_DIMENSIONS:
+        expected = f"at most {MAX_DIMENSIONS}"
         raise header.error("shape", f"{len(shape):,} dimensions", expected)
-    if math.prod(size or 1 for size in shape) > ELEMENT_LIMIT:
-        raise header.error("shape", shown(shape), f"at most {ELEMENT_LIMIT:,} elements")
+    if math.prod(size or 1 for size in shape) > MAX_ELEMENTS:
+        raise header.error("shape", short_repr(shape), f"at most {MAX_ELEMENTS:,} elements")
     bits = math.prod(shape) * _BITS[dtype]
     if bits % 8:
-        raise header.error("shape", shown(shape), f"a whole number of bytes of {dtype}")
+        raise header.error("shape", short_repr(shape), f"a whole number of bytes of {dtype}")
     return bits // 8
 
 
@@ -427,10 +427,10 @@ def _check_layout(path: Path, tensors: Iterable[SafetensorsTensor], size: int) -
         if tensor.begin != end:
             found = f"{tensor.begin:,}" + (", an overlap" if tensor.begin < end else "")
             raise ModelFileError(
-                f"{path}: tensor {shown(tensor.name)}: beginning in data_offsets is {found}, "
+                f"{path}: tensor {short_repr(tensor.name)}: beginning in data_offsets is {found}, "
                 f"expected {end:,}, {before}"
             )
-        end, before = tensor.end, f"where {shown(tensor.name)} ends"
+        end, before = tensor.end, f"where {short_repr(tensor.name)} ends"
     if end != size:
         raise ModelFileError(
             f"{path}: data: end of the file is byte {size:,} of it, expected {end:,}, {before}"

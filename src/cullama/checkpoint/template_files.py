@@ -13,7 +13,7 @@ from typing import Any
 from ..chat.template import ChatTemplate
 from ..errors import ChatTemplateError
 from ..files.fields import Fields, load_json
-from ..files.regular_file import shown
+from ..files.regular_file import short_repr
 
 TEMPLATE, CONFIG, SPECIAL = (
     "chat_template.jinja",
@@ -79,8 +79,8 @@ def _source(fields: Fields) -> str | None:
     found = {str(one.get("name")): str(one["template"]) for one in named}
     if found and "default" not in found:
         raise ChatTemplateError(
-            f"{fields.path}: chat_template holds {shown(sorted(found))}, expected one with the "
-            "name default; use another with --template FILE"
+            f"{fields.path}: chat_template holds {short_repr(sorted(found))}, "
+            "expected one with the name default; use another with --template FILE"
         )
     return found.get("default")
 

@@ -2,7 +2,7 @@
 
 It knows that the `tokenizers` library may abort, hang or panic on a hostile file, and what to do
 about it: bound the file, try it elsewhere, remember that it passed. What is tried is in
-`trial.py`; what a tokenizer is for is not known here.
+`tokenizer_probe.py`; what a tokenizer is for is not known here.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from typing import TYPE_CHECKING
 
 from ..errors import CullamaError, ModelError, ModelFileError, NoTokenizerError
 from ..files.cache_folder import cache_folder
-from ..files.regular_file import opened
+from ..files.regular_file import open_regular_file
 from ..text.rust_panics import is_panic
-from .trial import AT, REFUSED, SOUND
+from .tokenizer_probe import AT, REFUSED, SOUND
 
 if TYPE_CHECKING:
     import tokenizers
 
-LARGEST_FILE = 128 << 20  # bytes; Gemma 3, with 262 K tokens, has 33 MB
+MAX_FILE_BYTES = 128 << 20  # bytes; Gemma 3, with 262 K tokens, has 33 MB
 
 # Far above what an ordinary file takes: one of 13 MB a second and 0.25 GiB.
-TRIAL_SECONDS = 20  # of processor time
-TRIAL_PATIENCE = 120  # seconds on the clock, for machines that are busy with other things
-TRIAL_MEMORY = 4 << 30  # bytes of address space
+PROBE_CPU_SECONDS = 20  # of processor time
+PROBE_WALL_SECONDS = 120  # seconds on the clock, for machines that are busy with other things
+PROBE_MEMORY = 4 << 30  # bytes of address space
 
-_TRIAL = Path(__file__).with_name("trial.py")
+_PROBE = Path(__file__).with_name("tokenizer_probe.py")
 
 # What this process may import is what that one may; never the folder the user happens to be in,
 # which may be the stranger's, and is where `python -m` looks first.
@@ -70,10 +70,10 @@ def _read(path: Path) -> bytes:
             f"{path.parent}: has no tokenizer.json; "
             "give token ids, or add the file the model came with"
         )
-    with opened(path, "a tokenizer") as file:
-        content = file.read(LARGEST_FILE + 1)
-    if len(content) > LARGEST_FILE:
-        raise ModelFileError(f"{path}: holds more than {LARGEST_FILE:,} bytes, expected fewer")
+    with open_regular_file(path, "a tokenizer") as file:
+        content = file.read(MAX_FILE_BYTES + 1)
+    if len(content) > MAX_FILE_BYTES:
+        raise ModelFileError(f"{path}: holds more than {MAX_FILE_BYTES:,} bytes, expected fewer")
     return content
 
 
@@ -99,7 +99,7 @@ def _remembered(content: bytes) -> Path | None:
     import tokenizers
 
     known = hashlib.sha256(content)
-    known.update(_TRIAL.read_bytes())
+    known.update(_PROBE.read_bytes())
     known.update(tokenizers.__version__.encode())
     with suppress(CullamaError):  # no cache folder: it is tried each time
         return cache_folder() / "tried-tokenizers" / known.hexdigest()
@@ -117,9 +117,9 @@ def _remember(remembered: Path | None) -> None:
 
 
 def _try(path: Path, content: bytes) -> None:
-    """Start `trial.py` on these bytes and wait for its verdict."""
-    command = [sys.executable or "python", "-c", _START, str(_TRIAL)]
-    command += [str(TRIAL_SECONDS), str(TRIAL_MEMORY), *filter(None, sys.path)]
+    """Start `tokenizer_probe.py` on these bytes and wait for its verdict."""
+    command = [sys.executable or "python", "-c", _START, str(_PROBE)]
+    command += [str(PROBE_CPU_SECONDS), str(PROBE_MEMORY), *filter(None, sys.path)]
     # The library's own threads would only be in each other's way.
     environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false", "RUST_BACKTRACE": "0"}
     try:
@@ -129,7 +129,7 @@ def _try(path: Path, content: bytes) -> None:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             env=environment,
-            timeout=TRIAL_PATIENCE,
+            timeout=PROBE_WALL_SECONDS,
             check=False,
         )
         status, said = ended.returncode, ended.stdout
@@ -162,9 +162,9 @@ def _judge(path: Path, status: int | None, lines: list[str]) -> None:
 
 def _end(status: int | None) -> str:
     if status is None:
-        return f"took more than {TRIAL_PATIENCE} s"
+        return f"took more than {PROBE_WALL_SECONDS} s"
     if status == -signal.SIGXCPU:
-        return f"took more than {TRIAL_SECONDS} s"
+        return f"took more than {PROBE_CPU_SECONDS} s"
     if status < 0:
         with suppress(ValueError):
             return f"was ended by {signal.Signals(-status).name}"

@@ -13,24 +13,24 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from ..errors import ModelFileError
-from .regular_file import opened, shown
+from .regular_file import open_regular_file, short_repr
 
 Default = TypeVar("Default")
 
 MISSING: Any = object()  # the field must be there
 
 # Larger than any real model, small enough that products of sizes stay sane.
-LARGEST_COUNT = 1 << 31
+MAX_COUNT = 1 << 31
 
-DEEPEST = 32  # levels of a JSON file
+MAX_DEPTH = 32  # levels of a JSON file
 # Limits of a settings file that keep what becomes of it in Python near 64 MiB. An index of 65,536
 # tensors fits; a tokenizer's vocabulary does not, and has limits of its own.
-LARGEST_FILE = 8 << 20  # bytes
-MOST_VALUES = 3 << 16
+MAX_FILE_BYTES = 8 << 20  # bytes
+MAX_VALUES = 3 << 16
 
 
 def load_json(
-    path: Path, largest: int = LARGEST_FILE, most_values: int = MOST_VALUES
+    path: Path, largest: int = MAX_FILE_BYTES, max_values: int = MAX_VALUES
 ) -> dict[str, Any]:
     """The object in a JSON file, refusing what JSON parsers disagree about.
 
@@ -41,8 +41,8 @@ def load_json(
     content = _read(path, largest)
     # Each value but the first of its list or object stands behind a comma.
     values = sum(content.count(sign) for sign in (b",", b"[", b"{"))
-    if values > most_values:
-        _fail(path, f"number of values is {values:,}, expected at most {most_values:,}")
+    if values > max_values:
+        _fail(path, f"number of values is {values:,}, expected at most {max_values:,}")
     try:
         value = json.loads(
             content.decode(),
@@ -59,7 +59,7 @@ def load_json(
 
 
 def _read(path: Path, largest: int) -> bytes:
-    with opened(path, "JSON") as file:
+    with open_regular_file(path, "JSON") as file:
         content = file.read(largest + 1)
     if len(content) > largest:
         _fail(path, f"size is more than {largest:,} bytes, expected at most that")
@@ -74,19 +74,19 @@ def _whole_number(digits: str) -> int | float:
 def _check_depth(path: Path, value: Any) -> None:
     """How deep Python's own parser goes differs between its versions."""
     level: list[Any] = [value]
-    for _ in range(DEEPEST):
+    for _ in range(MAX_DEPTH):
         inner = [list(v.values()) if isinstance(v, dict) else v for v in level]
         level = [v for values in inner if isinstance(values, list) for v in values]
         if not level:
             return
-    _fail(path, f"nesting is more than {DEEPEST} deep, expected at most that")
+    _fail(path, f"nesting is more than {MAX_DEPTH} deep, expected at most that")
 
 
 def _unique(path: Path, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in pairs:
         if key in found:
-            _fail(path, f"key {shown(key)} is there twice, expected each key once")
+            _fail(path, f"key {short_repr(key)} is there twice, expected each key once")
         found[key] = value
     return found
 
@@ -109,11 +109,11 @@ class Fields:
 
     def fail(self, name: str, expected: str) -> NoReturn:
         found = self.values.get(self.prefix + name)
-        what = "missing" if found is None else shown(found)
+        what = "missing" if found is None else short_repr(found)
         _fail(self.path, f"{self.group_name}{self.prefix}{name} is {what}, expected {expected}")
 
     def integer(
-        self, name: str, default: Default = MISSING, low: int = 1, high: int = LARGEST_COUNT
+        self, name: str, default: Default = MISSING, low: int = 1, high: int = MAX_COUNT
     ) -> int | Default:
         """A whole number in [low, high]."""
         value = self.values.get(self.prefix + name)

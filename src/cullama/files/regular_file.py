@@ -19,14 +19,14 @@ from numpy.typing import NDArray
 
 from ..errors import ModelFileError
 
-LONGEST_SHOWN = 80
+MAX_REPR_LENGTH = 80
 
 _representation = reprlib.Repr()
-_representation.maxstring = _representation.maxother = _representation.maxlong = LONGEST_SHOWN
+_representation.maxstring = _representation.maxother = _representation.maxlong = MAX_REPR_LENGTH
 
 
 @contextmanager
-def opened(path: Path, kind: str) -> Iterator[BinaryIO]:
+def open_regular_file(path: Path, kind: str) -> Iterator[BinaryIO]:
     """A regular file open for reading; `kind` is what was hoped for: "a GGUF file".
 
     Raises:
@@ -48,13 +48,13 @@ def read_bytes(file: BinaryIO, path: Path, name: str, count: int) -> NDArray[np.
     raw: NDArray[np.uint8] = np.fromfile(file, np.uint8, count)
     if raw.size < count:
         raise ModelFileError(
-            f"{path}: tensor {shown(name)}: data is cut short, expected {count - raw.size:,} "
+            f"{path}: tensor {short_repr(name)}: data is cut short, expected {count - raw.size:,} "
             "bytes more; the file changed since its header was read"
         )
     return raw
 
 
-def shown(value: object) -> str:
+def short_repr(value: object) -> str:
     """For messages: quoted, control characters escaped, neither a page long nor deep."""
     text = _representation.repr(value)
-    return text if len(text) <= LONGEST_SHOWN else text[: LONGEST_SHOWN - 3] + "..."
+    return text if len(text) <= MAX_REPR_LENGTH else text[: MAX_REPR_LENGTH - 3] + "..."

@@ -14,7 +14,7 @@ from typing import Any
 
 from ..errors import ModelFileError, UnsupportedModelError
 from ..files.fields import Fields
-from ..files.regular_file import shown
+from ..files.regular_file import short_repr
 from .rope import DivisorScaling, LinearScaling, Rope, Scaling
 
 # Hugging Face's `architectures` → GGUF's `general.architecture`. Mistral's GGUF files call
@@ -196,7 +196,7 @@ class ModelConfig:
 
 def _unsupported(path: Path, field: str, found: object, supported: Any) -> UnsupportedModelError:
     return UnsupportedModelError(
-        f"{path}: {field} is {shown(found)}, which cullama does not run, "
+        f"{path}: {field} is {short_repr(found)}, which cullama does not run, "
         f"expected one of {', '.join(supported)}"
     )
 
@@ -257,6 +257,6 @@ def _gguf_scaling(fields: Fields, divisors: tuple[float, ...] | None) -> Scaling
     if kind == "linear":
         return LinearScaling(fields.number("rope.scaling.factor"))
     raise UnsupportedModelError(
-        f"{fields.path}: {fields.prefix}rope.scaling.type is {shown(kind)}, "
+        f"{fields.path}: {fields.prefix}rope.scaling.type is {short_repr(kind)}, "
         "which cullama does not run, expected one of none, linear"
     )

@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 
 from ..errors import UnsupportedModelError
 from ..files.fields import Fields
-from ..files.regular_file import shown
+from ..files.regular_file import short_repr
 
 SPELLINGS = ("rope_parameters", "rope_scaling")
-LEAST_THETA = 1e-3  # real ones are 1e4 and more; far below 1, angles leave float32's range
+MIN_THETA = 1e-3  # real ones are 1e4 and more; far below 1, angles leave float32's range
 
 
 @dataclass(frozen=True)
@@ -70,12 +70,12 @@ class Rope:
         for each in (fields, settings or fields):
             if each.number("partial_rotary_factor", 1.0) != 1.0:
                 each.fail("partial_rotary_factor", "1: cullama rotates whole heads")
-        theta = fields.number("rope_theta", 10000.0, low=LEAST_THETA)
+        theta = fields.number("rope_theta", 10000.0, low=MIN_THETA)
         if settings is None:
             return cls(theta)
         if any(isinstance(value, Mapping) for value in settings.values.values()):
             fields.fail(str(name), "one set of settings for all layers")
-        theta = settings.number("rope_theta", theta, low=LEAST_THETA)
+        theta = settings.number("rope_theta", theta, low=MIN_THETA)
         return cls(theta, _scaling(settings, fields))
 
     def inverse_frequencies(self, head_dim: int) -> NDArray[np.float32]:
@@ -114,7 +114,7 @@ def _scaling(settings: Fields, model: Fields) -> Scaling | None:
     if kind == "llama3":
         return _llama3_scaling(settings, model)
     raise UnsupportedModelError(
-        f"{settings.path}: {settings.group_name}rope_type is {shown(kind)}, a scaling that is "
+        f"{settings.path}: {settings.group_name}rope_type is {short_repr(kind)}, a scaling that is "
         "not supported, expected one of default, linear, llama3"
     )
 

@@ -5,7 +5,7 @@
     rows.py              a tensor's rows as the bytes of that type
     model_fields.py      the model's shape in GGUF's words
     tokenizer_fields.py  its tokenizer and chat template in GGUF's words
-    likeness.py          whether that tokenizer reads as the model's does
+    tokenizer_equivalence.py  whether that tokenizer reads as the model's does
     file.py              the file on its way to the disk
     loss.py              source and file on one text: how far they lie apart
     sample.py            that text

@@ -20,7 +20,7 @@ from ..hub import model_title
 from ..hub.name import quantisation_of
 from . import model_fields
 from .file import Contents, check_free, write
-from .plan import BLOCK, LEAST_OF_HEAD, TYPES, Target, targets
+from .plan import BLOCK, MIN_HEAD_TYPE, TYPES, Target, targets
 from .rows import Bytes, stored_rows
 from .tokenizer_fields import Metadata, bare_fields, tokenizer_fields
 
@@ -158,15 +158,15 @@ def _notes(checkpoint: Checkpoint, written: Sequence[Target], dtype: str) -> Ite
     if not dtype.startswith("q"):
         return
     if any(tensor.dtype.startswith("Q") for tensor in checkpoint.tensors.values()):
-        yield f"{checkpoint.stored_as} had a loss of its own: this one comes on top of it"
+        yield f"{checkpoint.format_name} had a loss of its own: this one comes on top of it"
     matrices = [target for target in written if len(target.source.shape) > 1]
     narrow = [target.source.name for target in matrices if target.dtype == "F16"]
     if narrow:
         yield f"F16: {_few(narrow)}, whose rows are no multiple of {BLOCK}"
     heads = [
-        it.source.name for it in matrices if it.dtype == LEAST_OF_HEAD.upper() != dtype.upper()
+        it.source.name for it in matrices if it.dtype == MIN_HEAD_TYPE.upper() != dtype.upper()
     ]
-    yield from (f"{LEAST_OF_HEAD.upper()}: {name}, which predicts the tokens" for name in heads)
+    yield from (f"{MIN_HEAD_TYPE.upper()}: {name}, which predicts the tokens" for name in heads)
 
 
 def _few(names: list[str]) -> str:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import gguf
 
 HEADER_ROOM = 8 << 20  # bytes: more than the headers of known models take
-LARGEST_FLOAT = 3.4e38  # of 32 bits
+MAX_FLOAT32 = 3.4e38  # of 32 bits
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ def _kind(value: bool | int | float | str) -> str:
         case str():
             return "STRING"
         case float():
-            return "FLOAT64" if LARGEST_FLOAT < abs(value) < inf else "FLOAT32"
+            return "FLOAT64" if MAX_FLOAT32 < abs(value) < inf else "FLOAT32"
     if value < 0:
         return "INT64"
     return "UINT32" if value < 1 << 32 else "UINT64"

@@ -28,8 +28,10 @@ Load = Callable[[Path, int], "LLM"]  # a model's file, for a context of so many 
 Watch = Callable[[str], AbstractContextManager[Progress]]  # what is under way, in words
 
 WINDOW = 512  # tokens; each is read by itself, from the beginning of its context
-MOST_TOKENS = 2048  # of a text …
-MOST_BYTES = 512 << 20  # … and of the logits that are kept: fewer tokens for large vocabularies
+MAX_TOKENS = 2048  # of a text …
+MAX_LOGIT_BYTES = (
+    512 << 20
+)  # … and of the logits that are kept: fewer tokens for large vocabularies
 
 
 def measured_loss(
@@ -65,7 +67,7 @@ def measured_loss(
 def cut(tokenizer: Tokenizer, text: str, config: ModelConfig) -> list[list[int]]:
     """A text's beginning in windows, each behind the token that begins a text, if there is one."""
     before = tokenizer.encode("")[:1]
-    most = min(MOST_TOKENS, MOST_BYTES // (4 * config.vocab_size))
+    most = min(MAX_TOKENS, MAX_LOGIT_BYTES // (4 * config.vocab_size))
     ids = tokenizer.encode(text, add_special_tokens=False)[:most]
     if len(ids) < 2:
         raise UsageError(f"the text holds {len(ids)} tokens, expected a page or so to tell a loss")

@@ -23,7 +23,7 @@ TYPES = ("f32", "bf16", "f16", "q8_0", "q4_1", "q4_0")  # as users name them
 BLOCK = 32  # weights of a row that share a scale, in every quantised type there is here
 # What the next token is read off suffers most from few bits. llama.cpp has Q6_K there, or Q8_0
 # where rows are no multiple of 256; gguf-py writes no Q6_K.
-LEAST_OF_HEAD = "q8_0"
+MIN_HEAD_TYPE = "q8_0"
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def _type_of(source: StoredTensor, wanted: str, is_head: bool) -> str:
         return "F32"
     if wanted.startswith("q") and source.shape[-1] % BLOCK:
         return "F16"
-    return (LEAST_OF_HEAD if is_head and wanted.startswith("q") else wanted).upper()
+    return (MIN_HEAD_TYPE if is_head and wanted.startswith("q") else wanted).upper()
 
 
 def _gguf_names(config: ModelConfig) -> dict[str, str]:

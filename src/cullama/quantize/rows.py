@@ -21,7 +21,7 @@ from .plan import Target
 
 Bytes = NDArray[np.uint8]
 
-LARGEST_HALF = 65504.0  # of float16: that of F16, and of the scales of all quantised types
+MAX_FLOAT16 = 65504.0  # of float16: that of F16, and of the scales of all quantised types
 
 
 def stored_rows(target: Target, path: Path, progress: Callable[[int], None]) -> Bytes:
@@ -65,9 +65,9 @@ def _check(target: Target, path: Path, numbers: HostArray) -> None:
     where = f"{path}: tensor {target.source.name!r}: holds"
     if not np.isfinite(largest):
         raise ModelFileError(f"{where} NaN or infinity, expected finite numbers")
-    if target.dtype not in ("F32", "BF16") and largest > LARGEST_HALF:
+    if target.dtype not in ("F32", "BF16") and largest > MAX_FLOAT16:
         raise ModelFileError(
-            f"{where} {largest:g}, expected at most {LARGEST_HALF:g} for {target.dtype}; "
+            f"{where} {largest:g}, expected at most {MAX_FLOAT16:g} for {target.dtype}; "
             "use --type bf16"
         )
 

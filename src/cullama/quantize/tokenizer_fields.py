@@ -2,7 +2,7 @@
 
 A GGUF file's own words are taken over. A tokenizer.json says more than GGUF can, so what becomes of
 one is read back, and has to give the ids of the original. It knows both spellings; by which texts
-two tokenizers are told apart is `likeness`'s.
+two tokenizers are told apart is `tokenizer_equivalence`'s.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ..checkpoint.gguf_tokenizer import CONTROL, NORMAL, UNKNOWN, USER_DEFINED
 from ..checkpoint.template_files import GGUF_NAMES, gguf_names
 from ..errors import ChatTemplateError, UnsupportedModelError
 from ..text.tokenizer import Tokenizer
-from .likeness import PREFIX, is_alike, read_otherwise
+from .tokenizer_equivalence import PREFIX, differing_texts, is_equivalent
 
 if TYPE_CHECKING:
     import tokenizers
@@ -66,7 +66,7 @@ def tokenizer_fields(checkpoint: Checkpoint, said: Metadata) -> tuple[Metadata, 
             "add --no-tokenizer to write the model without it"
         ) from None
     template, notes = _template(checkpoint, fields)
-    otherwise = read_otherwise(tokenizer, fields)
+    otherwise = differing_texts(tokenizer, fields)
     if otherwise:
         notes.append(f"a tokenizer in GGUF reads a little otherwise: {', '.join(otherwise)}")
     return {**fields, **template}, [*notes, *_lost_ends(checkpoint)]
@@ -89,7 +89,7 @@ def _translated(checkpoint: Checkpoint, tokenizer: tokenizers.Tokenizer) -> Meta
     shared |= _edges(tokenizer, shared)
     for candidate in _candidates(document["model"], tokens, kinds):
         found = shared | _named(candidate)
-        if is_alike(tokenizer, found):
+        if is_equivalent(tokenizer, found):
             return found
     raise _UnsayableError("it gives other ids than any tokenizer that GGUF has a name for")
 

@@ -27,7 +27,7 @@ BOUNDARIES = (
 )
 
 
-def is_alike(original: tokenizers.Tokenizer, metadata: Mapping[str, Any]) -> bool:
+def is_equivalent(original: tokenizers.Tokenizer, metadata: Mapping[str, Any]) -> bool:
     """Whether what the metadata says reads any text of a user's as the original does."""
     try:
         rebuilt = build_tokenizer(metadata)
@@ -40,7 +40,7 @@ def is_alike(original: tokenizers.Tokenizer, metadata: Mapping[str, Any]) -> boo
     return all(_reads_alike(*pair, text, plain) for text in (BOUNDARIES, sample_text()))
 
 
-def read_otherwise(original: tokenizers.Tokenizer, metadata: Mapping[str, Any]) -> list[str]:
+def differing_texts(original: tokenizers.Tokenizer, metadata: Mapping[str, Any]) -> list[str]:
     """Kinds of text in which tokenizers that are alike otherwise part. Templates write such."""
     kinds, tokens = metadata[f"{PREFIX}token_type"], metadata[f"{PREFIX}tokens"]
     control = [tokens[place] for place in np.flatnonzero(np.isin(kinds, (CONTROL, USER_DEFINED)))]

@@ -25,13 +25,13 @@ from typing import Any, NoReturn
 SOUND, REFUSED, AT = "sound", "refused: ", "at: "  # what a line of output begins with
 
 # Far above what published tokenizers hold, and low enough to be harmless.
-DEEPEST = 32  # levels of JSON
-LARGEST_ID = 1 << 24
-LONGEST_TOKEN = 1024  # characters
-LONGEST_PATTERN = 1 << 14
-LONGEST_TEXT = 256  # of any other text in a component
-MOST_ENTRIES = 256  # in any list of a component
-MOST_GROWTH = 64  # bytes that one byte of a text may become
+MAX_DEPTH = 32  # levels of JSON
+MAX_TOKEN_ID = 1 << 24
+MAX_TOKEN_LENGTH = 1024  # characters
+MAX_PATTERN_LENGTH = 1 << 14
+MAX_STRING_LENGTH = 256  # of any other text in a component
+MAX_LIST_LENGTH = 256  # in any list of a component
+MAX_GROWTH = 64  # bytes that one byte of a text may become
 COUNTS = {
     "length": (1, 1 << 16),  # FixedLength: 0 panics
     "start": (0, 1024),
@@ -44,7 +44,7 @@ COMPONENTS = (*PIPELINE, "post_processor", "decoder")
 RUN = 3000  # characters in a probe of one kind: enough for what takes exponential time
 
 
-class UnsoundError(Exception):
+class UnsafeTokenizerError(Exception):
     """The file is refused; the message goes behind the file's name."""
 
 
@@ -53,10 +53,10 @@ def main(seconds: int, size: int) -> None:
     content = sys.stdin.buffer.read()
     _limit(seconds, size)
     try:
-        for step in trial(content):
+        for step in probe(content):
             print(AT + step, flush=True)
         verdict = SOUND
-    except UnsoundError as error:
+    except UnsafeTokenizerError as error:
         verdict = REFUSED + str(error)
     except MemoryError:
         verdict = f"{REFUSED}it takes more than {size >> 20:,} MiB of memory to load"
@@ -75,11 +75,11 @@ def _limit(seconds: int, size: int) -> None:
             resource.setrlimit(limit, (value, resource.getrlimit(limit)[1]))
 
 
-def trial(content: bytes) -> Iterator[str]:
+def probe(content: bytes) -> Iterator[str]:
     """Do the whole of it, naming each step before it is taken.
 
     Raises:
-        UnsoundError: the file breaks a rule, or the library fails on it.
+        UnsafeTokenizerError: the file breaks a rule, or the library fails on it.
     """
     yield "reading its JSON"
     document = parsed(content)
@@ -87,7 +87,7 @@ def trial(content: bytes) -> Iterator[str]:
     check(document)
     yield "loading it"
     tokenizer = _loaded(content)
-    for name, text in probes(document):
+    for name, text in probe_texts(document):
         yield f"encoding {name}"
         _encode(tokenizer, name, text)
         tokenizer.encode_special_tokens = True  # once as a template's, then as users' texts
@@ -105,9 +105,9 @@ def parsed(content: bytes) -> dict[str, Any]:
             content.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_number
         )
     except (ValueError, RecursionError) as error:  # ValueError: not UTF-8, not JSON
-        raise UnsoundError(f"cannot be read as JSON: {error}") from None
+        raise UnsafeTokenizerError(f"cannot be read as JSON: {error}") from None
     if not isinstance(document, dict):
-        raise UnsoundError(f"holds a {type(document).__name__}, expected a JSON object")
+        raise UnsafeTokenizerError(f"holds a {type(document).__name__}, expected a JSON object")
     return document
 
 
@@ -116,12 +116,12 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):
         seen: set[str] = set()
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise UnsoundError(f"key {twice[:80]!r} stands twice, expected once")
+        raise UnsafeTokenizerError(f"key {twice[:80]!r} stands twice, expected once")
     return found
 
 
 def _no_number(word: str) -> NoReturn:
-    raise UnsoundError(f"holds {word}, expected finite numbers")
+    raise UnsafeTokenizerError(f"holds {word}, expected finite numbers")
 
 
 # --------------------------------------------------------------------------------------- the rules
@@ -131,7 +131,7 @@ def check(document: dict[str, Any]) -> None:
     """Hold what a trial with a few texts cannot find to bounds.
 
     Raises:
-        UnsoundError: which setting is what, and what was expected.
+        UnsafeTokenizerError: which setting is what, and what was expected.
     """
     _check_ids(document)
     model = document.get("model")
@@ -145,7 +145,7 @@ def check(document: dict[str, Any]) -> None:
 
 
 def _fail(where: str, found: object, expected: str) -> NoReturn:
-    raise UnsoundError(f"{where} is {_short(found)}, expected {expected}")
+    raise UnsafeTokenizerError(f"{where} is {_short(found)}, expected {expected}")
 
 
 def _short(value: object) -> str:
@@ -160,14 +160,16 @@ def _check_ids(document: dict[str, Any]) -> None:
     contents: dict[int, str] = {}
     for where, content, index in _tokens(document):
         shortest = 1 if where == "added_tokens" else 0  # vocabularies hold fillers of nothing
-        if not isinstance(content, str) or not shortest <= len(content) <= LONGEST_TOKEN:
-            _fail(f"{where}: a token", content, f"{shortest} to {LONGEST_TOKEN:,} characters")
-        if type(index) is not int or not 0 <= index < LARGEST_ID:
-            expected = f"a whole number below {LARGEST_ID:,}"
+        if not isinstance(content, str) or not shortest <= len(content) <= MAX_TOKEN_LENGTH:
+            _fail(f"{where}: a token", content, f"{shortest} to {MAX_TOKEN_LENGTH:,} characters")
+        if type(index) is not int or not 0 <= index < MAX_TOKEN_ID:
+            expected = f"a whole number below {MAX_TOKEN_ID:,}"
             _fail(f"{where}: the id of token {_short(content)}", index, expected)
         if contents.setdefault(index, content) != content:
             both = f"{_short(contents[index])} and {_short(content)}"
-            raise UnsoundError(f"{where}: id {index} is that of {both}, expected of one token")
+            raise UnsafeTokenizerError(
+                f"{where}: id {index} is that of {both}, expected of one token"
+            )
 
 
 def _tokens(document: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
@@ -187,15 +189,19 @@ def _tokens(document: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
 
 def _check_component(where: str, value: Any, depth: int = 1) -> None:
     """Bounds for whatever stands in a component, of a kind that is known here or not."""
-    if depth > DEEPEST:
-        raise UnsoundError(f"{where[:80]} is nested more than {DEEPEST} deep, expected settings")
+    if depth > MAX_DEPTH:
+        raise UnsafeTokenizerError(
+            f"{where[:80]} is nested more than {MAX_DEPTH} deep, expected settings"
+        )
     if isinstance(value, str):
         _check_text(where, value)
     elif isinstance(value, int | float):
         _check_number(where, value)
     elif isinstance(value, dict | list):
-        if len(value) > MOST_ENTRIES:
-            raise UnsoundError(f"{where} holds {len(value):,}, expected at most {MOST_ENTRIES}")
+        if len(value) > MAX_LIST_LENGTH:
+            raise UnsafeTokenizerError(
+                f"{where} holds {len(value):,}, expected at most {MAX_LIST_LENGTH}"
+            )
         if isinstance(value, dict) and value.get("type") == "TemplateProcessing":
             _check_template(where, value.get("single"))
         inner = value.items() if isinstance(value, dict) else enumerate(value)
@@ -207,7 +213,7 @@ def _check_text(where: str, text: str) -> None:
     name = where.rpartition(".")[2]
     if name == "precompiled_charsmap":
         return _check_charsmap(where, text)
-    longest = LONGEST_PATTERN if name in ("Regex", "String") else LONGEST_TEXT
+    longest = MAX_PATTERN_LENGTH if name in ("Regex", "String") else MAX_STRING_LENGTH
     if len(text) > longest:
         _fail(where, text, f"at most {longest:,}")
     return None
@@ -225,15 +231,18 @@ def _check_charsmap(where: str, text: str) -> None:
         table = base64.b64decode(text, validate=True)
         [size] = struct.unpack_from("<I", table)
     except (ValueError, struct.error):
-        raise UnsoundError(f"{where} is no table, expected one of SentencePiece's") from None
+        raise UnsafeTokenizerError(
+            f"{where} is no table, expected one of SentencePiece's"
+        ) from None
     if not 0 < size <= len(table) - 4 or size % 4:
-        raise UnsoundError(
+        raise UnsafeTokenizerError(
             f"{where} has a trie of {size:,} bytes, expected 4 to {max(4, len(table) - 4):,}"
         )
     longest = max(map(len, table[4 + size :].split(b"\0")))
-    if longest > LONGEST_TEXT:
-        raise UnsoundError(
-            f"{where} replaces a character by {longest:,} bytes, expected at most {LONGEST_TEXT}"
+    if longest > MAX_STRING_LENGTH:
+        raise UnsafeTokenizerError(
+            f"{where} replaces a character by {longest:,} bytes, "
+            f"expected at most {MAX_STRING_LENGTH}"
         )
 
 
@@ -252,10 +261,10 @@ def _check_growth(names: tuple[str, ...], document: dict[str, Any]) -> None:
     growth = 1.0
     for component in _components([document.get(name) for name in names]):
         growth *= _growth(component)
-    if growth > MOST_GROWTH:
-        raise UnsoundError(
+    if growth > MAX_GROWTH:
+        raise UnsafeTokenizerError(
             f"{' and '.join(names)} can make a text {growth:,.0f} times as long, "
-            f"expected at most {MOST_GROWTH} times"
+            f"expected at most {MAX_GROWTH} times"
         )
 
 
@@ -284,7 +293,7 @@ def _growth(component: dict[str, Any]) -> float:
 # --------------------------------------------------------------------------------------- the trial
 
 
-def probes(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
+def probe_texts(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """Texts that have brought tokenizers down, or to a standstill."""
     added = [content for where, content, _ in _tokens(document) if where == "added_tokens"]
     yield "its added tokens", "".join(added)[:RUN]
@@ -321,7 +330,7 @@ def _loaded(content: bytes) -> Any:
     try:
         tokenizer = tokenizers.Tokenizer.from_buffer(content)
     except BaseException as error:  # a panic of the library's is no Exception
-        raise UnsoundError(f"not a sound tokenizer: {error}"[:300]) from None
+        raise UnsafeTokenizerError(f"not a sound tokenizer: {error}"[:300]) from None
     tokenizer.no_padding()
     tokenizer.no_truncation()
     return tokenizer
@@ -333,9 +342,9 @@ def _encode(tokenizer: Any, name: str, text: str) -> None:
     except Exception:  # it has no token for a character: said when a user writes one
         return
     except BaseException as error:
-        raise UnsoundError(f"the library panics at {name}: {error}"[:300]) from None
-    if len(ids) > MOST_GROWTH * (len(text.encode()) + LONGEST_TEXT):
-        raise UnsoundError(
+        raise UnsafeTokenizerError(f"the library panics at {name}: {error}"[:300]) from None
+    if len(ids) > MAX_GROWTH * (len(text.encode()) + MAX_STRING_LENGTH):
+        raise UnsafeTokenizerError(
             f"makes {len(ids):,} tokens of {len(text):,} characters, expected about as many"
         )
     _decode_ids(tokenizer, ids)
@@ -353,7 +362,7 @@ def _decode_ids(tokenizer: Any, ids: list[int]) -> None:
     try:
         tokenizer.decode(ids)
     except BaseException as error:
-        raise UnsoundError(f"the library fails to decode tokens: {error}"[:300]) from None
+        raise UnsafeTokenizerError(f"the library fails to decode tokens: {error}"[:300]) from None
 
 
 if __name__ == "__main__":
