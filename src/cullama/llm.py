@@ -230,7 +230,7 @@ class LLM:
             ContextLengthError: the conversation, with the answer asked for, exceeds the context.
             ChatTemplateError: the model's template cannot be used.
         """
-        params = self.chat_format.with_ends(_checked(params))
+        params = self.chat_format.with_stop_tokens(_checked(params))
         return self._generate([self._conversation(messages)], params, priority)[0]
 
     def stream_chat(
@@ -241,7 +241,7 @@ class LLM:
         priority: int = 0,
     ) -> Stream:
         """The same piece by piece, as `stream`."""
-        params = self.chat_format.with_ends(_checked(params))
+        params = self.chat_format.with_stop_tokens(_checked(params))
         return self.stream(self._conversation(messages), params, priority=priority)
 
     def session(

@@ -162,16 +162,19 @@ class TestBeginningAndEnd:
         assert ids_of(format, "Hi").count(BEGIN) == 1
 
     def test_the_token_behind_an_answer_ends_it(self, format: ChatFormat) -> None:
-        assert format.ends == {END}
-        assert format.with_ends(SamplingParams(stop_token_ids=(9,))).stop_token_ids == (9, END)
+        assert format.stop_tokens == {END}
+        assert format.with_stop_tokens(SamplingParams(stop_token_ids=(9,))).stop_token_ids == (
+            9,
+            END,
+        )
 
     def test_but_not_where_ends_are_to_be_ignored(self, format: ChatFormat) -> None:
         params = SamplingParams(ignore_eos=True)
-        assert format.with_ends(params) is params
+        assert format.with_stop_tokens(params) is params
 
     @pytest.mark.parametrize("source", ["{{ messages[0].content }}", "{{ raise_exception('no') }}"])
     def test_a_template_that_shows_none_has_none(self, library: Library, source: str) -> None:
-        assert ChatFormat(template(source), Tokenizer(library), BEGIN).ends == frozenset()
+        assert ChatFormat(template(source), Tokenizer(library), BEGIN).stop_tokens == frozenset()
 
 
 class TestWithoutATemplate:
@@ -180,7 +183,7 @@ class TestWithoutATemplate:
         ids = ids_of(format, "Once", "upon", "a time <|end|>")
         assert library.decode(ids[1:], skip_special_tokens=False) == "Once\nupon\na time <|end|>"
         assert control(ids) == [BEGIN]
-        assert format.ends == frozenset()
+        assert format.stop_tokens == frozenset()
 
 
 @pytest.mark.parametrize("message", ["Hi", {"role": "user"}, {"role": "user", "content": 3}, None])

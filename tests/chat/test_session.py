@@ -132,13 +132,13 @@ class TestStopping:
         session.send("Hi")
         reply = session.stream("Hi")
         for act in (lambda: session.send("And?"), session.retry, session.undo):
-            with pytest.raises(UsageError, match="still being written"):
+            with pytest.raises(UsageError, match="still being generated"):
                 act()
         reply.close()
         session.send("And?")
 
     def test_an_answer_that_fails_was_never_a_turn(
-        self, session: Session, monkeypatch: pytest.MonkeyPatch
+        self, llm: LLM, session: Session, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         session.send("Hi")
         before = list(session.messages)
@@ -146,7 +146,7 @@ class TestStopping:
         def fail(*arguments: object) -> None:
             raise NumericalError("planted")
 
-        monkeypatch.setattr(session.llm.engine.runner, "forward", fail)
+        monkeypatch.setattr(llm.engine.runner, "forward", fail)
         with pytest.raises(NumericalError, match="planted"):
             session.send("And?")
         monkeypatch.undo()
@@ -379,7 +379,7 @@ class TestSavedConversations:
         save(session, path)
         assert len(json.loads(path.read_text())["messages"]) == 2
         (tmp_path / "letter.txt").write_text("dear")
-        with pytest.raises(UsageError, match="no saved conversation"):
+        with pytest.raises(UsageError, match="not a saved conversation"):
             save(session, tmp_path / "letter.txt")
         assert (tmp_path / "letter.txt").read_text() == "dear"
 

@@ -1,14 +1,13 @@
-"""A conversation becomes token ids: written down by the model's template, then encoded.
+"""Turns a conversation into token ids: rendered by the model's chat template, then encoded.
 
-It knows which tokens are the template's to write and which are only spelled by somebody who types:
-the text of a message is plain text, whatever it spells. It knows no model and keeps no history.
+Control tokens come from the template alone: a message that spells one is encoded as plain text.
+It loads no model and keeps no history.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from collections.abc import Sequence as Many
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
@@ -22,26 +21,25 @@ if TYPE_CHECKING:
 
 Message: TypeAlias = Mapping[str, Any]  # {"role": "user", "content": "Hi"}
 
-# Splits the spelling of a control token that somebody typed, until all is written down. A
-# noncharacter, U+FDD0: text that is meant for others holds none, and here it becomes U+FFFD.
+# Inserted into a control token that a message spells, so that no template, however it joins
+# texts, puts the token together again; removed before encoding. U+FDD0 is a noncharacter, which
+# no text meant for interchange contains; in a message it becomes U+FFFD.
 SPLIT, REPLACEMENT = "\ufdd0", "\ufffd"
 
-_PROBE = "0123456789"  # an answer's text that no template changes
+_PROBE = "0123456789"  # an assistant message that no template changes
 
 
-class _Special(NamedTuple):
-    """A control token, and whether it takes the space beside it along."""
-
+class _ControlToken(NamedTuple):
     id: int
-    swallows_before: bool
-    swallows_behind: bool
+    strips_left: bool  # the tokenizer drops the white space before it
+    strips_right: bool
 
 
 class ChatFormat:
-    """How this model wants a conversation.
+    """Renders and encodes conversations the way one model expects them.
 
-    Without a template, which base models lack, the texts follow each other line by line, to be
-    continued as a story would be. `variables` are what a template may be told besides.
+    Without a template, as for base models, the messages are joined line by line, to be continued
+    as text. `variables` are passed to the template along with the messages.
     """
 
     def __init__(
@@ -54,96 +52,105 @@ class ChatFormat:
         self.template, self._tokenizer, self._bos_id = template, tokenizer, bos_id
         self._variables = variables or {}
 
-    def write(self, messages: Many[Message], add_generation_prompt: bool = True) -> str:
-        """The conversation as one text, to be given to `encode`; control tokens that were typed
-        are split.
+    def write(self, messages: Sequence[Message], add_generation_prompt: bool = True) -> str:
+        """Render the conversation as one text for `encode`, with control tokens that messages
+        spell escaped.
 
         Raises:
-            UsageError: messages that are none, or that the template refuses.
-            ChatTemplateError: the template does what it must not.
+            UsageError: something that is not a message, or messages that the template refuses.
+            ChatTemplateError: the template fails, or does what templates may not do.
         """
-        contents = [self.typed(message) for message in messages]
-        plain = [{**it, "content": text} for it, text in zip(messages, contents, strict=True)]
+        contents = [self.escape_control_tokens(message) for message in messages]
         if self.template is None:
-            return "\n".join(message["content"] for message in plain)
-        return self.template.render(plain, add_generation_prompt, **self._variables)
+            return "\n".join(contents)
+        escaped = [{**it, "content": text} for it, text in zip(messages, contents, strict=True)]
+        return self.template.render(escaped, add_generation_prompt, **self._variables)
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of what `write` wrote. A text that begins with a BOS keeps one, not two."""
+        """Return the token ids of a text from `write`, with one BOS where template and
+        tokenizer would make two."""
         if self.template is None:
             return self._tokenizer.encode(text.replace(SPLIT, ""))
-        ids = self.encode_rest(text)
+        ids = self.encode_continuation(text)
         return ids[1:] if ids[:2] == [self._bos_id] * 2 else ids
 
-    def encode_rest(self, text: str) -> list[int]:
-        """Token ids of what goes on behind a control token, or begins with one."""
+    def encode_continuation(self, text: str) -> list[int]:
+        """Return the token ids of a rendered text, or of the part of one that starts with a
+        control token. Adds no BOS."""
         if SPLIT not in text:
             return self._tokenizer.encode(text, add_special_tokens=False, allow_special=True)
-        return [token for piece in self._pieces(text) for token in self._encode_piece(piece)]
+        ids: list[int] = []
+        for piece in self._split_at_control_tokens(text):
+            if piece in self._control_tokens:
+                ids.append(self._control_tokens[piece].id)
+            else:
+                plain = piece.replace(SPLIT, "")
+                ids += self._tokenizer.encode(plain, add_special_tokens=False)
+        return ids
 
-    def typed(self, message: Message) -> str:
-        """A message's text, in which nothing spells a control token."""
+    def escape_control_tokens(self, message: Message) -> str:
+        """Return a message's content, with every control token it spells split by `SPLIT`."""
         if not isinstance(message, Mapping) or not isinstance(message.get("content"), str):
             raise not_a_message(message)
         text: str = message["content"].replace(SPLIT, REPLACEMENT)
-        # Once is not enough where the end of one token is the beginning of another.
-        while self._special and self._any_special.search(text):
-            text = self._any_special.sub(lambda found: _split(found.group()), text)
+        # Once is not enough where the end of one token is the start of another.
+        while self._control_tokens and self._any_control_token.search(text):
+            text = self._any_control_token.sub(
+                lambda found: found.group()[0] + SPLIT + found.group()[1:], text
+            )
         return text
 
-    def with_ends(self, params: SamplingParams) -> SamplingParams:
-        """The same wishes for an answer in a conversation, which ends where its turn does."""
-        if params.ignore_eos or not self.ends:
+    def with_stop_tokens(self, params: SamplingParams) -> SamplingParams:
+        """Return the parameters with the token that ends an assistant message as a stop token."""
+        if params.ignore_eos or not self.stop_tokens:
             return params
-        return replace(params, stop_token_ids=(*params.stop_token_ids, *self.ends))
+        return replace(params, stop_token_ids=(*params.stop_token_ids, *self.stop_tokens))
 
-    def begins_with_control(self, text: str) -> bool:
-        return bool(self._special) and self._any_special.match(text) is not None
+    def starts_with_control_token(self, text: str) -> bool:
+        """Whether a rendered text starts with a control token that the template wrote."""
+        return bool(self._control_tokens) and self._any_control_token.match(text) is not None
 
     @cached_property
-    def ends(self) -> frozenset[int]:
-        """The control token which the template puts behind an answer, whatever the model's own
-        end tokens are."""
+    def stop_tokens(self) -> frozenset[int]:
+        """The control token that the template writes behind an assistant message; often not
+        among the EOS tokens of the model's config. Empty where it writes none."""
         if self.template is None:
             return frozenset()
-        talk = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": _PROBE}]
+        sample = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": _PROBE}]
         try:
-            behind = self.write(talk, add_generation_prompt=False).rpartition(_PROBE)[2]
-        except CullamaError:  # of a template with such needs that it must be asked in earnest
+            behind = self.write(sample, add_generation_prompt=False).rpartition(_PROBE)[2]
+        except CullamaError:  # a template that refuses this sample, or needs variables
             return frozenset()
-        found = self._any_special.match(behind.lstrip()) if self._special else None
-        return frozenset([self._special[found.group()].id]) if found else frozenset()
+        if not self._control_tokens:
+            return frozenset()
+        found = self._any_control_token.match(behind.lstrip())
+        return frozenset([self._control_tokens[found.group()].id]) if found else frozenset()
 
     @cached_property
-    def _special(self) -> dict[str, _Special]:
+    def _control_tokens(self) -> dict[str, _ControlToken]:
         added = self._tokenizer.tokenizer.get_added_tokens_decoder()
         return {
-            token.content: _Special(index, token.lstrip, token.rstrip)
+            token.content: _ControlToken(index, token.lstrip, token.rstrip)
             for index, token in added.items()
             if token.special and token.content
         }
 
     @cached_property
-    def _any_special(self) -> re.Pattern[str]:
-        longest_first = sorted(self._special, key=len, reverse=True)
-        # One that is a single character cannot be split in two; it is split from what follows.
+    def _any_control_token(self) -> re.Pattern[str]:
+        longest_first = sorted(self._control_tokens, key=len, reverse=True)
+        # A token of one character cannot be split inside; SPLIT behind it escapes it.
         return re.compile(f"(?:{'|'.join(map(re.escape, longest_first))})(?!{SPLIT})")
 
-    def _pieces(self, text: str) -> list[str]:
-        """Control tokens and what is between them, without the space that some tokens swallow."""
-        pieces = re.split(f"({self._any_special.pattern})", text)
+    def _split_at_control_tokens(self, text: str) -> list[str]:
+        """Return control tokens and the texts between them, stripped as the tokenizer would."""
+        pieces = re.split(f"({self._any_control_token.pattern})", text)
         for index in range(1, len(pieces), 2):
-            special = self._special[pieces[index]]
-            if special.swallows_before:
+            token = self._control_tokens[pieces[index]]
+            if token.strips_left:
                 pieces[index - 1] = pieces[index - 1].rstrip()
-            if special.swallows_behind:
+            if token.strips_right:
                 pieces[index + 1] = pieces[index + 1].lstrip()
         return pieces
-
-    def _encode_piece(self, piece: str) -> list[int]:
-        if piece in self._special:
-            return [self._special[piece].id]
-        return self._tokenizer.encode(piece.replace(SPLIT, ""), add_special_tokens=False)
 
 
 def not_a_message(found: object) -> UsageError:
@@ -151,7 +158,3 @@ def not_a_message(found: object) -> UsageError:
         f"a message is {found!r:.80}, expected a role and a text: "
         "{'role': 'user', 'content': 'Hi'}"
     )
-
-
-def _split(token: str) -> str:
-    return token[0] + SPLIT + token[1:]

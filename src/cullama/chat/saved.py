@@ -1,6 +1,6 @@
-"""Conversations in files: JSON with the messages and the wishes that belong to them.
+"""Saves conversations to JSON files and loads them: messages and sampling parameters.
 
-It knows the file; what may be in a message or a wish is theirs to check.
+It checks the file's form; messages are checked by `Session`, parameters by `SamplingParams`.
 """
 
 from __future__ import annotations
@@ -10,45 +10,44 @@ import os
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import NamedTemporaryFile
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..errors import UsageError
 from ..sampling.params import SamplingParams, biases_from_json
-from .session import Session
-
-if TYPE_CHECKING:
-    from ..llm import LLM
+from .session import ChatModel, Session
 
 KIND, VERSION = "cullama chat", 1
 
 
 def save(session: Session, path: Path) -> None:
-    """Write a conversation; what was in the file before stays until all of it is written.
+    """Write a conversation to a file; an older one there stays until the new one is complete.
 
     Raises:
-        UsageError: the file cannot be written, or is no saved conversation and would be lost.
+        UsageError: the file cannot be written, or holds something else, which would be lost.
     """
     if path.exists() and not _is_saved_chat(path):
-        raise UsageError(f"{path} exists and is no saved conversation; choose another name")
+        raise UsageError(f"{path} exists and is not a saved conversation; choose another name")
+    defaults = asdict(SamplingParams())
+    params = asdict(session.params)
     saved = {
         "kind": KIND,
         "version": VERSION,
         "model": session.llm.name,
-        "params": _wishes(session.params),
+        "params": {name: value for name, value in params.items() if value != defaults[name]},
         "messages": session.messages,
     }
     text = json.dumps(saved, ensure_ascii=False, indent=2) + "\n"
     try:
-        _write(path, text)
+        _replace(path, text)
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error.strerror or error}") from None
 
 
-def load(llm: LLM, path: Path) -> Session:
-    """A conversation to go on with, on this model.
+def load(llm: ChatModel, path: Path) -> Session:
+    """Read a conversation, to continue it with this model.
 
     Raises:
-        UsageError: the file is missing, or no saved conversation.
+        UsageError: the file is missing, or not a saved conversation.
     """
     saved = _read(path)
     messages, params = saved.get("messages"), saved.get("params")
@@ -59,12 +58,6 @@ def load(llm: LLM, path: Path) -> Session:
     return Session(llm, None, SamplingParams.from_mapping(params), messages)
 
 
-def _wishes(params: SamplingParams) -> dict[str, Any]:
-    """Those that differ from the default."""
-    usual = asdict(SamplingParams())
-    return {name: value for name, value in asdict(params).items() if value != usual[name]}
-
-
 def _read(path: Path) -> dict[str, Any]:
     try:
         saved = json.loads(path.read_text(encoding="utf-8"))
@@ -73,7 +66,7 @@ def _read(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError):
         saved = None
     if not isinstance(saved, dict) or saved.get("kind") != KIND:
-        raise UsageError(f"{path} is no conversation that /save wrote")
+        raise UsageError(f"{path} is not a saved conversation, expected a file that /save wrote")
     if saved.get("version") != VERSION:
         raise UsageError(
             f"{path}: version is {saved.get('version')!r}, expected {VERSION}; "
@@ -90,7 +83,8 @@ def _is_saved_chat(path: Path) -> bool:
     return True
 
 
-def _write(path: Path, text: str) -> None:
+def _replace(path: Path, text: str) -> None:
+    """Write to a temporary file beside `path`, then rename it, which is atomic."""
     with NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, delete=False) as file:
         try:
             file.write(text)

@@ -1,4 +1,4 @@
-"""What may be shown on a terminal: text without the characters that command it, in its width."""
+"""Makes text fit for a terminal: control characters replaced, lines wrapped to its width."""
 
 from __future__ import annotations
 
@@ -8,19 +8,17 @@ import textwrap
 
 
 def printable(text: str) -> str:
-    """Without control characters, with which a text could command the terminal.
-
-    What goes to a file or a pipe stays as it is.
-    """
-    return shown(text) if sys.stdout.isatty() else text
+    """Return the text as standard output takes it: on a terminal sanitized, else as it is."""
+    return sanitized(text) if sys.stdout.isatty() else text
 
 
-def shown(text: str) -> str:
+def sanitized(text: str) -> str:
+    """Replace control characters, with which a text could command the terminal."""
     return "".join(c if c in "\n\t" or c.isprintable() else "�" for c in text)
 
 
 def wrapped(text: str, indent: int = 0) -> str:
-    """One line of ours in as many as the terminal's width asks for."""
+    """Wrap one line to the terminal's width; files and pipes get it whole."""
     if not sys.stdout.isatty():
         return text
     columns = shutil.get_terminal_size().columns

@@ -16,16 +16,14 @@ from ..standard_input import read_standard_input
 if TYPE_CHECKING:
     from ...chat.session import Session
     from ...sampling.params import SamplingParams
-    from ...text.completion import Completion
 
-# Long enough for an answer with some code in it; `/set max_tokens` changes it.
-MAX_TOKENS = 1024
+DEFAULT_MAX_TOKENS = 1024  # enough for an answer with some code in it
 
 
 @click.command("chat", short_help="Talk with a model.")
 @click.argument("question", nargs=-1, metavar="[QUESTION]…")
 @model_options
-@click.option("--system", metavar="TEXT", help="How the model is to behave.")
+@click.option("--system", metavar="TEXT", help="System message: how the model should behave.")
 @click.option(
     "--template",
     "chat_template",
@@ -38,21 +36,21 @@ MAX_TOKENS = 1024
     metavar="NAME=VALUE",
     multiple=True,
     callback=lambda context, option, values: dict(map(_variable, values)),
-    help="What the template may be told besides, such as enable_thinking=false.",
+    help="A variable for the template, such as enable_thinking=false.",
 )
 @click.option(
     "-n",
     "--max-tokens",
     type=int,
-    default=MAX_TOKENS,
+    default=DEFAULT_MAX_TOKENS,
     show_default=True,
     metavar="N",
-    help="Longest answer.",
+    help="Tokens of an answer at most.",
 )
 @other_sampling_options
-@click.option("--markdown/--no-markdown", default=True, help="Set finished answers on a terminal.")
-@click.option("--stats", is_flag=True, help="Say how fast each answer was.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object, for one question.")
+@click.option("--markdown/--no-markdown", default=True, help="Render markdown on a terminal.")
+@click.option("--stats", is_flag=True, help="Print the speed of each answer.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object, for one question.")
 def command(
     question: tuple[str, ...],
     system: str | None,
@@ -61,10 +59,10 @@ def command(
     as_json: bool,
     **options: Any,
 ) -> int:
-    """Talk with a model: /help lists what can be done in a conversation.
+    """Talk with a model; /help lists the commands of a conversation.
 
-    With a QUESTION, answer that one and end; `-` in it stands for what standard input holds. A
-    question that comes through a pipe needs no `-`.
+    With a QUESTION, answer it and exit; `-` in it stands for standard input. A question from a
+    pipe needs no `-`.
     """
     from ...sampling.params import SamplingParams
 
@@ -74,15 +72,15 @@ def command(
         raise UsageError("--json answers one question: give it, or pipe it in")
     llm = load(**options)
     session = llm.session(system, params)
-    if asked is not None:
-        return _answer_one(session, asked, markdown, stats, as_json)
-    from .talk import Talk
+    if asked is None:
+        from .loop import ChatLoop
 
-    return Talk(session, options, markdown, stats).run()
+        return ChatLoop(llm, session, options, markdown, stats).run()
+    return _answer_one(session, asked, llm.description, markdown, stats, as_json)
 
 
 def _variable(text: str) -> tuple[str, Any]:
-    """A value as JSON spells it, or a plain word."""
+    """Parse NAME=VALUE, where VALUE is JSON or a plain word."""
     name, equals, value = text.partition("=")
     if not name.isidentifier() or not equals:
         raise click.BadParameter(f"{text!r}, expected NAME=VALUE, as enable_thinking=false")
@@ -101,7 +99,7 @@ def _checked(params: SamplingParams, as_json: bool) -> SamplingParams:
 
 
 def _question(words: tuple[str, ...]) -> str | None:
-    """None is a conversation, which takes a terminal."""
+    """Return the question to answer; None for a conversation at a terminal."""
     if not words and sys.stdin is not None and sys.stdin.isatty():
         return None
     if words and "-" not in words:
@@ -114,23 +112,21 @@ def _question(words: tuple[str, ...]) -> str | None:
     return question
 
 
-def _answer_one(session: Session, question: str, markdown: bool, stats: bool, as_json: bool) -> int:
+def _answer_one(
+    session: Session, question: str, model: str, markdown: bool, stats: bool, as_json: bool
+) -> int:
+    from ..story import completion_as_json
     from .screen import stats_line, write_answer
 
     completion = write_answer(session.stream(question), markdown, is_silent=as_json)
     if as_json:
-        click.echo(json.dumps(_as_json(session, question, completion)))
+        result = {
+            "question": question,
+            "system": session.system,
+            **completion_as_json(completion),
+            "model": model,
+        }
+        click.echo(json.dumps(result))
     if stats:
         click.secho(stats_line(completion), dim=True, err=True)
     return 130 if completion.finish_reason == "cancelled" else 0
-
-
-def _as_json(session: Session, question: str, completion: Completion) -> dict[str, Any]:
-    from ..story import completion_as_json
-
-    return {
-        "question": question,
-        "system": session.system,
-        **completion_as_json(completion),
-        "model": session.llm.description,
-    }

@@ -1,6 +1,6 @@
-"""The line in which a user types: history that lasts, several lines, completion of commands.
+"""The line editor of a chat: lasting history, input of several lines, completion of commands.
 
-The work is prompt_toolkit's. It knows the names that can be completed, not what they do.
+Built on prompt_toolkit. It completes the commands' names and arguments; it does not run them.
 """
 
 from __future__ import annotations
@@ -22,18 +22,20 @@ from prompt_toolkit.styles import Style
 PROMPT, CONTINUATION = "> ", ". "
 
 
-class Completes(Protocol):
-    """What the editor asks of the commands."""
+class Completions(Protocol):
+    """What the editor uses of the commands."""
 
     def names(self) -> Iterable[tuple[str, str]]:
-        """Each with its meaning."""
+        """Return each command and its summary."""
 
     def arguments(self, name: str) -> Iterable[str] | None:
-        """What may follow a name; None is a path."""
+        """Return what may follow a command; None stands for a path."""
 
 
 class Editor:
-    def __init__(self, commands: Completes, status: Callable[[], str]) -> None:
+    """Reads one message or command at a time; `status` gives the line below."""
+
+    def __init__(self, commands: Completions, status: Callable[[], str]) -> None:
         self._session: PromptSession[str] = PromptSession(
             history=_history(),
             completer=_Completer(commands),
@@ -46,16 +48,17 @@ class Editor:
         )
 
     def read(self, draft: str = "") -> str:
-        """What was typed.
+        """Return what the user sends; `draft` is in the line at first.
 
         Raises:
-            EOFError, KeyboardInterrupt: for Ctrl-D and Ctrl-C.
+            EOFError: for Ctrl-D.
+            KeyboardInterrupt: for Ctrl-C.
         """
         return self._session.prompt(PROMPT, default=draft)
 
 
 def _keys() -> KeyBindings:
-    """Enter sends; Alt-Enter, or a backslash before Enter, begins a new line."""
+    """Bind Enter to send, and Alt-Enter, or a backslash before Enter, to start a new line."""
     keys = KeyBindings()
 
     @keys.add("enter", filter=~(has_completions & completion_is_selected))
@@ -75,9 +78,9 @@ def _keys() -> KeyBindings:
 
 
 class _Completer(Completer):
-    """A command's name, then what may follow it; nothing within ordinary text."""
+    """Completes a command's name, then its argument; nothing in messages."""
 
-    def __init__(self, commands: Completes) -> None:
+    def __init__(self, commands: Completions) -> None:
         self._commands, self._paths = commands, PathCompleter(expanduser=True)
 
     def get_completions(
@@ -102,7 +105,7 @@ class _Completer(Completer):
 
 
 def _history() -> History:
-    """Kept from one conversation to the next, readable by nobody else."""
+    """Open the history file, readable by its owner only; in memory where that fails."""
     path = history_file()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -110,7 +113,7 @@ def _history() -> History:
     except OSError as error:
         click.secho(
             f"no history is kept: {path}: {error.strerror or error}; "
-            "XDG_STATE_HOME names another folder",
+            "XDG_STATE_HOME can name another folder",
             dim=True,
         )
         return InMemoryHistory()
@@ -118,6 +121,6 @@ def _history() -> History:
 
 
 def history_file() -> Path:
-    """$XDG_STATE_HOME/cullama/chat_history, or below ~/.local/state."""
+    """Return $XDG_STATE_HOME/cullama/chat_history, where unset under ~/.local/state."""
     folder = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
     return Path(folder, "cullama", "chat_history")

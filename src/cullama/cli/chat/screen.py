@@ -1,8 +1,8 @@
-"""An answer on the terminal: shown as it comes, set as markdown once a block of it is complete.
+"""Streams an answer to the terminal, and redraws each block as markdown once it is complete.
 
-A block is what stands between two empty lines, or a fenced piece of code. Its rows are counted
-while it is written, so that they can be taken back and written anew; a block that has grown past
-the screen stays as it is. Elsewhere than on a terminal the text is just written.
+A block is a paragraph between empty lines, or a fenced piece of code. It is written raw as it
+comes; the rows it takes are counted, erased and printed as markdown. A block taller than the
+screen stays raw. In a file or a pipe the text is written as it is. Generating is `Reply`'s work.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from contextlib import suppress
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from ..terminal import shown
+from ..terminal import sanitized
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
 FENCES = ("```", "~~~")
 TAB = " " * 4
-WAITING = "\x1b[2m…\x1b[0m"  # until the prompt has been read
+WAITING = "\x1b[2m…\x1b[0m"  # during prefill
 
 
 def write_answer(reply: Reply, markdown: bool, is_silent: bool = False) -> Completion:
-    """Show an answer as it comes; Ctrl-C ends it where it is."""
+    """Stream an answer to standard output; Ctrl-C stops it and keeps what there is."""
     with suppress(KeyboardInterrupt), Screen(markdown, is_silent) as screen:
         for piece in reply:
             screen.write(piece)
@@ -37,42 +37,45 @@ def write_answer(reply: Reply, markdown: bool, is_silent: bool = False) -> Compl
 
 
 class Screen:
-    """`write` pieces, leave the `with`, and the answer stands there, a line of its own."""
+    """A context manager: `write` the answer's text piece by piece within the `with`.
+
+    `is_silent` writes nothing at all.
+    """
 
     def __init__(self, markdown: bool = True, is_silent: bool = False) -> None:
         self._is_silent = is_silent
         self._is_terminal = sys.stdout.isatty()
-        self._sets_markdown = markdown and self._is_terminal and not _is_dumb()
-        self._block = ""  # what is on the screen and not set yet
-        self._fence = ""  # of the code we are in
-        self._line = ""
+        self._renders_markdown = markdown and self._is_terminal and not _is_dumb()
+        self._block = ""  # what is on the screen raw
+        self._fence = ""  # that opened the piece of code we are in
+        self._line = ""  # the last, unfinished one
         self._is_first = self._is_waiting = True
         self._size = shutil.get_terminal_size()
 
     def __enter__(self) -> Screen:
-        if self._sets_markdown and not self._is_silent:
+        if self._renders_markdown and not self._is_silent:
             self._put(WAITING)
         return self
 
     def __exit__(self, *error: object) -> None:
         if self._is_silent:
             return
-        if self._sets_markdown:
+        if self._renders_markdown:
             self._stop_waiting()
-            self._set_block()
+            self._redraw_block()
         else:
             self._put("\n")
 
     def write(self, piece: str) -> None:
         if self._is_silent:
             return
-        if not self._sets_markdown:
-            self._put(shown(piece) if self._is_terminal else piece)
+        if not self._renders_markdown:
+            self._put(sanitized(piece) if self._is_terminal else piece)
             return
         self._stop_waiting()
-        for part in shown(piece).replace("\t", TAB).splitlines(keepends=True):
+        for part in sanitized(piece).replace("\t", TAB).splitlines(keepends=True):
             if not self._block.strip("\n"):
-                part = part.lstrip("\n")  # blocks are set apart when they are set
+                part = part.lstrip("\n")  # the empty line between blocks is printed with the next
             self._put(part)
             self._block += part
             self._line += part
@@ -89,20 +92,20 @@ class Screen:
         if self._fence:
             if line.startswith(self._fence):
                 self._fence = ""
-                self._set_block()
+                self._redraw_block()
         elif line.startswith(FENCES):
             self._fence = line[:3]
         elif not line:
-            self._set_block()
+            self._redraw_block()
 
-    def _set_block(self) -> None:
-        """Take back what was written of the block, and write it set."""
+    def _redraw_block(self) -> None:
+        """Erase the raw block and print it as markdown."""
         block, self._block, self._line = self._block, "", ""
         if not block.strip():
             return
         size = shutil.get_terminal_size()
         rows = rows_of(block, size.columns)
-        if rows >= size.lines or size != self._size:  # it cannot be taken back any more
+        if rows >= size.lines or size != self._size:  # rows that scrolled away cannot be erased
             self._put("" if block.endswith("\n") else "\n")
         else:
             self._put("\r" + (f"\x1b[{rows - 1}A" if rows > 1 else "") + "\x1b[J")
@@ -113,7 +116,7 @@ class Screen:
         from rich.markdown import Markdown
 
         with self._console.capture() as capture:
-            # An answer is a stranger's: a link shows where it leads.
+            # Model output is not trusted: a link shows its address.
             self._console.print(Markdown(block, hyperlinks=False, code_theme="ansi_dark"))
         self._put(("" if self._is_first else "\n") + capture.get().strip("\n") + "\n")
 
@@ -130,7 +133,7 @@ class Screen:
 
 
 def rows_of(text: str, columns: int) -> int:
-    """Rows of a terminal from the beginning of the text to the cursor behind it."""
+    """Count a terminal's rows from the start of the text to the cursor behind it."""
     return sum(_rows_of_line(line, columns) for line in text.split("\n"))
 
 
@@ -151,7 +154,7 @@ def _is_dumb() -> bool:
 
 
 def stats_line(completion: Completion) -> str:
-    """How fast an answer was."""
+    """Return one line on an answer's tokens and speed."""
     timings, tokens = completion.timings, len(completion.token_ids)
     new = completion.prompt_tokens - completion.cached_tokens
     return (
