@@ -1,9 +1,9 @@
 // rope_and_store: from one row of the fused projection, the rotated query; key and value are kept.
 //   1. q and k are normed by head where there are norm weights (Qwen3): v / sqrt(mean(v^2) + eps) * w
 //   2. q and k are rotated (Su et al., RoFormer, 2021), pairs half a head apart:
-//        out = v * (cos, cos) + swapped(v) * (-sin, sin), with turns[t] = (cos, cos, -sin, sin)
+//        out = v * (cos, cos) + swapped(v) * (-sin, sin), with cos_sin[t] = (cos, cos, -sin, sin)
 //   3. k and v go to slots[t] of the paged cache; a slot of -1 keeps nothing
-//   qkv [T, H + 2K, E], turns [T, 2E] float32, slots [T] -> q [T, H, E]
+//   qkv [T, H + 2K, E], cos_sin [T, 2E] float32, slots [T] -> q [T, H, E]
 //   keys, values [blocks, K, block_size, E]; slot = block * block_size + offset
 //   Launch: one warp for each head, (T, ceil((H + 2K) / warps)) blocks. The output overlaps nothing.
 #include "common.cuh"
@@ -27,7 +27,7 @@ __device__ float norm_scale(const T* head, int width, float eps) {
 }
 
 template <typename T>
-__device__ void rotate(T* to, const T* head, const T* norm, const float* turns, int width, float eps) {
+__device__ void rotate(T* to, const T* head, const T* norm, const float* cos_sin, int width, float eps) {
     const float scale = norm ? norm_scale(head, width, eps) : 1.f;
     const int half = width / 2;
 #pragma unroll 1
@@ -37,20 +37,20 @@ __device__ void rotate(T* to, const T* head, const T* norm, const float* turns, 
             low *= scale * float(norm[i]);
             high *= scale * float(norm[half + i]);
         }
-        to[i] = T(low * turns[i] + high * turns[width + i]);
-        to[half + i] = T(high * turns[half + i] + low * turns[width + half + i]);
+        to[i] = T(low * cos_sin[i] + high * cos_sin[width + i]);
+        to[half + i] = T(high * cos_sin[half + i] + low * cos_sin[width + half + i]);
     }
 }
 
 template <typename T>
 __device__ void rope_and_store(T* q, const T* qkv, const T* q_norm, const T* k_norm,
-                               const float* turns, T* keys, T* values, const int* slots,
+                               const float* cos_sin, T* keys, T* values, const int* slots,
                                Heads heads, int block_size, float eps) {
     const int token = blockIdx.x, head = blockIdx.y * warps_in_block() + warp_index();
     const int all = heads.q + 2 * heads.kv, width = heads.width;
     if (head >= all) return;
     const T* from = qkv + (size_t(token) * all + head) * width;
-    const float* turn = turns + size_t(token) * 2 * width;
+    const float* turn = cos_sin + size_t(token) * 2 * width;
     if (head < heads.q) {
         rotate(q + (size_t(token) * heads.q + head) * width, from, q_norm, turn, width, eps);
         return;
@@ -69,10 +69,10 @@ __device__ void rope_and_store(T* q, const T* qkv, const T* q_norm, const T* k_n
 
 #define EXPORT(NAME, T)                                                                           \
     extern "C" __global__ void rope_and_store_##NAME(                                             \
-        T* q, const T* qkv, const T* q_norm, const T* k_norm, const float* turns, T* keys,        \
+        T* q, const T* qkv, const T* q_norm, const T* k_norm, const float* cos_sin, T* keys,      \
         T* values, const int* slots, int heads, int kv_heads, int width, int block_size,          \
         float eps) {                                                                              \
-        rope_and_store<T>(q, qkv, q_norm, k_norm, turns, keys, values, slots,                     \
+        rope_and_store<T>(q, qkv, q_norm, k_norm, cos_sin, keys, values, slots,                   \
                           Heads{heads, kv_heads, width}, block_size, eps);                        \
     }
 FOR_EACH_DTYPE(EXPORT)

@@ -15,7 +15,7 @@ import pytest
 from safetensors.numpy import load_file
 
 import cullama
-from cullama.model.batch import Piece
+from cullama.model.batch import Chunk
 
 FIXTURES = Path(__file__).parent / "fixtures"
 MODELS = sorted(path.name for path in (FIXTURES / "models").iterdir())
@@ -60,7 +60,7 @@ def test_any_chunking_of_the_prompt_gives_the_same_logits(model, chunk):
     ids, engine = expected["ids"].tolist(), llm.engine
     blocks = engine.cache.pool.allocate(2)
     parts = [
-        engine.runner.logits([Piece(part, start, blocks, len(part))])
+        engine.runner.logits([Chunk(part, start, blocks, len(part))])
         for start in range(0, len(ids), chunk)
         if (part := ids[start : start + chunk])
     ]
@@ -72,8 +72,8 @@ def test_a_step_that_wants_no_logits_only_fills_the_cache(model):
     llm, expected = model
     ids, engine = expected["ids"].tolist(), llm.engine
     blocks = engine.cache.pool.allocate(2)
-    nothing = engine.runner.logits([Piece(ids[:20], 0, blocks, 0)])
-    rest = engine.runner.logits([Piece(ids[20:], 20, blocks, len(ids) - 20)])
+    nothing = engine.runner.logits([Chunk(ids[:20], 0, blocks, 0)])
+    rest = engine.runner.logits([Chunk(ids[20:], 20, blocks, len(ids) - 20)])
     engine.cache.pool.release(blocks)
     assert nothing.shape == (0, llm.config.vocab_size)
     assert np.abs(rest - expected["logits"][20:]).max() <= 1e-4
@@ -84,12 +84,12 @@ def test_a_mixed_batch_gives_the_same_logits(model):
     llm, expected = model
     ids, engine = expected["ids"].tolist(), llm.engine
     first, second, third = (engine.cache.pool.allocate(2) for _ in range(3))
-    engine.runner.logits([Piece(ids[:-1], 0, first, 1), Piece(ids[:5], 0, second, 1)])
+    engine.runner.logits([Chunk(ids[:-1], 0, first, 1), Chunk(ids[:5], 0, second, 1)])
     logits = engine.runner.logits(
         [
-            Piece(ids[-1:], len(ids) - 1, first, 1),
-            Piece(ids[5:17], 5, second, 12),
-            Piece(ids, 0, third, len(ids)),
+            Chunk(ids[-1:], len(ids) - 1, first, 1),
+            Chunk(ids[5:17], 5, second, 12),
+            Chunk(ids, 0, third, len(ids)),
         ]
     )
     engine.cache.pool.release(first + second + third)

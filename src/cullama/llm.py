@@ -457,7 +457,7 @@ def _context_length(config: ModelConfig, asked: int | None) -> int:
 def _cache_tokens(
     config: ModelConfig, context_length: int, asked: int | None, ops: Operators[Any]
 ) -> int:
-    usual, most = (size // ops.cache_bytes(config) for size in ops.room_for_cache)
+    usual, most = (size // ops.cache_bytes(config) for size in ops.cache_budget)
     if asked is None:
         return max(context_length, min(MOST_CONTEXTS * context_length, usual))
     if type(asked) is not int or not 1 <= asked <= most:

@@ -15,7 +15,7 @@ from cullama import LLM, SamplingParams
 from cullama.benchmark.shapes import random_checkpoint
 from cullama.cpu import matrix
 from cullama.cpu.deterministic import GROUP, DeterministicCpuOperators
-from cullama.model.batch import Piece
+from cullama.model.batch import Chunk
 
 PARAMS = SamplingParams(max_tokens=56, seed=3, ignore_eos=True, logprobs=3)
 GREEDY = replace(PARAMS, temperature=0)
@@ -93,7 +93,7 @@ def test_guesses_do_not_change_a_bit(make: Callable[..., LLM]) -> None:
 
 @pytest.mark.parametrize("backend", ["cpu:numpy", COMPILED])
 def test_a_row_has_the_same_logits_in_a_thousand_batches(tiny_model: Path, backend: str) -> None:
-    """Of 1 to 64 sequences, at any place among them, its prompt in any number of pieces."""
+    """Of 1 to 64 sequences, at any place among them, its prompt in any number of chunks."""
     rng = random.Random(4)
     with LLM(tiny_model, backend=backend, deterministic=True) as llm:
         ids = [rng.randrange(300) for _ in range(40)]
@@ -102,13 +102,13 @@ def test_a_row_has_the_same_logits_in_a_thousand_batches(tiny_model: Path, backe
             mine = pool.allocate(2) or []
             begin = rng.randrange(39)
             if begin:
-                runner.logits([Piece(ids[:begin], 0, mine, 1)])
+                runner.logits([Chunk(ids[:begin], 0, mine, 1)])
             end = rng.randint(begin + 1, 40)
             others = [pool.allocate(1) or [] for _ in range(rng.randrange(64))]
-            pieces = [Piece([rng.randrange(300)], 0, blocks, 1) for blocks in others]
-            place = rng.randint(0, len(pieces))
-            pieces.insert(place, Piece(ids[begin:end], begin, mine, end - begin))
-            logits = runner.logits(pieces)[place : place + end - begin]
+            chunks = [Chunk([rng.randrange(300)], 0, blocks, 1) for blocks in others]
+            place = rng.randint(0, len(chunks))
+            chunks.insert(place, Chunk(ids[begin:end], begin, mine, end - begin))
+            logits = runner.logits(chunks)[place : place + end - begin]
             np.testing.assert_array_equal(logits, expected[begin:end])
             for blocks in (mine, *others):
                 pool.release(blocks)

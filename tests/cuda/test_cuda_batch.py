@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from cullama.cuda.batch import TILE_TOKENS, Bucket, Packed, bucket_length, pack
-from cullama.model.batch import Batch, Piece, build_batch
+from cullama.model.batch import Batch, Chunk, build_batch
 
 BLOCK = 32
 FIELDS = ("tokens", "positions", "slots", "query_starts", "context_lengths", "logit_rows")
@@ -22,7 +22,7 @@ def batch_of(*counts: int, start: int = 0, logits: int = 1) -> Batch[NDArray[np.
     blocks = 1 + (start + max(counts)) // BLOCK
     return build_batch(
         [
-            Piece(list(range(1, count + 1)), start, range(i * blocks, (i + 1) * blocks), logits)
+            Chunk(list(range(1, count + 1)), start, range(i * blocks, (i + 1) * blocks), logits)
             for i, count in enumerate(counts)
         ],
         BLOCK,

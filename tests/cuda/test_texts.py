@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from cullama import LLM, Completion, SamplingParams
-from cullama.model.batch import Piece
+from cullama.model.batch import Chunk
 
 pytestmark = pytest.mark.gpu
 
@@ -146,10 +146,10 @@ def test_deterministic_logits_are_the_same_bits_in_any_company_and_chunking(make
     prompt, engine = PROMPTS[-1], llm.engine
     expected = llm.logits(prompt)
     company = [engine.cache.pool.allocate(2) for _ in range(4)]
-    others = [Piece(each, 0, blocks, 0) for each, blocks in zip(PROMPTS, company[1:], strict=False)]
+    others = [Chunk(each, 0, blocks, 0) for each, blocks in zip(PROMPTS, company[1:], strict=False)]
     for chunk in (1, 7, 16, 33):
         parts = [
-            engine.runner.logits([*others, Piece(part, start, company[0], len(part))])
+            engine.runner.logits([*others, Chunk(part, start, company[0], len(part))])
             for start in range(0, len(prompt), chunk)
             if (part := prompt[start : start + chunk])
         ]

@@ -80,9 +80,9 @@ def listened(llm: LLM, prompt: list[int]) -> None:
         qkv = rows[f"layer {layer} · linear qkv"]
         values = qkv[:, -KV_HEADS * WIDTH :].reshape(len(prompt), KV_HEADS, WIDTH)
         shared = values.repeat(HEADS // KV_HEADS, axis=1)
-        heard = np.einsum("hts,she->the", attention, shared).reshape(len(prompt), -1)
+        attn_out = np.einsum("hts,she->the", attention, shared).reshape(len(prompt), -1)
         expected = rows[f"layer {layer} · attention"]
-        np.testing.assert_allclose(heard, expected, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(attn_out, expected, rtol=1e-4, atol=1e-5)
 
 
 # --- hidden states

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from cullama.cpu.operators import CpuOperators
 from cullama.errors import NumericalError
 from cullama.files.tensor import StoredTensor
-from cullama.model.batch import Piece, build_batch
+from cullama.model.batch import Chunk, build_batch
 from cullama.model.config import ModelConfig
 from cullama.model.layer import Layer
 from cullama.model.rope import Rope
@@ -82,17 +82,17 @@ def check_attention(
 ) -> None:
     """A prompt, and tokens behind it over contexts that are split; in dirty memory."""
     qkv = [floats(rng, tokens, 48) for tokens in (40, 300, 1, 1)]
-    turns = [floats(rng, len(each), 12) for each in qkv]
-    pieces = [
-        [Piece([0] * 40, 0, [3, 1], 1)],
-        [Piece([0] * 300, 0, list(range(4, 14)), 1)],
-        [Piece([0], 40, [3, 1], 1)],
-        [Piece([0], 300, list(range(4, 14)), 1)],
+    cos_sin = [floats(rng, len(each), 12) for each in qkv]
+    chunks = [
+        [Chunk([0] * 40, 0, [3, 1], 1)],
+        [Chunk([0] * 300, 0, list(range(4, 14)), 1)],
+        [Chunk([0], 40, [3, 1], 1)],
+        [Chunk([0], 300, list(range(4, 14)), 1)],
     ]
     backends = [(backend, backend.cache(HEADS, 640)) for backend in (ops, cpu)]
     if read is None:
         spoil(ops, backends[0][1])
-    for step, numbers, turn in zip(pieces, qkv, turns, strict=True):
+    for step, numbers, turn in zip(chunks, qkv, cos_sin, strict=True):
         batch = build_batch(step, 32)
         if read is not None:
             batch.slots[:1] = -1
@@ -106,16 +106,16 @@ def check_attention(
 
 
 def outcome(
-    backend: Any, cache: Any, batch: Any, qkv: Any, turns: Any, read: Callable[..., Any] | None
+    backend: Any, cache: Any, batch: Any, qkv: Any, cos_sin: Any, read: Callable[..., Any] | None
 ) -> tuple[Any, ...]:
     uploaded = backend.upload_batch(batch)
     q = backend.rope_and_store(
-        backend.upload(qkv), LAYER, backend.upload(turns), cache, uploaded, EPS
+        backend.upload(qkv), LAYER, backend.upload(cos_sin), cache, uploaded, EPS
     )
     if read is None:
         return (backend.attention(backend.upload(qkv[:, :24].reshape(-1, 4, 6)), cache, uploaded),)
-    heard = backend.attention(backend.upload(qkv[:, :24].reshape(-1, 4, 6)), cache, uploaded)
-    return q, heard
+    attn_out = backend.attention(backend.upload(qkv[:, :24].reshape(-1, 4, 6)), cache, uploaded)
+    return q, attn_out
 
 
 def spoil(ops: Any, cache: Any) -> None:

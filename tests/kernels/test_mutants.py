@@ -41,8 +41,8 @@ MUTANTS = [
     Mutant(
         "turned the other way",
         "rope_and_store",
-        "+ high * turns[width + i]",
-        "- high * turns[width + i]",
+        "+ high * cos_sin[width + i]",
+        "- high * cos_sin[width + i]",
     ),
     Mutant("-1 is a slot like any other", "rope_and_store", "if (slot < 0) return;", ""),
     Mutant(

@@ -1,4 +1,4 @@
-"""A batch says what its pieces say, whichever way it was built."""
+"""A batch says what its chunks say, whichever way it was built."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from cullama.engine.scheduler import Plan, Scheduler
 from cullama.engine.sequence import Sequence
 from cullama.engine.speculation import PromptLookup
 from cullama.files.tensor import HostArray
-from cullama.model.batch import Batch, Piece, build_batch, build_large_batch
+from cullama.model.batch import Batch, Chunk, build_batch, build_large_batch
 from cullama.sampling.params import SamplingParams
 from cullama.sampling.sampler import Drawn
 
 
 @dataclass(frozen=True)
 class Asked:
-    """A piece, with more blocks than it needs, and more behind them in its table."""
+    """A chunk, with more blocks than it needs, and more behind them in its table."""
 
-    piece: Piece
+    chunk: Chunk
     padding: int
 
     @property
     def table(self) -> bytes:
-        return array("i", [*self.piece.blocks, *[0] * self.padding]).tobytes()
+        return array("i", [*self.chunk.blocks, *[0] * self.padding]).tobytes()
 
 
 @st.composite
@@ -41,8 +41,8 @@ def requests(draw: st.DrawFn, block_size: int) -> Asked:
     needed = -(-(start + len(tokens)) // block_size)
     count = needed + draw(st.integers(0, 3))
     blocks = draw(st.lists(st.integers(0, 1000), min_size=count, max_size=count))
-    piece = Piece(tokens, start, blocks, draw(st.integers(0, len(tokens))))
-    return Asked(piece, draw(st.integers(0, 40)))
+    chunk = Chunk(tokens, start, blocks, draw(st.integers(0, len(tokens))))
+    return Asked(chunk, draw(st.integers(0, 40)))
 
 
 @st.composite
@@ -52,12 +52,12 @@ def many_requests(draw: st.DrawFn) -> tuple[int, list[Asked]]:
 
 
 def built_large(asked: list[Asked], block_size: int) -> Batch[HostArray]:
-    pieces = [each.piece for each in asked]
+    chunks = [each.chunk for each in asked]
     return build_large_batch(
-        [token for piece in pieces for token in piece.tokens],
-        [piece.start for piece in pieces],
-        [len(piece.tokens) for piece in pieces],
-        [piece.logits for piece in pieces],
+        [token for chunk in chunks for token in chunk.tokens],
+        [chunk.start for chunk in chunks],
+        [len(chunk.tokens) for chunk in chunks],
+        [chunk.logits for chunk in chunks],
         [each.table for each in asked],
         block_size,
     )
@@ -88,7 +88,7 @@ def test_many_pieces_at_once_are_the_same_as_piece_by_piece(
     many: tuple[int, list[Asked]],
 ) -> None:
     block_size, asked = many
-    one_by_one = build_batch([each.piece for each in asked], block_size)
+    one_by_one = build_batch([each.chunk for each in asked], block_size)
     at_once = built_large(asked, block_size)
     check_equal(at_once, one_by_one)
     check_is_one_buffer(at_once)
@@ -99,19 +99,19 @@ def test_many_pieces_at_once_are_the_same_as_piece_by_piece(
 def test_each_token_has_its_place(many: tuple[int, list[Asked]]) -> None:
     """What the fields mean, one token at a time."""
     block_size, asked = many
-    batch = build_batch([each.piece for each in asked], block_size)
+    batch = build_batch([each.chunk for each in asked], block_size)
     rows: list[int] = []
-    for index, piece in enumerate(each.piece for each in asked):
+    for index, chunk in enumerate(each.chunk for each in asked):
         first, end = batch.query_starts[index : index + 2].tolist()
-        assert batch.tokens[first:end].tolist() == list(piece.tokens)
+        assert batch.tokens[first:end].tolist() == list(chunk.tokens)
         assert batch.positions[first:end].tolist() == list(
-            range(piece.start, piece.start + end - first)
+            range(chunk.start, chunk.start + end - first)
         )
-        assert batch.context_lengths[index] == piece.start + end - first
+        assert batch.context_lengths[index] == chunk.start + end - first
         for slot, position in zip(batch.slots[first:end], batch.positions[first:end], strict=True):
-            assert slot == piece.blocks[position // block_size] * block_size + position % block_size
+            assert slot == chunk.blocks[position // block_size] * block_size + position % block_size
             assert batch.block_tables[index, position // block_size] == slot // block_size
-        rows += range(end - piece.logits, end)
+        rows += range(end - chunk.logits, end)
     assert batch.logit_rows.tolist() == rows
     assert batch.query_starts[0] == 0
     assert batch.query_starts[-1] == len(batch.tokens)
@@ -119,9 +119,9 @@ def test_each_token_has_its_place(many: tuple[int, list[Asked]]) -> None:
 
 def test_tables_of_different_lengths_are_padded() -> None:
     asked = [
-        Asked(Piece([5, 6], 7, [7, 2, 9], 1), 0),
-        Asked(Piece([8], 0, [1], 1), 60),
-        Asked(Piece([9], 3, [4], 0), 0),
+        Asked(Chunk([5, 6], 7, [7, 2, 9], 1), 0),
+        Asked(Chunk([8], 0, [1], 1), 60),
+        Asked(Chunk([9], 3, [4], 0), 0),
     ]
     assert built_large(asked, 4).block_tables.tolist() == [[7, 2, 9], [1, 0, 0], [4, 0, 0]]
 

@@ -53,7 +53,7 @@ def turned(x: Floats, angles: Floats) -> Floats:
     return np.concatenate([pairs.real, pairs.imag], axis=-1)
 
 
-def turns(angles: Floats) -> NDArray[np.float32]:
+def cos_sin(angles: Floats) -> NDArray[np.float32]:
     """What `rope_and_store` is given for tokens turned by these angles [T, E/2]: [T, 2E]."""
     cos, sin = np.cos(angles), np.sin(angles)
     return np.concatenate([cos, cos, -sin, sin], axis=1).astype(np.float32)

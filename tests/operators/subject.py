@@ -18,7 +18,7 @@ from reference import Floats
 
 from cullama.cpu.packed import PackedMatrix
 from cullama.files.tensor import StoredTensor
-from cullama.model.batch import Batch, Piece, build_batch
+from cullama.model.batch import Batch, Chunk, build_batch
 from cullama.model.config import ModelConfig
 from cullama.model.layer import Layer
 from cullama.model.operators import Operators
@@ -152,8 +152,8 @@ class Memory:
         columns = (self.heads + 2 * self.kv_heads) * self.width
         return self.subject.rounded(rng.normal(size=(tokens, columns)))
 
-    def batch(self, *pieces: Piece) -> Batch[NDArray[Any]]:
-        return build_batch(pieces, self.block_size)
+    def batch(self, *chunks: Chunk) -> Batch[NDArray[Any]]:
+        return build_batch(chunks, self.block_size)
 
     def rope_and_store(
         self,
@@ -169,7 +169,7 @@ class Memory:
         actual = ops.rope_and_store(
             self.subject.activation(qkv),
             layer,
-            ops.upload(reference.turns(angles)),
+            ops.upload(reference.cos_sin(angles)),
             self.cache.layers[0],
             ops.upload_batch(batch),
             eps,
@@ -190,7 +190,7 @@ class Memory:
 
     def store_in(self, layer: int, batch: Batch[NDArray[Any]], qkv: Floats) -> None:
         """Turned by nothing, so that what is kept is exactly what was given."""
-        unturned = reference.turns(np.zeros((len(qkv), self.width // 2)))
+        unturned = reference.cos_sin(np.zeros((len(qkv), self.width // 2)))
         self.subject.ops.rope_and_store(
             self.subject.activation(qkv),
             bare_layer(),
@@ -212,9 +212,9 @@ class Memory:
             expected = reference.attention(q, self.expected, batch, self.block_size, layer.window)
             self.subject.check(self.attend(batch, q, index), expected, roundings)
 
-    def step(self, rng: np.random.Generator, *pieces: Piece) -> None:
+    def step(self, rng: np.random.Generator, *chunks: Chunk) -> None:
         """Store and attend, as a layer does, with random numbers; and compare."""
-        batch = self.batch(*pieces)
+        batch = self.batch(*chunks)
         qkv = self.random(rng, len(batch.tokens))
         self.check_attention(batch, self.store(batch, qkv))
 
@@ -224,13 +224,13 @@ class Memory:
         Only for as many query heads as there are key/value heads.
         """
         assert self.heads == self.kv_heads
-        batch = self.subject.ops.upload_batch(self.batch(piece(tokens, 0, blocks)))
+        batch = self.subject.ops.upload_batch(self.batch(chunk_of(tokens, 0, blocks)))
         q = self.subject.activation(np.zeros((tokens, self.heads, self.width)))
         alone = replace(self.cache.layers[0], window=1)
-        heard = self.subject.floats(self.subject.ops.attention(q, alone, batch))
-        return heard.reshape(tokens, self.heads, self.width)
+        attn_out = self.subject.floats(self.subject.ops.attention(q, alone, batch))
+        return attn_out.reshape(tokens, self.heads, self.width)
 
 
-def piece(tokens: int, start: int, blocks: Sequence[int]) -> Piece:
+def chunk_of(tokens: int, start: int, blocks: Sequence[int]) -> Chunk:
     """That many tokens of a sequence, from a position on; which tokens is nobody's business."""
-    return Piece([0] * tokens, start, blocks, 1)
+    return Chunk([0] * tokens, start, blocks, 1)

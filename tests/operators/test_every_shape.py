@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import reference
 from numpy.typing import NDArray
-from subject import EPS, STORAGE, Memory, Subject, piece
+from subject import EPS, STORAGE, Memory, Subject, chunk_of
 
 from cullama.sampling.params import SamplingParams
 from cullama.sampling.sampler import Draw, sample
@@ -102,7 +102,7 @@ def test_rope_and_store(cuda: Subject, over: Callable[..., None]) -> None:
         rng: np.random.Generator, heads: tuple[int, int], width: int, tokens: int, is_normed: bool
     ) -> None:
         memory = Memory(cuda, *heads, width=width, tokens=64)
-        batch = memory.batch(piece(tokens, 0, [1, 0]))
+        batch = memory.batch(chunk_of(tokens, 0, [1, 0]))
         qkv, angles = memory.random(rng, tokens), rng.uniform(-3, 3, (tokens, width // 2))
         norms = (normal(cuda, rng, width), normal(cuda, rng, width)) if is_normed else None
         found, expected = memory.rope_and_store(batch, qkv, angles, norms)
@@ -122,7 +122,7 @@ def test_attention(cuda: Subject, over: Callable[..., None], widths: tuple[int, 
     ) -> None:
         memory = Memory(cuda, *heads, width=width, windows=(window,), tokens=128)
         for start, tokens in ((0, context), (context, 17), (context + 17, 1)):
-            memory.step(rng, piece(tokens, start, [2, 0, 3, 1]))
+            memory.step(rng, chunk_of(tokens, start, [2, 0, 3, 1]))
 
     contexts = ((1, 0), (31, 0), (32, 5), (47, 33), (64, 0))
     shapes = [
@@ -136,8 +136,8 @@ def test_attention_split_and_merged(cuda: Subject, over: Callable[..., None]) ->
     def check(rng: np.random.Generator, heads: tuple[int, int], context: int, window: int) -> None:
         memory = Memory(cuda, *heads, width=6, windows=(window,), tokens=1024)
         blocks = [int(block) for block in rng.permutation(32)[:20]]
-        memory.store(memory.batch(piece(context, 0, blocks)), memory.random(rng, context))
-        memory.step(rng, piece(1, context, blocks))
+        memory.store(memory.batch(chunk_of(context, 0, blocks)), memory.random(rng, context))
+        memory.step(rng, chunk_of(1, context, blocks))
 
     over(check, list(product(HEADS[:3], (255, 256, 257, 511, 600), (0, 100))))
 

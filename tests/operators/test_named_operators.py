@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import reference
 from reference import Floats
-from subject import EPS, Memory, Subject, bare_layer, piece
+from subject import EPS, Memory, Subject, bare_layer, chunk_of
 
 from cullama.model.layer import Layer
 from cullama.model.operators import Operators
@@ -84,7 +84,7 @@ def test_project_qkv(
     angles = rng.uniform(-3, 3, (tokens, WIDTHS["E"] // 2))
 
     memory = Memory(subject, HEADS, KV_HEADS, WIDTHS["E"])
-    batch = memory.batch(piece(tokens, 0, [5, 2]))
+    batch = memory.batch(chunk_of(tokens, 0, [5, 2]))
     normed = reference.rms_norm(x, host["attention_norm"], EPS)
     qkv = reference.linear(normed, host["qkv"], host.get("qkv_bias"))
     expected = reference.rope_and_store(
@@ -100,10 +100,10 @@ def test_project_qkv(
     def project(how: Any) -> Any:
         """q, once the keys and values have been seen to be in the cache."""
         device_batch = subject.ops.upload_batch(batch)
-        turns = subject.ops.upload(reference.turns(angles))
+        cos_sin = subject.ops.upload(reference.cos_sin(angles))
         # What an earlier way left there must not help this one.
         memory.store_in(0, batch, np.full((tokens, 48), 99.0))
-        q = how(subject.activation(x), layer, turns, memory.cache.layers[0], device_batch, EPS)
+        q = how(subject.activation(x), layer, cos_sin, memory.cache.layers[0], device_batch, EPS)
         memory.check_attention(batch, subject.rounded(expected), roundings=2)
         return q
 
@@ -180,7 +180,7 @@ def test_a_graph_is_the_step_it_was_made_of(subject: Subject, rng: np.random.Gen
 
     graph = subject.ops.graph(step)
     for tokens in ([3], [3], [8], [1, 0, 8]):
-        one = piece(1, 0, [0])._replace(tokens=tokens)
+        one = chunk_of(1, 0, [0])._replace(tokens=tokens)
         batch = subject.ops.upload_batch(memory.batch(one))
         expected = subject.floats(step(batch))
         np.testing.assert_array_equal(subject.floats(graph(batch)), expected)

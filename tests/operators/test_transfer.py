@@ -8,9 +8,9 @@ import ml_dtypes
 import numpy as np
 import pytest
 from numpy.typing import DTypeLike, NDArray
-from subject import Memory, Subject, piece, small_config
+from subject import Memory, Subject, chunk_of, small_config
 
-from cullama.model.batch import Piece, build_batch
+from cullama.model.batch import Chunk, build_batch
 
 TYPES = [np.float32, np.float16, ml_dtypes.bfloat16, np.int32, np.int64, np.uint8, np.bool_]
 
@@ -48,8 +48,8 @@ def test_views_come_back_as_they_were_seen(subject: Subject, rng: np.random.Gene
 
 
 def test_a_batch_keeps_every_field(subject: Subject) -> None:
-    pieces = [Piece([5, 6, 7], 30, [4, 2], 2), Piece([8], 0, [1], 1), Piece([9, 10], 0, [0], 0)]
-    batch = build_batch(pieces, 32)
+    chunks = [Chunk([5, 6, 7], 30, [4, 2], 2), Chunk([8], 0, [1], 1), Chunk([9, 10], 0, [0], 0)]
+    batch = build_batch(chunks, 32)
     on_device = subject.ops.upload_batch(batch)
     for name, field in vars(batch).items():
         back = subject.ops.download(getattr(on_device, name))
@@ -58,8 +58,8 @@ def test_a_batch_keeps_every_field(subject: Subject) -> None:
 
 
 def test_a_batch_says_what_its_pieces_say() -> None:
-    pieces = [Piece([5, 6, 7], 3, [7, 2], 2), Piece([8], 0, [1], 1), Piece([9, 10], 4, [0, 3], 0)]
-    batch = build_batch(pieces, 4)
+    chunks = [Chunk([5, 6, 7], 3, [7, 2], 2), Chunk([8], 0, [1], 1), Chunk([9, 10], 4, [0, 3], 0)]
+    batch = build_batch(chunks, 4)
     assert batch.tokens.tolist() == [5, 6, 7, 8, 9, 10]
     assert batch.positions.tolist() == [3, 4, 5, 0, 4, 5]
     assert batch.slots.tolist() == [31, 8, 9, 4, 12, 13]
@@ -70,7 +70,7 @@ def test_a_batch_says_what_its_pieces_say() -> None:
 
 
 def test_blocks_beyond_the_context_stay_out_of_the_table() -> None:
-    batch = build_batch([Piece([1], 3, [7, 2, 9], 1), Piece([1], 0, [5], 1)], 4)
+    batch = build_batch([Chunk([1], 3, [7, 2, 9], 1), Chunk([1], 0, [5], 1)], 4)
     assert batch.block_tables.tolist() == [[7], [5]]
 
 
@@ -83,7 +83,7 @@ def test_a_cache_has_room_for_what_was_asked(subject: Subject, tokens: int) -> N
 
 def test_layers_of_a_cache_do_not_share(subject: Subject) -> None:
     memory = Memory(subject, heads=2, kv_heads=2, width=2, windows=(0, 0), tokens=32)
-    batch = memory.batch(piece(1, 0, [0]))
+    batch = memory.batch(chunk_of(1, 0, [0]))
     memory.store(batch, np.ones((1, 12)))
     memory.store_in(1, batch, np.full((1, 12), 7.0))
     q = np.zeros((1, 2, 2))
@@ -105,8 +105,8 @@ def five_blocks(subject: Subject) -> Memory:
     return Memory(subject, 2, 2, 6, windows=(0, 0), tokens=5 * size)
 
 
-def everything(memory: Memory) -> Piece:
-    return piece(5 * memory.block_size, 0, range(5))
+def everything(memory: Memory) -> Chunk:
+    return chunk_of(5 * memory.block_size, 0, range(5))
 
 
 def check_is_copied(
@@ -150,8 +150,8 @@ def test_blocks_are_copied_whole_in_all_layers_and_in_order(
 def test_a_copy_goes_its_own_way(subject: Subject, rng: np.random.Generator) -> None:
     (memory, qkv), (unchanged, _) = filled(subject), filled(subject)
     subject.ops.copy_blocks(memory.cache, [(0, 3)])
-    second_slot = memory.batch(piece(1, 1, [3]))
-    source = memory.batch(piece(memory.block_size, 0, [0]))
+    second_slot = memory.batch(chunk_of(1, 1, [3]))
+    source = memory.batch(chunk_of(memory.block_size, 0, [0]))
     q = subject.rounded(rng.normal(size=(memory.block_size, 2, 6)))
     for layer in range(2):
         memory.store_in(layer, second_slot, np.zeros((1, qkv.shape[1])))

@@ -64,7 +64,7 @@ def benchmark(llm: LLM, plan: Plan) -> Report:
     return Report(
         model=llm.description,
         machine=_machine(ops),
-        dtype=ops.stored_as,
+        dtype=ops.dtype_name,
         weight_bytes=weight_bytes,
         yardsticks=tuple(limits),
         rows=tuple(rows),

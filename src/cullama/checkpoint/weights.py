@@ -47,7 +47,7 @@ class _Loader(Generic[Array]):
             layers=tuple(self._layer(f"model.layers.{i}.", config) for i in range(config.layers)),
             norm=self._vector(NORM),
             head=embedding if config.tied else self._matrix(HEAD),
-            rotations=self.ops.upload(config.rope.table(config.head_dim, positions)),
+            rope_table=self.ops.upload(config.rope.table(config.head_dim, positions)),
         )
 
     def _layer(self, prefix: str, config: ModelConfig) -> Layer[Array]:

@@ -190,9 +190,9 @@ def _tile(q: Floats, cache: LayerCache[HostArray], span: Span, position: int) ->
         by_token += _mask(position, tokens, begin, cache.window)
     scores -= np.maximum.reduce(scores, axis=-1, keepdims=True)
     np.exp(scores, out=scores)
-    heard = scores @ values.reshape(kv_heads, -1, width)[:, slots]
-    heard /= np.add.reduce(scores, axis=-1, keepdims=True)
-    return _by_token(heard, tokens)
+    attn_out = scores @ values.reshape(kv_heads, -1, width)[:, slots]
+    attn_out /= np.add.reduce(scores, axis=-1, keepdims=True)
+    return _by_token(attn_out, tokens)
 
 
 def _taken(blocks: HostArray, index: slice | NDArray[np.int32]) -> HostArray:
@@ -210,12 +210,12 @@ def _by_kv_head(q: Floats, kv_heads: int) -> Floats:
     return grouped.reshape(kv_heads, -1, width)
 
 
-def _by_token(heard: Floats, tokens: int) -> Floats:
+def _by_token(attn_out: Floats, tokens: int) -> Floats:
     """[K, H/K t, E] → [t, H E]."""
-    kv_heads, _, width = heard.shape
+    kv_heads, _, width = attn_out.shape
     if tokens == 1:
-        return heard.reshape(1, -1)
-    return heard.reshape(kv_heads, -1, tokens, width).transpose(2, 0, 1, 3).reshape(tokens, -1)
+        return attn_out.reshape(1, -1)
+    return attn_out.reshape(kv_heads, -1, tokens, width).transpose(2, 0, 1, 3).reshape(tokens, -1)
 
 
 def _mask(position: int, tokens: int, begin: int, window: int) -> Floats:

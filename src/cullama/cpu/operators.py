@@ -58,7 +58,7 @@ class CpuOperators(Operators[HostArray]):
         """
         self.has_tiles = has_tiles
         self._layout: matrix.Layout = "tiles" if has_tiles else "rows"
-        self.dtype, self.stored_as = DTYPES[dtype], dtype
+        self.dtype, self.dtype_name = DTYPES[dtype], dtype
         self.use_threads(threads)
         self._weight_folder = weight_folder
         self._storage: Storage = Memory()
@@ -142,7 +142,7 @@ class CpuOperators(Operators[HostArray]):
         return config.cache_elements * self.dtype.itemsize
 
     @property
-    def room_for_cache(self) -> tuple[int, int]:
+    def cache_budget(self) -> tuple[int, int]:
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         return int(memory * SHARE_FOR_CACHE), memory
 
@@ -204,7 +204,7 @@ class CpuOperators(Operators[HostArray]):
         self,
         qkv: HostArray,
         layer: Layer[HostArray],
-        turns: HostArray,
+        cos_sin: HostArray,
         cache: LayerCache[HostArray],
         batch: Batch[HostArray],
         eps: float,
@@ -216,7 +216,7 @@ class CpuOperators(Operators[HostArray]):
         if layer.q_norm is not None and layer.k_norm is not None:
             q = self.rms_norm(turned[:, :-kv_heads], layer.q_norm, eps)
             turned = np.concatenate([q, self.rms_norm(turned[:, -kv_heads:], layer.k_norm, eps)], 1)
-        turned = _rotate(turned, turns)
+        turned = _rotate(turned, cos_sin)
         store(turned[:, -kv_heads:], values, cache, batch)
         return turned[:, :-kv_heads]
 
@@ -232,7 +232,7 @@ class CpuOperators(Operators[HostArray]):
         self,
         x: HostArray,
         layer: Layer[HostArray],
-        turns: HostArray,
+        cos_sin: HostArray,
         cache: LayerCache[HostArray],
         batch: Batch[HostArray],
         eps: float,
@@ -240,14 +240,14 @@ class CpuOperators(Operators[HostArray]):
         assert isinstance(batch, CpuBatch)
         whole = super().project_qkv
         if not batch.parts:
-            return whole(x, layer, turns, cache, batch, eps)
+            return whole(x, layer, cos_sin, cache, batch, eps)
         kv_heads, _, width, _ = cache.keys.shape
         heads = matrix.rows_in(layer.qkv) // width - 2 * kv_heads
         out = np.empty((len(x), heads, width), np.float32)
 
         def some(share: slice) -> None:
             for rows, part in batch.parts[share]:
-                out[rows] = whole(x[rows], layer, turns[rows], cache, part, eps)
+                out[rows] = whole(x[rows], layer, cos_sin[rows], cache, part, eps)
 
         self._share(some, len(batch.parts))
         return out
@@ -319,12 +319,12 @@ def _silu_mul(gate: Floats, up: Floats, out: Floats) -> None:
     out *= up
 
 
-def _rotate(x: Floats, turns: Floats) -> Floats:
+def _rotate(x: Floats, cos_sin: Floats) -> Floats:
     """x · (cos, cos) + swapped(x) · (−sin, sin): [T, heads, E], [T, 2E] → [T, heads, E]."""
     tokens, heads, width = x.shape
     half = width // 2
-    cos = turns[:, :width].reshape(tokens, 1, 2, half)
-    sin = turns[:, width:].reshape(tokens, 1, 2, half)
+    cos = cos_sin[:, :width].reshape(tokens, 1, 2, half)
+    sin = cos_sin[:, width:].reshape(tokens, 1, 2, half)
     x = x.reshape(tokens, heads, 2, half)
     out = x * cos
     out += x[:, :, ::-1] * sin

@@ -92,7 +92,7 @@ class CudaOperators(Operators[DeviceArray]):
         except BaseException:
             self.close()
             raise
-        self.stored_as = dtype
+        self.dtype_name = dtype
         self.description = f"cuda:{device.index} · {device.name} · {dtype} · {self._products}"
 
     def _begin(self, pool: Callable[[Device], Pool]) -> None:
@@ -185,7 +185,7 @@ class CudaOperators(Operators[DeviceArray]):
         return KVCache(layers, blocks, BLOCK_SIZE)
 
     @property
-    def room_for_cache(self) -> tuple[int, int]:
+    def cache_budget(self) -> tuple[int, int]:
         free, _ = self.device.free_and_total
         return int(free * SHARE_FOR_CACHE), free
 
@@ -254,7 +254,7 @@ class CudaOperators(Operators[DeviceArray]):
         self,
         qkv: DeviceArray,
         layer: Layer[DeviceArray],
-        turns: DeviceArray,
+        cos_sin: DeviceArray,
         cache: LayerCache[DeviceArray],
         batch: Batch[DeviceArray],
         eps: float,
@@ -266,7 +266,7 @@ class CudaOperators(Operators[DeviceArray]):
             *("rope_and_store", f"rope_and_store_{self._suffix}"),
             *((tokens, _blocks(heads + 2 * kv_heads, WARPS), 1), WARPS * WARP),
             *(q.address, qkv.address, _address(layer.q_norm), _address(layer.k_norm)),
-            *(turns.address, cache.keys.address, cache.values.address, batch.slots.address),
+            *(cos_sin.address, cache.keys.address, cache.values.address, batch.slots.address),
             *(heads, kv_heads, width, block_size, eps),
         )
         return q

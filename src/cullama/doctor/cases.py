@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ..model.batch import Piece
+from ..model.batch import Chunk
 from ..sampling.params import SamplingParams
 from ..sampling.philox import uniform
 from ..sampling.sampler import Draw, Drawn
@@ -147,8 +147,8 @@ def _rope_and_store(rig: Rig) -> Case:
     angles = rig.numbers(tokens, width // 2).astype(np.float64) * np.pi
     cache = empty_cache(rig, 1, tokens)
     blocks = list(range(cache.blocks))
-    batch = rig.batch([Piece([0] * tokens, 0, blocks, 1)], cache.block_size)
-    given = rig.upload(qkv.reshape(tokens, -1)), rig.ops.upload(_turns(angles))
+    batch = rig.batch([Chunk([0] * tokens, 0, blocks, 1)], cache.block_size)
+    given = rig.upload(qkv.reshape(tokens, -1)), rig.ops.upload(_cos_sin(angles))
 
     def run() -> Any:
         return rig.ops.rope_and_store(given[0], bare_layer(), given[1], cache.layers[0], batch, EPS)
@@ -167,7 +167,7 @@ def _rope_and_store(rig: Rig) -> Case:
     return Case(_dimensions(qkv.shape), run, read, expected, traffic, roundings=3)
 
 
-def _turns(angles: Floats) -> Numbers:
+def _cos_sin(angles: Floats) -> Numbers:
     cos, sin = np.cos(angles), np.sin(angles)
     return np.concatenate([cos, cos, -sin, sin], axis=1).astype(np.float32)
 
@@ -292,7 +292,7 @@ def _graph(rig: Rig) -> Case:
         )
     )
     tokens = rig.generator.integers(0, sizes.vocabulary, (3, FEW))
-    batches = [rig.batch([Piece([int(token)], 0, [0], 1) for token in row], 1) for row in tokens]
+    batches = [rig.batch([Chunk([int(token)], 0, [0], 1) for token in row], 1) for row in tokens]
     for batch in batches[:2]:
         step(batch)
     return _simple(

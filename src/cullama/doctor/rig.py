@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..files.tensor import DTYPES, HostArray, StoredTensor
-from ..model.batch import Batch, Piece, build_batch
+from ..model.batch import Batch, Chunk, build_batch
 from ..model.config import ModelConfig
 from ..model.kv_cache import KVCache
 from ..model.layer import Layer
@@ -77,8 +77,8 @@ class Rig:
     def floats(self, array: Any) -> Floats:
         return self.ops.download(array).astype(np.float64)
 
-    def batch(self, pieces: list[Piece], block_size: int) -> Batch[Any]:
-        return self.ops.upload_batch(build_batch(pieces, block_size))
+    def batch(self, chunks: list[Chunk], block_size: int) -> Batch[Any]:
+        return self.ops.upload_batch(build_batch(chunks, block_size))
 
     @property
     def item(self) -> int:
@@ -107,16 +107,16 @@ class Texts:
         """Of one sequence."""
         return -(-self.keys.shape[1] // self.cache.block_size)
 
-    def pieces(self, tokens: int, first_block: int = 0) -> list[Piece]:
+    def chunks(self, tokens: int, first_block: int = 0) -> list[Chunk]:
         """The last tokens of every sequence."""
         count, context = self.keys.shape[:2]
         return [
-            Piece([0] * tokens, context - tokens, self._blocks_of(each, first_block), 1)
+            Chunk([0] * tokens, context - tokens, self._blocks_of(each, first_block), 1)
             for each in range(count)
         ]
 
     def batch(self, tokens: int, first_block: int = 0) -> Batch[Any]:
-        return self.rig.batch(self.pieces(tokens, first_block), self.cache.block_size)
+        return self.rig.batch(self.chunks(tokens, first_block), self.cache.block_size)
 
     def _blocks_of(self, each: int, first_block: int) -> list[int]:
         start = first_block + each * self.blocks

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from ..errors import ClosedError, QueueFullError, UsageError
 from ..files.tensor import HostArray
-from ..model.batch import Batch, Piece
+from ..model.batch import Batch, Chunk
 from ..model.kv_cache import KVCache
 from ..model.llama import Llama
 from ..sampling.params import SamplingParams
@@ -429,7 +429,7 @@ class Engine:
             )
         try:
             parts = [
-                self.runner.logits([Piece(part, start, blocks, len(part))])
+                self.runner.logits([Chunk(part, start, blocks, len(part))])
                 for start in range(0, len(tokens), TOKEN_BUDGET)
                 if (part := tokens[start : start + TOKEN_BUDGET])
             ]

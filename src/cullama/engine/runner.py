@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ..errors import NumericalError
 from ..files.tensor import HostArray
-from ..model.batch import Batch, Piece, build_batch, build_large_batch
+from ..model.batch import Batch, Chunk, build_batch, build_large_batch
 from ..model.kv_cache import KVCache
 from ..model.llama import Llama
 from ..sampling.sampler import Drawn
@@ -99,19 +99,19 @@ class Runner(Generic[Array]):
             self.ops.copy_blocks(self.cache, copies)
             copies.clear()
 
-    def logits(self, pieces: Many[Piece]) -> NDArray[np.float32]:
-        """The logits the pieces ask for, [R, V]; their keys and values go to their blocks."""
-        batch = build_batch(pieces, self.cache.block_size)
+    def logits(self, chunks: Many[Chunk]) -> NDArray[np.float32]:
+        """The logits the chunks ask for, [R, V]; their keys and values go to their blocks."""
+        batch = build_batch(chunks, self.cache.block_size)
         return self.ops.download(self.forward(self.ops.upload_batch(batch)))
 
 
 def plan_batch(plan: Plan, block_size: int) -> Batch[HostArray]:
     if len(plan) <= FEW_SEQUENCES:
-        pieces = [
-            Piece(s.next_tokens(tokens), s.computed, s.blocks, _wanted(s, tokens))
+        chunks = [
+            Chunk(s.next_tokens(tokens), s.computed, s.blocks, _wanted(s, tokens))
             for s, tokens in plan
         ]
-        return build_batch(pieces, block_size)
+        return build_batch(chunks, block_size)
     everyone = plan.writers + [sequence for sequence, _ in plan.readers]
     tokens = [s.tokens[-1] for s in plan.writers]
     counts = [1] * len(plan.writers)

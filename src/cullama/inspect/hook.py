@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ..engine.validation import check_prompt_alone
 from ..errors import UsageError
 from ..files.tensor import HostArray
-from ..model.batch import Piece, build_batch
+from ..model.batch import Chunk, build_batch
 from .watching import Pass, Place, Watch, run_watched
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def passes(tokens: Many[int], together: int, block_size: int) -> Iterator[Pass]:
     blocks = range(-(-len(tokens) // block_size))
     for start in range(0, len(tokens), together):
         part = tokens[start : start + together]
-        batch = build_batch([Piece(part, start, blocks, len(part))], block_size)
+        batch = build_batch([Chunk(part, start, blocks, len(part))], block_size)
         yield Pass(batch, start, slice(0, len(part)))
 
 

@@ -93,9 +93,9 @@ class Inside:
         check_memory(4 * heads * tokens**2, what, "take a shorter prompt")
         out = np.empty((heads, tokens, tokens), np.float32)
         with self.llm.engine.exclusive() as insider:
-            for start, heard in self._heard(layer, insider):
+            for start, attn_out in self._heard(layer, insider):
                 count = min(width, tokens - start)
-                out[:, :, start : start + count] = heard[:, :, :count].swapaxes(0, 1)
+                out[:, :, start : start + count] = attn_out[:, :, :count].swapaxes(0, 1)
         return out
 
     def _heard(self, layer: int, insider: Insider[Any]) -> Iterator[tuple[int, HostArray]]:
@@ -107,14 +107,14 @@ class Inside:
         block_size = insider.block_size
         (step,) = passes(self.tokens, len(self.tokens), block_size)
         batch = ops.upload_batch(step.batch)
-        turns = ops.gather(model.weights.rotations, batch.positions)
+        cos_sin = ops.gather(model.weights.rope_table, batch.positions)
         normed = ops.rms_norm(x, weights.attention_norm, config.norm_eps)
         qkv = ops.download(ops.linear(normed, weights.qkv, weights.qkv_bias))
         tokens, values = len(self.tokens), config.kv_heads * config.head_dim
         (cache,) = ops.cache(own, -(-tokens // block_size) * block_size).layers
         for start in range(0, tokens, config.head_dim):
             marked = _with_one_hot_values(qkv, values, config.head_dim, start)
-            ops.rope_and_store(ops.upload(marked), weights, turns, cache, batch, config.norm_eps)
+            ops.rope_and_store(ops.upload(marked), weights, cos_sin, cache, batch, config.norm_eps)
             yield start, ops.download(ops.attention(q, cache, batch)).reshape(q.shape)
 
     # --- the logit lens ----------------------------------------------------------------------

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 Array = TypeVar("Array")
 
-LARGER_WORDS = ("project_qkv", "feed_forward", "logits")
-TABLES = ("embedding", "rotations")
+COMPOSITE_OPERATORS = ("project_qkv", "feed_forward", "logits")
+TABLES = ("embedding", "rope_table")
 
 
 @dataclass(frozen=True)
@@ -140,12 +140,12 @@ class WatchedOperators(Generic[Array]):
         self,
         qkv: Array,
         layer: Layer[Array],
-        turns: Array,
+        cos_sin: Array,
         cache: LayerCache[Array],
         batch: Batch[Array],
         eps: float,
     ) -> Array:
-        q = self._ops.rope_and_store(qkv, layer, turns, cache, batch, eps)
+        q = self._ops.rope_and_store(qkv, layer, cos_sin, cache, batch, eps)
         return self._shown("rope_and_store", "", q)
 
     def attention(self, q: Array, cache: LayerCache[Array], batch: Batch[Array]) -> Array:
@@ -158,15 +158,15 @@ class WatchedOperators(Generic[Array]):
         self,
         x: Array,
         layer: Layer[Array],
-        turns: Array,
+        cos_sin: Array,
         cache: LayerCache[Array],
         batch: Batch[Array],
         eps: float,
     ) -> Array:
         self._layer = self._names.layers[id(layer)]
         if self._is_detailed:
-            return Operators.project_qkv(self.operators, x, layer, turns, cache, batch, eps)
-        q = self._ops.project_qkv(x, layer, turns, cache, batch, eps)
+            return Operators.project_qkv(self.operators, x, layer, cos_sin, cache, batch, eps)
+        q = self._ops.project_qkv(x, layer, cos_sin, cache, batch, eps)
         return self._shown("project_qkv", "", q)
 
     def feed_forward(self, x: Array, layer: Layer[Array], eps: float) -> Array:
@@ -201,5 +201,7 @@ def run_watched(
 def own_words(ops: Operators[Any]) -> tuple[str, ...]:
     """The larger words of which a backend has a version of its own."""
     return tuple(
-        name for name in LARGER_WORDS if getattr(type(ops), name) is not getattr(Operators, name)
+        name
+        for name in COMPOSITE_OPERATORS
+        if getattr(type(ops), name) is not getattr(Operators, name)
     )

@@ -31,7 +31,7 @@ class Batch(Generic[Array]):
     logit_rows: Array  # [R]     the tokens whose logits are wanted
 
 
-class Piece(NamedTuple):
+class Chunk(NamedTuple):
     """What one sequence contributes: `tokens`, the first of them at position `start`."""
 
     tokens: Sequence[int]
@@ -40,27 +40,27 @@ class Piece(NamedTuple):
     logits: int  # how many of its last tokens want logits
 
 
-def build_batch(pieces: Sequence[Piece], block_size: int) -> Batch[HostArray]:
-    """Piece by piece: the meaning of `build_large_batch`, and the faster for a few."""
+def build_batch(chunks: Sequence[Chunk], block_size: int) -> Batch[HostArray]:
+    """Chunk by chunk: the meaning of `build_large_batch`, and the faster for a few."""
     tokens: list[int] = []
     positions: list[int] = []
     slots: list[int] = []
     starts = [0]
     lengths: list[int] = []
     rows: list[int] = []
-    for piece in pieces:
-        end = piece.start + len(piece.tokens)
-        tokens += piece.tokens
-        positions += range(piece.start, end)
+    for chunk in chunks:
+        end = chunk.start + len(chunk.tokens)
+        tokens += chunk.tokens
+        positions += range(chunk.start, end)
         slots += [
-            piece.blocks[p // block_size] * block_size + p % block_size
-            for p in range(piece.start, end)
+            chunk.blocks[p // block_size] * block_size + p % block_size
+            for p in range(chunk.start, end)
         ]
-        rows += range(len(tokens) - piece.logits, len(tokens))
+        rows += range(len(tokens) - chunk.logits, len(tokens))
         starts.append(len(tokens))
         lengths.append(end)
     width = max(-(-length // block_size) for length in lengths)
-    tables = [_padded(piece.blocks, width) for piece in pieces]
+    tables = [_padded(chunk.blocks, width) for chunk in chunks]
     flat = [block for table in tables for block in table]
     fields = [tokens, positions, slots, starts, lengths, flat, rows]
     buffer = np.array([number for field in fields for number in field], np.int32)

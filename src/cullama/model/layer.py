@@ -33,7 +33,7 @@ class Weights(Generic[Array]):
     layers: tuple[Layer[Array], ...]
     norm: Array  # [D]
     head: Array  # [V, D]; the embedding itself where the model is tied
-    rotations: Array  # [P, 2E], as `Rope.table` has them
+    rope_table: Array  # [P, 2E], as `Rope.table` has them
 
     @property
     def bytes_per_token(self) -> int:

@@ -29,10 +29,10 @@ class Llama(Generic[Array]):
         """Logits of the rows the batch asks for, [R, V]; keys and values of all go to the cache."""
         ops, weights, eps = self.ops, self.weights, self.config.norm_eps
         x = ops.gather(weights.embedding, batch.tokens)  # [T, D]
-        turns = ops.gather(weights.rotations, batch.positions)  # [T, 2E]
+        cos_sin = ops.gather(weights.rope_table, batch.positions)  # [T, 2E]
         for layer, layer_cache in zip(weights.layers, cache.layers, strict=True):
-            q = ops.project_qkv(x, layer, turns, layer_cache, batch, eps)  # [T, H, E]
-            heard = ops.attention(q, layer_cache, batch)  # [T, H E]
-            x = ops.linear(heard, layer.output, layer.output_bias, residual=x)  # [T, D]
+            q = ops.project_qkv(x, layer, cos_sin, layer_cache, batch, eps)  # [T, H, E]
+            attn_out = ops.attention(q, layer_cache, batch)  # [T, H E]
+            x = ops.linear(attn_out, layer.output, layer.output_bias, residual=x)  # [T, D]
             x = ops.feed_forward(x, layer, eps)  # [T, D]
         return ops.logits(ops.gather(x, batch.logit_rows), weights.norm, weights.head, eps)

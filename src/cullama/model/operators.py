@@ -35,7 +35,7 @@ Step = Callable[["Batch[Array]"], Array]
 
 class Operators(Protocol[Array]):
     description: str  # one line: device, storage type, threads
-    stored_as: str  # the type that weights are kept in, for people
+    dtype_name: str  # the type that weights are kept in, for people
     is_asynchronous: bool = False  # whether a pass goes on by itself once it has been launched
 
     # --- across, and into place --------------------------------------------------------------
@@ -70,7 +70,7 @@ class Operators(Protocol[Array]):
 
     @property
     @abstractmethod
-    def room_for_cache(self) -> tuple[int, int]:
+    def cache_budget(self) -> tuple[int, int]:
         """Bytes that a cache takes at most, with the weights loaded: unless asked, and if asked."""
 
     @abstractmethod
@@ -106,14 +106,14 @@ class Operators(Protocol[Array]):
         self,
         qkv: Array,
         layer: Layer[Array],
-        turns: Array,
+        cos_sin: Array,
         cache: LayerCache[Array],
         batch: Batch[Array],
         eps: float,
     ) -> Array:
         """Norm q and k by head where the layer says so, rotate them, keep k and v at their slots.
 
-        qkv [T, (H + 2K) E], turns [T, 2E] (rows of `Rope.table`) → the rotated q, [T, H, E].
+        qkv [T, (H + 2K) E], cos_sin [T, 2E] (rows of `Rope.table`) → the rotated q, [T, H, E].
         """
 
     @abstractmethod
@@ -140,14 +140,14 @@ class Operators(Protocol[Array]):
         self,
         x: Array,
         layer: Layer[Array],
-        turns: Array,
+        cos_sin: Array,
         cache: LayerCache[Array],
         batch: Batch[Array],
         eps: float,
     ) -> Array:
         """Norm, project, rotate, store: [T, D] → q [T, H, E]."""
         qkv = self.linear(self.rms_norm(x, layer.attention_norm, eps), layer.qkv, layer.qkv_bias)
-        return self.rope_and_store(qkv, layer, turns, cache, batch, eps)
+        return self.rope_and_store(qkv, layer, cos_sin, cache, batch, eps)
 
     def feed_forward(self, x: Array, layer: Layer[Array], eps: float) -> Array:
         """x + down(silu(gate) · up) of the normed x: [T, D] → [T, D]."""

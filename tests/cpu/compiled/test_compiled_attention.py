@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from cullama.cpu.compiled.attention import SPLIT
 from cullama.cpu.operators import BLOCK_SIZE, CpuOperators
-from cullama.model.batch import Batch, Piece, build_batch
+from cullama.model.batch import Batch, Chunk, build_batch
 from cullama.model.config import ModelConfig
 from cullama.model.kv_cache import LayerCache
 from cullama.model.layer import Layer
@@ -82,11 +82,11 @@ class Memory:
 
     def batch(self, *tokens: int) -> Batch[NDArray[Any]]:
         """The last so many of each sequence."""
-        pieces = [
-            Piece([0] * count, context - count, table, 1)
+        chunks = [
+            Chunk([0] * count, context - count, table, 1)
             for count, context, table in zip(tokens, self.contexts, self.tables, strict=True)
         ]
-        return build_batch(pieces, BLOCK_SIZE)
+        return build_batch(chunks, BLOCK_SIZE)
 
     def queries(self, tokens: int) -> Floats:
         width = self.layer.keys.shape[2]
@@ -276,9 +276,9 @@ def test_rotated_and_kept(name: str, width: int, dtype: str, is_normed: bool) ->
     draw = np.random.default_rng(width)
     heads, kv_heads, tokens = 6, 2, 9
     qkv = draw.standard_normal((tokens, (heads + 2 * kv_heads) * width)).astype(np.float32)
-    turns = Rope().table(width, 100)[draw.integers(0, 100, tokens)]
+    cos_sin = Rope().table(width, 100)[draw.integers(0, 100, tokens)]
     norms = draw.uniform(0.5, 2, (2, width)).astype(np.float32) if is_normed else (None, None)
-    batch = build_batch([Piece([0] * tokens, 30, [5, 2], 1)], BLOCK_SIZE)
+    batch = build_batch([Chunk([0] * tokens, 30, [5, 2], 1)], BLOCK_SIZE)
     slots = batch.slots.copy()
     slots[[0, 4, 8]] = -1
     batch = replace(batch, slots=slots)
@@ -287,7 +287,7 @@ def test_rotated_and_kept(name: str, width: int, dtype: str, is_normed: bool) ->
         cache = ops.cache(config(heads, kv_heads, width), 8 * BLOCK_SIZE).layers[0]
         cache.keys[:], cache.values[:] = np.nan, np.nan
         on_device = ops.upload_batch(batch)
-        q = ops.rope_and_store(qkv, layer_with(*norms), turns, cache, on_device, 1e-5)
+        q = ops.rope_and_store(qkv, layer_with(*norms), cos_sin, cache, on_device, 1e-5)
         results.append((q, cache.keys.astype(np.float32), cache.values.astype(np.float32)))
     (expected_q, expected_keys, expected_values), (q, keys, values) = results
     np.testing.assert_allclose(q, expected_q, rtol=1e-5, atol=2e-6)

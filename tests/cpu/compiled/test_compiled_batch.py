@@ -14,18 +14,18 @@ from hypothesis import strategies as st
 from cullama.cpu.compiled.attention import SPLIT, sizes_for
 from cullama.cpu.compiled.batch import TABLE_STEP, CompiledBatch, FixedBatch, Work, pack
 from cullama.cpu.operators import BLOCK_SIZE
-from cullama.model.batch import Batch, Piece, build_batch
+from cullama.model.batch import Batch, Chunk, build_batch
 
 CONTEXTS = st.integers(1, 40) | st.sampled_from([SPLIT - 1, SPLIT, SPLIT + 1, 2 * SPLIT, 1300])
 
 
 def batch_of(*tokens_and_contexts: tuple[int, int], logits: int = 1) -> CompiledBatch:
     """(tokens, context after them) of each sequence."""
-    pieces = [
-        Piece([0] * count, context - count, range(-(-context // BLOCK_SIZE)), min(logits, count))
+    chunks = [
+        Chunk([0] * count, context - count, range(-(-context // BLOCK_SIZE)), min(logits, count))
         for count, context in tokens_and_contexts
     ]
-    return pack(build_batch(pieces, BLOCK_SIZE))
+    return pack(build_batch(chunks, BLOCK_SIZE))
 
 
 def met(work: Work, batch: CompiledBatch, group: int, window: int) -> Counter[tuple[int, int]]:
@@ -82,7 +82,7 @@ def test_tiles_have_the_sizes_that_there_is_code_for(registers: int) -> None:
 
 
 def test_a_batch_is_as_it_was() -> None:
-    plain = build_batch([Piece([5, 6, 7], 30, [4, 2], 2), Piece([8], 0, [1], 1)], BLOCK_SIZE)
+    plain = build_batch([Chunk([5, 6, 7], 30, [4, 2], 2), Chunk([8], 0, [1], 1)], BLOCK_SIZE)
     batch = pack(plain)
     for each in fields(Batch):
         np.testing.assert_array_equal(getattr(batch, each.name), getattr(plain, each.name))

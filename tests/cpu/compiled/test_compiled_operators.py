@@ -26,7 +26,7 @@ from cullama.checkpoint.weights import load_weights
 from cullama.cpu.operators import BLOCK_SIZE, CpuOperators
 from cullama.cpu.packed import PackedMatrix
 from cullama.files.tensor import StoredTensor
-from cullama.model.batch import Piece, build_batch
+from cullama.model.batch import Chunk, build_batch
 from cullama.model.llama import Llama
 from cullama.model.operators import Operators
 
@@ -327,8 +327,8 @@ def logits_of(ops: CpuOperators, checkpoint: Checkpoint) -> Floats:
     ids = np.random.default_rng(0).integers(0, 500, 80).tolist()
     found = []
     for start, end in [(0, 60), *((place, place + 1) for place in range(60, 80))]:
-        piece = Piece(ids[start:end], start, range(3), end - start)
-        batch = ops.upload_batch(build_batch([piece], BLOCK_SIZE))
+        chunk = Chunk(ids[start:end], start, range(3), end - start)
+        batch = ops.upload_batch(build_batch([chunk], BLOCK_SIZE))
         found.append(ops.download(step(batch)))
     return np.concatenate(found)
 

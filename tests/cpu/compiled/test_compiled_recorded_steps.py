@@ -23,7 +23,7 @@ from cullama.cpu.compiled.batch import TABLE_STEP
 from cullama.cpu.compiled.operators import CompiledOperators
 from cullama.cpu.compiled.recorded_steps import MOST_TOKENS, RecordedSteps
 from cullama.cpu.operators import BLOCK_SIZE
-from cullama.model.batch import Batch, Piece, build_batch
+from cullama.model.batch import Batch, Chunk, build_batch
 from cullama.model.llama import Llama
 
 BEST = NAMES[0]
@@ -62,8 +62,8 @@ class Rig:
 
     def check(self, *contexts: int, tokens: Sequence[int] = (), logits: int = 1) -> Logits:
         """A pass in which sequences reach these contexts, both ways."""
-        pieces = [
-            Piece(
+        chunks = [
+            Chunk(
                 [(7 * place + context) % 2048] * count,
                 context - count,
                 self.blocks(place, context),
@@ -73,7 +73,7 @@ class Rig:
                 zip(contexts, tokens or [1] * len(contexts), strict=True)
             )
         ]
-        batch = build_batch(pieces, BLOCK_SIZE)
+        batch = build_batch(chunks, BLOCK_SIZE)
         self.recorded._arena._memory.fill(255)
         found = self.recorded(self.ops.upload_batch(batch))
         expected = self.plain(self.ops.upload_batch(batch))
@@ -187,7 +187,7 @@ def test_the_number_of_threads_may_change_in_between(rig: Rig) -> None:
 
 
 def one_token(ops: Any, token: int) -> Batch[Any]:
-    batch: Batch[Any] = ops.upload_batch(build_batch([Piece([token], 0, [0], 1)], BLOCK_SIZE))
+    batch: Batch[Any] = ops.upload_batch(build_batch([Chunk([token], 0, [0], 1)], BLOCK_SIZE))
     return batch
 
 

@@ -105,10 +105,10 @@ class OpaqueOperators(CpuOperators):
         return kept(super().silu_mul(opened(gate_up)))
 
     def rope_and_store(
-        self, qkv: Any, layer: Any, turns: Any, cache: Any, batch: Any, eps: float
+        self, qkv: Any, layer: Any, cos_sin: Any, cache: Any, batch: Any, eps: float
     ) -> Any:
         inside = Layer(**{name: opened(array) for name, array in vars(layer).items()})
-        arrays = opened(qkv), inside, opened(turns), unboxed(cache), batch.inside
+        arrays = opened(qkv), inside, opened(cos_sin), unboxed(cache), batch.inside
         return kept(super().rope_and_store(*arrays, eps))
 
     def attention(self, q: Any, cache: Any, batch: Any) -> Any:

@@ -47,7 +47,7 @@ def test_a_model_is_identical_with_itself(llm: LLM, another: LLM, detail: bool) 
 def test_every_call_of_the_model_is_there_in_order(llm: LLM) -> None:
     layer = ["project_qkv", "attention", "linear output", "feed_forward"]
     names = [each.place.name for each in llm.diff(llm, PROMPT).operations]
-    tables = ["gather embedding", "gather rotations"]
+    tables = ["gather embedding", "gather rope_table"]
     assert names == [*tables, *layer * LAYERS, "gather rows", "logits"]
 
 

@@ -58,7 +58,7 @@ class CompiledOperators(CpuOperators):
         self._wanted = None if dtype == "auto" else FORMATS[_FORMAT_NAMES[dtype]]
         self._stored = "weights as stored" if self._wanted is None else dtype
         super().__init__(dtype if dtype in DTYPES else "float16", threads, False, weight_folder)
-        self.stored_as = self._stored
+        self.dtype_name = self._stored
 
     def use_threads(self, threads: int) -> None:
         super().use_threads(threads)
@@ -229,7 +229,7 @@ class CompiledOperators(CpuOperators):
         self,
         qkv: HostArray,
         layer: Layer[HostArray],
-        turns: HostArray,
+        cos_sin: HostArray,
         cache: LayerCache[HostArray],
         batch: Batch[HostArray],
         eps: float,
@@ -241,7 +241,7 @@ class CompiledOperators(CpuOperators):
             rope_kernel(_stored(cache), width, block_size),
             _shares(tokens, ROWS_IN_CHUNK),
             qkv=self._floats(qkv),
-            turns=self._floats(turns),
+            cos_sin=self._floats(cos_sin),
             q_norm=layer.q_norm,
             k_norm=layer.k_norm,
             q=q,

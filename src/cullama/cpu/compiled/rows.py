@@ -178,7 +178,7 @@ _GATHER_FIELDS = {
 
 ROPE_FIELDS = {
     "qkv": POINTER,  # [T, (H + 2K) E]
-    "turns": POINTER,  # [T, 2E]
+    "cos_sin": POINTER,  # [T, 2E]
     "q_norm": POINTER,  # [E] or nothing
     "k_norm": POINTER,
     "q": POINTER,  # [T, H, E]
@@ -207,10 +207,10 @@ def _token(
 ) -> None:
     head_bytes = 4 * width
     row = a.qkv + token * (a.heads + a.kv_heads * 2) * head_bytes
-    turns = a.turns + token * (2 * head_bytes)
+    cos_sin = a.cos_sin + token * (2 * head_bytes)
     with code.loop(a.heads) as head:
         out = a.q + (token * a.heads + head) * head_bytes
-        _rotate(code, a, row + head * head_bytes, turns, a.q_norm, out, width)
+        _rotate(code, a, row + head * head_bytes, cos_sin, a.q_norm, out, width)
     slot = code.load(I32, a.slots + token * 4).to(I64)
     with code.when(slot >= 0):
         block, offset = slot // block_size, slot % block_size
@@ -218,7 +218,7 @@ def _token(
         with code.loop(a.kv_heads) as head:
             first = (head * a.blocks + block) * (width * block_size)
             key = row + (a.heads + head) * head_bytes
-            _rotate(code, a, key, turns, a.k_norm, turned, width)
+            _rotate(code, a, key, cos_sin, a.k_norm, turned, width)
             with code.loop(width) as place:
                 number = narrowed(code, stored, code.load(F32, turned + place * 4))
                 where = first + place * block_size + offset
@@ -236,7 +236,7 @@ def _token(
 
 
 def _rotate(
-    code: Code, a: SimpleNamespace, x: Value, turns: Value, weight: Value, out: Value, width: int
+    code: Code, a: SimpleNamespace, x: Value, cos_sin: Value, weight: Value, out: Value, width: int
 ) -> None:
     """One head: x · (cos, cos) + swapped(x) · (−sin, sin), normed before where there is a norm."""
     start = code.variable(x)
@@ -250,8 +250,8 @@ def _rotate(
         low = _load(code, source, place, lanes)
         high = _load(code, source, place + half, lanes)
         for this, other, at in ((low, high, place), (high, low, place + half)):
-            cos = _load(code, turns, at, lanes)
-            sin = _load(code, turns, at + width, lanes)
+            cos = _load(code, cos_sin, at, lanes)
+            sin = _load(code, cos_sin, at + width, lanes)
             code.store(code.fma(this, cos, other * sin), out + at * 4)
 
 

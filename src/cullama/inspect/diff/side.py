@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from ...engine.validation import check_prompt_alone
 from ...errors import UsageError
-from ...model.batch import Piece, build_batch
+from ...model.batch import Chunk, build_batch
 from ..watching import Pass, Watch, run_watched
 
 if TYPE_CHECKING:
@@ -70,12 +70,12 @@ class Side:
         for start in range(0, len(tokens), self.chunk or len(tokens)):
             parts = [text[start : start + (self.chunk or len(tokens))] for text in texts]
             count = len(parts[ours])
-            pieces = [
-                Piece(part, start, owned[row], count if row == ours else 0)
+            chunks = [
+                Chunk(part, start, owned[row], count if row == ours else 0)
                 for row, part in enumerate(parts)
             ]
             rows = slice(ours * count, (ours + 1) * count)
-            yield Pass(build_batch(pieces, block_size), start, rows)
+            yield Pass(build_batch(chunks, block_size), start, rows)
 
 
 def two_sides(first: LLM, second: LLM, batches: Pair, chunks: Pair) -> tuple[Side, Side]:
