@@ -37,7 +37,16 @@ from pathlib import Path
 from typing import Any
 
 import gguf
-from peers.comparison import MEASURES, TEXT, TOLERATED, Comparison, Entrant, Figure, Spread, compare
+from peers.comparison import (
+    MEASURES,
+    TEXT,
+    TOLERATED,
+    Entrant,
+    Figure,
+    PeerComparison,
+    Spread,
+    compare,
+)
 from peers.peer import NAMES, is_peer
 from peers.worker import Worker
 
@@ -50,7 +59,7 @@ from cullama.hub import model_title, resolve_model
 
 
 @dataclass(frozen=True)
-class Report:
+class PeerReport:
     """Everything about one model."""
 
     model: str
@@ -59,7 +68,7 @@ class Report:
     weight_bytes: int  # in the file, of what is read for each token
     limit: CpuYardsticks | None  # where something was measured that reads all weights
     peers: dict[str, str]  # what each says about itself
-    comparison: Comparison
+    comparison: PeerComparison
 
     def share(self, figure: Figure) -> float | None:
         """Of the rate at which memory gives the file's weights, once a token."""
@@ -72,7 +81,7 @@ class Report:
         return [list(group) for _, group in groupby(figures, lambda figure: figure.quantity)]
 
 
-def measure(path: Path, options: argparse.Namespace) -> Report:
+def measure(path: Path, options: argparse.Namespace) -> PeerReport:
     checkpoint = open_checkpoint(path)
     before = _limit(options)
     with ExitStack() as stack:
@@ -81,7 +90,7 @@ def measure(path: Path, options: argparse.Namespace) -> Report:
         comparison = compare(entrants, options.measure, options.rounds, progress)
         peers = {entrant.name: _described(entrant.worker) for entrant in entrants}
     after = _limit(options)
-    return Report(
+    return PeerReport(
         model=f"{model_title(path)} · {checkpoint.format_name}",
         threads=options.threads,
         rounds=options.rounds,
@@ -142,7 +151,7 @@ WIDTH = 120
 SPREAD = "lowest … highest"
 
 
-def as_json(report: Report) -> dict[str, Any]:
+def as_json(report: PeerReport) -> dict[str, Any]:
     rows = []
     for group in report.by_quantity():
         rows += [
@@ -159,7 +168,7 @@ def as_json(report: Report) -> dict[str, Any]:
     return {**asdict(report), "comparison": {**asdict(report.comparison), "figures": rows}}
 
 
-def table(report: Report) -> str:
+def table(report: PeerReport) -> str:
     from rich.console import Console
     from rich.table import Table
 
@@ -175,7 +184,7 @@ def table(report: Report) -> str:
     return "\n".join([capture.get().rstrip(), *_notes(report)])
 
 
-def _cells(report: Report, first: Figure, figure: Figure) -> list[str]:
+def _cells(report: PeerReport, first: Figure, figure: Figure) -> list[str]:
     share, quantity = report.share(figure), figure.quantity
     cells = [quantity.name if figure is first else "", figure.peer]
     cells += _in_words(figure.spread, f" {quantity.unit}", _digits(figure.spread.median))
@@ -194,7 +203,7 @@ def _digits(number: float) -> int:
     return 0 if number >= 1000 else 1 if number >= 10 else 2
 
 
-def _notes(report: Report) -> list[str]:
+def _notes(report: PeerReport) -> list[str]:
     threads = f"{report.threads} threads, medians of {report.rounds} rounds (lowest … highest)"
     notes = [threads, *(f"{peer}: {text}" for peer, text in report.peers.items())]
     if report.limit is not None:

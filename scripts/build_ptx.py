@@ -37,7 +37,7 @@ class BuildError(Exception):
 
 
 @dataclass(frozen=True)
-class Compiled:
+class CompiledSource:
     ptx: str
     dependencies: str  # the text of a dependency file, whose target is the PTX
 
@@ -46,7 +46,7 @@ class Compiler(Protocol):
     @property
     def name(self) -> str: ...
 
-    def compile(self, source: Path, ptx: Path) -> Compiled: ...
+    def compile(self, source: Path, ptx: Path) -> CompiledSource: ...
 
 
 # ------------------------------------------------------------------------------------------- nvcc
@@ -62,7 +62,7 @@ class Nvcc:
         release = re.search(r"release ([\d.]+)", told.stdout)
         return f"nvcc {release[1] if release else '?'} ({self.path})"
 
-    def compile(self, source: Path, ptx: Path) -> Compiled:
+    def compile(self, source: Path, ptx: Path) -> CompiledSource:
         with TemporaryDirectory() as folder:
             written, dependencies = Path(folder) / "ptx", Path(folder) / "dependencies"
             done = subprocess.run(
@@ -79,7 +79,7 @@ class Nvcc:
             if done.returncode:
                 raise BuildError(done.stdout.strip())
             print(done.stdout, end="", file=sys.stderr)  # warnings
-            return Compiled(written.read_text(), dependencies.read_text())
+            return CompiledSource(written.read_text(), dependencies.read_text())
 
 
 def nvcc_on_path() -> Nvcc | None:
@@ -115,7 +115,7 @@ class Nvrtc:
         self._check(self._load().nvrtcVersion(ctypes.byref(major), ctypes.byref(minor)))
         return f"NVRTC {major.value}.{minor.value}"
 
-    def compile(self, source: Path, ptx: Path) -> Compiled:
+    def compile(self, source: Path, ptx: Path) -> CompiledSource:
         library, program = self._load(), ctypes.c_void_p()
         text, name = source.read_bytes(), str(source).encode()
         self._check(
@@ -131,7 +131,7 @@ class Nvrtc:
                 raise BuildError(log.strip() or f"NVRTC failed with code {failed}")
             print(log, end="", file=sys.stderr)  # warnings
             written = self._text(library.nvrtcGetPTXSize, library.nvrtcGetPTX, program)
-            return Compiled(written, dependency_file(source, ptx))
+            return CompiledSource(written, dependency_file(source, ptx))
         finally:
             library.nvrtcDestroyProgram(ctypes.byref(program))
 
@@ -267,7 +267,7 @@ def without_places(ptx: str, kernels: Path) -> str:
     return re.sub(r'^(\s*\.file\s+\d+\s+)"([^"]*)"', portable, ptx, flags=re.MULTILINE)
 
 
-def write(compiled: Compiled, ptx: Path, begun: float) -> None:
+def write(compiled: CompiledSource, ptx: Path, begun: float) -> None:
     """Both files under their names at once, the dependencies first: make must never miss them.
 
     They are as old as the compilation's beginning, so that what was edited meanwhile is newer.
@@ -287,7 +287,7 @@ def build(source: Path, ptx: Path, compiler: Compiler, *, release: bool) -> None
     if release and ptx_version(text) > RELEASE_PTX_VERSION:
         found, floor = (".".join(map(str, v)) for v in (ptx_version(text), RELEASE_PTX_VERSION))
         raise BuildError(f"{source}: {compiler.name} writes PTX {found}; a release takes {floor}")
-    write(Compiled(text, compiled.dependencies), ptx, begun)
+    write(CompiledSource(text, compiled.dependencies), ptx, begun)
 
 
 def main() -> None:

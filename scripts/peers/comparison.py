@@ -15,13 +15,13 @@ from statistics import median
 from typing import TypeAlias, TypeVar
 
 from .others import Others
-from .worker import Run, Worker
+from .worker import PeerRun, Worker
 
-READING = Run(1, 512)
-WRITING = Run(1, 64, 32)
-WRITING_FAR_ON = Run(1, 2048, 32)
-WRITING_TOGETHER = Run(8, 16, 32)
-REMEMBERING = Run(1, 512, 32)  # what a process does before its memory is asked for
+READING = PeerRun(1, 512)
+WRITING = PeerRun(1, 64, 32)
+WRITING_FAR_ON = PeerRun(1, 2048, 32)
+WRITING_TOGETHER = PeerRun(8, 16, 32)
+REMEMBERING = PeerRun(1, 512, 32)  # what a process does before its memory is asked for
 
 TEXT = "Once upon a time"
 
@@ -51,7 +51,7 @@ class Entrant:
     text: str | None = TEXT  # None where the model has no tokenizer
 
 
-def _rate(entrant: Entrant, run: Run) -> float:
+def _rate(entrant: Entrant, run: PeerRun) -> float:
     """Tokens a second, of all prompts together."""
     tokens = run.prompts * (1 if run.written else run.tokens)
     return tokens / entrant.worker.seconds(run)
@@ -79,7 +79,7 @@ def _memory(entrant: Entrant) -> list[float]:
 class Measure:
     quantities: tuple[Quantity, ...]
     take: Callable[[Entrant], list[float]]  # a number for each quantity
-    runs: tuple[Run, ...] = ()  # that the long-lived processes do for it
+    runs: tuple[PeerRun, ...] = ()  # that the long-lived processes do for it
 
 
 MEASURES = {
@@ -142,7 +142,7 @@ class Figure:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class PeerComparison:
     figures: list[Figure]  # by quantity, and of each quantity by entrant
     heats: int
     disturbed: int  # of them, however often they were repeated
@@ -153,7 +153,7 @@ def compare(
     measures: list[str],
     rounds: int,
     progress: Callable[[str], None] = lambda text: None,
-) -> Comparison:
+) -> PeerComparison:
     others = Others(entrant.worker.process_id for entrant in entrants)
     _settle(entrants, measures, others)
     heats: dict[str, list[Heat]] = {name: [] for name in measures}
@@ -171,7 +171,7 @@ def compare(
         for i, quantity in enumerate(MEASURES[name].quantities)
         for entrant in entrants
     ]
-    return Comparison(figures, rounds * len(measures), disturbed)
+    return PeerComparison(figures, rounds * len(measures), disturbed)
 
 
 def _settle(entrants: list[Entrant], measures: list[str], others: Others) -> None:

@@ -29,7 +29,7 @@ ERROR = 4  # GGML_LOG_LEVEL_ERROR
 FLASH = {"flash attention": 1, "no flash attention": 0, "its own choice": -1}
 
 
-class Place(NamedTuple):
+class BatchToken(NamedTuple):
     """A token of a batch."""
 
     token: int
@@ -71,7 +71,7 @@ class LlamaCpp:
 
     def step(self) -> None:
         places = [
-            Place(token, position, sequence, position == len(text) - 1)
+            BatchToken(token, position, sequence, position == len(text) - 1)
             for sequence, text in enumerate(self._texts)
             for position, token in enumerate(text[self._read :], self._read)
         ]
@@ -79,7 +79,7 @@ class LlamaCpp:
         for start in range(0, len(places), PIECE):
             self._decode(places[start : start + PIECE])
 
-    def _decode(self, places: list[Place]) -> None:
+    def _decode(self, places: list[BatchToken]) -> None:
         """A pass over a batch; each text that it sees the end of gets its likeliest token."""
         batch = self._batch
         batch.n_tokens = len(places)

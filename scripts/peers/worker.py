@@ -19,7 +19,7 @@ UNSETTLED = 2  # steps: the one that reads the prompts, and the next, which find
 
 
 @dataclass(frozen=True)
-class Run:
+class PeerRun:
     """Some prompts read, and tokens written behind them, one for each prompt a step."""
 
     prompts: int
@@ -32,7 +32,7 @@ class Worker:
 
     def __init__(self, python: str, name: str, model: Path, threads: int) -> None:
         self.name = name
-        self.chosen: dict[Run, str] = {}  # of its variants, for each run
+        self.chosen: dict[PeerRun, str] = {}  # of its variants, for each run
         self._process = subprocess.Popen(
             [python, "-m", "peers", name, str(model), str(threads)],
             stdin=subprocess.PIPE,
@@ -54,30 +54,30 @@ class Worker:
         self._process.stdin.flush()
         return self._answer()
 
-    def seconds(self, run: Run) -> float:
+    def seconds(self, run: PeerRun) -> float:
         """Of a run's steps, in the way that was chosen for it."""
         if run in self.chosen:
             self.ask("use", self.chosen[run])
         return self._seconds(run)
 
-    def _seconds(self, run: Run) -> float:
+    def _seconds(self, run: PeerRun) -> float:
         """Of a step, median; or of the reading, the second time it is done."""
         if not run.written:
             return [self.steps(run, 1)[0] for _ in range(2)][1]
         return median(self.steps(run, UNSETTLED + run.written)[UNSETTLED:])
 
-    def steps(self, run: Run, steps: int) -> list[float]:
+    def steps(self, run: PeerRun, steps: int) -> list[float]:
         """Seconds of each, the first of which reads the prompts."""
         return self.ask("steps", run.prompts, run.tokens, steps)
 
-    def fastest_variant(self, run: Run) -> str:
+    def fastest_variant(self, run: PeerRun) -> str:
         """By the better of two trials, taken in turns."""
         times = [
             (self._trial(variant, run), variant) for _ in range(2) for variant in self.variants
         ]
         return min(times)[1]
 
-    def _trial(self, variant: str, run: Run) -> float:
+    def _trial(self, variant: str, run: PeerRun) -> float:
         self.ask("use", variant)
         return self._seconds(run)
 

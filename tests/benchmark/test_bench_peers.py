@@ -26,10 +26,10 @@ SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 sys.path.insert(0, str(SCRIPTS))
 
 import bench_peers  # noqa: E402
-from peers.comparison import MEASURES, Comparison, Entrant, Figure, Quantity, Spread, compare  # noqa: E402
+from peers.comparison import MEASURES, Entrant, Figure, PeerComparison, Quantity, Spread, compare  # noqa: E402
 from peers.others import Others  # noqa: E402
 from peers.peer import is_peer, prompts  # noqa: E402
-from peers.worker import Run, Worker  # noqa: E402
+from peers.worker import PeerRun, Worker  # noqa: E402
 
 RATE = Quantity("decode at 64", "tok/s", more_is_better=True, reads_all_weights=True)
 COST = Quantity("start to first token", "s")
@@ -39,7 +39,7 @@ class Pretender(Worker):
     """A worker without a process: a step takes as long as `seconds_of(variant, run)` says."""
 
     def __init__(
-        self, seconds_of: Callable[[str, Run], float], variants: tuple[str, ...] = ()
+        self, seconds_of: Callable[[str, PeerRun], float], variants: tuple[str, ...] = ()
     ) -> None:
         self.name, self.description = "pretender", "1.0"
         self.chosen, self.variants = {}, list(variants)
@@ -61,7 +61,7 @@ class Pretender(Worker):
 
     def _step_times(self, count: int, tokens: int, steps: int) -> list[float]:
         """The first two of several are slow, as they are in life."""
-        seconds = self._seconds_of(self._variant, Run(count, tokens))
+        seconds = self._seconds_of(self._variant, PeerRun(count, tokens))
         return [seconds] if steps == 1 else [9.0, 9.0, *(steps - 2) * [seconds]]
 
     def __exit__(self, *error: object) -> None:
@@ -105,7 +105,7 @@ def test_a_prompt_is_read_once_before_it_counts() -> None:
 
 
 def test_a_token_is_written_twice_before_it_counts() -> None:
-    assert Pretender(lambda variant, run: 0.5).seconds(Run(1, 64, written=1)) == 0.5
+    assert Pretender(lambda variant, run: 0.5).seconds(PeerRun(1, 64, written=1)) == 0.5
 
 
 def test_the_cost_of_a_long_context_is_that_of_a_short_one_so_many_times() -> None:
@@ -126,7 +126,7 @@ def test_start_and_memory_are_a_new_process_own() -> None:
 
 
 def test_a_peer_runs_in_whichever_way_is_the_faster_for_each_run() -> None:
-    def seconds_of(variant: str, run: Run) -> float:
+    def seconds_of(variant: str, run: PeerRun) -> float:
         return {"on": 0.001 * run.tokens, "off": 0.5}[variant]
 
     worker = Pretender(seconds_of, variants=("on", "off"))
@@ -141,7 +141,7 @@ def test_a_peer_runs_in_whichever_way_is_the_faster_for_each_run() -> None:
 def test_a_trial_is_won_by_the_better_of_two_tries() -> None:
     times = iter([0.9, 0.5, 0.3, 0.5])  # on, off, on, off
     worker = Pretender(lambda variant, run: next(times), variants=("on", "off"))
-    assert worker.fastest_variant(Run(1, 64, 4)) == "on"
+    assert worker.fastest_variant(PeerRun(1, 64, 4)) == "on"
 
 
 def test_everyone_goes_first_in_turn() -> None:
@@ -240,10 +240,10 @@ def test_peers_are_known_by_name(name: str, is_one: bool) -> None:
 
 def report(
     *figures: Figure, limit: CpuYardsticks | None = None, disturbed: int = 0
-) -> bench_peers.Report:
+) -> bench_peers.PeerReport:
     peers = {figure.peer: f"{figure.peer} 1.0" for figure in figures}
-    comparison = Comparison(list(figures), heats=6, disturbed=disturbed)
-    return bench_peers.Report("tiny", 2, 2, 10_000_000, limit, peers, comparison)
+    comparison = PeerComparison(list(figures), heats=6, disturbed=disturbed)
+    return bench_peers.PeerReport("tiny", 2, 2, 10_000_000, limit, peers, comparison)
 
 
 LIMIT = CpuYardsticks(threads=2, read_huge=2e9, read_small=1e9, sgemm=1e9)
@@ -334,9 +334,9 @@ def test_cullama_starts_in_a_process_of_its_own(
 
 def test_cullama_takes_a_step_for_all_texts_together(tiny_model: Path) -> None:
     with Worker(sys.executable, "cullama", tiny_model, 1) as worker:
-        assert len(worker.steps(Run(3, 20), 4)) == 4
-        assert len(worker.steps(Run(1, 100), 2)) == 2
-        assert worker.seconds(Run(2, 5, written=3)) > 0
+        assert len(worker.steps(PeerRun(3, 20), 4)) == 4
+        assert len(worker.steps(PeerRun(1, 100), 2)) == 2
+        assert worker.seconds(PeerRun(2, 5, written=3)) > 0
         if sys.platform == "linux":
             assert 10e6 < worker.ask("peak_memory") < 10e9
 

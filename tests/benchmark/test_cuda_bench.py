@@ -9,12 +9,12 @@ import gpu
 import pytest
 
 from cullama import LLM
-from cullama.benchmark.bench import Plan, benchmark
+from cullama.benchmark.bench import BenchPlan, benchmark
 from cullama.errors import UsageError
 
 pytestmark = pytest.mark.gpu
 
-PLAN = Plan(contexts=(8, 40), prompts=(20,), tokens=6, repeats=1)
+PLAN = BenchPlan(contexts=(8, 40), prompts=(20,), tokens=6, repeats=1)
 
 
 @pytest.fixture
@@ -49,4 +49,4 @@ def test_what_was_measured_with_is_given_back(llm: LLM) -> None:
 
 def test_thread_counts_are_for_the_cpu(llm: LLM) -> None:
     with pytest.raises(UsageError, match="thread counts are for the CPU"):
-        benchmark(llm, Plan(contexts=(8,), prompts=(8,), tokens=4, thread_counts=(1,)))
+        benchmark(llm, BenchPlan(contexts=(8,), prompts=(8,), tokens=4, thread_counts=(1,)))

@@ -13,7 +13,7 @@ import pytest
 from cullama import LLM
 from cullama.benchmark import serve
 from cullama.benchmark.host import host_cost
-from cullama.benchmark.serve import Run, Workload, benchmark
+from cullama.benchmark.serve import ServeRun, Workload, benchmark
 from cullama.benchmark.trace import Recorder
 from cullama.errors import UsageError
 
@@ -76,8 +76,8 @@ def test_requests_are_not_served_before_they_arrive(llm: LLM) -> None:
 
 
 def test_a_ratio_is_of_tokens_a_second() -> None:
-    def run(seconds: float) -> Run:
-        return Run("", seconds, 100, 100, 1, 0, 0.0, {}, {})
+    def run(seconds: float) -> ServeRun:
+        return ServeRun("", seconds, 100, 100, 1, 0, 0.0, {}, {})
 
     report = serve.ServeReport("", "", 1, (run(1.0), run(3.0)), host_cost(2, 4, 2))
     assert report.ratio(report.runs[1]) == pytest.approx(3.0)

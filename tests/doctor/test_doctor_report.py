@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 import math
 
-from cullama.doctor.findings import Fact, sick
-from cullama.doctor.report import Report, as_text, verdict
-from cullama.doctor.selftest import Row, SelfTest
+from cullama.doctor.findings import Fact, failing
+from cullama.doctor.report import DoctorReport, as_text, verdict
+from cullama.doctor.selftest import OperatorResult, SelfTest
 
-RIGHT = Row("add", "40×48, 48", 1e-7, 1e-5, 2e-6, 50e9, None, 0.5)
-WRONG = Row("matmul", "4×4", math.inf, 1e-5, 1e-3, None, 3e9, None)
-FAILED = Row("mul", failure="it is tired")
+RIGHT = OperatorResult("add", "40×48, 48", 1e-7, 1e-5, 2e-6, 50e9, None, 0.5)
+WRONG = OperatorResult("matmul", "4×4", math.inf, 1e-5, 1e-3, None, 3e9, None)
+FAILED = OperatorResult("mul", failure="it is tired")
 
 
-def outcome(*rows: Row, failure: str = "") -> SelfTest:
+def outcome(*rows: OperatorResult, failure: str = "") -> SelfTest:
     return SelfTest("cpu", "float32", "cpu · float32", "small", 1e11, rows, failure)
 
 
@@ -25,7 +25,7 @@ def test_a_fact_is_a_line_with_advice_below() -> None:
 
 
 def test_a_problem_is_marked_and_has_its_remedy_below() -> None:
-    assert as_text(sick("driver", "is 470", "525 or newer", "install one")) == (
+    assert as_text(failing("driver", "is 470", "525 or newer", "install one")) == (
         "✗ driver       is 470\n               expected 525 or newer\n               → install one"
     )
 
@@ -46,7 +46,9 @@ def test_a_test_that_did_not_begin_has_no_table() -> None:
 
 
 def test_the_verdict_names_what_is_wrong_and_counts_all() -> None:
-    report = Report.of([sick("driver", "is 470", "525", "install one"), outcome(WRONG, FAILED)])
+    report = DoctorReport.of(
+        [failing("driver", "is 470", "525", "install one"), outcome(WRONG, FAILED)]
+    )
     first, *_, last = verdict(report).splitlines()
     assert first == (
         "✗ self-test cpu float32: matmul is wrong: error no number, at most 1e-05 expected; "
@@ -54,7 +56,7 @@ def test_the_verdict_names_what_is_wrong_and_counts_all() -> None:
     )
     assert last == "2 problems"
     assert not report.is_healthy
-    assert verdict(Report.of([Fact("a", "b"), outcome(RIGHT)])) == "nothing is wrong"
+    assert verdict(DoctorReport.of([Fact("a", "b"), outcome(RIGHT)])) == "nothing is wrong"
 
 
 def test_many_wrong_operators_are_counted_rather_than_listed() -> None:
@@ -64,7 +66,7 @@ def test_many_wrong_operators_are_counted_rather_than_listed() -> None:
 
 
 def test_machines_get_everything_without_infinities() -> None:
-    report = Report.of([Fact("a", "b", {"c": 1}), outcome(RIGHT, WRONG, FAILED)])
+    report = DoctorReport.of([Fact("a", "b", {"c": 1}), outcome(RIGHT, WRONG, FAILED)])
     document = json.loads(json.dumps(report.as_json(), allow_nan=False))
     assert document["healthy"] is False
     assert document["facts"] == [

@@ -15,7 +15,7 @@ import pytest
 from cullama.cuda import module
 from cullama.doctor.findings import Fact
 from cullama.doctor.gpus import KNOWN_BY, gpu_facts
-from cullama.doctor.plan import Plan
+from cullama.doctor.plan import DoctorPlan
 
 pytestmark = pytest.mark.gpu
 
@@ -34,9 +34,9 @@ def kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def examined(plan: Plan | None = None) -> tuple[dict[str, Fact], list[int]]:
+def examined(plan: DoctorPlan | None = None) -> tuple[dict[str, Fact], list[int]]:
     usable: list[int] = []
-    facts = {fact.name: fact for fact in gpu_facts(plan or Plan(backend="cuda:0"), usable)}
+    facts = {fact.name: fact for fact in gpu_facts(plan or DoctorPlan(backend="cuda:0"), usable)}
     return facts, usable
 
 
@@ -80,11 +80,11 @@ def test_without_cuda_python_there_is_no_problem_unless_a_gpu_is_asked_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(sys.modules, "cuda.bindings", None)
-    fact = examined(Plan())[0]["CUDA"]
+    fact = examined(DoctorPlan())[0]["CUDA"]
     assert fact.problem is None
     assert "cuda-python is not installed" in fact.found
     assert "cullama[cuda12]" in fact.remedy
-    assert examined(Plan(backend="cuda"))[0]["CUDA"].problem is not None
+    assert examined(DoctorPlan(backend="cuda"))[0]["CUDA"].problem is not None
 
 
 def test_the_drivers_cache_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

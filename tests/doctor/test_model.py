@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from cullama.doctor.fixture import MODEL
 from cullama.doctor.model import examine_model
-from cullama.doctor.plan import Plan
-from cullama.doctor.rig import MODEL
+from cullama.doctor.plan import DoctorPlan
 from cullama.doctor.selftest import self_test
 
 
@@ -22,7 +22,7 @@ def test_its_sizes_are_taken_within_its_context(tiny_model: Path) -> None:
 
 def test_its_operators_are_tested(tiny_model: Path) -> None:
     sizes = examine_model(str(tiny_model))[1]
-    test = self_test("cpu", "float32", Plan(backend="cpu"), sizes)
+    test = self_test("cpu", "float32", DoctorPlan(backend="cpu"), sizes)
     assert test.problems == []
     assert test.sizes in ("tiny", "small")  # the latter on a very slow machine
     assert {row.operator: row.shape for row in test.rows}["rms_norm"] in ("128×32", "40×48")

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from cullama.doctor.plan import Plan
+from cullama.doctor.plan import DoctorPlan
 from cullama.errors import UsageError
 
 
 def test_auto_is_the_cpu_and_every_gpu_and_needs_none() -> None:
-    plan = Plan()
+    plan = DoctorPlan()
     assert plan.has_cpu
     assert plan.has_cuda
     assert not plan.needs_cuda
@@ -21,7 +21,7 @@ def test_auto_is_the_cpu_and_every_gpu_and_needs_none() -> None:
 
 
 def test_cuda_leaves_out_the_cpu_and_needs_a_gpu() -> None:
-    plan = Plan(backend="cuda:3", dtype="float16")
+    plan = DoctorPlan(backend="cuda:3", dtype="float16")
     assert not plan.has_cpu
     assert plan.needs_cuda
     assert plan.gpu == 3
@@ -29,7 +29,7 @@ def test_cuda_leaves_out_the_cpu_and_needs_a_gpu() -> None:
 
 
 def test_cpu_leaves_out_the_gpus() -> None:
-    assert not Plan(backend="cpu").has_cuda
+    assert not DoctorPlan(backend="cpu").has_cuda
 
 
 @pytest.mark.parametrize(
@@ -45,4 +45,4 @@ def test_cpu_leaves_out_the_gpus() -> None:
 )
 def test_misuse_is_named(options: dict[str, Any], named: str) -> None:
     with pytest.raises(UsageError, match=named):
-        Plan(**options)
+        DoctorPlan(**options)

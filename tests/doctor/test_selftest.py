@@ -17,9 +17,9 @@ from cullama.cpu.operators import CpuOperators
 from cullama.cuda import module
 from cullama.doctor.cases import CASES
 from cullama.doctor.clock import Clock
-from cullama.doctor.plan import Plan
-from cullama.doctor.rig import SMALL, Rig
-from cullama.doctor.selftest import Row, SelfTest, run_cases, self_test, self_tests
+from cullama.doctor.fixture import SMALL, Fixture
+from cullama.doctor.plan import DoctorPlan
+from cullama.doctor.selftest import OperatorResult, SelfTest, run_cases, self_test, self_tests
 from cullama.errors import DeviceError, DeviceLostError
 from cullama.sampling.sampler import Drawn
 
@@ -34,8 +34,8 @@ class StoppedClock(Clock):
         return 1e9
 
 
-def cpu_rows(ops: CpuOperators, dtype: str = "float32") -> dict[str, Row]:
-    rig = Rig(ops, dtype, np.dtype(np.float32), SMALL)
+def cpu_rows(ops: CpuOperators, dtype: str = "float32") -> dict[str, OperatorResult]:
+    rig = Fixture(ops, dtype, np.dtype(np.float32), SMALL)
     return {row.operator: row for row in run_cases(rig, StoppedClock(), 1e9)}
 
 
@@ -43,7 +43,7 @@ def cpu(dtype: str = "float32") -> CpuOperators:
     return CpuOperators(dtype, threads=1, has_tiles=False)
 
 
-def wrong(rows: dict[str, Row]) -> set[str]:
+def wrong(rows: dict[str, OperatorResult]) -> set[str]:
     return {name for name, row in rows.items() if not row.is_right}
 
 
@@ -145,7 +145,7 @@ def test_a_lost_device_ends_the_test_of_it(monkeypatch: pytest.MonkeyPatch) -> N
         raise DeviceLostError("an illegal memory access")
 
     monkeypatch.setattr(CpuOperators, "mul", dies)
-    test = self_test("cpu", "float32", Plan(backend="cpu", is_quick=True))
+    test = self_test("cpu", "float32", DoctorPlan(backend="cpu", is_quick=True))
     assert [row.operator for row in test.rows] == list(CASES)[: list(CASES).index("mul")]
     assert test.is_lost
     assert test.problems[0].found == "an illegal memory access"
@@ -171,7 +171,7 @@ def test_rates_are_what_was_moved_in_that_time() -> None:
 @pytest.mark.gpu
 def test_a_sound_gpu_is_right_everywhere_in_every_type() -> None:
     gpu.require()
-    tests = list(self_tests(Plan(backend="cuda", is_quick=True), [0]))
+    tests = list(self_tests(DoctorPlan(backend="cuda", is_quick=True), [0]))
     assert [test.dtype for test in tests] == ["float32", "float16", "bfloat16"]
     for test in tests:
         assert test.problems == []
@@ -193,7 +193,7 @@ def test_a_kernel_with_a_wrong_constant_is_found(
         sabotaged = re.sub("0f([3B])FB8AA3B", r"0f\1FB80000", text)
         assert sabotaged != text
         path.write_text(sabotaged)
-    test = self_test("cuda:0", "float32", Plan(backend="cuda", is_quick=True))
+    test = self_test("cuda:0", "float32", DoctorPlan(backend="cuda", is_quick=True))
     assert {row.operator for row in test.rows if not row.is_right} == {"silu_mul"}
     (problem,) = test.problems
     assert problem.what == "self-test cuda:0 float32"
@@ -210,7 +210,7 @@ def test_a_file_that_is_missing_fails_its_operators_only(
     shutil.copytree(gpu.PTX_FOLDER, tmp_path, dirs_exist_ok=True)
     for path in tmp_path.glob("*/silu_mul.ptx"):
         path.unlink()
-    test = self_test("cuda:0", "float32", Plan(backend="cuda", is_quick=True))
+    test = self_test("cuda:0", "float32", DoctorPlan(backend="cuda", is_quick=True))
     failed = {row.operator: row.failure for row in test.rows if not row.is_right}
     assert failed.keys() == {"silu_mul"}
     assert "silu_mul.ptx" in failed["silu_mul"]

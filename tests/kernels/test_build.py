@@ -190,7 +190,7 @@ def test_a_release_refuses_ptx_that_older_drivers_do_not_load(tmp_path: Path) ->
         name = "NVRTC 13.0"
 
         def compile(self, source: Path, ptx: Path) -> object:
-            return script.Compiled(".version 9.0\n.target sm_80\n", f"{ptx} : {source}\n")
+            return script.CompiledSource(".version 9.0\n.target sm_80\n", f"{ptx} : {source}\n")
 
     source, ptx = tmp_path / "add.cu", tmp_path / "compute_80" / "add.ptx"
     script.build(source, ptx, TooNew(), release=False)

@@ -35,7 +35,7 @@ def source(tmp_path: Path) -> Path:
         shutil.copy(ROOT / name, folder / name)
     package = folder / "src" / "cullama"
     package.mkdir(parents=True)
-    (package / "__init__.py").touch()
+    (package / "__init__.py").write_text('__version__ = "0.0"\n')
     return folder
 
 

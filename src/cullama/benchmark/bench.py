@@ -14,7 +14,7 @@ from ..cpu.operators import CpuOperators
 from ..cpu.threads import choose_threads, physical_cores
 from ..errors import UsageError
 from . import runs
-from .report import Report, decode_row, prefill_row
+from .report import BenchReport, decode_row, prefill_row
 from .yardsticks import CpuMeter, Yardsticks, between
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Plan:
+class BenchPlan:
     contexts: tuple[int, ...] = (64, 512, 2048)
     prompts: tuple[int, ...] = (512,)
     tokens: int = 48  # written at each context
@@ -31,7 +31,7 @@ class Plan:
     speculation: int = 0  # guesses a step to be tried; 0 tries none
 
 
-def benchmark(llm: LLM, plan: Plan) -> Report:
+def benchmark(llm: LLM, plan: BenchPlan) -> BenchReport:
     """Measure a loaded model. It must have the machine to itself for figures that mean anything.
 
     Raises:
@@ -61,7 +61,7 @@ def benchmark(llm: LLM, plan: Plan) -> Report:
             limits.append(limit)
             rows += [prefill_row(run, limit, config) for run in read]
             rows += [decode_row(run, limit, weight_bytes) for run in written]
-    return Report(
+    return BenchReport(
         model=llm.description,
         machine=_machine(ops),
         dtype=ops.dtype_name,
@@ -80,7 +80,7 @@ class Setting(NamedTuple):
 
 
 @contextmanager
-def _settings(ops: Any, plan: Plan) -> Iterator[list[Setting]]:
+def _settings(ops: Any, plan: BenchPlan) -> Iterator[list[Setting]]:
     """They hold memory to measure with while they are in use."""
     if isinstance(ops, CpuOperators):
         on_cpu = CpuMeter(plan.repeats)
@@ -100,7 +100,7 @@ def _settings(ops: Any, plan: Plan) -> Iterator[list[Setting]]:
         on_gpu.close()
 
 
-def _thread_counts(plan: Plan) -> list[int]:
+def _thread_counts(plan: BenchPlan) -> list[int]:
     counts = plan.thread_counts or sorted({1, physical_cores()})
     return [choose_threads(count) for count in counts]
 

@@ -11,7 +11,7 @@ from .yardsticks import Yardsticks
 
 
 @dataclass(frozen=True)
-class Row:
+class BenchRow:
     """One line of the table."""
 
     what: str
@@ -24,13 +24,13 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Report:
+class BenchReport:
     model: str
     machine: str
     dtype: str
     weight_bytes: int  # read for every token
     yardsticks: tuple[Yardsticks, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[BenchRow, ...]
     guessing: tuple[Guessing, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
@@ -46,9 +46,9 @@ def prefill_operations(config: ModelConfig, tokens: int) -> float:
     return 2.0 * tokens * layers + 2.0 * head + attention
 
 
-def prefill_row(run: Prefill, limit: Yardsticks, config: ModelConfig) -> Row:
+def prefill_row(run: Prefill, limit: Yardsticks, config: ModelConfig) -> BenchRow:
     rate = prefill_operations(config, run.tokens) / run.seconds
-    return Row(
+    return BenchRow(
         what=f"prefill {run.tokens}",
         threads=limit.threads,
         tokens_per_second=run.tokens / run.seconds,
@@ -58,8 +58,8 @@ def prefill_row(run: Prefill, limit: Yardsticks, config: ModelConfig) -> Row:
     )
 
 
-def decode_row(run: Decode, limit: Yardsticks, weight_bytes: int) -> Row:
-    return Row(
+def decode_row(run: Decode, limit: Yardsticks, weight_bytes: int) -> BenchRow:
+    return BenchRow(
         what=f"decode at {run.context}",
         threads=limit.threads,
         tokens_per_second=1 / run.seconds,

@@ -59,7 +59,7 @@ def prefill(engine: Engine, tokens: int, repeats: int) -> Prefill:
 
 def decode(engine: Engine, context: int, tokens: int) -> Decode:
     """Writing `tokens` tokens one by one, the first after `context` tokens."""
-    with _Clock(engine) as clock:
+    with _ForwardClock(engine) as clock:
         arrivals = _write(engine, _prompt(engine.config, context, 0), _greedy(tokens + 1))
     # The first step reads the prompt, and the first after it finds caches cold.
     gaps = [after - before for before, after in pairwise(arrivals[1:])]
@@ -136,14 +136,14 @@ def _write(engine: Engine, prompt: list[int], params: SamplingParams) -> list[fl
     return [time.perf_counter() for _ in engine.tokens(sequence)]
 
 
-class _Clock:
+class _ForwardClock:
     """Times the forward passes of an engine while it is entered."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self.seconds: list[float] = []
 
-    def __enter__(self) -> _Clock:
+    def __enter__(self) -> _ForwardClock:
         with self._engine.exclusive() as insider:
             self.is_asynchronous = insider.ops.is_asynchronous
             self._undo = insider.replace_forward(self._timed)

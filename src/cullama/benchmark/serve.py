@@ -43,7 +43,7 @@ PERCENTILES = (50, 90, 99)
 
 
 @dataclass(frozen=True)
-class Request:
+class WorkloadRequest:
     prompt: list[int]
     answer: int  # tokens
     arrival: float  # seconds after the beginning
@@ -71,13 +71,13 @@ class Workload:
             f"tokens (uniform, seed {self.seed}), arriving {arrivals}"
         )
 
-    def draw(self, config: ModelConfig) -> list[Request]:
+    def draw(self, config: ModelConfig) -> list[WorkloadRequest]:
         random, arrival, requests = Random(self.seed), 0.0, []
         for _ in range(self.requests):
             prompt = random.randint(self.shortest, self.longest)
             answer = random.randint(self.shortest, self.longest)
             tokens = [random.randrange(config.vocab_size) for _ in range(prompt)]
-            requests.append(Request(tokens, answer, arrival))
+            requests.append(WorkloadRequest(tokens, answer, arrival))
             arrival += random.expovariate(self.rate) if self.rate else 0.0
         return requests
 
@@ -95,7 +95,7 @@ class Served:
 
 
 @dataclass(frozen=True)
-class Run:
+class ServeRun:
     kind: str
     seconds: float
     answered: int  # tokens that were asked for
@@ -116,10 +116,10 @@ class ServeReport:
     model: str
     workload: str
     batch: int
-    runs: tuple[Run, ...]
+    runs: tuple[ServeRun, ...]
     host: HostCost
 
-    def ratio(self, run: Run) -> float:
+    def ratio(self, run: ServeRun) -> float:
         """Throughput of the first run over this one's."""
         return self.runs[0].tokens_per_second / run.tokens_per_second
 
@@ -165,13 +165,13 @@ def benchmark(
 
 def continuous(
     engine: Engine,
-    requests: Sequence[Request],
+    requests: Sequence[WorkloadRequest],
     batch: int,
     on_end: OnEnd = lambda: None,
     recorder: Recorder | None = None,
-) -> Run:
+) -> ServeRun:
     watching = recorder or nullcontext()
-    with _at_most(engine, batch), watching, _Clock(engine, on_end, recorder) as clock:
+    with _at_most(engine, batch), watching, _ServeClock(engine, on_end, recorder) as clock:
         served = []
         for request in requests:
             while clock.now() < request.arrival:
@@ -182,30 +182,30 @@ def continuous(
 
 
 def static(
-    engine: Engine, requests: Sequence[Request], batch: int, on_end: OnEnd = lambda: None
-) -> Run:
-    def longest(group: Sequence[Request]) -> int:
+    engine: Engine, requests: Sequence[WorkloadRequest], batch: int, on_end: OnEnd = lambda: None
+) -> ServeRun:
+    def longest(group: Sequence[WorkloadRequest]) -> int:
         return max(request.answer for request in group)
 
     return _batch_by_batch("static", engine, requests, batch, on_end, longest)
 
 
 def leaving(
-    engine: Engine, requests: Sequence[Request], batch: int, on_end: OnEnd = lambda: None
-) -> Run:
+    engine: Engine, requests: Sequence[WorkloadRequest], batch: int, on_end: OnEnd = lambda: None
+) -> ServeRun:
     return _batch_by_batch("leaving", engine, requests, batch, on_end, None)
 
 
 def _batch_by_batch(
     kind: str,
     engine: Engine,
-    requests: Sequence[Request],
+    requests: Sequence[WorkloadRequest],
     batch: int,
     on_end: OnEnd,
-    tokens: Callable[[Sequence[Request]], int] | None,
-) -> Run:
+    tokens: Callable[[Sequence[WorkloadRequest]], int] | None,
+) -> ServeRun:
     """`tokens`: how many each of a group is asked for; None: as many as it wants."""
-    with _at_most(engine, batch), _Clock(engine, on_end) as clock:
+    with _at_most(engine, batch), _ServeClock(engine, on_end) as clock:
         served = []
         for start in range(0, len(requests), batch):
             group = requests[start : start + batch]
@@ -217,14 +217,14 @@ def _batch_by_batch(
         return clock.run(kind, served, requests)
 
 
-class _Clock:
+class _ServeClock:
     """Seconds from the moment it is entered, and what the engine did since."""
 
     def __init__(self, engine: Engine, on_end: OnEnd, recorder: Recorder | None = None) -> None:
         self._engine, self._on_end, self._recorder = engine, on_end, recorder
         self._texts: list[Text] = []
 
-    def __enter__(self) -> _Clock:
+    def __enter__(self) -> _ServeClock:
         clear_prefix_cache(self._engine)
         metrics = self._engine.metrics
         self._start = time.perf_counter()
@@ -239,7 +239,7 @@ class _Clock:
     def now(self) -> float:
         return time.perf_counter() - self._start
 
-    def submit(self, request: Request, tokens: int) -> Served:
+    def submit(self, request: WorkloadRequest, tokens: int) -> Served:
         """Greedy, past end tokens: lengths are the workload's."""
         params = SamplingParams(max_tokens=tokens, temperature=0, ignore_eos=True)
         [text] = self._engine.submit(request.prompt, params)
@@ -257,12 +257,14 @@ class _Clock:
         if text.is_finished:
             self._on_end()
 
-    def run(self, kind: str, served: Sequence[Served], requests: Sequence[Request]) -> Run:
+    def run(
+        self, kind: str, served: Sequence[Served], requests: Sequence[WorkloadRequest]
+    ) -> ServeRun:
         seconds, metrics = self.now(), self._engine.metrics
         drawn, steps, preemptions = self._before
         cached, prompted = self._cached
         gaps = [later - sooner for one in served for sooner, later in pairwise(one.tokens)]
-        return Run(
+        return ServeRun(
             kind=kind,
             seconds=seconds,
             answered=sum(request.answer for request in requests),

@@ -132,7 +132,7 @@ class GgufFile:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         with open_regular_file(self.path, "a GGUF file") as file:
-            self.metadata, self.tensors = _read(_Header(file, self.path))
+            self.metadata, self.tensors = _read(_GgufHeader(file, self.path))
 
     def stored_tensor(self, name: str, row_multiple: int = 1) -> StoredTensor:
         """A tensor to be read in tiles, each a multiple of `row_multiple` rows.
@@ -154,7 +154,7 @@ class GgufFile:
 # The header
 
 
-class _Header:
+class _GgufHeader:
     """The beginning of a file, how far it has been read, and what is being read there.
 
     Only the piece being read stays in memory.
@@ -258,7 +258,7 @@ class _Header:
         self.position, self._text_overhead = at + self._dropped, overhead
 
 
-def _read(header: _Header) -> tuple[dict[str, Any], dict[str, GgufTensor]]:
+def _read(header: _GgufHeader) -> tuple[dict[str, Any], dict[str, GgufTensor]]:
     _check_version(header)
     tensor_count, metadata_count = header.u64("tensor count"), header.u64("metadata count")
     # The smallest entries there can be: an empty name, then one dimension or one byte.
@@ -273,7 +273,7 @@ def _read(header: _Header) -> tuple[dict[str, Any], dict[str, GgufTensor]]:
     return metadata, placed
 
 
-def _check_version(header: _Header) -> None:
+def _check_version(header: _GgufHeader) -> None:
     start = header.take(4, "magic")
     magic = bytes(header.bytes[start : start + 4])
     if magic != b"GGUF":
@@ -292,14 +292,14 @@ def _check_version(header: _Header) -> None:
         raise header.error("version", version, "2 or 3")
 
 
-def _check_count(header: _Header, field: str, count: int, limit: int, entry: int) -> None:
+def _check_count(header: _GgufHeader, field: str, count: int, limit: int, entry: int) -> None:
     """No more entries than the limit, nor than the rest of the header has room for."""
     most = min(limit, (header.limit - header.position) // entry)
     if count > most:
         raise header.error(field, f"{count:,}", f"at most {most:,}")
 
 
-def _read_metadata(header: _Header, count: int) -> dict[str, Any]:
+def _read_metadata(header: _GgufHeader, count: int) -> dict[str, Any]:
     metadata: dict[str, Any] = {}
     for index in range(count):
         header.where = f"metadata entry {index}"
@@ -311,7 +311,7 @@ def _read_metadata(header: _Header, count: int) -> dict[str, Any]:
     return metadata
 
 
-def _read_value(header: _Header) -> Any:
+def _read_value(header: _GgufHeader) -> Any:
     tag = header.u32("type")
     if tag == _STRING:
         return header.text("value")
@@ -320,7 +320,7 @@ def _read_value(header: _Header) -> Any:
     return _read_numbers(header, "type", tag, 1)[0].item()
 
 
-def _read_array(header: _Header) -> Any:
+def _read_array(header: _GgufHeader) -> Any:
     tag, count = header.u32("element type"), header.u64("element count")
     if tag == _ARRAY:  # legal, unused, and where other readers recurse until they fall
         raise header.error("element type", "array", "numbers, bools or strings")
@@ -334,7 +334,7 @@ def _read_array(header: _Header) -> Any:
     return header.texts(count)
 
 
-def _read_numbers(header: _Header, field: str, tag: int, count: int) -> HostArray:
+def _read_numbers(header: _GgufHeader, field: str, tag: int, count: int) -> HostArray:
     dtype = _NUMBERS.get(tag)
     if dtype is None:
         raise header.error(field, f"tag {tag}", "a tag from 0 to 12")
@@ -346,7 +346,7 @@ def _read_numbers(header: _Header, field: str, tag: int, count: int) -> HostArra
     return raw.view(dtype)
 
 
-def _read_tensors(header: _Header, count: int) -> dict[str, GgufTensor]:
+def _read_tensors(header: _GgufHeader, count: int) -> dict[str, GgufTensor]:
     tensors: dict[str, GgufTensor] = {}
     for index in range(count):
         header.where = f"tensor entry {index}"
@@ -357,7 +357,7 @@ def _read_tensors(header: _Header, count: int) -> dict[str, GgufTensor]:
     return tensors
 
 
-def _read_tensor(header: _Header) -> GgufTensor:
+def _read_tensor(header: _GgufHeader) -> GgufTensor:
     """One entry of the list; its offset is still counted from where the data begins."""
     name = header.text("name")
     header.where = f"tensor {short_repr(name)}"
@@ -371,7 +371,7 @@ def _read_tensor(header: _Header) -> GgufTensor:
     )
 
 
-def _read_block(header: _Header) -> _Block:
+def _read_block(header: _GgufHeader) -> _Block:
     tag = header.u32("type")
     if tag in _BLOCKS:
         return _BLOCKS[tag]
@@ -383,7 +383,7 @@ def _read_block(header: _Header) -> _Block:
     raise header.error("type", f"tag {tag}", expected)
 
 
-def _byte_size(header: _Header, shape: Sequence[int], block: _Block) -> int:
+def _byte_size(header: _GgufHeader, shape: Sequence[int], block: _Block) -> int:
     if 0 in shape:
         raise header.error("shape", list(shape), "no dimension of 0")
     elements = math.prod(shape)
@@ -395,7 +395,7 @@ def _byte_size(header: _Header, shape: Sequence[int], block: _Block) -> int:
     return elements // block.elements * block.size
 
 
-def _alignment(header: _Header, metadata: dict[str, Any]) -> int:
+def _alignment(header: _GgufHeader, metadata: dict[str, Any]) -> int:
     header.where = "metadata 'general.alignment'"
     alignment = metadata.get("general.alignment", 32)
     is_integer = isinstance(alignment, int) and not isinstance(alignment, bool)
@@ -409,7 +409,7 @@ def _aligned(position: int, alignment: int) -> int:
 
 
 def _check_layout(
-    header: _Header, tensors: Sequence[GgufTensor], begin: int, alignment: int
+    header: _GgufHeader, tensors: Sequence[GgufTensor], begin: int, alignment: int
 ) -> None:
     """Tensors lie end to end, each padded to the alignment, and the file ends with the last.
 
@@ -427,7 +427,7 @@ def _check_layout(
     _check_end(header, tensors, begin, alignment)
 
 
-def _check_contiguous(header: _Header, tensors: Sequence[GgufTensor], alignment: int) -> None:
+def _check_contiguous(header: _GgufHeader, tensors: Sequence[GgufTensor], alignment: int) -> None:
     if tensors and tensors[0].offset:
         header.where = f"tensor {short_repr(tensors[0].name)}"
         raise header.error("offset", f"{tensors[0].offset:,}", "0, as the first")
@@ -440,7 +440,9 @@ def _check_contiguous(header: _Header, tensors: Sequence[GgufTensor], alignment:
             raise header.error("offset", found, where)
 
 
-def _check_end(header: _Header, tensors: Sequence[GgufTensor], begin: int, alignment: int) -> None:
+def _check_end(
+    header: _GgufHeader, tensors: Sequence[GgufTensor], begin: int, alignment: int
+) -> None:
     ends = [begin + tensor.offset + tensor.byte_size for tensor in tensors]
     end = max(ends, default=header.position)
     if header.size > _aligned(end, alignment):

@@ -205,7 +205,7 @@ _ENTRY = re.compile(
 )
 
 
-class _Header:
+class _SafetensorsHeader:
     """The text of a header, how far it has been read, and what is being read there."""
 
     def __init__(self, text: bytes, path: Path) -> None:
@@ -342,7 +342,7 @@ _MEMBERS = ("dtype", "shape", "data_offsets")
 
 
 def _read_header(text: bytes, path: Path) -> dict[str, SafetensorsTensor]:
-    header = _Header(text, path)
+    header = _SafetensorsHeader(text, path)
     if not text.startswith(b"{"):
         raise header.error("beginning", header.shown_from(0), "{")
     escapes = text.count(b"\\")
@@ -358,13 +358,13 @@ def _read_header(text: bytes, path: Path) -> dict[str, SafetensorsTensor]:
     return tensors
 
 
-def _skip_metadata(header: _Header) -> None:
+def _skip_metadata(header: _SafetensorsHeader) -> None:
     """Texts about the file, which nothing here depends on."""
     for _ in header.members("metadata"):
         header.string("value")
 
 
-def _read_tensor(header: _Header, name: str) -> SafetensorsTensor:
+def _read_tensor(header: _SafetensorsHeader, name: str) -> SafetensorsTensor:
     usual = _ENTRY.match(header.text, header.position, header.position + MAX_ENTRY_BYTES)
     if usual:
         header.position = usual.end()
@@ -381,7 +381,7 @@ def _read_tensor(header: _Header, name: str) -> SafetensorsTensor:
     return SafetensorsTensor(name, dtype, tuple(shape), begin, end)
 
 
-def _unusual_entry(header: _Header) -> tuple[str, list[int], int, int]:
+def _unusual_entry(header: _SafetensorsHeader) -> tuple[str, list[int], int, int]:
     """Members in another order, or whatever else is there in the place of an entry."""
     entry = header.value()
     if isinstance(entry, _Repeated):
@@ -400,7 +400,9 @@ def _unusual_entry(header: _Header) -> tuple[str, list[int], int, int]:
     return dtype, shape, offsets[0], offsets[1]
 
 
-def _sizes(header: _Header, entry: dict[str, Any], field: str, expected: str) -> list[int]:
+def _sizes(
+    header: _SafetensorsHeader, entry: dict[str, Any], field: str, expected: str
+) -> list[int]:
     sizes = entry.get(field, "missing")
     is_list = isinstance(sizes, list) and {*map(type, sizes)} <= {int}
     if not is_list or min(sizes, default=0) < 0:
@@ -408,7 +410,7 @@ def _sizes(header: _Header, entry: dict[str, Any], field: str, expected: str) ->
     return sizes
 
 
-def _byte_size(header: _Header, shape: list[int], dtype: str) -> int:
+def _byte_size(header: _SafetensorsHeader, shape: list[int], dtype: str) -> int:
     if len(shape) > MAX_DIMENSIONS:
         expected = f"at most {MAX_DIMENSIONS}"
         raise header.error("shape", f"{len(shape):,} dimensions", expected)

@@ -15,8 +15,8 @@ from ..errors import CullamaError
 COMMANDS = ("chat", "story", "pull", "models", "quantize", "bench", "diff", "doctor")
 
 
-class Commands(click.Group):
-    """Commands found by name: each lives in its own file, imported when it is asked for."""
+class CommandGroup(click.Group):
+    """Finds commands by name; each stands in its own file, which is imported when it is used."""
 
     def list_commands(self, context: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -28,7 +28,7 @@ class Commands(click.Group):
         return command
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, "-V", "--version", message="cullama %(version)s")
 def cli() -> None:
     """Llama inference you can read in an evening and run at the speed of your memory."""

@@ -15,7 +15,7 @@ from .loading import load_or_invent
 from .options import model_options, shape_option
 
 if TYPE_CHECKING:
-    from ..benchmark.report import Report
+    from ..benchmark.report import BenchReport
 
 
 def _numbers(context: click.Context, option: click.Parameter, text: str | None) -> list[int] | None:
@@ -93,11 +93,11 @@ def command(context: click.Context, /, shape: str | None, as_json: bool, **optio
 
     `cullama bench serve` measures many requests at once, `cullama bench chat` a second turn.
     """
-    from ..benchmark.bench import Plan, benchmark
+    from ..benchmark.bench import BenchPlan, benchmark
 
     if context.invoked_subcommand is not None:
         return _refuse_options(context)
-    plan = Plan(
+    plan = BenchPlan(
         contexts=tuple(options.pop("contexts")),
         prompts=tuple(options.pop("prompts")),
         tokens=options.pop("tokens"),
@@ -123,7 +123,7 @@ def _count(threads: int | None) -> str:
     return "" if threads is None else str(threads)
 
 
-def _limits(report: Report) -> Any:
+def _limits(report: BenchReport) -> Any:
     from rich.table import Table
 
     from ..benchmark.yardsticks import CpuYardsticks
@@ -155,7 +155,7 @@ def _gpu_limit(limit: Any) -> list[str]:
     ]
 
 
-def _table(report: Report) -> str:
+def _table(report: BenchReport) -> str:
     from rich.console import Console
     from rich.table import Table
 

@@ -11,7 +11,7 @@ from .loading import load
 from .options import model_options
 
 if TYPE_CHECKING:
-    from ..benchmark.second_turn import ChatReport
+    from ..benchmark.chat_latency import ChatReport
 
 
 @click.command("chat", short_help="Measure the second turn of a conversation.")
@@ -43,7 +43,7 @@ def command(
     What was said before is in the cache and is not read again: the ratio of the two says what it
     still costs.
     """
-    from ..benchmark.second_turn import benchmark
+    from ..benchmark.chat_latency import benchmark
 
     report = benchmark(load(**options), history, words, repeats)
     click.echo(json.dumps(report.as_json()) if as_json else _table(report))

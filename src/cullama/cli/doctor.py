@@ -46,15 +46,15 @@ def command(as_json: bool, **options: Any) -> int:
     misuse. A machine without a GPU is not wrong, unless --backend asks for one.
     """
     from ..doctor.examination import examine
-    from ..doctor.plan import Plan
-    from ..doctor.report import Report, as_text, verdict
+    from ..doctor.plan import DoctorPlan
+    from ..doctor.report import DoctorReport, as_text, verdict
 
     show_log(quiet=as_json)
     findings = []
-    for finding in examine(Plan(**options)):
+    for finding in examine(DoctorPlan(**options)):
         findings.append(finding)
         if not as_json:
             click.echo(as_text(finding))
-    report = Report.of(findings)
+    report = DoctorReport.of(findings)
     click.echo(json.dumps(report.as_json()) if as_json else verdict(report))
     return 0 if report.is_healthy else 1

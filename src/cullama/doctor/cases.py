@@ -18,8 +18,8 @@ from ..sampling.params import SamplingParams
 from ..sampling.philox import uniform
 from ..sampling.sampler import Draw, Drawn
 from . import reference
+from .fixture import EPS, Fixture, Numbers, bare_layer, empty_cache, written_texts
 from .reference import Floats
-from .rig import EPS, Numbers, Rig, bare_layer, empty_cache, written_texts
 
 FEW = 4  # rows, and sequences: what one pass over the weights serves
 TOP_P, TEMPERATURE, SEED = 0.9, 0.8, 2024
@@ -43,11 +43,11 @@ class Case:
     can_be_captured: bool = True  # it waits for nothing, and sends nothing
 
 
-Make = Callable[[Rig], Case]
+Make = Callable[[Fixture], Case]
 
 
 def _simple(
-    rig: Rig, shape: str, run: Callable[[], Any], expected: Callable[[], Floats], **more: Any
+    rig: Fixture, shape: str, run: Callable[[], Any], expected: Callable[[], Floats], **more: Any
 ) -> Case:
     """One array comes out."""
     return Case(shape, run, lambda out: [rig.floats(out)], lambda: [expected()], **more)
@@ -57,7 +57,7 @@ def _dimensions(*shapes: Sequence[int]) -> str:
     return ", ".join("×".join(map(str, shape)) for shape in shapes)
 
 
-def _gather(rig: Rig) -> Case:
+def _gather(rig: Fixture) -> Case:
     table = rig.matrix(rig.sizes.vocabulary, rig.sizes.hidden)
     rows = rig.generator.integers(0, len(table), rig.sizes.rows)
     on_device, which = rig.weight(table), rig.integers(rows)
@@ -71,7 +71,7 @@ def _gather(rig: Rig) -> Case:
     )
 
 
-def _linear(rig: Rig, rows: int | None = None, has_bias: bool = False) -> Case:
+def _linear(rig: Fixture, rows: int | None = None, has_bias: bool = False) -> Case:
     """`rows`: None takes a prompt's, which are added to a residual."""
     sizes = rig.sizes
     x, weight = (
@@ -98,7 +98,7 @@ def _linear(rig: Rig, rows: int | None = None, has_bias: bool = False) -> Case:
     )
 
 
-def _logits(rig: Rig) -> Case:
+def _logits(rig: Fixture) -> Case:
     x, norm = rig.numbers(1, rig.sizes.hidden), rig.numbers(rig.sizes.hidden)
     head = rig.matrix(rig.sizes.vocabulary, rig.sizes.hidden)
     given = rig.upload(x), rig.vector(norm), rig.weight(head)
@@ -112,7 +112,7 @@ def _logits(rig: Rig) -> Case:
     )
 
 
-def _rms_norm(rig: Rig) -> Case:
+def _rms_norm(rig: Fixture) -> Case:
     x, weight = rig.numbers(rig.sizes.rows, rig.sizes.hidden), rig.numbers(rig.sizes.hidden)
     given = rig.upload(x), rig.vector(weight)
     return _simple(
@@ -124,7 +124,7 @@ def _rms_norm(rig: Rig) -> Case:
     )
 
 
-def _silu_mul(rig: Rig) -> Case:
+def _silu_mul(rig: Fixture) -> Case:
     gate_up = 4 * rig.numbers(rig.sizes.rows, 2 * rig.sizes.inner)
     given = rig.upload(gate_up)
     return _simple(
@@ -139,7 +139,7 @@ def _silu_mul(rig: Rig) -> Case:
 # --- rotating, storing, attending ----------------------------------------------------------------
 
 
-def _rope_and_store(rig: Rig) -> Case:
+def _rope_and_store(rig: Fixture) -> Case:
     """What was stored is read back by attending to it with the rotated queries."""
     sizes = rig.sizes
     tokens, heads, kv_heads, width = sizes.rows, sizes.heads, sizes.kv_heads, sizes.head_dim
@@ -172,7 +172,7 @@ def _cos_sin(angles: Floats) -> Numbers:
     return np.concatenate([cos, cos, -sin, sin], axis=1).astype(np.float32)
 
 
-def _attention(rig: Rig, sequences: int, context: int, tokens: int) -> Case:
+def _attention(rig: Fixture, sequences: int, context: int, tokens: int) -> Case:
     """The last tokens of each sequence."""
     sizes = rig.sizes
     texts = written_texts(rig, sequences, context)
@@ -195,7 +195,7 @@ def _attended(q: Numbers, keys: Numbers, values: Numbers) -> Floats:
     return np.concatenate([reference.attention(*one) for one in zip(*exact, strict=True)])
 
 
-def _copy_blocks(rig: Rig) -> Case:
+def _copy_blocks(rig: Fixture) -> Case:
     """The copy of a text is attended to, in blocks that held nothing before."""
     sizes = rig.sizes
     texts = written_texts(rig, 1, sizes.context, copies=2)
@@ -215,7 +215,7 @@ def _copy_blocks(rig: Rig) -> Case:
 # --- NumPy's broadcasting ------------------------------------------------------------------------
 
 
-def _elementwise(rig: Rig, operator: str) -> Case:
+def _elementwise(rig: Fixture, operator: str) -> Case:
     rows, width = rig.sizes.rows, rig.sizes.hidden
     x = rig.numbers(rows, width)
     y = rig.numbers(width) if operator == "add" else rig.numbers(rows, 1)
@@ -230,7 +230,7 @@ def _elementwise(rig: Rig, operator: str) -> Case:
     )
 
 
-def _matmul(rig: Rig) -> Case:
+def _matmul(rig: Fixture) -> Case:
     count, rows, width = rig.sizes.heads, rig.sizes.rows, rig.sizes.head_dim
     x, y = rig.numbers(count, rows, width), rig.numbers(count, width, rows)
     given = rig.upload(x), rig.upload(y)
@@ -246,7 +246,7 @@ def _matmul(rig: Rig) -> Case:
 # --- drawing, and steps as a whole ---------------------------------------------------------------
 
 
-def _sample(rig: Rig, params: SamplingParams) -> Case:
+def _sample(rig: Fixture, params: SamplingParams) -> Case:
     logits = 4 * rig.generator.standard_normal((FEW, rig.sizes.vocabulary), np.float32)
     on_device = rig.ops.upload(logits)
     # As many tokens of an answer are there already: each row has a random number of its own.
@@ -277,7 +277,7 @@ def _token(drawn: Drawn | Exception) -> int:
     return drawn.token if isinstance(drawn, Drawn) else -1
 
 
-def _graph(rig: Rig) -> Case:
+def _graph(rig: Fixture) -> Case:
     """A step met for the third time, with tokens that it was not captured with."""
     sizes, ops = rig.sizes, rig.ops
     table, weight = (

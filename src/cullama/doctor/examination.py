@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from .findings import Fact
+from .fixture import MODEL
 from .gpus import check_number, fact_about_auto, gpu_facts
 from .host import host_facts
 from .model import examine_model
-from .plan import Plan
-from .rig import MODEL
+from .plan import DoctorPlan
 from .selftest import SelfTest, self_tests
 
 
-def examine(plan: Plan) -> Iterator[Fact | SelfTest]:
+def examine(plan: DoctorPlan) -> Iterator[Fact | SelfTest]:
     """Findings as they are made.
 
     Raises:

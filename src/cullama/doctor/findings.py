@@ -27,6 +27,6 @@ class Fact:
     remedy: str = ""
 
 
-def sick(name: str, found: str, expected: str, remedy: str, /, **details: Any) -> Fact:
+def failing(name: str, found: str, expected: str, remedy: str, /, **details: Any) -> Fact:
     """A fact that is a problem."""
     return Fact(name, found, details, Problem(name, found, expected, remedy), remedy)

@@ -26,9 +26,9 @@ from ..errors import (
     DeviceUnavailableError,
     UsageError,
 )
-from .findings import Fact, sick
+from .findings import Fact, failing
 from .host import bytes_in, gigabytes, megabytes
-from .plan import Plan
+from .plan import DoctorPlan
 
 STUB_LIBRARY = 34  # CUresult of a libcuda that is only there to be linked with
 VERSION_LINE = "\n.version "  # of a PTX file; behind comments
@@ -54,7 +54,7 @@ KNOWN_BY: dict[Version, tuple[Version, int]] = {
 }
 
 
-def check_number(plan: Plan) -> None:
+def check_number(plan: DoctorPlan) -> None:
     """Raises UsageError for the number of a GPU that there is not."""
     with suppress(DeviceUnavailableError):
         count = _start(load_bindings())[0] if plan.gpu else 0
@@ -62,7 +62,7 @@ def check_number(plan: Plan) -> None:
             raise UsageError(f"there is no GPU cuda:{plan.gpu}, expected one below cuda:{count}")
 
 
-def gpu_facts(plan: Plan, usable: list[int]) -> Iterator[Fact]:
+def gpu_facts(plan: DoctorPlan, usable: list[int]) -> Iterator[Fact]:
     """What is found about CUDA; the numbers of the GPUs that can be used go into a list."""
     try:
         driver = load_bindings()
@@ -107,7 +107,7 @@ def _absence(error: DeviceUnavailableError, is_problem: bool) -> Fact:
     found = f"not available: {error.reason}"
     details = {"is_available": False, "reason": error.reason}
     if is_problem:
-        return sick("CUDA", found, "a GPU that cullama can use", error.remedy, **details)
+        return failing("CUDA", found, "a GPU that cullama can use", error.remedy, **details)
     return Fact("CUDA", found, details, remedy=error.remedy)
 
 
@@ -191,8 +191,8 @@ def _unusable(attributes: dict[str, Any], error: CullamaError) -> Fact:
     name, found = f"cuda:{attributes['index']}", _described(attributes)
     if isinstance(error, DeviceUnavailableError):
         expected = f"compute capability {_dotted(MIN_CAPABILITY)} or newer"
-        return sick(name, found, expected, error.remedy, **attributes)
-    return sick(name, f"{found} · {error}", "a GPU that starts", SEE_SMI, **attributes)
+        return failing(name, found, expected, error.remedy, **attributes)
+    return failing(name, f"{found} · {error}", "a GPU that starts", SEE_SMI, **attributes)
 
 
 def _described(attributes: dict[str, Any]) -> str:
@@ -234,10 +234,10 @@ def _kernels(device: Device) -> Fact:
         return _loaded_kernels(name, texts, time.perf_counter() - started)
     except DeviceUnavailableError as error:
         if "not built" in error.reason:
-            return sick(name, error.reason, "kernels for this GPU", error.remedy)
+            return failing(name, error.reason, "kernels for this GPU", error.remedy)
         return _refused_kernels(name, texts, device.driver_version, error)
     except CullamaError as error:
-        return sick(name, str(error), "kernels that load", SEE_SMI)
+        return failing(name, str(error), "kernels that load", SEE_SMI)
 
 
 def _texts(folder: Path) -> dict[Path, str]:
@@ -306,9 +306,9 @@ def _refused_kernels(
     cuda, branch = KNOWN_BY.get(version, (known, 0))
     if cuda <= known:
         remedy = f"run `make ptx`, or install cullama anew; or {error.remedy}"
-        return sick(name, error.reason, "kernels that load", remedy, **details)
+        return failing(name, error.reason, "kernels that load", remedy, **details)
     newest = max((ptx for ptx, (by, _) in KNOWN_BY.items() if by <= known), default=(7, 8))
-    return sick(
+    return failing(
         name,
         f"the kernels are PTX {_dotted(version)}; this driver knows CUDA {_dotted(known)}",
         f"PTX {_dotted(newest)} or older",
@@ -325,7 +325,9 @@ def _cublas(known: Version) -> Fact:
     try:
         found = find_cublas()
     except OSError as error:
-        return sick("cuBLAS", f"cannot be loaded: {error}", "a library that loads", _wheel(known))
+        return failing(
+            "cuBLAS", f"cannot be loaded: {error}", "a library that loads", _wheel(known)
+        )
     if found is None:
         return Fact(
             "cuBLAS",
@@ -339,7 +341,7 @@ def _cublas(known: Version) -> Fact:
     words = f"{major}.{minor}.{patch} (CUDA {major}) · {path}"
     if major > known[0]:
         expected = f"one for CUDA {known[0]}, as the driver knows"
-        return sick("cuBLAS", words, expected, _wheel(known), **details)
+        return failing("cuBLAS", words, expected, _wheel(known), **details)
     return Fact("cuBLAS", words, details)
 
 
@@ -369,7 +371,7 @@ def _dotted(version: Version) -> str:
     return f"{version[0]}.{version[1]}"
 
 
-def fact_about_auto(plan: Plan) -> Iterator[Fact]:
+def fact_about_auto(plan: DoctorPlan) -> Iterator[Fact]:
     """What `--backend auto` would take here, as it says itself."""
     from ..backends import operators_for
 
@@ -378,7 +380,7 @@ def fact_about_auto(plan: Plan) -> Iterator[Fact]:
     try:
         ops = operators_for("auto", plan.dtype, plan.threads, None, plan.is_deterministic)
     except Exception as error:  # a file of kernels that is missing, anything
-        yield sick("auto", f"fails: {error}", "a backend", "name one with --backend")
+        yield failing("auto", f"fails: {error}", "a backend", "name one with --backend")
         return
     why = "" if ops.description.startswith("cpu") else " · auto: the first GPU can be used"
     yield Fact("auto", f"takes {ops.description}{why}", {"description": ops.description})

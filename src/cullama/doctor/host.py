@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Iterator
+from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
-from .. import __version__
 from ..backends import COMPILER, INSTALL_COMPILER
 from ..cpu.threads import physical_cores
 from ..errors import CullamaError
@@ -55,7 +55,8 @@ FEATURES = (
 
 
 def host_facts() -> Iterator[Fact]:
-    yield Fact("cullama", f"{__version__} · {Path(__file__).parents[1]}", {"version": __version__})
+    version = metadata.version("cullama")
+    yield Fact("cullama", f"{version} · {Path(__file__).parents[1]}", {"version": version})
     yield _python()
     yield _numpy()
     yield _processor()

@@ -7,18 +7,18 @@ from ..errors import CullamaError
 from ..files.tensor import DTYPES
 from ..hub import resolve_model
 from ..model.config import ModelConfig
-from .findings import Fact, sick
+from .findings import Fact, failing
+from .fixture import MODEL, ModelSizes
 from .host import gigabytes
-from .rig import MODEL, Sizes
 
 
-def examine_model(name: str) -> tuple[Fact, Sizes]:
+def examine_model(name: str) -> tuple[Fact, ModelSizes]:
     """Where it cannot be read, the sizes are those of the default model."""
     try:
         checkpoint = open_checkpoint(resolve_model(name))
     except CullamaError as error:
         remedy = "name another with --model, or fetch this one anew"
-        return sick("model", str(error), "a model that cullama runs", remedy), MODEL
+        return failing("model", str(error), "a model that cullama runs", remedy), MODEL
     config = checkpoint.config
     return _described(str(checkpoint.path), config), _sizes(checkpoint.path.name, config)
 
@@ -33,9 +33,9 @@ def _described(path: str, config: ModelConfig) -> Fact:
     return Fact("model", " · ".join(words), details)
 
 
-def _sizes(name: str, config: ModelConfig) -> Sizes:
+def _sizes(name: str, config: ModelConfig) -> ModelSizes:
     """As many tokens as for the default model, within this one's context."""
-    return Sizes(
+    return ModelSizes(
         name=name,
         hidden=config.hidden_size,
         inner=config.intermediate_size,

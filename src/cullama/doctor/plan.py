@@ -14,7 +14,7 @@ CUDA_DTYPES = ("float32", "float16", "bfloat16")
 
 
 @dataclass(frozen=True)
-class Plan:
+class DoctorPlan:
     """Of `auto`: the CPU, and every GPU; of a type of `auto`: all that are usual there.
 
     `model`: take its sizes. Quickly: small ones, whatever it is.

@@ -5,23 +5,23 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from importlib import metadata
 from typing import Any
 
-from .. import __version__
 from .findings import Fact, Problem
-from .selftest import Row, SelfTest
+from .selftest import OperatorResult, SelfTest
 
 NAME_WIDTH = 12
 TABLE_WIDTH = 200  # more than any row takes: nothing is cut off
 
 
 @dataclass(frozen=True)
-class Report:
+class DoctorReport:
     facts: tuple[Fact, ...]
     self_tests: tuple[SelfTest, ...]
 
     @classmethod
-    def of(cls, findings: Iterable[Fact | SelfTest]) -> Report:
+    def of(cls, findings: Iterable[Fact | SelfTest]) -> DoctorReport:
         everything = list(findings)
         facts = tuple(each for each in everything if isinstance(each, Fact))
         return cls(facts, tuple(each for each in everything if isinstance(each, SelfTest)))
@@ -37,7 +37,7 @@ class Report:
 
     def as_json(self) -> dict[str, Any]:
         return {
-            "cullama": __version__,
+            "cullama": metadata.version("cullama"),
             "healthy": self.is_healthy,
             "problems": [asdict(problem) for problem in self.problems],
             "facts": [_fact_as_json(fact) for fact in self.facts],
@@ -62,7 +62,7 @@ def _test_as_json(test: SelfTest) -> dict[str, Any]:
     }
 
 
-def _row_as_json(row: Row) -> dict[str, Any]:
+def _row_as_json(row: OperatorResult) -> dict[str, Any]:
     """JSON knows no infinities."""
     error = row.error if math.isfinite(row.error) else None
     failure = row.failure or None
@@ -107,7 +107,7 @@ def _table(test: SelfTest) -> str:
     return "\n".join(line.rstrip() for line in capture.get().splitlines())
 
 
-def _cells(row: Row) -> list[str]:
+def _cells(row: OperatorResult) -> list[str]:
     if row.failure:
         return ["✗", row.operator, "failed", *[""] * 5]
     return [
@@ -122,19 +122,19 @@ def _cells(row: Row) -> list[str]:
     ]
 
 
-def _error(row: Row) -> str:
+def _error(row: OperatorResult) -> str:
     if row.tolerance == 0:
         return f"{row.error:.0%}" if row.error else "none"
     return f"{row.error:.1e}"
 
 
-def _rate(row: Row) -> str:
+def _rate(row: OperatorResult) -> str:
     if row.operations_per_second is not None:
         return f"{row.operations_per_second / 1e9:,.1f} GFLOP/s"
     return f"{(row.bytes_per_second or 0) / 1e9:,.1f} GB/s"
 
 
-def verdict(report: Report) -> str:
+def verdict(report: DoctorReport) -> str:
     """Problems of facts have been shown where they were found; those of self-tests come here."""
     lines = [_problem_as_text(each) for test in report.self_tests for each in test.problems]
     count = len(report.problems)

@@ -21,9 +21,9 @@ from ..model.operators import Operators
 from .cases import CASES, FEW, Case
 from .clock import Clock, DeviceClock, HostClock
 from .findings import Problem
-from .plan import Plan
+from .fixture import MODEL, SMALL, Fixture, ModelSizes
+from .plan import DoctorPlan
 from .reference import Floats
-from .rig import MODEL, SMALL, Rig, Sizes
 
 # Of an element, relative to it and to the output's RMS; as the operators' own tests have it.
 TOLERANCE = {"float32": 1e-5, "float16": 2e-3, "bfloat16": 1.6e-2}
@@ -32,7 +32,7 @@ MOST_NAMED = 4
 
 
 @dataclass(frozen=True)
-class Row:
+class OperatorResult:
     """One operator; where it failed, what it said is all there is."""
 
     operator: str
@@ -59,7 +59,7 @@ class SelfTest:
     description: str
     sizes: str
     copy_rate: float  # bytes a second, read and written; 0 where it was not measured
-    rows: tuple[Row, ...]
+    rows: tuple[OperatorResult, ...]
     failure: str = ""  # what brought it to an end
     is_lost: bool = False  # the device does nothing more
 
@@ -95,14 +95,14 @@ class SelfTest:
         )
 
 
-def _said(row: Row) -> str:
+def _said(row: OperatorResult) -> str:
     if row.failure:
         return f"{row.operator}: {row.failure}"
     error = f"{row.error:.1e}" if math.isfinite(row.error) else "no number"
     return f"{row.operator} is wrong: error {error}, at most {row.tolerance:.0e} expected"
 
 
-def self_tests(plan: Plan, gpus: list[int], sizes: Sizes = MODEL) -> Iterator[SelfTest]:
+def self_tests(plan: DoctorPlan, gpus: list[int], sizes: ModelSizes = MODEL) -> Iterator[SelfTest]:
     """One for each backend and storage type; of a lost GPU, no more."""
     for dtype in plan.cpu_dtypes if plan.has_cpu else ():
         yield self_test(plan.cpu, dtype, plan, sizes)
@@ -114,7 +114,7 @@ def self_tests(plan: Plan, gpus: list[int], sizes: Sizes = MODEL) -> Iterator[Se
                 break
 
 
-def self_test(backend: str, dtype: str, plan: Plan, sizes: Sizes = MODEL) -> SelfTest:
+def self_test(backend: str, dtype: str, plan: DoctorPlan, sizes: ModelSizes = MODEL) -> SelfTest:
     threads = plan.threads if backend == plan.cpu else None
     try:
         ops = operators_for(backend, dtype, threads, None, plan.is_deterministic)
@@ -127,8 +127,8 @@ def self_test(backend: str, dtype: str, plan: Plan, sizes: Sizes = MODEL) -> Sel
         ops.close()
 
 
-def _tested(backend: str, dtype: str, ops: Operators[Any], sizes: Sizes) -> SelfTest:
-    rows: list[Row] = []
+def _tested(backend: str, dtype: str, ops: Operators[Any], sizes: ModelSizes) -> SelfTest:
+    rows: list[OperatorResult] = []
     copy_rate, failure, is_lost = 0.0, "", False
     try:
         clock = _clock(ops)
@@ -150,10 +150,10 @@ def _clock(ops: Operators[Any]) -> Clock:
     return DeviceClock(cast(CudaOperators, ops).device)
 
 
-def _rig(ops: Operators[Any], dtype: str, sizes: Sizes) -> Rig:
+def _rig(ops: Operators[Any], dtype: str, sizes: ModelSizes) -> Fixture:
     """The CPU backend computes in float32, whatever it stores."""
     activation = np.dtype(np.float32) if isinstance(ops, CpuOperators) else DTYPES[dtype]
-    return Rig(ops, dtype, activation, sizes)
+    return Fixture(ops, dtype, activation, sizes)
 
 
 def _is_slow(ops: Operators[Any], dtype: str, clock: Clock) -> bool:
@@ -162,7 +162,7 @@ def _is_slow(ops: Operators[Any], dtype: str, clock: Clock) -> bool:
     return clock.seconds(case.run, can_be_captured=False) * FEW > SLOW
 
 
-def run_cases(rig: Rig, clock: Clock, copy_rate: float) -> Iterator[Row]:
+def run_cases(rig: Fixture, clock: Clock, copy_rate: float) -> Iterator[OperatorResult]:
     """All operators, one after the other; of a lost device, those before it was lost."""
     for operator, make in CASES.items():
         try:
@@ -170,7 +170,7 @@ def run_cases(rig: Rig, clock: Clock, copy_rate: float) -> Iterator[Row]:
         except DeviceLostError:
             raise
         except Exception as error:  # a file that is missing, a kernel that is not in it, anything
-            yield Row(operator, failure=_words(error))
+            yield OperatorResult(operator, failure=_words(error))
 
 
 def _words(error: Exception) -> str:
@@ -178,13 +178,13 @@ def _words(error: Exception) -> str:
     return str(error) if isinstance(error, CullamaError) else f"{type(error).__name__}: {error}"
 
 
-def _row(operator: str, case: Case, rig: Rig, clock: Clock, copy_rate: float) -> Row:
+def _row(operator: str, case: Case, rig: Fixture, clock: Clock, copy_rate: float) -> OperatorResult:
     found, expected = case.read(case.run()), case.expected()
     tolerance = 0.0 if case.is_exact else TOLERANCE[rig.dtype] * case.roundings
     measure = _mistakes if case.is_exact else _error
     error = max(map(measure, found, expected))
     seconds = max(clock.seconds(case.run, case.can_be_captured), 1e-9)
-    return Row(
+    return OperatorResult(
         operator,
         case.shape,
         error,

@@ -14,9 +14,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
-from .. import __version__
 from ..errors import CullamaError, DownloadError, ModelNotFoundError
 from .name import HubName, is_plain_path
 
@@ -67,7 +67,7 @@ class Hub:
     def _api(self) -> HfApi:
         from huggingface_hub import HfApi
 
-        return HfApi(self.endpoint, library_name="cullama", library_version=__version__)
+        return HfApi(self.endpoint, library_name="cullama", library_version=_version())
 
     def _info(self, api: HfApi) -> Any:
         from huggingface_hub import constants, errors
@@ -94,7 +94,7 @@ class Hub:
 
         repository, endpoint = self.name.repository, self.endpoint
         url = hf_hub_url(repository, file.path, revision=commit, endpoint=endpoint)
-        headers = build_hf_headers(library_name="cullama", library_version=__version__)
+        headers = build_hf_headers(library_name="cullama", library_version=_version())
         headers["Accept-Encoding"] = "identity"
         if start:
             headers["Range"] = f"bytes={start}-"
@@ -153,6 +153,11 @@ class Hub:
 _LOGIN = "set HF_TOKEN or run `hf auth login`"
 _LATER = "try again later, or set HF_ENDPOINT to another hub"
 _IS_IT_A_HUB = "expected the API of the Hugging Face hub; check HF_ENDPOINT and the network"
+
+
+def _version() -> str:
+    """Return our version, for the User-Agent header."""
+    return metadata.version("cullama")
 
 
 def _remote_file(sibling: Any) -> RemoteFile | None:

@@ -26,7 +26,7 @@ from jinja2.visitor import NodeTransformer
 from .budget import CHARACTERS_A_STEP, Budget, describe, refuse
 from .filters import SAFE_FILTERS
 from .methods import Callee
-from .run import Run, paid
+from .run import RenderContext, paid
 from .values import MOST_BITS, NOTHING, attribute_of, calculate, compare, item_of, slice_of
 from .words import FUNCTIONS, SAFE_TESTS, dict_of
 
@@ -47,7 +47,7 @@ class GenerationBlock(Extension):
 
 
 class Sandbox(ImmutableSandboxedEnvironment):
-    context_class = Run
+    context_class = RenderContext
     intercepted_binops = frozenset(ImmutableSandboxedEnvironment.default_binop_table)
 
     def __init__(self) -> None:
@@ -89,7 +89,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
 
 def _budget(context: Context) -> Budget:
-    assert isinstance(context, Run)
+    assert isinstance(context, RenderContext)
     return context.budget
 
 
@@ -236,7 +236,7 @@ class SafeTemplate:
     def render(self, variables: Mapping[str, Any], budget: Budget) -> str:
         """Raises whatever jinja2 and Python raise, SecurityError, and ConversationRefusedError."""
         context = self._template.new_context(dict(variables))
-        assert isinstance(context, Run)
+        assert isinstance(context, RenderContext)
         context.budget = budget
         return "".join(self._template.root_render_func(context))
 

@@ -17,7 +17,7 @@ from jinja2.filters import FILTERS, ignore_case
 
 from .budget import Budget, Counted, describe, refuse
 from .methods import check_key, join, replace
-from .run import Run, Word, paid
+from .run import RenderContext, Word, paid
 from .values import calculate, percent_format
 
 LONGEST_NUMBER = 300  # characters that are read as a number
@@ -120,7 +120,7 @@ def _round(budget: Budget, value: Any, precision: int = 0, method: str = "common
     return FILTERS["round"](value, precision, check_key(method))
 
 
-def _sum(context: Run, values: Any, attribute: Any = None, start: Any = 0) -> Any:
+def _sum(context: RenderContext, values: Any, attribute: Any = None, start: Any = 0) -> Any:
     return reduce(
         lambda total, value: calculate(context.budget, "+", total, value),
         _read_each(context, values, attribute),
@@ -131,7 +131,7 @@ def _sum(context: Run, values: Any, attribute: Any = None, start: Any = 0) -> An
 # --- of lists
 
 
-def _read(context: Run, value: Any, attribute: Any, default: Any = None) -> Any:
+def _read(context: RenderContext, value: Any, attribute: Any, default: Any = None) -> Any:
     """`value.a.b` for the attribute "a.b"; a number is an index, and `default` stands in."""
     if attribute is None:
         return value
@@ -145,7 +145,9 @@ def _read(context: Run, value: Any, attribute: Any, default: Any = None) -> Any:
     return value
 
 
-def _read_each(context: Run, values: Any, attribute: Any, default: Any = None) -> Iterator[Any]:
+def _read_each(
+    context: RenderContext, values: Any, attribute: Any, default: Any = None
+) -> Iterator[Any]:
     for value in context.budget.each(values):
         yield _read(context, value, attribute, default)
 
@@ -156,13 +158,13 @@ def _length(budget: Budget, value: Any) -> int:
     return len(value)
 
 
-def _first(context: Run, values: Any) -> Any:
+def _first(context: RenderContext, values: Any) -> Any:
     for value in context.budget.each(values):
         return value
     return context.environment.undefined("No first item, sequence was empty.")
 
 
-def _last(context: Run, values: Any) -> Any:
+def _last(context: RenderContext, values: Any) -> Any:
     if not isinstance(values, Counted):
         refuse(f"takes the last of {describe(values)}, expected a list")
     for value in reversed(values if not isinstance(values, Undefined) else ()):
@@ -182,7 +184,7 @@ def _items(budget: Budget, value: Any) -> Iterator[Any]:
     yield from budget.each({} if isinstance(value, Undefined) else value.items())
 
 
-def _map(context: Run, values: Any, *arguments: Any, **named: Any) -> Iterator[Any]:
+def _map(context: RenderContext, values: Any, *arguments: Any, **named: Any) -> Iterator[Any]:
     if not arguments and "attribute" in named:
         yield from _read_each(context, values, **named)
         return
@@ -196,7 +198,9 @@ def _map(context: Run, values: Any, *arguments: Any, **named: Any) -> Iterator[A
 def _selection(keeps: bool, by_attribute: bool) -> Word:
     """select, reject, selectattr and rejectattr."""
 
-    def selection(context: Run, values: Any, *arguments: Any, **named: Any) -> Iterator[Any]:
+    def selection(
+        context: RenderContext, values: Any, *arguments: Any, **named: Any
+    ) -> Iterator[Any]:
         attribute = arguments[0] if by_attribute else None
         test = arguments[int(by_attribute) :]
         check_key(test[0] if test else None)
@@ -225,7 +229,7 @@ def _pay_for_sorting(budget: Budget, values: Any) -> None:
 
 
 def _sort(
-    context: Run,
+    context: RenderContext,
     values: Any,
     reverse: bool = False,
     case_sensitive: bool = False,
@@ -253,7 +257,7 @@ def _dictsort(
 
 def _extreme(pick: Callable[..., Any]) -> Word:
     def extreme(
-        context: Run, values: Any, case_sensitive: bool = False, attribute: Any = None
+        context: RenderContext, values: Any, case_sensitive: bool = False, attribute: Any = None
     ) -> Any:
         listed = context.budget.listed(values)
         if not listed:
@@ -265,7 +269,7 @@ def _extreme(pick: Callable[..., Any]) -> Word:
 
 
 def _unique(
-    context: Run, values: Any, case_sensitive: bool = False, attribute: Any = None
+    context: RenderContext, values: Any, case_sensitive: bool = False, attribute: Any = None
 ) -> Iterator[Any]:
     seen = set()
     for value in context.budget.each(values):
@@ -276,7 +280,7 @@ def _unique(
             yield value
 
 
-def _join(context: Run, values: Any, between: Any = "", attribute: Any = None) -> str:
+def _join(context: RenderContext, values: Any, between: Any = "", attribute: Any = None) -> str:
     budget = context.budget
     texts = [budget.text_of(value) for value in _read_each(context, values, attribute)]
     return join(budget, budget.text_of(between), texts)

@@ -13,7 +13,7 @@ from .budget import Budget
 Word: TypeAlias = Callable[..., Any]  # a filter or test: perhaps the run, the value, arguments
 
 
-class Run(Context):
+class RenderContext(Context):
     budget: Budget
 
 
@@ -24,7 +24,7 @@ class ConversationRefusedError(Exception):
 def paid(run: Callable[..., Any]) -> Word:
     """A filter or test that takes the budget in front of its value."""
 
-    def word(context: Run, value: Any, *values: Any, **named: Any) -> Any:
+    def word(context: RenderContext, value: Any, *values: Any, **named: Any) -> Any:
         return run(context.budget, value, *values, **named)
 
     return pass_context(word)

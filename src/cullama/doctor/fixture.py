@@ -24,7 +24,7 @@ Numbers = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Sizes:
+class ModelSizes:
     """Of the model whose operators are run; letters as in `operators.py`."""
 
     name: str
@@ -39,16 +39,16 @@ class Sizes:
     long_context: int  # of one
 
 
-MODEL = Sizes("SmolLM2-135M", 576, 1536, 9, 3, 64, 49152, 512, 1024, 8192)
-SMALL = Sizes("small", 48, 80, 4, 2, 16, 300, 40, 70, 600)
+MODEL = ModelSizes("SmolLM2-135M", 576, 1536, 9, 3, 64, 49152, 512, 1024, 8192)
+SMALL = ModelSizes("small", 48, 80, 4, 2, 16, 300, 40, 70, 600)
 
 
 @dataclass(frozen=True)
-class Rig:
+class Fixture:
     ops: Operators[Any]
     dtype: str
     activation: np.dtype  # of what lies between two operators
-    sizes: Sizes
+    sizes: ModelSizes
     generator: np.random.Generator = field(default_factory=lambda: np.random.default_rng(17))
 
     def numbers(self, *shape: int) -> Numbers:
@@ -97,7 +97,7 @@ def stored(array: Numbers) -> StoredTensor:
 class Texts:
     """Sequences whose keys and values lie in a cache, as they were given."""
 
-    rig: Rig
+    rig: Fixture
     cache: KVCache[Any]
     keys: Numbers  # [S, C, K, E]
     values: Numbers
@@ -123,7 +123,7 @@ class Texts:
         return list(range(start, start + self.blocks))
 
 
-def written_texts(rig: Rig, count: int, context: int, copies: int = 1) -> Texts:
+def written_texts(rig: Fixture, count: int, context: int, copies: int = 1) -> Texts:
     """Turned by nothing, so that what is kept is what was given. `copies`: room for so many."""
     kv_heads, width = rig.sizes.kv_heads, rig.sizes.head_dim
     keys, values = rig.numbers(2, count, context, kv_heads, width)
@@ -144,7 +144,7 @@ def written_texts(rig: Rig, count: int, context: int, copies: int = 1) -> Texts:
     return texts
 
 
-def empty_cache(rig: Rig, sequences: int, context: int) -> KVCache[Any]:
+def empty_cache(rig: Fixture, sequences: int, context: int) -> KVCache[Any]:
     """Room for so many sequences, each in blocks of its own."""
     config = _config(rig.sizes)
     block_size = rig.ops.cache(config, 1).block_size
@@ -152,7 +152,7 @@ def empty_cache(rig: Rig, sequences: int, context: int) -> KVCache[Any]:
     return rig.ops.cache(config, blocks * block_size)
 
 
-def _config(sizes: Sizes) -> ModelConfig:
+def _config(sizes: ModelSizes) -> ModelConfig:
     return ModelConfig(
         architecture="LlamaForCausalLM",
         hidden_size=sizes.hidden,

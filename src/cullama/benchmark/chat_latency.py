@@ -24,7 +24,7 @@ ANSWER = 16  # tokens of the first turn's answer
 
 
 @dataclass(frozen=True)
-class SecondTurn:
+class TurnLatency:
     before: int  # tokens of the conversation that were cached
     new: int  # tokens of the second turn
     seconds: float  # to its first token, median
@@ -39,7 +39,7 @@ class SecondTurn:
 @dataclass(frozen=True)
 class ChatReport:
     model: str
-    runs: tuple[SecondTurn, ...]
+    runs: tuple[TurnLatency, ...]
 
     def as_json(self) -> dict[str, Any]:
         runs = [{**asdict(run), "ratio": run.ratio} for run in self.runs]
@@ -61,11 +61,11 @@ def benchmark(
             f"expected at most {longest}"
         )
     return ChatReport(
-        llm.description, tuple(_second_turn(llm, tokens, words, repeats) for tokens in histories)
+        llm.description, tuple(_turn_latency(llm, tokens, words, repeats) for tokens in histories)
     )
 
 
-def _second_turn(llm: LLM, history: int, words: int, repeats: int) -> SecondTurn:
+def _turn_latency(llm: LLM, history: int, words: int, repeats: int) -> TurnLatency:
     turns, alone, before, new = [], [], 0, 0
     for repeat in range(repeats + 1):
         clear_prefix_cache(llm.engine)
@@ -76,7 +76,7 @@ def _second_turn(llm: LLM, history: int, words: int, repeats: int) -> SecondTurn
         alone.append(_seconds_alone(llm, prompt[-new:]))
     turns, alone = turns[1:], alone[1:]  # the first warm caches and pages
     ratios = tuple(turn / one for turn, one in zip(turns, alone, strict=True))
-    return SecondTurn(before, new, median(turns), median(alone), ratios)
+    return TurnLatency(before, new, median(turns), median(alone), ratios)
 
 
 def _seconds_of_second_turn(
