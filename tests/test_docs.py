@@ -24,7 +24,7 @@ from cullama.checkpoint.gguf_file import SUPPORTED_TYPES
 from cullama.checkpoint.gguf_tokenizer import _SPLITTINGS
 from cullama.cli import COMMANDS
 from cullama.cli.chat.commands import ARGUMENTS
-from cullama.model.config import ARCHITECTURES
+from cullama.model.families import FAMILIES
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -246,7 +246,7 @@ def test_what_is_said_in_a_conversation_exists() -> None:
     assert all(name in HOOKS.on_page_markdown("<!-- conversation -->") for name in ARGUMENTS)
 
 
-@pytest.mark.parametrize("name", [*ARCHITECTURES, *SUPPORTED_TYPES, *_SPLITTINGS])
+@pytest.mark.parametrize("name", [*FAMILIES, *SUPPORTED_TYPES, *_SPLITTINGS])
 def test_everything_that_runs_is_on_the_page_of_models(name: str) -> None:
     assert re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", FENCED.sub("", PAGES["models.md"]))
 

@@ -13,7 +13,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cullama.errors import CullamaError, ModelError, ModelFileError, UnsupportedModelError
-from cullama.model.config import ARCHITECTURES, ModelConfig
+from cullama.model.config import ModelConfig
+from cullama.model.families import FAMILIES
 from cullama.model.rope import DivisorScaling, LinearScaling, Llama3Scaling, Rope
 
 Values: TypeAlias = dict[str, Any]
@@ -361,7 +362,7 @@ def test_any_value_in_any_field_is_read_or_refused(name: str, base: Values, valu
 def test_another_architecture_is_refused_with_a_list_of_those_that_run(name: str) -> None:
     with pytest.raises(UnsupportedModelError) as caught:
         huggingface(architectures=[name])
-    refusal(caught, str(PATH), repr(name), *ARCHITECTURES)
+    refusal(caught, str(PATH), repr(name), *FAMILIES)
 
 
 @pytest.mark.parametrize(
@@ -371,7 +372,7 @@ def test_another_architecture_is_refused_with_a_list_of_those_that_run(name: str
 def test_architectures_that_are_no_list_of_one_are_refused(value: Any) -> None:
     with pytest.raises(ModelFileError) as caught:
         huggingface(architectures=value)
-    refusal(caught, str(PATH), "architectures is ", *ARCHITECTURES)
+    refusal(caught, str(PATH), "architectures is ", *FAMILIES)
 
 
 def test_qwen2_has_biases_on_query_key_and_value_only() -> None:
@@ -538,14 +539,14 @@ def test_what_the_metadata_leaves_out_is_read_off_the_tensors() -> None:
 def test_each_architecture_has_a_name_in_gguf(name: str) -> None:
     metadata = {key.replace("llama.", f"{name}."): value for key, value in METADATA.items()}
     config = ModelConfig.from_gguf(GGUF, {**metadata, "general.architecture": name}, SHAPES)
-    assert ARCHITECTURES[config.architecture] == name
+    assert config.family.gguf_name == name
 
 
 @pytest.mark.parametrize("name", ["gpt2", "gemma", "phi3", "", "Llama"])
 def test_another_architecture_in_a_gguf_is_refused_with_a_list(name: str) -> None:
     with pytest.raises(UnsupportedModelError) as caught:
         gguf({"general.architecture": name})
-    refusal(caught, str(GGUF), repr(name), *ARCHITECTURES.values())
+    refusal(caught, str(GGUF), repr(name), *(family.gguf_name for family in FAMILIES.values()))
 
 
 @pytest.mark.parametrize("value", [ABSENT, 3, True, ["llama"]])

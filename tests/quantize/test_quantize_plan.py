@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import gguf
 import numpy as np
 import pytest
 
@@ -12,7 +13,8 @@ from cullama.checkpoint.checkpoint import Checkpoint
 from cullama.checkpoint.names import EMBEDDING, HEAD, expected_shapes, huggingface_name
 from cullama.errors import NoTokenizerError
 from cullama.files.tensor import StoredTensor
-from cullama.model.config import ARCHITECTURES, ModelConfig
+from cullama.model.config import ModelConfig
+from cullama.model.families import FAMILIES
 from cullama.model.rope import DivisorScaling, LinearScaling, Llama3Scaling, Rope
 from cullama.quantize.plan import TYPES, Target, targets
 
@@ -50,7 +52,7 @@ def planned(config: ModelConfig, dtype: str) -> dict[str, Target]:
     return {target.source.name: target for target in targets(checkpoint(config), dtype)}
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", FAMILIES)
 def test_names_are_those_that_the_reader_knows(architecture: str) -> None:
     more = {
         "LlamaForCausalLM": BIASED,
@@ -60,8 +62,12 @@ def test_names_are_those_that_the_reader_knows(architecture: str) -> None:
     config = replace(CONFIG, architecture=architecture, **more.get(architecture, {}))
     plan = planned(config, "q8_0")
     assert list(plan) == list(expected_shapes(config))
+    table = gguf.get_tensor_name_map(
+        gguf.MODEL_ARCH[config.family.written_name.upper()], config.layers
+    )
     for name, target in plan.items():
         assert target.name != name
+        assert target.name == table.get_name(name, try_suffixes=(".weight", ".bias"))
         assert huggingface_name(target.name) == name
 
 

@@ -18,7 +18,7 @@ from ..files.tensor import HostArray, StoredTensor
 from ..model.config import ModelConfig
 from .checkpoint import Checkpoint, most_common_dtype
 from .gguf_file import GgufFile
-from .names import checked_tensors, huggingface_name
+from .names import checked_tensors, huggingface_name, is_query_or_key
 from .template_files import gguf_names, gguf_template
 
 if TYPE_CHECKING:
@@ -67,10 +67,8 @@ def _rope_divisors(file: GgufFile) -> tuple[float, ...] | None:
 
 def _stored_tensor(file: GgufFile, name: str, config: ModelConfig) -> StoredTensor:
     ours = huggingface_name(name)
-    is_permuted = file.metadata["general.architecture"] in ("llama", "mistral") and any(
-        f".{stem}_proj." in ours for stem in "qk"
-    )
-    if not is_permuted:
+    is_interleaved = config.family.has_interleaved_qk and is_query_or_key(ours)
+    if not is_interleaved:
         return replace(file.stored_tensor(name), name=ours)
     stored = file.stored_tensor(name, row_multiple=config.head_dim)
     if stored.shape[0] % config.head_dim:

@@ -31,6 +31,7 @@ _GGUF_LAYER = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
+_GGUF_STEM = {ours: gguf for gguf, ours in (_GGUF_WHOLE | _GGUF_LAYER).items()}
 _GGUF_NAME = re.compile(r"(?:blk\.(?P<layer>0|[1-9][0-9]*)\.)?(?P<stem>\w+)\.(?P<kind>weight|bias)")
 
 # Tables that old exporters stored and that are recomputed from the config.
@@ -50,6 +51,19 @@ def huggingface_name(gguf_name: str) -> str:
     if layer is not None and stem in _GGUF_LAYER:
         return f"model.layers.{int(layer)}.{_GGUF_LAYER[stem]}.{kind}"
     return gguf_name
+
+
+def gguf_name(name: str) -> str:
+    """`model.layers.3.self_attn.q_proj.weight` → `blk.3.attn_q.weight`, for names of ours alone."""
+    stem, _, kind = name.rpartition(".")
+    if not stem.startswith("model.layers."):
+        return f"{_GGUF_STEM[stem]}.{kind}"
+    layer, _, stem = stem.removeprefix("model.layers.").partition(".")
+    return f"blk.{layer}.{_GGUF_STEM[stem]}.{kind}"
+
+
+def is_query_or_key(name: str) -> bool:
+    return ".q_proj." in name or ".k_proj." in name
 
 
 def layer_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import CullamaError, ModelNotFoundError
 from ..files.cache_folder import cache_folder
-from ..model.config import ARCHITECTURES
+from ..model.families import FAMILIES
 from .cache import INDEX, MAIN, SINGLE, cached_model, hub_cache_folder
 from .name import HubName, is_weights, quantisation_of
 from .resolve import DEFAULT_MODEL
@@ -155,7 +155,7 @@ def _folder_kind(config: dict[str, Any]) -> str:
 def _problem(name: HubName, config: dict[str, Any], snapshot: Path) -> str | None:
     architectures = config.get("architectures")
     architecture = architectures[0] if isinstance(architectures, list) and architectures else None
-    if config and architecture not in ARCHITECTURES:
+    if config and architecture not in FAMILIES:
         return f"{architecture or config.get('model_type') or 'no architecture'}: not supported"
     if cached_model(name, is_known_whole=False) is None:
         return "not here in full"

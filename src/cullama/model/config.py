@@ -1,7 +1,7 @@
 """The shape of a model: every number that decides what `Llama.forward` computes.
 
-It knows how Hugging Face's config.json and GGUF's metadata spell these numbers, which
-architectures cullama runs, and which settings it refuses. It does not know where weights lie.
+Reads it from Hugging Face's config.json or from GGUF's metadata, and refuses settings that cullama
+does not run. How families differ is in `families.py`; where weights lie is not known here.
 """
 
 from __future__ import annotations
@@ -15,16 +15,8 @@ from typing import Any
 from ..errors import ModelFileError, UnsupportedModelError
 from ..files.fields import Fields
 from ..files.regular_file import short_repr
+from .families import FAMILIES, Family
 from .rope import DivisorScaling, LinearScaling, Rope, Scaling
-
-# Hugging Face's `architectures` → GGUF's `general.architecture`. Mistral's GGUF files call
-# themselves "llama"; both names are taken.
-ARCHITECTURES = {
-    "LlamaForCausalLM": "llama",
-    "MistralForCausalLM": "mistral",
-    "Qwen2ForCausalLM": "qwen2",
-    "Qwen3ForCausalLM": "qwen3",
-}
 
 
 @dataclass(frozen=True)
@@ -62,34 +54,31 @@ class ModelConfig:
             ModelFileError: a field is missing, of the wrong kind or out of range.
         """
         fields = Fields(path, values)
-        architecture = _huggingface_architecture(fields)
+        family = _huggingface_family(fields)
         if fields.text("hidden_act", "silu") != "silu":
             fields.fail("hidden_act", "'silu'")
         heads, hidden = fields.integer("num_attention_heads"), fields.integer("hidden_size")
-        is_qwen2 = architecture == "Qwen2ForCausalLM"
-        attention_bias = is_qwen2 or fields.flag("attention_bias", False)
+        is_qkv_only = family.has_qkv_bias_only
+        attention_bias = is_qkv_only or fields.flag("attention_bias", False)
         layers = fields.integer("num_hidden_layers", high=10_000)
         ends = Fields(path.with_name("generation_config.json"), generation or {})
         config = cls(
-            architecture=architecture,
+            architecture=family.architecture,
             hidden_size=hidden,
             intermediate_size=fields.integer("intermediate_size"),
             layers=layers,
             heads=heads,
             kv_heads=fields.integer("num_key_value_heads", heads),
-            # transformers' default for Qwen3 does not follow from the other sizes.
-            head_dim=fields.integer(
-                "head_dim", 128 if architecture == "Qwen3ForCausalLM" else hidden // heads
-            ),
+            head_dim=fields.integer("head_dim", family.default_head_dim or hidden // heads),
             vocab_size=fields.integer("vocab_size"),
             context_length=fields.integer("max_position_embeddings", 2048),
             norm_eps=fields.number("rms_norm_eps", 1e-6, high=1.0),
             rope=Rope.from_huggingface(fields),
-            windows=_huggingface_windows(fields, architecture, layers),
+            windows=family.read_windows(fields, layers),
             qkv_bias=attention_bias,
-            output_bias=attention_bias and not is_qwen2,
+            output_bias=attention_bias and not is_qkv_only,
             mlp_bias=fields.flag("mlp_bias", False),
-            qk_norm=architecture == "Qwen3ForCausalLM",
+            qk_norm=family.has_qk_norm,
             tied=fields.flag("tie_word_embeddings", False),
             bos_id=next(iter(fields.token_ids("bos_token_id")), None),
             eos_ids=ends.token_ids("eos_token_id") or fields.token_ids("eos_token_id"),
@@ -109,9 +98,9 @@ class ModelConfig:
         """From a GGUF's metadata; what the metadata leaves out is read off the tensors' shapes."""
         everything = Fields(path, metadata)
         name = everything.text("general.architecture")
-        architecture = next((hf for hf, gguf in ARCHITECTURES.items() if gguf == name), None)
-        if architecture is None:
-            raise _unsupported(path, "general.architecture", name, ARCHITECTURES.values())
+        families = {family.gguf_name: family for family in FAMILIES.values()}
+        if name not in families:
+            raise _unsupported(path, "general.architecture", name, families)
         fields = Fields(path, metadata, prefix=f"{name}.")
         tokens = Fields(path, metadata, prefix="tokenizer.ggml.")
         hidden = fields.integer("embedding_length")
@@ -119,7 +108,7 @@ class ModelConfig:
         layers = fields.integer("block_count", high=10_000)
         window = fields.integer("attention.sliding_window", 0, low=0)
         config = cls(
-            architecture=architecture,
+            architecture=families[name].architecture,
             hidden_size=hidden,
             intermediate_size=fields.integer("feed_forward_length"),
             layers=layers,
@@ -172,6 +161,10 @@ class ModelConfig:
         return self
 
     @property
+    def family(self) -> Family:
+        return FAMILIES[self.architecture]
+
+    @property
     def qkv_size(self) -> int:
         """Columns of the fused query, key and value projection: (H + 2K) E."""
         return (self.heads + 2 * self.kv_heads) * self.head_dim
@@ -201,33 +194,13 @@ def _unsupported(path: Path, field: str, found: object, supported: Any) -> Unsup
     )
 
 
-def _huggingface_architecture(fields: Fields) -> str:
+def _huggingface_family(fields: Fields) -> Family:
     names = fields.values.get("architectures")
     if not isinstance(names, list) or len(names) != 1 or not isinstance(names[0], str):
-        fields.fail("architectures", f"a list with one of {', '.join(ARCHITECTURES)}")
-    if names[0] not in ARCHITECTURES:
-        raise _unsupported(fields.path, "architectures", names[0], ARCHITECTURES)
-    return names[0]
-
-
-def _huggingface_windows(fields: Fields, architecture: str, layers: int) -> tuple[int, ...]:
-    """Mistral slides everywhere; Qwen where `layer_types` says so, or above `max_window_layers`."""
-    if architecture == "LlamaForCausalLM":
-        return (0,) * layers
-    # Null switches the window off; a file that does not mention it means transformers' default.
-    window = fields.integer("sliding_window", 0) if "sliding_window" in fields.values else 4096
-    if architecture == "MistralForCausalLM":
-        return (window,) * layers
-    if not fields.flag("use_sliding_window", False):
-        return (0,) * layers
-    kinds = fields.values.get("layer_types")
-    if kinds is None:
-        full = fields.integer("max_window_layers", 28, low=0)
-        return tuple(window if i >= full else 0 for i in range(layers))
-    known = ("full_attention", "sliding_attention")
-    if not isinstance(kinds, list) or len(kinds) != layers or any(k not in known for k in kinds):
-        fields.fail("layer_types", f"a list of {layers} entries, each one of {', '.join(known)}")
-    return tuple(window if kind == "sliding_attention" else 0 for kind in kinds)
+        fields.fail("architectures", f"a list with one of {', '.join(FAMILIES)}")
+    if names[0] not in FAMILIES:
+        raise _unsupported(fields.path, "architectures", names[0], FAMILIES)
+    return FAMILIES[names[0]]
 
 
 def _gguf_vocabulary(path: Path, tensors: Mapping[str, tuple[int, ...]]) -> int:

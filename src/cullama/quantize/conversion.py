@@ -85,7 +85,7 @@ def quantize(
     tokenizer, notes = _tokenizer(checkpoint, said, has_tokenizer)
     fields = _general(checkpoint, said, dtype) | model_fields.model_fields(checkpoint.config)
     contents = Contents(
-        model_fields.gguf_architecture(checkpoint.config),
+        checkpoint.config.family.written_name,
         fields | tokenizer,
         list(targets(checkpoint, dtype)),
     )

@@ -12,14 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UnsupportedModelError
-from ..model.config import ARCHITECTURES, ModelConfig
+from ..model.config import ModelConfig
+from ..model.families import Part
 from ..model.rope import DivisorScaling, LinearScaling, Llama3Scaling
-
-
-def gguf_architecture(config: ModelConfig) -> str:
-    """llama.cpp runs Mistral as a Llama."""
-    name = ARCHITECTURES[config.architecture]
-    return "llama" if name == "mistral" else name
 
 
 def model_fields(config: ModelConfig) -> dict[str, Any]:
@@ -43,8 +38,7 @@ def model_fields(config: ModelConfig) -> dict[str, Any]:
     match config.rope.scaling:
         case LinearScaling(factor):
             values |= {"rope.scaling.type": "linear", "rope.scaling.factor": factor}
-    prefix = gguf_architecture(config)
-    return {f"{prefix}.{name}": value for name, value in values.items()}
+    return {f"{config.family.written_name}.{name}": value for name, value in values.items()}
 
 
 def check_can_be_said(path: Path, config: ModelConfig) -> None:
@@ -60,16 +54,20 @@ def check_can_be_said(path: Path, config: ModelConfig) -> None:
 
 
 def _unsayable(config: ModelConfig) -> str | None:
-    """Found by having llama.cpp load such files."""
-    name, windows = gguf_architecture(config), sorted(set(config.windows))
+    """The first thing that llama.cpp would not read; found by having it load such files."""
+    family, windows = config.family, sorted(set(config.windows))
     if len(windows) > 1:
         return f"layers with windows of {windows[0]} and of {windows[1]} tokens"
-    if name == "llama":
-        return "norms of queries and keys in a llama" if config.qk_norm else None
-    if config.output_bias or config.mlp_bias:
-        return f"biases behind attention or feed-forward in a {name}"
-    if isinstance(config.rope.scaling, DivisorScaling | Llama3Scaling):
-        return f"rotary embedding scaled frequency by frequency in a {name}"
+    has_divisors = isinstance(config.rope.scaling, DivisorScaling | Llama3Scaling)
+    parts: list[tuple[bool, Part, str]] = [
+        (config.qk_norm, "qk_norm", "norms of queries and keys"),
+        (config.output_bias, "output_bias", "biases behind attention or feed-forward"),
+        (config.mlp_bias, "mlp_bias", "biases behind attention or feed-forward"),
+        (has_divisors, "rope_divisors", "rotary embedding scaled frequency by frequency"),
+    ]
+    for is_there, part, what in parts:
+        if is_there and part not in family.llama_cpp_reads:
+            return f"{what} in a {family.written_name}"
     return None
 
 

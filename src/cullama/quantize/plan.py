@@ -12,11 +12,10 @@ import numpy as np
 
 from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.gguf import ROPE_DIVISORS
-from ..checkpoint.names import EMBEDDING, HEAD, expected_shapes
+from ..checkpoint.names import EMBEDDING, HEAD, expected_shapes, gguf_name, is_query_or_key
 from ..files.tensor import HostArray, StoredTensor
 from ..model.config import ModelConfig
 from ..model.rope import DivisorScaling, Llama3Scaling, Rope
-from .model_fields import gguf_architecture
 
 TYPES = ("f32", "bf16", "f16", "q8_0", "q4_1", "q4_0")  # as users name them
 
@@ -39,16 +38,14 @@ class Target:
 def targets(checkpoint: Checkpoint, wanted: str) -> Iterator[Target]:
     """Every tensor of the model, and the rotary divisors where there are any."""
     config = checkpoint.config
-    is_interleaved = gguf_architecture(config) == "llama"
-    names = _gguf_names(config)
     for name in expected_shapes(config):
         source = checkpoint.tensors[name]
-        is_rotated = is_interleaved and any(f".{stem}_proj." in name for stem in "qk")
+        is_interleaved = config.family.has_interleaved_qk and is_query_or_key(name)
         yield Target(
             source,
-            names[name],
+            gguf_name(name),
             _type_of(source, wanted, is_head=name == (EMBEDDING if config.tied else HEAD)),
-            config.head_dim if is_rotated else None,
+            config.head_dim if is_interleaved else None,
         )
     if isinstance(config.rope.scaling, DivisorScaling | Llama3Scaling):
         yield _divisors(config)
@@ -64,16 +61,6 @@ def _type_of(source: StoredTensor, wanted: str, is_head: bool) -> str:
     if wanted.startswith("q") and source.shape[-1] % BLOCK:
         return "F16"
     return (MIN_HEAD_TYPE if is_head and wanted.startswith("q") else wanted).upper()
-
-
-def _gguf_names(config: ModelConfig) -> dict[str, str]:
-    """Hugging Face's name → llama.cpp's."""
-    import gguf
-
-    architecture = gguf.MODEL_ARCH[gguf_architecture(config).upper()]
-    table = gguf.get_tensor_name_map(architecture, config.layers)
-    endings = (".weight", ".bias")
-    return {name: table.get_name(name, try_suffixes=endings) for name in expected_shapes(config)}
 
 
 def _divisors(config: ModelConfig) -> Target:
