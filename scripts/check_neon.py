@@ -3,7 +3,7 @@
 LLVM is told that it is on an ARM with dot products. Each kernel it writes becomes a shared library,
 and a small program under QEMU runs it on copies of its arrays; the tests are those of every
 instruction set, and know nothing of it. An array ends where memory does, so that a kernel which
-reads or writes behind one is caught. A team is played chunk by chunk: what several cores do at
+reads or writes behind one is caught. A thread pool runs chunk by chunk: what several cores do at
 once is not tested here.
 
     python scripts/check_neon.py [pytest's options and files]
@@ -31,7 +31,7 @@ import numpy as np
 import pytest
 
 from cullama.cpu.jit import compiler as compiling
-from cullama.cpu.jit.compiler import Compiled, Kernel, Machine, address_of
+from cullama.cpu.jit.compiler import JIT, CompiledKernel, Kernel, address_of
 from cullama.cpu.jit.instruction_sets import InstructionSet, usable
 from cullama.cpu.jit.kernel_builder import POINTER
 
@@ -124,7 +124,7 @@ Span = tuple[int, int]  # an array's first byte and its size
 
 
 @dataclass(frozen=True)
-class Arm(Compiled):
+class Arm(CompiledKernel):
     """A kernel that only QEMU can run; `address` stands for it."""
 
     library: Path
@@ -145,7 +145,7 @@ def _size(array: np.ndarray[Any, Any]) -> int:
     return array.itemsize + sum((length - 1) * stride for length, stride in steps)
 
 
-class ArmMachine(Machine):
+class ArmJIT(JIT):
     """Compiles for ARM; what it compiled is played under QEMU."""
 
     qemu: Qemu
@@ -153,7 +153,7 @@ class ArmMachine(Machine):
     def __init__(self, instruction_set: InstructionSet, folder: Path | None) -> None:
         super().__init__(instruction_set, folder / "aarch64" if folder else None)
 
-    def _linked(self, kernel: Kernel) -> Compiled:
+    def _linked(self, kernel: Kernel) -> CompiledKernel:
         return self.qemu.linked(kernel, self._machine_code(kernel))
 
 
@@ -173,9 +173,12 @@ class Qemu:
         self._errors = os.dup(2)  # before pytest takes it
         self._kernels: list[Arm] = []
         self._sizes: dict[int, int] = {}
-        self._callbacks = {"play": CALL(self._play), "serve": CALL(lambda record, chunk: None)}
+        self._callbacks = {
+            "execute": CALL(self._execute),
+            "worker_loop": CALL(lambda record, chunk: None),
+        }
 
-    def linked(self, kernel: Kernel, code: bytes) -> Compiled:
+    def linked(self, kernel: Kernel, code: bytes) -> CompiledKernel:
         """With nothing but C's library: whatever else a kernel calls is an error."""
         place = len(self._kernels)
         code_file = self._folder / f"{place}.o"
@@ -184,11 +187,11 @@ class Qemu:
         _compile("-shared", "-Wl,-z,defs", "-o", str(library), str(code_file), "-lc")
         arm = Arm(kernel.name, place, kernel.fields, library, self._sizes)
         self._kernels.append(arm)
-        callback = self._callbacks.get(kernel.name)  # what a team calls itself
+        callback = self._callbacks.get(kernel.name)  # what a thread pool calls itself
         return replace(arm, address=_address_of(callback)) if callback else arm
 
-    def _play(self, record: int, chunk: int) -> None:
-        """What `team._play` does, one step and one chunk after the other."""
+    def _execute(self, record: int, chunk: int) -> None:
+        """What `thread_pool._execute` does, one step and one chunk after the other."""
         _, steps, count = _words(record, 3)
         for step in _words(steps, count):
             place, chunks = _words(step, 2)
@@ -283,7 +286,7 @@ def pretend() -> None:
     vars(llvm).update(
         get_default_triple=lambda: TRIPLE, get_host_cpu_features=lambda: dict(FEATURES)
     )
-    vars(compiling).update(Machine=ArmMachine)
+    vars(compiling).update(JIT=ArmJIT)
     llvm.Target.from_default_triple = staticmethod(lambda: arm)
 
 
@@ -296,7 +299,7 @@ def main() -> int:
     print("instruction sets:", ", ".join(each.name for each in usable()))
     os.chdir(ROOT)
     with tempfile.TemporaryDirectory() as folder:
-        ArmMachine.qemu = Qemu(Path(folder))
+        ArmJIT.qemu = Qemu(Path(folder))
         return int(pytest.main(sys.argv[1:] or [*TESTS, "-q", "-p", "no:cacheprovider"]))
 
 

@@ -1,4 +1,4 @@
-"""Compiled kernels for tests: one machine for each instruction set that this processor has.
+"""Compiled kernels for tests: one JIT for each instruction set that this processor has.
 
 Without llvmlite whoever imports this file is skipped, and told why. What was compiled is kept
 beside pytest's own cache for as long as the sources of the kernels stay the same, so that only the
@@ -22,11 +22,11 @@ pytest.importorskip("llvmlite", reason="llvmlite is not installed: pip install -
 
 from cullama.cpu.compiled.operators import CompiledOperators
 from cullama.cpu.jit import compiler as compiling
-from cullama.cpu.jit.compiler import Compiled, Kernel, Machine
+from cullama.cpu.jit.compiler import JIT, CompiledKernel, Kernel
 from cullama.cpu.jit.instruction_sets import InstructionSet, choose, usable
-from cullama.cpu.jit.kernel_builder import POINTER, Code, Value
+from cullama.cpu.jit.kernel_builder import POINTER, KernelBuilder, Value
 from cullama.cpu.jit.program import step
-from cullama.cpu.jit.thread_pool import Team
+from cullama.cpu.jit.thread_pool import KernelThreadPool
 
 NAMES = [each.name for each in usable()]
 in_each_instruction_set = pytest.mark.parametrize("name", NAMES)
@@ -46,41 +46,46 @@ def folder() -> Path:
 
 
 @cache
-def machine(name: str) -> Machine:
-    return Machine(choose(name), folder())
+def jit(name: str) -> JIT:
+    return JIT(choose(name), folder())
 
 
 @cache
-def machine_for_tests(name: str) -> Machine:
+def jit_for_tests(name: str) -> JIT:
     """For kernels that tests write: what is kept on disk knows nothing of changes in those."""
-    return Machine(choose(name), None)
+    return JIT(choose(name), None)
 
 
 @cache
-def team(name: str, threads: int = 1) -> Team:
-    return Team(machine(name), threads)
+def thread_pool(name: str, threads: int = 1) -> KernelThreadPool:
+    return KernelThreadPool(jit(name), threads)
 
 
 def run(name: str, kernel: Kernel, chunks: int = 1, threads: int = 1, **arguments: Any) -> None:
     """All chunks of one of the kernels, on contiguous arrays."""
-    play(team(name, threads), machine(name).compile(kernel), chunks, arguments)
+    execute(thread_pool(name, threads), jit(name).compile(kernel), chunks, arguments)
 
 
-def play(team: Team, kernel: Compiled, chunks: int, arguments: dict[str, Any]) -> None:
+def execute(
+    thread_pool: KernelThreadPool, kernel: CompiledKernel, chunks: int, arguments: dict[str, Any]
+) -> None:
     record = step(kernel, chunks, arguments)
-    team.play(np.array([compiling.address_of(record)], np.int64))
+    thread_pool.execute(np.array([compiling.address_of(record)], np.int64))
 
 
 def computed(
-    name: str, title: str, body: Callable[[Code, SimpleNamespace], None], **arrays: NDArray[Any]
+    name: str,
+    title: str,
+    body: Callable[[KernelBuilder, SimpleNamespace], None],
+    **arrays: NDArray[Any],
 ) -> None:
     """Run code that a test has written, on arrays by their names. One title, one piece of code."""
 
-    def whole(code: Code, arguments: SimpleNamespace, chunk: Value) -> None:
-        body(code, arguments)
+    def whole(builder: KernelBuilder, arguments: SimpleNamespace, chunk: Value) -> None:
+        body(builder, arguments)
 
     kernel = Kernel(title, dict.fromkeys(arrays, POINTER), whole)
-    play(team(name), machine_for_tests(name).compile(kernel), 1, arrays)
+    execute(thread_pool(name), jit_for_tests(name).compile(kernel), 1, arrays)
 
 
 class PoisonedOperators(CompiledOperators):
@@ -93,7 +98,7 @@ class PoisonedOperators(CompiledOperators):
 
 
 def operators(name: str, dtype: str = "auto", threads: int = 1) -> PoisonedOperators:
-    return PoisonedOperators(dtype, threads, machine(name))
+    return PoisonedOperators(dtype, threads, jit(name))
 
 
 def assembly(

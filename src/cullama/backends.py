@@ -108,14 +108,14 @@ def _cpu(wishes: Wishes, kernels: str = "") -> Operators[Any]:
 
 def _compiled(wishes: Wishes, instruction_set: str) -> Operators[Any]:
     from .cpu.compiled.operators import CompiledOperators
-    from .cpu.jit.compiler import Machine
+    from .cpu.jit.compiler import JIT
     from .cpu.jit.instruction_sets import choose
     from .cpu.threads import choose_threads, limit_blas
 
     limit_blas(1)
-    machine = Machine(choose(instruction_set), cache_folder() / "kernels")
+    jit = JIT(choose(instruction_set), cache_folder() / "kernels")
     threads = choose_threads(wishes.threads)
-    operators = CompiledOperators(wishes.dtype, threads, machine, wishes.weight_folder)
+    operators = CompiledOperators(wishes.dtype, threads, jit, wishes.weight_folder)
     if wishes.deterministic:  # as it is anyway
         operators.description += " · deterministic"
     return operators

@@ -118,9 +118,11 @@ def test_where_neighbours_show_each_row_is_computed_alone(monkeypatch: pytest.Mo
     """On a BLAS whose sums depend on the place of a row."""
     product, sizes = matrix.product, []
 
-    def nosy(x: matrix.Floats, weight: matrix.Floats, crew: matrix.Crew) -> matrix.Floats:
+    def nosy(
+        x: matrix.Floats, weight: matrix.Floats, thread_pool: matrix.ThreadPool
+    ) -> matrix.Floats:
         sizes.append(len(x))
-        return product(x, weight, crew) + np.arange(len(x), dtype=np.float32)[:, None] * 1e-6
+        return product(x, weight, thread_pool) + np.arange(len(x), dtype=np.float32)[:, None] * 1e-6
 
     monkeypatch.setattr(matrix, "product", nosy)
     ops = DeterministicCpuOperators("float32", threads=1, has_tiles=False)

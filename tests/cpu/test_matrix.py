@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from cullama.cpu import matrix
-from cullama.cpu.crew import Crew
 from cullama.cpu.storage import Memory
+from cullama.cpu.thread_pool import ThreadPool
 
 SHAPES = [(64, 1), (64, 64), (128, 33), (192, 576), (1, 7), (65, 3), (1000, 48), (576, 192)]
 
@@ -29,7 +29,7 @@ def test_all_layouts_mean_the_same(
     values = rng.standard_normal(shape, np.float32)
     x = rng.standard_normal((tokens, shape[1]), np.float32)
     expected = x.astype(np.float64) @ values.astype(np.float64).T
-    found = matrix.product(x, placed(values, layout), Crew(1))
+    found = matrix.product(x, placed(values, layout), ThreadPool(1))
     assert found.dtype == np.float32
     assert found.shape == expected.shape
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5 * shape[1] ** 0.5)
@@ -44,9 +44,9 @@ def test_the_number_of_threads_does_not_change_a_bit(
     rng = np.random.default_rng(tokens)
     weight = placed(rng.standard_normal((19200, 1280), np.float32), layout, dtype)
     x = rng.standard_normal((tokens, 1280), np.float32)
-    crews = [Crew(size) for size in (1, 2, 3)]
-    assert len(crews[1].parts(100, weight.nbytes / matrix.READ_RATE)) == 2  # it is shared
-    results = [matrix.product(x, weight, crew) for crew in crews]
+    pools = [ThreadPool(size) for size in (1, 2, 3)]
+    assert len(pools[1].split(100, weight.nbytes / matrix.READ_RATE)) == 2  # it is shared
+    results = [matrix.product(x, weight, thread_pool) for thread_pool in pools]
     np.testing.assert_array_equal(results[0], results[1])
     np.testing.assert_array_equal(results[0], results[2])
 

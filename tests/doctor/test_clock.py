@@ -9,7 +9,7 @@ import gpu
 import numpy as np
 import pytest
 
-from cullama.cpu.crew import Crew
+from cullama.cpu.thread_pool import ThreadPool
 from cullama.cuda.driver import Device
 from cullama.cuda.memory import Pool, copy_on_device, empty
 from cullama.doctor.clock import DeviceClock, HostClock
@@ -29,19 +29,19 @@ def test_a_slow_run_is_repeated_once_only() -> None:
     def run() -> None:
         runs.append(time.sleep(0.03))
 
-    assert 0.03 <= HostClock(Crew(1)).seconds(run) < 0.3
+    assert 0.03 <= HostClock(ThreadPool(1)).seconds(run) < 0.3
     assert len(runs) == 2
 
 
 def test_a_quick_run_is_repeated_often() -> None:
     runs: list[int] = []
-    assert HostClock(Crew(1)).seconds(lambda: runs.append(1)) < 1e-3
+    assert HostClock(ThreadPool(1)).seconds(lambda: runs.append(1)) < 1e-3
     assert 50 < len(runs) <= 101
 
 
 def test_the_host_copies_with_any_number_of_threads() -> None:
     for threads in (1, 3):
-        assert 1e8 < HostClock(Crew(threads)).copy_rate(is_quick=True) < 1e13
+        assert 1e8 < HostClock(ThreadPool(threads)).copy_rate(is_quick=True) < 1e13
 
 
 @pytest.mark.gpu

@@ -34,17 +34,17 @@ def cpu_with_columns(dtype: str) -> tuple[Operators[Any], DTypeLike]:
     return ops, activation_type
 
 
-def cpu_with_crew(dtype: str) -> tuple[Operators[Any], DTypeLike]:
+def cpu_with_threads(dtype: str) -> tuple[Operators[Any], DTypeLike]:
     """Weights in tiles where 64 divides their rows, and all work shared, however small."""
-    from cullama.cpu.crew import Crew
     from cullama.cpu.operators import CpuOperators
+    from cullama.cpu.thread_pool import ThreadPool
 
-    class EagerCrew(Crew):
-        def parts(self, units: int, seconds: float) -> list[slice]:
-            return super().parts(units, inf)
+    class EagerThreadPool(ThreadPool):
+        def split(self, units: int, seconds: float) -> list[slice]:
+            return super().split(units, inf)
 
     ops = CpuOperators(dtype, threads=1, has_tiles=True)
-    ops.crew = EagerCrew(3)
+    ops.thread_pool = EagerThreadPool(3)
     return ops, np.float32
 
 
@@ -95,7 +95,7 @@ def cuda_without_cublas(dtype: str) -> tuple[Operators[Any], DTypeLike]:
 BACKENDS: dict[str, tuple[Make, list[str]]] = {
     "cpu": (cpu, ["float32", "float16", "bfloat16"]),
     "cpu_with_columns": (cpu_with_columns, ["float32"]),
-    "cpu_with_crew": (cpu_with_crew, ["float32", "bfloat16"]),
+    "cpu_with_threads": (cpu_with_threads, ["float32", "bfloat16"]),
     "deterministic_cpu": (deterministic_cpu, ["float32"]),
     "cuda": (cuda, ["float32", "float16", "bfloat16"]),
     "cuda_without_cublas": (cuda_without_cublas, ["bfloat16"]),

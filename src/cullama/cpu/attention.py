@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from ..files.tensor import HostArray
 from ..model.batch import Batch
 from ..model.kv_cache import LayerCache
-from .crew import Crew
+from .thread_pool import ThreadPool
 
 Floats: TypeAlias = NDArray[np.float32]
 
@@ -141,7 +141,11 @@ def store(keys: Floats, values: Floats, cache: LayerCache[HostArray], batch: Cpu
 
 
 def attend(
-    q: Floats, cache: LayerCache[HostArray], batch: CpuBatch, crew: Crew, tile: int | None = None
+    q: Floats,
+    cache: LayerCache[HostArray],
+    batch: CpuBatch,
+    thread_pool: ThreadPool,
+    tile: int | None = None,
 ) -> Floats:
     """[T, H, E] → [T, H E]; `tile`: queries taken at a time."""
     tile = TILE if tile is None else tile
@@ -156,14 +160,14 @@ def attend(
     ]
     operations = sum(4 * (rows.stop - rows.start) * span.context for span, rows in tiles)
     seconds = len(tiles) * TILE_SECONDS + operations * heads * width / PRODUCT_RATE
-    hands = len(crew.parts(len(tiles), seconds))
+    hands = len(thread_pool.split(len(tiles), seconds))
 
     def some(first: int) -> None:
         for span, rows in tiles[first::hands]:  # dealt out: later tiles look further back
             position = span.context - (span.end - rows.start)  # of the tile's first token
             out[rows] = _tile(q[rows], cache, span, position)
 
-    crew.run([partial(some, first) for first in range(hands)])
+    thread_pool.execute([partial(some, first) for first in range(hands)])
     return out
 
 

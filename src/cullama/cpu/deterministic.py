@@ -51,7 +51,7 @@ class DeterministicCpuOperators(CpuOperators):
         self, q: HostArray, cache: LayerCache[HostArray], batch: Batch[HostArray]
     ) -> HostArray:
         assert isinstance(batch, CpuBatch)
-        return attend(q, cache, batch, self.crew, tile=1)
+        return attend(q, cache, batch, self.thread_pool, tile=1)
 
     def _group_for(self, weight: HostArray) -> int:
         """How many rows may share a product with this weight: seen, not taken on trust."""

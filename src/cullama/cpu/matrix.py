@@ -24,9 +24,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..files.tensor import HostArray
-from .crew import Crew
 from .packed import PackedMatrix
 from .storage import Storage
+from .thread_pool import ThreadPool
 
 Floats: TypeAlias = NDArray[np.float32]
 
@@ -101,10 +101,10 @@ def rows_of(weight: HostArray | PackedMatrix, rows: HostArray) -> HostArray:
     return weight[tiles, :, columns]
 
 
-def product(x: Floats, weight: HostArray | PackedMatrix, crew: Crew) -> Floats:
+def product(x: Floats, weight: HostArray | PackedMatrix, thread_pool: ThreadPool) -> Floats:
     """x · weightᵀ: [T, I] → [T, O].
 
-    What is computed together does not depend on the crew, so neither do the sums.
+    What is computed together does not depend on the threads, so neither do the sums.
     """
     if isinstance(weight, PackedMatrix):
         return weight.product(x)
@@ -112,26 +112,26 @@ def product(x: Floats, weight: HostArray | PackedMatrix, crew: Crew) -> Floats:
         return x @ weight.T
     seconds = max(weight.nbytes / READ_RATE, 2 * len(x) * weight.size / PRODUCT_RATE)
     if weight.ndim == 2:
-        return _by_rows(x, weight, crew, seconds)
-    return _by_tiles(x, weight, crew, seconds)
+        return _by_rows(x, weight, thread_pool, seconds)
+    return _by_tiles(x, weight, thread_pool, seconds)
 
 
-def _by_tiles(x: Floats, weight: Floats, crew: Crew, seconds: float) -> Floats:
+def _by_tiles(x: Floats, weight: Floats, thread_pool: ThreadPool, seconds: float) -> Floats:
     # numpy hands a single row to gemv, which is slow; two rows are a product like any other, and
     # cost no more than one: the time goes into reading the weight.
     rows = np.concatenate([x, x]) if len(x) == 1 else x
     out = np.empty((len(rows), len(weight), TILE), np.float32)
     by_tile = out.transpose(1, 0, 2)
-    crew.run(
+    thread_pool.execute(
         [
             partial(np.matmul, rows, weight[part], out=by_tile[part])
-            for part in crew.parts(len(weight), seconds)
+            for part in thread_pool.split(len(weight), seconds)
         ]
     )
     return out.reshape(len(rows), len(weight) * TILE)[: len(x)]
 
 
-def _by_rows(x: Floats, weight: HostArray, crew: Crew, seconds: float) -> Floats:
+def _by_rows(x: Floats, weight: HostArray, thread_pool: ThreadPool, seconds: float) -> Floats:
     outputs, inputs = weight.shape
     out = np.empty((len(x), outputs), np.float32)
     step = max(1, WIDENED // inputs)
@@ -142,7 +142,7 @@ def _by_rows(x: Floats, weight: HostArray, crew: Crew, seconds: float) -> Floats
             _few_rows(x, weight[rows].astype(np.float32, copy=False), out[:, rows])
 
     chunks = -(-outputs // step)
-    crew.run([partial(some, part) for part in crew.parts(chunks, seconds)])
+    thread_pool.execute([partial(some, part) for part in thread_pool.split(chunks, seconds)])
     return out
 
 

@@ -28,8 +28,8 @@ from ..model.layer import Layer
 from ..model.operators import Operators, Step
 from . import matrix
 from .attention import FEW_ROWS, CpuBatch, attend, pack, store
-from .crew import Crew
 from .storage import ALIGNMENT, Memory, Storage, weight_file
+from .thread_pool import ThreadPool
 
 Floats: TypeAlias = NDArray[np.float32]
 
@@ -65,7 +65,7 @@ class CpuOperators(Operators[HostArray]):
 
     def use_threads(self, threads: int) -> None:
         """Change how many cores share the work; the numbers stay the same, bit for bit."""
-        self.crew = Crew(threads)
+        self.thread_pool = ThreadPool(threads)
         threads_in_words = f"{threads} thread{'s' if threads > 1 else ''}"
         self.description = f"cpu · {self.dtype.name} · {threads_in_words}"
 
@@ -172,7 +172,7 @@ class CpuOperators(Operators[HostArray]):
         return out
 
     def _product(self, x: HostArray, weight: HostArray) -> Floats:
-        return matrix.product(x, weight, self.crew)
+        return matrix.product(x, weight, self.thread_pool)
 
     def rms_norm(self, x: HostArray, weight: HostArray, eps: float) -> HostArray:
         if x.shape[0] != 1 or x.ndim != 2:
@@ -224,7 +224,7 @@ class CpuOperators(Operators[HostArray]):
         self, q: HostArray, cache: LayerCache[HostArray], batch: Batch[HostArray]
     ) -> HostArray:
         assert isinstance(batch, CpuBatch)
-        return attend(q, cache, batch, self.crew)
+        return attend(q, cache, batch, self.thread_pool)
 
     # --- for speed only: prompts a few rows at a time -------------------------------------------
 
@@ -267,8 +267,10 @@ class CpuOperators(Operators[HostArray]):
         return out
 
     def _share(self, work: Callable[[slice], None], units: int) -> None:
-        """Large work in so many units, shared out by the crew."""
-        self.crew.run([partial(work, part) for part in self.crew.parts(units, seconds=1.0)])
+        """Large work in so many units, shared by the threads."""
+        self.thread_pool.execute(
+            [partial(work, part) for part in self.thread_pool.split(units, seconds=1.0)]
+        )
 
     def graph(self, step: Step[HostArray]) -> Step[HostArray]:
         """What is not a number is found where a token is drawn, not warned of in each product."""

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ..cpu.crew import Crew
+from ..cpu.thread_pool import ThreadPool
 from ..cuda import memory
 from ..cuda.driver import Device
 from ..cuda.memory import Pool
@@ -37,8 +37,8 @@ class Clock(Protocol):
 
 
 class HostClock(Clock):
-    def __init__(self, crew: Crew) -> None:
-        self._crew = crew
+    def __init__(self, thread_pool: ThreadPool) -> None:
+        self._thread_pool = thread_pool
 
     def seconds(self, run: Run, can_be_captured: bool = True) -> float:
         count = max(1, min(SAMPLES * MOST_RUNS, int(BUDGET / max(_once(run), 1e-7))))
@@ -48,10 +48,10 @@ class HostClock(Clock):
         """With as many threads as the operators have."""
         size = COPIED_QUICKLY if is_quick else COPIED
         source, target = np.ones(size, np.uint8), np.ones(size, np.uint8)
-        share = -(-size // self._crew.size)
+        share = -(-size // self._thread_pool.size)
         parts = [slice(start, start + share) for start in range(0, size, share)]
         tasks = [partial(np.copyto, target[part], source[part]) for part in parts]
-        return 2 * size / self.seconds(lambda: self._crew.run(tasks))
+        return 2 * size / self.seconds(lambda: self._thread_pool.execute(tasks))
 
 
 def _once(run: Run) -> float:

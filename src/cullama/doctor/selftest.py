@@ -146,7 +146,7 @@ def _tested(backend: str, dtype: str, ops: Operators[Any], sizes: ModelSizes) ->
 
 def _clock(ops: Operators[Any]) -> Clock:
     if isinstance(ops, CpuOperators):
-        return HostClock(ops.crew)
+        return HostClock(ops.thread_pool)
     return DeviceClock(cast(CudaOperators, ops).device)
 
 

@@ -13,7 +13,7 @@ from cullama.cpu.compiled.digits import HIGH, LOW, RECORD, SUMS, WORD_ORDER, WOR
 from cullama.cpu.compiled.dots import DOTS, joined, whole
 from cullama.cpu.jit.compiler import Kernel
 from cullama.cpu.jit.instruction_sets import INSTRUCTION_SETS, InstructionSet, choose
-from cullama.cpu.jit.kernel_builder import I8, I32, I64, POINTER, Code, Value, vector
+from cullama.cpu.jit.kernel_builder import I8, I32, I64, POINTER, KernelBuilder, Value, vector
 from cullama.cpu.packed import FORMATS, GROUP, PANEL, Grouped
 
 CASES = 60
@@ -71,12 +71,12 @@ def test_products_of_a_group_are_exact(name: str, format_: Grouped) -> None:
     codes, numbers = codes_of(format_.bits), all_numbers()
     found = np.full((CASES, format_.scales, PANEL), -1, np.int32)
 
-    def body(code: Code, arrays: SimpleNamespace) -> None:
-        with code.loop(code.load(I64, arrays.count)) as case:
+    def body(builder: KernelBuilder, arrays: SimpleNamespace) -> None:
+        with builder.loop(builder.load(I64, arrays.count)) as case:
             for place, sums in enumerate(
-                sums_of(code, format_, arrays.quads + case * 512, arrays.records + case * RECORD)
+                sums_of(builder, format_, arrays.quads + case * 512, arrays.records + case * RECORD)
             ):
-                code.store(sums, arrays.found + (case * format_.scales + place) * (PANEL * 4))
+                builder.store(sums, arrays.found + (case * format_.scales + place) * (PANEL * 4))
 
     computed(
         name,
@@ -93,12 +93,12 @@ def test_products_of_a_group_are_exact(name: str, format_: Grouped) -> None:
     np.testing.assert_array_equal(found, expected)
 
 
-def sums_of(code: Code, format_: Grouped, quads: Value, record: Value) -> list[Value]:
+def sums_of(builder: KernelBuilder, format_: Grouped, quads: Value, record: Value) -> list[Value]:
     """One for each scale of a group."""
     share = 8 // format_.scales
-    codes = [code.load(vector(I8, 64), quads + 64 * quad) for quad in range(8)]
+    codes = [builder.load(vector(I8, 64), quads + 64 * quad) for quad in range(8)]
     return [
-        whole(code, format_, codes[scale * share : (scale + 1) * share], record, scale)
+        whole(builder, format_, codes[scale * share : (scale + 1) * share], record, scale)
         for scale in range(format_.scales)
     ]
 
@@ -107,9 +107,9 @@ def sums_of(code: Code, format_: Grouped, quads: Value, record: Value) -> list[V
 def test_vectors_joined_lie_one_behind_the_other(name: str) -> None:
     x, out = np.arange(16, dtype=np.int32), np.zeros(16, np.int32)
 
-    def body(code: Code, arrays: SimpleNamespace) -> None:
-        low, high = code.load(vector(I32, 16), arrays.x).folded()
-        code.store(joined(code, [*high.folded(), *low.folded()]), arrays.out)
+    def body(builder: KernelBuilder, arrays: SimpleNamespace) -> None:
+        low, high = builder.load(vector(I32, 16), arrays.x).folded()
+        builder.store(joined(builder, [*high.folded(), *low.folded()]), arrays.out)
 
     computed(name, "joined", body, x=x, out=out)
     np.testing.assert_array_equal(out, np.roll(x, 8))
@@ -133,8 +133,8 @@ def test_each_is_the_instruction_it_is_there_for(
     format_ = FORMATS["Q4_1"]
     assert isinstance(format_, Grouped)
 
-    def body(code: Code, a: SimpleNamespace, chunk: Value) -> None:
-        code.store(sums_of(code, format_, a.codes, a.group)[0], a.sums)
+    def body(builder: KernelBuilder, a: SimpleNamespace, chunk: Value) -> None:
+        builder.store(sums_of(builder, format_, a.codes, a.group)[0], a.sums)
 
     kernel = Kernel("one_group", dict.fromkeys(("sums", "codes", "group"), POINTER), body)
     text = assembly(monkeypatch, instruction_set, kernel)

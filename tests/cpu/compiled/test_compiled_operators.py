@@ -15,7 +15,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
-from compiled_cpu import NAMES, PoisonedOperators, in_each_instruction_set, machine, operators
+from compiled_cpu import NAMES, PoisonedOperators, in_each_instruction_set, jit, operators
 from numpy.typing import NDArray
 from packed_weights import FORMATS, GROUPED, PLAIN, assert_same_bits, bytes_of_rows, meaning
 
@@ -172,7 +172,7 @@ KEY = "/models/llama.gguf|1000|1"
 
 
 def load(folder: Path | None, dtype: str, *tensors: StoredTensor) -> list[PackedMatrix]:
-    ops = PoisonedOperators(dtype, 1, machine(BEST), folder)
+    ops = PoisonedOperators(dtype, 1, jit(BEST), folder)
     with ops.loading(KEY, tensors):
         return [packed(ops, tensor) for tensor in tensors]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from compiled_cpu import in_each_instruction_set, machine, play, team
+from compiled_cpu import execute, in_each_instruction_set, jit, thread_pool
 from packed_weights import PLAIN, Array, bytes_of_rows
 
 from cullama.cpu.compiled import packing as packing_kernels
@@ -18,7 +18,7 @@ def packed(name: str, format_name: str, rows: Array, threads: int = 1) -> Array:
     columns = rows.view(np.uint8).shape[1] // format_.block_bytes * format_.block
     panels = np.full((len(rows) // PANEL, format_.panel_bytes(columns)), 255, np.uint8)
     kernel, chunks, arguments = packing(format_, rows, panels)
-    play(team(name, threads), machine(name).compile(kernel), chunks, arguments)
+    execute(thread_pool(name, threads), jit(name).compile(kernel), chunks, arguments)
     return panels
 
 
@@ -63,7 +63,7 @@ def test_numbers_of_another_type_or_layout_are_packed_too(name: str, format_name
     for rows in (numbers, np.asfortranarray(numbers), numbers.astype(np.float64)[:, ::1]):
         panels = np.empty((2, format_.panel_bytes(40)), np.uint8)
         kernel, chunks, arguments = packing(format_, rows, panels)
-        play(team(name), machine(name).compile(kernel), chunks, arguments)
+        execute(thread_pool(name), jit(name).compile(kernel), chunks, arguments)
         np.testing.assert_array_equal(panels, expected)
 
 

@@ -162,8 +162,8 @@ def test_codes_at_their_ends_do_not_overflow(name: str, format_name: str) -> Non
     raw = bytes_of_rows(format_name, 33, 2048)
     if format_name in GROUPED:
         scales = raw.copy()
-        for row, code in enumerate([0xFF, 0x00] * 16 + [0xFF]):
-            raw[row] = code
+        for row, codes in enumerate([0xFF, 0x00] * 16 + [0xFF]):
+            raw[row] = codes
         scale_places = _scale_places(format_name, raw.shape[1])
         raw[:, scale_places] = scales[:, scale_places]
     weight = PackedMatrix((panels_of(format_name, raw, 2048),), 2048)

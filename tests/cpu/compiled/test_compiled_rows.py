@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from packed_weights import assert_same_bits
 
 from cullama.cpu.compiled.rows import exp, narrowed
-from cullama.cpu.jit.kernel_builder import F32, Code, vector
+from cullama.cpu.jit.kernel_builder import F32, KernelBuilder, vector
 from cullama.cpu.operators import CpuOperators
 from cullama.cpu.packed import FORMATS, Plain
 
@@ -41,10 +41,11 @@ def exps(name: str, x: Floats, lanes: int = 16) -> Floats:
     assert len(x) % 16 == 0
     count = len(x)
 
-    def body(code: Code, arrays: SimpleNamespace) -> None:
-        with code.loop(count, 0, lanes) as place:
-            code.store(
-                exp(code, code.load(at(F32, lanes), arrays.x + place * 4)), arrays.out + place * 4
+    def body(builder: KernelBuilder, arrays: SimpleNamespace) -> None:
+        with builder.loop(count, 0, lanes) as place:
+            builder.store(
+                exp(builder, builder.load(at(F32, lanes), arrays.x + place * 4)),
+                arrays.out + place * 4,
             )
 
     computed(name, f"exp_{lanes}_{count}", body, x=x, out=out)
@@ -86,10 +87,10 @@ def narrow(name: str, kind: str, x: Floats, lanes: int) -> NDArray[Any]:
     count, size = len(x), format_.dtype.itemsize
     out = np.full(count, 77, format_.dtype)
 
-    def body(code: Code, arrays: SimpleNamespace) -> None:
-        with code.loop(count, 0, lanes) as place:
-            number = code.load(at(F32, lanes), arrays.x + place * 4)
-            code.store(narrowed(code, format_, number), arrays.out + place * size)
+    def body(builder: KernelBuilder, arrays: SimpleNamespace) -> None:
+        with builder.loop(count, 0, lanes) as place:
+            number = builder.load(at(F32, lanes), arrays.x + place * 4)
+            builder.store(narrowed(builder, format_, number), arrays.out + place * size)
 
     computed(name, f"narrowed_{kind}_{lanes}_{count}", body, x=x, out=out)
     return out

@@ -20,7 +20,7 @@ from packed_weights import (
 )
 
 from cullama.cpu.compiled.unpacking import numbers, place_of
-from cullama.cpu.jit.kernel_builder import Code
+from cullama.cpu.jit.kernel_builder import KernelBuilder
 from cullama.cpu.packed import FORMATS, Grouped, PackedMatrix, Plain
 
 
@@ -45,10 +45,10 @@ def test_every_number_of_sixteen_bits_becomes_the_right_float(
     stored = bits.view(format_.dtype) if kind != "F32" else bits.view(np.float16).astype("f4")
     out, size = np.full(1 << 16, -77, np.float32), format_.dtype.itemsize
 
-    def body(code: Code, arrays: SimpleNamespace) -> None:
-        with code.loop(1 << 16, 0, lanes) as place:
-            code.store(
-                numbers(code, format_, arrays.x + place * size, lanes), arrays.out + place * 4
+    def body(builder: KernelBuilder, arrays: SimpleNamespace) -> None:
+        with builder.loop(1 << 16, 0, lanes) as place:
+            builder.store(
+                numbers(builder, format_, arrays.x + place * size, lanes), arrays.out + place * 4
             )
 
     computed(name, f"numbers_{kind}_{lanes}", body, x=stored, out=out)

@@ -19,39 +19,39 @@ import pytest
 from compiled_cpu import NAMES, in_each_instruction_set
 
 from cullama.cpu.jit import compiler as compiling
-from cullama.cpu.jit.compiler import Kernel, Machine, address_of
+from cullama.cpu.jit.compiler import JIT, Kernel, address_of
 from cullama.cpu.jit.instruction_sets import choose
-from cullama.cpu.jit.kernel_builder import F32, I64, POINTER, Code, Value
+from cullama.cpu.jit.kernel_builder import F32, I64, POINTER, KernelBuilder, Value
 
 BEST = NAMES[0]
 
 
-def _doubled(code: Code, a: SimpleNamespace, chunk: Value) -> None:
-    code.store(code.load(I64, a.x + chunk * 8) * 2, a.x + chunk * 8)
+def _doubled(builder: KernelBuilder, a: SimpleNamespace, chunk: Value) -> None:
+    builder.store(builder.load(I64, a.x + chunk * 8) * 2, a.x + chunk * 8)
 
 
 DOUBLED = Kernel("doubled", {"x": POINTER}, _doubled)
-SAME = Kernel("same", {"x": POINTER}, lambda code, a, chunk: None)
+SAME = Kernel("same", {"x": POINTER}, lambda builder, a, chunk: None)
 
 
 @pytest.fixture
 def written(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of kernels as they are compiled."""
     names: list[str] = []
-    whole = Machine._written
+    whole = JIT._written
 
-    def noted(machine: Machine, kernel: Kernel) -> bytes:
+    def noted(jit: JIT, kernel: Kernel) -> bytes:
         names.append(kernel.name)
-        return whole(machine, kernel)
+        return whole(jit, kernel)
 
-    monkeypatch.setattr(Machine, "_written", noted)
+    monkeypatch.setattr(JIT, "_written", noted)
     return names
 
 
 def works(folder: Path | None, name: str = BEST, kernel: Kernel = DOUBLED) -> bool:
-    """Whether a new machine compiles a kernel that does what it should."""
-    machine = Machine(choose(name), folder)
-    compiled = machine.compile(kernel)
+    """Whether a new JIT compiles a kernel that does what it should."""
+    jit = JIT(choose(name), folder)
+    compiled = jit.compile(kernel)
     x = np.array([5, 6, 7], np.int64)
     run = ctypes.CFUNCTYPE(None, ctypes.c_char_p, ctypes.c_int64)(compiled.address)
     run(compiled.record({"x": x}), 1)
@@ -65,22 +65,22 @@ def kept(folder: Path) -> list[Path]:
 # --- compiled once -------------------------------------------------------------------------------
 
 
-def test_a_machine_compiles_a_kernel_once(written: list[str]) -> None:
-    machine = Machine(choose(BEST), None)
-    first = machine.compile(DOUBLED)
-    assert machine.compile(DOUBLED) is first
-    assert machine.compile(SAME) is not first
+def test_a_jit_compiles_a_kernel_once(written: list[str]) -> None:
+    jit = JIT(choose(BEST), None)
+    first = jit.compile(DOUBLED)
+    assert jit.compile(DOUBLED) is first
+    assert jit.compile(SAME) is not first
     assert written == ["doubled", "same"]
 
 
 def test_whoever_waits_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", "cullama")
-    machine = Machine(choose(BEST), tmp_path)
-    machine.compile(DOUBLED)
-    machine.compile(SAME)
+    jit = JIT(choose(BEST), tmp_path)
+    jit.compile(DOUBLED)
+    jit.compile(SAME)
     told = [f"compiling kernels for this processor, to be kept in {tmp_path}"]
     assert caplog.messages == told
-    Machine(choose(BEST), tmp_path).compile(DOUBLED)
+    JIT(choose(BEST), tmp_path).compile(DOUBLED)
     assert caplog.messages == told, "a second start compiles nothing"
 
 
@@ -105,9 +105,9 @@ def test_without_a_folder_nothing_is_kept(
 
 def test_each_kernel_and_each_instruction_set_has_a_file_of_its_own(tmp_path: Path) -> None:
     for name in NAMES:
-        machine = Machine(choose(name), tmp_path)
+        jit = JIT(choose(name), tmp_path)
         for kernel in (DOUBLED, SAME):
-            machine.compile(kernel)
+            jit.compile(kernel)
     assert len(kept(tmp_path)) == 2 * len(NAMES)
 
 
@@ -115,7 +115,7 @@ def test_other_sources_or_another_compiler_compile_anew(
     tmp_path: Path, written: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert works(tmp_path)
-    Machine(replace(choose(BEST), registers=1), tmp_path).compile(DOUBLED)
+    JIT(replace(choose(BEST), registers=1), tmp_path).compile(DOUBLED)
     assert len(written) == 2
     monkeypatch.setattr(compiling, "_sources", lambda: "edited")
     assert works(tmp_path)
@@ -125,11 +125,11 @@ def test_other_sources_or_another_compiler_compile_anew(
 
 
 SOMEBODY_S = """
-from cullama.cpu.compiled.code import POINTER
-from cullama.cpu.compiled.machine import Kernel
+from cullama.cpu.jit.kernel_builder import POINTER
+from cullama.cpu.jit.compiler import Kernel
 
-def body(code, a, chunk):
-    code.store(code.i64(NUMBER), a.x + chunk * 8)
+def body(builder, a, chunk):
+    builder.store(builder.i64(NUMBER), a.x + chunk * 8)
 
 KERNEL = Kernel("somebody_s", {"x": POINTER}, body)
 """
@@ -137,8 +137,8 @@ KERNEL = Kernel("somebody_s", {"x": POINTER}, body)
 
 def given(kernel: Kernel, folder: Path) -> int:
     x = np.zeros(3, np.int64)
-    machine = Machine(choose(BEST), folder)  # its code goes when it does
-    compiled = machine.compile(kernel)
+    jit = JIT(choose(BEST), folder)  # its code goes when it does
+    compiled = jit.compile(kernel)
     run = ctypes.CFUNCTYPE(None, ctypes.c_char_p, ctypes.c_int64)(compiled.address)
     run(compiled.record({"x": x}), 1)
     return int(x[1])
@@ -204,9 +204,9 @@ def test_a_folder_that_cannot_be_written_costs_time_and_a_warning(
 ) -> None:
     (tmp_path / "file").write_text("in the way")
     folder = tmp_path / "file" / "kernels"
-    machine = Machine(choose(BEST), folder)
-    machine.compile(DOUBLED)
-    machine.compile(SAME)
+    jit = JIT(choose(BEST), folder)
+    jit.compile(DOUBLED)
+    jit.compile(SAME)
     assert caplog.messages == [
         f"cannot keep compiled kernels in {folder} (Not a directory); "
         "they are compiled again at each start"
@@ -245,20 +245,20 @@ PROGRAM = """
 import sys
 from pathlib import Path
 import numpy as np
-from cullama.cpu.compiled.instruction_sets import choose
-from cullama.cpu.compiled.machine import Machine, address_of
-from cullama.cpu.compiled.program import step
 from cullama.cpu.compiled.rows import COPY_ROWS, RMS_NORM, SILU_MUL
-from cullama.cpu.compiled.team import Team
+from cullama.cpu.jit.compiler import JIT, address_of
+from cullama.cpu.jit.instruction_sets import choose
+from cullama.cpu.jit.program import step
+from cullama.cpu.jit.thread_pool import KernelThreadPool
 
-machine = Machine(choose(""), Path(sys.argv[1]))
-team = Team(machine, 2)
+jit = JIT(choose(""), Path(sys.argv[1]))
+thread_pool = KernelThreadPool(jit, 2)
 x, ones, out = (np.full((8, 16), value, np.float32) for value in (3, 1, np.nan))
 for kernel in (RMS_NORM, SILU_MUL, COPY_ROWS):
-    machine.compile(kernel)
+    jit.compile(kernel)
 arguments = dict(x=x, weight=ones, out=out, rows=8, columns=16, eps=0)
-record = step(machine.compile(RMS_NORM), 2, arguments)
-team.play(np.array([address_of(record)], np.int64))
+record = step(jit.compile(RMS_NORM), 2, arguments)
+thread_pool.execute(np.array([address_of(record)], np.int64))
 assert (out == 1).all(), out
 """
 
@@ -270,16 +270,16 @@ def test_processes_that_start_at_once_share_a_folder(tmp_path: Path) -> None:
         _, errors = process.communicate(timeout=120)
         assert process.returncode == 0, errors
     names = [path.name.split("-")[0] for path in kept(tmp_path / "kernels")]
-    assert sorted(names) == ["copy_rows", "play", "rms_norm", "serve", "silu_mul"]
+    assert sorted(names) == ["copy_rows", "execute", "rms_norm", "silu_mul", "worker_loop"]
 
 
 def test_two_threads_may_ask_for_one_kernel_at_once() -> None:
-    machine = Machine(choose(BEST), None)
+    jit = JIT(choose(BEST), None)
     start, found = threading.Barrier(4), []
 
     def ask() -> None:
         start.wait()
-        found.append(machine.compile(DOUBLED).address)
+        found.append(jit.compile(DOUBLED).address)
 
     threads = [threading.Thread(target=ask) for _ in range(4)]
     for thread in threads:
@@ -296,7 +296,7 @@ FIELDS = {"first": I64, "array": POINTER, "nothing": POINTER, "number": F32, "la
 
 
 def test_a_record_has_eight_bytes_for_each_argument() -> None:
-    compiled = compiling.Compiled("any", 0, FIELDS)
+    compiled = compiling.CompiledKernel("any", 0, FIELDS)
     array = np.zeros((3, 4), np.float32)[1:]
     record = compiled.record(
         {"last": 2**40, "number": 0.5, "nothing": None, "array": array, "first": -1}
@@ -308,7 +308,7 @@ def test_a_record_has_eight_bytes_for_each_argument() -> None:
 
 @pytest.mark.parametrize("change", [{"typo": 1}, {"first": ...}], ids=str)
 def test_arguments_that_are_not_a_kernel_s_are_found_out(change: dict[str, object]) -> None:
-    compiled = compiling.Compiled("any", 0, FIELDS)
+    compiled = compiling.CompiledKernel("any", 0, FIELDS)
     arguments = {**dict.fromkeys(FIELDS, 0), **change}
     arguments = {name: value for name, value in arguments.items() if value is not ...}
     with pytest.raises(AssertionError, match=next(iter(change))):

@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from cullama.cpu.jit.kernel_builder import F16, F32, I8, I16, I32, I64, Code, Value, vector
+from cullama.cpu.jit.kernel_builder import F16, F32, I8, I16, I32, I64, KernelBuilder, Value, vector
 
 Array = NDArray[Any]
 
@@ -30,62 +30,67 @@ STRANGE = [0.0, -0.0, 1.0, -1.0, 1e-45, -1e-45, 1e-38, 3e38, -3e38, np.inf, -np.
            0.5, 1.5, 2.5, -0.5, -2.5, 8388607.5, 16777217.0, 1 / 3]  # fmt: skip
 
 # What is written into a kernel, and what numpy says it means.
-Case = tuple[Callable[[Code, Value, Value], Value], Callable[[Array, Array], Array]]
+Case = tuple[Callable[[KernelBuilder, Value, Value], Value], Callable[[Array, Array], Array]]
 
 
-def chosen(condition: Callable[[Value, Value], Value]) -> Callable[[Code, Value, Value], Value]:
+def chosen(
+    condition: Callable[[Value, Value], Value],
+) -> Callable[[KernelBuilder, Value, Value], Value]:
     """A comparison shows in what it chooses."""
-    return lambda code, a, b: condition(a, b).choose(a, b)
+    return lambda builder, a, b: condition(a, b).choose(a, b)
 
 
 INTEGERS: dict[str, Case] = {
-    "add": (lambda code, a, b: a + b, np.add),
-    "sub": (lambda code, a, b: a - b, np.subtract),
-    "mul": (lambda code, a, b: a * b, np.multiply),
-    "and": (lambda code, a, b: a & b, np.bitwise_and),
-    "or": (lambda code, a, b: a | b, np.bitwise_or),
-    "xor": (lambda code, a, b: a ^ b, np.bitwise_xor),
-    "left": (lambda code, a, b: a << (b & 31), lambda a, b: a << (b & 31)),
-    "right": (lambda code, a, b: a >> (b & 31), lambda a, b: unsigned(a) >> unsigned(b & 31)),
-    "signed right": (lambda code, a, b: a.shifted_right(b & 31), lambda a, b: a >> (b & 31)),
-    "div": (lambda code, a, b: a // (b | 1), lambda a, b: unsigned(a) // unsigned(b | 1)),
-    "mod": (lambda code, a, b: a % (b | 1), lambda a, b: unsigned(a) % unsigned(b | 1)),
+    "add": (lambda builder, a, b: a + b, np.add),
+    "sub": (lambda builder, a, b: a - b, np.subtract),
+    "mul": (lambda builder, a, b: a * b, np.multiply),
+    "and": (lambda builder, a, b: a & b, np.bitwise_and),
+    "or": (lambda builder, a, b: a | b, np.bitwise_or),
+    "xor": (lambda builder, a, b: a ^ b, np.bitwise_xor),
+    "left": (lambda builder, a, b: a << (b & 31), lambda a, b: a << (b & 31)),
+    "right": (lambda builder, a, b: a >> (b & 31), lambda a, b: unsigned(a) >> unsigned(b & 31)),
+    "signed right": (lambda builder, a, b: a.shifted_right(b & 31), lambda a, b: a >> (b & 31)),
+    "div": (lambda builder, a, b: a // (b | 1), lambda a, b: unsigned(a) // unsigned(b | 1)),
+    "mod": (lambda builder, a, b: a % (b | 1), lambda a, b: unsigned(a) % unsigned(b | 1)),
     "less": (chosen(lambda a, b: a < b), np.minimum),
     "less or equal": (chosen(lambda a, b: a <= b), np.minimum),
     "greater": (chosen(lambda a, b: a > b), np.maximum),
     "greater or equal": (chosen(lambda a, b: a >= b), np.maximum),
     "equal": (
-        lambda code, a, b: (a & 3).equals(b & 3).choose(a, 7),
+        lambda builder, a, b: (a & 3).equals(b & 3).choose(a, 7),
         lambda a, b: np.where((a & 3) == (b & 3), a, 7),
     ),
-    "minimum": (lambda code, a, b: a.minimum(b), np.minimum),
-    "maximum": (lambda code, a, b: a.maximum(b), np.maximum),
-    "minimum of a number": (lambda code, a, b: a.minimum(-5), lambda a, b: np.minimum(a, -5)),
+    "minimum": (lambda builder, a, b: a.minimum(b), np.minimum),
+    "maximum": (lambda builder, a, b: a.maximum(b), np.maximum),
+    "minimum of a number": (lambda builder, a, b: a.minimum(-5), lambda a, b: np.minimum(a, -5)),
     "plain numbers": (
-        lambda code, a, b: (a * 3 - 5 & 255 | 256) ^ 1,
+        lambda builder, a, b: (a * 3 - 5 & 255 | 256) ^ 1,
         lambda a, b: (a * 3 - 5 & 255 | 256) ^ 1,
     ),
 }
 
 FLOATS: dict[str, Case] = {
-    "add": (lambda code, a, b: a + b, np.add),
-    "sub": (lambda code, a, b: a - b, np.subtract),
-    "mul": (lambda code, a, b: a * b, np.multiply),
-    "div": (lambda code, a, b: a / b, np.divide),
+    "add": (lambda builder, a, b: a + b, np.add),
+    "sub": (lambda builder, a, b: a - b, np.subtract),
+    "mul": (lambda builder, a, b: a * b, np.multiply),
+    "div": (lambda builder, a, b: a / b, np.divide),
     "less": (chosen(lambda a, b: a < b), lambda a, b: np.where(a < b, a, b)),
     "less or equal": (chosen(lambda a, b: a <= b), lambda a, b: np.where(a <= b, a, b)),
     "greater": (chosen(lambda a, b: a > b), lambda a, b: np.where(a > b, a, b)),
     "greater or equal": (chosen(lambda a, b: a >= b), lambda a, b: np.where(a >= b, a, b)),
     "equal": (
-        lambda code, a, b: a.equals(b).choose(a, 7.0),
+        lambda builder, a, b: a.equals(b).choose(a, 7.0),
         lambda a, b: np.where(a == b, a, np.float32(7)),
     ),
-    "maximum": (lambda code, a, b: a.maximum(b), lambda a, b: np.where(a > b, a, b)),
-    "root": (lambda code, a, b: code.root(code.magnitude(a)), lambda a, b: np.sqrt(np.abs(a))),
-    "magnitude": (lambda code, a, b: code.magnitude(a), lambda a, b: np.abs(a)),
-    "nearest": (lambda code, a, b: code.nearest(a), lambda a, b: np.rint(a)),
+    "maximum": (lambda builder, a, b: a.maximum(b), lambda a, b: np.where(a > b, a, b)),
+    "root": (
+        lambda builder, a, b: builder.root(builder.magnitude(a)),
+        lambda a, b: np.sqrt(np.abs(a)),
+    ),
+    "magnitude": (lambda builder, a, b: builder.magnitude(a), lambda a, b: np.abs(a)),
+    "nearest": (lambda builder, a, b: builder.nearest(a), lambda a, b: np.rint(a)),
     "plain numbers": (
-        lambda code, a, b: (a * 0.1 + 1e-3) / 3.0 - 2,
+        lambda builder, a, b: (a * 0.1 + 1e-3) / 3.0 - 2,
         lambda a, b: (a * np.float32(0.1) + np.float32(1e-3)) / np.float32(3) - np.float32(2),
     ),
 }
@@ -103,12 +108,12 @@ def evaluated(
     type_ = vector(element, lanes) if lanes > 1 else element
     out = np.full((len(cases), a.size), 77, a.dtype)
 
-    def body(code: Code, arrays: SimpleNamespace) -> None:
-        with code.loop(code.load(I64, arrays.count), 0, lanes) as place:
-            x, y = (code.load(type_, array + place * size) for array in (arrays.a, arrays.b))
+    def body(builder: KernelBuilder, arrays: SimpleNamespace) -> None:
+        with builder.loop(builder.load(I64, arrays.count), 0, lanes) as place:
+            x, y = (builder.load(type_, array + place * size) for array in (arrays.a, arrays.b))
             for index, (write, _) in enumerate(cases.values()):
-                row = arrays.out + code.load(I64, arrays.count) * (size * index)
-                code.store(write(code, x, y), row + place * size)
+                row = arrays.out + builder.load(I64, arrays.count) * (size * index)
+                builder.store(write(builder, x, y), row + place * size)
 
     kind = "floats" if element == F32 else "integers"
     computed(
@@ -170,10 +175,10 @@ def test_lanes_are_added_by_halves(name: str, a: list[float]) -> None:
     """In that order and no other: what else it might be, is seen in the last bits."""
     x, out = np.array(a, np.float32), np.zeros(2, np.float32)
 
-    def body(code: Code, arrays: SimpleNamespace) -> None:
-        numbers = code.load(vector(F32, LANES), arrays.x)
-        code.store(numbers.total(), arrays.out)
-        code.store(numbers.highest(), arrays.out + 4)
+    def body(builder: KernelBuilder, arrays: SimpleNamespace) -> None:
+        numbers = builder.load(vector(F32, LANES), arrays.x)
+        builder.store(numbers.total(), arrays.out)
+        builder.store(numbers.highest(), arrays.out + 4)
 
     computed(name, "by_halves", body, x=x, out=out)
     assert out[0] == by_halves(x, np.add)
@@ -184,21 +189,21 @@ def test_lanes_are_added_by_halves(name: str, a: list[float]) -> None:
 def test_lanes_change_places(name: str) -> None:
     x, out = np.arange(16, dtype=np.int32) * 10, np.zeros((8, 16), np.int32)
 
-    def body(code: Code, arrays: SimpleNamespace) -> None:
-        numbers = code.load(vector(I32, 16), arrays.x)
+    def body(builder: KernelBuilder, arrays: SimpleNamespace) -> None:
+        numbers = builder.load(vector(I32, 16), arrays.x)
         low, high = numbers.folded()
         rows = [
             numbers.lanes_at(range(15, -1, -1)),
-            code.joined(high, low, range(16)),
-            code.joined(numbers, numbers + 1, [lane + 16 * (lane % 2) for lane in range(16)]),
+            builder.joined(high, low, range(16)),
+            builder.joined(numbers, numbers + 1, [lane + 16 * (lane % 2) for lane in range(16)]),
             numbers.lane(3).spread(16),
-            code.numbers(I32, range(100, 116)),
+            builder.numbers(I32, range(100, 116)),
             numbers + numbers.lane(2),  # one number meets a vector
-            code.constant(vector(I32, 16), -4),
+            builder.constant(vector(I32, 16), -4),
             numbers.alike(9),
         ]
         for index, row in enumerate(rows):
-            code.store(row, arrays.out + 64 * index)
+            builder.store(row, arrays.out + 64 * index)
 
     computed(name, "places", body, x=x, out=out)
     odd = np.arange(16) % 2
@@ -215,12 +220,12 @@ def test_integers_become_wider_and_narrower(name: str) -> None:
     x = np.array(ENDS, np.int32)
     narrow, wide, unsigned_, long = (np.zeros(16, kind) for kind in ("i1", "i4", "i4", "i8"))
 
-    def body(code: Code, arrays: SimpleNamespace) -> None:
-        numbers = code.load(vector(I32, 16), arrays.x)
-        code.store(numbers.to(I8), arrays.narrow)
-        code.store(numbers.to(I16).to(I32), arrays.wide)
-        code.store(numbers.to(I16).to(I32, signed=False), arrays.unsigned_)
-        code.store(numbers.to(I64), arrays.long)
+    def body(builder: KernelBuilder, arrays: SimpleNamespace) -> None:
+        numbers = builder.load(vector(I32, 16), arrays.x)
+        builder.store(numbers.to(I8), arrays.narrow)
+        builder.store(numbers.to(I16).to(I32), arrays.wide)
+        builder.store(numbers.to(I16).to(I32, signed=False), arrays.unsigned_)
+        builder.store(numbers.to(I64), arrays.long)
 
     computed(name, "widths", body, x=x, narrow=narrow, wide=wide, unsigned_=unsigned_, long=long)
     np.testing.assert_array_equal(narrow, x.astype(np.int8))
@@ -235,11 +240,11 @@ def test_integers_become_floats_and_back(name: str) -> None:
     signed, unsigned_ = np.zeros(16, np.float32), np.zeros(16, np.float32)
     fractions = np.array([0.0, -0.0, 0.9, -0.9, 1.5, -1.5, 2e9, -2e9] * 2, np.float32)
 
-    def body(code: Code, arrays: SimpleNamespace) -> None:
-        numbers = code.load(vector(I32, 16), arrays.x)
-        code.store(numbers.to(F32), arrays.signed)
-        code.store(numbers.to(F32, signed=False), arrays.unsigned_)
-        code.store(code.load(vector(F32, 16), arrays.fractions).to(I32), arrays.back)
+    def body(builder: KernelBuilder, arrays: SimpleNamespace) -> None:
+        numbers = builder.load(vector(I32, 16), arrays.x)
+        builder.store(numbers.to(F32), arrays.signed)
+        builder.store(numbers.to(F32, signed=False), arrays.unsigned_)
+        builder.store(builder.load(vector(F32, 16), arrays.fractions).to(I32), arrays.back)
 
     computed(
         name,
@@ -260,11 +265,11 @@ def test_integers_become_floats_and_back(name: str) -> None:
 def test_bits_are_read_as_another_type(name: str) -> None:
     x, out = np.linspace(-3, 7, 16, dtype=np.float32), np.zeros((2, 64), np.uint8)
 
-    def body(code: Code, arrays: SimpleNamespace) -> None:
-        numbers = code.load(vector(F32, 16), arrays.x)
-        code.store(numbers.bits(vector(I8, 64)), arrays.out)
+    def body(builder: KernelBuilder, arrays: SimpleNamespace) -> None:
+        numbers = builder.load(vector(F32, 16), arrays.x)
+        builder.store(numbers.bits(vector(I8, 64)), arrays.out)
         for lane in range(16):
-            code.store(numbers.lane(lane).bits(I32), arrays.out + (64 + 4 * lane))
+            builder.store(numbers.lane(lane).bits(I32), arrays.out + (64 + 4 * lane))
 
     computed(name, "bits", body, x=x, out=out)
     np.testing.assert_array_equal(out, [x.view(np.uint8)] * 2)
@@ -274,12 +279,14 @@ def test_bits_are_read_as_another_type(name: str) -> None:
 def test_nothing_need_be_aligned(name: str) -> None:
     room, out = np.arange(300, dtype=np.uint8), np.zeros(300, np.uint8)
 
-    def body(code: Code, arrays: SimpleNamespace) -> None:
+    def body(builder: KernelBuilder, arrays: SimpleNamespace) -> None:
         for start, element, size in ((1, I8, 1), (67, I16, 2), (133, F32, 4)):
             count = 64 // size
-            code.store(code.load(vector(element, count), arrays.room + start), arrays.out + start)
+            builder.store(
+                builder.load(vector(element, count), arrays.room + start), arrays.out + start
+            )
         for start, element in ((201, I64), (211, I32), (217, I16), (221, I8), (223, F32)):
-            code.store(code.load(element, arrays.room + start), arrays.out + start)
+            builder.store(builder.load(element, arrays.room + start), arrays.out + start)
 
     computed(name, "unaligned", body, room=room, out=out)
     copied = [(1, 64), (67, 64), (133, 64), (201, 8), (211, 4), (217, 2), (221, 1), (223, 4)]
@@ -295,9 +302,9 @@ def test_a_product_with_a_sum_is_rounded_once_or_twice(name: str) -> None:
     x, y, z = draw.standard_normal((3, 16)).astype(np.float32)
     out = np.zeros(16, np.float32)
 
-    def body(code: Code, arrays: SimpleNamespace) -> None:
-        numbers = [code.load(vector(F32, 16), arrays.__dict__[each]) for each in "xyz"]
-        code.store(code.fma(*numbers), arrays.out)
+    def body(builder: KernelBuilder, arrays: SimpleNamespace) -> None:
+        numbers = [builder.load(vector(F32, 16), arrays.__dict__[each]) for each in "xyz"]
+        builder.store(builder.fma(*numbers), arrays.out)
 
     computed(name, "fma", body, x=x, y=y, z=z, out=out)
     once = (x.astype(np.float64) * y + z).astype(np.float32)
@@ -315,13 +322,13 @@ def test_a_loop_is_python_s_range(name: str, step: int, start: int, end: int) ->
     ends, out = np.array([start, end], np.int64), np.full(40, -99, np.int64)
     count = np.zeros(1, np.int64)
 
-    def body(code: Code, arrays: SimpleNamespace) -> None:
-        done = code.variable(code.i64(0))
-        first, last = (code.load(I64, arrays.ends + 8 * i) for i in range(2))
-        with code.loop(last, first, step) as place:
-            code.store(place, arrays.out + done.get() * 8)
+    def body(builder: KernelBuilder, arrays: SimpleNamespace) -> None:
+        done = builder.variable(builder.i64(0))
+        first, last = (builder.load(I64, arrays.ends + 8 * i) for i in range(2))
+        with builder.loop(last, first, step) as place:
+            builder.store(place, arrays.out + done.get() * 8)
             done.add(1)
-        code.store(done.get(), arrays.count)
+        builder.store(done.get(), arrays.count)
 
     computed(name, f"range_by_{step}", body, ends=ends, out=out, count=count)
     expected = list(range(start, end, step))
@@ -336,14 +343,14 @@ def test_a_loop_without_an_end_is_left_when_told(name: str, a: int, b: int) -> N
     """Euclid's."""
     numbers, out = np.array([a, b], np.int64), np.zeros(1, np.int64)
 
-    def body(code: Code, arrays: SimpleNamespace) -> None:
-        x, y = (code.variable(code.load(I64, arrays.numbers + 8 * i)) for i in range(2))
-        with code.forever() as leave_if:
+    def body(builder: KernelBuilder, arrays: SimpleNamespace) -> None:
+        x, y = (builder.variable(builder.load(I64, arrays.numbers + 8 * i)) for i in range(2))
+        with builder.forever() as leave_if:
             leave_if(y.get().equals(0))
             rest = x.get() % y.get()
             x.set(y.get())
             y.set(rest)
-        code.store(x.get(), arrays.out)
+        builder.store(x.get(), arrays.out)
 
     computed(name, "euclid", body, numbers=numbers, out=out)
     assert out[0] == gcd(a, b)
@@ -354,12 +361,12 @@ def test_a_loop_without_an_end_is_left_when_told(name: str, a: int, b: int) -> N
 def test_when_is_run_when_it_holds(name: str, number: int) -> None:
     numbers, out = np.array([number], np.int64), np.zeros(2, np.int64)
 
-    def body(code: Code, arrays: SimpleNamespace) -> None:
-        found = code.load(I64, arrays.numbers)
-        with code.when(found > 0):
-            code.store(code.i64(1), arrays.out)
-            with code.when(found > 1):
-                code.store(found, arrays.out + 8)
+    def body(builder: KernelBuilder, arrays: SimpleNamespace) -> None:
+        found = builder.load(I64, arrays.numbers)
+        with builder.when(found > 0):
+            builder.store(builder.i64(1), arrays.out)
+            with builder.when(found > 1):
+                builder.store(found, arrays.out + 8)
 
     computed(name, "when", body, numbers=numbers, out=out)
     assert out.tolist() == [int(number > 0), number if number > 1 else 0]
@@ -369,13 +376,13 @@ def test_when_is_run_when_it_holds(name: str, number: int) -> None:
 def test_scratch_is_ours_alone(name: str) -> None:
     x, out = np.arange(64, dtype=np.uint8), np.zeros((3, 64), np.uint8)
 
-    def body(code: Code, arrays: SimpleNamespace) -> None:
-        places = [code.scratch(64) for _ in range(3)]
-        numbers = code.load(vector(I8, 64), arrays.x)
+    def body(builder: KernelBuilder, arrays: SimpleNamespace) -> None:
+        places = [builder.scratch(64) for _ in range(3)]
+        numbers = builder.load(vector(I8, 64), arrays.x)
         for index, place in enumerate(places):
-            code.store(numbers + index, place)
+            builder.store(numbers + index, place)
         for index, place in enumerate(places):
-            code.store(code.load(vector(I8, 64), place), arrays.out + 64 * index)
+            builder.store(builder.load(vector(I8, 64), place), arrays.out + 64 * index)
 
     computed(name, "scratch", body, x=x, out=out)
     np.testing.assert_array_equal(out, x + np.arange(3)[:, None].astype(np.uint8))
@@ -385,12 +392,12 @@ def test_scratch_is_ours_alone(name: str) -> None:
 def test_shared_numbers_are_exchanged_and_added_to(name: str) -> None:
     shared, out = np.array([40, 7], np.int64), np.zeros(3, np.int64)
 
-    def body(code: Code, arrays: SimpleNamespace) -> None:
-        before = code.fetch_add(arrays.shared, 2)
-        swapped = code.exchange(arrays.shared + 8, before + 1)
-        code.pause()
-        for place, value in enumerate([before, swapped, code.seen(arrays.shared)]):
-            code.store(value, arrays.out + 8 * place)
+    def body(builder: KernelBuilder, arrays: SimpleNamespace) -> None:
+        before = builder.fetch_add(arrays.shared, 2)
+        swapped = builder.exchange(arrays.shared + 8, before + 1)
+        builder.pause()
+        for place, value in enumerate([before, swapped, builder.seen(arrays.shared)]):
+            builder.store(value, arrays.out + 8 * place)
 
     computed(name, "exchange", body, shared=shared, out=out)
     assert shared.tolist() == [42, 41]
@@ -403,11 +410,11 @@ def test_half_precision_is_converted_by_the_processor(name: str) -> None:
     x = np.arange(1 << 16, dtype=np.uint16)
     out, back = np.zeros(1 << 16, np.float32), np.zeros(1 << 16, np.uint16)
 
-    def body(code: Code, arrays: SimpleNamespace) -> None:
-        with code.loop(1 << 16, 0, 16) as place:
-            halves = code.load(vector(I16, 16), arrays.x + place * 2).bits(vector(F16, 16))
-            code.store(halves.to(F32), arrays.out + place * 4)
-            code.store(halves.to(F32).to_half(), arrays.back + place * 2)
+    def body(builder: KernelBuilder, arrays: SimpleNamespace) -> None:
+        with builder.loop(1 << 16, 0, 16) as place:
+            halves = builder.load(vector(I16, 16), arrays.x + place * 2).bits(vector(F16, 16))
+            builder.store(halves.to(F32), arrays.out + place * 4)
+            builder.store(halves.to(F32).to_half(), arrays.back + place * 2)
 
     computed(name, "halves", body, x=x, out=out, back=back)
     expected = x.view(np.float16).astype(np.float32)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from compiled_cpu import NAMES, machine
+from compiled_cpu import NAMES, jit
 from numpy.typing import NDArray
 
 from cullama.cpu.compiled.rows import COPY_ROWS
@@ -21,7 +21,7 @@ ROWS = np.array([3, 1], np.int32)
 
 @pytest.fixture
 def launcher() -> Launcher:
-    return Launcher(machine(NAMES[0]))
+    return Launcher(jit(NAMES[0]))
 
 
 def copied(launcher: Launcher, rows: NDArray[np.int32] = ROWS) -> NDArray[Any]:
@@ -41,7 +41,7 @@ def test_what_is_recorded_runs_when_the_program_does(launcher: Launcher) -> None
     assert np.isnan(result).all()
     for wanted in ([0, 0], [1, 2]):
         rows[:] = wanted
-        program.run(launcher.team)
+        program.run(launcher.thread_pool)
         np.testing.assert_array_equal(result, TABLE[wanted])
     assert not np.shares_memory(copied(launcher), result)  # nothing is recorded any more
 
@@ -74,7 +74,7 @@ def test_others_go_on_computing_while_a_thread_records(launcher: Launcher) -> No
     program, result = launcher.record(work, Arena(1 << 12))
     np.testing.assert_array_equal(found[0], TABLE[ROWS])
     assert np.isnan(result).all()
-    program.run(launcher.team)
+    program.run(launcher.thread_pool)
     np.testing.assert_array_equal(result, TABLE[ROWS])
 
 

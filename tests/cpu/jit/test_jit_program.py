@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from compiled_cpu import NAMES, machine, team
+from compiled_cpu import NAMES, jit, thread_pool
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -114,7 +114,7 @@ def test_an_arena_lives_as_long_as_what_came_from_it() -> None:
 def copied(program: Program, chunks: Any, **arrays: NDArray[Any]) -> None:
     count, columns = arrays["out"].shape
     arguments: dict[str, Any] = {**arrays, "count": count, "columns": columns}
-    program.add(machine(BEST).compile(COPY_ROWS), chunks, arguments)
+    program.add(jit(BEST).compile(COPY_ROWS), chunks, arguments)
 
 
 def test_a_program_reads_anew_what_has_changed() -> None:
@@ -125,7 +125,7 @@ def test_a_program_reads_anew_what_has_changed() -> None:
     for turn in range(5):
         table[:] = np.arange(5)[:, None] + turn
         rows[:] = np.roll(rows, 1)
-        program.run(team(BEST))
+        program.run(thread_pool(BEST))
         np.testing.assert_array_equal(out, table[rows])
 
 
@@ -136,11 +136,11 @@ def test_steps_follow_each_other() -> None:
     between, out = np.full((2, 6, 32), np.nan, np.float32)
     program = Program()
     norm = {"x": x, "weight": ones, "out": between, "rows": 6, "columns": 32, "eps": 0.0}
-    program.add(machine(BEST).compile(RMS_NORM), 2, norm)
+    program.add(jit(BEST).compile(RMS_NORM), 2, norm)
     copied(program, 2, table=between, rows=rows, out=out)
     for threads in (1, 3):
         out[:] = np.nan
-        program.run(team(BEST, threads))
+        program.run(thread_pool(BEST, threads))
         np.testing.assert_allclose(out, 1, rtol=1e-6)
 
 
@@ -152,7 +152,7 @@ def test_how_much_there_is_to_do_may_change_from_run_to_run() -> None:
     copied(program, chunks, table=table, rows=rows, out=out)
     for wanted in (0, 1, 3, 5, 2):
         out[:], chunks[:] = 0, wanted
-        program.run(team(BEST, 3))
+        program.run(thread_pool(BEST, 3))
         np.testing.assert_array_equal(out[:, 0], np.arange(20) < 4 * wanted)
 
 
@@ -163,6 +163,6 @@ def test_a_program_holds_what_its_records_point_to() -> None:
     copied(program, np.array([2], np.int64), table=table, rows=rows, out=out)
     gc.collect()
     litter = [np.full(1, -1, np.int64) for _ in range(1000)]  # where the number would have been
-    program.run(team(BEST))
+    program.run(thread_pool(BEST))
     assert (out == 1).all()
     assert len(litter) == 1000

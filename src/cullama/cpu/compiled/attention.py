@@ -13,7 +13,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 from ..jit.compiler import Kernel
-from ..jit.kernel_builder import F32, I32, I64, POINTER, Code, Value, Variable, vector
+from ..jit.kernel_builder import F32, I32, I64, POINTER, KernelBuilder, Value, Variable, vector
 from ..packed import Plain
 from .rows import exp
 from .unpacking import numbers
@@ -53,10 +53,10 @@ def sizes_for(registers: int) -> tuple[int, ...]:
 def attention_kernel(stored: Plain, width: int, block_size: int) -> Kernel:
     """For heads of one width and a cache of one type. A chunk is an item and a key/value head."""
 
-    def body(code: Code, a: SimpleNamespace, chunk: Value) -> None:
-        tile = _Tile(code, a, chunk, stored, width, block_size)
-        for size in sizes_for(code.instruction_set.registers):
-            with code.when(tile.rows.equals(size)):
+    def body(builder: KernelBuilder, a: SimpleNamespace, chunk: Value) -> None:
+        tile = _Tile(builder, a, chunk, stored, width, block_size)
+        for size in sizes_for(builder.instruction_set.registers):
+            with builder.when(tile.rows.equals(size)):
                 tile.attend(size)
 
     return Kernel(f"attention_{width}_{stored.name.lower()}", FIELDS, body)
@@ -67,51 +67,51 @@ class _Tile:
 
     def __init__(
         self,
-        code: Code,
+        builder: KernelBuilder,
         a: SimpleNamespace,
         chunk: Value,
         stored: Plain,
         width: int,
         block_size: int,
     ) -> None:
-        self.code, self.a, self.stored = code, a, stored
+        self.builder, self.a, self.stored = builder, a, stored
         self.width, self.block_size = width, block_size
         item = a.items + chunk // a.kv_heads * ITEM
         self.first_row, self.rows, self.split, table = (
-            code.load(I64, item + 8 * field) for field in range(4)
+            builder.load(I64, item + 8 * field) for field in range(4)
         )
         self.kv_head = chunk % a.kv_heads
         self.table = a.tables + table * a.table_width * 4
         self.group = a.heads // a.kv_heads
-        most = max(sizes_for(code.instruction_set.registers))
-        self.weights = code.scratch(4 * most * SPAN)  # [rows, SPAN]; scores at first
-        self.sums = code.scratch(4 * most * width)  # [rows, width]
+        most = max(sizes_for(builder.instruction_set.registers))
+        self.weights = builder.scratch(4 * most * SPAN)  # [rows, SPAN]; scores at first
+        self.sums = builder.scratch(4 * most * width)  # [rows, width]
 
     def attend(self, size: int) -> None:
-        code = self.code
+        builder = self.builder
         self._find_rows(size)
-        zero, never = code.constant(F32, 0.0), code.constant(F32, NEVER)
-        self.highest = [code.variable(never) for _ in range(size)]
-        self.totals = [code.variable(zero) for _ in range(size)]
-        with code.loop(size * self.width) as place:
-            code.store(zero, self.sums + place * 4)
+        zero, never = builder.constant(F32, 0.0), builder.constant(F32, NEVER)
+        self.highest = [builder.variable(never) for _ in range(size)]
+        self.totals = [builder.variable(zero) for _ in range(size)]
+        with builder.loop(size * self.width) as place:
+            builder.store(zero, self.sums + place * 4)
         first = self.lows[0].maximum(self.split) // SPAN * SPAN
         last = self.positions[-1].minimum(self.split + (SPLIT - 1))
-        with code.loop(last + 1, first, SPAN) as base:
+        with builder.loop(last + 1, first, SPAN) as base:
             self._span(size, base, (last + 1 - base).minimum(SPAN))
         for row in range(size):
             self._finish(row)
 
     def _find_rows(self, size: int) -> None:
         """Of each row its queries, its position and the first key it sees."""
-        code, a = self.code, self.a
+        builder, a = self.builder, self.a
         self.places, self.positions, self.lows = [], [], []
         for i in range(size):
             row = self.first_row + i
             token = row // self.group
             head = self.kv_head * self.group + row % self.group
             self.places.append(token * a.heads + head)
-            position = code.load(I32, a.positions + token * 4).to(I64)
+            position = builder.load(I32, a.positions + token * 4).to(I64)
             self.positions.append(position)
             low = (position - a.window + 1).maximum(0)
             self.lows.append((a.window > 0).choose(low, 0))
@@ -120,38 +120,38 @@ class _Tile:
         """`keys`: so many from `base` on are there."""
         blocks = (keys + (self.block_size - 1)) // self.block_size
         first = base // self.block_size
-        with self.code.loop(blocks) as block:
+        with self.builder.loop(blocks) as block:
             self._score(size, self._start(first + block), base, block * self.block_size)
         scales = [self._weigh(row, blocks * self.block_size) for row in range(size)]
         self._hear(size, base, scales, keys)
 
     def _start(self, block: Value) -> Value:
         """Where a block of this head begins, in bytes."""
-        index = self.code.load(I32, self.table + block * 4).to(I64)
+        index = self.builder.load(I32, self.table + block * 4).to(I64)
         elements = (self.kv_head * self.a.blocks + index) * (self.width * self.block_size)
         return elements * self.stored.dtype.itemsize
 
     def _score(self, size: int, start: Value, base: Value, inside: Value) -> None:
         """The scores of one block, `inside` keys behind the base of its span."""
-        code, item = self.code, self.stored.dtype.itemsize
+        builder, item = self.builder, self.stored.dtype.itemsize
         places = range(0, self.block_size, LANES)
-        nothing = code.constant(vector(F32, LANES), 0.0)
-        sums = [[code.variable(nothing) for _ in places] for _ in range(size)]
+        nothing = builder.constant(vector(F32, LANES), 0.0)
+        sums = [[builder.variable(nothing) for _ in places] for _ in range(size)]
         queries = [self.a.q + place * (4 * self.width) for place in self.places]
-        with code.loop(self.width) as dimension:
+        with builder.loop(self.width) as dimension:
             row = self.a.keys + start + dimension * (self.block_size * item)
-            met = [numbers(code, self.stored, row + place * item) for place in places]
-            code.prefetch(self.a.values + start + dimension * (self.block_size * item))
+            met = [numbers(builder, self.stored, row + place * item) for place in places]
+            builder.prefetch(self.a.values + start + dimension * (self.block_size * item))
             for query, totals in zip(queries, sums, strict=True):
-                number = code.load(F32, query + dimension * 4).spread(LANES)
+                number = builder.load(F32, query + dimension * 4).spread(LANES)
                 for total, keys in zip(totals, met, strict=True):
-                    total.set(code.fma(keys, number, total.get()))
-        lanes = code.numbers(I32, range(LANES))
+                    total.set(builder.fma(keys, number, total.get()))
+        lanes = builder.numbers(I32, range(LANES))
         for row_index, totals in enumerate(sums):
             for place, total in zip(places, totals, strict=True):
                 keys = lanes + (base + inside + place).to(I32).spread(LANES)
                 score = self._is_seen(row_index, keys).choose(total.get() * self.a.scale, NEVER)
-                code.store(score, self._weight_at(row_index, inside + place))
+                builder.store(score, self._weight_at(row_index, inside + place))
 
     def _is_seen(self, row: int, keys: Value) -> Value:
         low, position = self.lows[row].to(I32), self.positions[row].to(I32)
@@ -162,53 +162,55 @@ class _Tile:
 
     def _weigh(self, row: int, keys: Value) -> Value:
         """A span's scores become weights; returns what earlier sums are to be scaled by."""
-        code, type_ = self.code, vector(F32, LANES)
-        highest = code.variable(code.constant(type_, NEVER))
-        with code.loop(keys, 0, LANES) as key:
-            highest.set(highest.get().maximum(code.load(type_, self._weight_at(row, key))))
+        builder, type_ = self.builder, vector(F32, LANES)
+        highest = builder.variable(builder.constant(type_, NEVER))
+        with builder.loop(keys, 0, LANES) as key:
+            highest.set(highest.get().maximum(builder.load(type_, self._weight_at(row, key))))
         before = self.highest[row].get()
         now = before.maximum(highest.get().highest())
-        total = code.variable(code.constant(type_, 0.0))
-        with code.loop(keys, 0, LANES) as key:
+        total = builder.variable(builder.constant(type_, 0.0))
+        with builder.loop(keys, 0, LANES) as key:
             at = self._weight_at(row, key)
-            score = code.load(type_, at)
+            score = builder.load(type_, at)
             # Asked this way round, what is no number gets a weight that is none.
-            weight = (score <= NEVER).choose(code.constant(type_, 0.0), exp(code, score - now))
-            code.store(weight, at)
+            weight = (score <= NEVER).choose(
+                builder.constant(type_, 0.0), exp(builder, score - now)
+            )
+            builder.store(weight, at)
             total.set(total.get() + weight)
-        scale = exp(code, before - now)
+        scale = exp(builder, before - now)
         self.highest[row].set(now)
-        self.totals[row].set(code.fma(self.totals[row].get(), scale, total.get().total()))
+        self.totals[row].set(builder.fma(self.totals[row].get(), scale, total.get().total()))
         return scale
 
     def _hear(self, size: int, base: Value, scales: list[Value], keys: Value) -> None:
         """sums = sums · scale + weights · values, some vectors of dimensions at a time."""
-        code, first = self.code, base // self.block_size
+        builder, first = self.builder, base // self.block_size
         lanes = LANES if self.width % LANES == 0 else 1
         vectors = max(1, min(self.width // lanes, SUMS // size))
         while self.width // lanes % vectors:
             vectors -= 1
-        with code.loop(self.width, 0, lanes * vectors) as dimension:
+        with builder.loop(self.width, 0, lanes * vectors) as dimension:
             places = [dimension + lanes * v for v in range(vectors)]
             sums = [
                 [
-                    code.variable(self._sum(row, place, lanes) * scale.spread(lanes))
+                    builder.variable(self._sum(row, place, lanes) * scale.spread(lanes))
                     for place in places
                 ]
                 for row, scale in enumerate(scales)
             ]
             # Values before the window are not touched: weights of 0 would not silence a NaN.
             begin = (self.lows[0] - base).maximum(0)
-            with code.loop(
+            with builder.loop(
                 keys, begin // self.block_size * self.block_size, self.block_size
             ) as inside:
                 values = self.a.values + self._start(first + inside // self.block_size)
                 end = (keys - inside).minimum(self.block_size)
-                with code.loop(end, (begin - inside).maximum(0)) as key:
+                with builder.loop(end, (begin - inside).maximum(0)) as key:
                     self._add_values(sums, values, key, inside + key, places, lanes)
             for row, totals in enumerate(sums):
                 for place, total in zip(places, totals, strict=True):
-                    code.store(total.get(), self._sum_at(row, place))
+                    builder.store(total.get(), self._sum_at(row, place))
 
     def _add_values(
         self,
@@ -219,40 +221,40 @@ class _Tile:
         places: list[Value],
         lanes: int,
     ) -> None:
-        code, item = self.code, self.stored.dtype.itemsize
+        builder, item = self.builder, self.stored.dtype.itemsize
         heard = [
-            numbers(code, self.stored, values + (key * self.width + place) * item, lanes)
+            numbers(builder, self.stored, values + (key * self.width + place) * item, lanes)
             for place in places
         ]
         for row, totals in enumerate(sums):
-            share = code.load(F32, self._weight_at(row, weight)).spread(lanes)
+            share = builder.load(F32, self._weight_at(row, weight)).spread(lanes)
             for total, numbers_ in zip(totals, heard, strict=True):
-                total.set(code.fma(numbers_, share, total.get()))
+                total.set(builder.fma(numbers_, share, total.get()))
 
     def _sum(self, row: int, dimension: Value, lanes: int) -> Value:
         type_ = vector(F32, lanes) if lanes > 1 else F32
-        return self.code.load(type_, self._sum_at(row, dimension))
+        return self.builder.load(type_, self._sum_at(row, dimension))
 
     def _sum_at(self, row: int, dimension: Value) -> Value:
         return self.sums + (dimension + row * self.width) * 4
 
     def _finish(self, row: int) -> None:
         """The row itself, where one split is all it sees, or its part for `merge`."""
-        code, a = self.code, self.a
+        builder, a = self.builder, self.a
         first, last = self.lows[row] // SPLIT, self.positions[row] // SPLIT
         mine = self.split // SPLIT
         place, total = self.places[row], self.totals[row].get()
         is_whole = first.equals(last)
-        with code.when(is_whole & first.equals(mine)), code.loop(self.width) as dimension:
-            number = code.load(F32, self._sum_at(row, dimension)) / total
-            code.store(number, a.out + (place * self.width + dimension) * 4)
+        with builder.when(is_whole & first.equals(mine)), builder.loop(self.width) as dimension:
+            number = builder.load(F32, self._sum_at(row, dimension)) / total
+            builder.store(number, a.out + (place * self.width + dimension) * 4)
         is_part = is_whole.equals(0) & (first <= mine) & (mine <= last)
-        with code.when(is_part):
+        with builder.when(is_part):
             part = part_at(a, mine, place, self.width)
-            with code.loop(self.width) as dimension:
-                code.store(code.load(F32, self._sum_at(row, dimension)), part + dimension * 4)
-            code.store(self.highest[row].get(), part + 4 * self.width)
-            code.store(total, part + (4 * self.width + 4))
+            with builder.loop(self.width) as dimension:
+                builder.store(builder.load(F32, self._sum_at(row, dimension)), part + dimension * 4)
+            builder.store(self.highest[row].get(), part + 4 * self.width)
+            builder.store(total, part + (4 * self.width + 4))
 
 
 def part_at(a: SimpleNamespace, split: Value, place: Value, width: int) -> Value:
@@ -267,36 +269,36 @@ MERGE_FIELDS = {
 def merge_kernel(width: int) -> Kernel:
     """A chunk is a token."""
 
-    def body(code: Code, a: SimpleNamespace, chunk: Value) -> None:
-        position = code.load(I32, a.positions + chunk * 4).to(I64)
+    def body(builder: KernelBuilder, a: SimpleNamespace, chunk: Value) -> None:
+        position = builder.load(I32, a.positions + chunk * 4).to(I64)
         low = (a.window > 0).choose((position - a.window + 1).maximum(0), 0)
         first, last = low // SPLIT, position // SPLIT
-        with code.when(first < last), code.loop(a.heads) as head:
-            _merge(code, a, chunk * a.heads + head, first, last, width)
+        with builder.when(first < last), builder.loop(a.heads) as head:
+            _merge(builder, a, chunk * a.heads + head, first, last, width)
 
     return Kernel(f"merge_{width}", MERGE_FIELDS, body)
 
 
 def _merge(
-    code: Code, a: SimpleNamespace, place: Value, first: Value, last: Value, width: int
+    builder: KernelBuilder, a: SimpleNamespace, place: Value, first: Value, last: Value, width: int
 ) -> None:
     """The parts of a row, scaled to their highest score."""
-    highest = code.variable(code.constant(F32, NEVER))
-    with code.loop(last + 1, first) as split:
-        score = code.load(F32, part_at(a, split, place, width) + 4 * width)
+    highest = builder.variable(builder.constant(F32, NEVER))
+    with builder.loop(last + 1, first) as split:
+        score = builder.load(F32, part_at(a, split, place, width) + 4 * width)
         highest.set(highest.get().maximum(score))
-    zero, out = code.constant(F32, 0.0), a.out + place * (4 * width)
-    with code.loop(width) as dimension:
-        code.store(zero, out + dimension * 4)
-    total = code.variable(zero)
-    with code.loop(last + 1, first) as split:
+    zero, out = builder.constant(F32, 0.0), a.out + place * (4 * width)
+    with builder.loop(width) as dimension:
+        builder.store(zero, out + dimension * 4)
+    total = builder.variable(zero)
+    with builder.loop(last + 1, first) as split:
         part = part_at(a, split, place, width)
-        scale = exp(code, code.load(F32, part + 4 * width) - highest.get())
-        total.set(code.fma(code.load(F32, part + (4 * width + 4)), scale, total.get()))
-        with code.loop(width) as dimension:
+        scale = exp(builder, builder.load(F32, part + 4 * width) - highest.get())
+        total.set(builder.fma(builder.load(F32, part + (4 * width + 4)), scale, total.get()))
+        with builder.loop(width) as dimension:
             at = dimension * 4
-            number = code.fma(code.load(F32, part + at), scale, code.load(F32, out + at))
-            code.store(number, out + at)
-    with code.loop(width) as dimension:
+            number = builder.fma(builder.load(F32, part + at), scale, builder.load(F32, out + at))
+            builder.store(number, out + at)
+    with builder.loop(width) as dimension:
         at = out + dimension * 4
-        code.store(code.load(F32, at) / total.get(), at)
+        builder.store(builder.load(F32, at) / total.get(), at)

@@ -14,7 +14,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 from ..jit.compiler import Kernel
-from ..jit.kernel_builder import F32, I8, I16, I32, I64, POINTER, Code, Value, vector
+from ..jit.kernel_builder import F32, I8, I16, I32, I64, POINTER, KernelBuilder, Value, vector
 from ..packed import GROUP
 
 HIGH, LOW, WORDS = 0, GROUP, 0
@@ -30,36 +30,36 @@ NOTHING = 1e-34  # a group whose numbers are all smaller counts as zeros: its sc
 GROUPS_IN_CHUNK = 256
 
 
-def _digits(code: Code, a: SimpleNamespace, chunk: Value) -> None:
+def _digits(builder: KernelBuilder, a: SimpleNamespace, chunk: Value) -> None:
     first = chunk * GROUPS_IN_CHUNK
-    with code.loop((first + GROUPS_IN_CHUNK).minimum(a.groups), first) as group:
-        _group(code, a.x + group * (GROUP * 4), a.out + group * RECORD)
+    with builder.loop((first + GROUPS_IN_CHUNK).minimum(a.groups), first) as group:
+        _group(builder, a.x + group * (GROUP * 4), a.out + group * RECORD)
 
 
-def _group(code: Code, x: Value, out: Value) -> None:
-    halves = [code.load(vector(F32, 16), x + 64 * half) for half in range(2)]
-    highest = code.magnitude(halves[0]).maximum(code.magnitude(halves[1])).highest()
+def _group(builder: KernelBuilder, x: Value, out: Value) -> None:
+    halves = [builder.load(vector(F32, 16), x + 64 * half) for half in range(2)]
+    highest = builder.magnitude(halves[0]).maximum(builder.magnitude(halves[1])).highest()
     scale = highest * (1 / LARGEST) + _unsound(halves)
-    inverse = (highest > NOTHING).choose(code.constant(F32, LARGEST) / highest, 0.0)
+    inverse = (highest > NOTHING).choose(builder.constant(F32, LARGEST) / highest, 0.0)
     sums = []
     for half, numbers in enumerate(halves):
-        whole = code.nearest(numbers * inverse).to(I32)
-        _store(code, whole, half, out)
+        whole = builder.nearest(numbers * inverse).to(I32)
+        _store(builder, whole, half, out)
         sums.append(whole.total())
-        code.store(sums[half], out + (SUMS + 4 * half))
-    code.store(scale, out + SCALE)
-    code.store((sums[0] + sums[1]).to(F32) * scale, out + SCALED_SUM)
+        builder.store(sums[half], out + (SUMS + 4 * half))
+    builder.store(scale, out + SCALE)
+    builder.store((sums[0] + sums[1]).to(F32) * scale, out + SCALED_SUM)
 
 
-def _store(code: Code, whole: Value, half: int, out: Value) -> None:
-    if code.instruction_set.multiplies == "words":
+def _store(builder: KernelBuilder, whole: Value, half: int, out: Value) -> None:
+    if builder.instruction_set.multiplies == "words":
         order = [quad + i for quad in range(0, 16, 4) for i in WORD_ORDER]
-        code.store(whole.to(I16).lanes_at(order), out + (WORDS + 32 * half))
+        builder.store(whole.to(I16).lanes_at(order), out + (WORDS + 32 * half))
         return
     high = (whole + 128).shifted_right(8)
     low = whole - (high << 8)
-    code.store(high.to(I8), out + (HIGH + 16 * half))
-    code.store(low.to(I8), out + (LOW + 16 * half))
+    builder.store(high.to(I8), out + (HIGH + 16 * half))
+    builder.store(low.to(I8), out + (LOW + 16 * half))
 
 
 def _unsound(halves: list[Value]) -> Value:

@@ -23,10 +23,10 @@ from ...model.kv_cache import LayerCache
 from ...model.layer import Layer
 from ...model.operators import Step, check_columns
 from .. import packed
-from ..jit.compiler import Kernel, Machine
+from ..jit.compiler import JIT, Kernel
 from ..jit.launcher import Launcher
 from ..jit.program import Count
-from ..jit.thread_pool import Team
+from ..jit.thread_pool import KernelThreadPool
 from ..operators import BLOCK_SIZE, CpuOperators
 from ..packed import FORMATS, PANEL, Bytes, Format, Grouped, PackedMatrix, Panels, Plain
 from ..storage import Memory
@@ -51,10 +51,10 @@ TOKENS_IN_CHUNK = 128
 
 class CompiledOperators(CpuOperators):
     def __init__(
-        self, dtype: str, threads: int, machine: Machine, weight_folder: Path | None = None
+        self, dtype: str, threads: int, jit: JIT, weight_folder: Path | None = None
     ) -> None:
         """`dtype`: "auto" keeps every weight in its file's type."""
-        self._launcher = Launcher(machine)
+        self._launcher = Launcher(jit)
         self._wanted = None if dtype == "auto" else FORMATS[_FORMAT_NAMES[dtype]]
         self._stored = "weights as stored" if self._wanted is None else dtype
         super().__init__(dtype if dtype in DTYPES else "float16", threads, False, weight_folder)
@@ -62,10 +62,10 @@ class CompiledOperators(CpuOperators):
 
     def use_threads(self, threads: int) -> None:
         super().use_threads(threads)
-        machine = self._launcher.machine
-        self._launcher.team = Team(machine, threads)
+        jit = self._launcher.jit
+        self._launcher.thread_pool = KernelThreadPool(jit, threads)
         words = f"{threads} thread{'s' if threads > 1 else ''}"
-        self.description = f"cpu · {self._stored} · {words} · {machine.instruction_set.name}"
+        self.description = f"cpu · {self._stored} · {words} · {jit.instruction_set.name}"
 
     # --- into place ------------------------------------------------------------------------------
 
@@ -202,7 +202,7 @@ class CompiledOperators(CpuOperators):
     def _panels_in_chunk(self, panels: int, tokens: int) -> int:
         if tokens > FEW_TOKENS:
             return PANELS_IN_CHUNK
-        return _shares(panels, CHUNKS_A_THREAD * self._launcher.team.size)
+        return _shares(panels, CHUNKS_A_THREAD * self._launcher.thread_pool.size)
 
     def _digits(self, x: HostArray) -> HostArray:
         groups = x.size // packed.GROUP
@@ -262,7 +262,7 @@ class CompiledOperators(CpuOperators):
         assert isinstance(batch, CompiledBatch)
         tokens, heads, width = q.shape
         kv_heads, blocks = cache.keys.shape[:2]
-        sizes = sizes_for(self._launcher.machine.instruction_set.registers)
+        sizes = sizes_for(self._launcher.jit.instruction_set.registers)
         work = batch.work(cache.window, heads // kv_heads, kv_heads, sizes)
         arguments = {
             "out": self._empty((tokens, heads * width)),

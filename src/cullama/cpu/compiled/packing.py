@@ -17,7 +17,7 @@ import numpy as np
 from ...files.quantized_blocks import Codes
 from ...files.tensor import HostArray
 from ..jit.compiler import Kernel
-from ..jit.kernel_builder import I8, I16, I32, I64, POINTER, Code, Type, Value, vector
+from ..jit.kernel_builder import I8, I16, I32, I64, POINTER, KernelBuilder, Type, Value, vector
 from ..packed import GROUP, PANEL, Bytes, Format, Grouped, Plain
 from .dots import joined
 from .unpacking import place_of
@@ -30,7 +30,7 @@ FIELDS = {
     "panels_in_chunk": I64,
 }
 
-CHUNK = 1 << 20  # bytes of panels: a tile of a file is packed before a helper would be awake
+CHUNK = 1 << 20  # bytes of panels: a tile of a file is packed before a worker would be awake
 
 FOUR = 4  # words loaded together: a register of any processor
 
@@ -52,12 +52,12 @@ def packing(format_: Format, rows: HostArray, panels: Bytes) -> tuple[Kernel, in
 
 
 def packing_kernel(format_: Format) -> Kernel:
-    def body(code: Code, a: SimpleNamespace, chunk: Value) -> None:
+    def body(builder: KernelBuilder, a: SimpleNamespace, chunk: Value) -> None:
         row_bytes = a.blocks * format_.block_bytes
         panel_bytes = a.blocks * format_.panel_bytes(format_.block)
         first = chunk * a.panels_in_chunk
-        with code.loop((first + a.panels_in_chunk).minimum(a.count), first) as at:
-            rows = _Rows(code, a.rows + at * PANEL * row_bytes, row_bytes)
+        with builder.loop((first + a.panels_in_chunk).minimum(a.count), first) as at:
+            rows = _Rows(builder, a.rows + at * PANEL * row_bytes, row_bytes)
             panel = a.panels + at * panel_bytes
             if isinstance(format_, Plain):
                 _pack_plain(rows, format_, a.blocks, panel)
@@ -71,7 +71,7 @@ def packing_kernel(format_: Format) -> Kernel:
 class _Rows:
     """Sixteen rows of a file, from some byte of each on."""
 
-    code: Code
+    builder: KernelBuilder
     first: Value  # where that byte of the first row is
     stride: Value  # bytes from there to the next row's
 
@@ -80,56 +80,60 @@ class _Rows:
 
     def each(self, type_: Type) -> list[Value]:
         """What lies there, row by row."""
-        return [self.code.load(type_, self.first + self.stride * row) for row in range(PANEL)]
+        return [self.builder.load(type_, self.first + self.stride * row) for row in range(PANEL)]
 
     def words(self, count: int) -> list[Value]:
         """[count, 16 rows]: so many words of each; up to three beyond them are read too."""
         fours = (self.at(4 * start).each(vector(I32, FOUR)) for start in range(0, count, FOUR))
-        return list(chain.from_iterable(transposed(self.code, four) for four in fours))[:count]
+        return list(chain.from_iterable(transposed(self.builder, four) for four in fours))[:count]
 
     def copy(self, type_: Type, size: int, to: Value) -> None:
         """A number of each row, of so many bytes, side by side."""
         for row, number in enumerate(self.each(type_)):
-            self.code.store(number, to + size * row)
+            self.builder.store(number, to + size * row)
 
 
-def transposed(code: Code, rows: Sequence[Value]) -> list[Value]:
+def transposed(builder: KernelBuilder, rows: Sequence[Value]) -> list[Value]:
     """[16 rows, 4] → [4, 16 rows]. All but the first step stays within quarters of a register."""
-    a, b, c, d = (_end_to_end(code, rows[start::FOUR]) for start in range(FOUR))
+    a, b, c, d = (_end_to_end(builder, rows[start::FOUR]) for start in range(FOUR))
     columns = []
     for pairs in ((0, 4, 1, 5), (2, 6, 3, 7)):
-        left, right = _in_quarters(code, a, b, pairs), _in_quarters(code, c, d, pairs)
-        columns += [_in_quarters(code, left, right, half) for half in ((0, 1, 4, 5), (2, 3, 6, 7))]
+        left, right = _in_quarters(builder, a, b, pairs), _in_quarters(builder, c, d, pairs)
+        columns += [
+            _in_quarters(builder, left, right, half) for half in ((0, 1, 4, 5), (2, 3, 6, 7))
+        ]
     return columns
 
 
-def _end_to_end(code: Code, four: Sequence[Value]) -> Value:
-    return joined(code, [joined(code, list(four[:2])), joined(code, list(four[2:]))])
+def _end_to_end(builder: KernelBuilder, four: Sequence[Value]) -> Value:
+    return joined(builder, [joined(builder, list(four[:2])), joined(builder, list(four[2:]))])
 
 
-def _in_quarters(code: Code, first: Value, second: Value, places: Sequence[int]) -> Value:
+def _in_quarters(
+    builder: KernelBuilder, first: Value, second: Value, places: Sequence[int]
+) -> Value:
     """In each run of four lanes: those lanes of the first, or from 4 on of the second."""
     runs = range(0, first.lanes, FOUR)
     lanes = [run + place % FOUR + place // FOUR * first.lanes for run in runs for place in places]
-    return code.joined(first, second, lanes)
+    return builder.joined(first, second, lanes)
 
 
 # --- plain: columns side by side -----------------------------------------------------------------
 
 
 def _pack_plain(rows: _Rows, format_: Plain, columns: Value, panel: Value) -> None:
-    code, size = rows.code, format_.dtype.itemsize
+    builder, size = rows.builder, format_.dtype.itemsize
     number = {2: I16, 4: I32}[size]
     in_word = 4 // size
     together = FOUR * in_word
     whole = columns // together * together
-    with code.loop(whole, 0, together) as column:
+    with builder.loop(whole, 0, together) as column:
         out = panel + column * (PANEL * size)
         for place, word in enumerate(rows.at(column * size).words(FOUR)):
             for part in range(in_word):
                 beside = place * in_word + part
-                code.store((word >> 8 * size * part).to(number), out + PANEL * size * beside)
-    with code.loop(columns, whole) as column:
+                builder.store((word >> 8 * size * part).to(number), out + PANEL * size * beside)
+    with builder.loop(columns, whole) as column:
         rows.at(column * size).copy(number, size, panel + column * (PANEL * size))
 
 
@@ -137,7 +141,7 @@ def _pack_plain(rows: _Rows, format_: Plain, columns: Value, panel: Value) -> No
 
 
 def _pack_grouped(rows: _Rows, format_: Grouped, blocks: Value, panel: Value) -> None:
-    with rows.code.loop(blocks) as block:
+    with rows.builder.loop(blocks) as block:
         stored = rows.at(block * format_.block_bytes)
         record = panel + block * format_.record.itemsize
         words = {}
@@ -150,15 +154,17 @@ def _pack_grouped(rows: _Rows, format_: Grouped, blocks: Value, panel: Value) ->
         codes = format_.stored.parse(words)
         for index in range(format_.block // GROUP):
             group = record + (place_of(format_, "groups") + index * format_.group.itemsize)
-            _pack_group(rows.code, format_, group, codes, index)
+            _pack_group(rows.builder, format_, group, codes, index)
 
 
-def _pack_group(code: Code, format_: Grouped, group: Value, codes: Codes, index: int) -> None:
+def _pack_group(
+    builder: KernelBuilder, format_: Grouped, group: Value, codes: Codes, index: int
+) -> None:
     """`group`: where to write; `index`: which of its block it is."""
 
     def write(name: str, values: Sequence[Value], size: int) -> None:
         for i, value in enumerate(values):
-            code.store(value, group + (place_of(format_, name) + PANEL * size * i))
+            builder.store(value, group + (place_of(format_, name) + PANEL * size * i))
 
     for name, planes in format_.planes(codes, index).items():
         write(name, planes, 4)

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from types import SimpleNamespace
 
 from ..jit.compiler import Kernel
-from ..jit.kernel_builder import F32, I64, POINTER, Code, Value, Variable, vector
+from ..jit.kernel_builder import F32, I64, POINTER, KernelBuilder, Value, Variable, vector
 from ..packed import GROUP, PANEL, Format, Grouped, Plain
 from . import dots
 from .digits import RECORD, SCALE, SCALED_SUM
@@ -41,82 +41,97 @@ AHEAD = 4096
 LINE = 64  # bytes of a cache line
 
 # Unpacks a panel and adds its products to a block of tokens' sums.
-Sums = Callable[[Code, Format, SimpleNamespace, Value, Value, list[Variable]], None]
+Sums = Callable[[KernelBuilder, Format, SimpleNamespace, Value, Value, list[Variable]], None]
 
 
 def product_kernel(format_: Format) -> Kernel:
-    def body(code: Code, a: SimpleNamespace, chunk: Value) -> None:
-        _product(code, format_, a, chunk)
+    def body(builder: KernelBuilder, a: SimpleNamespace, chunk: Value) -> None:
+        _product(builder, format_, a, chunk)
 
     return Kernel(f"product_{format_.name.lower()}", FIELDS, body)
 
 
-def _product(code: Code, format_: Format, a: SimpleNamespace, chunk: Value) -> None:
+def _product(builder: KernelBuilder, format_: Format, a: SimpleNamespace, chunk: Value) -> None:
     panels = (a.rows + (PANEL - 1)) // PANEL
     across = (panels + (a.panels_in_chunk - 1)) // a.panels_in_chunk
     panel = chunk % across * a.panels_in_chunk
     token = chunk // across * a.tokens_in_chunk
     last_token = (token + a.tokens_in_chunk).minimum(a.tokens)
-    with code.loop((panel + a.panels_in_chunk).minimum(panels), panel) as at:
-        _panel(code, format_, a, at, token, last_token)
+    with builder.loop((panel + a.panels_in_chunk).minimum(panels), panel) as at:
+        _panel(builder, format_, a, at, token, last_token)
 
 
 def _panel(
-    code: Code, format_: Format, a: SimpleNamespace, panel: Value, token: Value, end: Value
+    builder: KernelBuilder,
+    format_: Format,
+    a: SimpleNamespace,
+    panel: Value,
+    token: Value,
+    end: Value,
 ) -> None:
     """Blocks as large as registers allow, then halves of that: each is written out by itself."""
-    size = code.instruction_set.registers
+    size = builder.instruction_set.registers
     start = token
     while size:
         stop = start + (end - start) // size * size
-        with code.loop(stop, start, size) as first:
-            _block(code, format_, a, panel, first, size)
+        with builder.loop(stop, start, size) as first:
+            _block(builder, format_, a, panel, first, size)
         start, size = stop, size // 2
 
 
 def _block(
-    code: Code, format_: Format, a: SimpleNamespace, panel: Value, token: Value, size: int
+    builder: KernelBuilder,
+    format_: Format,
+    a: SimpleNamespace,
+    panel: Value,
+    token: Value,
+    size: int,
 ) -> None:
-    sums = [code.variable(code.constant(ROWS, 0.0)) for _ in range(size)]
+    sums = [builder.variable(builder.constant(ROWS, 0.0)) for _ in range(size)]
     if isinstance(format_, Plain):
-        _plain_sums(code, format_, a, panel, token, sums)
+        _plain_sums(builder, format_, a, panel, token, sums)
     else:
-        _grouped_sums(code, format_, a, panel, token, sums)
+        _grouped_sums(builder, format_, a, panel, token, sums)
     for i, total in enumerate(sums):
-        _write(code, a, panel, token + i, total.get())
+        _write(builder, a, panel, token + i, total.get())
 
 
 def _plain_sums(
-    code: Code, format_: Plain, a: SimpleNamespace, panel: Value, token: Value, sums: list[Variable]
+    builder: KernelBuilder,
+    format_: Plain,
+    a: SimpleNamespace,
+    panel: Value,
+    token: Value,
+    sums: list[Variable],
 ) -> None:
     column_bytes = PANEL * format_.dtype.itemsize
     weight = a.weight + panel * (a.blocks * column_bytes)
     x = a.x + token * (a.blocks * 4)
 
     def column(at: Value) -> None:
-        rows = numbers(code, format_, weight + at * column_bytes)
+        rows = numbers(builder, format_, weight + at * column_bytes)
         for i, total in enumerate(sums):
-            number = code.load(F32, x + a.blocks * (4 * i) + at * 4)
-            total.set(code.fma(rows, number.spread(PANEL), total.get()))
+            number = builder.load(F32, x + a.blocks * (4 * i) + at * 4)
+            total.set(builder.fma(rows, number.spread(PANEL), total.get()))
 
     together = a.blocks // TURNS * TURNS
-    with code.loop(together, 0, TURNS) as first:
-        _ask_ahead(code, sums, weight + first * column_bytes, TURNS * column_bytes)
+    with builder.loop(together, 0, TURNS) as first:
+        _ask_ahead(builder, sums, weight + first * column_bytes, TURNS * column_bytes)
         for turn in range(TURNS):
             column(first + turn)
-    with code.loop(a.blocks, together) as rest:
+    with builder.loop(a.blocks, together) as rest:
         column(rest)
 
 
-def _ask_ahead(code: Code, sums: list[Variable], address: Value, size: int) -> None:
+def _ask_ahead(builder: KernelBuilder, sums: list[Variable], address: Value, size: int) -> None:
     """While so many bytes are read, as many further on are brought nearer, but for one token."""
     if len(sums) > 1:
         for line in range(AHEAD, AHEAD + size, LINE):
-            code.prefetch(address + line)
+            builder.prefetch(address + line)
 
 
 def _grouped_sums(
-    code: Code,
+    builder: KernelBuilder,
     format_: Grouped,
     a: SimpleNamespace,
     panel: Value,
@@ -129,53 +144,57 @@ def _grouped_sums(
     weight = a.weight + panel * (a.blocks * record_bytes)
     row_bytes = a.blocks * (groups * RECORD)  # of a token's digits
     x = a.x + token * row_bytes
-    with code.loop(a.blocks) as block:
+    with builder.loop(a.blocks) as block:
         record = weight + block * record_bytes
-        scale, minimum = block_scales(code, format_, record)
-        with code.loop(groups) as group:
-            _ask_ahead(code, sums, record + group * share, share)
+        scale, minimum = block_scales(builder, format_, record)
+        with builder.loop(groups) as group:
+            _ask_ahead(builder, sums, record + group * share, share)
             where = record + place_of(format_, "groups") + group * group_bytes
-            unpacked = unpack_group(code, format_, where, scale, minimum)
+            unpacked = unpack_group(builder, format_, where, scale, minimum)
             digits = x + (block * groups + group) * RECORD
             for i, total in enumerate(sums):
-                total.set(_gained(code, format_, unpacked, digits + row_bytes * i, total.get()))
+                total.set(_gained(builder, format_, unpacked, digits + row_bytes * i, total.get()))
 
 
-def _gained(code: Code, format_: Grouped, group: Group, digits: Value, sums: Value) -> Value:
+def _gained(
+    builder: KernelBuilder, format_: Grouped, group: Group, digits: Value, sums: Value
+) -> Value:
     """Sums, with the products of a group's columns and a token's digits."""
     share = QUADS // format_.scales
     for place, scale in enumerate(group.scales):
         quads = group.quads[place * share : (place + 1) * share]
-        whole = dots.whole(code, format_, quads, digits, place)
-        number = whole.to(F32) * code.load(F32, digits + SCALE).spread(PANEL)
-        sums = code.fma(number, scale, sums)
+        whole = dots.whole(builder, format_, quads, digits, place)
+        number = whole.to(F32) * builder.load(F32, digits + SCALE).spread(PANEL)
+        sums = builder.fma(number, scale, sums)
     if group.minimum is None:
         return sums
-    return code.fma(group.minimum, code.load(F32, digits + SCALED_SUM).spread(PANEL), sums)
+    return builder.fma(group.minimum, builder.load(F32, digits + SCALED_SUM).spread(PANEL), sums)
 
 
-def _write(code: Code, a: SimpleNamespace, panel: Value, token: Value, sums: Value) -> None:
+def _write(
+    builder: KernelBuilder, a: SimpleNamespace, panel: Value, token: Value, sums: Value
+) -> None:
     """Where the last panel has rows that are none of the matrix, one number at a time."""
     row = panel * PANEL
     left = a.rows - row
     place = (token * a.stride + row) * 4
-    with code.builder.if_else((left >= PANEL).ir) as (all_of_them, some):
+    with builder.llvm.if_else((left >= PANEL).ir) as (all_of_them, some):
         with all_of_them:
-            _finish(code, a, row, place, code.variable(sums), PANEL)
+            _finish(builder, a, row, place, builder.variable(sums), PANEL)
         with some:
-            lanes = code.scratch(4 * PANEL)
-            code.store(sums, lanes)
-            with code.loop(left) as lane:
-                number = code.variable(code.load(F32, lanes + lane * 4))
-                _finish(code, a, row + lane, place + lane * 4, number, 1)
+            lanes = builder.scratch(4 * PANEL)
+            builder.store(sums, lanes)
+            with builder.loop(left) as lane:
+                number = builder.variable(builder.load(F32, lanes + lane * 4))
+                _finish(builder, a, row + lane, place + lane * 4, number, 1)
 
 
 def _finish(
-    code: Code, a: SimpleNamespace, row: Value, place: Value, sums: Variable, lanes: int
+    builder: KernelBuilder, a: SimpleNamespace, row: Value, place: Value, sums: Variable, lanes: int
 ) -> None:
     type_ = vector(F32, lanes) if lanes > 1 else F32
-    with code.when(code.is_there(a.bias)):
-        sums.add(code.load(type_, a.bias + row * 4))
-    with code.when(code.is_there(a.residual)):
-        sums.add(code.load(type_, a.residual + place))
-    code.store(sums.get(), a.out + place)
+    with builder.when(builder.is_there(a.bias)):
+        sums.add(builder.load(type_, a.bias + row * 4))
+    with builder.when(builder.is_there(a.residual)):
+        sums.add(builder.load(type_, a.residual + place))
+    builder.store(sums.get(), a.out + place)

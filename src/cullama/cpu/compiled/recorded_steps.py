@@ -41,11 +41,11 @@ class RecordedSteps:
             self._most = 0  # from now on, every pass goes operator by operator
             return self._step(batch)
         recorded.batch.take(batch)
-        recorded.program.run(self._launcher.team)
+        recorded.program.run(self._launcher.thread_pool)
         return recorded.logits.copy()
 
     def _for(self, batch: CompiledBatch) -> _Recorded:
-        key = len(batch.context_lengths), len(batch.tokens), self._launcher.team.size
+        key = len(batch.context_lengths), len(batch.tokens), self._launcher.thread_pool.size
         known = self._recorded.get(key)
         if known is None or not known.batch.has_room_for(batch):
             self._recorded[key] = known = self._record(batch)

@@ -10,7 +10,7 @@ from math import e, gcd, log2
 from types import SimpleNamespace
 
 from ..jit.compiler import Kernel
-from ..jit.kernel_builder import F32, I16, I32, I64, POINTER, Code, Type, Value, vector
+from ..jit.kernel_builder import F32, I16, I32, I64, POINTER, KernelBuilder, Type, Value, vector
 from ..packed import PANEL, Format, Plain
 from .unpacking import element
 
@@ -22,54 +22,56 @@ def lanes_of(type_: Type, lanes: int) -> Type:
     return vector(type_, lanes) if lanes > 1 else type_
 
 
-def _each(code: Code, count: Value, body: Callable[[Value, int], None]) -> None:
+def _each(builder: KernelBuilder, count: Value, body: Callable[[Value, int], None]) -> None:
     """body(place, lanes) for all places, sixteen at a time and the rest one by one."""
     whole = count // LANES * LANES
-    with code.loop(whole, 0, LANES) as place:
+    with builder.loop(whole, 0, LANES) as place:
         body(place, LANES)
-    with code.loop(count, whole) as place:
+    with builder.loop(count, whole) as place:
         body(place, 1)
 
 
-def _rows(code: Code, rows: Value, chunk: Value, body: Callable[[Value], None]) -> None:
+def _rows(builder: KernelBuilder, rows: Value, chunk: Value, body: Callable[[Value], None]) -> None:
     first = chunk * ROWS_IN_CHUNK
-    with code.loop((first + ROWS_IN_CHUNK).minimum(rows), first) as row:
+    with builder.loop((first + ROWS_IN_CHUNK).minimum(rows), first) as row:
         body(row)
 
 
-def _load(code: Code, address: Value, place: Value, lanes: int) -> Value:
-    return code.load(lanes_of(F32, lanes), address + place * 4)
+def _load(builder: KernelBuilder, address: Value, place: Value, lanes: int) -> Value:
+    return builder.load(lanes_of(F32, lanes), address + place * 4)
 
 
 # --- rms_norm ------------------------------------------------------------------------------------
 
 
-def _rms_norm(code: Code, a: SimpleNamespace, chunk: Value) -> None:
+def _rms_norm(builder: KernelBuilder, a: SimpleNamespace, chunk: Value) -> None:
     def row(at: Value) -> None:
         start = at * a.columns * 4
-        norm(code, a.x + start, a.weight, a.out + start, a.columns, a.eps)
+        norm(builder, a.x + start, a.weight, a.out + start, a.columns, a.eps)
 
-    _rows(code, a.rows, chunk, row)
+    _rows(builder, a.rows, chunk, row)
 
 
-def norm(code: Code, x: Value, weight: Value, out: Value, columns: Value, eps: Value) -> None:
+def norm(
+    builder: KernelBuilder, x: Value, weight: Value, out: Value, columns: Value, eps: Value
+) -> None:
     """One row: out = x / √(mean x² + eps) · weight."""
-    many = code.variable(code.constant(vector(F32, LANES), 0.0))
-    few = code.variable(code.constant(F32, 0.0))
+    many = builder.variable(builder.constant(vector(F32, LANES), 0.0))
+    few = builder.variable(builder.constant(F32, 0.0))
 
     def square(place: Value, lanes: int) -> None:
-        number, total = _load(code, x, place, lanes), many if lanes > 1 else few
-        total.set(code.fma(number, number, total.get()))
+        number, total = _load(builder, x, place, lanes), many if lanes > 1 else few
+        total.set(builder.fma(number, number, total.get()))
 
-    _each(code, columns, square)
+    _each(builder, columns, square)
     mean = (many.get().total() + few.get()) / columns.to(F32)
-    scale = code.constant(F32, 1.0) / code.root(mean + eps)
+    scale = builder.constant(F32, 1.0) / builder.root(mean + eps)
 
     def write(place: Value, lanes: int) -> None:
-        scaled = _load(code, x, place, lanes) * scale.spread(lanes)
-        code.store(scaled * _load(code, weight, place, lanes), out + place * 4)
+        scaled = _load(builder, x, place, lanes) * scale.spread(lanes)
+        builder.store(scaled * _load(builder, weight, place, lanes), out + place * 4)
 
-    _each(code, columns, write)
+    _each(builder, columns, write)
 
 
 RMS_NORM = Kernel(
@@ -81,20 +83,20 @@ RMS_NORM = Kernel(
 # --- silu_mul ------------------------------------------------------------------------------------
 
 
-def _silu_mul(code: Code, a: SimpleNamespace, chunk: Value) -> None:
+def _silu_mul(builder: KernelBuilder, a: SimpleNamespace, chunk: Value) -> None:
     def row(at: Value) -> None:
         gate = a.gate_up + at * a.half * 8
         up, out = gate + a.half * 4, a.out + at * a.half * 4
 
         def write(place: Value, lanes: int) -> None:
-            x = _load(code, gate, place, lanes)
-            one = code.constant(x.type, 1.0)
-            silu = x / (one + exp(code, x * -1.0))
-            code.store(silu * _load(code, up, place, lanes), out + place * 4)
+            x = _load(builder, gate, place, lanes)
+            one = builder.constant(x.type, 1.0)
+            silu = x / (one + exp(builder, x * -1.0))
+            builder.store(silu * _load(builder, up, place, lanes), out + place * 4)
 
-        _each(code, a.half, write)
+        _each(builder, a.half, write)
 
-    _rows(code, a.rows, chunk, row)
+    _rows(builder, a.rows, chunk, row)
 
 
 SILU_MUL = Kernel(
@@ -107,36 +109,38 @@ _LN2_HIGH, _LN2_LOW = 0.693359375, -2.12194440e-4  # the first has few digits: n
 _SMALLEST, _LARGEST = -87.0, 88.0
 
 
-def exp(code: Code, x: Value) -> Value:
+def exp(builder: KernelBuilder, x: Value) -> Value:
     """eˣ, to 2 units in the last place; 0 below −87, as at 88 above that, NaN of NaN."""
     is_nothing = x < _SMALLEST
-    x = is_nothing.choose(code.constant(x.type, _SMALLEST), x)
-    x = (x > _LARGEST).choose(code.constant(x.type, _LARGEST), x)
-    whole = code.nearest(x * log2(e))
-    r = code.fma(whole, code.constant(x.type, -_LN2_HIGH), x)
-    r = code.fma(whole, code.constant(x.type, -_LN2_LOW), r)
-    polynomial = code.constant(x.type, _EXP[0])
+    x = is_nothing.choose(builder.constant(x.type, _SMALLEST), x)
+    x = (x > _LARGEST).choose(builder.constant(x.type, _LARGEST), x)
+    whole = builder.nearest(x * log2(e))
+    r = builder.fma(whole, builder.constant(x.type, -_LN2_HIGH), x)
+    r = builder.fma(whole, builder.constant(x.type, -_LN2_LOW), r)
+    polynomial = builder.constant(x.type, _EXP[0])
     for coefficient in _EXP[1:]:
-        polynomial = code.fma(polynomial, r, code.constant(x.type, coefficient))
-    near_one = code.fma(polynomial, r * r, r) + 1.0
+        polynomial = builder.fma(polynomial, r, builder.constant(x.type, coefficient))
+    near_one = builder.fma(polynomial, r * r, r) + 1.0
     power = (whole.to(I32) + 127) << 23  # 2ⁿ, written as a float's exponent
-    return is_nothing.choose(code.constant(x.type, 0.0), near_one * power.bits(x.type))
+    return is_nothing.choose(builder.constant(x.type, 0.0), near_one * power.bits(x.type))
 
 
 # --- gather --------------------------------------------------------------------------------------
 
 
-def _copy_rows(code: Code, a: SimpleNamespace, chunk: Value) -> None:
+def _copy_rows(builder: KernelBuilder, a: SimpleNamespace, chunk: Value) -> None:
     def row(at: Value) -> None:
-        source = a.table + code.load(I32, a.rows + at * 4).to(I64) * a.columns * 4
+        source = a.table + builder.load(I32, a.rows + at * 4).to(I64) * a.columns * 4
         out = a.out + at * a.columns * 4
         _each(
-            code,
+            builder,
             a.columns,
-            lambda place, lanes: code.store(_load(code, source, place, lanes), out + place * 4),
+            lambda place, lanes: builder.store(
+                _load(builder, source, place, lanes), out + place * 4
+            ),
         )
 
-    _rows(code, a.count, chunk, row)
+    _rows(builder, a.count, chunk, row)
 
 
 COPY_ROWS = Kernel(
@@ -149,16 +153,16 @@ COPY_ROWS = Kernel(
 def gather_kernel(format_: Format) -> Kernel:
     """Rows of a packed weight; rows of its other parts are left to those."""
 
-    def body(code: Code, a: SimpleNamespace, chunk: Value) -> None:
+    def body(builder: KernelBuilder, a: SimpleNamespace, chunk: Value) -> None:
         def row(at: Value) -> None:
-            wanted = code.load(I32, a.rows + at * 4).to(I64) - a.first
-            with code.when(wanted >= 0), code.when(wanted < a.part_rows):
+            wanted = builder.load(I32, a.rows + at * 4).to(I64) - a.first
+            with builder.when(wanted >= 0), builder.when(wanted < a.part_rows):
                 panel = a.weight + (wanted // PANEL) * a.panel_bytes
-                with code.loop(a.columns) as column:
-                    number = element(code, format_, panel, wanted % PANEL, column)
-                    code.store(number, a.out + (at * a.columns + column) * 4)
+                with builder.loop(a.columns) as column:
+                    number = element(builder, format_, panel, wanted % PANEL, column)
+                    builder.store(number, a.out + (at * a.columns + column) * 4)
 
-        _rows(code, a.count, chunk, row)
+        _rows(builder, a.count, chunk, row)
 
     return Kernel(f"gather_{format_.name.lower()}", _GATHER_FIELDS, body)
 
@@ -196,66 +200,77 @@ ROPE_FIELDS = {
 def rope_kernel(stored: Plain, width: int, block_size: int) -> Kernel:
     """For heads of one width and a cache of one type."""
 
-    def body(code: Code, a: SimpleNamespace, chunk: Value) -> None:
-        _rows(code, a.tokens, chunk, lambda t: _token(code, a, t, stored, width, block_size))
+    def body(builder: KernelBuilder, a: SimpleNamespace, chunk: Value) -> None:
+        _rows(builder, a.tokens, chunk, lambda t: _token(builder, a, t, stored, width, block_size))
 
     return Kernel(f"rope_and_store_{width}_{stored.name.lower()}", ROPE_FIELDS, body)
 
 
 def _token(
-    code: Code, a: SimpleNamespace, token: Value, stored: Plain, width: int, block_size: int
+    builder: KernelBuilder,
+    a: SimpleNamespace,
+    token: Value,
+    stored: Plain,
+    width: int,
+    block_size: int,
 ) -> None:
     head_bytes = 4 * width
     row = a.qkv + token * (a.heads + a.kv_heads * 2) * head_bytes
     cos_sin = a.cos_sin + token * (2 * head_bytes)
-    with code.loop(a.heads) as head:
+    with builder.loop(a.heads) as head:
         out = a.q + (token * a.heads + head) * head_bytes
-        _rotate(code, a, row + head * head_bytes, cos_sin, a.q_norm, out, width)
-    slot = code.load(I32, a.slots + token * 4).to(I64)
-    with code.when(slot >= 0):
+        _rotate(builder, a, row + head * head_bytes, cos_sin, a.q_norm, out, width)
+    slot = builder.load(I32, a.slots + token * 4).to(I64)
+    with builder.when(slot >= 0):
         block, offset = slot // block_size, slot % block_size
-        turned = code.scratch(head_bytes)
-        with code.loop(a.kv_heads) as head:
+        turned = builder.scratch(head_bytes)
+        with builder.loop(a.kv_heads) as head:
             first = (head * a.blocks + block) * (width * block_size)
             key = row + (a.heads + head) * head_bytes
-            _rotate(code, a, key, cos_sin, a.k_norm, turned, width)
-            with code.loop(width) as place:
-                number = narrowed(code, stored, code.load(F32, turned + place * 4))
+            _rotate(builder, a, key, cos_sin, a.k_norm, turned, width)
+            with builder.loop(width) as place:
+                number = narrowed(builder, stored, builder.load(F32, turned + place * 4))
                 where = first + place * block_size + offset
-                code.store(number, a.keys + where * stored.dtype.itemsize)
+                builder.store(number, a.keys + where * stored.dtype.itemsize)
             value = row + (a.heads + a.kv_heads + head) * head_bytes
             where = first + offset * width
             _each(
-                code,
-                code.i64(width),
-                lambda place, lanes: code.store(
-                    narrowed(code, stored, _load(code, value, place, lanes)),
+                builder,
+                builder.i64(width),
+                lambda place, lanes: builder.store(
+                    narrowed(builder, stored, _load(builder, value, place, lanes)),
                     a.values + (where + place) * stored.dtype.itemsize,
                 ),
             )
 
 
 def _rotate(
-    code: Code, a: SimpleNamespace, x: Value, cos_sin: Value, weight: Value, out: Value, width: int
+    builder: KernelBuilder,
+    a: SimpleNamespace,
+    x: Value,
+    cos_sin: Value,
+    weight: Value,
+    out: Value,
+    width: int,
 ) -> None:
     """One head: x · (cos, cos) + swapped(x) · (−sin, sin), normed before where there is a norm."""
-    start = code.variable(x)
-    with code.when(code.is_there(weight)):
-        normed = code.scratch(4 * width)
-        norm(code, x, weight, normed, code.i64(width), a.eps)
+    start = builder.variable(x)
+    with builder.when(builder.is_there(weight)):
+        normed = builder.scratch(4 * width)
+        norm(builder, x, weight, normed, builder.i64(width), a.eps)
         start.set(normed)
     source, half = start.get(), width // 2
     lanes = gcd(half, LANES)
-    with code.loop(half, 0, lanes) as place:
-        low = _load(code, source, place, lanes)
-        high = _load(code, source, place + half, lanes)
+    with builder.loop(half, 0, lanes) as place:
+        low = _load(builder, source, place, lanes)
+        high = _load(builder, source, place + half, lanes)
         for this, other, at in ((low, high, place), (high, low, place + half)):
-            cos = _load(code, cos_sin, at, lanes)
-            sin = _load(code, cos_sin, at + width, lanes)
-            code.store(code.fma(this, cos, other * sin), out + at * 4)
+            cos = _load(builder, cos_sin, at, lanes)
+            sin = _load(builder, cos_sin, at + width, lanes)
+            builder.store(builder.fma(this, cos, other * sin), out + at * 4)
 
 
-def narrowed(code: Code, stored: Plain, x: Value) -> Value:
+def narrowed(builder: KernelBuilder, stored: Plain, x: Value) -> Value:
     """float32 in a cache's type, to the nearest."""
     if stored.name == "F32":
         return x
@@ -263,25 +278,27 @@ def narrowed(code: Code, stored: Plain, x: Value) -> Value:
     if stored.name == "BF16":
         even = (bits >> 16) & 1
         rounded = (bits + 0x7FFF + even) >> 16
-        return _is_none(code, x).choose(bits >> 16 | 0x40, rounded).to(I16)
-    if code.instruction_set.has_half:
+        return _is_none(builder, x).choose(bits >> 16 | 0x40, rounded).to(I16)
+    if builder.instruction_set.has_half:
         return x.to_half()
-    return _half_bits(code, x, bits)
+    return _half_bits(builder, x, bits)
 
 
-def _is_none(code: Code, x: Value) -> Value:
+def _is_none(builder: KernelBuilder, x: Value) -> Value:
     """Whether it is no number."""
-    return code.magnitude(x).bits(lanes_of(I32, x.lanes)) > 0x7F800000
+    return builder.magnitude(x).bits(lanes_of(I32, x.lanes)) > 0x7F800000
 
 
-def _half_bits(code: Code, x: Value, bits: Value) -> Value:
+def _half_bits(builder: KernelBuilder, x: Value, bits: Value) -> Value:
     """As the processor would: exponents are 112 apart, what is too large becomes infinity."""
-    sign, magnitude = (bits >> 16) & 0x8000, code.magnitude(x)
+    sign, magnitude = (bits >> 16) & 0x8000, builder.magnitude(x)
     usual = (magnitude * 2.0**-112).bits(bits.type)
     usual = (usual + 0xFFF + ((usual >> 13) & 1)) >> 13
     usual = usual.minimum(0x7C00)
     # Next to ½, floats are as far apart as the smallest halves: the sum rounds to one of them.
-    half = code.constant(x.type, 0.5)
+    half = builder.constant(x.type, 0.5)
     small = (magnitude + half).bits(bits.type) - half.bits(bits.type)
     rounded = (magnitude < 2.0**-14).choose(small, usual)
-    return (_is_none(code, x).choose(code.constant(bits.type, 0x7E00), rounded) | sign).to(I16)
+    return (_is_none(builder, x).choose(builder.constant(bits.type, 0x7E00), rounded) | sign).to(
+        I16
+    )

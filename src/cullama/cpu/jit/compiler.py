@@ -25,10 +25,10 @@ from llvmlite import ir
 from ...files import quantized_blocks
 from ...files.tensor import HostArray
 from .instruction_sets import InstructionSet
-from .kernel_builder import F32, I64, POINTER, Code, Type, Value
+from .kernel_builder import F32, I64, POINTER, KernelBuilder, Type, Value
 from .store import CodeStore
 
-Body: TypeAlias = Callable[[Code, SimpleNamespace, Value], None]
+Body: TypeAlias = Callable[[KernelBuilder, SimpleNamespace, Value], None]
 
 OPTIMISATION = 3
 CPU_FOLDER = Path(__file__).parents[1]
@@ -44,7 +44,7 @@ class Kernel:
 
 
 @dataclass(frozen=True)
-class Compiled:
+class CompiledKernel:
     """A kernel in memory."""
 
     name: str
@@ -76,7 +76,7 @@ def _integer(argument: Any) -> int:
     return address_of(argument) if isinstance(argument, np.ndarray) else int(argument or 0)
 
 
-class Machine:
+class JIT:
     """Compiles for one instruction set and holds what it compiled."""
 
     def __init__(self, instruction_set: InstructionSet, folder: Path | None) -> None:
@@ -93,9 +93,9 @@ class Machine:
             reloc="pic",
         )
         self._linker = llvm.create_lljit_compiler()
-        self._compiled: dict[str, Compiled] = {}
+        self._compiled: dict[str, CompiledKernel] = {}
 
-    def compile(self, kernel: Kernel) -> Compiled:
+    def compile(self, kernel: Kernel) -> CompiledKernel:
         """Once for each name, which tells apart what the kernel was made for."""
         known = self._compiled.get(kernel.name)
         if known is not None:
@@ -105,12 +105,12 @@ class Machine:
                 self._compiled[kernel.name] = self._linked(kernel)
         return self._compiled[kernel.name]
 
-    def _linked(self, kernel: Kernel) -> Compiled:
+    def _linked(self, kernel: Kernel) -> CompiledKernel:
         library = llvm.JITLibraryBuilder().add_object_img(self._machine_code(kernel))
         library.add_current_process().export_symbol(kernel.name)  # the C library is found there
         loaded = library.link(self._linker, kernel.name)
         held = (loaded, self._linker)
-        return Compiled(kernel.name, loaded[kernel.name], kernel.fields, loaded=held)
+        return CompiledKernel(kernel.name, loaded[kernel.name], kernel.fields, loaded=held)
 
     def _machine_code(self, kernel: Kernel) -> bytes:
         source = _source(kernel)
@@ -141,10 +141,10 @@ def write(kernel: Kernel, instruction_set: InstructionSet) -> ir.Module:
     module = ir.Module(kernel.name)
     module.triple = llvm.get_default_triple()
     function = ir.Function(module, ir.FunctionType(ir.VoidType(), [POINTER, I64]), kernel.name)
-    code = Code(function, instruction_set)
-    record, chunk = (Value(code, argument) for argument in function.args)
-    kernel.body(code, code.arguments(record, kernel.fields), chunk)
-    code.finish()
+    builder = KernelBuilder(function, instruction_set)
+    record, chunk = (Value(builder, argument) for argument in function.args)
+    kernel.body(builder, builder.arguments(record, kernel.fields), chunk)
+    builder.finish()
     return module
 
 

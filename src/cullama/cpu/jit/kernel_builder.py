@@ -36,10 +36,10 @@ def vector(element: Type, lanes: int) -> Type:
 class Value:
     """What will be a number, a vector or an address. Addresses count in bytes."""
 
-    __slots__ = ("code", "ir")
+    __slots__ = ("builder", "ir")
 
-    def __init__(self, code: Code, value: ir.Value) -> None:
-        self.code, self.ir = code, value
+    def __init__(self, builder: KernelBuilder, value: ir.Value) -> None:
+        self.builder, self.ir = builder, value
 
     @property
     def type(self) -> Type:
@@ -58,7 +58,7 @@ class Value:
     def __add__(self, other: Value | float) -> Value:
         if self.type == POINTER:
             return Value(
-                self.code, self._builder.gep(self.ir, [self.code.i64(other).ir], True, "", I8)
+                self.builder, self._llvm.gep(self.ir, [self.builder.i64(other).ir], True, "", I8)
             )
         return self._combined("fadd" if self._is_float else "add", other)
 
@@ -116,7 +116,7 @@ class Value:
 
     def choose(self, yes: Value, no: Value | float) -> Value:
         """Of a comparison: `yes` where it holds, `no` elsewhere."""
-        return Value(self.code, self._builder.select(self.ir, yes.ir, yes.alike(no).ir))
+        return Value(self.builder, self._llvm.select(self.ir, yes.ir, yes.alike(no).ir))
 
     def minimum(self, other: Value | int) -> Value:
         """Of integers."""
@@ -135,12 +135,12 @@ class Value:
         if self.element == element:
             return self
         type_ = vector(element, self.lanes) if self.lanes > 1 else element
-        convert = getattr(self._builder, _conversion(self.element, element, signed))
-        return Value(self.code, convert(self.ir, type_))
+        convert = getattr(self._llvm, _conversion(self.element, element, signed))
+        return Value(self.builder, convert(self.ir, type_))
 
     def bits(self, type_: Type) -> Value:
         """The same bits read as another type."""
-        return Value(self.code, self._builder.bitcast(self.ir, type_))
+        return Value(self.builder, self._llvm.bitcast(self.ir, type_))
 
     def to_half(self) -> Value:
         """float32 as the bits of float16, by the processor's own instruction."""
@@ -152,16 +152,16 @@ class Value:
         if lanes == 1:
             return self
         empty = ir.Constant(vector(self.type, lanes), ir.Undefined)
-        one = self._builder.insert_element(empty, self.ir, ir.Constant(I32, 0))
-        return Value(self.code, self._builder.shuffle_vector(one, empty, _indices([0] * lanes)))
+        one = self._llvm.insert_element(empty, self.ir, ir.Constant(I32, 0))
+        return Value(self.builder, self._llvm.shuffle_vector(one, empty, _indices([0] * lanes)))
 
     def lanes_at(self, places: Sequence[int]) -> Value:
         """A vector of those lanes."""
         empty = ir.Constant(self.type, ir.Undefined)
-        return Value(self.code, self._builder.shuffle_vector(self.ir, empty, _indices(places)))
+        return Value(self.builder, self._llvm.shuffle_vector(self.ir, empty, _indices(places)))
 
     def lane(self, place: int) -> Value:
-        return Value(self.code, self._builder.extract_element(self.ir, ir.Constant(I32, place)))
+        return Value(self.builder, self._llvm.extract_element(self.ir, ir.Constant(I32, place)))
 
     def folded(self) -> list[Value]:
         """The lower and the upper half of a vector."""
@@ -190,51 +190,51 @@ class Value:
         """A plain number, or a single value, in this value's type."""
         if isinstance(other, Value):
             return other.spread(self.lanes) if other.lanes < self.lanes else other
-        return self.code.constant(self.type, other)
+        return self.builder.constant(self.type, other)
 
     @property
-    def _builder(self) -> ir.IRBuilder:
-        return self.code.builder
+    def _llvm(self) -> ir.IRBuilder:
+        return self.builder.llvm
 
     @property
     def _is_float(self) -> bool:
         return isinstance(self.element, (ir.FloatType, ir.HalfType))
 
     def _combined(self, instruction: str, other: Value | float) -> Value:
-        write = getattr(self._builder, instruction)
-        return Value(self.code, write(self.ir, self.alike(other).ir))
+        write = getattr(self._llvm, instruction)
+        return Value(self.builder, write(self.ir, self.alike(other).ir))
 
     def _compared(self, sign: str, other: Value | float) -> Value:
-        compare = self._builder.fcmp_ordered if self._is_float else self._builder.icmp_signed
-        return Value(self.code, compare(sign, self.ir, self.alike(other).ir))
+        compare = self._llvm.fcmp_ordered if self._is_float else self._llvm.icmp_signed
+        return Value(self.builder, compare(sign, self.ir, self.alike(other).ir))
 
 
 class Variable:
     """A value that changes from one turn of a loop to the next; LLVM keeps it in a register."""
 
-    def __init__(self, code: Code, first: Value) -> None:
-        self._code = code
-        with code.builder.goto_entry_block():
-            self._place = code.builder.alloca(first.type)
+    def __init__(self, builder: KernelBuilder, first: Value) -> None:
+        self._builder = builder
+        with builder.llvm.goto_entry_block():
+            self._place = builder.llvm.alloca(first.type)
         self._type = first.type
         self.set(first)
 
     def get(self) -> Value:
-        return Value(self._code, self._code.builder.load(self._place, typ=self._type))
+        return Value(self._builder, self._builder.llvm.load(self._place, typ=self._type))
 
     def set(self, value: Value) -> None:
-        self._code.builder.store(value.ir, self._place)
+        self._builder.llvm.store(value.ir, self._place)
 
     def add(self, value: Value | float) -> None:
         self.set(self.get() + value)
 
 
-class Code:
+class KernelBuilder:
     """The body of one kernel being written."""
 
     def __init__(self, function: ir.Function, instruction_set: InstructionSet) -> None:
         self.function, self.instruction_set = function, instruction_set
-        self.builder = ir.IRBuilder(function.append_basic_block())
+        self.llvm = ir.IRBuilder(function.append_basic_block())
 
     # --- constants and memory --------------------------------------------------------------------
 
@@ -258,20 +258,20 @@ class Code:
 
     def load(self, type_: Type, address: Value) -> Value:
         """From any address: nothing need be aligned."""
-        return Value(self, self.builder.load(address.ir, align=_alignment(type_), typ=type_))
+        return Value(self, self.llvm.load(address.ir, align=_alignment(type_), typ=type_))
 
     def store(self, value: Value, address: Value) -> None:
-        self.builder.store(value.ir, address.ir, align=_alignment(value.type))
+        self.llvm.store(value.ir, address.ir, align=_alignment(value.type))
 
     def scratch(self, size: int) -> Value:
         """So many bytes that last as long as the kernel runs."""
-        with self.builder.goto_entry_block():
-            place = self.builder.alloca(ir.ArrayType(I8, size))
+        with self.llvm.goto_entry_block():
+            place = self.llvm.alloca(ir.ArrayType(I8, size))
             place.align, place.type = 64, POINTER
         return Value(self, place)
 
     def is_there(self, address: Value) -> Value:
-        return Value(self, self.builder.icmp_unsigned("!=", address.ir, ir.Constant(POINTER, None)))
+        return Value(self, self.llvm.icmp_unsigned("!=", address.ir, ir.Constant(POINTER, None)))
 
     def arguments(self, record: Value, fields: Mapping[str, Type]) -> SimpleNamespace:
         """What a kernel was called with: one field each eight bytes."""
@@ -282,7 +282,7 @@ class Code:
 
     def joined(self, first: Value, second: Value, places: Sequence[int]) -> Value:
         """Lanes of two vectors, those of the second counted on after those of the first."""
-        return Value(self, self.builder.shuffle_vector(first.ir, second.ir, _indices(list(places))))
+        return Value(self, self.llvm.shuffle_vector(first.ir, second.ir, _indices(list(places))))
 
     # --- what has no sign of its own -------------------------------------------------------------
 
@@ -315,19 +315,19 @@ class Code:
         known = module.globals.get(name)
         if known is None:
             known = ir.Function(module, ir.FunctionType(result, [v.type for v in values]), name)
-        return Value(self, self.builder.call(known, [value.ir for value in values]))
+        return Value(self, self.llvm.call(known, [value.ir for value in values]))
 
     def jump(self, function: Value, *values: Value) -> None:
         """Call the function at an address; it returns nothing."""
         type_ = ir.FunctionType(ir.VoidType(), [value.type for value in values])
-        pointer = self.builder.inttoptr(function.ir, type_.as_pointer())
-        self.builder.call(pointer, [value.ir for value in values])
+        pointer = self.llvm.inttoptr(function.ir, type_.as_pointer())
+        self.llvm.call(pointer, [value.ir for value in values])
 
     # --- memory that several threads write to: 64-bit integers -----------------------------------
 
     def seen(self, address: Value) -> Value:
         """What is there now, and with it all that was written before it."""
-        return Value(self, self.builder.load_atomic(address.ir, "seq_cst", 8, typ=I64))
+        return Value(self, self.llvm.load_atomic(address.ir, "seq_cst", 8, typ=I64))
 
     def fetch_add(self, address: Value, value: int) -> Value:
         """Adds, and returns what was there before."""
@@ -339,7 +339,7 @@ class Code:
 
     def _read_and_written(self, how: str, address: Value, value: Value | int) -> Value:
         written = self.i64(value).ir
-        return Value(self, self.builder.atomic_rmw(how, address.ir, written, "seq_cst"))
+        return Value(self, self.llvm.atomic_rmw(how, address.ir, written, "seq_cst"))
 
     def prefetch(self, address: Value) -> None:
         """Have a cache line brought from memory, to be read soon."""
@@ -360,42 +360,42 @@ class Code:
     def loop(self, end: Value | int, start: Value | int = 0, step: int = 1) -> Iterator[Value]:
         """for i in range(start, end, step), when the kernel runs."""
         first, last = self.i64(start), self.i64(end)
-        before = self.builder.block
-        head, body, after = (self.builder.append_basic_block() for _ in range(3))
-        self.builder.branch(head)
-        self.builder.position_at_end(head)
-        index = self.builder.phi(I64)
+        before = self.llvm.block
+        head, body, after = (self.llvm.append_basic_block() for _ in range(3))
+        self.llvm.branch(head)
+        self.llvm.position_at_end(head)
+        index = self.llvm.phi(I64)
         index.add_incoming(first.ir, before)
-        self.builder.cbranch((Value(self, index) < last).ir, body, after)
-        self.builder.position_at_end(body)
+        self.llvm.cbranch((Value(self, index) < last).ir, body, after)
+        self.llvm.position_at_end(body)
         yield Value(self, index)
-        index.add_incoming((Value(self, index) + step).ir, self.builder.block)
-        self.builder.branch(head)
-        self.builder.position_at_end(after)
+        index.add_incoming((Value(self, index) + step).ir, self.llvm.block)
+        self.llvm.branch(head)
+        self.llvm.position_at_end(after)
 
     @contextmanager
     def forever(self) -> Iterator[Callable[[Value], None]]:
         """A loop that ends where what it yields is called with a condition that holds."""
-        body, after = self.builder.append_basic_block(), self.builder.append_basic_block()
-        self.builder.branch(body)
-        self.builder.position_at_end(body)
+        body, after = self.llvm.append_basic_block(), self.llvm.append_basic_block()
+        self.llvm.branch(body)
+        self.llvm.position_at_end(body)
 
         def leave_if(condition: Value) -> None:
-            onward = self.builder.append_basic_block()
-            self.builder.cbranch(condition.ir, after, onward)
-            self.builder.position_at_end(onward)
+            onward = self.llvm.append_basic_block()
+            self.llvm.cbranch(condition.ir, after, onward)
+            self.llvm.position_at_end(onward)
 
         yield leave_if
-        self.builder.branch(body)
-        self.builder.position_at_end(after)
+        self.llvm.branch(body)
+        self.llvm.position_at_end(after)
 
     @contextmanager
     def when(self, condition: Value) -> Iterator[None]:
-        with self.builder.if_then(condition.ir):
+        with self.llvm.if_then(condition.ir):
             yield
 
     def finish(self) -> None:
-        self.builder.ret_void()
+        self.llvm.ret_void()
 
 
 def _conversion(source: Type, target: Type, signed: bool) -> str:

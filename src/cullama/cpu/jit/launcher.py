@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from ...files.tensor import HostArray
-from .compiler import Kernel, Machine
+from .compiler import JIT, Kernel
 from .program import Arena, Count, NotRecordableError, Program
-from .thread_pool import Team
+from .thread_pool import KernelThreadPool
 
 
 class _Recording(threading.local):
@@ -24,19 +24,19 @@ class _Recording(threading.local):
 
 
 class Launcher:
-    def __init__(self, machine: Machine) -> None:
-        self.machine = machine
-        self.team = Team(machine, 1)
+    def __init__(self, jit: JIT) -> None:
+        self.jit = jit
+        self.thread_pool = KernelThreadPool(jit, 1)
         self._recording = _Recording()
 
     def run(self, kernel: Kernel, chunks: Count, **arguments: Any) -> None:
         """Arguments by the names of the kernel's fields; arrays lie as the kernel says."""
-        compiled = self.machine.compile(kernel)
+        compiled = self.jit.compile(kernel)
         recorded = self._recording.program
         program = Program() if recorded is None else recorded
         program.add(compiled, chunks, arguments)
         if recorded is None:
-            program.run(self.team)
+            program.run(self.thread_pool)
 
     def empty(self, shape: tuple[int, ...], dtype: DTypeLike = np.float32) -> HostArray:
         program = self._recording.program

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from ...files.tensor import HostArray
-from .compiler import Compiled, address_of
-from .thread_pool import Team
+from .compiler import CompiledKernel, address_of
+from .thread_pool import KernelThreadPool
 
 ALIGNMENT = 64
 
@@ -34,7 +34,7 @@ class Program:
         self._steps: list[int] = []
         self._row = np.empty(0, np.int64)  # the same, as a team reads them
 
-    def add(self, kernel: Compiled, chunks: Count, arguments: dict[str, Any]) -> None:
+    def add(self, kernel: CompiledKernel, chunks: Count, arguments: dict[str, Any]) -> None:
         """`chunks`: how many, or an array of one number that may change between runs."""
         record = step(kernel, chunks, arguments)
         self._kept.append(record)
@@ -42,14 +42,14 @@ class Program:
             self._kept.append(chunks)
         self._steps.append(address_of(record))
 
-    def run(self, team: Team) -> None:
+    def run(self, thread_pool: KernelThreadPool) -> None:
         if len(self._row) != len(self._steps):
             self._row = np.array(self._steps, np.int64)
-        team.play(self._row)
+        thread_pool.execute(self._row)
 
 
-def step(kernel: Compiled, chunks: Count, arguments: dict[str, Any]) -> NDArray[np.int64]:
-    """Words as `Team.play` reads them: the kernel, where the number of chunks is, arguments."""
+def step(kernel: CompiledKernel, chunks: Count, arguments: dict[str, Any]) -> NDArray[np.int64]:
+    """Eight-byte words: the kernel, where the number of chunks is, and its arguments."""
     words = kernel.record(arguments)
     record = np.empty(3 + len(words) // 8, np.int64)
     record[0] = kernel.address

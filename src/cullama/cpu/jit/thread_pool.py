@@ -1,14 +1,17 @@
 """Threads that run kernels together: awake while there is work, asleep soon after it.
 
 A program is a row of steps: a kernel, its arguments, and how many chunks it is cut into. The
-caller and its helpers take chunks as they come, so a core that another process keeps busy takes
-fewer. A chunk is computed the same way whoever takes it. Helpers wait for the next step without
-sleeping, since a layer's steps follow each other within microseconds; after a while without work
-they sleep in a `read` of a pipe, outside Python and its lock.
+caller and the workers take chunks as they come, so a core that another process keeps busy takes
+fewer. A chunk is computed the same way by any of them. Workers spin while they wait for the next
+step, since a layer's steps follow each other within microseconds; after a while without work they
+sleep in a `read` of a pipe, outside Python and its lock.
 
-A helper that loses its core in the middle of a chunk holds everybody up until it has it back. Where
-that takes more time than the help is worth, the caller goes on alone for a while, twice as long
-each time it happens again: a busy neighbour costs the help, and not much more.
+A worker that loses its core in the middle of a chunk delays all others until it has it back. Where
+that takes more time than sharing saves, the caller runs alone for a while, twice as long each time
+it happens again: a busy neighbour costs what the workers would have added, and not much more.
+
+Python starts and stops the workers (`../thread_pool.py`); the loops that caller and workers run
+are compiled kernels, below. This file knows no kernel of a model.
 """
 
 from __future__ import annotations
@@ -17,235 +20,221 @@ import ctypes
 import os
 import threading
 import time
-import weakref
-from typing import NamedTuple, TypeAlias
+from functools import partial
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .compiler import Kernel, Machine, address_of
-from .kernel_builder import I32, I64, POINTER, Code, Value
+from ..thread_pool import Workers
+from .compiler import JIT, CompiledKernel, Kernel, address_of
+from .kernel_builder import I32, I64, POINTER, KernelBuilder, Value
 
-# Where things lie in the block that all threads share, each in a cache line of its own.
+# Byte offsets in the memory that all threads share, each in a cache line of its own.
 TICKET, DONE, SLEEPING, STOPPED, STEP, PIPE, ALONE, LOST, SIZE = range(0, 576, 64)
 
 # A ticket is the number of the next chunk, below the number of chunks.
 CHUNK_BITS = 32
 
-PATIENCE = 2_000  # looks at an empty ticket before a helper sleeps: about 50 µs
-WAIT = 1_000  # looks at unfinished work before time is taken: about 25 µs
+SPINS_BEFORE_SLEEP = 2_000  # of a worker at an empty ticket: about 50 µs
+SPINS_BEFORE_CLOCK = (
+    1_000  # of the caller at unfinished work, before it takes the time: about 25 µs
+)
 
-# A helper was held up if it takes longer, after the caller has run out of work, than the caller
+# A worker was held up if it takes longer, after the caller has run out of work, than the caller
 # worked, and longer than any chunk of a small step. Such waits are added up, less a quarter of the
-# time between them, which help is worth even where two share one memory: so the short gaps that a
-# virtual machine has are forgiven.
-HELD_UP = 200_000  # nanoseconds
-WORTH = 4
-MOST_LOST = 20_000_000  # nanoseconds
-SHORTEST_REST, LONGEST_REST = 100_000_000, 2_000_000_000  # nanoseconds that the caller is alone
+# time between them, which sharing gains even where two cores share one memory: so the short gaps
+# that a virtual machine has are forgiven.
+MIN_HELD_UP = 200_000  # nanoseconds
+FORGIVEN_SHARE = 4  # one part in so many of the time between two waits
+MAX_LOST = 20_000_000  # nanoseconds
+MIN_ALONE, MAX_ALONE = 100_000_000, 2_000_000_000  # nanoseconds that the caller runs alone
 
 Words: TypeAlias = NDArray[np.int64]
 
-MONOTONIC = time.CLOCK_MONOTONIC
-
-SERVE = Kernel("serve", {"shared": POINTER}, lambda code, a, chunk: _serve(code, a.shared))
-PLAY = Kernel(
-    "play",
+WORKER_LOOP = Kernel(
+    "worker_loop", {"shared": POINTER}, lambda builder, a, chunk: _worker_loop(builder, a.shared)
+)
+EXECUTE = Kernel(
+    "execute",
     {"shared": POINTER, "steps": POINTER, "count": I64},
-    lambda code, a, chunk: _play(code, a.shared, a.steps, a.count),
+    lambda builder, a, chunk: _execute(builder, a.shared, a.steps, a.count),
 )
 
-
-class _Hired(NamedTuple):
-    """Helpers, and what they share with a caller. A fork takes none along: its child hires anew."""
-
-    process: int
-    shared: Words
-    lock: threading.Lock  # one caller at a time
+_KERNEL = ctypes.CFUNCTYPE(None, ctypes.c_char_p, ctypes.c_int64)  # releases Python's lock
 
 
-class Team:
-    """`size` threads, the caller counted."""
+class KernelThreadPool:
+    """Runs kernels on `size` threads, the caller's counted."""
 
-    def __init__(self, machine: Machine, size: int) -> None:
+    def __init__(self, jit: JIT, size: int) -> None:
         self.size = size
-        self._serve, self._play = machine.compile(SERVE), machine.compile(PLAY)
-        self._call = _CALL(self._play.address)
-        self._hired: _Hired | None = None
+        self._execute, worker_loop = jit.compile(EXECUTE), jit.compile(WORKER_LOOP)
+        self._call = _KERNEL(self._execute.address)
+        self._workers = Workers(size - 1, partial(_Channel, worker_loop), _run_worker, _stop)
 
-    def play(self, steps: Words) -> None:
-        """Run steps one after the other; each is the address of a record (see `_play`)."""
-        hired = self._hired
-        if hired is None or hired.process != os.getpid():
-            # Threads that come here at once may hire twice, and each plays with its own.
-            hired = self._hired = self._hire()
-        with hired.lock:
-            shared = {"shared": hired.shared, "steps": steps, "count": len(steps)}
-            self._call(self._play.record(shared), 0)
-
-    def _hire(self) -> _Hired:
-        hired = _Hired(os.getpid(), _aligned(SIZE), threading.Lock())
-        if self.size == 1:
-            return hired
-        pipe = _Pipe()
-        hired.shared[PIPE // 8 : PIPE // 8 + 2] = pipe.reader, pipe.writer
-        record = self._serve.record({"shared": hired.shared})
-        for _ in range(self.size - 1):
-            # All of it is held as long as the helper lives.
-            held = [self._serve.address, record, hired.shared, self._serve, pipe]
-            threading.Thread(target=_help, args=held, daemon=True).start()
-        weakref.finalize(self, _dismiss, hired.shared, pipe, self.size - 1, hired.process)
-        return hired
+    def execute(self, steps: Words) -> None:
+        """Run steps one after the other; each is the address of a record (see `_execute`)."""
+        channel = self._workers.channel()
+        with channel.lock:
+            shared = {"shared": channel.shared, "steps": steps, "count": len(steps)}
+            self._call(self._execute.record(shared), 0)
 
 
-_CALL = ctypes.CFUNCTYPE(None, ctypes.c_char_p, ctypes.c_int64)  # lets go of Python's lock
+class _Channel:
+    """What callers share with the workers of a process; it lives as long as any of them."""
 
-
-class _Pipe:
-    """Closed when nobody holds it any more."""
-
-    def __init__(self) -> None:
+    def __init__(self, worker_loop: CompiledKernel) -> None:
+        self.lock = threading.Lock()  # one caller at a time
+        self.shared = _in_cache_lines(SIZE)
         self.reader, self.writer = os.pipe()
+        self.shared[PIPE // 8 : PIPE // 8 + 2] = self.reader, self.writer
+        self.worker_loop = worker_loop
+        self.record = worker_loop.record({"shared": self.shared})
 
     def __del__(self) -> None:
         os.close(self.reader)
         os.close(self.writer)
 
 
-def _help(address: int, record: bytes, *held: object) -> None:
-    _CALL(address)(record, 0)
+def _run_worker(channel: _Channel) -> None:
+    _KERNEL(channel.worker_loop.address)(channel.record, 0)
 
 
-def _dismiss(shared: Words, pipe: _Pipe, helpers: int, process: int) -> None:
-    if process == os.getpid():
-        shared[STOPPED // 8] = 1
-        os.write(pipe.writer, bytes(helpers))
+def _stop(channel: _Channel, count: int) -> None:
+    channel.shared[STOPPED // 8] = 1
+    os.write(channel.writer, bytes(count))
 
 
-def _aligned(size: int) -> Words:
-    whole = np.zeros(size // 8 + 8, np.int64)
-    start = -address_of(whole) % 64 // 8
-    return whole[start : start + size // 8]
+def _in_cache_lines(size: int) -> Words:
+    """Zeros, so many bytes, from the beginning of a cache line on."""
+    memory = np.zeros(size // 8 + 8, np.int64)
+    start = -address_of(memory) % 64 // 8
+    return memory[start : start + size // 8]
 
 
-# --- what is compiled ----------------------------------------------------------------------------
+# --- the caller's side, compiled -----------------------------------------------------------------
 
 
-def _play(code: Code, shared: Value, steps: Value, count: Value) -> None:
+def _execute(builder: KernelBuilder, shared: Value, steps: Value, count: Value) -> None:
     """A step is a record of eight-byte words: the kernel, where its number of chunks is found,
     and its arguments."""
-    is_alone = code.load(I64, shared + ALONE) > now(code)
-    with code.loop(count) as place:
-        step = code.load(POINTER, steps + place * 8)
-        chunks = code.load(I64, code.load(POINTER, step + 8))
-        with code.builder.if_else((is_alone | (chunks <= 1)).ir) as (by_itself, together):
-            with by_itself, code.loop(chunks) as chunk:
-                _run(code, step, chunk)
+    is_alone = builder.load(I64, shared + ALONE) > now(builder)
+    with builder.loop(count) as index:
+        step = builder.load(POINTER, steps + index * 8)
+        chunks = builder.load(I64, builder.load(POINTER, step + 8))
+        with builder.llvm.if_else((is_alone | (chunks <= 1)).ir) as (alone, together):
+            with alone, builder.loop(chunks) as chunk:
+                _run_chunk(builder, step, chunk)
             with together:
-                _share(code, shared, step, chunks)
+                _share(builder, shared, step, chunks)
 
 
-def _run(code: Code, step: Value, chunk: Value) -> None:
-    code.jump(code.load(I64, step), step + 16, chunk)
+def _run_chunk(builder: KernelBuilder, step: Value, chunk: Value) -> None:
+    builder.jump(builder.load(I64, step), step + 16, chunk)
 
 
-def now(code: Code) -> Value:
+def now(builder: KernelBuilder) -> Value:
     """Nanoseconds of a clock that never goes back."""
-    time = code.scratch(16)
-    code.call("clock_gettime", I32, code.constant(I32, MONOTONIC), time)
-    return code.load(I64, time) * 1_000_000_000 + code.load(I64, time + 8)
+    timespec = builder.scratch(16)
+    builder.call("clock_gettime", I32, builder.constant(I32, time.CLOCK_MONOTONIC), timespec)
+    return builder.load(I64, timespec) * 1_000_000_000 + builder.load(I64, timespec + 8)
 
 
-def _share(code: Code, shared: Value, step: Value, chunks: Value) -> None:
-    start = now(code)
-    code.store(step, shared + STEP)
-    code.exchange(shared + DONE, 0)
-    code.exchange(shared + TICKET, chunks << CHUNK_BITS)
-    with code.when(code.seen(shared + SLEEPING) > 0):
-        sleepers = code.exchange(shared + SLEEPING, 0)
-        writer = code.load(I32, shared + PIPE + 8)
-        code.call("write", I64, writer, code.scratch(64), sleepers)
-    with code.forever() as leave_if:
-        chunk, is_left = _claim(code, shared)
+def _share(builder: KernelBuilder, shared: Value, step: Value, chunks: Value) -> None:
+    """Offer a step to the workers, wake those that sleep, and take chunks until none is left."""
+    start = now(builder)
+    builder.store(step, shared + STEP)
+    builder.exchange(shared + DONE, 0)
+    builder.exchange(shared + TICKET, chunks << CHUNK_BITS)
+    with builder.when(builder.seen(shared + SLEEPING) > 0):
+        sleepers = builder.exchange(shared + SLEEPING, 0)
+        writer = builder.load(I32, shared + PIPE + 8)
+        builder.call("write", I64, writer, builder.scratch(64), sleepers)
+    with builder.forever() as leave_if:
+        chunk, is_left = _claim(builder, shared)
         leave_if(is_left.equals(0))
-        _run(code, step, chunk)
-        code.fetch_add(shared + DONE, 1)
-    with code.when(code.seen(shared + DONE) < chunks):
-        _wait(code, shared, chunks, start)
+        _run_chunk(builder, step, chunk)
+        builder.fetch_add(shared + DONE, 1)
+    with builder.when(builder.seen(shared + DONE) < chunks):
+        _wait(builder, shared, chunks, start)
 
 
-def _wait(code: Code, shared: Value, chunks: Value, start: Value) -> None:
-    """For the chunks of others."""
-    looks = code.variable(code.i64(0))
-    with code.forever() as leave_if:
-        leave_if((code.seen(shared + DONE) >= chunks) | (looks.get() > WAIT))
-        code.pause()
-        looks.add(1)
-    with code.when(looks.get() > WAIT):
-        out_of_work = now(code)
-        with code.forever() as leave_if:
-            leave_if(code.seen(shared + DONE) >= chunks)
-            code.call("sched_yield", I32)
-        _judge(code, shared, now(code) - out_of_work, out_of_work - start)
+def _wait(builder: KernelBuilder, shared: Value, chunks: Value, start: Value) -> None:
+    """Wait until the workers' chunks are done; if it takes long, note how long."""
+    spins = builder.variable(builder.i64(0))
+    with builder.forever() as leave_if:
+        leave_if((builder.seen(shared + DONE) >= chunks) | (spins.get() > SPINS_BEFORE_CLOCK))
+        builder.pause()
+        spins.add(1)
+    with builder.when(spins.get() > SPINS_BEFORE_CLOCK):
+        out_of_work = now(builder)
+        with builder.forever() as leave_if:
+            leave_if(builder.seen(shared + DONE) >= chunks)
+            builder.call("sched_yield", I32)
+        _note_wait(builder, shared, now(builder) - out_of_work, out_of_work - start)
 
 
-def _judge(code: Code, shared: Value, waited: Value, worked: Value) -> None:
-    """Whether to go on alone."""
-    with code.when((waited > HELD_UP) & (waited > worked)):
-        moment = now(code)
-        before, then = code.load(I64, shared + LOST), code.load(I64, shared + (LOST + 8))
+def _note_wait(builder: KernelBuilder, shared: Value, waited: Value, worked: Value) -> None:
+    """Add a wait up if a worker was held up, and run alone from a certain sum on."""
+    with builder.when((waited > MIN_HELD_UP) & (waited > worked)):
+        moment = now(builder)
+        before, then = builder.load(I64, shared + LOST), builder.load(I64, shared + (LOST + 8))
         since = (moment - then).maximum(0)
-        lost = (before - since // WORTH).maximum(0) + waited
-        code.store(lost, shared + LOST)
-        code.store(moment, shared + (LOST + 8))
-        with code.when(lost > MOST_LOST):
-            _rest(code, shared, moment)
+        lost = (before - since // FORGIVEN_SHARE).maximum(0) + waited
+        builder.store(lost, shared + LOST)
+        builder.store(moment, shared + (LOST + 8))
+        with builder.when(lost > MAX_LOST):
+            _go_alone(builder, shared, moment)
 
 
-def _rest(code: Code, shared: Value, moment: Value) -> None:
-    """Alone for a time; the next is sooner where this was no help."""
-    until, last = code.load(I64, shared + ALONE), code.load(I64, shared + (ALONE + 8))
-    went_well = moment - until > last  # for longer than the last rest
-    rest = went_well.choose(code.i64(0), last * 2)
-    rest = rest.maximum(SHORTEST_REST).minimum(LONGEST_REST)
-    code.store(moment + rest, shared + ALONE)
-    code.store(rest, shared + (ALONE + 8))
-    code.store(code.i64(MOST_LOST // 2), shared + LOST)
-    code.store(moment + rest, shared + (LOST + 8))
+def _go_alone(builder: KernelBuilder, shared: Value, moment: Value) -> None:
+    """Run alone: twice as long as last time, or if sharing did well since then, shortly."""
+    until, last = builder.load(I64, shared + ALONE), builder.load(I64, shared + (ALONE + 8))
+    went_well = moment - until > last  # for longer than the last time alone
+    period = went_well.choose(builder.i64(0), last * 2)
+    period = period.maximum(MIN_ALONE).minimum(MAX_ALONE)
+    builder.store(moment + period, shared + ALONE)
+    builder.store(period, shared + (ALONE + 8))
+    builder.store(builder.i64(MAX_LOST // 2), shared + LOST)
+    builder.store(moment + period, shared + (LOST + 8))
 
 
-def _claim(code: Code, shared: Value) -> tuple[Value, Value]:
+def _claim(builder: KernelBuilder, shared: Value) -> tuple[Value, Value]:
     """The next chunk, and whether there was one."""
-    ticket = code.fetch_add(shared + TICKET, 1)
+    ticket = builder.fetch_add(shared + TICKET, 1)
     chunk = ticket & ((1 << CHUNK_BITS) - 1)
     return chunk, chunk < (ticket >> CHUNK_BITS)
 
 
-def _serve(code: Code, shared: Value) -> None:
-    looks = code.variable(code.i64(0))
-    with code.forever() as leave_if:
-        leave_if(code.seen(shared + STOPPED) > 0)
-        ticket = code.seen(shared + TICKET)
+# --- the workers' side, compiled -----------------------------------------------------------------
+
+
+def _worker_loop(builder: KernelBuilder, shared: Value) -> None:
+    spins = builder.variable(builder.i64(0))
+    with builder.forever() as leave_if:
+        leave_if(builder.seen(shared + STOPPED) > 0)
+        ticket = builder.seen(shared + TICKET)
         is_work = (ticket & ((1 << CHUNK_BITS) - 1)) < (ticket >> CHUNK_BITS)
-        with code.builder.if_else(is_work.ir) as (work, rest):
+        with builder.llvm.if_else(is_work.ir) as (work, no_work):
             with work:
                 # Only a ticket that is claimed holds the step still: it is looked up afterwards.
-                chunk, is_left = _claim(code, shared)
-                with code.when(is_left):
-                    _run(code, code.load(POINTER, shared + STEP), chunk)
-                    code.fetch_add(shared + DONE, 1)
-                looks.set(code.i64(0))
-            with rest:
-                code.pause()
-                looks.add(1)
-                with code.when(looks.get() > PATIENCE):
-                    _sleep(code, shared)
-                    looks.set(code.i64(0))
+                chunk, is_left = _claim(builder, shared)
+                with builder.when(is_left):
+                    _run_chunk(builder, builder.load(POINTER, shared + STEP), chunk)
+                    builder.fetch_add(shared + DONE, 1)
+                spins.set(builder.i64(0))
+            with no_work:
+                builder.pause()
+                spins.add(1)
+                with builder.when(spins.get() > SPINS_BEFORE_SLEEP):
+                    _sleep(builder, shared)
+                    spins.set(builder.i64(0))
 
 
-def _sleep(code: Code, shared: Value) -> None:
-    """Until someone writes a byte for us. Who has said it sleeps gets one, even if it has not
+def _sleep(builder: KernelBuilder, shared: Value) -> None:
+    """Wait for a byte in the pipe. Every worker counted in SLEEPING gets one, even if it has not
     fallen asleep yet, so none is ever left over."""
-    code.fetch_add(shared + SLEEPING, 1)
-    reader = code.load(I32, shared + PIPE)
-    code.call("read", I64, reader, code.scratch(8), code.i64(1))
+    builder.fetch_add(shared + SLEEPING, 1)
+    reader = builder.load(I32, shared + PIPE)
+    builder.call("read", I64, reader, builder.scratch(8), builder.i64(1))
