@@ -10,8 +10,8 @@ import pytest
 
 from cullama.cuda.sampling import DRAWN, pack_sample_params, read_drawn
 from cullama.errors import NumericalError, UsageError
+from cullama.sampling.draw import Draw, Drawn
 from cullama.sampling.params import SamplingParams
-from cullama.sampling.sampler import Draw, Drawn
 
 ROW_SIZE = 64  # bytes
 

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from cullama.errors import NumericalError
+from cullama.sampling.draw import Draw, Drawn
 from cullama.sampling.params import SamplingParams
-from cullama.sampling.sampler import Draw, Drawn, sample, softmax
+from cullama.sampling.sampler import sample, softmax
 
 pytestmark = pytest.mark.gpu
 

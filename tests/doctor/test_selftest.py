@@ -21,7 +21,7 @@ from cullama.doctor.fixture import SMALL, Fixture
 from cullama.doctor.plan import DoctorPlan
 from cullama.doctor.selftest import OperatorResult, SelfTest, run_cases, self_test, self_tests
 from cullama.errors import DeviceError, DeviceLostError
-from cullama.sampling.sampler import Drawn
+from cullama.sampling.draw import Drawn
 
 
 class StoppedClock(Clock):

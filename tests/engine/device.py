@@ -14,7 +14,8 @@ from cullama.errors import NumericalError
 from cullama.files.tensor import HostArray
 from cullama.model.kv_cache import KVCache
 from cullama.model.operators import Step
-from cullama.sampling.sampler import Draw, Drawn, sample
+from cullama.sampling.draw import Draw, Drawn
+from cullama.sampling.sampler import sample
 
 
 class Device(DeterministicCpuOperators):

@@ -19,8 +19,8 @@ from cullama.engine.scheduler import Plan, Scheduler
 from cullama.engine.sequence import FinishReason, Sequence
 from cullama.engine.speculation import PromptLookup
 from cullama.errors import NumericalError
+from cullama.sampling.draw import Drawn
 from cullama.sampling.params import SamplingParams
-from cullama.sampling.sampler import Drawn
 
 BLOCK_SIZE = 4
 VOCABULARY = 5

@@ -29,7 +29,7 @@ from cullama.errors import (
     QueueFullError,
     UsageError,
 )
-from cullama.sampling.sampler import Drawn
+from cullama.sampling.draw import Drawn
 
 Result = TypeVar("Result")
 WriteModel: TypeAlias = Callable[..., Path]

@@ -24,8 +24,8 @@ from shadow import (
 from cullama.engine.prefix_cache import FEWEST_REUSED, MOST_COMPARED, Copy, PrefixCache
 from cullama.engine.sequence import Sequence
 from cullama.errors import NumericalError
+from cullama.sampling.draw import Drawn
 from cullama.sampling.params import SamplingParams
-from cullama.sampling.sampler import Drawn
 
 
 def sequence(tokens: list[int]) -> Sequence:

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cullama.engine.sequence import Sequence
+from cullama.sampling.draw import Drawn
 from cullama.sampling.params import SamplingParams, TokenLogprobs
-from cullama.sampling.sampler import Drawn
 
 
 def sequence(prompt: int, max_tokens: int = 10, ends: frozenset[int] = frozenset()) -> Sequence:

@@ -19,8 +19,9 @@ from cullama.model.batch import Chunk, build_batch
 from cullama.model.config import ModelConfig
 from cullama.model.layer import Layer
 from cullama.model.rope import Rope
+from cullama.sampling.draw import Draw
 from cullama.sampling.params import SamplingParams
-from cullama.sampling.sampler import Draw, sample
+from cullama.sampling.sampler import sample
 
 EPS = 1e-5
 HEADS = ModelConfig(

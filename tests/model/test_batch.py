@@ -18,8 +18,8 @@ from cullama.engine.sequence import Sequence
 from cullama.engine.speculation import PromptLookup
 from cullama.files.tensor import HostArray
 from cullama.model.batch import Batch, Chunk, build_batch, build_large_batch
+from cullama.sampling.draw import Drawn
 from cullama.sampling.params import SamplingParams
-from cullama.sampling.sampler import Drawn
 
 
 @dataclass(frozen=True)

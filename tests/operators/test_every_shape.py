@@ -18,8 +18,9 @@ import reference
 from numpy.typing import NDArray
 from subject import EPS, STORAGE, Memory, Subject, chunk_of
 
+from cullama.sampling.draw import Draw
 from cullama.sampling.params import SamplingParams
-from cullama.sampling.sampler import Draw, sample
+from cullama.sampling.sampler import sample
 
 pytestmark = pytest.mark.gpu
 

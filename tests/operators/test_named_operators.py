@@ -17,8 +17,8 @@ from subject import EPS, Memory, Subject, bare_layer, chunk_of
 
 from cullama.model.layer import Layer
 from cullama.model.operators import Operators
+from cullama.sampling.draw import Draw
 from cullama.sampling.params import SamplingParams
-from cullama.sampling.sampler import Draw
 from cullama.sampling.sampler import sample as sample_on_host
 
 WIDTHS = {"D": 31, "F": 33, "E": 6}

@@ -15,11 +15,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from cullama.errors import NumericalError, UsageError
-from cullama.sampling.params import MOST_LOGPROBS, SamplingParams
+from cullama.sampling.draw import Draw, Drawn
+from cullama.sampling.params import MAX_LOGPROBS, SamplingParams
 from cullama.sampling.philox import uniform
 from cullama.sampling.sampler import (
-    Draw,
-    Drawn,
     adjusted,
     keep_min_p,
     keep_top_k,
@@ -668,7 +667,7 @@ INVALID: dict[str, list[Any]] = {
     "stop": ["", ["a", ""], [1], [None], [b"a"], [["a"]], None, 5],
     "stop_token_ids": [[-1], ["5"], [1.5], [True], [None], "5"],
     "logit_bias": [{-1: 1.0}, {"5": 1.0}, {True: 1.0}, {1.0: 1.0}],
-    "logprobs": [-1, MOST_LOGPROBS + 1, 1.5, "3", True],
+    "logprobs": [-1, MAX_LOGPROBS + 1, 1.5, "3", True],
     "n": [0, -1, 1025, 1.5, "2", None, True],
     "speculation": [-1, 65, 1.5, "2", None, True],
 }
@@ -685,7 +684,7 @@ VALID: dict[str, list[Any]] = {
     "stop": [(), [], ("a",), ["a", "b"]],
     "stop_token_ids": [(), [0], (1, 2)],
     "logit_bias": [{}, {0: 1, 5: -2.5}],
-    "logprobs": [None, 0, MOST_LOGPROBS],
+    "logprobs": [None, 0, MAX_LOGPROBS],
     "n": [1, 1024],
     "ignore_eos": [True, False],
     "speculation": [0, 64],
@@ -817,7 +816,7 @@ def test_the_defaults_are_the_documented_ones() -> None:
         "ignore_eos": False,
         "speculation": 0,
     }
-    assert MOST_LOGPROBS == 20
+    assert MAX_LOGPROBS == 20
 
 
 def test_the_defaults_are_the_model_s_own_distribution() -> None:

@@ -10,8 +10,8 @@ from ..engine.prefix_cache import PrefixCache
 from ..engine.runner import plan_batch
 from ..engine.scheduler import Plan, Scheduler
 from ..engine.sequence import Sequence
+from ..sampling.draw import Drawn
 from ..sampling.params import SamplingParams
-from ..sampling.sampler import Drawn
 
 BLOCK_SIZE = 32
 

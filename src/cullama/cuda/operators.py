@@ -24,7 +24,7 @@ from ..model.config import ModelConfig
 from ..model.kv_cache import KVCache, LayerCache
 from ..model.layer import Layer
 from ..model.operators import Operators, Step, check_columns
-from ..sampling.sampler import Draw, Drawn
+from ..sampling.draw import Draw, Drawn
 from . import memory
 from .batch import CudaBatch, device_batch, pack
 from .broadcasting import broadcast_axes

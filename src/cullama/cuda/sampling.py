@@ -15,8 +15,9 @@ import numpy as np
 
 from ..errors import NumericalError
 from ..files.tensor import HostArray
-from ..sampling.params import MOST_LOGPROBS, SamplingParams, TokenLogprobs
-from ..sampling.sampler import Draw, Drawn, check_bias, not_finite
+from ..sampling.draw import Draw, Drawn
+from ..sampling.params import MAX_LOGPROBS, SamplingParams, TokenLogprobs
+from ..sampling.sampler import check_bias, not_finite
 from .driver import Device
 from .memory import DeviceArray, Pool, ReadbackBuffer, Staging, empty
 from .module import Kernels
@@ -33,8 +34,8 @@ DRAWN = np.dtype(
         ("token", np.int32),
         ("best", np.float32),
         ("logprob", np.float32),
-        ("top", np.int32, MOST_LOGPROBS),
-        ("top_logprobs", np.float32, MOST_LOGPROBS),
+        ("top", np.int32, MAX_LOGPROBS),
+        ("top_logprobs", np.float32, MAX_LOGPROBS),
     ]
 )
 

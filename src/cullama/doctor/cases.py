@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from ..model.batch import Chunk
+from ..sampling.draw import Draw, Drawn
 from ..sampling.params import SamplingParams
 from ..sampling.philox import uniform
-from ..sampling.sampler import Draw, Drawn
 from . import reference
 from .fixture import EPS, Fixture, Numbers, bare_layer, empty_cache, written_texts
 from .reference import Floats

@@ -20,7 +20,7 @@ from ..files.tensor import HostArray
 from ..model.batch import Batch, Chunk, build_batch, build_large_batch
 from ..model.kv_cache import KVCache
 from ..model.llama import Llama
-from ..sampling.sampler import Drawn
+from ..sampling.draw import Drawn
 from .prefix_cache import Copy
 from .scheduler import Plan
 from .sequence import Sequence

@@ -12,9 +12,9 @@ from collections.abc import Sequence as Many
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+from ..sampling.draw import Draw, Drawn
 from ..sampling.params import SamplingParams, TokenLogprobs
 from ..sampling.philox import fresh_seed
-from ..sampling.sampler import Draw, Drawn
 from .speculation import PromptLookup
 
 if TYPE_CHECKING:

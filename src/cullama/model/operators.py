@@ -20,7 +20,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from ..errors import NumericalError, UsageError
-from ..sampling.sampler import Draw, Drawn, sample
+from ..sampling.draw import Draw, Drawn
+from ..sampling.sampler import sample
 
 if TYPE_CHECKING:
     from ..files.tensor import HostArray, StoredTensor

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from ..errors import UsageError
 
-MOST_LOGPROBS = 20
+MAX_LOGPROBS = 20
 
 
 class TokenLogprobs(NamedTuple):
@@ -119,7 +119,7 @@ _RANGES: dict[str, tuple[type, float, float]] = {
     "presence_penalty": (float, -LARGEST, LARGEST),
     "frequency_penalty": (float, -LARGEST, LARGEST),
     "seed": (int, 0, (1 << 64) - 1),
-    "logprobs": (int, 0, MOST_LOGPROBS),
+    "logprobs": (int, 0, MAX_LOGPROBS),
     "n": (int, 1, 1024),
     "speculation": (int, 0, 64),
 }

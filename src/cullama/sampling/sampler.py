@@ -10,36 +10,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import NumericalError, UsageError
-from .params import SamplingParams, TokenLogprobs
+from .draw import Draw, Drawn
+from .params import TokenLogprobs
 from .philox import uniform
 
 Row = NDArray[np.float32]  # [V]
-
-
-class Draw(NamedTuple):
-    """One token to be drawn: the request's wishes, and where in the request we are."""
-
-    params: SamplingParams
-    seed: int
-    sample_index: int  # which of the request's n samples
-    tokens: Sequence[int]  # prompt and answer so far
-    prompt_length: int
-
-    @property
-    def position(self) -> int:
-        """Of the token in the answer; the random counter."""
-        return len(self.tokens) - self.prompt_length
-
-
-class Drawn(NamedTuple):
-    token: int
-    logprobs: TokenLogprobs | None
 
 
 def sample(logits: NDArray[np.float32], draws: Sequence[Draw]) -> list[Drawn | NumericalError]:
