@@ -8,6 +8,9 @@
 
 A line that holds nothing but one of these becomes what it names. mkdocs calls `on_page_markdown`
 for each page; click is asked for the rest. It knows no command by name.
+
+After the build, the search index is written a second time as a script: a page that is opened from
+the disk may not fetch JSON.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import re
 from collections.abc import Callable, Iterator
 from html import escape
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import click
@@ -30,6 +34,11 @@ GROUPS = {"Model and device": options.model_options, "Sampling": options.samplin
 
 def on_page_markdown(markdown: str, **given: Any) -> str:
     return MARK.sub(lambda mark: MAKERS[mark["what"]](mark["name"] or ""), markdown)
+
+
+def on_post_build(config: Any) -> None:
+    index = Path(config["site_dir"], "search", "search_index.json")
+    index.with_suffix(".js").write_text(f"var __index = {index.read_text('utf-8')}", "utf-8")
 
 
 def command_named(name: str) -> tuple[click.Command, click.Context]:

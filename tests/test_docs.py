@@ -111,6 +111,10 @@ def test_the_site_is_built_without_a_warning_and_loads_nothing_from_elsewhere(
         assert not re.findall(r"<(?:script|img|iframe|source)[^>]*src=\"(?:https?:)?//[^>]*", html)
         assert not re.findall(r"<link[^>]*href=\"(?:https?:)?//[^>]*", html)
         assert "<!-- options" not in html
+    for page in pages:
+        assert 'data-md-component="search"' in page.read_text()
+        assert "assets/search.js" in page.read_text()
+    assert (tmp_path / "search/search_index.js").stat().st_size > 10_000
     for style in tmp_path.rglob("*.css"):
         assert not re.search(r"(?:@import|url\()\s*[\"']?(?:https?:)?//", style.read_text())
 
