@@ -81,7 +81,7 @@ def random_tensors(config: Config, dtype: str = "float32", seed: int = 0) -> Ten
         return (draw.standard_normal((rows, columns)) * columns**-0.5).astype(DTYPES[dtype])
 
     def norm() -> NDArray[Any]:
-        return draw.uniform(0.5, 1.5, hidden).astype(DTYPES[dtype])
+        return draw.uniform(0.5, 1.5, (hidden,)).astype(DTYPES[dtype])
 
     tensors = {"model.embed_tokens.weight": matrix(config["vocab_size"], hidden)}
     for layer in range(config["num_hidden_layers"]):

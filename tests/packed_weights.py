@@ -18,7 +18,7 @@ from cullama.cpu.packed import FORMATS, Grouped, PackedMatrix, Panels, Plain
 
 Array = NDArray[Any]
 
-PLAIN = [name for name, each in FORMATS.items() if isinstance(each, Plain)]
+PLAIN = {name: each for name, each in FORMATS.items() if isinstance(each, Plain)}
 GROUPED = [name for name, each in FORMATS.items() if isinstance(each, Grouped)]
 
 # Where the float16s of a block begin: its scale, and its minimum where there is one.

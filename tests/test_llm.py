@@ -141,7 +141,7 @@ def test_modules_that_never_were_are_not_found() -> None:
 
 def test_another_name_is_no_attribute() -> None:
     with pytest.raises(AttributeError, match="'cullama' has no attribute 'Llm'"):
-        _ = cullama.Llm  # type: ignore[attr-defined]
+        _ = cullama.Llm
 
 
 def test_importing_the_package_imports_nothing_heavy() -> None:
@@ -196,7 +196,8 @@ def test_without_a_seed_one_is_drawn_and_named(llm: LLM) -> None:
 
 def test_token_ids_give_what_their_text_gives(llm: LLM, alone: Completion) -> None:
     ids = llm.tokenizer.encode(PROMPT)
-    for prompt in (ids, tuple(ids), np.array(ids), np.array(ids, np.uint16)):
+    prompts: list[Any] = [ids, tuple(ids), np.array(ids), np.array(ids, np.uint16)]
+    for prompt in prompts:
         assert llm.generate(prompt, PARAMS).token_ids == alone.token_ids
 
 
@@ -266,7 +267,8 @@ def test_several_prompts_come_back_in_order(llm: LLM) -> None:
     assert [one.token_ids for one in llm.generate(OTHERS, params)] == single
     assert [one.token_ids for one in llm.generate(ids, params)] == single
     assert [one.token_ids for one in llm.generate([OTHERS[0], ids[1]], params)] == single[:2]
-    assert llm.generate([], params) == []
+    nothing: list[str] = []
+    assert llm.generate(nothing, params) == []
 
 
 def test_n_gives_different_samples_each_of_them_reproducible(llm: LLM, alone: Completion) -> None:
@@ -412,12 +414,13 @@ def test_a_shorter_context_can_be_asked_for(tiny_model: Path, alone: Completion)
 
 
 def test_a_prompt_without_tokens_is_refused(llm: LLM) -> None:
+    no_ids: Any = np.array([], np.int64)
     for call in (
         lambda: llm.generate([[]], PARAMS),
         lambda: llm.generate([PROMPT, []], PARAMS),
         lambda: llm.stream([], PARAMS),
         lambda: llm.logits([]),
-        lambda: llm.logits(np.array([], np.int64)),
+        lambda: llm.logits(no_ids),
     ):
         with pytest.raises(UsageError, match="empty"):
             call()
@@ -448,14 +451,16 @@ def test_ids_may_be_numpy_integers(llm: LLM, kind: Any) -> None:
     ids = [5, 6, 7]
     expected = llm.generate(ids, GREEDY).token_ids
     assert llm.generate([kind(i) for i in ids], GREEDY).token_ids == expected
-    assert llm.generate(np.array([ids, ids], kind), GREEDY)[1].token_ids == expected
-    assert "".join(llm.stream(np.array(ids, kind), GREEDY)) is not None
-    np.testing.assert_array_equal(llm.logits(np.array(ids, kind)), llm.logits(ids))
+    two: Any = np.array([ids, ids], kind)
+    assert llm.generate(two, GREEDY)[1].token_ids == expected
+    assert "".join(llm.stream(two[0], GREEDY)) is not None
+    np.testing.assert_array_equal(llm.logits(two[0]), llm.logits(ids))
 
 
 @pytest.mark.parametrize("kind", [np.float32, np.float64, np.bool_])
 def test_ids_may_not_be_numpy_floats_or_bools(llm: LLM, kind: Any) -> None:
-    for call in (llm.generate, llm.stream, llm.logits):
+    calls: list[Callable[[Any], Any]] = [llm.generate, llm.stream, llm.logits]
+    for call in calls:
         with pytest.raises(UsageError):
             call(np.array([0, 1], kind))
 

@@ -7,11 +7,14 @@ greedy tokens.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import gpu
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 import cullama
@@ -21,6 +24,15 @@ FIXTURES = Path(__file__).parent / "fixtures"
 MODELS = sorted(path.name for path in (FIXTURES / "models").iterdir())
 TEXTS = json.loads((FIXTURES / "text/expected.json").read_text())
 GREEDY = cullama.SamplingParams(temperature=0, max_tokens=12, ignore_eos=True)
+
+
+Loaded: TypeAlias = tuple[cullama.LLM, dict[str, NDArray[Any]]]  # a model, and what is expected
+
+
+def allocate(llm: cullama.LLM, count: int) -> list[int]:
+    blocks = llm.engine.cache.pool.allocate(count)
+    assert blocks is not None
+    return blocks
 
 
 BACKENDS = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
@@ -34,13 +46,13 @@ def backend(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="module", params=MODELS)
-def model(request: pytest.FixtureRequest, backend: str):
+def model(request: pytest.FixtureRequest, backend: str) -> Iterator[Loaded]:
     folder = FIXTURES / "models" / request.param
     with cullama.LLM(folder, backend=backend, dtype="float32") as llm:
         yield llm, load_file(folder / "expected.safetensors")
 
 
-def test_logits_are_those_of_transformers(model):
+def test_logits_are_those_of_transformers(model: Loaded) -> None:
     llm, expected = model
     logits = llm.logits(expected["ids"].tolist())
     assert logits.dtype == np.float32
@@ -48,17 +60,17 @@ def test_logits_are_those_of_transformers(model):
     assert np.abs(logits - expected["logits"]).max() <= 1e-4
 
 
-def test_greedy_tokens_are_those_of_transformers(model):
+def test_greedy_tokens_are_those_of_transformers(model: Loaded) -> None:
     llm, expected = model
     completion = llm.generate(expected["ids"].tolist(), GREEDY)
     assert list(completion.token_ids) == expected["greedy"].tolist()
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 7, 31, 32])
-def test_any_chunking_of_the_prompt_gives_the_same_logits(model, chunk):
+def test_any_chunking_of_the_prompt_gives_the_same_logits(model: Loaded, chunk: int) -> None:
     llm, expected = model
     ids, engine = expected["ids"].tolist(), llm.engine
-    blocks = engine.cache.pool.allocate(2)
+    blocks = allocate(llm, 2)
     parts = [
         engine.runner.logits([Chunk(part, start, blocks, len(part))])
         for start in range(0, len(ids), chunk)
@@ -68,10 +80,10 @@ def test_any_chunking_of_the_prompt_gives_the_same_logits(model, chunk):
     assert np.abs(np.concatenate(parts) - expected["logits"]).max() <= 1e-4
 
 
-def test_a_step_that_wants_no_logits_only_fills_the_cache(model):
+def test_a_step_that_wants_no_logits_only_fills_the_cache(model: Loaded) -> None:
     llm, expected = model
     ids, engine = expected["ids"].tolist(), llm.engine
-    blocks = engine.cache.pool.allocate(2)
+    blocks = allocate(llm, 2)
     nothing = engine.runner.logits([Chunk(ids[:20], 0, blocks, 0)])
     rest = engine.runner.logits([Chunk(ids[20:], 20, blocks, len(ids) - 20)])
     engine.cache.pool.release(blocks)
@@ -79,11 +91,11 @@ def test_a_step_that_wants_no_logits_only_fills_the_cache(model):
     assert np.abs(rest - expected["logits"][20:]).max() <= 1e-4
 
 
-def test_a_mixed_batch_gives_the_same_logits(model):
+def test_a_mixed_batch_gives_the_same_logits(model: Loaded) -> None:
     """A decode, a chunk in the middle of a prompt and a whole prompt, in one pass."""
     llm, expected = model
     ids, engine = expected["ids"].tolist(), llm.engine
-    first, second, third = (engine.cache.pool.allocate(2) for _ in range(3))
+    first, second, third = (allocate(llm, 2) for _ in range(3))
     engine.runner.logits([Chunk(ids[:-1], 0, first, 1), Chunk(ids[:5], 0, second, 1)])
     logits = engine.runner.logits(
         [
@@ -99,7 +111,9 @@ def test_a_mixed_batch_gives_the_same_logits(model):
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @pytest.mark.parametrize("name", MODELS)
-def test_storage_in_16_bits_stays_near_the_float32_model(backend, name, dtype):
+def test_storage_in_16_bits_stays_near_the_float32_model(
+    backend: str, name: str, dtype: str
+) -> None:
     folder = FIXTURES / "models" / name
     expected = load_file(folder / "expected.safetensors")
     with cullama.LLM(folder, backend=backend, dtype=dtype) as llm:
@@ -111,7 +125,7 @@ def test_storage_in_16_bits_stays_near_the_float32_model(backend, name, dtype):
     assert error.max() > 0
 
 
-def test_a_stored_end_token_list_ends_the_answer():
+def test_a_stored_end_token_list_ends_the_answer() -> None:
     folder = FIXTURES / "models" / "llama_gqa"
     expected = load_file(folder / "expected.safetensors")
     params = cullama.SamplingParams(temperature=0, max_tokens=12)
@@ -121,7 +135,7 @@ def test_a_stored_end_token_list_ends_the_answer():
 
 
 @pytest.mark.parametrize("case", TEXTS, ids=lambda case: case["prompt"][:12])
-def test_texts_are_those_of_transformers(case):
+def test_texts_are_those_of_transformers(case: dict[str, Any]) -> None:
     llm = cullama.LLM(FIXTURES / "text")
     params = cullama.SamplingParams(temperature=0, max_tokens=len(case["greedy"]))
     completion = llm.generate(case["ids"], params)

@@ -175,7 +175,7 @@ class LLM:
     @overload
     def generate(
         self,
-        prompts: Many[str] | Many[Many[int]],
+        prompts: Many[str | Many[int]],
         params: SamplingParams | None = None,
         *,
         priority: int = 0,

@@ -148,7 +148,11 @@ def test_everyone_goes_first_in_turn() -> None:
     order: list[str] = []
 
     def noting(name: str) -> Worker:
-        return Pretender(lambda variant, run: order.append(name) or 1.0)
+        def seconds(variant: str, run: Run) -> float:
+            order.append(name)
+            return 1.0
+
+        return Pretender(seconds)
 
     compare([entrant(name, noting(name)) for name in "abc"], ["decode"], rounds=4)
     assert "".join(order) == "abcbcacababc"
@@ -403,7 +407,7 @@ def llama_cpp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.syspath_prepend(tmp_path)
     for name in ("llama_cpp", "peers.llama_cpp_peer"):
         monkeypatch.delitem(sys.modules, name, raising=False)
-    import llama_cpp  # type: ignore[import-not-found]
+    import llama_cpp
 
     yield llama_cpp
     for name in ("llama_cpp", "peers.llama_cpp_peer"):

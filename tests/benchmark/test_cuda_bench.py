@@ -10,6 +10,7 @@ import pytest
 
 from cullama import LLM
 from cullama.benchmark.bench import BenchPlan, benchmark
+from cullama.benchmark.cuda_yardsticks import CudaYardsticks
 from cullama.errors import UsageError
 
 pytestmark = pytest.mark.gpu
@@ -30,6 +31,7 @@ def llm(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LLM]:
 def test_limits_and_runs_are_measured(llm: LLM) -> None:
     report = benchmark(llm, PLAN)
     (limit,) = report.yardsticks
+    assert isinstance(limit, CudaYardsticks)
     for figure in (limit.copy, limit.read, limit.products, limit.gap):
         assert figure > 0
     assert [row.what for row in report.rows] == ["prefill 20", "decode at 8", "decode at 40"]

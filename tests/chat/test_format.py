@@ -149,6 +149,7 @@ class TestWhatUsersType:
         )
         whole, apart = ids_of(format, "hello"), ids_of(format, "hello<|end|>")
         plain = library.token_to_id("<|gap|>")
+        assert plain is not None
         assert apart[: apart.index(plain) + 2] == whole[: whole.index(plain) + 2]
         assert apart[-2:] == whole[-2:]
 

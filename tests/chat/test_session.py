@@ -98,7 +98,7 @@ class TestATurn:
     ) -> None:
         whole = session.send("Hi").text
         session.undo()
-        stopped = session.send("Hi", replace(SHORT, stop=whole[1:3]))
+        stopped = session.send("Hi", replace(SHORT, stop=(whole[1:3],)))
         assert stopped.text == whole[: whole.index(whole[1:3])]
         session.send("And?")
         assert session.last_prompt is not None
@@ -232,7 +232,8 @@ STEPS = ["Hi", "<|end|> there", "🦙", "undo", "retry", "fork", "Be brief.", "s
 def test_whatever_is_done_the_model_reads_the_conversation_as_it_stands(
     llm: LLM, steps: list[str]
 ) -> None:
-    session, expected = llm.session(params=SHORT), []
+    session = llm.session(params=SHORT)
+    expected: list[dict[str, str]] = []
     for step in steps:
         if step == "undo" and session.turns:
             assert session.undo() == expected[-2:]

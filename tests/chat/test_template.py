@@ -134,7 +134,7 @@ class Role(str, enum.Enum):
         ),
         "null": ([{"role": None, "content": "a"}], "message 0 has a role that is null"),
         "an object": ([{**HI[0], "x": Path()}], "message 0 holds a PosixPath, expected texts"),
-        "a key": ([{**HI[0], 7: ""}], "message 0 holds a key that is no text"),
+        "a key": ([HI[0] | {7: ""}], "message 0 holds a key that is no text"),
     }.values(),
 )
 def test_what_is_no_message_is_refused_by_its_index(messages: Any, said: str) -> None:

@@ -102,7 +102,7 @@ def gpt2_fields(tokenizer: Tokenizer, pre: str, **more: Any) -> Metadata:
         model="gpt2",
         pre=pre,
         tokens=tokens,
-        token_type=[kinds.get(token, NORMAL) for token in tokens],
+        token_type=[kinds.get(token or "", NORMAL) for token in tokens],
         merges=[" ".join(merge) for merge in model["merges"]],
         bos_token_id=1,
         eos_token_id=2,

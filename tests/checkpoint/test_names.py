@@ -178,7 +178,8 @@ def test_tables_that_are_recomputed_are_left_out() -> None:
 
 def test_a_tied_model_may_hold_its_table_under_either_name_or_both() -> None:
     tied = CONFIG.with_tied(True)
-    for changes in ({HEAD: None}, {EMBEDDING: None}, {}):
+    changed: list[dict[str, tuple[int, ...] | None]] = [{HEAD: None}, {EMBEDDING: None}, {}]
+    for changes in changed:
         taken = checked_tensors(PATH, tied, found(changes))
         assert taken.keys() == SHAPES.keys() - {HEAD}
         assert taken[EMBEDDING].shape == (100, 32)

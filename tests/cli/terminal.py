@@ -22,7 +22,7 @@ class Terminal:
         self._process: pexpect.spawn[str] = pexpect.spawn(
             command[0],
             command[1:],
-            env=environment,  # type: ignore[arg-type]
+            env=environment,
             dimensions=(rows, columns),
             encoding="utf-8",
             codec_errors="replace",
@@ -30,7 +30,7 @@ class Terminal:
         self.raw = ""
         self._screen = pyte.HistoryScreen(columns, rows, history=5000)
         # A terminal answers when it is asked where its cursor is.
-        self._screen.write_process_input = self._process.send
+        self._screen.write_process_input = self._process.send  # type: ignore[method-assign]
         self._stream = pyte.Stream(self._screen)
 
     def send(self, keys: str) -> None:

@@ -329,7 +329,12 @@ def test_it_asks_before_it_removes(
     asked: list[str] = []
     fill(caches, cached)
     monkeypatch.setattr("sys.stdin.isatty", lambda: True)
-    monkeypatch.setattr("click.confirm", lambda text, err: asked.append(text) or answer)
+
+    def confirm(text: str, err: bool) -> bool:
+        asked.append(text)
+        return answer
+
+    monkeypatch.setattr("click.confirm", confirm)
     before = files_under(caches)
     assert run(["models", "--remove", "converted"]) == code
     assert asked == ["Remove converted (4.0 kB)?"]

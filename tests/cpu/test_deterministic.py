@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ import pytest
 from cullama import LLM, SamplingParams
 from cullama.benchmark.shapes import random_checkpoint
 from cullama.cpu import matrix
+from cullama.cpu.thread_pool import ThreadPool
 from cullama.cpu.deterministic import GROUP, DeterministicCpuOperators
 from cullama.model.batch import Chunk
 
@@ -75,7 +77,7 @@ def test_a_text_is_the_same_to_the_bit_in_any_company(make: Callable[..., LLM]) 
 
 def test_the_number_of_threads_does_not_change_a_bit(make: Callable[..., LLM]) -> None:
     llm, prompt = make(), prompts_that_begin_alike(seed=2)[0]
-    ops = llm.engine.runner.ops
+    ops: Any = llm.engine.runner.ops
     expected = llm.logits(prompt)
     ops.use_threads(3)
     np.testing.assert_array_equal(llm.logits(prompt), expected)
@@ -116,11 +118,10 @@ def test_a_row_has_the_same_logits_in_a_thousand_batches(tiny_model: Path, backe
 
 def test_where_neighbours_show_each_row_is_computed_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a BLAS whose sums depend on the place of a row."""
-    product, sizes = matrix.product, []
+    product = matrix.product
+    sizes: list[int] = []
 
-    def nosy(
-        x: matrix.Floats, weight: matrix.Floats, thread_pool: matrix.ThreadPool
-    ) -> matrix.Floats:
+    def nosy(x: matrix.Floats, weight: matrix.Floats, thread_pool: ThreadPool) -> matrix.Floats:
         sizes.append(len(x))
         return product(x, weight, thread_pool) + np.arange(len(x), dtype=np.float32)[:, None] * 1e-6
 

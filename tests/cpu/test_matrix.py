@@ -14,7 +14,7 @@ SHAPES = [(64, 1), (64, 64), (128, 33), (192, 576), (1, 7), (65, 3), (1000, 48),
 
 
 def placed(values: np.ndarray, layout: matrix.Layout, dtype: type = np.float32) -> np.ndarray:
-    weight = matrix.place(Memory(), *values.shape, np.dtype(dtype), layout)
+    weight = matrix.place(Memory(), values.shape[0], values.shape[1], np.dtype(dtype), layout)
     matrix.fill(weight, np.array_split(values, min(3, len(values))))
     return weight
 

@@ -66,7 +66,7 @@ def test_codes_and_scales_at_their_ends(name: str, code: int) -> None:
 def test_plain_numbers_keep_every_bit(name: str) -> None:
     """All 65,536 of 16 bits; of float32, those with the same upper half."""
     bits = np.arange(1 << 16, dtype=np.uint16)
-    kind = FORMATS[name].dtype
+    kind = PLAIN[name].dtype
     numbers = (
         (bits.astype(np.uint32) << 16 | 1).view(kind) if kind.itemsize == 4 else bits.view(kind)
     )
@@ -78,7 +78,7 @@ def test_plain_numbers_keep_every_bit(name: str) -> None:
 @pytest.mark.parametrize("name", PLAIN)
 def test_other_numbers_are_rounded_to_the_nearest(name: str) -> None:
     """Also those in the middle between two: to the even one."""
-    kind = FORMATS[name].dtype
+    kind = PLAIN[name].dtype
     ends = np.arange(0x3C00, 0x3D01, dtype=np.uint16)
     neighbours = (ends.view(kind) if kind.itemsize == 2 else ends.view(np.float16)).astype(
         np.float32
@@ -181,7 +181,7 @@ def test_plain_formats_take_the_numbers(name: str) -> None:
     tensor = StoredTensor("a weight", (20, 24), "F32", lambda: iter([numbers[:3], numbers[3:]]))
     tiles = list(packed.tiles_of(tensor, FORMATS[name]))
     found = unpacked(panels_of(name, numbers, 24, tiles))
-    assert_same_bits(found, numbers.astype(FORMATS[name].dtype).astype(np.float32))
+    assert_same_bits(found, numbers.astype(PLAIN[name].dtype).astype(np.float32))
 
 
 # --- matrices ------------------------------------------------------------------------------------

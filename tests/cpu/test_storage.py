@@ -262,7 +262,9 @@ def test_two_processes_may_convert_at_once(tmp_path: Path) -> None:
     command = [sys.executable, "-c", CONVERT, str(tmp_path), KEY]
     pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     first, second = (subprocess.Popen(command, **pipes) for _ in range(2))
-    assert [process.stdout.readline() for process in (first, second)] == ["False\n"] * 2
+    assert [process.stdout and process.stdout.readline() for process in (first, second)] == [
+        "False\n"
+    ] * 2
     for process in (first, second):
         process.communicate("go\n", timeout=30)
         assert process.returncode == 0

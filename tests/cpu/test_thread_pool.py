@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import warnings
+from functools import partial
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ def test_each_task_runs_once() -> None:
     thread_pool = ThreadPool(3)
     for count in (0, 1, 2, 3, 10):
         done.clear()
-        thread_pool.execute([lambda i=i: done.append(i) for i in range(count)])
+        thread_pool.execute([partial(done.append, i) for i in range(count)])
         assert sorted(done) == list(range(count))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -24,7 +26,7 @@ def llm(request: pytest.FixtureRequest) -> cullama.LLM:
 
 
 def test_the_number_of_threads_does_not_change_a_bit(llm: cullama.LLM) -> None:
-    ops = llm.engine.runner.ops
+    ops: Any = llm.engine.runner.ops
     alone = llm.logits(PROMPT)
     for threads in (2, 3):
         ops.use_threads(threads)

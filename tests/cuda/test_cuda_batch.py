@@ -39,7 +39,7 @@ def parts(packed: Packed) -> dict[str, NDArray[np.int32]]:
 
 
 def tiles_of(packed: Packed) -> list[tuple[int, int]]:
-    return [tuple(tile) for tile in parts(packed)["tiles"].reshape(-1, 2).tolist()]
+    return [(tile[0], tile[1]) for tile in parts(packed)["tiles"].reshape(-1, 2).tolist()]
 
 
 @pytest.mark.parametrize("counts", [(1,), (1, 1, 1), (5,), (40, 1, 17), (1,) * 70])

@@ -172,13 +172,15 @@ def test_a_bias_of_a_million_is_still_a_number(ops: Any) -> None:
 @pytest.mark.parametrize("wanted", [0, 1, 5, 20])
 def test_the_likeliest_are_reported_with_their_logarithms(ops: Any, wanted: int) -> None:
     logits = normal(3, 70)
-    params = {"logprobs": wanted, "temperature": 0.7, "logit_bias": {3: 9.0}}
+    params: dict[str, Any] = {"logprobs": wanted, "temperature": 0.7, "logit_bias": {3: 9.0}}
     for mine, theirs in zip(
         drawn(ops, logits, draws_of(3, **params)),
         sample(logits, draws_of(3, **params)),
         strict=True,
     ):
         assert isinstance(theirs, Drawn)
+        assert mine.logprobs is not None
+        assert theirs.logprobs is not None
         assert mine.logprobs.token_id == theirs.logprobs.token_id == theirs.token
         assert mine.logprobs.logprob == pytest.approx(theirs.logprobs.logprob, abs=1e-5)
         assert [token for token, _ in mine.logprobs.top] == [t for t, _ in theirs.logprobs.top]

@@ -387,7 +387,8 @@ def test_errors_of_ours_are_all_that_comes_of_a_closed_device(
     emulated: Any, open_model: OpenModel
 ) -> None:
     llm = open_model()
-    device = llm.engine.runner.ops.device
+    ops: Any = llm.engine.runner.ops
+    device = ops.device
     device.close()  # not what anybody should do
     with pytest.raises(CullamaError):
         written(llm)

@@ -13,6 +13,7 @@ import gpu
 import pytest
 
 from cullama.cuda import module
+from cullama.cuda.module import PTX_FOLDER
 from cullama.doctor.findings import Fact
 from cullama.doctor.gpus import KNOWN_BY, gpu_facts
 from cullama.doctor.plan import DoctorPlan
@@ -29,7 +30,7 @@ def _a_gpu() -> None:
 def kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of the kernels' folder, which is taken instead of it."""
     monkeypatch.setattr(module, "PTX_FOLDER", tmp_path)
-    for folder in gpu.PTX_FOLDER.glob("compute_*"):
+    for folder in PTX_FOLDER.glob("compute_*"):
         shutil.copytree(folder, tmp_path / folder.name)
     return tmp_path
 

@@ -15,6 +15,7 @@ import pytest
 
 from cullama.cpu.operators import CpuOperators
 from cullama.cuda import module
+from cullama.cuda.module import PTX_FOLDER
 from cullama.doctor.cases import CASES
 from cullama.doctor.clock import Clock
 from cullama.doctor.fixture import SMALL, Fixture
@@ -187,7 +188,7 @@ def test_a_kernel_with_a_wrong_constant_is_found(
     """log₂ e, a little too small."""
     gpu.require()
     monkeypatch.setattr(module, "PTX_FOLDER", tmp_path)
-    shutil.copytree(gpu.PTX_FOLDER, tmp_path, dirs_exist_ok=True)
+    shutil.copytree(PTX_FOLDER, tmp_path, dirs_exist_ok=True)
     for path in tmp_path.glob("*/silu_mul.ptx"):
         text = path.read_text()
         sabotaged = re.sub("0f([3B])FB8AA3B", r"0f\1FB80000", text)
@@ -207,7 +208,7 @@ def test_a_file_that_is_missing_fails_its_operators_only(
 ) -> None:
     gpu.require()
     monkeypatch.setattr(module, "PTX_FOLDER", tmp_path)
-    shutil.copytree(gpu.PTX_FOLDER, tmp_path, dirs_exist_ok=True)
+    shutil.copytree(PTX_FOLDER, tmp_path, dirs_exist_ok=True)
     for path in tmp_path.glob("*/silu_mul.ptx"):
         path.unlink()
     test = self_test("cuda:0", "float32", DoctorPlan(backend="cuda", is_quick=True))

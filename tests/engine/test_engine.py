@@ -796,7 +796,8 @@ def test_a_thread_that_waits_gets_its_tokens_meanwhile(
     llm = open_llm(blocks=256, model=long_model)
     if has_thread:
         llm.engine.start()
-    begun, is_over = threading.Event(), []
+    begun = threading.Event()
+    is_over: list[bool] = []
 
     def long() -> None:
         for number, _ in enumerate(llm.stream(ids(5), replace(DRAWN, max_tokens=4000))):
@@ -824,7 +825,8 @@ def test_logits_do_not_wait_for_a_long_text(
     llm = open_llm(blocks=256, model=long_model)
     if has_thread:
         llm.engine.start()
-    begun, is_over = threading.Event(), []
+    begun = threading.Event()
+    is_over: list[bool] = []
 
     def long() -> int:
         for number, _ in enumerate(llm.stream(ids(5), replace(DRAWN, max_tokens=4000))):

@@ -119,7 +119,7 @@ def test_the_next_pass_is_made_ready_while_one_runs(make: Callable[..., LLM]) ->
         scheduled.release()
 
     llm.engine.scheduler.schedule = noted  # type: ignore[method-assign]
-    ops = llm.engine.runner.ops
+    ops: Any = llm.engine.runner.ops
     ops.before_pass = until_the_next_is_scheduled
     assert len(llm.generate([5, 6, 7], PARAMS).token_ids) == 20
     assert in_vain == [False] * 20
@@ -140,7 +140,8 @@ def test_one_row_is_computed_in_vain_for_a_text_that_stops(make: Callable[..., L
     """That it stops is not known when the next pass begins; that its length is reached, is."""
     engine = make().engine
     rows: list[int] = []
-    engine.runner.ops.before_pass = lambda batch: rows.append(len(batch.tokens))
+    ops: Any = engine.runner.ops
+    ops.before_pass = lambda batch: rows.append(len(batch.tokens))
     [first] = engine.submit([5, 6, 7], replace(PARAMS, max_tokens=4))
     while engine.has_work:
         engine.step()
@@ -219,7 +220,8 @@ def test_a_pass_that_breaks_on_the_device_ends_only_the_guilty(
         if 299 in batch.tokens:
             raise RuntimeError("no such token")
 
-    llm.engine.runner.ops.before_pass = broken
+    ops: Any = llm.engine.runner.ops
+    ops.before_pass = broken
     asked = [[5, 6, 7], [8, 299], [9] * 40]
     sequences = [llm.engine.submit(prompt, PARAMS)[0] for prompt in asked]
     while llm.engine.has_work:
@@ -240,7 +242,8 @@ def test_a_pass_that_breaks_once_hurts_nobody(make: Callable[..., LLM], plain: L
         if passes[0] in (1, 12):
             raise RuntimeError("once")
 
-    llm.engine.runner.ops.before_pass = broken
+    ops: Any = llm.engine.runner.ops
+    ops.before_pass = broken
     asked = prompts(6)
     expected = [c.token_ids for c in plain.generate(asked, PARAMS)]
     assert [c.token_ids for c in llm.generate(asked, PARAMS)] == expected
@@ -258,7 +261,8 @@ def test_passes_that_break_now_and_then_change_no_text(
         if len(batch.context_lengths) > 1 and rng.random() < 0.1:
             raise RuntimeError("now and then")
 
-    engine.runner.ops.before_pass = broken
+    ops: Any = engine.runner.ops
+    ops.before_pass = broken
     params = replace(PARAMS, max_tokens=50)
     asked = prompts(20, seed)
     expected = [c.token_ids for c in plain.generate(asked, params)]
@@ -284,7 +288,8 @@ def test_closing_waits_for_the_pass_that_runs(make: Callable[..., LLM]) -> None:
     llm = make()
     engine = llm.engine
     done = threading.Event()
-    engine.runner.ops.before_pass = lambda batch: done.wait(0.05) and None
+    ops: Any = engine.runner.ops
+    ops.before_pass = lambda batch: done.wait(0.05) and None
     [sequence] = engine.submit([5, 6, 7], PARAMS)
     engine.step()
     assert engine.has_work

@@ -116,9 +116,15 @@ def test_a_thousand_trees_are_answered_as_if_nothing_was_cached(
     most_running: int,
 ) -> None:
     llm, forest = open_llm(blocks, budget, most_running), Forest(trees)
-    pool, evicted = llm.engine.cache.pool, []
+    pool = llm.engine.cache.pool
+    evicted: list[int] = []
     forget = pool._forget
-    monkeypatch.setattr(pool, "_forget", lambda block: (evicted.append(block), forget(block)))
+
+    def noted(block: int) -> None:
+        evicted.append(block)
+        forget(block)
+
+    monkeypatch.setattr(pool, "_forget", noted)
     for number in range(trees):
         prompts = forest.tree()
         params = replace(PARAMS, max_tokens=1 + number % 5, logprobs=0)
@@ -157,7 +163,8 @@ def test_a_second_turn_reads_only_what_is_new(llm: LLM, prompt: int, answer: int
 
 
 def test_a_conversation_reads_each_token_once(llm: LLM, cold: LLM) -> None:
-    text, records = ids(12), []
+    text = ids(12)
+    records: list[StepRecord] = []
     llm.engine.observers.append(records.append)
     for turn in range(6):
         completion = llm.generate(text, replace(PARAMS, max_tokens=8))

@@ -28,7 +28,15 @@ MESSAGES = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": 
 WHERE = "somewhere/tokenizer_config.json: chat_template"
 
 # How Python writes things that are no text; none may be in what a template prints.
-TRACES = ("<class", "<function", "<module", "<built-in", "<bound", "<generator", " object at 0x")
+TRACES: tuple[str, ...] = (
+    "<class",
+    "<function",
+    "<module",
+    "<built-in",
+    "<bound",
+    "<generator",
+    " object at 0x",
+)
 TRACES += ("<Macro", "<Namespace", "<LoopContext", "<TemplateReference", "dict_items(", "Callee(")
 TRACES += ("str(object=''", "Create a new", "b'", "root:x:", "secret-value")
 

@@ -19,7 +19,7 @@ from command_line import SOURCE
 WriteModel = Callable[..., Path]
 
 FILES = dict(hostile_tokenizers.corpus())
-FIELDS = {name: rest for name, *rest in hostile_gguf_tokenizers.corpus()}
+FIELDS = {name: (fields, refusal) for name, fields, refusal in hostile_gguf_tokenizers.corpus()}
 
 MAX_MESSAGE_LENGTH = 600
 SECONDS = 200  # for a whole corpus; it takes a twentieth

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from random import Random
 from typing import Any, TypeAlias
@@ -114,7 +114,7 @@ def _change(document: Any, random: Random) -> None:
     where, key = random.choice(_places(document, random))
     value = where[key]
     other, other_key = random.choice(_places(document, random))
-    changes = [
+    changes: list[Callable[[], object]] = [
         lambda: where.__delitem__(key),
         lambda: where.__setitem__(key, copy.deepcopy(other[other_key])),
         lambda: where.__setitem__(key, copy.deepcopy(random.choice(COMPONENTS))),

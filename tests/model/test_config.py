@@ -140,14 +140,16 @@ def test_a_spelled_out_llama_is_read_field_by_field() -> None:
 
 @pytest.mark.parametrize("name", ["torch_dtype", "dtype"])
 def test_how_the_weights_are_stored_does_not_change_the_shape(name: str) -> None:
-    assert huggingface(**{name: "bfloat16"}) == huggingface()
+    changes: Values = {name: "bfloat16"}
+    assert huggingface(**changes) == huggingface()
 
 
 def test_null_is_the_same_as_absent() -> None:
     names = ["num_key_value_heads", "head_dim", "max_position_embeddings", "rms_norm_eps"]
     names += ["rope_theta", "rope_scaling", "rope_parameters", "attention_bias", "mlp_bias"]
     names += ["tie_word_embeddings", "bos_token_id", "eos_token_id", "hidden_act"]
-    assert huggingface(**dict.fromkeys(names)) == huggingface()
+    nothing: Values = dict.fromkeys(names)
+    assert huggingface(**nothing) == huggingface()
 
 
 # --- RoPE
@@ -376,7 +378,8 @@ def test_architectures_that_are_no_list_of_one_are_refused(value: Any) -> None:
 
 
 def test_qwen2_has_biases_on_query_key_and_value_only() -> None:
-    for changes in ({}, {"attention_bias": False}, {"attention_bias": True}):
+    biases: list[Values] = [{}, {"attention_bias": False}, {"attention_bias": True}]
+    for changes in biases:
         assert features(huggingface(QWEN2, **changes)) == {"qkv_bias"}
 
 

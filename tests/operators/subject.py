@@ -73,7 +73,7 @@ class Subject:
         rtol = TOLERANCE[self.dtype] * roundings
         rms = np.sqrt(np.mean(expected**2)) if expected.size else 0.0
         # Below a type's normal numbers its steps are absolute.
-        step = float(ml_dtypes.finfo(self.activation_type).smallest_subnormal)
+        step = float(ml_dtypes.finfo(self.activation_type).smallest_subnormal)  # type: ignore[no-untyped-call]
         np.testing.assert_allclose(found, expected, rtol=rtol, atol=rtol * rms + step)
 
 

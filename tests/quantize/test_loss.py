@@ -75,7 +75,12 @@ def test_one_model_at_a_time_is_open_and_told_of(written: Any, tiny_model: Path)
         llm = load(path, context_length)
         happened.append("open")
         close = llm.close
-        llm.close = lambda: (happened.append("close"), close())[1]  # type: ignore[method-assign]
+
+        def noted() -> None:
+            happened.append("close")
+            close()
+
+        llm.close = noted  # type: ignore[method-assign]
         return llm
 
     @contextmanager

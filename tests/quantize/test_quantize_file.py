@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
@@ -41,6 +42,7 @@ def test_what_is_said_is_kept_whatever_it_is(tmp_path: Path) -> None:
     metadata = written(tmp_path / "m.gguf", WORDS).metadata
     assert metadata.pop("general.architecture") == "llama"
     assert metadata.keys() == WORDS.keys()
+    value: Any
     for key, value in WORDS.items():
         assert type(metadata[key]) is type(value), key
         assert np.array_equal(metadata[key], value), key

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
 import pytest
+from tokenizers import Tokenizer
 
 from cullama.checkpoint.checkpoint import Checkpoint
 from cullama.checkpoint.names import EMBEDDING, HEAD, expected_shapes, huggingface_name
@@ -32,13 +34,13 @@ CONFIG = ModelConfig(
     rope=Rope(),
     windows=(0,) * 12,
 )
-BIASED = {"qkv_bias": True, "output_bias": True, "mlp_bias": True}
+BIASED: dict[str, Any] = {"qkv_bias": True, "output_bias": True, "mlp_bias": True}
 
 
 def checkpoint(config: ModelConfig) -> Checkpoint:
     """A model of nothing but names and shapes."""
 
-    def no_tokenizer() -> None:
+    def no_tokenizer() -> Tokenizer:
         raise NoTokenizerError("none")
 
     tensors = {
@@ -54,7 +56,7 @@ def planned(config: ModelConfig, dtype: str) -> dict[str, Target]:
 
 @pytest.mark.parametrize("architecture", FAMILIES)
 def test_names_are_those_that_the_reader_knows(architecture: str) -> None:
-    more = {
+    more: dict[str, dict[str, Any]] = {
         "LlamaForCausalLM": BIASED,
         "Qwen2ForCausalLM": {"qkv_bias": True},
         "Qwen3ForCausalLM": {"qk_norm": True},

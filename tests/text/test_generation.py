@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -159,7 +160,8 @@ def test_the_first_of_several_stop_strings_ends_it(llm: LLM, whole: Completion) 
 
 
 def test_a_stop_string_may_be_given_as_a_text(llm: LLM, whole: Completion) -> None:
-    as_text = SamplingParams(max_tokens=40, seed=3, ignore_eos=True, stop=whole.text[5:7])
+    stop: Any = whole.text[5:7]
+    as_text = SamplingParams(max_tokens=40, seed=3, ignore_eos=True, stop=stop)
     assert llm.generate(PROMPT, as_text).text == stopped(llm, whole.text[5:7]).text
 
 

@@ -32,7 +32,7 @@ def digits_of(name: str, x: Floats, threads: int = 1) -> NDArray[np.void]:
 
 def whole(records: NDArray[np.void]) -> NDArray[np.int64]:
     """[groups, 32]"""
-    if "words" in records.dtype.names:
+    if "words" in (records.dtype.names or ()):
         quads = np.empty((len(records), 8, 4), np.int64)
         quads[..., list(WORD_ORDER)] = records["words"].reshape(-1, 8, 4)
         return quads.reshape(-1, GROUP)
@@ -81,8 +81,8 @@ def test_the_largest_of_a_group_is_exact_wherever_it_stands(name: str, value: fl
 def test_every_whole_number_has_its_two_digits(name: str) -> None:
     """From −32,512 to 32,512 all of them, beside one that sets the scale to 1."""
     most = int(LARGEST)
-    numbers = np.arange(-most, most + 1)
-    numbers = np.concatenate([numbers, np.zeros(-len(numbers) % 31, np.int64)]).reshape(-1, 31)
+    every = np.arange(-most, most + 1)
+    numbers = np.concatenate([every, np.zeros(-len(every) % 31, np.int64)]).reshape(-1, 31)
     x = np.concatenate([np.full((len(numbers), 1), most), numbers], axis=1).astype(np.float32)
     records = digits_of(name, x)
     np.testing.assert_array_equal(whole(records), x)

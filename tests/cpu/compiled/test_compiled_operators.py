@@ -17,14 +17,14 @@ import numpy as np
 import pytest
 from compiled_cpu import NAMES, PoisonedOperators, in_each_instruction_set, jit, operators
 from numpy.typing import NDArray
-from packed_weights import FORMATS, GROUPED, PLAIN, assert_same_bits, bytes_of_rows, meaning
+from packed_weights import GROUPED, PLAIN, assert_same_bits, bytes_of_rows, meaning
 
 from cullama.benchmark.shapes import SHAPES, random_checkpoint
 from cullama.checkpoint.checkpoint import Checkpoint
 from cullama.checkpoint.names import expected_shapes
 from cullama.checkpoint.weights import load_weights
 from cullama.cpu.operators import BLOCK_SIZE, CpuOperators
-from cullama.cpu.packed import PackedMatrix
+from cullama.cpu.packed import FORMATS, PackedMatrix
 from cullama.files.tensor import StoredTensor
 from cullama.model.batch import Chunk, build_batch
 from cullama.model.llama import Llama

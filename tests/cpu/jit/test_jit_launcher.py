@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from cullama.cpu.compiled.rows import COPY_ROWS
 from cullama.cpu.jit.compiler import address_of
-from cullama.cpu.jit.launcher import Launcher, NotRecordableError
-from cullama.cpu.jit.program import Arena
+from cullama.cpu.jit.launcher import Launcher
+from cullama.cpu.jit.program import Arena, NotRecordableError
 
 TABLE = np.arange(64, dtype=np.float32).reshape(4, 16)
 ROWS = np.array([3, 1], np.int32)

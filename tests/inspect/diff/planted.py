@@ -75,7 +75,7 @@ class OpaqueOperators(CpuOperators):
         return array.content.copy()
 
     def upload_batch(self, batch: Batch[HostArray]) -> Any:
-        inside = super().upload_batch(batch)
+        inside: Any = super().upload_batch(batch)
         fields = Batch.__dataclass_fields__
         return BoxedBatch(**{name: Box(getattr(inside, name)) for name in fields}, inside=inside)
 
@@ -86,7 +86,7 @@ class OpaqueOperators(CpuOperators):
         return Box(super().vector(parts))
 
     def cache(self, config: ModelConfig, tokens: int) -> KVCache[Any]:
-        cache = super().cache(config, tokens)
+        cache: KVCache[Any] = super().cache(config, tokens)
         layers = tuple(
             replace(layer, keys=Box(layer.keys), values=Box(layer.values)) for layer in cache.layers
         )

@@ -180,7 +180,7 @@ def test_a_key_that_is_stored_wrong_shows_in_the_attention_over_it(llm: LLM, ano
         spoiled[2, -1] += 3.0  # of the last head's value
         return sound(spoiled, *rest)
 
-    ops.rope_and_store = wrong
+    ops.rope_and_store = wrong  # type: ignore[assignment, method-assign]
     comparison = llm.diff(another, PROMPT, detail=True)
     assert part(comparison) == ("layer 0 · attention",) * 2
     assert comparison.first is not None

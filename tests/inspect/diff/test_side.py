@@ -58,6 +58,11 @@ def test_each_pass_has_its_batch_on_the_device(llm: LLM, monkeypatch: pytest.Mon
     uploads: list[Any] = []
     ops = llm.engine.runner.ops
     sound = ops.upload_batch
-    monkeypatch.setattr(ops, "upload_batch", lambda batch: uploads.append(batch) or sound(batch))
+
+    def noted(batch: Any) -> Any:
+        uploads.append(batch)
+        return sound(batch)
+
+    monkeypatch.setattr(ops, "upload_batch", noted)
     Side(llm, 2, 30).run(TOKENS, lambda place, start, rows: None, False)
     assert [len(batch.tokens) for batch in uploads] == [60, 60, 20]
