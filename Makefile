@@ -19,7 +19,7 @@ PTX := $(KERNELS:%=$(PTX_FOLDER)/compute_80/%.ptx) $(KERNELS:%=$(PTX_FOLDER)/com
 ORPHANS := $(filter-out $(PTX),$(wildcard $(PTX_FOLDER)/*/*.ptx))
 
 .DEFAULT_GOAL := help
-.PHONY: help story chat test check format bench docs ptx ptx-release ptx-orphans wheel
+.PHONY: help story chat test coverage check format bench docs ptx ptx-release ptx-orphans wheel
 .PHONY: test-sanitize test-gpu gpu-check soak-files clean distclean
 
 help:  ## List the targets
@@ -46,10 +46,17 @@ gpu-check: $(VENV)/.gpu  ## Put all there is to know of a machine with a GPU int
 soak-files: $(VENV)/.dev  ## Try to break the readers of model files, templates and tokenizers (six minutes)
 	@$(BIN)/python scripts/soak_files.py
 
+coverage: $(VENV)/.dev ptx  ## Run all tests and show which lines they run, in htmlcov/ too
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --max-worker-restart 1 --cov --cov-report term --cov-report html
+
+# Each folder of tests may have a conftest.py; mypy takes one module of a name at a time.
+CONFTESTS := $(wildcard tests/*/conftest.py tests/*/*/conftest.py)
+
 check: $(VENV)/.dev  ## Check formatting, style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	@set -e; for file in $(CONFTESTS); do $(BIN)/mypy --no-error-summary --cache-dir .mypy_cache/conftests $$file; done
 
 format: $(VENV)/.dev  ## Format the code
 	$(BIN)/ruff format .
@@ -74,7 +81,7 @@ wheel: ptx-release  ## Build the wheel of a release, kernels included, in dist/
 
 clean:  ## Remove what was built, and what the tools leave behind
 	rm -rf $(PTX_FOLDER)/compute_*
-	rm -rf build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf build dist site htmlcov .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find src tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean  ## … and the environment
@@ -92,7 +99,7 @@ $(PTX_FOLDER)/compute_90a/%.ptx: kernels/%.cu $(BUILD_PTX)
 	$(COMPILE)
 
 # The tests' environment brings a compiler where there is none: under -j, too, it comes first.
-ifneq ($(filter test test-gpu,$(MAKECMDGOALS)),)
+ifneq ($(filter test coverage test-gpu,$(MAKECMDGOALS)),)
 $(PTX): | $(VENV)/.dev
 endif
 
