@@ -6,6 +6,7 @@ import importlib.util
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -23,7 +24,7 @@ def house() -> ModuleType:
     return module
 
 
-def write_package(house: ModuleType, folder: Path, **files: str) -> list[object]:
+def write_package(house: ModuleType, folder: Path, **files: str) -> list[Any]:
     """Modules `cullama.a`, `cullama.room.b` … for files `a`, `room__b` …"""
     for name, text in files.items():
         path = folder / "cullama" / f"{name.replace('__', '/')}.py"
