@@ -57,8 +57,8 @@ def test_imports_for_types_and_inside_functions_count(
         room__b="def f():\n    from .. import a\n    from . import c\n",
         room__c="import json\n",
     )
-    known = {module.name for module in modules}  # type: ignore[attr-defined]
-    found = {module.name: module.imports(known) for module in modules}  # type: ignore[attr-defined]
+    known = {module.name for module in modules}
+    found = {module.name: module.imports(known) for module in modules}
     assert found == {
         "cullama.a": {"cullama.room.b"},
         "cullama.room.b": {"cullama.a", "cullama.room.c"},

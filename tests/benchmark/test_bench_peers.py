@@ -148,7 +148,7 @@ def test_everyone_goes_first_in_turn() -> None:
     order: list[str] = []
 
     def noting(name: str) -> Worker:
-        def seconds(variant: str, run: Run) -> float:
+        def seconds(variant: str, run: PeerRun) -> float:
             order.append(name)
             return 1.0
 

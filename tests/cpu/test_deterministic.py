@@ -15,8 +15,8 @@ import pytest
 from cullama import LLM, SamplingParams
 from cullama.benchmark.shapes import random_checkpoint
 from cullama.cpu import matrix
-from cullama.cpu.thread_pool import ThreadPool
 from cullama.cpu.deterministic import GROUP, DeterministicCpuOperators
+from cullama.cpu.thread_pool import ThreadPool
 from cullama.model.batch import Chunk
 
 PARAMS = SamplingParams(max_tokens=56, seed=3, ignore_eos=True, logprobs=3)
