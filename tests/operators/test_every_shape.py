@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from subject import EPS, STORAGE, Memory, Subject, chunk_of
 
 from cullama.errors import NumericalError
-from cullama.sampling.draw import Draw
+from cullama.sampling.draw import Draw, Drawn
 from cullama.sampling.params import SamplingParams
-from cullama.sampling.sampler import Drawn, sample
+from cullama.sampling.sampler import sample
 
 pytestmark = pytest.mark.gpu
 
