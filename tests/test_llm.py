@@ -122,7 +122,7 @@ def test_the_public_names_are_these() -> None:
         ("session.Reply", "chat.session.Reply"),
         ("session.Session", "chat.session.Session"),
         ("tokenizer.Tokenizer", "text.tokenizer.Tokenizer"),
-        ("watching.Place", "inspect.watching.Place"),
+        ("watching.Place", "inspect.place.Place"),
     ],
 )
 def test_documented_names_are_found_where_they_were_before_modules_moved(

@@ -50,7 +50,7 @@ _MOVED = {
     "saved_chat": "chat.saved",
     "session": "chat.session",
     "tokenizer": "text.tokenizer",
-    "watching": "inspect.watching",
+    "watching": "inspect.place",
 }
 
 

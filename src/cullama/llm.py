@@ -286,6 +286,8 @@ class LLM:
         """
         from .inspect.diff import compare, record, two_sides
 
+        if not isinstance(other, LLM):
+            raise UsageError(f"other is {other!r:.80}, expected an LLM")
         first, second = two_sides(self, other, batches, chunks)
         checked = prompt if isinstance(prompt, str) else self._token_ids(prompt)
         return compare(record(first, checked, detail), second, tolerance)
@@ -304,7 +306,7 @@ class LLM:
         from .inspect.inside import look_inside
 
         tokenizer = self._tokenizer_or_none(needed=False)
-        return look_inside(self, self._token_ids(prompt), tokenizer, hook)
+        return look_inside(self.engine, self._token_ids(prompt), tokenizer, hook)
 
     def watch(self, prompt: Prompt, hook: Hook, *, detail: bool = False) -> NDArray[np.float32]:
         """Run a prompt and show a hook what each operator gave; it may have it changed.
@@ -326,7 +328,7 @@ class LLM:
         """
         from .inspect.hook import watch
 
-        return watch(self, self._token_ids(prompt), hook, detail)
+        return watch(self.engine, self._token_ids(prompt), hook, detail)
 
     def close(self) -> None:
         """Return the model's memory. Texts under way end; any later use raises `ClosedError`."""

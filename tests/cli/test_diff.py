@@ -39,7 +39,7 @@ def test_settings_that_agree_end_with_0(diff: Any) -> None:
 def test_settings_that_part_end_with_1(diff: Any) -> None:
     code, out, err = diff(*TYPES, "--tolerance", "1e-5")
     assert (code, err) == (1, "")
-    assert out.splitlines()[-2].startswith("part at embedding · gather embedding, ")
+    assert out.splitlines()[-2].startswith("differ at embedding · gather embedding, ")
 
 
 @pytest.mark.parametrize(
@@ -152,5 +152,5 @@ def test_a_process_ends_as_the_call_does(cullama_command: Any, tiny_model: Path)
         "diff", "-q", "-m", tiny_model, "--backends", "cpu", *TYPES, "--tolerance", "1e-6"
     )
     assert ended.code == 1
-    assert "part at" in ended.out
+    assert "differ at" in ended.out
     assert ended.err == ""

@@ -85,7 +85,7 @@ def test_divergence_is_never_negative(seed: int, scale: float) -> None:
 @pytest.mark.parametrize("at_once", [1, 2 * VOCABULARY, 3 * VOCABULARY + 1])
 def test_rows_are_taken_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch, at_once: int) -> None:
     whole = divergence(some(1), some(2), text())
-    monkeypatch.setattr(module, "AT_ONCE", at_once)
+    monkeypatch.setattr(module, "MAX_WIDENED", at_once)
     pieces = divergence(some(1), some(2), text())
     assert pieces.nats.tolist() == whole.nats.tolist()
     assert pieces.as_json() == whole.as_json()

@@ -22,7 +22,7 @@ from cullama.engine.engine import TOKEN_BUDGET
 from cullama.errors import ClosedError, ContextLengthError, UsageError
 from cullama.inspect.hook import Floats
 from cullama.inspect.inside import EMBEDDING, Inside
-from cullama.inspect.watching import Place
+from cullama.inspect.place import Place
 from cullama.model.batch import Batch
 from cullama.text.tokenizer import Tokenizer
 
@@ -329,9 +329,9 @@ def test_what_does_not_fit_the_memory_is_refused_in_one_line(
     llm: LLM, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     inside = llm.inside([3] * 100)  # 64 KB of states and queries
-    monkeypatch.setattr(cullama.inside, "memory", lambda: 100_000)
+    monkeypatch.setattr(cullama.inspect.inside, "memory", lambda: 100_000)
     asked: dict[str, Callable[[], object]] = {
-        "what 2 layers make of 100 tokens takes 0.0 GB": lambda: llm.inside([3] * 100),
+        "the state of 2 layers over 100 tokens takes 0.0 GB": lambda: llm.inside([3] * 100),
         "the lens of 3 states of 100 tokens over 300 words": inside.lens,
         "the attention of 2 layers and 4 heads over 100² tokens": lambda: inside.attention,
         "the attention of 4 heads over 100² tokens": lambda: inside.attention_in(0),
@@ -360,7 +360,7 @@ def test_what_was_kept_outlives_the_model_and_what_was_not_says_so(tiny_model: P
 def test_a_gpu_is_looked_into_in_the_same_way(llm: LLM, gpu_llm: LLM) -> None:
     prompt = list(range(3, 24))
     ours, theirs = llm.inside(prompt), gpu_llm.inside(prompt)
-    is_exact = theirs.stored_as == np.float32
+    is_exact = theirs.dtype == np.float32
     tolerance = 1e-4 if is_exact else 0.1
     np.testing.assert_array_equal(theirs.lens(-1), gpu_llm.logits(prompt))
     np.testing.assert_allclose(theirs.hidden, ours.hidden, atol=tolerance)
@@ -393,7 +393,7 @@ def test_a_notebook_shows_the_lens_cell_by_cell(inside: Inside) -> None:
     assert len(page.titles) == cells
     assert page.tags.count("td") == cells + len(inside.tokens)
     assert page.titles[0].startswith("embedding, token 0\n")
-    assert page.titles[-1].startswith(f"behind layer 1, token {len(inside.tokens) - 1}\n")
+    assert page.titles[-1].startswith(f"after layer 1, token {len(inside.tokens) - 1}\n")
     assert repr(inside) == f"Inside({len(inside.tokens)} tokens, 2 layers)"
 
 

@@ -1,1 +1,1 @@
-"""Looks into a model while it runs: hooks, hidden states, comparisons."""
+"""Looks into a model while it runs: hooks, hidden states, comparison of two settings."""

@@ -1,7 +1,7 @@
-"""How far one model's predictions lie from another's, over a text: what a loss of precision costs.
+"""Measures how far one model's predictions diverge from another's over a text.
 
-Kullback-Leibler divergence in nats, the share of tokens for which both hold the same one likeliest,
-and the perplexity of either. It knows logits and token ids, not where they come from.
+KL divergence in nats, the share of tokens with the same likeliest next token, and both models'
+perplexity. It takes logits and token ids; it runs no model.
 """
 
 from __future__ import annotations
@@ -18,46 +18,47 @@ from ..files.tensor import HostArray
 
 Doubles = NDArray[np.float64]
 
-AT_ONCE = 1 << 20  # logits that are widened to float64 at a time
+MAX_WIDENED = 1 << 20  # logits converted to float64 at a time
 
 
 @dataclass(frozen=True, eq=False)
 class Divergence:
-    """Of T positions, in one text or several; NaN where logits are no numbers."""
+    """Figures of T positions, in one text or several; NaN where logits are NaN or infinite."""
 
-    nats: Doubles  # [T]: KL(expected ‖ found), of what is predicted behind each position
-    has_same_top: NDArray[np.bool_]  # [T]
-    expected_surprise: Doubles  # −log p of each token that did come next, at most [T]
-    found_surprise: Doubles  # the same, to the other model
+    nats: Doubles  # [T]: KL(expected ‖ found) of the next token's distribution
+    has_same_top: NDArray[np.bool_]  # [T]: whether both have the same likeliest next token
+    expected_surprise: Doubles  # −log p(next token) by the first model, one fewer for each text
+    found_surprise: Doubles  # and by the second
 
     @classmethod
     def joined(cls, parts: Sequence[Divergence]) -> Divergence:
-        """Several texts as one."""
+        """Join the figures of several texts."""
         names = [field.name for field in fields(cls)]
         return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
 
     @property
     def tokens(self) -> int:
-        """T: predictions compared."""
+        """T: the number of predictions compared."""
         return len(self.nats)
 
     @property
     def mean(self) -> float:
-        """Nats a token."""
+        """The mean divergence, in nats a token."""
         return float(self.nats.mean())
 
     @property
     def largest(self) -> float:
+        """The largest divergence of a token, in nats."""
         return float(self.nats.max())
 
     @property
     def same_top(self) -> float:
-        """The share of positions, from 0 to 1."""
+        """The share of positions with the same likeliest next token, from 0 to 1."""
         return float(self.has_same_top.mean())
 
     @property
     def perplexities(self) -> tuple[float, float]:
-        """Of the model expected, and of the one found."""
+        """The first model's perplexity, and the second's."""
         return _perplexity(self.expected_surprise), _perplexity(self.found_surprise)
 
     def as_json(self) -> dict[str, Any]:
@@ -72,12 +73,12 @@ class Divergence:
 
 
 def divergence(expected: HostArray, found: HostArray, text: Sequence[int]) -> Divergence:
-    """What two models predict behind each token of a text, compared in float64.
+    """Compare two models' logits over a text, in float64.
 
     Args:
-        expected: logits of the model that is believed, [T, V].
-        found: logits of the other one, [T, V].
-        text: the T token ids that both have read.
+        expected: logits of the reference model, [T, V].
+        found: logits of the other model, [T, V].
+        text: the T token ids of the text.
     """
     assert expected.shape == found.shape == (len(text), expected.shape[1])
     nats, has_same_top = np.zeros(len(text)), np.zeros(len(text), np.bool_)
@@ -85,16 +86,23 @@ def divergence(expected: HostArray, found: HostArray, text: Sequence[int]) -> Di
     for rows in _slices(*expected.shape):
         p, q = log_softmax(expected[rows]), log_softmax(found[rows])
         with np.errstate(invalid="ignore"):
-            nats[rows] = np.maximum((np.exp(p) * (p - q)).sum(axis=1), 0)  # ≥ 0 but for rounding
+            nats[rows] = kl_divergence(p, q)
         has_same_top[rows] = p.argmax(axis=1) == q.argmax(axis=1)
-        came = np.asarray(text[rows.start + 1 : rows.stop + 1], np.int64)
+        following = np.asarray(text[rows.start + 1 : rows.stop + 1], np.int64)
+        count = len(following)
         for side, logs in zip(surprise, (p, q), strict=True):
-            side[rows.start : rows.start + len(came)] = -logs[np.arange(len(came)), came]
+            side[rows.start : rows.start + count] = -logs[np.arange(count), following]
     return Divergence(nats, has_same_top, *surprise)
 
 
+def kl_divergence(p: Doubles, q: Doubles) -> Doubles:
+    """Return KL(p ‖ q) in nats along the last axis, given logarithms of probabilities."""
+    divergence: Doubles = np.maximum((np.exp(p) * (p - q)).sum(axis=-1), 0)  # rounding: below 0
+    return divergence
+
+
 def log_softmax(logits: HostArray) -> Doubles:
-    """In float64 along the last axis, from the largest logit down, so that nothing overflows."""
+    """Return log softmax in float64 along the last axis, from the maximum down: no overflow."""
     with np.errstate(invalid="ignore"):
         shifted = logits.astype(np.float64)
         shifted -= shifted.max(axis=-1, keepdims=True)
@@ -103,12 +111,12 @@ def log_softmax(logits: HostArray) -> Doubles:
 
 
 def _slices(rows: int, columns: int) -> Iterator[slice]:
-    step = max(1, AT_ONCE // columns)
+    step = max(1, MAX_WIDENED // columns)
     for start in range(0, rows, step):
         yield slice(start, min(start + step, rows))
 
 
 def _perplexity(surprise: Doubles) -> float:
-    """NaN for texts of one token each, behind which nothing came."""
+    """Return exp of the mean surprise; NaN for texts of one token, which have no next token."""
     with np.errstate(over="ignore"):
         return float(np.exp(surprise.mean())) if surprise.size else nan

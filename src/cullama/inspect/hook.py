@@ -1,13 +1,11 @@
-"""A prompt through the model with somebody watching, who may change what it goes on with.
+"""Runs one prompt with a user's hook, which sees every operator's result and may replace it.
 
-It knows runs of one prompt, and what a user's function may answer. What it is shown comes from
-`watching.py`; a model that runs without a hook never comes here.
+It checks what the hook returns; the operators that call it are in `instrumented.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from collections.abc import Sequence as Many
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -15,86 +13,66 @@ from numpy.typing import NDArray
 
 from ..engine.validation import check_prompt_alone
 from ..errors import UsageError
-from ..files.tensor import HostArray
-from ..model.batch import Chunk, build_batch
-from .watching import Pass, Place, Watch, run_watched
+from .instrumented import run_instrumented
+from .passes import blocks_for, prompt_passes
 
 if TYPE_CHECKING:
-    from ..llm import LLM
+    from ..engine.engine import Engine
+    from ..files.tensor import HostArray
+    from .instrumented import Observer
+    from .place import Place
 
 Floats: TypeAlias = NDArray[np.float32]
 
-# The place of an operator's call and what it gave, float32 [T, …] → what to go on with, or None.
-Hook: TypeAlias = Callable[[Place, Floats], Any]
+# place, the operator's result in float32 [T, …] → numbers to continue with, or None.
+Hook: TypeAlias = Callable[["Place", Floats], Any]
 
 
-def watch(llm: LLM, tokens: list[int], hook: Hook, is_detailed: bool) -> Floats:
-    """What the model predicts behind each token, [T, V], with all it gave shown to the hook.
+def watch(engine: Engine, tokens: list[int], hook: Hook, is_detailed: bool) -> Floats:
+    """Run a prompt with a hook and return the logits of each token, [T, V].
 
     Raises:
-        UsageError: an empty prompt, or ids outside the vocabulary; a hook that is none, or what
-            it answers.
+        UsageError: an empty prompt, or ids outside the vocabulary; a hook that is not a function,
+            or returns something else than an array of the result's shape.
         ContextLengthError: a prompt longer than the context.
     """
-    check_prompt(llm, tokens)
-    change = checked_hook(hook)
-    shown: list[HostArray] = []
+    check_prompt_alone(tokens, engine.capacity)
+    observer = observer_of(hook)
+    last: HostArray | None = None
 
-    def show(place: Place, start: int, rows: HostArray) -> HostArray | None:
-        other = change(place, start, rows)
-        shown[:] = [rows if other is None else other]  # the last ones, which are the logits
-        return other
+    def observe(place: Place, start: int, rows: HostArray) -> HostArray | None:
+        nonlocal last
+        changed = observer(place, start, rows)
+        last = rows if changed is None else changed
+        return changed
 
-    run(llm, tokens, show, len(tokens), is_detailed)
-    return np.array(shown[0], np.float32)
-
-
-def run(
-    llm: LLM, tokens: list[int], watch: Watch, together: int, is_detailed: bool = False
-) -> None:
-    """The prompt through the model, so many tokens in a pass."""
-    with llm.engine.exclusive() as insider:
-        block_size = insider.block_size
-        room = -(-len(tokens) // block_size) * block_size
-        steps = passes(tokens, together, block_size)
-        run_watched(insider.model, steps, room, watch, is_detailed)
+    with engine.exclusive() as insider:
+        passes = prompt_passes(tokens, insider.block_size)
+        blocks = blocks_for(tokens, insider.block_size)
+        run_instrumented(insider, passes, blocks, observe, is_detailed)
+    return np.array(last, np.float32)  # the last operator gives the logits
 
 
-def passes(tokens: Many[int], together: int, block_size: int) -> Iterator[Pass]:
-    blocks = range(-(-len(tokens) // block_size))
-    for start in range(0, len(tokens), together):
-        part = tokens[start : start + together]
-        batch = build_batch([Chunk(part, start, blocks, len(part))], block_size)
-        yield Pass(batch, start, slice(0, len(part)))
-
-
-def checked_hook(hook: Hook) -> Watch:
-    """A user's hook: it gets float32, not to be written to, and answers with as many numbers."""
+def observer_of(hook: Hook) -> Observer:
+    """Return an observer that calls a user's hook, with float32 arrays that are read-only."""
     if not callable(hook):
         raise UsageError(f"the hook is {hook!r:.80}, expected a function of a place and an array")
 
-    def change(place: Place, start: int, rows: HostArray) -> HostArray | None:
-        shown = rows.astype(np.float32)
-        shown.flags.writeable = False  # or it would be lost without a word
-        answer = hook(place, shown)
-        return None if answer is None else _checked_answer(place, answer, rows)
+    def observe(place: Place, start: int, rows: HostArray) -> HostArray | None:
+        array = rows.astype(np.float32)
+        array.flags.writeable = False  # writes would be lost silently
+        answer = hook(place, array)
+        if answer is None:
+            return None
+        try:
+            numbers = np.asarray(answer, np.float32)
+        except (TypeError, ValueError):
+            numbers = None
+        if numbers is None or numbers.shape != rows.shape:
+            found = type(answer).__name__ if numbers is None else f"shape {numbers.shape}"
+            raise UsageError(
+                f"the hook's answer at {place} is of {found}, expected {rows.shape} or None"
+            )
+        return numbers.astype(rows.dtype)
 
-    return change
-
-
-def _checked_answer(place: Place, answer: Any, rows: HostArray) -> HostArray:
-    try:
-        numbers = np.asarray(answer, np.float32)
-    except (TypeError, ValueError):
-        numbers = None
-    if numbers is None or numbers.shape != rows.shape:
-        found = type(answer).__name__ if numbers is None else f"shape {numbers.shape}"
-        raise UsageError(
-            f"the hook's answer at {place} is of {found}, expected {rows.shape} or None"
-        )
-    return numbers.astype(rows.dtype)
-
-
-def check_prompt(llm: LLM, tokens: list[int]) -> None:
-    """As `llm.logits` does, but for the room in the cache: these runs have one of their own."""
-    check_prompt_alone(tokens, llm.engine.capacity)
+    return observe

@@ -1,8 +1,8 @@
-"""What a prompt meets on its way through the model: hidden states, attention, the logit lens.
+"""Looks inside a model at one prompt: hidden states, attention maps, the logit lens.
 
-One run is watched, and what came out between the operators is kept on the host. Attention and
-lens are then asked of the backend's own operators, whatever it keeps in its cache and however:
-it knows words of the model, no device. How any of it looks in a notebook is `inside_page.py`'s.
+One instrumented run keeps the hidden states and queries on the host. Attention maps and the lens
+are computed from them on request, by the backend's own operators. HTML for notebooks is made in
+`notebook/inside.py`.
 """
 
 from __future__ import annotations
@@ -16,44 +16,47 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from ..engine.engine import TOKEN_BUDGET
-from ..engine.insider import Insider
+from ..engine.validation import check_prompt_alone
 from ..errors import UsageError
-from ..files.tensor import HostArray
-from ..model.config import ModelConfig
-from ..model.operators import Operators
 from ..sampling.sampler import softmax
 from ..text.token_texts import token_texts
-from .hook import Floats, Hook, check_prompt, checked_hook, passes, run
-from .watching import Place, Watch
+from .hook import Floats, Hook, observer_of
+from .instrumented import run_instrumented
+from .passes import blocks_for, prompt_passes
+from .place import Place
 
 if TYPE_CHECKING:
-    from ..llm import LLM
+    from ..engine.engine import Engine
+    from ..engine.insider import Insider
+    from ..files.tensor import HostArray
+    from ..model.config import ModelConfig
+    from ..model.operators import Operators
     from ..notebook.inside import Picture
     from ..text.tokenizer import Tokenizer
+    from .instrumented import Observer
 
 EMBEDDING = Place(None, "gather", "embedding")
-SHARE_OF_MEMORY = 0.5  # that one answer may take
+MEMORY_SHARE = 0.5  # of the machine's, that one array may take
 
 Candidates: TypeAlias = "list[tuple[int, float]]"  # token id, probability
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Inside:
-    """One prompt's way through the model, T tokens long.
+    """What a model computes for one prompt of T tokens.
 
-    At the end of a notebook's cell it shows the logit lens. Attention and lens are computed when
-    they are asked for, on the model's backend.
+    At the end of a notebook's cell it shows the logit lens. Attention and lens are computed on
+    the model's backend when they are asked for.
 
     Attributes:
         tokens: the prompt's ids.
         texts: what each of them spells by itself.
-        hidden: the residual stream, float32 [layers + 1, T, D]: the embedding, then what each
-            layer made of it.
-        queries: of each layer, rotated, float32 [layers, T, H, E].
+        hidden: the residual stream, float32 [layers + 1, T, D]: the embedding, then the output of
+            each layer.
+        queries: each layer's queries after RoPE, float32 [layers, T, H, E].
 
     Raises:
-        UsageError: a layer or head that there is not, or more than fits half the memory.
+        UsageError: a layer or head that does not exist, or more than fits half the memory.
         ClosedError: the model was closed.
     """
 
@@ -61,70 +64,72 @@ class Inside:
     texts: tuple[str, ...]
     hidden: Floats
     queries: Floats
-    stored_as: np.dtype  # what lies between the model's operators, on its backend
-    llm: LLM
+    dtype: np.dtype  # of activations on the backend
+    engine: Engine
     tokenizer: Tokenizer | None
 
     @property
     def layers(self) -> int:
         return len(self.queries)
 
-    # --- attention ---------------------------------------------------------------------------
+    # --- attention -----------------------------------------------------------------------------
 
     @cached_property
     def attention(self) -> Floats:
-        """Who listened to whom, float32 [layers, H, T, T], as `attention_in`."""
+        """The attention maps of all layers, float32 [layers, H, T, T], as `attention_in`."""
         layers, tokens, heads, _ = self.queries.shape
         what = f"the attention of {layers} layers and {heads} heads over {tokens}² tokens"
         check_memory(4 * layers * heads * tokens**2, what, "attention_in(layer) takes one layer")
         return np.stack([self.attention_in(layer) for layer in range(layers)])
 
     def attention_in(self, layer: int) -> Floats:
-        """The softmax's probabilities in one layer, float32 [H, T, T]: by head, how much each
-        token took from each before it.
+        """Return the softmax probabilities of one layer, float32 [H, T, T]: for each head, how
+        much each token attends to each token before it and to itself.
 
-        They are what the backend's own attention gives where the values are one-hot vectors: a
-        head that hears (0, 1, 0 …) has listened to the second token. Rows sum to 1 to within
-        the rounding of the storage type.
+        They are the backend's own attention over one-hot values: a head whose output is
+        (0, 1, 0 …) attends to the second token only. Rows sum to 1 to within the rounding of the
+        storage type.
         """
         layer = _checked("layer", layer, self.layers)
         _, tokens, heads, width = self.queries.shape
         what = f"the attention of {heads} heads over {tokens}² tokens"
         check_memory(4 * heads * tokens**2, what, "take a shorter prompt")
         out = np.empty((heads, tokens, tokens), np.float32)
-        with self.llm.engine.exclusive() as insider:
-            for start, attn_out in self._heard(layer, insider):
+        with self.engine.exclusive() as insider:
+            for start, attn_out in self._attention_over_one_hot_values(layer, insider):
                 count = min(width, tokens - start)
                 out[:, :, start : start + count] = attn_out[:, :, :count].swapaxes(0, 1)
         return out
 
-    def _heard(self, layer: int, insider: Insider[Any]) -> Iterator[tuple[int, HostArray]]:
-        """For as many tokens as a value is wide at a time: the first of them, [T, H, E]."""
+    def _attention_over_one_hot_values(
+        self, layer: int, insider: Insider[Any]
+    ) -> Iterator[tuple[int, HostArray]]:
+        """Yield the attention's result [T, H, E] for E tokens at a time, with the first of them:
+        in column e stands how much each token attends to token start + e."""
         model, ops = insider.model, insider.ops
         weights, config = model.weights.layers[layer], model.config
-        own = replace(config, windows=(config.windows[layer],))
+        one_layer = replace(config, windows=(config.windows[layer],))
         x, q = (self._uploaded(rows[layer], ops) for rows in (self.hidden, self.queries))
-        block_size = insider.block_size
-        (step,) = passes(self.tokens, len(self.tokens), block_size)
+        (step,) = prompt_passes(self.tokens, insider.block_size)
         batch = ops.upload_batch(step.batch)
         cos_sin = ops.gather(model.weights.rope_table, batch.positions)
         normed = ops.rms_norm(x, weights.attention_norm, config.norm_eps)
         qkv = ops.download(ops.linear(normed, weights.qkv, weights.qkv_bias))
-        tokens, values = len(self.tokens), config.kv_heads * config.head_dim
-        (cache,) = ops.cache(own, -(-tokens // block_size) * block_size).layers
-        for start in range(0, tokens, config.head_dim):
-            marked = _with_one_hot_values(qkv, values, config.head_dim, start)
-            ops.rope_and_store(ops.upload(marked), weights, cos_sin, cache, batch, config.norm_eps)
+        cache_tokens = blocks_for(self.tokens, insider.block_size) * insider.block_size
+        (cache,) = ops.cache(one_layer, cache_tokens).layers
+        for start in range(0, len(self.tokens), config.head_dim):
+            changed = ops.upload(_with_one_hot_values(qkv, config, start))
+            ops.rope_and_store(changed, weights, cos_sin, cache, batch, config.norm_eps)
             yield start, ops.download(ops.attention(q, cache, batch)).reshape(q.shape)
 
-    # --- the logit lens ----------------------------------------------------------------------
+    # --- the logit lens ------------------------------------------------------------------------
 
     def lens(self, state: int | None = None) -> Floats:
-        """The logit lens (nostalgebraist, 2020): the final norm and head applied to the hidden
-        states, as if the model ended there.
+        """Return the logit lens (nostalgebraist, 2020): logits from the final norm and head
+        applied to a hidden state, as if the model ended there.
 
         Args:
-            state: which of `hidden`: 0 is the embedding, i + 1 what layer i made of it, −1 the
+            state: an index into `hidden`: 0 is the embedding, i + 1 the output of layer i, −1 the
                 last, which gives what `llm.logits` gives, bit for bit; None takes all.
 
         Returns:
@@ -133,103 +138,117 @@ class Inside:
         if state is not None:
             return self._lens(self.hidden[_checked("state", state, len(self.hidden))])
         states, tokens = self.hidden.shape[:2]
-        vocabulary = self.llm.config.vocab_size
+        vocabulary = self.engine.capacity.vocab_size
         what = f"the lens of {states} states of {tokens} tokens over {vocabulary} words"
         check_memory(4 * states * tokens * vocabulary, what, "lens(state) takes one of them")
         return np.stack([self._lens(rows) for rows in self.hidden])
 
     def lens_top(self, count: int = 5, last: int | None = None) -> list[list[Candidates]]:
-        """The likeliest tokens under the lens, with their probabilities, likeliest first:
-        by state (layers + 1), then by token; `last` takes only so many of the prompt's last."""
-        vocabulary = self.llm.config.vocab_size
+        """Return the likeliest next tokens under the lens with their probabilities, likeliest
+        first, for each state (layers + 1) and token; `last` takes only the prompt's last ones."""
+        vocabulary = self.engine.capacity.vocab_size
         if type(count) is not int or not 1 <= count <= vocabulary:
             raise UsageError(f"count is {count!r}, expected a whole number from 1 to {vocabulary}")
         first = 0 if last is None else max(0, len(self.tokens) - last)
         return [_top(self._lens(rows[first:]), count) for rows in self.hidden]
 
     def _lens(self, rows: Floats) -> Floats:
-        with self.llm.engine.exclusive() as insider:
+        with self.engine.exclusive() as insider:
             ops, weights, eps = insider.ops, insider.model.weights, insider.model.config.norm_eps
-            # As many rows together as the engine takes, whose sums these are, bit for bit.
-            parts = [
+            # As many rows at a time as the engine's passes have: other shapes may sum in another
+            # order, and the last state's lens is to equal `llm.logits` bit for bit.
+            budget = insider.token_budget
+            parts = [rows[start : start + budget] for start in range(0, len(rows), budget)]
+            logits = [
                 ops.logits(self._uploaded(part, ops), weights.norm, weights.head, eps)
-                for start in range(0, len(rows), TOKEN_BUDGET)
-                if len(part := rows[start : start + TOKEN_BUDGET])
+                for part in parts
             ]
-            return np.concatenate([ops.download(part) for part in parts])
+            return np.concatenate([ops.download(part) for part in logits])
 
     def _uploaded(self, rows: Floats, ops: Operators[Any]) -> Any:
-        """As the backend had them: float32 holds every number of a smaller type."""
-        return ops.upload(np.ascontiguousarray(rows, self.stored_as))
+        """Upload rows in the backend's type, which float32 holds exactly."""
+        return ops.upload(np.ascontiguousarray(rows, self.dtype))
 
-    # --- for people --------------------------------------------------------------------------
+    # --- in a notebook -------------------------------------------------------------------------
 
     def show_attention(self, layer: int, head: int | None = None) -> Picture:
-        """Maps of a layer's heads, or of one; tokens down listen to tokens across."""
-        from ..notebook.inside import attention_picture
+        """Return the maps of a layer's heads, or of one: each token (down) attends to the tokens
+        across."""
+        from ..notebook.inside import MAX_MAP_TOKENS, attention_picture
 
         heads = self.queries.shape[2]
         chosen = range(heads) if head is None else [_checked("head", head, heads)]
-        return attention_picture(self, _checked("layer", layer, self.layers), list(chosen))
+        layer, tokens = _checked("layer", layer, self.layers), len(self.tokens)
+        if tokens > MAX_MAP_TOKENS:
+            raise UsageError(
+                f"a map of {tokens} tokens is too fine, expected at most {MAX_MAP_TOKENS}: take a "
+                "shorter prompt, or the numbers of attention_in(layer)"
+            )
+        attention = self.attention_in(layer)
+        return attention_picture(self.texts, layer, {head: attention[head] for head in chosen})
 
     def _repr_html_(self) -> str:
-        from ..notebook.inside import lens_table
+        from ..notebook.inside import MAX_LENS_ROWS, SHOWN_CANDIDATES, lens_table
 
-        return lens_table(self)
+        top = self.lens_top(SHOWN_CANDIDATES, MAX_LENS_ROWS)
+        candidates = (token for state in top for row in state for token, _ in row)
+        spelled = token_texts(self.tokenizer, candidates)
+        return lens_table(self.tokens, self.texts, top, spelled)
 
     def __repr__(self) -> str:
         return f"Inside({len(self.tokens)} tokens, {self.layers} layers)"
 
 
 def look_inside(
-    llm: LLM, tokens: list[int], tokenizer: Tokenizer | None, hook: Hook | None = None
+    engine: Engine, tokens: list[int], tokenizer: Tokenizer | None, hook: Hook | None = None
 ) -> Inside:
-    """The prompt through the model; with a hook, which may change what it goes on with.
+    """Run a prompt and keep its hidden states and queries; a hook may change them on the way.
 
     Raises:
         UsageError: an empty prompt, ids outside the vocabulary, more than fits half the memory;
-            a hook that is none, or what it answers.
+            a hook that is not a function, or returns another shape.
         ContextLengthError: a prompt longer than the context.
     """
-    check_prompt(llm, tokens)
-    change = None if hook is None else checked_hook(hook)
-    kept = _Kept(llm.config, len(tokens), change)
-    # A hook gets the prompt in one piece; else it is cut up as the engine cuts it.
-    run(llm, tokens, kept.watch, TOKEN_BUDGET if hook is None else len(tokens))
+    check_prompt_alone(tokens, engine.capacity)
+    states = _States(engine.config, len(tokens), None if hook is None else observer_of(hook))
+    with engine.exclusive() as insider:
+        # A hook gets the prompt in one piece; without one it is cut as the engine cuts it.
+        chunk = insider.token_budget if hook is None else 0
+        passes = prompt_passes(tokens, insider.block_size, chunk)
+        blocks = blocks_for(tokens, insider.block_size)
+        run_instrumented(insider, passes, blocks, states.observe)
     texts = token_texts(tokenizer, tokens)
     return Inside(
         tokens=tuple(map(int, tokens)),
         texts=tuple(texts[token] for token in tokens),
-        hidden=kept.hidden,
-        queries=kept.queries,
-        stored_as=kept.stored_as,
-        llm=llm,
+        hidden=states.hidden,
+        queries=states.queries,
+        dtype=states.dtype,
+        engine=engine,
         tokenizer=tokenizer,
     )
 
 
-class _Kept:
-    """Keeps what the model goes on with at the places of interest."""
+class _States:
+    """Keeps hidden states and queries, after `inner` has seen and perhaps changed them."""
 
-    def __init__(self, config: ModelConfig, tokens: int, change: Watch | None) -> None:
-        layers, width = config.layers, config.head_dim
-        hidden, queries = (
-            (layers + 1, tokens, config.hidden_size),
-            (layers, tokens, config.heads, width),
-        )
-        what = f"what {layers} layers make of {tokens} tokens"
+    def __init__(self, config: ModelConfig, tokens: int, inner: Observer | None) -> None:
+        layers = config.layers
+        hidden = (layers + 1, tokens, config.hidden_size)
+        queries = (layers, tokens, config.heads, config.head_dim)
+        what = f"the state of {layers} layers over {tokens} tokens"
         check_memory(4 * (prod(hidden) + prod(queries)), what, "take a shorter prompt")
         self.hidden, self.queries = np.empty(hidden, np.float32), np.empty(queries, np.float32)
-        self.stored_as = np.dtype(np.float32)
-        self._change = change
+        self.dtype = np.dtype(np.float32)
+        self._inner = inner
 
-    def watch(self, place: Place, start: int, rows: HostArray) -> HostArray | None:
-        other = None if self._change is None else self._change(place, start, rows)
+    def observe(self, place: Place, start: int, rows: HostArray) -> HostArray | None:
+        changed = None if self._inner is None else self._inner(place, start, rows)
         target = self._target(place)
         if target is not None:
-            target[start : start + len(rows)] = rows if other is None else other
-            self.stored_as = rows.dtype
-        return other
+            target[start : start + len(rows)] = rows if changed is None else changed
+            self.dtype = rows.dtype
+        return changed
 
     def _target(self, place: Place) -> Floats | None:
         if place == EMBEDDING:
@@ -242,15 +261,16 @@ class _Kept:
 
 
 def memory() -> int:
-    """Of this machine, in bytes."""
+    """Return the machine's memory in bytes."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def check_memory(size: int, what: str, remedy: str) -> None:
-    most = int(SHARE_OF_MEMORY * memory())
-    if size > most:
+    """Raises UsageError: `size` bytes are more than half the machine's memory."""
+    limit = int(MEMORY_SHARE * memory())
+    if size > limit:
         raise UsageError(
-            f"{what} takes {size / 1e9:.1f} GB, expected at most {most / 1e9:.1f} GB, "
+            f"{what} takes {size / 1e9:.1f} GB, expected at most {limit / 1e9:.1f} GB, "
             f"half of this machine's memory: {remedy}"
         )
 
@@ -261,23 +281,25 @@ def _checked(name: str, index: int, count: int) -> int:
     return index % count
 
 
-def _with_one_hot_values(qkv: HostArray, values: int, width: int, start: int) -> HostArray:
-    """Value vectors that tell tokens apart: `start` has a 1 in front, the next one behind it …"""
-    marked = qkv.copy()
-    by_head = np.zeros((len(qkv), values // width, width), np.float32)
-    for column, token in enumerate(range(start, min(start + width, len(qkv)))):
-        by_head[token, :, column] = 1
-    marked[:, -values:] = by_head.reshape(len(qkv), values)
-    return marked
+def _with_one_hot_values(qkv: HostArray, config: ModelConfig, start: int) -> HostArray:
+    """Replace the values, the last K E columns: in every head, token start + e gets the e-th unit
+    vector, all other tokens zeros."""
+    tokens, width = len(qkv), config.head_dim
+    values = np.zeros((tokens, config.kv_heads, width), np.float32)
+    for column, token in enumerate(range(start, min(start + width, tokens))):
+        values[token, :, column] = 1
+    changed = qkv.copy()
+    changed[:, -config.kv_heads * width :] = values.reshape(tokens, -1)
+    return changed
 
 
 def _top(logits: Floats, count: int) -> list[Candidates]:
-    """Of each row; equals go by token id."""
+    """Return each row's likeliest tokens; equally likely ones in the order of their ids."""
     rows = []
     for row in logits:
         shares = softmax(row, 1.0)
-        line = np.partition(shares, -count)[-count]
-        above = np.flatnonzero(shares >= line)
+        threshold = np.partition(shares, -count)[-count]
+        above = np.flatnonzero(shares >= threshold)
         best = above[np.argsort(-shares[above], kind="stable")][:count]
         rows.append([(int(token), float(shares[token])) for token in best])
     return rows

@@ -1,6 +1,6 @@
-"""Draws a completion at the end of a notebook's cell: its tokens, each with its probability.
+"""HTML of a completion: its tokens, each with its probability and its alternatives.
 
-It is handed what a completion holds; it imports nothing that generates one.
+It is handed a finished or partial completion; it generates nothing.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from .tokens import SOFT, attribute, listed, scale, shade, visible
 HOW_TO_ASK = "SamplingParams(logprobs=5) shows how sure the model was of each token"
 
 
-class Answer(Protocol):
+class DrawnCompletion(Protocol):
     """What is drawn of a `Completion`."""
 
     @property
@@ -39,29 +39,31 @@ class Answer(Protocol):
     def decode_rate(self) -> float: ...
 
 
-def completion_html(answers: Sequence[Answer]) -> str:
-    """HTML of a completion, and of its alternatives where there are any."""
+def completion_html(completions: Sequence[DrawnCompletion]) -> str:
+    """Draw a completion and its alternatives, if there are any."""
     shown = "".join(
-        _answer(answer, f"{number} of {len(answers)} · " if len(answers) > 1 else "")
-        for number, answer in enumerate(answers, 1)
+        _completion(
+            completion, f"{number} of {len(completions)} · " if len(completions) > 1 else ""
+        )
+        for number, completion in enumerate(completions, 1)
     )
-    key = f"{scale()} hover for what else it might have been"
-    legend = HOW_TO_ASK if answers[0].logprobs is None else key
+    key = f"{scale()} hover for the alternatives"
+    legend = HOW_TO_ASK if completions[0].logprobs is None else key
     return f'<div>{shown}<div style="{SOFT};font-size:85%">{legend}</div></div>'
 
 
-def _answer(answer: Answer, which: str) -> str:
-    tokens = "".join(_token(each, answer) for each in answer.logprobs or ())
-    body = escape(answer.text) if answer.logprobs is None else tokens
+def _completion(completion: DrawnCompletion, which: str) -> str:
+    tokens = "".join(_token(each, completion) for each in completion.logprobs or ())
+    body = escape(completion.text) if completion.logprobs is None else tokens
     text_style = "white-space:pre-wrap;overflow-wrap:anywhere;line-height:1.8"
     return (
         f'<div dir="auto" style="{text_style}">{body or "<i>no text</i>"}</div>'
-        f'<div style="{SOFT};font-size:85%;margin:.2em 0 .8em">{which}{_facts(answer)}</div>'
+        f'<div style="{SOFT};font-size:85%;margin:.2em 0 .8em">{which}{_facts(completion)}</div>'
     )
 
 
-def _token(logprobs: TokenLogprobs, answer: Answer) -> str:
-    texts, share = answer.token_texts, exp(logprobs.logprob)
+def _token(logprobs: TokenLogprobs, completion: DrawnCompletion) -> str:
+    texts, share = completion.token_texts, exp(logprobs.logprob)
     text = texts[logprobs.token_id]
     title = f"{listed([(text, share)])}\n\n"
     title += listed((texts[token], exp(logprob)) for token, logprob in logprobs.top)
@@ -75,16 +77,16 @@ def _token(logprobs: TokenLogprobs, answer: Answer) -> str:
 _TOKEN = "border-radius:3px;box-shadow:inset -1px 0 rgba(128,128,128,.35);padding:.15em 0"
 
 
-def _facts(answer: Answer) -> str:
-    tokens, prompt = len(answer.token_ids), answer.prompt_tokens
-    cached = f", {answer.cached_tokens} of them cached" if answer.cached_tokens else ""
-    rate = answer.decode_rate
+def _facts(completion: DrawnCompletion) -> str:
+    tokens, prompt = len(completion.token_ids), completion.prompt_tokens
+    cached = f", {completion.cached_tokens} of them cached" if completion.cached_tokens else ""
+    rate = completion.decode_rate
     facts = [
-        answer.finish_reason,
+        completion.finish_reason,
         _count(tokens),
         *([f"{rate:.1f} tok/s"] if rate else []),
         f"prompt: {_count(prompt)}{cached}",
-        f"seed {answer.seed}",
+        f"seed {completion.seed}",
     ]
     return " · ".join(map(escape, facts))
 

@@ -1,33 +1,33 @@
-"""The inside of a model in a notebook: the lens as a table, attention as maps.
+"""HTML of the logit lens, as a table, and of attention, as maps.
 
-It knows numbers and tokens, no model, and draws with `token_html.py`.
+It is handed numbers and texts; it runs no model and loads no tokenizer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
-from ..errors import UsageError
-from ..text.token_texts import token_texts
 from .tokens import SOFT, attribute, listed, percent, quoted, scale, shade, visible
 
 if TYPE_CHECKING:
-    from ..inspect.hook import Floats
-    from ..inspect.inside import Candidates, Inside
+    import numpy as np
+    from numpy.typing import NDArray
 
-MOST_ROWS = 48  # of a table
-MOST_TOKENS = 64  # of a map
-CANDIDATES = 5
+Candidates: TypeAlias = "Sequence[tuple[int, float]]"  # token id, probability; likeliest first
 
-FAINT = 0.004  # less than this is white
+MAX_LENS_ROWS = 48  # tokens, the last of the prompt
+MAX_MAP_TOKENS = 64
+SHOWN_CANDIDATES = 5
+
+MIN_SHARE = 0.004  # that a map draws; less would be white
 
 
 @dataclass(frozen=True, repr=False)
 class Picture:
-    """HTML that stands for itself: shown at the end of a notebook's cell."""
+    """HTML that a notebook shows at the end of a cell."""
 
     html: str
 
@@ -38,25 +38,41 @@ class Picture:
 # --- the lens
 
 
-def lens_table(inside: Inside) -> str:
-    """Tokens down, states across; in each cell, what the model would say if it ended there."""
-    top = inside.lens_top(CANDIDATES, MOST_ROWS)
-    texts = token_texts(
-        inside.tokenizer, (token for state in top for row in state for token, _ in row)
-    )
-    first = len(inside.tokens) - len(top[0])
-    rows = "".join(
-        _lens_row(inside, first + row, [state[row] for state in top], texts)
-        for row in range(len(top[0]))
-    )
-    names = ["embedding", *map(str, range(inside.layers))]
+def lens_table(
+    tokens: Sequence[int],
+    texts: Sequence[str],
+    top: Sequence[Sequence[Candidates]],
+    spelled: Mapping[int, str],
+) -> str:
+    """Draw the logit lens: tokens down, hidden states across, the likeliest next token in a cell.
+
+    Args:
+        tokens: the prompt's ids.
+        texts: what each of them spells.
+        top: candidates for each state, then for each of the prompt's last tokens.
+        spelled: the text of every candidate, by id.
+    """
+    first = len(tokens) - len(top[0])
+    rows = []
+    for row in range(first, len(tokens)):
+        following = tokens[row + 1] if row + 1 < len(tokens) else None
+        cells = "".join(
+            _lens_cell(state[row - first], spelled, following, f"{_state(index)}, token {row}")
+            for index, state in enumerate(top)
+        )
+        own = f'<th style="{_CELL}">{_shown(texts[row])}</th>'
+        next_text = "" if following is None else _shown(texts[row + 1])
+        last = f'<td style="{_CELL};{SOFT}">{next_text}</td>'
+        rows.append(f'<tr style="{_ROW}">{own}{cells}{last}</tr>')
+    names = ["embedding", *map(str, range(len(top) - 1))]
     head = "".join(f'<th style="{_CELL};{SOFT}">{name}</th>' for name in ("", *names, "next"))
-    missing = f"the last {MOST_ROWS} of {len(inside.tokens)} tokens · " if first else ""
+    missing = f"the last {len(rows)} of {len(tokens)} tokens · " if first else ""
     return (
         f'<div style="overflow-x:auto"><table style="{_TABLE}">'
-        f'<tr style="{_ROW}">{head}</tr>{rows}</table></div>'
-        f'<div style="{SOFT};font-size:85%">{missing}behind each token, what would come '
-        f"next if the model ended with that layer; underlined where it does · {scale()}</div>"
+        f'<tr style="{_ROW}">{head}</tr>{"".join(rows)}</table></div>'
+        f'<div style="{SOFT};font-size:85%">{missing}after each token, the likeliest next one if '
+        "the model ended with that layer; underlined where it is the prompt's next · "
+        f"{scale()}</div>"
     )
 
 
@@ -66,30 +82,20 @@ _CELL = "text-align:left;padding:1px 5px;white-space:pre"
 _LENS = f"{_CELL};max-width:6.5em;overflow:hidden;text-overflow:ellipsis"
 
 
-def _lens_row(inside: Inside, row: int, states: Sequence[Candidates], texts: dict[int, str]) -> str:
-    is_last = row + 1 == len(inside.tokens)
-    after = None if is_last else inside.tokens[row + 1]
-    cells = "".join(
-        _lens_cell(candidates, texts, after, f"{_state(state)}, token {row}")
-        for state, candidates in enumerate(states)
-    )
-    own = f'<th style="{_CELL}">{_shown(inside.texts[row])}</th>'
-    coming = "" if is_last else _shown(inside.texts[row + 1])
-    return f'<tr style="{_ROW}">{own}{cells}<td style="{_CELL};{SOFT}">{coming}</td></tr>'
-
-
-def _lens_cell(candidates: Candidates, texts: dict[int, str], after: int | None, where: str) -> str:
+def _lens_cell(
+    candidates: Candidates, spelled: Mapping[int, str], following: int | None, where: str
+) -> str:
     token, share = candidates[0]
-    title = f"{where}\n{listed((texts[token], share) for token, share in candidates)}"
-    line = ";text-decoration:underline" if token == after else ""
+    title = f"{where}\n{listed((spelled[token], share) for token, share in candidates)}"
+    line = ";text-decoration:underline" if token == following else ""
     return (
         f'<td title="{attribute(title)}" style="{_LENS};{shade(share)}{line}">'
-        f"{_shown(texts[token])}</td>"
+        f"{_shown(spelled[token])}</td>"
     )
 
 
-def _state(state: int) -> str:
-    return f"behind layer {state - 1}" if state else "embedding"
+def _state(index: int) -> str:
+    return f"after layer {index - 1}" if index else "embedding"
 
 
 def _shown(text: str) -> str:
@@ -99,31 +105,29 @@ def _shown(text: str) -> str:
 # --- attention
 
 
-def attention_picture(inside: Inside, layer: int, heads: list[int]) -> Picture:
-    """A square for each head, or one with the tokens beside it."""
-    tokens = len(inside.tokens)
-    if tokens > MOST_TOKENS:
-        raise UsageError(
-            f"a map of {tokens} tokens is too fine, expected at most {MOST_TOKENS}: take a shorter "
-            "prompt, or the numbers of attention_in(layer)"
-        )
-    attention = inside.attention_in(layer)
-    has_names = len(heads) == 1
-    maps = "".join(_map(inside.texts, attention[head], head, has_names) for head in heads)
+def attention_picture(
+    texts: Sequence[str], layer: int, attention: Mapping[int, NDArray[np.float32]]
+) -> Picture:
+    """Draw a map for each head, or one with the tokens' names beside it.
+
+    `attention`: by head, [T, T].
+    """
+    has_names = len(attention) == 1
+    maps = "".join(_map(texts, shares, head, has_names) for head, shares in attention.items())
     return Picture(
-        f'<div style="{SOFT};font-size:85%">layer {layer}: each token (down) listens to those '
+        f'<div style="{SOFT};font-size:85%">layer {layer}: each token (down) attends to those '
         f'before it (across)</div><div style="display:flex;flex-wrap:wrap;gap:14px">{maps}</div>'
     )
 
 
-def _map(texts: Sequence[str], attention: Floats, head: int, has_names: bool) -> str:
+def _map(texts: Sequence[str], attention: NDArray[np.float32], head: int, has_names: bool) -> str:
     size = 18 if has_names else max(2.0, 150 / len(texts))
     side, margin = size * len(texts), 90 if has_names else 1
     cells = "".join(
         _square(texts, row, column, float(attention[row, column]), size)
         for row in range(len(texts))
         for column in range(row + 1)
-        if attention[row, column] >= FAINT
+        if attention[row, column] >= MIN_SHARE
     )
     return (
         f'<div><div style="{SOFT};font-size:85%">head {head}</div>'
@@ -136,7 +140,7 @@ def _map(texts: Sequence[str], attention: Floats, head: int, has_names: bool) ->
 
 
 def _square(texts: Sequence[str], row: int, column: int, share: float, size: float) -> str:
-    title = f"{quoted(texts[row])} listens to {quoted(texts[column])}: {percent(share)}"
+    title = f"{quoted(texts[row])} attends to {quoted(texts[column])}: {percent(share)}"
     return (
         f'<rect x="{column * size:.1f}" y="{row * size:.1f}" width="{size:.1f}" '
         f'height="{size:.1f}" fill="rgba(59,125,216,{share:.3f})">'
@@ -145,7 +149,7 @@ def _square(texts: Sequence[str], row: int, column: int, share: float, size: flo
 
 
 def _names(texts: Sequence[str], size: float) -> str:
-    """Down the left side, and slanting along the top."""
+    """Write the tokens down the left side, and slanted along the top."""
     parts = []
     for index, text in enumerate(texts):
         at, name = (index + 0.75) * size, _shown(text if len(text) <= 12 else f"{text[:11]}…")

@@ -1,7 +1,7 @@
-"""A token as notebooks show it: visible, harmless, and shaded by how likely it was.
+"""HTML of tokens: escaped, invisible characters made visible, shaded by probability.
 
-Model output is not to be trusted: all of it is escaped here. There is no script and no style
-sheet, and colours let the page shine through, so that it suits any notebook and any theme.
+Model output is not trusted: all of it is escaped here. There are no scripts and no style sheets,
+and colours are translucent, to suit any notebook and theme. It draws no table and no page.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ from html import escape
 
 _SIGNS = {"\n": "⏎", "\t": "⇥"}
 
-SOFT = "opacity:.65"  # what is said about the tokens, beside them
+SOFT = "opacity:.65"  # for notes beside the tokens
 
 
 def visible(text: str) -> str:
-    """Nothing in it acts, or cannot be seen; spaces stay spaces."""
-    return "".join(_SIGNS.get(c) or (c if c.isprintable() else _code(c)) for c in text)
-
-
-def _code(character: str) -> str:
-    return character.encode("unicode_escape", "surrogatepass").decode("ascii")
+    """Replace control and invisible characters by signs or escapes; spaces stay."""
+    return "".join(
+        _SIGNS.get(c)
+        or (c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode("ascii"))
+        for c in text
+    )
 
 
 def percent(probability: float) -> str:
@@ -30,12 +30,12 @@ def percent(probability: float) -> str:
 
 
 def shade(probability: float) -> str:
-    """CSS: the surer, the darker."""
+    """Return CSS for a probability: the higher, the darker."""
     return f"background:rgba(59,125,216,{0.04 + 0.56 * probability:.2f})"
 
 
 def listed(candidates: Iterable[tuple[str, float]]) -> str:
-    """Texts and their probabilities, line by line, for a `title`; not escaped yet."""
+    """Return texts and their probabilities line by line, for a `title`; not escaped."""
     return "\n".join(f"{percent(share):>7}  {quoted(text)}" for text, share in candidates)
 
 
@@ -44,12 +44,12 @@ def quoted(text: str) -> str:
 
 
 def attribute(text: str) -> str:
-    """Escaped, line ends kept."""
+    """Escape a text for an attribute, with its line ends kept."""
     return escape(text).replace("\n", "&#10;")
 
 
 def scale() -> str:
-    """What the shades mean."""
+    """Return the legend of the shades."""
     steps = (0.01, 0.25, 0.5, 0.75, 1.0)
     return "".join(
         f'<span style="padding:0 .4em;{shade(step)}">{100 * step:.0f} %</span>' for step in steps

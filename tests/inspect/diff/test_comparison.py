@@ -47,7 +47,7 @@ def agreed(llm: LLM, coarse: LLM) -> Comparison:
 
 def test_the_verdict_names_the_first_place(parted: Comparison) -> None:
     verdict = parted.verdict
-    assert verdict.startswith("part at layer 1 · attention, token 3, column 5: by ")
+    assert verdict.startswith("differ at layer 1 · attention, token 3, column 5: error ")
     assert "beyond 2.0e-05 (float32): 1 of 12 operators" in verdict
     assert parted.drift.endswith("; first beyond the tolerance at layer 1 · attention")
 
@@ -61,7 +61,7 @@ def test_the_verdict_of_those_that_agree_names_the_largest_error(agreed: Compari
 def test_the_verdict_of_equals(llm: LLM) -> None:
     same = llm.diff(llm, [5])
     assert same.verdict == "identical: every operator gives the same numbers on both sides"
-    assert same.drift == "left to themselves: the same logits"
+    assert same.drift == "end to end: the same logits"
 
 
 def test_one_token_has_one_next_token(llm: LLM, coarse: LLM) -> None:
@@ -76,7 +76,7 @@ def test_what_is_no_number_is_no_small_error_either(with_nan: Comparison) -> Non
 
 
 def test_what_is_no_number_is_in_the_words_for_the_end_too(with_nan: Comparison) -> None:
-    assert with_nan.drift == "left to themselves: logits that are no numbers"
+    assert with_nan.drift == "end to end: logits that are NaN or infinite"
 
 
 def test_tokens_that_turn_are_told_with_the_lead_they_lost(llm: LLM, another: LLM) -> None:
@@ -87,7 +87,7 @@ def test_tokens_that_turn_are_told_with_the_lead_they_lost(llm: LLM, another: LL
     (turn,) = comparison.logits.turns
     assert turn.position == 2
     assert f"1 of {len(comparison.tokens)} likeliest tokens differ" in comparison.drift
-    assert f"behind token 2: {turn.found} for {turn.expected}, which led by" in comparison.drift
+    assert f"after token 2: {turn.found} for {turn.expected}, which led by" in comparison.drift
 
 
 def test_a_tolerance_can_be_asked_for(llm: LLM, coarse: LLM) -> None:
@@ -157,7 +157,7 @@ def test_the_table_has_a_row_for_each_layer_and_says_which_parts(parted: Compari
         "layer 1",
         "head",
     ]
-    assert [row.split("│")[9].strip() for row in rows] == ["", "", "parts", ""]
+    assert [row.split("│")[9].strip() for row in rows] == ["", "", "differs", ""]
     assert lines[-2:] == [parted.verdict, parted.drift]
 
 

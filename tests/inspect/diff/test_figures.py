@@ -128,7 +128,7 @@ def test_it_does_not_matter_in_which_pieces_rows_come(
     found = expected + draw.standard_normal((rows, columns)) * 1e-3
     whole = gap(expected, found)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(figures, "BLOCK", block)
+        patch.setattr(figures, "MAX_WIDENED", block)
         pieces = gap(expected, found, at_a_time)
     np.testing.assert_allclose(pieces.token_errors, whole.token_errors)
     assert pieces.rms_error == pytest.approx(whole.rms_error)

@@ -222,7 +222,7 @@ def test_what_is_no_number_is_named(llm: LLM, another: LLM, value: float) -> Non
     assert comparison.first.own.not_finite == (0, 1)
     assert comparison.first.own.point is not None
     assert comparison.first.own.point[:2] == (4, 7)
-    assert f"{value} for " in comparison.verdict
+    assert f"found {value}, expected " in comparison.verdict
     assert "the second side holds them from layer 1 · attention on" in comparison.verdict
 
 

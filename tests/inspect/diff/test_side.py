@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -9,8 +10,13 @@ import pytest
 
 from cullama import LLM
 from cullama.inspect.diff import Side
+from cullama.inspect.passes import PromptPass, prompt_passes
 
 TOKENS = list(range(10, 80))  # three blocks of 32, the last one not full
+
+
+def passes(side: Side) -> Iterator[PromptPass]:
+    return prompt_passes(TOKENS, 32, side.chunk, side.others(TOKENS))
 
 
 @pytest.mark.parametrize("batch", [1, 2, 3, 8])
@@ -18,7 +24,7 @@ TOKENS = list(range(10, 80))  # three blocks of 32, the last one not full
 def test_our_rows_are_the_prompt_piece_by_piece(llm: LLM, batch: int, chunk: int) -> None:
     seen: list[int] = []
     slots: set[int] = set()
-    for step in Side(llm, batch, chunk)._passes(TOKENS, 3, 32):
+    for step in passes(Side(llm, batch, chunk)):
         ours = step.batch.tokens[step.rows].tolist()
         assert step.start == len(seen)
         assert step.batch.positions[step.rows].tolist() == list(range(len(seen), len(seen + ours)))
@@ -32,7 +38,7 @@ def test_our_rows_are_the_prompt_piece_by_piece(llm: LLM, batch: int, chunk: int
 
 
 def test_those_beside_us_are_others(llm: LLM) -> None:
-    (step,) = Side(llm, 8)._passes(TOKENS, 3, 32)
+    (step,) = passes(Side(llm, 8))
     rows = step.batch.tokens.reshape(8, -1)
     assert len(np.unique(rows, axis=0)) == 8
     assert rows.max() < llm.config.vocab_size
@@ -40,9 +46,9 @@ def test_those_beside_us_are_others(llm: LLM) -> None:
 
 
 def test_blocks_in_company_lie_apart(llm: LLM) -> None:
-    (step,) = Side(llm, 4)._passes(TOKENS, 3, 32)
+    (step,) = passes(Side(llm, 4))
     assert (np.diff(step.batch.block_tables, axis=1) == 4).all()
-    (alone,) = Side(llm)._passes(TOKENS, 3, 32)
+    (alone,) = passes(Side(llm))
     assert (np.diff(alone.batch.block_tables, axis=1) == 1).all()
 
 

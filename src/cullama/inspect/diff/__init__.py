@@ -1,14 +1,15 @@
-"""Two settings side by side: the same prompt through both, compared operator by operator.
+"""Compares two settings operator by operator, for one prompt.
 
-    side.py         a model, and how the prompt goes through it: in company, in pieces
-    storage.py      which storage type a backend keeps, and what may be expected of it
-    figures.py      how far two results of one operator lie apart
-    logits.py       how far two predictions lie apart
-    recording.py    one side on record, the other held against it
-    comparison.py   what came of it: the first place where they part, the verdict
-    report.py       as a table, for notebooks, and as a page that needs nothing else
+    side.py         a model, and how the prompt is batched and chunked
+    storage.py      a backend's storage type, and its tolerance
+    figures.py      errors between two results of one operator
+    logits.py       divergence between two sides' logits
+    recording.py    runs the first side and keeps its results, then runs the second and compares
+    section.py      the errors of an operator, and of a layer
+    comparison.py   the result: where the sides differ, the verdict
+    report.py       tables for terminals and notebooks, and an HTML page
 
-What each operator gives comes from `cullama.inspect.watching`; no file knows a backend by name.
+The operators' results come from `cullama.inspect.instrumented`; no file names a backend.
 """
 
 from .comparison import Comparison

@@ -1,6 +1,6 @@
-"""What came of holding one side against the other: where they part, and in how many words.
+"""The result of a comparison: where two sides differ, in figures, in words and as JSON.
 
-It holds figures, not tensors; it computes no error and draws no picture.
+It holds no tensors and computes no errors; tables and pages are drawn in `report.py`.
 """
 
 from __future__ import annotations
@@ -11,73 +11,22 @@ from itertools import groupby
 from math import isfinite
 from typing import Any, NamedTuple
 
-from ..watching import Place
-from .figures import Figures, total_relative
-from .logits import LogitFigures, Turn
+from .logits import LogitFigures
+from .report import notebook, page, table
+from .section import Operation, Section
 
 
 class Tolerance(NamedTuple):
-    share: float  # what `Figures.error` may be
-    source: str  # for people: the storage type it comes from
+    share: float  # the most that `Figures.error` may be
+    source: str  # the storage type it belongs to, or "as asked for"
 
     def __str__(self) -> str:
         return f"{self.share:.1e} ({self.source})"
 
 
 @dataclass(frozen=True)
-class Operation:
-    """One call of the model, for all tokens."""
-
-    place: Place
-    own: Figures
-    accumulated: Figures
-
-    def as_json(self) -> dict[str, Any]:
-        return {
-            "layer": self.place.layer,
-            "section": self.place.section,
-            "operator": self.place.operator,
-            "operand": self.place.operand,
-            "own": self.own.as_json(),
-            "accumulated": self.accumulated.as_json(),
-        }
-
-
-@dataclass(frozen=True)
-class Section:
-    """A layer, or what stands before the first or behind the last."""
-
-    name: str
-    operations: tuple[Operation, ...]
-
-    @property
-    def worst(self) -> Operation:
-        return max(self.operations, key=lambda each: each.own.error)
-
-    @property
-    def relative(self) -> float:
-        """The RMS of its operators' own errors, relative to what they should have given."""
-        return total_relative([each.own for each in self.operations])
-
-    @property
-    def accumulated(self) -> float:
-        """The largest relative RMS error of its operators where errors travel on."""
-        return max(each.accumulated.relative for each in self.operations)
-
-    def as_json(self) -> dict[str, Any]:
-        return {
-            "section": self.name,
-            "worst_operator": self.worst.place.name,
-            "error": _finite(self.worst.own.error),
-            "max_error": max(each.own.max_error for each in self.operations),
-            "relative": _finite(self.relative),
-            "accumulated": _finite(self.accumulated),
-        }
-
-
-@dataclass(frozen=True)
 class Comparison:
-    """The second side held against the first, for one prompt.
+    """The second side compared with the first, for one prompt.
 
     `print` it, leave it at the end of a notebook's cell, or take `as_json()` or `page()`.
     """
@@ -89,7 +38,7 @@ class Comparison:
     operations: tuple[Operation, ...]  # in the order in which they ran
     logits: LogitFigures
     is_detailed: bool = False
-    bypassed: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())  # each side's own larger words
+    bypassed: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())  # each backend's composites
 
     @cached_property
     def sections(self) -> tuple[Section, ...]:
@@ -103,17 +52,18 @@ class Comparison:
 
     @property
     def first(self) -> Operation | None:
-        """The first place where they part: the first operator that is wrong by itself."""
+        """The first operator whose own error is beyond the tolerance."""
         return next(iter(self.parting), None)
 
     @property
     def first_accumulated(self) -> Operation | None:
-        """The first place beyond the tolerance where errors travel on through the layers."""
+        """The first operator whose accumulated error is beyond the tolerance."""
         beyond = (e for e in self.operations if e.accumulated.error > self.tolerance.share)
         return next(beyond, None)
 
     @property
     def agree(self) -> bool:
+        """Whether every operator's own error is within the tolerance."""
         return self.first is None
 
     @property
@@ -122,31 +72,29 @@ class Comparison:
 
     @property
     def verdict(self) -> str:
+        """One line: whether the sides agree, and if not, the first place where they differ."""
         if self.are_identical:
             verdict = "identical: every operator gives the same numbers on both sides"
         elif self.first is None:
-            verdict = self._agreement()
+            worst = max(self.operations, key=lambda each: each.own.error)
+            verdict = (
+                f"agree: every operator is within {self.tolerance}; "
+                f"the largest error is {worst.own.error:.1e}, {_at(worst)}"
+            )
         else:
-            verdict = self._parting(self.first)
-        return f"{verdict}{self._what_is_no_number()}"
+            verdict = self._difference(self.first)
+        return f"{verdict}{self._not_finite()}"
 
-    def _agreement(self) -> str:
-        worst = max(self.operations, key=lambda each: each.own.error)
-        return (
-            f"agree: every operator is within {self.tolerance}; "
-            f"the largest error is {worst.own.error:.1e}, {_at(worst.place, worst.own)}"
-        )
-
-    def _parting(self, first: Operation) -> str:
+    def _difference(self, first: Operation) -> str:
         point = first.own.point
         assert point is not None
-        by = f"by {first.own.error:.1e}, " if isfinite(first.own.error) else ""
+        error = f"error {first.own.error:.1e}, " if isfinite(first.own.error) else ""
         return (
-            f"part {_at(first.place, first.own)}: {by}{point.found:.6g} for {point.expected:.6g}; "
+            f"differ {_at(first)}: {error}found {point.found:.6g}, expected {point.expected:.6g}; "
             f"beyond {self.tolerance}: {len(self.parting)} of {len(self.operations)} operators"
         )
 
-    def _what_is_no_number(self) -> str:
+    def _not_finite(self) -> str:
         for operation in self.operations:
             expected, found = operation.accumulated.not_finite
             if expected or found:
@@ -157,36 +105,38 @@ class Comparison:
 
     @property
     def drift(self) -> str:
-        """What the differences come to at the end of the model, in one line."""
+        """One line: what the accumulated errors do to the logits."""
         logits = self.logits
         if not logits.are_numbers:
-            return "left to themselves: logits that are no numbers"
+            return "end to end: logits that are NaN or infinite"
         if self.are_identical:
-            return "left to themselves: the same logits"
+            return "end to end: the same logits"
         last = self.operations[-1].accumulated
+        first = self.first_accumulated
+        beyond = "" if first is None else f"; first beyond the tolerance at {first.place}"
         return (
-            f"left to themselves: logits differ by {last.relative:.1e} (at most "
-            f"{last.max_error:.2g}), divergence {logits.divergence.mean():.1e} nats a token "
-            f"(at most {logits.divergence.max():.1e}); {self._turns()}{self._where_it_is_beyond()}"
+            f"end to end: logits differ by {last.relative:.1e} (at most {last.max_error:.2g}), "
+            f"divergence {logits.divergence.mean():.1e} nats a token "
+            f"(at most {logits.divergence.max():.1e}); {self._likeliest_tokens()}{beyond}"
         )
 
-    def _where_it_is_beyond(self) -> str:
-        first = self.first_accumulated
-        return "" if first is None else f"; first beyond the tolerance at {first.place}"
-
-    def _turns(self) -> str:
-        turns, tokens = self.logits.turns, len(self.tokens)
-        if not turns:
+    def _likeliest_tokens(self) -> str:
+        changes, tokens = self.logits.turns, len(self.tokens)
+        if not changes:
             return "the same likeliest token" + (" everywhere" if tokens > 1 else "")
-        return f"{len(turns)} of {tokens} likeliest tokens differ, first {_turn(turns[0])}"
+        first = changes[0]
+        return (
+            f"{len(changes)} of {tokens} likeliest tokens differ, first after token "
+            f"{first.position}: {first.found} for {first.expected}, which led by {first.margin:.2g}"
+        )
 
     def as_json(self) -> dict[str, Any]:
-        """For machines. Where an error has no finite size, it is null."""
+        """Return all figures as JSON values; errors that are NaN or infinite are null."""
         return {
             "sides": list(self.sides),
             "tokens": list(self.tokens),
             "detail": self.is_detailed,
-            "bypassed": [list(words) for words in self.bypassed],
+            "bypassed": [list(names) for names in self.bypassed],
             "tolerance": self.tolerance.share,
             "tolerance_source": self.tolerance.source,
             "agree": self.agree,
@@ -200,39 +150,22 @@ class Comparison:
         }
 
     def page(self) -> str:
-        """HTML with everything in it."""
-        from .report import page
-
+        """Return an HTML page that loads nothing else."""
         return page(self)
 
     def _repr_html_(self) -> str:
-        from .report import notebook
-
         return notebook(self)
 
     def __str__(self) -> str:
-        from .report import table
-
         return table(self)
 
 
-def _at(place: Place, figures: Figures) -> str:
-    point = figures.point
+def _at(operation: Operation) -> str:
+    point = operation.own.point
     assert point is not None
-    return f"at {place}, token {point.token}, column {point.column}"
-
-
-def _turn(turn: Turn) -> str:
-    return (
-        f"behind token {turn.position}: {turn.found} for {turn.expected}, "
-        f"which led by {turn.margin:.2g}"
-    )
+    return f"at {operation.place}, token {point.token}, column {point.column}"
 
 
 def _index(operations: tuple[Operation, ...], one: Operation | None) -> int | None:
-    """Its place in the list `operators`."""
+    """Return an operation's index in the JSON's list `operators`."""
     return None if one is None else operations.index(one)
-
-
-def _finite(number: float) -> float | None:
-    return number if isfinite(number) else None

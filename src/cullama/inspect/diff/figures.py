@@ -1,18 +1,18 @@
-"""How far two results of the same operator lie apart, row by row as they come in.
+"""Computes the error between two sides' results of one operator, from rows as a run yields them.
 
-What a tolerance is held against is one number, `error`: the largest over all tokens of
+The tolerance limits one number, `error`: the largest over all tokens of
 
     the RMS error of the token's row, relative to the row's size
     an eighth of each element's error, relative to |a| + the row's size
 
-The size of a row is its RMS, or that of the median row, if that is larger: a few tokens of a
-Llama have activations a thousand times larger than all others, so an RMS of everything would hide
-what is wrong with the others; and where attention cancels to almost nothing, an error is no
-larger for it. Errors of rounding are spread like a bell: among millions of elements none lies
-further out than five or six times their RMS. So whoever passes the first passes the second, and
-one wrong token, or one wrong element among a million, still shows.
+The size of a row is its RMS, or the median row's RMS where that is larger. A few tokens of a Llama
+have activations a thousand times larger than all others, so the RMS of all rows would hide errors
+in the rest; and where attention cancels to almost zero, rounding is not to look like an error.
+Rounding errors have a normal distribution: among millions of elements none is further out than
+five or six times the RMS. So rounding within the first limit is within the second, and one wrong
+token, or one wrong element among a million, still shows.
 
-It knows numbers only: not where they come from, nor what is tolerable.
+It does not decide what is tolerable.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from ...files.tensor import HostArray
 
 Doubles = NDArray[np.float64]
 
-OUTLIER = 8  # times the RMS: what no rounding brings about
-BLOCK = 1 << 18  # elements that are widened to float64 at a time
+OUTLIER = 8  # times the RMS error; rounding stays below
+MAX_WIDENED = 1 << 18  # elements converted to float64 at a time
 
 
 class Point(NamedTuple):
@@ -43,20 +43,20 @@ class Point(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Figures:
-    """Errors are those of finite numbers; what is none, on one side or both, is counted apart."""
+    """Errors of an operator's result, over finite elements; others are counted."""
 
     max_error: float
     rms_error: float
-    rms: float  # of what was expected
-    error: float  # see above; inf where only one of the two is a number
+    rms: float  # of the first side's elements
+    error: float  # see above; inf where one side's element is NaN or infinite and differs
     point: Point | None  # None where nothing differs
-    not_finite: tuple[int, int]  # elements: expected, found
+    not_finite: tuple[int, int]  # NaN or infinite elements of the first side, of the second
     elements: int
     token_errors: Doubles  # [T]: `error` is the largest of these
 
     @property
     def relative(self) -> float:
-        """The RMS error as a share of the RMS; inf where `error` is."""
+        """The RMS error relative to the RMS; inf where `error` is."""
         return inf if self.error == inf else _ratio(self.rms_error, self.rms)
 
     @property
@@ -69,24 +69,24 @@ class Figures:
             "max_error": self.max_error,
             "rms_error": self.rms_error,
             "rms": self.rms,
-            "relative": _finite(self.relative),
-            "error": _finite(self.error),
+            "relative": finite(self.relative),
+            "error": finite(self.error),
             "token": point and point.token,
             "column": point and point.column,
-            "expected": point and _spelled(point.expected),
-            "found": point and _spelled(point.found),
+            "expected": point and _number_or_name(point.expected),
+            "found": point and _number_or_name(point.found),
             "not_finite": list(self.not_finite),
         }
 
 
 class Gap:
-    """Takes in what was found, a few rows at a time, and adds up how far it is off."""
+    """Accumulates `Figures` from rows of the second side's result."""
 
     def __init__(self, expected: HostArray) -> None:
-        """`expected`: [T, …], all tokens."""
+        """`expected`: the first side's result for all tokens, [T, …]."""
         self._expected = expected.reshape(len(expected), -1)
         tokens, columns = self._expected.shape
-        self._step = max(1, BLOCK // columns)
+        self._step = max(1, MAX_WIDENED // columns)
         self._reference = self._squares_of_rows() / columns
         self._sizes = np.sqrt(np.maximum(self._reference, np.median(self._reference)))
         self._squares, self._largest = np.zeros(tokens), np.zeros(tokens)
@@ -95,7 +95,7 @@ class Gap:
         self._not_finite = np.zeros(2, np.int64)
 
     def _squares_of_rows(self) -> Doubles:
-        """Of their finite elements, [T]."""
+        """Return the sum of squares of each row's finite elements, [T]."""
         sums = np.zeros(len(self._expected))
         for first in range(0, len(sums), self._step):
             a = self._expected[first : first + self._step].astype(np.float64)
@@ -103,7 +103,7 @@ class Gap:
         return sums
 
     def add(self, start: int, found: HostArray) -> None:
-        """Rows from position `start` on; whatever their shape behind that, it is the same."""
+        """Compare rows from position `start` on; each row's shape may differ, not its size."""
         found = found.reshape(len(found), -1)
         for first in range(0, len(found), self._step):
             some = found[first : first + self._step].astype(np.float64)
@@ -111,12 +111,12 @@ class Gap:
 
     def _add(self, rows: slice, b: Doubles) -> None:
         a = self._expected[rows].astype(np.float64)
-        is_sound = np.isfinite(a) & np.isfinite(b)
+        is_finite = np.isfinite(a) & np.isfinite(b)
         self._not_finite += [np.sum(~np.isfinite(a)), np.sum(~np.isfinite(b))]
-        error = np.abs(np.where(is_sound, a, 0) - np.where(is_sound, b, 0))
+        error = np.abs(np.where(is_finite, a, 0) - np.where(is_finite, b, 0))
         sizes = self._sizes[rows]
-        shares = _ratios(error, np.where(is_sound, np.abs(a), 0) + sizes[:, None])
-        shares[~is_sound & ~_are_alike(a, b)] = inf
+        shares = _ratios(error, np.where(is_finite, np.abs(a), 0) + sizes[:, None])
+        shares[~is_finite & ~_are_alike(a, b)] = inf
         squares = (error**2).mean(1)
         errors = np.maximum(_ratios(np.sqrt(squares), sizes), shares.max(1) / OUTLIER)
         self._note_worst(rows.start, errors, shares, a, b)
@@ -145,7 +145,7 @@ class Gap:
 
 
 def total_relative(figures: list[Figures]) -> float:
-    """The RMS error of all their elements together, relative to the RMS of those."""
+    """Return the RMS error over all operators' elements, relative to their RMS."""
     if any(each.error == inf for each in figures):
         return inf
     squares = sum(each.rms_error**2 * each.elements for each in figures)
@@ -157,7 +157,7 @@ def _are_alike(a: Doubles, b: Doubles) -> NDArray[np.bool_]:
 
 
 def _ratios(errors: Doubles, sizes: Doubles) -> Doubles:
-    """Errors as shares of sizes; any error of nothing is infinite, and none of nothing is none."""
+    """Divide errors by sizes; x / 0 is infinite, 0 / 0 is 0."""
     out = np.where(errors > 0, inf, 0.0)
     np.divide(errors, sizes, out=out, where=sizes > 0)
     return out
@@ -169,10 +169,11 @@ def _ratio(error: float, size: float) -> float:
     return inf if error > 0 else 0.0
 
 
-def _finite(number: float) -> float | None:
+def finite(number: float) -> float | None:
+    """Return the number for JSON, which has no NaN and infinity: null instead."""
     return number if isfinite(number) else None
 
 
-def _spelled(number: float) -> float | str:
-    """JSON has no name for what is not a number."""
+def _number_or_name(number: float) -> float | str:
+    """Return the number for JSON; "nan" or "inf" as a string."""
     return number if isfinite(number) else str(number)

@@ -1,23 +1,25 @@
-"""How far two predictions lie apart: what a difference means for the tokens drawn from it."""
+"""Compares two sides' logits: divergence of the distributions, changes of the likeliest token.
+
+It takes rows as a run yields them; it runs no model.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import isfinite
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ...files.tensor import HostArray
-from ..divergence import log_softmax
-from .figures import BLOCK, Doubles
+from ..divergence import kl_divergence, log_softmax
+from .figures import MAX_WIDENED, Doubles, finite
 
 Integers = NDArray[np.int64]
 
 
-class Turn(NamedTuple):
-    """A position behind which the two sides would write different tokens."""
+class TopChange(NamedTuple):
+    """A position after which the sides' likeliest tokens differ."""
 
     position: int
     expected: int  # token id
@@ -27,19 +29,19 @@ class Turn(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class LogitFigures:
-    """Of each position, [T]; NaN where the logits of a side hold what is no number."""
+    """Figures of each position, [T]; NaN where logits of either side are NaN or infinite."""
 
-    divergence: Doubles  # Kullback-Leibler, of what was found from what was expected, in nats
+    divergence: Doubles  # KL(expected ‖ found) in nats
     max_error: Doubles
-    expected: Integers  # the likeliest token
-    found: Integers
-    margin: Doubles  # between the two likeliest that were expected
+    expected: Integers  # likeliest token of the first side
+    found: Integers  # and of the second
+    margin: Doubles  # by which the first side's likeliest token leads its second likeliest
 
     @property
-    def turns(self) -> list[Turn]:
-        """Where greedy tokens part."""
+    def turns(self) -> list[TopChange]:
+        """Positions after which greedy decoding takes different tokens."""
         return [
-            Turn(int(i), int(self.expected[i]), int(self.found[i]), float(self.margin[i]))
+            TopChange(int(i), int(self.expected[i]), int(self.found[i]), float(self.margin[i]))
             for i in np.flatnonzero(self.expected != self.found)
         ]
 
@@ -54,26 +56,26 @@ class LogitFigures:
 
     def as_json(self) -> dict[str, Any]:
         return {
-            "max_error": _finite(float(self.max_error.max())),
-            "mean_divergence": _finite(float(self.divergence.mean())),
-            "max_divergence": _finite(float(self.divergence.max())),
+            "max_error": finite(float(self.max_error.max())),
+            "mean_divergence": finite(float(self.divergence.mean())),
+            "max_divergence": finite(float(self.divergence.max())),
             "top1_agreement": self.agreement,
-            "turns": [{**t._asdict(), "margin": _finite(t.margin)} for t in self.turns],
+            "turns": [{**t._asdict(), "margin": finite(t.margin)} for t in self.turns],
             "positions": {
-                "divergence": [_finite(value) for value in self.divergence.tolist()],
-                "max_error": [_finite(value) for value in self.max_error.tolist()],
+                "divergence": [finite(value) for value in self.divergence.tolist()],
+                "max_error": [finite(value) for value in self.max_error.tolist()],
                 "expected": self.expected.tolist(),
                 "found": self.found.tolist(),
-                "margin": [_finite(value) for value in self.margin.tolist()],
+                "margin": [finite(value) for value in self.margin.tolist()],
             },
         }
 
 
 class LogitGap:
-    """Takes rows of logits in, a few at a time."""
+    """Accumulates `LogitFigures` from rows of the second side's logits."""
 
     def __init__(self, expected: HostArray) -> None:
-        """`expected`: [T, V]."""
+        """`expected`: the first side's logits, [T, V]."""
         tokens = len(expected)
         self._rows = expected
         self._divergence, self._max_error = np.zeros(tokens), np.zeros(tokens)
@@ -81,8 +83,8 @@ class LogitGap:
         self._expected, self._found = np.zeros(tokens, np.int64), np.zeros(tokens, np.int64)
 
     def add(self, start: int, found: HostArray) -> None:
-        """Rows from position `start` on."""
-        step = max(1, BLOCK // found.shape[1])
+        """Compare rows of logits, from position `start` on."""
+        step = max(1, MAX_WIDENED // found.shape[1])
         for first in range(0, len(found), step):
             b = found[first : first + step].astype(np.float64)
             rows = slice(start + first, start + first + len(b))
@@ -91,8 +93,7 @@ class LogitGap:
     def _add(self, rows: slice, a: Doubles, b: Doubles) -> None:
         with np.errstate(invalid="ignore"):
             p, q = log_softmax(a), log_softmax(b)
-            # Rounding may leave a little less than nothing.
-            self._divergence[rows] = np.maximum((np.exp(p) * (p - q)).sum(1), 0)
+            self._divergence[rows] = kl_divergence(p, q)
             self._max_error[rows] = np.abs(a - b).max(1)
             best = np.partition(a, -2, axis=1)[:, -2:] if a.shape[1] > 1 else a
             self._margin[rows] = best[:, -1] - best[:, 0]
@@ -102,7 +103,3 @@ class LogitGap:
         return LogitFigures(
             self._divergence, self._max_error, self._expected, self._found, self._margin
         )
-
-
-def _finite(number: float) -> float | None:
-    return number if isfinite(number) else None

@@ -1,38 +1,47 @@
-"""One side on record, the other held against it, pass by pass as it runs.
+"""Records one side's results, then runs the other and compares it, pass by pass.
 
-The record of the first side lies on the host; of the second nothing is kept but figures, so its
-model may be loaded after the first one's is gone. The second side runs twice:
+The first side's results are kept on the host; of the second side only errors are kept, so its
+model may be loaded after the first one is closed. The second side runs twice:
 
-    accumulated   it goes its own way, and an error travels on through all layers
-    own           after each operator it is put back on the first side's numbers, so that every
-                  operator gets the inputs that the first side's got, and answers for itself alone
+    accumulated   undisturbed: an error travels on through all layers
+    own           after each operator the model continues with the first side's numbers, so that
+                  every operator gets the first side's inputs, and its error is its own
 
-In the second run the keys and values in the cache are the second side's own, made from the first
-one's inputs.
+In the second run the keys and values in the cache are the second side's, computed from the first
+side's inputs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ...errors import NoTokenizerError, UsageError
-from ...files.tensor import HostArray
-from ...model.config import ModelConfig
-from ..watching import Place, own_words
-from .comparison import Comparison, Operation, Tolerance
+from ..instrumented import overridden_composites
+from .comparison import Comparison, Tolerance
 from .figures import Gap
 from .logits import LogitGap
-from .side import Side
+from .section import Operation
 from .storage import TOLERANCES, coarser, storage_type
 
-# What must be the same for the operators of two models to have anything to do with each other.
-SHAPE = (
-    *("layers", "hidden_size", "intermediate_size"),
-    *("heads", "kv_heads", "head_dim", "vocab_size"),
+if TYPE_CHECKING:
+    from ...files.tensor import HostArray
+    from ...model.config import ModelConfig
+    from ..place import Place
+    from .side import Side
+
+# Fields of the config that must be equal for two models' operators to be comparable.
+SHAPE_FIELDS = (
+    "layers",
+    "hidden_size",
+    "intermediate_size",
+    "heads",
+    "kv_heads",
+    "head_dim",
+    "vocab_size",
 )
 
 
@@ -42,22 +51,22 @@ class Recording:
 
     description: str
     config: ModelConfig
-    text: str | None  # the prompt, where it was one
+    text: str | None  # the prompt, where it was a text
     tokens: list[int]
-    texts: list[str]  # of each token, for people
+    texts: list[str]  # what each token spells
     is_detailed: bool
     storage: str
-    own_words: tuple[str, ...]
+    overridden: tuple[str, ...]  # composite operators of the backend's own
     rows: dict[Place, HostArray] = field(repr=False)
 
 
 def record(side: Side, prompt: str | Sequence[int], is_detailed: bool = False) -> Recording:
-    """What the side gives for a text, or token ids.
+    """Run a text or token ids through a side and keep every operator's result.
 
     Raises:
         UsageError: an empty prompt, or ids outside the vocabulary.
         ContextLengthError: a prompt longer than the context.
-        NoTokenizerError: a text, for a model that knows only ids.
+        NoTokenizerError: a text, for a model without a tokenizer.
     """
     text = prompt if isinstance(prompt, str) else None
     tokens = side.llm.tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)
@@ -68,7 +77,7 @@ def record(side: Side, prompt: str | Sequence[int], is_detailed: bool = False) -
         parts.setdefault(place, []).append(rows.copy())
 
     side.run(tokens, keep, is_detailed)
-    ops = side.llm.engine.runner.ops
+    storage, overridden = _backend_facts(side)
     return Recording(
         description=side.description,
         config=side.llm.config,
@@ -76,56 +85,68 @@ def record(side: Side, prompt: str | Sequence[int], is_detailed: bool = False) -
         tokens=list(map(int, tokens)),
         texts=_texts(side, tokens),
         is_detailed=is_detailed,
-        storage=storage_type(ops),
-        own_words=own_words(ops),
+        storage=storage,
+        overridden=overridden,
         rows={place: np.concatenate(parts.pop(place)) for place in list(parts)},
     )
 
 
 def compare(recording: Recording, side: Side, tolerance: float | None = None) -> Comparison:
-    """The side held against the record; `tolerance`: None takes the coarser storage type's.
+    """Run the recorded prompt through another side and return its errors.
+
+    Args:
+        recording: the first side's results, the reference.
+        side: the second side.
+        tolerance: of relative errors; None takes that of the coarser storage type.
 
     Raises:
-        UsageError: models of different shapes or vocabularies, or a tolerance that is none.
+        UsageError: models of different shapes or vocabularies, or a tolerance out of range.
         ContextLengthError: a prompt longer than this side's context.
     """
     _check_shapes(recording, side)
-    _check_reading(recording, side)
+    _check_tokenizer(recording, side)
     side.check(recording.tokens)
-    ops = side.llm.engine.runner.ops
-    tolerated = _tolerance(tolerance, coarser(recording.storage, storage_type(ops)))
-    accumulated, own = _Held(recording, corrects=False), _Held(recording, corrects=True)
-    for held in (accumulated, own):
-        side.run(recording.tokens, held.watch, recording.is_detailed)
+    storage, overridden = _backend_facts(side)
+    checked_tolerance = _tolerance(tolerance, coarser(recording.storage, storage))
+    accumulated, own = _Gaps(recording, corrects=False), _Gaps(recording, corrects=True)
+    for gaps in (accumulated, own):
+        side.run(recording.tokens, gaps.observe, recording.is_detailed)
     return Comparison(
         sides=(recording.description, side.description),
         tokens=tuple(recording.tokens),
         texts=tuple(recording.texts),
-        tolerance=tolerated,
+        tolerance=checked_tolerance,
         operations=tuple(
-            Operation(place, own.gaps[place].figures(), accumulated.gaps[place].figures())
+            Operation(place, own.by_place[place].figures(), accumulated.by_place[place].figures())
             for place in recording.rows
         ),
         logits=accumulated.logits.figures(),
         is_detailed=recording.is_detailed,
-        bypassed=(recording.own_words, own_words(ops)) if recording.is_detailed else ((), ()),
+        bypassed=(recording.overridden, overridden) if recording.is_detailed else ((), ()),
     )
 
 
-class _Held:
-    """Compares rows with those on record as they come; `corrects` has the record go on."""
+class _Gaps:
+    """Observes a run and sums up its errors; where it `corrects`, the model continues with the
+    recorded numbers."""
 
     def __init__(self, recording: Recording, corrects: bool) -> None:
         self._rows, self._corrects = recording.rows, corrects
-        self.gaps = {place: Gap(rows) for place, rows in recording.rows.items()}
+        self.by_place = {place: Gap(rows) for place, rows in recording.rows.items()}
         self._last = list(recording.rows)[-1]
         self.logits = LogitGap(recording.rows[self._last])
 
-    def watch(self, place: Place, start: int, found: HostArray) -> HostArray | None:
-        self.gaps[place].add(start, found)
+    def observe(self, place: Place, start: int, found: HostArray) -> HostArray | None:
+        self.by_place[place].add(start, found)
         if place == self._last and not self._corrects:
             self.logits.add(start, found)
         return self._rows[place][start : start + len(found)] if self._corrects else None
+
+
+def _backend_facts(side: Side) -> tuple[str, tuple[str, ...]]:
+    """Return a side's storage type, and the composite operators of its backend's own."""
+    with side.llm.engine.exclusive() as insider:
+        return storage_type(insider.ops), overridden_composites(insider.ops)
 
 
 def _texts(side: Side, tokens: list[int]) -> list[str]:
@@ -137,17 +158,17 @@ def _texts(side: Side, tokens: list[int]) -> list[str]:
 
 
 def _check_shapes(recording: Recording, side: Side) -> None:
-    for name in SHAPE:
+    for name in SHAPE_FIELDS:
         expected, found = getattr(recording.config, name), getattr(side.llm.config, name)
         if expected != found:
             raise UsageError(
                 f"{name} of the second side's model is {found}, of the first's {expected}; "
-                "expected two models of one shape, such as a GGUF file and what it was made of"
+                "expected two models of one shape, such as a GGUF file and what it was made from"
             )
 
 
-def _check_reading(recording: Recording, side: Side) -> None:
-    """Whether the same ids mean the same text to both."""
+def _check_tokenizer(recording: Recording, side: Side) -> None:
+    """Check that both sides encode a text alike: then their token ids mean the same."""
     if recording.text is None:
         return
     try:
@@ -156,12 +177,12 @@ def _check_reading(recording: Recording, side: Side) -> None:
         return
     if tokens != recording.tokens:
         raise UsageError(
-            f"the second side's tokenizer reads the prompt as {_some(tokens)}, the first's as "
-            f"{_some(recording.tokens)}; expected one vocabulary, or token ids as the prompt"
+            f"the second side's tokenizer reads the prompt as {_beginning(tokens)}, the first's as "
+            f"{_beginning(recording.tokens)}; expected one vocabulary, or token ids as the prompt"
         )
 
 
-def _some(tokens: list[int]) -> str:
+def _beginning(tokens: list[int]) -> str:
     more = f" … ({len(tokens)} tokens)" if len(tokens) > 8 else ""
     return f"{tokens[:8]}{more}"
 

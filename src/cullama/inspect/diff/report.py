@@ -1,37 +1,82 @@
-"""A comparison as people look at it: a table, a notebook's cell, a page with pictures.
+"""Draws a comparison: a table for terminals, a table for notebooks, an HTML page with charts.
 
-It knows how figures are written and coloured, not how they came about.
+It formats and colours figures; it computes none.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from html import escape
 from math import isfinite, log10
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from .comparison import Comparison, Section
 from .figures import Figures
+from .logits import LogitFigures
+from .section import Section
 
 PAGE = Path(__file__).with_name("page.html")
 DATA = "/* the data */ null"
 
-DECADES = 5  # below the tolerance; an error smaller than that is as pale as none
+DECADES = 5  # below the tolerance, over which errors are shaded; smaller ones look like zero
+
+
+class DrawnTolerance(Protocol):
+    """What is drawn of a `Tolerance`."""
+
+    @property
+    def share(self) -> float: ...
+    @property
+    def source(self) -> str: ...
+
+
+class DrawnComparison(Protocol):
+    """What is drawn of a `Comparison`."""
+
+    @property
+    def sides(self) -> tuple[str, str]: ...
+    @property
+    def tokens(self) -> Sequence[int]: ...
+    @property
+    def texts(self) -> Sequence[str]: ...
+    @property
+    def tolerance(self) -> DrawnTolerance: ...
+    @property
+    def sections(self) -> Sequence[Section]: ...
+    @property
+    def logits(self) -> LogitFigures: ...
+    @property
+    def is_detailed(self) -> bool: ...
+    @property
+    def bypassed(self) -> tuple[Sequence[str], Sequence[str]]: ...
+    @property
+    def agree(self) -> bool: ...
+    @property
+    def verdict(self) -> str: ...
+    @property
+    def drift(self) -> str: ...
 
 
 # --- in a terminal
 
 
-def table(comparison: Comparison) -> str:
-    """A row for each layer and its worst operator; in detail, for each operator."""
+def table(comparison: DrawnComparison) -> str:
+    """Return a table with a row for each layer, of its worst operator; in detail, with a row
+    for each operator."""
     from rich.console import Console
     from rich.table import Table
 
     rows = Table(
         "",
         "operator" if comparison.is_detailed else "worst operator",
-        *("max", "RMS error", "relative", "error", "token, column", "accumulated", ""),
+        "max",
+        "RMS error",
+        "relative",
+        "error",
+        "token, column",
+        "accumulated",
+        "",
     )
     for section in comparison.sections:
         shown = section.operations if comparison.is_detailed else (section.worst,)
@@ -42,12 +87,13 @@ def table(comparison: Comparison) -> str:
                 operation.place.name if comparison.is_detailed or operation.own.error else "",
                 *_cells(operation.own),
                 _number(accumulated if comparison.is_detailed else section.accumulated),
-                "parts" if operation.own.error > comparison.tolerance.share else "",
+                "differs" if operation.own.error > comparison.tolerance.share else "",
             )
     console = Console(width=120)
     with console.capture() as capture:
         console.print(rows)
-    return "\n".join([*_head(comparison), capture.get().rstrip("\n"), *_foot(comparison)])
+    lines = [*_head(comparison), capture.get().rstrip("\n"), comparison.verdict, comparison.drift]
+    return "\n".join(lines)
 
 
 def _cells(figures: Figures) -> tuple[str, ...]:
@@ -56,20 +102,16 @@ def _cells(figures: Figures) -> tuple[str, ...]:
     return (*map(_number, numbers), f"{point.token}, {point.column}" if point else "")
 
 
-def _head(comparison: Comparison) -> list[str]:
+def _head(comparison: DrawnComparison) -> list[str]:
     first, second = comparison.sides
     tokens = len(comparison.tokens)
     lines = [f"first   {first}", f"second  {second}"]
     lines += [
-        f"{side}'s own {', '.join(words)} not run: spelled out in smaller operators"
-        for side, words in zip(("first", "second"), comparison.bypassed, strict=True)
-        if words
+        f"{side}'s own {', '.join(names)} not run: spelled out in smaller operators"
+        for side, names in zip(("first", "second"), comparison.bypassed, strict=True)
+        if names
     ]
     return [*lines, f"prompt  {tokens} token{'s' if tokens > 1 else ''}"]
-
-
-def _foot(comparison: Comparison) -> list[str]:
-    return [comparison.verdict, comparison.drift]
 
 
 def _number(value: float) -> str:
@@ -78,20 +120,21 @@ def _number(value: float) -> str:
     return f"{value:.1e}" if value else "0"
 
 
-# --- in a notebook: no script, no style sheet, so that it is shown wherever the notebook is
+# --- in a notebook
 
 
-def notebook(comparison: Comparison) -> str:
+def notebook(comparison: DrawnComparison) -> str:
+    """Return an HTML table without scripts and style sheets, which viewers may drop."""
     rows = "".join(_notebook_row(section, comparison) for section in comparison.sections)
     lines = "<br>".join(map(escape, _head(comparison)))
     return (
         f"<p>{lines}</p><p><b>{escape(comparison.verdict)}</b><br>{escape(comparison.drift)}</p>"
-        "<table><caption>the error of each operator by itself; on the right, the relative RMS "
-        f"error where errors travel on</caption>{rows}</table>"
+        "<table><caption>each operator's own error; on the right, the relative RMS error that "
+        f"accumulates</caption>{rows}</table>"
     )
 
 
-def _notebook_row(section: Section, comparison: Comparison) -> str:
+def _notebook_row(section: Section, comparison: DrawnComparison) -> str:
     cells = "".join(
         f'<td style="background:{_colour(each.own, comparison)}">'
         f"{escape(each.place.name)}<br>{_number(each.own.error)}</td>"
@@ -100,8 +143,8 @@ def _notebook_row(section: Section, comparison: Comparison) -> str:
     return f"<tr><th>{section.name}</th>{cells}<td>{_number(section.accumulated)}</td></tr>"
 
 
-def _colour(figures: Figures, comparison: Comparison) -> str:
-    """Blue up to the tolerance, red beyond; see-through, so that it suits any theme."""
+def _colour(figures: Figures, comparison: DrawnComparison) -> str:
+    """Return a CSS colour: blue up to the tolerance, red beyond; translucent, for any theme."""
     error, tolerance = figures.error, comparison.tolerance.share
     if error > tolerance:
         return "rgba(214,69,56,.65)"
@@ -114,13 +157,14 @@ def _colour(figures: Figures, comparison: Comparison) -> str:
 # --- as a page
 
 
-def page(comparison: Comparison) -> str:
-    # "<" would end the script if a token held a tag.
+def page(comparison: DrawnComparison) -> str:
+    """Return an HTML page with charts, which loads nothing else."""
+    # A token that spells "</script>" would end the script.
     data = json.dumps(_data(comparison), separators=(",", ":"), allow_nan=False)
     return PAGE.read_text(encoding="utf-8").replace(DATA, data.replace("<", "\\u003c"))
 
 
-def _data(comparison: Comparison) -> dict[str, Any]:
+def _data(comparison: DrawnComparison) -> dict[str, Any]:
     return {
         "head": _head(comparison),
         "verdict": comparison.verdict,
@@ -157,13 +201,13 @@ def _figures(figures: Figures) -> dict[str, Any]:
 
 
 def _tokens(figures: list[Figures]) -> list[Any]:
-    """Of each token, the worst of a section's operators."""
+    """Return the largest error of each token over a section's operators."""
     by_token = zip(*(each.token_errors.tolist() for each in figures), strict=True)
     return [_short(max(errors)) for errors in by_token]
 
 
 def _short(value: Any) -> Any:
-    """Three digits are enough for a picture, and a quarter of the bytes; null is no number."""
+    """Round a number to three digits, enough for a chart; NaN and infinity become null."""
     if not isinstance(value, float):
         return value
     return float(f"{value:.3g}") if isfinite(value) else None
