@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections import deque
 from functools import cache
 from typing import Any
 
@@ -67,6 +68,13 @@ def operators(dtype: str, *, has_cublas: bool = True, deterministic: bool = Fals
 class EachItsOwn(Pool):
     """Every array in an allocation of its own: a step past its end is found out."""
 
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._returned: deque[int] = deque()
+
+    def give_back(self, address: int, size: int) -> None:
+        self._returned.append(address)
+
     def take(self, size: int) -> Buffer:
         self._free_returned()
         size = max(1, size)
@@ -79,7 +87,7 @@ class EachItsOwn(Pool):
 
     def _free_returned(self) -> None:
         while self._returned:
-            address, _ = self._returned.popleft()
+            address = self._returned.popleft()
             if address in self._arenas:
                 self._arenas.remove(address)
                 self._device.call("cuMemFree", address)

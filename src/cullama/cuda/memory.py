@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import ctypes
 import gc
-from bisect import insort
 from collections import deque
 from math import prod
 from typing import Any
@@ -22,6 +21,7 @@ from numpy.typing import DTypeLike
 
 from ..errors import DeviceMemoryError
 from ..files.tensor import HostArray
+from ..model.free_list import FreeList
 from .driver import NO_TIMING, OUT_OF_MEMORY, Device, megabytes, out_of_memory
 
 ALIGNMENT = 256  # bytes, as the driver's own allocations
@@ -39,30 +39,25 @@ class Pool:
     def __init__(self, device: Device, arena: int = ARENA) -> None:
         self._device, self._arena = device, arena
         self._arenas: list[int] = []  # addresses
-        self._free: list[tuple[int, int]] = []  # (address, size), by address; no two of them touch
-        # Appended to by whichever thread drops an array.
-        self._returned: deque[tuple[int, int]] = deque()
+        self._free = FreeList()
 
     def take(self, size: int) -> Buffer:
         size = max(ALIGNMENT, _aligned(size))
-        self._tidy()
-        for place, (address, room) in enumerate(self._free):
-            if room >= size:
-                self._free[place : place + 1] = [(address + size, room - size)] * (room > size)
-                return Buffer(self, address, size)
-        self._grow(size)
-        return self.take(size)
+        address = self._free.take(size)
+        if address is None:
+            self._grow(size)
+            return self.take(size)
+        return Buffer(self, address, size)
 
     def reserve(self, pieces: int, size: int) -> None:
         """Room for so many pieces of a size in one arena: across many, they would leave gaps."""
-        self._tidy()
         whole = pieces * _aligned(size)
-        if all(room < whole for _, room in self._free):
+        if not self._free.has_room_for(whole):
             self._grow(whole)
 
     def give_back(self, address: int, size: int) -> None:
         """May be called at any moment, even by the garbage collector in the middle of `take`."""
-        self._returned.append((address, size))
+        self._free.give_back(address, size)
 
     def close(self) -> None:
         """Return everything to the driver; arrays that are still held must not be used any more."""
@@ -70,18 +65,11 @@ class Pool:
             self._device.driver.cuMemFree(address)  # of a lost device: it is freed with the process
         self._arenas.clear()
         self._free.clear()
-        self._returned.clear()
 
     @property
     def arenas(self) -> int:
         """Arenas asked of the driver so far: the same before and after a step that fitted in."""
         return len(self._arenas)
-
-    def _tidy(self) -> None:
-        while self._returned:
-            insort(self._free, self._returned.popleft())
-            if not self._returned:
-                self._free = _joined(self._free)
 
     def _grow(self, size: int) -> None:
         """By a whole arena, or where there is no room for that, by what is asked."""
@@ -92,7 +80,7 @@ class Pool:
                 raise
             address, grown = allocate(self._device, size), size
         self._arenas.append(address)
-        insort(self._free, (address, grown))
+        self._free.give_back(address, grown)
 
 
 def allocate(device: Device, size: int) -> int:
@@ -109,16 +97,6 @@ def allocate(device: Device, size: int) -> int:
         raise out_of_memory(device, megabytes(size))
     device.check("cuMemAlloc", (status,))
     return int(address)
-
-
-def _joined(free: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Neighbours that touch become one."""
-    whole: list[tuple[int, int]] = []
-    for address, size in free:
-        if whole and whole[-1][0] + whole[-1][1] == address:
-            address, size = whole[-1][0], whole.pop()[1] + size
-        whole.append((address, size))
-    return whole
 
 
 class Buffer:

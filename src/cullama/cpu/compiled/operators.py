@@ -25,7 +25,7 @@ from ...model.operators import Step, check_columns
 from .. import packed
 from ..jit.compiler import JIT, Kernel
 from ..jit.launcher import Launcher
-from ..jit.program import Count
+from ..jit.program import ChunkCount
 from ..jit.thread_pool import KernelThreadPool
 from ..operators import BLOCK_SIZE, CpuOperators
 from ..packed import FORMATS, PANEL, Bytes, Format, Grouped, PackedMatrix, Panels, Plain
@@ -316,7 +316,7 @@ class CompiledOperators(CpuOperators):
     def graph(self, step: Step[HostArray]) -> Step[HostArray]:
         return RecordedSteps(self._launcher, step)
 
-    def _run(self, kernel: Kernel, chunks: Count, **arguments: Any) -> None:
+    def _run(self, kernel: Kernel, chunks: ChunkCount, **arguments: Any) -> None:
         self._launcher.run(kernel, chunks, **arguments)
 
     def _empty(self, shape: tuple[int, ...], dtype: DTypeLike = np.float32) -> HostArray:

@@ -15,7 +15,7 @@ from numpy.typing import DTypeLike
 
 from ...files.tensor import HostArray
 from .compiler import JIT, Kernel
-from .program import Arena, Count, NotRecordableError, Program
+from .program import Arena, ChunkCount, NotRecordableError, Program
 from .thread_pool import KernelThreadPool
 
 
@@ -29,7 +29,7 @@ class Launcher:
         self.thread_pool = KernelThreadPool(jit, 1)
         self._recording = _Recording()
 
-    def run(self, kernel: Kernel, chunks: Count, **arguments: Any) -> None:
+    def run(self, kernel: Kernel, chunks: ChunkCount, **arguments: Any) -> None:
         """Arguments by the names of the kernel's fields; arrays lie as the kernel says."""
         compiled = self.jit.compile(kernel)
         recorded = self._recording.program
