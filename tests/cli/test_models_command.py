@@ -132,7 +132,7 @@ def test_what_cannot_be_run_is_marked(
     problems = {name: model["problem"] for name, model in listed().items() if model["problem"]}
     assert problems == {
         "owner/bert": "BertModel: not supported",
-        "owner/part": "not here in full",
+        "owner/part": "incomplete",
         "owner/gptq2": "quantised by gptq",
     }
 
@@ -186,7 +186,7 @@ def test_the_table_is_whole_in_a_pipe(
 
 MODELS = [
     CachedModel("owner/name", "safetensors BF16", 1_234_567_890, time.time(), Path(), None),
-    CachedModel("owner/other:Q4_0", "GGUF Q4_0", 12, 0.0, Path(), "not here in full"),
+    CachedModel("owner/other:Q4_0", "GGUF Q4_0", 12, 0.0, Path(), "incomplete"),
 ]
 
 

@@ -82,7 +82,7 @@ def test_several_are_fetched_and_told_as_json(pull: Callable[..., Any], tmp_path
 @pytest.mark.parametrize(
     ("name", "settings_of_one", "named"),
     [
-        ("owner/none", {}, "no model 'owner/none' here or on http://127.0.0.1"),
+        ("owner/none", {}, "no model 'owner/none' is cached here or on http://127.0.0.1"),
         ("owner/gguf", {}, "name one: owner/gguf:Q4_0, owner/gguf:Q8_0"),
         ("owner/name", {"HF_HUB_OFFLINE": "1"}, "HF_HUB_OFFLINE"),
         ("owner/name", {"HF_ENDPOINT": "http://127.0.0.1:9"}, "check the network"),

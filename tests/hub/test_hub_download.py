@@ -67,7 +67,7 @@ def hub(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
     monkeypatch.setenv("HF_HOME", str(cache.parent))
     monkeypatch.setenv("HF_ENDPOINT", server.url)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr("cullama.hub.api.WAITS", (0.01, 0.01))
+    monkeypatch.setattr("cullama.hub.api.RETRY_DELAYS", (0.01, 0.01))
     server.start()
     yield server
     server.stop()
@@ -310,7 +310,7 @@ def test_an_update_without_a_network_keeps_what_is_here(
     path = resolve_model(NAME)
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     assert resolve_model(NAME, update=True) == path
-    assert "taking it as it is cached" in caplog.text
+    assert "using the cached version" in caplog.text
 
 
 def test_weights_whose_tokenizer_is_uncertain_serve_while_there_is_no_network(
@@ -384,7 +384,7 @@ def test_a_partial_file_of_something_else_is_not_built_on_twice(
     partial.parent.mkdir(parents=True)
     partial.write_bytes(left)
     if len(left) < len(WEIGHTS):
-        assert "came damaged" in refusal(DownloadError)
+        assert "arrived damaged" in refusal(DownloadError)
     assert content(resolve_model(NAME)) == FOLDER
 
 
@@ -449,7 +449,7 @@ def test_an_error_in_the_callback_is_not_taken_for_one_of_the_disk(
 
 
 def test_no_network_is_told_at_once(hub: HubServer, monkeypatch: Any) -> None:
-    monkeypatch.setattr("cullama.hub.api.WAITS", (3.0,))
+    monkeypatch.setattr("cullama.hub.api.RETRY_DELAYS", (3.0,))
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # the discard port: closed
     started = time.monotonic()
     message = refusal(DownloadError)
@@ -473,7 +473,7 @@ def test_offline_nothing_is_asked(
 
 def test_an_unknown_repository_is_named(hub: HubServer) -> None:
     message = refusal(ModelNotFoundError, "owner/nothing")
-    assert f"no model 'owner/nothing' here or on {hub.url}" in message
+    assert f"no model 'owner/nothing' is cached here or on {hub.url}" in message
     assert "hf auth login" in message
 
 

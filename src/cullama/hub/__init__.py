@@ -1,4 +1,4 @@
-"""Models by name: what is here, what is fetched, and from where."""
+"""Find models by name: on this machine, on the Hugging Face hub, on the package index."""
 
 from .resolve import DEFAULT_MODEL, Progress, model_title, resolve_model
 

@@ -1,9 +1,9 @@
-"""The Hugging Face cache on this machine: what of a repository is there, and how more is added.
+"""The Hugging Face cache on this machine: look a model up, and add files to a repository's folder.
 
 Its layout is https://huggingface.co/docs/huggingface_hub/guides/manage-cache: the bytes are in
 `blobs`, named by their hash; `snapshots/COMMIT` holds links to them under the files' names, and
 `refs/BRANCH` a commit. An empty file in `.no_exist/COMMIT` says that the repository has no file of
-that name. It knows folders and links, no network; huggingface_hub is not needed to read it.
+that name. Nothing here uses the network or huggingface_hub.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from pathlib import Path
 from .name import HubName, chosen_gguf, meant_files
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-# Without one of the first three a model may load and yet be another: without a chat template, say.
+# Without one of these a model may load and yet behave differently: without a chat template, say.
 NEEDED = ("config.json", "tokenizer.json", "tokenizer_config.json")
 SETTINGS = (*NEEDED, "generation_config.json", "special_tokens_map.json", "chat_template.jinja")
 MAIN = "main"
-SHORTEST_COMMIT = 7  # digits, as git abbreviates
+MIN_COMMIT_DIGITS = 7  # as git abbreviates
 
 
 def hub_cache_folder() -> Path:
-    """The folder that huggingface_hub would use, from the same variables in the same order."""
+    """Return the folder that huggingface_hub uses, from the same environment variables."""
     for variable in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
         if folder := os.environ.get(variable):
             return _expanded(folder)
@@ -39,12 +39,12 @@ def _expanded(folder: str) -> Path:
     return Path(os.path.expandvars(os.path.expanduser(folder)))
 
 
-def cached_model(name: HubName, is_known_whole: bool = True) -> Path | None:
-    """The model's folder or GGUF file, or None where it is not in the cache in full.
+def cached_model(name: HubName, must_be_complete: bool = True) -> Path | None:
+    """Return the model's folder or GGUF file, or None if it is not completely in the cache.
 
     Args:
-        is_known_whole: False is content with config and weights, where nobody can say whether the
-            repository has a tokenizer as well.
+        must_be_complete: False accepts config and weights alone, where the cache does not tell
+            whether the repository has a tokenizer as well.
 
     Raises:
         ModelNotFoundError: the cache holds several GGUF files that the name may mean.
@@ -55,10 +55,13 @@ def cached_model(name: HubName, is_known_whole: bool = True) -> Path | None:
         return None
     snapshot = cache.snapshot(commit)
     if name.file is None and ((snapshot / SINGLE).exists() or (snapshot / INDEX).exists()):
-        is_there = _has_weights(snapshot) and (snapshot / NEEDED[0]).is_file()
-        is_whole = is_there and all(cache.is_settled(commit, file) for file in NEEDED)
-        return snapshot if is_whole or (is_there and not is_known_whole) else None
-    return _cached_gguf(name, snapshot)
+        if not (_has_weights(snapshot) and (snapshot / NEEDED[0]).is_file()):
+            return None
+        is_complete = all(cache.has_or_lacks(commit, file) for file in NEEDED)
+        return snapshot if is_complete or not must_be_complete else None
+    found = (path for path in snapshot.rglob("*.gguf") if path.is_file())
+    files = [path.relative_to(snapshot).as_posix() for path in found]
+    return snapshot / chosen_gguf(name, files) if meant_files(name, files) else None
 
 
 def _has_weights(snapshot: Path) -> bool:
@@ -69,21 +72,17 @@ def _has_weights(snapshot: Path) -> bool:
 
 
 def shards_of(index: Path) -> set[str]:
-    """The files that an index names; none where it is no index."""
+    """Return the files that a safetensors index names; none if it cannot be read."""
     with suppress(OSError, ValueError, AttributeError, RecursionError):
         named = json.loads(index.read_bytes()).get("weight_map").values()
         return {name for name in named if isinstance(name, str)}
     return set()
 
 
-def _cached_gguf(name: HubName, snapshot: Path) -> Path | None:
-    found = (path for path in snapshot.rglob("*.gguf") if path.is_file())
-    files = [path.relative_to(snapshot).as_posix() for path in found]
-    return snapshot / chosen_gguf(name, files) if meant_files(name, files) else None
-
-
 @dataclass(frozen=True)
 class CachedRepository:
+    """One repository's folder in the cache."""
+
     folder: Path
 
     @classmethod
@@ -91,11 +90,14 @@ class CachedRepository:
         return cls(hub_cache_folder() / f"models--{repository.replace('/', '--')}")
 
     def commit(self, revision: str | None) -> str | None:
-        """The commit that a branch, a tag or a commit's first digits had when it was fetched."""
+        """Return the commit that a branch or tag had when it was fetched.
+
+        The first digits of a commit do, too, where only one cached commit begins with them.
+        """
         with suppress(OSError, ValueError):
             text = (self.folder / "refs" / (revision or MAIN)).read_text(encoding="utf-8").strip()
             return text or None
-        if revision is None or not re.fullmatch(rf"\w{{{SHORTEST_COMMIT},}}", revision):
+        if revision is None or not re.fullmatch(rf"\w{{{MIN_COMMIT_DIGITS},}}", revision):
             return None
         commits = [path.name for path in (self.folder / "snapshots").glob(f"{revision}*")]
         return commits[0] if len(commits) == 1 else None
@@ -107,34 +109,35 @@ class CachedRepository:
         return self.folder / "blobs" / digest
 
     def partial(self, digest: str) -> Path:
-        """Where a blob's bytes are while they come; huggingface_hub counts and cleans these."""
+        """Return the file that a blob is downloaded to; huggingface_hub lists and removes these."""
         return self.folder / "blobs" / f"{digest}.incomplete"
 
     def lock(self, digest: str) -> Path:
-        """The file that huggingface_hub locks, too, while it fetches that blob."""
+        """Return the lock file of a blob, which huggingface_hub locks, too, to download it."""
         return self.folder.parent / ".locks" / self.folder.name / f"{digest}.lock"
 
-    def is_settled(self, commit: str, file: str) -> bool:
-        """Whether a file is there, or known not to be in the repository."""
+    def has_or_lacks(self, commit: str, file: str) -> bool:
+        """Return whether a file is cached, or known not to be in the repository."""
         absent = self.folder / ".no_exist" / commit / file
         return (self.snapshot(commit) / file).is_file() or absent.is_file()
 
-    def prepare(self, commit: str) -> None:
+    def make_folders(self, commit: str) -> None:
+        """Create the folders that the files of a commit are written to."""
         for folder in (self.snapshot(commit), self.folder / "blobs", self.lock("any").parent):
             folder.mkdir(parents=True, exist_ok=True)
 
     def link(self, commit: str, file: str, digest: str) -> None:
-        """Give a blob that is whole its name."""
-        path, passing = self.snapshot(commit) / file, self._passing_path()
+        """Link a complete blob under its file's name in the snapshot."""
+        path, temporary = self.snapshot(commit) / file, self._temporary_path()
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            passing.symlink_to(os.path.relpath(self.blob(digest), path.parent))
+            temporary.symlink_to(os.path.relpath(self.blob(digest), path.parent))
         except OSError:  # a file system without links; huggingface_hub does the same there
-            passing = self.blob(digest)
-        os.replace(passing, path)
+            temporary = self.blob(digest)
+        os.replace(temporary, path)
 
-    def settle(self, commit: str, revision: str | None, absent: list[str]) -> None:
-        """Note what a commit lacks, and that it is the one that the revision means now."""
+    def record(self, commit: str, revision: str | None, absent: list[str]) -> None:
+        """Record which files a commit lacks, and that the revision is this commit now."""
         for file in absent:
             self._write(self.folder / ".no_exist" / commit / file, "")
         if revision != commit:
@@ -142,16 +145,16 @@ class CachedRepository:
 
     def _write(self, path: Path, text: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        passing = self._passing_path()
-        passing.write_text(text, encoding="utf-8")
-        os.replace(passing, path)
+        temporary = self._temporary_path()
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
 
-    def _passing_path(self) -> Path:
+    def _temporary_path(self) -> Path:
         return self.folder / f".{os.urandom(8).hex()}"
 
 
 def model_title(path: Path) -> str:
-    """What to call a model's file or folder: in the cache, a folder's own name is but a commit."""
+    """Return the name to show for a model's path: owner/name for a snapshot, else the file's."""
     repository = path.parent.parent
     if path.parent.name == "snapshots" and repository.name.startswith("models--"):
         return repository.name.removeprefix("models--").replace("--", "/")

