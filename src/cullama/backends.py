@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from .choices import BACKENDS, DTYPES, QUANTISED
+from .choices import BACKENDS, DTYPE_CHOICES, FLOATS, QUANTISED
 from .errors import DeviceError, DeviceUnavailableError, UsageError
 from .files.cache_folder import cache_folder
 from .model.operators import Operators
@@ -48,7 +48,7 @@ def operators_for(
     """
     name, colon, which = backend.partition(":") if isinstance(backend, str) else (backend, "", "")
     _check("backend", name, BACKENDS)
-    _check("dtype", dtype, DTYPES)
+    _check("dtype", dtype, DTYPE_CHOICES)
     wishes = Wishes(dtype, threads, weight_folder, deterministic)
     if colon and (name == "auto" or not which):
         raise UsageError(f"backend is {backend!r}, expected for example cpu:numpy or cuda:1")
@@ -143,7 +143,7 @@ def _numpy(wishes: Wishes, has_compiler: bool) -> Operators[Any]:
 
 def _cuda(dtype: str, index: int, deterministic: bool) -> Operators[Any]:
     if dtype in QUANTISED:
-        on_gpu = ", ".join(name for name in DTYPES if name not in QUANTISED)
+        on_gpu = ", ".join(("auto", *FLOATS))
         raise UsageError(f"dtype is {dtype!r}, which is for the CPU, expected one of {on_gpu}")
     from .cuda.driver import Device
     from .cuda.operators import CudaOperators

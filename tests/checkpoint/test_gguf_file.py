@@ -388,7 +388,7 @@ HOSTILE = {
     "key not UTF-8": (build([entry(b"\xff\xfe", U8, b"\0")]), "entry 0: key is not UTF-8"),
     "key twice": (
         build([entry("k", U8, b"\1"), entry("k", U8, b"\2")]),
-        "metadata 'k': key is there twice, expected each key once",
+        "metadata 'k': key is given twice, expected each key once",
     ),
     "value of unknown type": (
         build([entry("k", 13, bytes(8))]),
@@ -443,7 +443,7 @@ HOSTILE = {
     ),
     "tensor name twice": (
         build([], [tensor("a"), tensor("a", offset=32)], bytes(64)),
-        "tensor 'a': name is there twice, expected each name once",
+        "tensor 'a': name is given twice, expected each name once",
     ),
     "tensor without dimensions": (
         build([], [tensor(dims=())], bytes(64)),

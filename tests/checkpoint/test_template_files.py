@@ -93,13 +93,13 @@ def test_names_are_texts_or_objects_in_either_file(write: Callable[..., Path]) -
 @pytest.mark.parametrize(
     ("config", "said"),
     [
-        ({"chat_template": 3}, "chat_template is 3, expected a text"),
-        ({"chat_template": {"a": 1}}, "chat_template is {'a': 1}, expected a text"),
-        ({"chat_template": ["a"]}, "chat_template is ['a'], expected a text, or a list of obj"),
-        ({"chat_template": [{"name": "default"}]}, "expected a text, or a list of objects"),
+        ({"chat_template": 3}, "chat_template is 3, expected a string"),
+        ({"chat_template": {"a": 1}}, "chat_template is {'a': 1}, expected a string"),
+        ({"chat_template": ["a"]}, "chat_template is ['a'], expected a string, or a list of obj"),
+        ({"chat_template": [{"name": "default"}]}, "expected a string, or a list of objects"),
         ({"bos_token": 3}, "bos_token is 3, expected an object"),
-        ({"bos_token": {}}, "bos_token is {}, expected a token's text"),
-        ({"bos_token": {"content": 3}}, "bos_token.content is 3, expected a text"),
+        ({"bos_token": {}}, "bos_token is {}, expected a token, as a string"),
+        ({"bos_token": {"content": 3}}, "bos_token.content is 3, expected a string"),
     ],
 )
 def test_settings_that_are_wrong_are_named(
@@ -167,7 +167,7 @@ def test_a_gguf_file_without_tokens_has_no_names() -> None:
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({"tokenizer.chat_template": 3}, "tokenizer.chat_template is 3, expected a text"),
+        ({"tokenizer.chat_template": 3}, "tokenizer.chat_template is 3, expected a string"),
         ({"tokenizer.ggml.bos_token_id": 4}, "tokenizer.ggml.bos_token_id is 4, expected a whole"),
         ({"tokenizer.ggml.eos_token_id": -1}, "number from 0 to 3"),
         ({"tokenizer.ggml.eos_token_id": "a"}, "tokenizer.ggml.eos_token_id is 'a'"),

@@ -184,4 +184,4 @@ def test_what_is_interrupted_leaves_nothing(
 
 
 def test_types_are_those_of_the_library() -> None:
-    assert sorted(command.TYPES) == sorted(TYPES)
+    assert sorted(command.GGUF_TYPES) == sorted(TYPES)

@@ -223,7 +223,7 @@ def test_what_is_neither_true_nor_false_is_refused(value: Any) -> None:
 
 @pytest.mark.parametrize("value", [None, 0, True, [], {}, ["a"]])
 def test_what_is_no_text_is_refused(value: Any) -> None:
-    refusal(lambda: fields(a=value).text("a"), str(PATH), "expected a text")
+    refusal(lambda: fields(a=value).text("a"), str(PATH), "expected a string")
 
 
 @pytest.mark.parametrize("value", ["a", 0, True, [], [{}]])

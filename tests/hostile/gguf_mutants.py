@@ -34,7 +34,7 @@ STRING, ARRAY = 8, 9
 RULES = {
     "end of the file is": "the file ends with its last tensor",
     "offset is": "tensors lie end to end, aligned",
-    "there twice": "duplicate keys or names",
+    "given twice": "duplicate keys or names",
     "element type is array": "arrays in arrays (recursion)",
     "a bool of": "a bool is 0 or 1",
     "value is": "an alignment that is no power of two, or a value past the file",
@@ -219,7 +219,7 @@ def wrong_offset(walk: Walk, draw: random.Random) -> Mutant:
 
 
 def twice(walk: Walk, draw: random.Random) -> Mutant:
-    """A key or a name that is there twice, and counted."""
+    """A key or a name that is given twice, and counted."""
     at = draw.randrange(len(walk.entries))
     start, end = walk.entries[at]
     count_at = 16 if at < walk.tensors_from else 8
@@ -227,7 +227,7 @@ def twice(walk: Walk, draw: random.Random) -> Mutant:
     header = walk.content[:end] + walk.content[start:end] + walk.content[end : walk.at]
     header += bytes(-len(header) % 32)
     content = _with(header + walk.content[walk.data_at :], count_at, 8, count + 1)
-    return Mutant("an entry twice", content, ("there twice",), is_broken=True)
+    return Mutant("an entry twice", content, ("given twice",), is_broken=True)
 
 
 def nested_array(walk: Walk, draw: random.Random) -> Mutant:

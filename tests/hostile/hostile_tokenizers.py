@@ -166,10 +166,10 @@ NO_JSON: dict[str, Case] = {
     "a list": (b"[]", "holds a list"),
     "brackets for ever": (b"[" * 1_000_000, "cannot be read as JSON"),
     "NaN": (b'{"a": NaN}', "holds NaN"),
-    "a key twice": (b'{"version": "1.0", "version": "1.0"}', "stands twice"),
+    "a key twice": (b'{"version": "1.0", "version": "1.0"}', "is given twice"),
     "a token twice": (
         json.dumps(document()).replace('"b": 4', '"a": 4').encode(),
-        "key 'a' stands twice",
+        "key 'a' is given twice",
     ),
     "cut short": (json.dumps(document()).encode()[:-5], "cannot be read as JSON"),
 }

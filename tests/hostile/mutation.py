@@ -15,7 +15,7 @@ from pathlib import Path
 
 from cullama.errors import ModelFileError, UnsupportedModelError
 
-# How messages say what they found: "is 7", "has shape [2]", "holds …", "there twice", …
+# How messages say what they found: "is 7", "has shape [2]", "holds …", "given twice", …
 FORM = re.compile(
     r"^(?:[^:]*: )*.*\b(?:is|has|holds|missing|unexpected|beginning|names|changed)\b.*\bexpected\b"
 )

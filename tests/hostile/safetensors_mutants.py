@@ -43,7 +43,7 @@ OTHER = [np.int8, np.int64, np.bool_, np.float64, ml_dtypes.float8_e4m3fn]
 
 # Why we refuse what the library takes: by a rule of ours (docs/hostile-files.md) or the format's.
 RULES = {
-    "there twice": "duplicate keys",
+    "given twice": "duplicate keys",
     "key is": "members that the format does not have",
     "beginning is": "a header begins with {",
     "dimensions, expected at most": "at most 64 dimensions, as numpy",

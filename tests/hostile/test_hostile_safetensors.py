@@ -17,7 +17,7 @@ from cullama.errors import ModelFileError
 
 SEED = 20250607
 
-LARGE = {"65,537 tensors": "number is 65,537", "a header of empty lists": "entry is no JSON"}
+LARGE = {"65,537 tensors": "number is 65,537", "a header of empty lists": "entry is not JSON"}
 
 
 def test_mutants_are_refused_by_name_or_read_as_the_library_reads_them(tmp_path: Path) -> None:
@@ -78,7 +78,10 @@ def test_a_refusal_names_field_found_and_expected_in_a_line(said: str, is_good: 
 # A header, its data, and what is said of it; each was, or might have been, overlooked.
 ODD = {
     "minus zero": ('{"a":{"dtype":"F32","shape":[-0],"data_offsets":[0,0]}}', "shape is"),
-    "leading zero": ('{"a":{"dtype":"F32","shape":[00],"data_offsets":[0,0]}}', "entry is no JSON"),
+    "leading zero": (
+        '{"a":{"dtype":"F32","shape":[00],"data_offsets":[0,0]}}',
+        "entry is not JSON",
+    ),
     "zero and more": (
         '{"a":{"dtype":"F32","shape":[0,4611686018427387904,4],"data_offsets":[0,0]}}',
         "shape is",
@@ -88,14 +91,14 @@ ODD = {
     "backwards": ('{"a":{"dtype":"U8","shape":[1],"data_offsets":[1,0]}}', "data_offsets is"),
     "six bits": ('{"a":{"dtype":"F6_E2M3","shape":[1],"data_offsets":[0,1]}}', "shape is"),
     "two headers": ("{}{}", "end is"),
-    "metadata twice": ('{"__metadata__":{},"__metadata__":{}}', "name is there twice"),
+    "metadata twice": ('{"__metadata__":{},"__metadata__":{}}', "name is given twice"),
     "the same name escaped": (
         '{"a":{"dtype":"U8","shape":[0],"data_offsets":[0,0]},"\\u0061":{}}',
-        "tensor 'a': name is there twice",
+        "tensor 'a': name is given twice",
     ),
     "a member twice among thousands": (
         '{"a":{' + ",".join(f'"{index}":0' for index in range(6000)) + ',"5999":0}}',
-        "tensor 'a': '5999' is there twice",
+        "tensor 'a': '5999' is given twice",
     ),
 }
 

@@ -13,12 +13,13 @@ from tokenizers import Tokenizer
 
 from cullama.checkpoint.checkpoint import Checkpoint
 from cullama.checkpoint.names import EMBEDDING, HEAD, expected_shapes, huggingface_name
+from cullama.choices import GGUF_TYPES
 from cullama.errors import NoTokenizerError
 from cullama.files.tensor import StoredTensor
 from cullama.model.config import ModelConfig
 from cullama.model.families import FAMILIES
 from cullama.model.rope import DivisorScaling, LinearScaling, Llama3Scaling, Rope
-from cullama.quantize.plan import TYPES, Target, targets
+from cullama.quantize.plan import Target, targets
 
 CONFIG = ModelConfig(
     architecture="LlamaForCausalLM",
@@ -87,7 +88,7 @@ def test_a_qwen_is_not(architecture: str) -> None:
     assert {target.head_dim for target in plan.values()} == {None}
 
 
-@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("dtype", GGUF_TYPES)
 def test_matrices_get_the_type_and_vectors_float32(dtype: str) -> None:
     plan = planned(replace(CONFIG, tied=True, **BIASED), dtype)
     del plan[EMBEDDING]

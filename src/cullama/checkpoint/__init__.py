@@ -1,1 +1,1 @@
-"""Model files: safetensors folders and GGUF files, behind one `open_checkpoint`."""
+"""Model files: safetensors folders and GGUF files, opened as one `Checkpoint`."""

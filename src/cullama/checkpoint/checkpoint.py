@@ -1,7 +1,6 @@
-"""What a model's files hold, whatever their format: nobody asks for the format after this.
+"""What a model's files hold, whatever their format: config, tensors, tokenizer, chat template.
 
-It knows config, tensors by Hugging Face's names, and how to get at the tokenizer. It knows no
-backend, and reads no weights by itself.
+Tensors carry Hugging Face's names. It reads no weights by itself, and knows no backend.
 """
 
 from __future__ import annotations
@@ -22,22 +21,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Checkpoint:
+    """An opened model; nothing after it depends on the format of the files."""
+
     path: Path
     config: ModelConfig
-    tensors: dict[str, StoredTensor]  # exactly those the config asks for
+    tensors: dict[str, StoredTensor]  # exactly those that the config requires
     load_tokenizer: Callable[[], tokenizers.Tokenizer]  # raises NoTokenizerError
-    format_name: str  # for people: "safetensors BF16", "GGUF Q4_1"
-    # Names the very bytes of a file whose weights are costly to convert, so that a backend may
-    # keep the converted ones; None where reading them again is as good.
+    format_name: str  # shown to users: "safetensors BF16", "GGUF Q4_1"
+    # Identifies the bytes of a file whose weights are costly to convert, so that a backend can
+    # cache the converted ones; None where reading them again is as fast.
     conversion_key: str | None = None
-    # None where it has none; raises ChatTemplateError where it has one that cannot be used.
+    # Returns None where there is none; raises ChatTemplateError where it cannot be used.
     load_chat_template: Callable[[], ChatTemplate | None] = lambda: None
-    # What templates may name: {"bos_token": "<s>", …}.
+    # The variables that templates may use: {"bos_token": "<s>", …}.
     template_names: Callable[[], Mapping[str, str]] = dict
 
 
 def most_common_dtype(tensors: dict[str, StoredTensor]) -> str:
-    """The type that holds most elements, as the file spells it."""
+    """Return the type of most elements, as the file spells it."""
     sizes: dict[str, int] = {}
     for tensor in tensors.values():
         sizes[tensor.dtype] = sizes.get(tensor.dtype, 0) + tensor.size

@@ -1,8 +1,8 @@
-"""GGUF files as checkpoints: metadata to config, tensors under Hugging Face's names and order.
+"""Opens GGUF files: metadata becomes a config, tensors get Hugging Face's names and row order.
 
-It knows what llama.cpp's converter does to a model: names are shortened, and for the `llama`
-architecture the rows of q and k are reordered so that rotated pairs lie next to each other, where
-Hugging Face's lie half a head apart. Here they are put back, so that one rotation serves all.
+llama.cpp's converter shortens names and, for Llama and Mistral, interleaves the rows of q and k so
+that the pairs that RoPE rotates lie next to each other; Hugging Face's lie half a head apart. Both
+are undone here, so that one RoPE serves all models. The container is read by `gguf_file.py`.
 """
 
 from __future__ import annotations
@@ -25,34 +25,43 @@ if TYPE_CHECKING:
     import tokenizers
 
 ROPE_DIVISORS = "rope_freqs.weight"
-MAX_DIVISORS = 1 << 16  # in known models there are 64: one for each rotated pair of a head
+MAX_DIVISORS = 1 << 16  # known models have 64: one for each rotated pair of a head
 
 
 def open_gguf(path: Path) -> Checkpoint:
+    """Open the model in a GGUF file; no weights are read yet.
+
+    Raises:
+        ModelFileError: the file is damaged, or its fields and tensors do not fit one another.
+        UnsupportedModelError: it is of a model or type that cullama does not run.
+    """
     file = GgufFile(path)
+
+    def load_tokenizer() -> tokenizers.Tokenizer:
+        from .gguf_tokenizer import build_tokenizer  # which imports the tokenizers library
+
+        return build_tokenizer(file.metadata, file.path)
+
     shapes = {name: tensor.shape for name, tensor in file.tensors.items()}
     config = ModelConfig.from_gguf(path, file.metadata, shapes, _rope_divisors(file))
     stored = (_stored_tensor(file, name, config) for name in file.tensors)
     tensors = checked_tensors(path, config, {tensor.name: tensor for tensor in stored})
+    status = path.stat()
     return Checkpoint(
         path=path,
         config=config,
         tensors=tensors,
-        load_tokenizer=lambda: _load_tokenizer(file),
+        load_tokenizer=load_tokenizer,
         load_chat_template=lambda: gguf_template(file.metadata, path),
         template_names=lambda: gguf_names(file.metadata, path),
         format_name=f"GGUF {most_common_dtype(tensors)}",
-        conversion_key=_conversion_key(path),
+        # Place, size and time; hashing the content would take as long as reading it.
+        conversion_key=f"{path.resolve()}|{status.st_size}|{status.st_mtime_ns}",
     )
 
 
-def _conversion_key(path: Path) -> str:
-    """The file's place and version. Hashing its content would take as long as reading it."""
-    status = path.stat()
-    return f"{path.resolve()}|{status.st_size}|{status.st_mtime_ns}"
-
-
 def _rope_divisors(file: GgufFile) -> tuple[float, ...] | None:
+    """Read the divisors of the RoPE frequencies, [E / 2], if the file has any."""
     if ROPE_DIVISORS not in file.tensors:
         return None
     shape = file.tensors[ROPE_DIVISORS].shape
@@ -66,6 +75,7 @@ def _rope_divisors(file: GgufFile) -> tuple[float, ...] | None:
 
 
 def _stored_tensor(file: GgufFile, name: str, config: ModelConfig) -> StoredTensor:
+    """Return a tensor under Hugging Face's name and in its order of rows."""
     ours = huggingface_name(name)
     is_interleaved = config.family.has_interleaved_qk and is_query_or_key(ours)
     if not is_interleaved:
@@ -86,13 +96,7 @@ def _stored_tensor(file: GgufFile, name: str, config: ModelConfig) -> StoredTens
 
 
 def _half_split(tiles: Iterable[HostArray], head_dim: int) -> Iterator[HostArray]:
-    """Rows of each head from (pair, half) order to (half, pair) order."""
+    """Reorder the rows of each head from [E/2, 2] to [2, E/2]: undo llama.cpp's interleaving."""
     for tile in tiles:
         by_pair = tile.reshape(-1, head_dim // 2, 2, *tile.shape[1:])
         yield by_pair.swapaxes(1, 2).reshape(tile.shape)
-
-
-def _load_tokenizer(file: GgufFile) -> tokenizers.Tokenizer:
-    from .gguf_tokenizer import build_tokenizer
-
-    return build_tokenizer(file.metadata, file.path)

@@ -1,10 +1,9 @@
-"""GGUF files: a header read with every count checked, and tensors handed out in tiles of rows.
+"""Reads GGUF files: the header with every count checked, tensors in tiles of rows.
 
-It knows the container (versions 2 and 3, little-endian) and how many bytes a block of each type
-takes. It does not know what a model is: which keys and tensors belong there, what their names
-mean, or that rows of q and k are permuted. A header comes from strangers, so each count and length
-is a plain integer, held against the bytes that are left before anything of that size is made.
-Files are read, never mapped: pages of a mapping count as our memory, and a mapped file that
+It handles the container, versions 2 and 3, little-endian. It does not know which keys and tensors a
+model has, what their names mean, or that rows of q and k are interleaved. A header comes from
+strangers, so each count and length is checked against the bytes left before anything of that size
+is allocated. Files are read, never mapped: mapped pages count as our memory, and a mapped file that
 shrinks kills the process.
 
 Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
@@ -19,40 +18,39 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ModelFileError, UnsupportedModelError
 from ..files.regular_file import open_regular_file, read_bytes, short_repr
-from ..files.tensor import HostArray, StoredTensor
+from ..files.tensor import FILE_DTYPES, HostArray, StoredTensor
 
-# Limits keep a hostile header under a second and in bounded memory. The largest vocabulary we know
-# of, Gemma 3's, has 262 K tokens and 515 K merges.
+# Limits keep a hostile header below a second and within bounded memory. The largest vocabulary
+# known, Gemma 3's, has 262 K tokens and 515 K merges.
 MAX_HEADER_BYTES = 100_000_000
 MAX_METADATA_ENTRIES = 65_536
 MAX_TENSORS = 65_536
 MAX_ARRAY_STRINGS = 1 << 20  # in all arrays together
 MAX_STRING_BYTES = 1 << 20  # bytes of one string
-# Bytes of Python's strings beyond twice their size in the file. A letter may take four there.
+# Bytes that Python's strings may take beyond twice their size in the file: a character may take
+# four, and each string has a header.
 MAX_STRING_OVERHEAD = 50 << 20
-MAX_ELEMENTS = (1 << 63) - 1  # of one tensor: what ggml counts with, and numpy
+MAX_ELEMENTS = (1 << 63) - 1  # of one tensor: ggml and numpy count with 63 bits
 
-READ_BYTES = 1 << 20  # bytes of a header read at once
+READ_BYTES = 1 << 20  # of a header, at once
 TILE_ELEMENTS = 1 << 18  # 1 MB of float32: a tile stays in the second-level cache while converted
 
 
 class _Block(NamedTuple):
-    """The unit a type is stored in: this many elements in this many bytes."""
+    """The unit of storage of a type."""
 
     dtype: str
     elements: int
-    size: int
+    size: int  # bytes
 
 
 # By their tags in `enum ggml_type`; sizes from the structs in ggml-common.h.
@@ -72,7 +70,7 @@ _BLOCKS = {
 _BLOCK_OF = {block.dtype: block for block in _BLOCKS.values()}
 SUPPORTED_TYPES = tuple(_BLOCK_OF)
 
-# Types of sound files that we do not read, so that the refusal can name what it met.
+# Types that valid files may have and cullama does not read, so that a refusal can name them.
 # fmt: off
 _OTHER_TYPES = {
     9: "Q8_1", 10: "Q2_K", 11: "Q3_K", 15: "Q8_K", 16: "IQ2_XXS", 17: "IQ2_XS", 18: "IQ3_XXS",
@@ -82,13 +80,7 @@ _OTHER_TYPES = {
 }
 # fmt: on
 
-_PLAIN: dict[str, np.dtype[Any]] = {
-    "F32": np.dtype("<f4"),
-    "F16": np.dtype("<f2"),
-    "BF16": np.dtype(ml_dtypes.bfloat16),
-}
-
-# Metadata values by tag, `enum gguf_type`.
+# Types of metadata values by their tags in `enum gguf_type`.
 _STRING, _ARRAY = 8, 9
 _NUMBERS: dict[int, np.dtype[Any]] = {
     0: np.dtype("u1"),
@@ -109,10 +101,10 @@ _U32, _U64 = struct.Struct("<I"), struct.Struct("<Q")
 
 @dataclass(frozen=True, slots=True)
 class GgufTensor:
-    """Where a tensor lies in its file."""
+    """The name, shape, type and place of a tensor in its file."""
 
     name: str
-    shape: tuple[int, ...]  # outermost first, as numpy has it; the file has it reversed
+    shape: tuple[int, ...]  # outermost first, as in numpy; reversed in the file
     dtype: str  # one of SUPPORTED_TYPES
     offset: int  # bytes from the beginning of the file
     byte_size: int
@@ -126,7 +118,7 @@ class GgufFile:
 
     Raises:
         ModelFileError: the file is damaged, or no GGUF file at all.
-        UnsupportedModelError: it is of another version, byte order or tensor type than we read.
+        UnsupportedModelError: its version, byte order or a tensor's type is not read here.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -135,19 +127,23 @@ class GgufFile:
             self.metadata, self.tensors = _read(_GgufHeader(file, self.path))
 
     def stored_tensor(self, name: str, row_multiple: int = 1) -> StoredTensor:
-        """A tensor to be read in tiles, each a multiple of `row_multiple` rows.
+        """Return a tensor to be read in tiles, each a multiple of `row_multiple` rows.
 
-        The last tile holds what is left, so it may be smaller.
+        The last tile holds the rest, so it may have fewer rows.
         """
         tensor = self.tensors[name]
+
+        def tiles() -> Iterator[HostArray]:
+            for raw, rows in _raw_rows(self.path, tensor, row_multiple):
+                yield _dequantized(raw, tensor.dtype, (rows, *tensor.shape[1:]))
+
+        def blocks() -> Iterator[HostArray]:
+            for raw, rows in _raw_rows(self.path, tensor, row_multiple):
+                yield raw.reshape(rows, -1)
+
+        is_quantised = tensor.dtype not in FILE_DTYPES
         return StoredTensor(
-            name,
-            tensor.shape,
-            tensor.dtype,
-            tiles=lambda: _tiles(self.path, tensor, row_multiple),
-            blocks=partial(_blocks, self.path, tensor, row_multiple)
-            if tensor.dtype not in _PLAIN
-            else None,
+            name, tensor.shape, tensor.dtype, tiles, blocks if is_quantised else None
         )
 
 
@@ -155,9 +151,9 @@ class GgufFile:
 
 
 class _GgufHeader:
-    """The beginning of a file, how far it has been read, and what is being read there.
+    """Reads the header from front to back, keeping only the part being parsed in memory.
 
-    Only the piece being read stays in memory.
+    `where` names the entry being read, for messages; `position` counts bytes of the file.
     """
 
     def __init__(self, file: BinaryIO, path: Path) -> None:
@@ -166,7 +162,7 @@ class _GgufHeader:
         self.limit = min(self.size, MAX_HEADER_BYTES)
         self.position = 0
         self.where = "header"
-        self.bytes = bytearray()  # of the file, from `_dropped` on
+        self.bytes = bytearray()  # what is in memory: the file from `_dropped` on
         self.strings_left = MAX_ARRAY_STRINGS
         self._dropped = 0
         self._text_overhead = 0
@@ -176,26 +172,26 @@ class _GgufHeader:
         return ModelFileError(f"{self.path}: {self.where}: {field} is {found}, expected {expected}")
 
     def require(self, count: int, field: str) -> None:
-        """Refuse `count` bytes more than there are, before anything is made of that size."""
+        """Check that `count` more bytes exist, before anything of that size is allocated."""
         left = self.limit - self.position
         if count > left:
             whose = "file" if self.limit == self.size else f"{MAX_HEADER_BYTES:,} a header may have"
             raise self.error(field, f"{count:,} bytes", f"at most the {left:,} left of the {whose}")
 
     def take(self, count: int, field: str) -> int:
-        """Step over `count` bytes and return where in `self.bytes` they begin."""
+        """Advance by `count` bytes and return where in `self.bytes` they begin."""
         if self.position + count > self._dropped + len(self.bytes):
             self.require(count, field)
-            self._fill(count)
+            self._read_ahead(count)
         start = self.position - self._dropped
         self.position += count
         return start
 
-    def _fill(self, count: int) -> None:
-        """Have the next `count` bytes in memory, and those before them no more."""
+    def _read_ahead(self, count: int) -> None:
+        """Drop what was parsed from memory, and have the next `count` bytes there."""
         del self.bytes[: self.position - self._dropped]
         self._dropped = self.position
-        # Piece by piece, because one large read would stand in memory beside what it is added to.
+        # In small reads, because one large one would be in memory twice while it is appended.
         while len(self.bytes) < count:
             piece = self._file.read(min(READ_BYTES, self.limit - self._dropped - len(self.bytes)))
             if not piece:
@@ -230,19 +226,20 @@ class _GgufHeader:
         return text
 
     def texts(self, count: int) -> list[str]:
-        """An array of strings."""
+        """Read `count` strings."""
         self.require(8 * count, "array of strings")
         texts: list[str] = []
         while len(texts) < count:
             self._append_texts_in_memory(texts, count)
-            if len(texts) < count:  # the next is not in memory yet, or not sound
+            if len(texts) < count:  # the next is not in memory yet, or not valid
                 texts.append(self.text(f"string {len(texts)}"))
         return texts
 
     def _append_texts_in_memory(self, texts: list[str], count: int) -> None:
-        """`text` in a loop, at a quarter of its cost, up to where something is the matter.
+        """Append strings that lie in memory whole, and stop before one that `text` would refuse.
 
-        Vocabularies make this the one loop of a header that takes time.
+        The same as `text` in a loop at a quarter of its cost: reading a vocabulary is the one loop
+        of a header that takes time.
         """
         data, at, length_at = self.bytes, self.position - self._dropped, _U64.unpack_from
         size_of, overhead = sys.getsizeof, self._text_overhead
@@ -261,7 +258,7 @@ class _GgufHeader:
 def _read(header: _GgufHeader) -> tuple[dict[str, Any], dict[str, GgufTensor]]:
     _check_version(header)
     tensor_count, metadata_count = header.u64("tensor count"), header.u64("metadata count")
-    # The smallest entries there can be: an empty name, then one dimension or one byte.
+    # The smallest entries possible: an empty name, then one dimension or one byte.
     _check_count(header, "tensor count", tensor_count, MAX_TENSORS, entry=32)
     _check_count(header, "metadata count", metadata_count, MAX_METADATA_ENTRIES, entry=13)
     metadata = _read_metadata(header, metadata_count)
@@ -282,7 +279,7 @@ def _check_version(header: _GgufHeader) -> None:
     if version in (2 << 24, 3 << 24):
         raise UnsupportedModelError(
             f"{header.path}: header: byte order is big-endian, expected little-endian; "
-            "convert the file on a machine like this one"
+            "convert the file on a little-endian machine"
         )
     if version == 1:
         raise UnsupportedModelError(
@@ -293,10 +290,10 @@ def _check_version(header: _GgufHeader) -> None:
 
 
 def _check_count(header: _GgufHeader, field: str, count: int, limit: int, entry: int) -> None:
-    """No more entries than the limit, nor than the rest of the header has room for."""
-    most = min(limit, (header.limit - header.position) // entry)
-    if count > most:
-        raise header.error(field, f"{count:,}", f"at most {most:,}")
+    """Check a number of entries against its limit and against the room left in the header."""
+    room = min(limit, (header.limit - header.position) // entry)
+    if count > room:
+        raise header.error(field, f"{count:,}", f"at most {room:,}")
 
 
 def _read_metadata(header: _GgufHeader, count: int) -> dict[str, Any]:
@@ -306,7 +303,7 @@ def _read_metadata(header: _GgufHeader, count: int) -> dict[str, Any]:
         key = header.text("key")
         header.where = f"metadata {short_repr(key)}"
         if key in metadata:
-            raise header.error("key", "there twice", "each key once")
+            raise header.error("key", "given twice", "each key once")
         metadata[key] = _read_value(header)
     return metadata
 
@@ -322,7 +319,7 @@ def _read_value(header: _GgufHeader) -> Any:
 
 def _read_array(header: _GgufHeader) -> Any:
     tag, count = header.u32("element type"), header.u64("element count")
-    if tag == _ARRAY:  # legal, unused, and where other readers recurse until they fall
+    if tag == _ARRAY:  # valid but unused; other readers recurse here until their stack is full
         raise header.error("element type", "array", "numbers, bools or strings")
     if tag != _STRING:
         return _read_numbers(header, "element type", tag, count)
@@ -352,35 +349,30 @@ def _read_tensors(header: _GgufHeader, count: int) -> dict[str, GgufTensor]:
         header.where = f"tensor entry {index}"
         tensor = _read_tensor(header)
         if tensor.name in tensors:
-            raise header.error("name", "there twice", "each name once")
+            raise header.error("name", "given twice", "each name once")
         tensors[tensor.name] = tensor
     return tensors
 
 
 def _read_tensor(header: _GgufHeader) -> GgufTensor:
-    """One entry of the list; its offset is still counted from where the data begins."""
+    """Read one entry of the list; its offset is relative to the beginning of the data."""
     name = header.text("name")
     header.where = f"tensor {short_repr(name)}"
     dimensions = header.u32("number of dimensions")
     if not 1 <= dimensions <= 4:
         raise header.error("number of dimensions", dimensions, "1 to 4")
     shape = tuple(reversed([header.u64("shape") for _ in range(dimensions)]))
-    block = _read_block(header)
-    return GgufTensor(
-        name, shape, block.dtype, header.u64("offset"), _byte_size(header, shape, block)
-    )
-
-
-def _read_block(header: _GgufHeader) -> _Block:
-    tag = header.u32("type")
-    if tag in _BLOCKS:
-        return _BLOCKS[tag]
-    expected = f"one of {', '.join(SUPPORTED_TYPES)}"
+    tag, expected = header.u32("type"), f"one of {', '.join(SUPPORTED_TYPES)}"
     if tag in _OTHER_TYPES:
         raise UnsupportedModelError(
             f"{header.path}: {header.where}: type is {_OTHER_TYPES[tag]}, expected {expected}"
         )
-    raise header.error("type", f"tag {tag}", expected)
+    if tag not in _BLOCKS:
+        raise header.error("type", f"tag {tag}", expected)
+    block = _BLOCKS[tag]
+    return GgufTensor(
+        name, shape, block.dtype, header.u64("offset"), _byte_size(header, shape, block)
+    )
 
 
 def _byte_size(header: _GgufHeader, shape: Sequence[int], block: _Block) -> int:
@@ -411,9 +403,9 @@ def _aligned(position: int, alignment: int) -> int:
 def _check_layout(
     header: _GgufHeader, tensors: Sequence[GgufTensor], begin: int, alignment: int
 ) -> None:
-    """Tensors lie end to end, each padded to the alignment, and the file ends with the last.
+    """Check that tensors lie end to end, each padded to the alignment, up to the file's end.
 
-    That is what llama.cpp asks too: bytes which belong to no tensor are damage, or smuggled.
+    llama.cpp requires the same: bytes that belong to no tensor are damage, or hide something.
     """
     for tensor in tensors:
         header.where = f"tensor {short_repr(tensor.name)}"
@@ -424,7 +416,11 @@ def _check_layout(
             found = f"byte {end:,} of the file"
             raise header.error("end of the data", found, f"at most its size, {header.size:,}")
     _check_contiguous(header, sorted(tensors, key=lambda it: it.offset), alignment)
-    _check_end(header, tensors, begin, alignment)
+    ends = [begin + tensor.offset + tensor.byte_size for tensor in tensors]
+    end = max(ends, default=header.position)
+    if header.size > _aligned(end, alignment):
+        header.where = "data"
+        raise header.error("end of the file", f"byte {header.size:,}", f"{end:,}, and its padding")
 
 
 def _check_contiguous(header: _GgufHeader, tensors: Sequence[GgufTensor], alignment: int) -> None:
@@ -440,44 +436,24 @@ def _check_contiguous(header: _GgufHeader, tensors: Sequence[GgufTensor], alignm
             raise header.error("offset", found, where)
 
 
-def _check_end(
-    header: _GgufHeader, tensors: Sequence[GgufTensor], begin: int, alignment: int
-) -> None:
-    ends = [begin + tensor.offset + tensor.byte_size for tensor in tensors]
-    end = max(ends, default=header.position)
-    if header.size > _aligned(end, alignment):
-        header.where = "data"
-        raise header.error("end of the file", f"byte {header.size:,}", f"{end:,}, and its padding")
-
-
 # The data
 
 
-def _tiles(path: Path, tensor: GgufTensor, row_multiple: int) -> Iterator[HostArray]:
-    for raw, rows in _pieces(path, tensor, row_multiple):
-        yield _decoded(raw, tensor.dtype, (rows, *tensor.shape[1:]))
-
-
-def _blocks(path: Path, tensor: GgufTensor, row_multiple: int) -> Iterator[HostArray]:
-    for raw, rows in _pieces(path, tensor, row_multiple):
-        yield raw.reshape(rows, -1)
-
-
-def _pieces(
+def _raw_rows(
     path: Path, tensor: GgufTensor, row_multiple: int
 ) -> Iterator[tuple[NDArray[np.uint8], int]]:
-    """The bytes of some rows, and how many rows they are."""
-    most, block = _rows_in_tile(tensor, row_multiple), _BLOCK_OF[tensor.dtype]
+    """Yield the bytes of some rows, and how many rows they are."""
+    max_rows, block = _rows_in_tile(tensor, row_multiple), _BLOCK_OF[tensor.dtype]
     with open_regular_file(path, "a GGUF file") as file:
         file.seek(tensor.offset)
-        for first in range(0, tensor.shape[0], most):
-            rows = min(most, tensor.shape[0] - first)
+        for first in range(0, tensor.shape[0], max_rows):
+            rows = min(max_rows, tensor.shape[0] - first)
             size = rows * math.prod(tensor.shape[1:]) // block.elements * block.size
             yield read_bytes(file, path, tensor.name, size), rows
 
 
 def _rows_in_tile(tensor: GgufTensor, row_multiple: int) -> int:
-    """As near to TILE_ELEMENTS as whole blocks and multiples of `row_multiple` rows allow."""
+    """Return as many rows as make TILE_ELEMENTS, rounded to `row_multiple` and whole blocks."""
     columns = math.prod(tensor.shape[1:])
     # Only a one-dimensional tensor has rows (of one element) shorter than a block.
     block = _BLOCK_OF[tensor.dtype].elements
@@ -485,14 +461,14 @@ def _rows_in_tile(tensor: GgufTensor, row_multiple: int) -> int:
     return max(1, TILE_ELEMENTS // columns // unit) * unit
 
 
-def _decoded(raw: NDArray[np.uint8], dtype: str, shape: tuple[int, ...]) -> HostArray:
-    if dtype in _PLAIN:
-        return raw.view(_PLAIN[dtype]).reshape(shape)
+def _dequantized(raw: NDArray[np.uint8], dtype: str, shape: tuple[int, ...]) -> HostArray:
+    if dtype in FILE_DTYPES:
+        return raw.view(FILE_DTYPES[dtype]).reshape(shape)
     from gguf.constants import GGMLQuantizationType
     from gguf.quants import dequantize
 
-    # A scale may be infinite or NaN in a damaged file; whoever uses the numbers will say so.
-    # As one long row: gguf-py converts 16 rows at a time, which halves its speed on narrow ones.
+    # A damaged file may hold scales of infinity or NaN; the results are checked by their users.
+    # As one long row, because gguf-py converts 16 rows at a time: half as fast on narrow ones.
     with np.errstate(invalid="ignore", over="ignore"):
         floats: HostArray = dequantize(raw.reshape(1, -1), GGMLQuantizationType[dtype])
     return floats.reshape(shape)

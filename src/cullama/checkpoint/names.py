@@ -1,13 +1,13 @@
-"""Which tensors a model must have, with which shapes, under which names.
+"""Which tensors a model must have: their names in Hugging Face and in GGUF, and their shapes.
 
-Inside cullama tensors carry Hugging Face's names; GGUF's are translated here. It knows names and
-shapes and reports everything that is wrong at once; it never reads a tensor's values.
+Inside cullama tensors carry Hugging Face's names; GGUF's are translated here. Everything wrong with
+a file's tensors is reported at once. No tensor's values are read.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from itertools import chain, islice
 from pathlib import Path
 
@@ -34,14 +34,17 @@ _GGUF_LAYER = {
 _GGUF_STEM = {ours: gguf for gguf, ours in (_GGUF_WHOLE | _GGUF_LAYER).items()}
 _GGUF_NAME = re.compile(r"(?:blk\.(?P<layer>0|[1-9][0-9]*)\.)?(?P<stem>\w+)\.(?P<kind>weight|bias)")
 
-# Tables that old exporters stored and that are recomputed from the config.
+# Tables that old exporters stored; cullama computes them from the config.
 _RECOMPUTED = re.compile(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq|rope_freqs\.weight")
 
 MAX_LISTED = 60  # problems in one message
 
 
 def huggingface_name(gguf_name: str) -> str:
-    """`blk.3.attn_q.weight` → `model.layers.3.self_attn.q_proj.weight`; unknown names stay."""
+    """Return `model.layers.3.self_attn.q_proj.weight` for `blk.3.attn_q.weight`.
+
+    Names that are not known are returned as they are.
+    """
     match = _GGUF_NAME.fullmatch(gguf_name)
     if match is None:
         return gguf_name
@@ -54,7 +57,7 @@ def huggingface_name(gguf_name: str) -> str:
 
 
 def gguf_name(name: str) -> str:
-    """`model.layers.3.self_attn.q_proj.weight` → `blk.3.attn_q.weight`, for names of ours alone."""
+    """Return `blk.3.attn_q.weight` for `model.layers.3.self_attn.q_proj.weight`."""
     stem, _, kind = name.rpartition(".")
     if not stem.startswith("model.layers."):
         return f"{_GGUF_STEM[stem]}.{kind}"
@@ -67,7 +70,7 @@ def is_query_or_key(name: str) -> bool:
 
 
 def layer_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """The tensors of one layer, without the `model.layers.N.` before them."""
+    """Return names and shapes of one layer's tensors, without the prefix `model.layers.N.`."""
     hidden, inner = config.hidden_size, config.intermediate_size
     queries, keys = config.heads * config.head_dim, config.kv_heads * config.head_dim
     matrices = {
@@ -91,7 +94,7 @@ def layer_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
 
 
 def expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Every tensor of the model; for a tied one, the embedding stands for the head too."""
+    """Return names and shapes of all tensors; a tied model has no output matrix of its own."""
     table = (config.vocab_size, config.hidden_size)
     shapes = {EMBEDDING: table, NORM: (config.hidden_size,)}
     if not config.tied:
@@ -105,41 +108,40 @@ def expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
 def checked_tensors(
     path: Path, config: ModelConfig, found: Mapping[str, StoredTensor]
 ) -> dict[str, StoredTensor]:
-    """The tensors the model needs, out of those a file holds.
+    """Return the tensors that the model needs out of those `found` in a file.
 
     Raises:
-        ModelFileError: naming all missing, unexpected and misshaped tensors.
+        ModelFileError: names all missing, unexpected and misshaped tensors.
     """
     tensors = {name: t for name, t in found.items() if not _RECOMPUTED.fullmatch(name)}
     if config.tied:
-        head = tensors.pop(HEAD, None)  # some files store the tied matrix under both names,
-        if head is not None:  # some under this one only
+        # Some files store the tied matrix under both names, some under the output's only.
+        head = tensors.pop(HEAD, None)
+        if head is not None:
             tensors.setdefault(EMBEDDING, head)
     shapes = expected_shapes(config)
     missing = [name for name in shapes if name not in tensors]
     unexpected = [name for name in tensors if name not in shapes]
     misshaped = [name for name, t in tensors.items() if name in shapes and t.shape != shapes[name]]
     problems = chain(
-        (f"missing {_short(name)} {list(shapes[name])}" for name in missing),
-        (f"unexpected {_short(name)}" for name in unexpected),
+        (f"missing {_short_name(name)} {list(shapes[name])}" for name in missing),
+        (f"unexpected {_short_name(name)}" for name in unexpected),
         (
-            f"{_short(name)} has shape {list(tensors[name].shape)}, expected {list(shapes[name])}"
+            f"{_short_name(name)} has shape {list(tensors[name].shape)}, "
+            f"expected {list(shapes[name])}"
             for name in misshaped
         ),
     )
     count = len(missing) + len(unexpected) + len(misshaped)
     if count:
-        raise ModelFileError(f"{path}: {_summary(problems, count)}")
+        verb = "tensor does not fit" if count == 1 else "tensors do not fit"
+        listed = "; ".join(islice(problems, MAX_LISTED))
+        more = f"; and {count - MAX_LISTED} more" if count > MAX_LISTED else ""
+        raise ModelFileError(
+            f"{path}: {count} {verb} the names and shapes expected by the config: {listed}{more}"
+        )
     return tensors
 
 
-def _summary(problems: Iterable[str], count: int) -> str:
-    """All of them, unless the file is of another model altogether."""
-    verb = "tensor does not fit" if count == 1 else "tensors do not fit"
-    more = f"; and {count - MAX_LISTED} more" if count > MAX_LISTED else ""
-    listed = "; ".join(islice(problems, MAX_LISTED))
-    return f"{count} {verb} the names and shapes expected by the config: {listed}{more}"
-
-
-def _short(name: str) -> str:
+def _short_name(name: str) -> str:
     return repr(name if len(name) <= 100 else f"{name[:97]}...")

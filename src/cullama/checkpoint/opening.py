@@ -1,4 +1,4 @@
-"""Opens a model, whatever its format: the one place that asks which it is."""
+"""Opens a model of either format: the one place that tells safetensors from GGUF."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from .safetensors import open_safetensors
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
-    """A folder of safetensors, or a GGUF file.
+    """Open a folder of safetensors, or a GGUF file.
 
     Raises:
-        ModelNotFoundError: nothing is there, or nothing that could be a model.
+        ModelNotFoundError: nothing is there, or nothing that may be a model.
         ModelFileError, UnsupportedModelError: it is there and cannot be used.
     """
     try:

@@ -1,19 +1,19 @@
-"""Safetensors folders: config.json, one weights file or several with an index, tokenizer.json.
+"""Opens safetensors folders: config.json, weights in one file or several, tokenizer.json.
 
-It knows how such a folder is put together and checks that its parts fit one another. It does not
-know what a weights file looks like inside.
+It checks that the files of a folder fit one another. What is inside a weights file is read by
+`safetensors_file.py`.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from ..errors import ModelFileError, ModelNotFoundError
 from ..files.fields import load_json
-from ..files.regular_file import short_repr
+from ..files.regular_file import first_names, short_repr
 from ..files.tensor import StoredTensor
 from ..model.config import ModelConfig
 from .checkpoint import Checkpoint, most_common_dtype
@@ -26,6 +26,12 @@ SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
 def open_safetensors(folder: Path) -> Checkpoint:
+    """Open the model in a folder; no weights are read yet.
+
+    Raises:
+        ModelNotFoundError: config.json or the weights are missing.
+        ModelFileError, UnsupportedModelError: they are there and cannot be used.
+    """
     if not (folder / "config.json").is_file():
         raise ModelNotFoundError(
             f"{folder}: holds {_listing(folder)}, expected config.json and {SINGLE}"
@@ -36,7 +42,7 @@ def open_safetensors(folder: Path) -> Checkpoint:
         load_json(folder / "config.json"),
         load_json(generation) if generation.is_file() else None,
     )
-    weights = _weights(folder)
+    weights = _weights_path(folder)
     tensors = checked_tensors(weights, config, _stored_tensors(weights))
     return Checkpoint(
         path=folder,
@@ -50,14 +56,11 @@ def open_safetensors(folder: Path) -> Checkpoint:
 
 
 def _listing(folder: Path) -> str:
-    names = sorted(
-        entry.name if entry.name.isprintable() else repr(entry.name) for entry in folder.iterdir()
-    )
-    return ", ".join(names[:5]) + (", …" if len(names) > 5 else "") if names else "nothing"
+    return first_names([entry.name for entry in folder.iterdir()])
 
 
-def _weights(folder: Path) -> Path:
-    """The weights file, or the index of several."""
+def _weights_path(folder: Path) -> Path:
+    """Return the weights file, or the index of several."""
     for name in (SINGLE, INDEX):
         if (folder / name).exists():
             return folder / name
@@ -78,20 +81,20 @@ def _sharded_tensors(index: Path) -> dict[str, StoredTensor]:
         raise ModelFileError(
             f"{index}: weight_map is {short_repr(weight_map)}, expected {expected}"
         )
-    promised: dict[str, set[str]] = {}
+    indexed: dict[str, set[str]] = {}  # names of tensors, by shard
     for name, shard in weight_map.items():
-        promised.setdefault(_shard_name(index, name, shard), set()).add(name)
-    _check_series(index, promised.keys())
+        indexed.setdefault(_shard_name(index, name, shard), set()).add(name)
+    _check_series(index, indexed.keys())
     tensors: dict[str, StoredTensor] = {}
-    for shard in sorted(promised):
-        file = SafetensorsFile(_inside(index, shard))
-        _check_promise(index, shard, promised[shard], file.tensors.keys())
+    for shard in sorted(indexed):
+        file = SafetensorsFile(_shard_path(index, shard))
+        _check_names(index, shard, indexed[shard], file.tensors.keys())
         tensors |= {name: file.stored_tensor(name) for name in file.tensors}
     return tensors
 
 
 def _shard_name(index: Path, name: str, shard: Any) -> str:
-    """One plain name, so that an index cannot reach for files outside its folder."""
+    """Check that a shard is one plain name, so that an index cannot name files elsewhere."""
     is_plain = isinstance(shard, str) and re.fullmatch(r"[\w.+=@ -]{1,255}", shard, re.ASCII)
     if not is_plain or not shard.endswith(".safetensors"):
         raise ModelFileError(
@@ -101,24 +104,17 @@ def _shard_name(index: Path, name: str, shard: Any) -> str:
     return str(shard)
 
 
-def _inside(index: Path, shard: str) -> Path:
-    """The shard's path, which may be a link to within its folder, or a hub cache's `blobs`."""
+def _shard_path(index: Path, shard: str) -> Path:
+    """Return a shard's path; a link may lead into its folder, or into a hub cache's `blobs`."""
     path, folder = index.parent / shard, index.parent.resolve()
     if not path.exists():
         raise ModelFileError(f"{path}: missing, expected a shard: {INDEX} names it")
-    allowed = [folder, *_blobs(folder)]
+    # huggingface_hub keeps in `blobs` what `snapshots/REVISION/…` links to.
+    blobs = [it.with_name("blobs") for it in folder.parents if it.name == "snapshots"]
+    allowed = [folder, *blobs]
     if not any(path.resolve().is_relative_to(place) for place in allowed):
-        raise ModelFileError(
-            f"{path}: a link to {path.resolve()}, expected a file inside of {folder}"
-        )
+        raise ModelFileError(f"{path}: a link to {path.resolve()}, expected a file inside {folder}")
     return path
-
-
-def _blobs(folder: Path) -> Iterator[Path]:
-    """Where huggingface_hub keeps what its `snapshots/REVISION/…` link to."""
-    for parent in folder.parents:
-        if parent.name == "snapshots":
-            yield parent.with_name("blobs")
 
 
 _SERIES = re.compile(r"(.*)-[0-9]{5}-of-([0-9]{5})\.safetensors")
@@ -135,11 +131,10 @@ def _check_series(index: Path, shards: Collection[str]) -> None:
             )
 
 
-def _check_promise(
-    index: Path, shard: str, promised: Collection[str], found: Collection[str]
-) -> None:
-    missing = [name for name in promised if name not in found]
-    more = [name for name in found if name not in promised]
+def _check_names(index: Path, shard: str, indexed: Collection[str], found: Collection[str]) -> None:
+    """Check that a shard holds the tensors that the index names, and no others."""
+    missing = [name for name in indexed if name not in found]
+    more = [name for name in found if name not in indexed]
     if missing or more:
         name, verb = min(
             [(name, "in the index only") for name in missing]

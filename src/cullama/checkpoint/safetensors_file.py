@@ -1,10 +1,10 @@
-"""Safetensors files: a header checked entry by entry, then tensors handed out in tiles of rows.
+"""Reads safetensors files: the header checked entry by entry, tensors in tiles of rows.
 
-It knows the container: a length, a JSON object, the data end to end. It does not know what a model
-is, or that several files may make one. The header comes from strangers, and what a JSON parser
-makes of one may be fifty times as large as it is; so it is stepped through here, one tensor at a
-time, and whatever is wrong is known by its place. A file that has passed is left to the
-`safetensors` library, which maps it into memory, for one tensor at a time.
+It handles the container: a length, a JSON object, the data end to end. It does not know what a
+model is, or that several files may make one. The header comes from strangers, and the objects a
+JSON parser makes of it may be fifty times its size; so it is parsed here one tensor at a time, and
+errors name the place. The data of a checked file is read by the `safetensors` library, which maps
+it into memory for one tensor at a time.
 
 Format: https://github.com/huggingface/safetensors/blob/main/README.md#format
 """
@@ -21,27 +21,26 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-import ml_dtypes  # noqa: F401  (safetensors hands out bfloat16 arrays only once it is imported)
+import ml_dtypes  # noqa: F401  (safetensors returns bfloat16 arrays only once it is imported)
 from safetensors import SafetensorError, safe_open
 
 from ..errors import ModelFileError, UnsupportedModelError
 from ..files.regular_file import open_regular_file, short_repr
-from ..files.tensor import HostArray, StoredTensor
+from ..files.tensor import FILE_DTYPES, HostArray, StoredTensor
 
-# Limits keep a hostile header under a second and in bounded memory.
+# Limits keep a hostile header below a second and within bounded memory.
 MAX_HEADER_BYTES = 100_000_000  # the format's own
-MAX_ENTRIES = 65_536  # tensors, and of metadata as many again
+MAX_ENTRIES = 65_536  # tensors, and as many entries of metadata
 MAX_ESCAPES = 1 << 20  # backslashes in all texts together
-MAX_NAME_BYTES = 8 << 20  # of all names together; in Python a letter may take four bytes
+MAX_NAME_BYTES = 8 << 20  # of all names together; a character may take four bytes in Python
 MAX_ENTRY_BYTES = 1 << 16  # of one tensor: a type, a shape, two offsets, and spaces
-MAX_ELEMENTS = (1 << 63) - 1  # of one tensor: what numpy counts with
-MAX_DIMENSIONS = 64  # likewise
+MAX_ELEMENTS = (1 << 63) - 1  # of one tensor: numpy counts with 63 bits
+MAX_DIMENSIONS = 64  # numpy's
 
 READ_BYTES = 1 << 16  # bytes of a header read and decoded at once
 TILE_ELEMENTS = 1 << 18
 
-DTYPES = ("F32", "F16", "BF16")
-# Bits of every type of the format, so that a sound file is told from a damaged one.
+# Bits of every type of the format, so that a type not read here is told from a damaged file.
 # fmt: off
 _BITS = {
     "BOOL": 8, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8,
@@ -52,12 +51,12 @@ _BITS = {
 
 
 class SafetensorsTensor(NamedTuple):
-    """Where a tensor lies in its file."""
+    """The name, type, shape and place of a tensor in its file."""
 
     name: str
     dtype: str
     shape: tuple[int, ...]
-    begin: int  # bytes from where the data begins, which is behind the header
+    begin: int  # bytes from the beginning of the data, after the header
     end: int
 
 
@@ -79,16 +78,16 @@ class SafetensorsFile:
             _check_layout(path, self.tensors.values(), self._version.size - 8 - length)
 
     def stored_tensor(self, name: str) -> StoredTensor:
-        """A tensor to be read in tiles.
+        """Return a tensor to be read in tiles.
 
         Raises:
-            UnsupportedModelError: it is of a type that we do not read.
+            UnsupportedModelError: its type is not read here.
         """
         tensor = self.tensors[name]
-        if tensor.dtype not in DTYPES:
+        if tensor.dtype not in FILE_DTYPES:
             raise UnsupportedModelError(
                 f"{self.path}: tensor {short_repr(name)}: dtype is {tensor.dtype}, "
-                f"expected one of {', '.join(DTYPES)}"
+                f"expected one of {', '.join(FILE_DTYPES)}"
             )
         return StoredTensor(name, tensor.shape, tensor.dtype, partial(self._tiles, tensor))
 
@@ -108,9 +107,9 @@ class SafetensorsFile:
 
 
 def _read_tiles(path: Path, tensor: SafetensorsTensor) -> Iterator[HostArray]:
-    # Opened for each tensor and closed after it: what is mapped counts as our memory.
+    # Opened for each tensor and closed after it: mapped pages count as our memory.
     with safe_open(path, framework="numpy") as file:
-        if not math.prod(tensor.shape) or not tensor.shape:  # nothing to slice
+        if not math.prod(tensor.shape) or not tensor.shape:  # empty, or a scalar
             yield file.get_tensor(tensor.name).reshape(tensor.shape or (1,))
             return
         part = file.get_slice(tensor.name)
@@ -136,7 +135,7 @@ def _version(file: BinaryIO) -> _Version:
 def _header_length(file: BinaryIO, path: Path) -> int:
     size = os.fstat(file.fileno()).st_size
     start = file.read(24)
-    if start.startswith(b"version https://git-lfs"):  # the commonest broken download of all
+    if start.startswith(b"version https://git-lfs"):  # the most common broken download
         raise ModelFileError(
             f"{path}: header is a pointer of git LFS, expected the weights themselves; "
             "run `git lfs pull`"
@@ -160,13 +159,13 @@ def _header_length(file: BinaryIO, path: Path) -> int:
 
 
 _SPACE = b" \t\n\r"
-_CONTROL = bytes(sign for sign in range(32) if sign not in _SPACE)
+_CONTROL = bytes(code for code in range(32) if code not in _SPACE)
 
 
 def _read_text(file: BinaryIO, path: Path, length: int) -> bytes:
-    """The header, known to be UTF-8 and to hold no control characters but those of JSON's spaces.
+    """Read the header and check that it is UTF-8, with no control characters but JSON's spaces.
 
-    Decoded as a whole it might take four times its size.
+    It stays bytes: decoded as a whole it might take four times its size.
     """
     file.seek(8)
     text = file.read(length)
@@ -175,9 +174,9 @@ def _read_text(file: BinaryIO, path: Path, length: int) -> bytes:
     decoder = codecs.getincrementaldecoder("utf-8")()
     try:
         for start in range(0, length, READ_BYTES):
-            piece = text[start : start + READ_BYTES]
-            decoder.decode(piece, final=start + READ_BYTES >= length)
-            if len(piece.translate(None, _CONTROL)) < len(piece):
+            part = text[start : start + READ_BYTES]
+            decoder.decode(part, final=start + READ_BYTES >= length)
+            if len(part.translate(None, _CONTROL)) < len(part):
                 raise ModelFileError(f"{path}: header holds control characters, expected JSON")
     except UnicodeDecodeError as error:
         raise ModelFileError(
@@ -189,7 +188,7 @@ def _read_text(file: BinaryIO, path: Path, length: int) -> bytes:
 # The header's JSON
 
 _SPACES = re.compile(b"[%s]*" % _SPACE)
-# Halves of a surrogate pair stand for nothing by themselves.
+# Half of a surrogate pair is no character, so halves are matched in pairs only.
 _ESCAPE = re.compile(
     rb'\\["\\/bfnrt]'
     rb"|\\u(?:[0-9A-CEFa-cef][0-9A-Fa-f]|[Dd][0-7])[0-9A-Fa-f]{2}"
@@ -197,7 +196,7 @@ _ESCAPE = re.compile(
 )
 
 _NUMBER = rb"(?:0|[1-9][0-9]{0,18})"
-# Entries as every known writer has them, which makes 65,536 of them a matter of half a second.
+# Entries as every known writer writes them; with this, 65,536 take half a second.
 _ENTRY = re.compile(
     rb'\s*\{\s*"dtype"\s*:\s*"(\w+)"\s*'
     rb',\s*"shape"\s*:\s*\[\s*((?:N(?:\s*,\s*N){0,63})?)\s*\]\s*'
@@ -206,7 +205,7 @@ _ENTRY = re.compile(
 
 
 class _SafetensorsHeader:
-    """The text of a header, how far it has been read, and what is being read there."""
+    """Parses the JSON of a header from front to back; `where` and `name` are for messages."""
 
     def __init__(self, text: bytes, path: Path) -> None:
         self.text, self.path = text, path
@@ -219,22 +218,22 @@ class _SafetensorsHeader:
         return ModelFileError(f"{self.path}: {where}: {field} is {found}, expected {expected}")
 
     def members(self, where: str) -> Iterator[str]:
-        """The keys of an object. Whoever asks for the next has read the value of the one before."""
+        """Yield the keys of an object; the caller reads each value before asking for the next."""
         keys = set[str]()
-        self._sign("beginning", b"{")
+        self._expect("beginning", b"{")
         if self._next() == b"}":
             self.position += 1
             return
         while True:
             key = self._key(where)
             if key in keys:
-                raise self.error("name", "there twice", "each name once")
+                raise self.error("name", "given twice", "each name once")
             keys.add(key)
             if len(keys) > MAX_ENTRIES + ("__metadata__" in keys):
                 raise self.error("number", f"{len(keys):,} or more", f"at most {MAX_ENTRIES:,}")
             yield key
             self.where, self.name = where, key
-            if self._sign("sign behind the entry", b",}") == b"}":
+            if self._expect("character after the entry", b",}") == b"}":
                 return
 
     def _key(self, where: str) -> str:
@@ -245,12 +244,12 @@ class _SafetensorsHeader:
             raise self.error("length of all names", "too great", expected)
         key = str(json.loads(b'"%s"' % written)) if b"\\" in written else written.decode()
         self.where, self.name = where, key
-        self._sign("sign behind the name", b":")
+        self._expect("character after the name", b":")
         return key
 
     def string(self, field: str) -> bytes:
-        """The next JSON string as it is written, without its quotes."""
-        self._sign(field, b'"')
+        """Read the next JSON string, without its quotes and with its escapes."""
+        self._expect(field, b'"')
         start = at = self.position
         end = self.text.find(b'"', at)
         while (escape := self.text.find(b"\\", at, end)) >= 0:
@@ -267,25 +266,25 @@ class _SafetensorsHeader:
         return written
 
     def value(self) -> Any:
-        """The next JSON value, a small one."""
+        """Read the next JSON value, of at most MAX_ENTRY_BYTES."""
         self._next()
-        # Nothing else in a sound entry ends with a brace. Whatever else stands in its place is
-        # read as well, to be named by whoever expected an entry.
-        most = self.position + MAX_ENTRY_BYTES
+        # A valid entry ends with its first brace. Any other value is read as well, so that the
+        # caller can name what it found.
+        limit = self.position + MAX_ENTRY_BYTES
         try:
-            return self._decoded(self.text.find(b"}", self.position, most) + 1)
+            return self._decoded(self.text.find(b"}", self.position, limit) + 1)
         except (ValueError, RecursionError):
             pass
         try:
-            return self._decoded(most)
+            return self._decoded(limit)
         except RecursionError:
             raise self.error("entry", "nested without end", "an object of lists") from None
         except ValueError as error:
             expected = f"an object with {', '.join(_MEMBERS)}"
-            raise self.error("entry", f"no JSON ({error})", expected) from None
+            raise self.error("entry", f"not JSON ({error})", expected) from None
 
     def _decoded(self, end: int) -> Any:
-        text = self.text[self.position : end].decode(errors="replace")  # may end within a letter
+        text = self.text[self.position : end].decode(errors="replace")  # may end within a character
         found, length = _decoder.raw_decode(text)
         self.position += length if text.isascii() else len(text[:length].encode())
         return found
@@ -295,22 +294,22 @@ class _SafetensorsHeader:
         if self._next():
             raise self.error("end", self.shown_from(self.position), "nothing but spaces")
 
-    def _sign(self, field: str, allowed: bytes) -> bytes:
-        """The next sign, which must be one of those `allowed`."""
-        sign = self._next()
-        if not sign or sign not in allowed:
+    def _expect(self, field: str, allowed: bytes) -> bytes:
+        """Read the next byte that is not a space, which must be one of `allowed`."""
+        byte = self._next()
+        if not byte or byte not in allowed:
             found = self.shown_from(self.position)
             raise self.error(field, found, " or ".join(allowed.decode()))
         self.position += 1
-        return sign
+        return byte
 
     def _next(self) -> bytes:
-        """The next byte that is no space, left where it is; empty at the end."""
-        sign = self.text[self.position : self.position + 1]
-        if sign > b" ":
-            return sign
+        """Skip spaces and return the next byte without reading it; empty at the end."""
+        byte = self.text[self.position : self.position + 1]
+        if byte > b" ":
+            return byte
         spaces = _SPACES.match(self.text, self.position)
-        assert spaces is not None  # it matches nothing, too
+        assert spaces is not None  # it matches the empty string, too
         self.position = spaces.end()
         return self.text[self.position : self.position + 1]
 
@@ -320,10 +319,10 @@ class _SafetensorsHeader:
 
 
 class _Repeated(str):
-    """A key that stands twice in an object, in place of the object."""
+    """A key given twice in an object; stands in place of the object."""
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any] | _Repeated:
+def _unique_members(pairs: list[tuple[str, Any]]) -> dict[str, Any] | _Repeated:
     members: dict[str, Any] = {}
     for key, value in pairs:
         if key in members:
@@ -332,12 +331,12 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any] | _Repeated:
     return members
 
 
-def _whole_number(digits: str) -> int | float:
-    """Numbers longer than any size, and minus zero, become floats: those are refused anyway."""
+def _parse_integer(digits: str) -> int | float:
+    """Parse an integer; those above any size, and −0, become floats, which are refused."""
     return int(digits) if len(digits) < 20 and digits != "-0" else float(digits)
 
 
-_decoder = json.JSONDecoder(object_pairs_hook=_unique, parse_int=_whole_number)
+_decoder = json.JSONDecoder(object_pairs_hook=_unique_members, parse_int=_parse_integer)
 _MEMBERS = ("dtype", "shape", "data_offsets")
 
 
@@ -359,7 +358,7 @@ def _read_header(text: bytes, path: Path) -> dict[str, SafetensorsTensor]:
 
 
 def _skip_metadata(header: _SafetensorsHeader) -> None:
-    """Texts about the file, which nothing here depends on."""
+    """Skip strings that describe the file; none is used."""
     for _ in header.members("metadata"):
         header.string("value")
 
@@ -371,7 +370,7 @@ def _read_tensor(header: _SafetensorsHeader, name: str) -> SafetensorsTensor:
         dtype, shape = usual[1].decode(), [int(it) for it in usual[2].split(b",") if it]
         begin, end = int(usual[3]), int(usual[4])
     else:
-        dtype, shape, begin, end = _unusual_entry(header)
+        dtype, shape, begin, end = _reordered_entry(header)
     if dtype not in _BITS:
         raise header.error("dtype", short_repr(dtype), f"one of {', '.join(_BITS)}")
     size = _byte_size(header, shape, dtype)
@@ -381,11 +380,11 @@ def _read_tensor(header: _SafetensorsHeader, name: str) -> SafetensorsTensor:
     return SafetensorsTensor(name, dtype, tuple(shape), begin, end)
 
 
-def _unusual_entry(header: _SafetensorsHeader) -> tuple[str, list[int], int, int]:
-    """Members in another order, or whatever else is there in the place of an entry."""
+def _reordered_entry(header: _SafetensorsHeader) -> tuple[str, list[int], int, int]:
+    """Parse an entry whose members are in another order, or refuse what stands in its place."""
     entry = header.value()
     if isinstance(entry, _Repeated):
-        raise header.error(short_repr(entry), "there twice", "each key once")
+        raise header.error(short_repr(entry), "given twice", "each key once")
     if not isinstance(entry, dict):
         raise header.error("entry", short_repr(entry), f"an object with {', '.join(_MEMBERS)}")
     for key in entry.keys() - _MEMBERS:
@@ -423,7 +422,7 @@ def _byte_size(header: _SafetensorsHeader, shape: list[int], dtype: str) -> int:
 
 
 def _check_layout(path: Path, tensors: Iterable[SafetensorsTensor], size: int) -> None:
-    """Tensors lie end to end, and the file ends with the last."""
+    """Check that tensors lie end to end, up to the end of the file."""
     end, before = 0, "where the data begins"
     for tensor in sorted(tensors, key=lambda it: (it.begin, it.end)):
         if tensor.begin != end:

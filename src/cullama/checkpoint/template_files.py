@@ -65,7 +65,7 @@ def _token(fields: Fields, name: str) -> str:
     if isinstance(value, str):
         return value
     group = fields.group(name)
-    return fields.fail(name, "a token's text") if group is None else group.text("content")
+    return fields.fail(name, "a token, as a string") if group is None else group.text("content")
 
 
 def _source(fields: Fields) -> str | None:
@@ -75,7 +75,7 @@ def _source(fields: Fields) -> str | None:
         return fields.text("chat_template", None)
     for one in named:
         if not isinstance(one, dict) or not isinstance(one.get("template"), str):
-            fields.fail("chat_template", "a text, or a list of objects with name and template")
+            fields.fail("chat_template", "a string, or a list of objects with name and template")
     found = {str(one.get("name")): str(one["template"]) for one in named}
     if found and "default" not in found:
         raise ChatTemplateError(

@@ -116,7 +116,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):
         seen: set[str] = set()
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise UnsafeTokenizerError(f"key {twice[:80]!r} stands twice, expected once")
+        raise UnsafeTokenizerError(f"key {twice[:80]!r} is given twice, expected once")
     return found
 
 

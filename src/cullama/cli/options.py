@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
-from ..choices import DTYPES
+from ..choices import DTYPE_CHOICES
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -41,7 +41,7 @@ device_options = _stack(
         ),
         click.option(
             "--dtype",
-            type=click.Choice(list(DTYPES)),
+            type=click.Choice(list(DTYPE_CHOICES)),
             default="auto",
             show_default=True,
             help="How weights and cache are stored; sums are always float32. On the CPU, auto "

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..choices import GGUF_TYPES
 from ..errors import NoTokenizerError, UsageError
 from .loading import load
 from .log import show_log
@@ -22,15 +23,13 @@ if TYPE_CHECKING:
     from ..llm import LLM
     from ..quantize import Quantized
 
-TYPES = ("q4_0", "q4_1", "q8_0", "f16", "bf16", "f32")  # those of `cullama.quantize`
-
 
 @click.command("quantize", short_help="Write a model in fewer bits, as GGUF.")
 @click.argument("model", required=False, metavar="[MODEL]")
 @click.option(
     "--type",
     "dtype",
-    type=click.Choice(TYPES, case_sensitive=False),
+    type=click.Choice(GGUF_TYPES[::-1], case_sensitive=False),
     required=True,
     help="How its matrices are to be stored.",
 )

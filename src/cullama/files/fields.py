@@ -1,7 +1,7 @@
-"""Typed reading of the settings in a model file: each value is checked for kind and range.
+"""Reads the settings in a model file with types: each value is checked for kind and range.
 
-It knows JSON and mappings, and how to say what is wrong: `FILE: FIELD is FOUND, expected
-EXPECTED`. It does not know what any field means.
+Settings are a JSON object or any mapping; messages say `FILE: FIELD is FOUND, expected EXPECTED`.
+It does not know what any field means.
 """
 
 from __future__ import annotations
@@ -17,28 +17,31 @@ from .regular_file import open_regular_file, short_repr
 
 Default = TypeVar("Default")
 
-MISSING: Any = object()  # the field must be there
+MISSING: Any = object()  # as a default: the field is required
 
 # Larger than any real model, small enough that products of sizes stay sane.
 MAX_COUNT = 1 << 31
 
 MAX_DEPTH = 32  # levels of a JSON file
-# Limits of a settings file that keep what becomes of it in Python near 64 MiB. An index of 65,536
+# Limits that keep the Python objects made of a settings file near 64 MiB. An index of 65,536
 # tensors fits; a tokenizer's vocabulary does not, and has limits of its own.
-MAX_FILE_BYTES = 8 << 20  # bytes
+MAX_FILE_BYTES = 8 << 20
 MAX_VALUES = 3 << 16
 
 
 def load_json(
-    path: Path, largest: int = MAX_FILE_BYTES, max_values: int = MAX_VALUES
+    path: Path, max_bytes: int = MAX_FILE_BYTES, max_values: int = MAX_VALUES
 ) -> dict[str, Any]:
-    """The object in a JSON file, refusing what JSON parsers disagree about.
+    """Read the object in a JSON file, refusing what JSON parsers disagree about.
 
     Raises:
-        ModelFileError: not readable, not JSON, not an object, too large (`largest` is in bytes),
-            a duplicate key, or NaN.
+        ModelFileError: not readable, not JSON, not an object, too large or too deep, a duplicate
+            key, or NaN.
     """
-    content = _read(path, largest)
+    with open_regular_file(path, "JSON") as file:
+        content = file.read(max_bytes + 1)
+    if len(content) > max_bytes:
+        _fail(path, f"size is more than {max_bytes:,} bytes, expected at most that")
     # Each value but the first of its list or object stands behind a comma.
     values = sum(content.count(sign) for sign in (b",", b"[", b"{"))
     if values > max_values:
@@ -47,46 +50,35 @@ def load_json(
         value = json.loads(
             content.decode(),
             object_pairs_hook=lambda pairs: _unique(path, pairs),
-            parse_int=_whole_number,
+            # Python neither reads nor shows integers of thousands of digits; no field holds one.
+            parse_int=lambda digits: int(digits) if len(digits) < 1000 else float(digits),
             parse_constant=lambda word: _fail(path, f"a value is {word}, expected finite numbers"),
         )
     except (ValueError, RecursionError) as error:  # ValueError: not UTF-8, not JSON
         _fail(path, f"content is not JSON ({error}), expected a JSON object")
     if not isinstance(value, dict):
         _fail(path, f"content is a {type(value).__name__}, expected a JSON object")
-    _check_depth(path, value)
+    if _is_deeper(value, MAX_DEPTH):
+        _fail(path, f"nesting is more than {MAX_DEPTH} deep, expected at most that")
     return value
 
 
-def _read(path: Path, largest: int) -> bytes:
-    with open_regular_file(path, "JSON") as file:
-        content = file.read(largest + 1)
-    if len(content) > largest:
-        _fail(path, f"size is more than {largest:,} bytes, expected at most that")
-    return content
-
-
-def _whole_number(digits: str) -> int | float:
-    """Python refuses to read, or to show, numbers of thousands of digits; no field holds one."""
-    return int(digits) if len(digits) < 1000 else float(digits)
-
-
-def _check_depth(path: Path, value: Any) -> None:
-    """How deep Python's own parser goes differs between its versions."""
+def _is_deeper(value: Any, depth: int) -> bool:
+    """Whether lists and objects nest deeper, on which Python's versions differ by themselves."""
     level: list[Any] = [value]
-    for _ in range(MAX_DEPTH):
+    for _ in range(depth):
         inner = [list(v.values()) if isinstance(v, dict) else v for v in level]
         level = [v for values in inner if isinstance(values, list) for v in values]
         if not level:
-            return
-    _fail(path, f"nesting is more than {MAX_DEPTH} deep, expected at most that")
+            return False
+    return True
 
 
 def _unique(path: Path, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in pairs:
         if key in found:
-            _fail(path, f"key {short_repr(key)} is there twice, expected each key once")
+            _fail(path, f"key {short_repr(key)} is given twice, expected each key once")
         found[key] = value
     return found
 
@@ -97,7 +89,11 @@ def _fail(path: Path, what: str) -> NoReturn:
 
 @dataclass(frozen=True)
 class Fields:
-    """The settings of one file. A field that is null counts as absent."""
+    """The settings of one file, by name; a field that is null counts as absent.
+
+    Every reader raises `ModelFileError` for a value of another kind, and for an absent field that
+    has no default.
+    """
 
     path: Path
     values: Mapping[str, Any]
@@ -115,7 +111,7 @@ class Fields:
     def integer(
         self, name: str, default: Default = MISSING, low: int = 1, high: int = MAX_COUNT
     ) -> int | Default:
-        """A whole number in [low, high]."""
+        """Return an integer in [low, high]."""
         value = self.values.get(self.prefix + name)
         if value is None and default is not MISSING:
             return default
@@ -126,7 +122,7 @@ class Fields:
     def number(
         self, name: str, default: Default = MISSING, low: float = 0.0, high: float = 1e12
     ) -> float | Default:
-        """A finite number in (low, high]."""
+        """Return a finite number in (low, high]."""
         value = self.values.get(self.prefix + name)
         if value is None and default is not MISSING:
             return default
@@ -148,11 +144,11 @@ class Fields:
         if value is None and default is not MISSING:
             return default
         if not isinstance(value, str):
-            self.fail(name, "a text")
+            self.fail(name, "a string")
         return value
 
     def group(self, name: str) -> Fields | None:
-        """A nested object, or None where it is absent or empty."""
+        """Return a nested object, or None where it is absent or empty."""
         value = self.values.get(self.prefix + name)
         if value is None or value == {}:
             return None
@@ -161,7 +157,7 @@ class Fields:
         return Fields(self.path, value, group_name=f"{name}.")
 
     def token_ids(self, name: str) -> tuple[int, ...]:
-        """One token id, a list of them, or none."""
+        """Return the token ids of a field that holds one, a list of them, or nothing."""
         value = self.values.get(self.prefix + name)
         ids = [] if value is None else value if isinstance(value, list) else [value]
         if not all(isinstance(i, int) and not isinstance(i, bool) and i >= 0 for i in ids):
@@ -169,6 +165,7 @@ class Fields:
         return tuple(ids)
 
     def check_token_ids(self, name: str, vocabulary: int) -> None:
+        """Refuse a field that holds a token id of `vocabulary` or above."""
         for token in self.token_ids(name):
             if token >= vocabulary:
                 _fail(

@@ -1,15 +1,15 @@
-"""Files from strangers, opened with care: a regular file or an error of ours.
+"""Opens files that strangers made: a regular file, or an error of ours.
 
-It knows the ways in which a path can be no file that one may read: a named pipe (which would wait
-for a writer), a device (which never ends), a folder, a loop of links; and how to show a piece of
-such a file in a message. It knows no format.
+A path may name a named pipe (opening it waits for a writer), a device (which never ends), a folder
+or a loop of links; each is refused. It also shortens what such a file holds for messages. It knows
+no format.
 """
 
 from __future__ import annotations
 
 import reprlib
 import stat
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -27,7 +27,7 @@ _representation.maxstring = _representation.maxother = _representation.maxlong =
 
 @contextmanager
 def open_regular_file(path: Path, kind: str) -> Iterator[BinaryIO]:
-    """A regular file open for reading; `kind` is what was hoped for: "a GGUF file".
+    """Open a regular file for reading; `kind` is what messages expect: "a GGUF file".
 
     Raises:
         ModelFileError: it is no regular file, or the system refuses to open or read it.
@@ -44,7 +44,11 @@ def open_regular_file(path: Path, kind: str) -> Iterator[BinaryIO]:
 
 
 def read_bytes(file: BinaryIO, path: Path, name: str, count: int) -> NDArray[np.uint8]:
-    """The next `count` bytes of a tensor's data."""
+    """Read the next `count` bytes of the tensor `name`.
+
+    Raises:
+        ModelFileError: the file ends before.
+    """
     raw: NDArray[np.uint8] = np.fromfile(file, np.uint8, count)
     if raw.size < count:
         raise ModelFileError(
@@ -55,6 +59,14 @@ def read_bytes(file: BinaryIO, path: Path, name: str, count: int) -> NDArray[np.
 
 
 def short_repr(value: object) -> str:
-    """For messages: quoted, control characters escaped, neither a page long nor deep."""
+    """`repr` for messages: at most 80 characters, not deep, control characters escaped."""
     text = _representation.repr(value)
     return text if len(text) <= MAX_REPR_LENGTH else text[: MAX_REPR_LENGTH - 3] + "..."
+
+
+def first_names(names: Collection[str]) -> str:
+    """The first five of some file names, sorted, for messages; "nothing" for none."""
+    if not names:
+        return "nothing"
+    first = sorted(name if name.isprintable() else repr(name) for name in names)
+    return ", ".join(first[:5]) + (", …" if len(first) > 5 else "")

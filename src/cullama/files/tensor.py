@@ -1,8 +1,8 @@
 """A tensor that still lies in a file: its name, shape and type, and how to read it in tiles.
 
-This is what checkpoints hand out and what a backend's `weight` takes in. It knows no file format
-and no device. Tiles keep loading small: a tile is read, converted and laid out before the next
-one is touched, so that a model's peak memory is its own size and little more.
+Checkpoints return these and a backend's `weight` takes them. Tiles keep loading small: a tile is
+read, converted and laid out before the next one is touched, so that a model's peak memory is its
+own size and little more. It knows no file format and no device.
 """
 
 from __future__ import annotations
@@ -25,20 +25,28 @@ DTYPES: dict[str, np.dtype] = {
     "bfloat16": np.dtype(ml_dtypes.bfloat16),
 }
 
+# The same types by the names that safetensors and GGUF give them; both are little-endian.
+FILE_DTYPES: dict[str, np.dtype] = {
+    "F32": np.dtype("<f4"),
+    "F16": np.dtype("<f2"),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+}
+
 
 @dataclass(frozen=True)
 class StoredTensor:
     """A tensor in a file.
 
     `tiles()` yields consecutive rows (along the first axis) as arrays in the stored type, or in
-    float32 where the stored type is quantised; laid end to end they are the whole tensor.
+    float32 where the stored type is quantised; concatenated they are the whole tensor.
     """
 
     name: str
     shape: tuple[int, ...]
-    dtype: str  # as its file spells it, for people: "BF16", "Q4_1"
+    dtype: str  # as its file spells it: "BF16", "Q4_1"
     tiles: Callable[[], Iterator[HostArray]]
-    # The same rows as they are stored, as bytes [rows, row bytes]; None where `tiles` has them.
+    # The same rows as the bytes of their blocks, [rows, bytes of a row], where the type is
+    # quantised; None otherwise.
     blocks: Callable[[], Iterator[HostArray]] | None = None
 
     @property
@@ -47,5 +55,5 @@ class StoredTensor:
         return prod(self.shape)
 
     def read(self) -> HostArray:
-        """The whole tensor at once, for the small ones."""
+        """Read the whole tensor at once; for small ones."""
         return np.concatenate(list(self.tiles())).reshape(self.shape)

@@ -13,11 +13,12 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 
 from ..errors import DownloadError, ModelNotFoundError
+from ..files.regular_file import first_names
 from .api import Hub, Listing, RemoteFile, with_retries
 from .cache import INDEX, NEEDED, SETTINGS, SINGLE, CachedRepository, shards_of
 from .name import HubName, chosen_gguf
@@ -93,7 +94,7 @@ class _Download:
             return self._snapshot, settings + self._safetensors()
         if not any(file.endswith(".gguf") for file in files):
             raise ModelNotFoundError(
-                f"{name} holds {_few(files)}, expected {SINGLE} or a GGUF file; "
+                f"{name} holds {first_names(files)}, expected {SINGLE} or a GGUF file; "
                 "name a repository that has one"
             )
         gguf = chosen_gguf(name, files)
@@ -109,7 +110,7 @@ class _Download:
         missing = [shard for shard in shards if shard not in files]
         if missing or not shards:
             raise ModelNotFoundError(
-                f"{self._hub.name}: {INDEX} names {_few(missing or ['no files'])}, "
+                f"{self._hub.name}: {INDEX} names {first_names(missing or ['no files'])}, "
                 "expected weights that the repository has; name another"
             )
         return [files[shard] for shard in shards]
@@ -279,9 +280,3 @@ class _ProgressMeter:
 def _size(path: Path) -> int:
     """Return the size of a regular file, through links; -1 if there is none."""
     return path.stat().st_size if path.is_file() else -1
-
-
-def _few(names: Iterable[str]) -> str:
-    shown = sorted(names)
-    more = ", …" if len(shown) > 5 else ""
-    return ", ".join(shown[:5]) + more if shown else "nothing"

@@ -13,9 +13,9 @@
 Reading such a file is `cullama.checkpoint`'s.
 """
 
+from ..choices import GGUF_TYPES as TYPES
 from .conversion import Quantized, file_name, quantize
 from .loss import measured_loss
-from .plan import TYPES
 from .sample import sample_text
 
 __all__ = ["TYPES", "Quantized", "file_name", "measured_loss", "quantize", "sample_text"]

@@ -15,12 +15,13 @@ from typing import Any
 
 from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.gguf_file import GgufFile
+from ..choices import GGUF_TYPES
 from ..errors import NoTokenizerError, UsageError
 from ..hub import model_title
 from ..hub.name import quantisation_of
 from . import model_fields
 from .file import Contents, check_free, write
-from .plan import BLOCK, MIN_HEAD_TYPE, TYPES, Target, targets
+from .plan import BLOCK, MIN_HEAD_TYPE, Target, targets
 from .rows import Bytes, stored_rows
 from .tokenizer_fields import Metadata, bare_fields, tokenizer_fields
 
@@ -66,8 +67,8 @@ def quantize(
     """Write a model to a GGUF file (version 3) that llama.cpp loads, a tensor at a time.
 
     Args:
-        dtype: one of TYPES. Vectors are float32; rows that are no multiple of 32 are float16 where
-            a quantised type is asked for; what predicts tokens has eight bits at least.
+        dtype: one of GGUF_TYPES. Where it is a quantised one, matrices whose rows are no multiple
+            of 32 become F16, and the output matrix Q8_0. Vectors are F32.
         overwrite: whether a file of that name may be replaced.
         has_tokenizer: whether the file gets the model's tokenizer and chat template, if it has any.
 
@@ -77,8 +78,8 @@ def quantize(
         ModelFileError: the model's files are damaged, or hold what the type cannot.
         CullamaError: the file cannot be written.
     """
-    if dtype not in TYPES:
-        raise UsageError(f"the type is {dtype!r}, expected one of {', '.join(TYPES)}")
+    if dtype not in GGUF_TYPES:
+        raise UsageError(f"the type is {dtype!r}, expected one of {', '.join(GGUF_TYPES)}")
     check_free(path, checkpoint.path, overwrite)
     model_fields.check_can_be_said(checkpoint.path, checkpoint.config)
     said = GgufFile(checkpoint.path).metadata if checkpoint.path.is_file() else {}

@@ -17,8 +17,6 @@ from ..files.tensor import HostArray, StoredTensor
 from ..model.config import ModelConfig
 from ..model.rope import DivisorScaling, Llama3Scaling, Rope
 
-TYPES = ("f32", "bf16", "f16", "q8_0", "q4_1", "q4_0")  # as users name them
-
 BLOCK = 32  # weights of a row that share a scale, in every quantised type there is here
 # What the next token is read off suffers most from few bits. llama.cpp has Q6_K there, or Q8_0
 # where rows are no multiple of 256; gguf-py writes no Q6_K.
