@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import click
 import gguf
 import pytest
 
@@ -184,4 +185,6 @@ def test_what_is_interrupted_leaves_nothing(
 
 
 def test_types_are_those_of_the_library() -> None:
-    assert sorted(command.GGUF_TYPES) == sorted(TYPES)
+    [option] = [it for it in command.command.params if it.name == "dtype"]
+    assert isinstance(option.type, click.Choice)
+    assert sorted(option.type.choices) == sorted(TYPES)
