@@ -43,7 +43,7 @@ RUNS: dict[str, tuple[tuple[str, ...], bytes, dict[str, str]]] = {
     "pipe": (("-q", "-", *FORTY), "Das Café —\nin 東京\n".encode(), {}),
     "json": (("--json", "--stats", "--logprobs", "2", *FORTY), b"", {}),
     "stats": (("--stats", *FORTY), b"", {}),
-    "guesses": (("-q", "--stats", "-t", "0", "--speculation", "5", *FORTY), b"", {}),
+    "drafts": (("-q", "--stats", "-t", "0", "--speculation", "5", *FORTY), b"", {}),
     "samples": (("-q", "--n", "3", *FORTY), b"", {}),
     "json samples": (("-q", "--n", "2", "--json", *FORTY), b"", {}),
     "sampling": (SAMPLING, b"", {}),
@@ -143,11 +143,11 @@ def test_json_is_one_object_with_what_the_library_says(runs: dict[str, Any], llm
     assert len(told["logprobs"]) == 40
 
 
-def test_guesses_are_counted_and_change_nothing(runs: dict[str, Any], llm: LLM) -> None:
-    assert runs["guesses"].out == PROMPT + llm.generate(PROMPT, params(temperature=0)).text + "\n"
-    right, guessed = re.findall(r"(\d+) of (\d+) guesses right", runs["guesses"].err)[0]
-    assert 0 < int(right) <= int(guessed)
-    assert "guesses" not in runs["stats"].err
+def test_draft_tokens_are_counted_and_change_nothing(runs: dict[str, Any], llm: LLM) -> None:
+    assert runs["drafts"].out == PROMPT + llm.generate(PROMPT, params(temperature=0)).text + "\n"
+    accepted, drafts = re.findall(r"(\d+) of (\d+) draft tokens accepted", runs["drafts"].err)[0]
+    assert 0 < int(accepted) <= int(drafts)
+    assert "draft" not in runs["stats"].err
 
 
 def test_stats_are_a_line_on_standard_error(runs: dict[str, Any], llm: LLM) -> None:

@@ -10,7 +10,7 @@ import click
 
 from ..errors import CullamaError
 from .loading import load_or_invent
-from .options import model_options, shape_option, take
+from .options import model_options, pop, shape_option
 from .progress import ProgressBar
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def command(
     from ..benchmark.serve import Workload, benchmark
     from ..benchmark.trace import Recorder
 
-    workload = Workload(**take(options, WORKLOAD))
+    workload = Workload(**pop(options, WORKLOAD))
     is_quiet = options["quiet"]
     llm = load_or_invent(shape, **options)
     recorder = Recorder(llm.engine) if trace else None

@@ -1,4 +1,4 @@
-"""`cullama diff`: the same prompt through two settings, operator by operator."""
+"""`cullama diff`: run one prompt through two settings and compare them operator by operator."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ import click
 from ..errors import CullamaError, UsageError
 from .loading import load
 from .options import check_backend
-from .story import read_prompt
+from .standard_input import read_prompt
 
 if TYPE_CHECKING:
     from ..inspect.diff import Comparison
     from ..llm import LLM
 
-Pair: TypeAlias = tuple[Any, Any]
+OptionPair: TypeAlias = tuple[Any, Any]
 Convert: TypeAlias = Callable[..., Any]  # (text, option, context) → the value
-Callback: TypeAlias = Callable[[click.Context, click.Parameter, "str | None"], Pair]
+Callback: TypeAlias = Callable[[click.Context, click.Parameter, "str | None"], OptionPair]
 
-# Options that may differ from side to side → those of `LLM`, and those of `Side`.
-LOADED = {
+# Options with a value for each side: those of `LLM`, and those of `Side`.
+LOADING = {
     "models": "model",
     "backends": "backend",
     "dtypes": "dtype",
     "threads": "threads",
     "deterministic": "deterministic",
 }
-RUN = {"batches": "batch", "chunks": "chunk"}
+RUNNING = {"batches": "batch", "chunks": "chunk"}
 
 
 def _pair(convert: Convert) -> Callback:
-    """A value for each side, `A,B`; or one for both."""
+    """Return a callback that parses `A,B`, a value for each side, or one value for both."""
 
-    def pair(context: click.Context, option: click.Parameter, text: str | None) -> Pair:
+    def pair(context: click.Context, option: click.Parameter, text: str | None) -> OptionPair:
         if text is None:
             return None, None
         parts = text.split(",")
@@ -48,13 +48,9 @@ def _pair(convert: Convert) -> Callback:
     return pair
 
 
-def _model(text: str, option: click.Parameter, context: click.Context) -> str | None:
-    return text or None  # none at all is the default model
-
-
 def _threads(text: str, option: click.Parameter, context: click.Context) -> int | None:
-    whole: Any = click.INT
-    return whole.convert(text, option, context) if text else None
+    integer: Any = click.INT
+    return integer.convert(text, option, context) if text else None
 
 
 def _tokens(context: click.Context, option: click.Parameter, text: str | None) -> list[int] | None:
@@ -68,7 +64,7 @@ def _tokens(context: click.Context, option: click.Parameter, text: str | None) -
 @click.argument("prompt", required=False, metavar="[PROMPT]")
 @click.option(
     *("-m", "--models", "--model"),
-    callback=_pair(_model),
+    callback=_pair(lambda name, option, context: name or None),
     metavar="NAME[,NAME]",
     help="Folders with safetensors, GGUF files or hub ids; none: SmolLM2-135M-Instruct.",
 )
@@ -78,7 +74,7 @@ def _tokens(context: click.Context, option: click.Parameter, text: str | None) -
     default="auto",
     show_default=True,
     metavar="NAME[,NAME]",
-    help="Where they run.",
+    help="Devices, as --backend of other commands names them.",
 )
 @click.option(
     *("--dtypes", "--dtype"),
@@ -86,13 +82,13 @@ def _tokens(context: click.Context, option: click.Parameter, text: str | None) -
     default="auto",
     show_default=True,
     metavar="TYPE[,TYPE]",
-    help="How weights and cache are stored.",
+    help="Types of weights and KV cache.",
 )
 @click.option(
     "--threads",
     callback=_pair(_threads),
     metavar="N[,N]",
-    help="CPU threads; nothing takes the physical cores.",
+    help="CPU threads.  [default: physical cores]",
 )
 @click.option(
     "--deterministic",
@@ -100,7 +96,7 @@ def _tokens(context: click.Context, option: click.Parameter, text: str | None) -
     default="no",
     show_default=True,
     metavar="yes|no[,yes|no]",
-    help="The same bits in any batch and chunking.",
+    help="Bit-identical results in any batch and chunking.",
 )
 @click.option(
     *("--batches", "--batch"),
@@ -108,7 +104,7 @@ def _tokens(context: click.Context, option: click.Parameter, text: str | None) -
     default="1",
     show_default=True,
     metavar="N[,N]",
-    help="Sequences in a pass: the prompt, and others as long.",
+    help="Sequences in a pass: the prompt, and others of the same length.",
 )
 @click.option(
     *("--chunks", "--chunk"),
@@ -122,8 +118,8 @@ def _tokens(context: click.Context, option: click.Parameter, text: str | None) -
 @click.option(
     "--detail",
     is_flag=True,
-    help="Every operator, the larger ones spelled out in smaller ones; a backend's own versions of"
-    " those are not run.",
+    help="Compare every operator, with composite ones spelled out in smaller ones; a backend's own"
+    " versions of those are not run.",
 )
 @click.option(
     "--tolerance",
@@ -135,16 +131,16 @@ def _tokens(context: click.Context, option: click.Parameter, text: str | None) -
 @click.option(
     "--html",
     type=click.Path(dir_okay=False, writable=True, path_type=Path),
-    help="Write a page with pictures, too.",
+    help="Write a page with charts, too.",
 )
 @click.option(
     "--keep-converted/--no-keep-converted",
     default=True,
     show_default=True,
-    help="Keep a GGUF's converted weights, to open it fast the next time.",
+    help="Keep a GGUF's converted weights on disk, to load faster the next time.",
 )
-@click.option("-q", "--quiet", is_flag=True, help="No lines about models and devices.")
-@click.option("--json", "as_json", is_flag=True, help="JSON instead of a table.")
+@click.option("-q", "--quiet", is_flag=True, help="Do not print models and devices.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of the table.")
 def command(
     prompt: str | None,
     tokens: list[int] | None,
@@ -154,21 +150,22 @@ def command(
     as_json: bool,
     **options: Any,
 ) -> int:
-    """Run PROMPT (- reads it from standard input) through two settings, and say where they part.
+    """Run PROMPT (- reads it from standard input) with two settings, and compare all operators.
 
-    An option with two values, such as `--dtypes float32,bfloat16`, tells the sides apart; one
+    An option with two values, such as `--dtypes float32,bfloat16`, sets the sides apart; one
     value is for both. The first side is the reference.
 
-    "error" is what each operator adds by itself, given the first side's inputs: the larger of its
-    worst token's RMS error and an eighth of its worst element's, relative to that token. For
-    "accumulated", errors travel on through the layers.
+    "error" is an operator's own, given the first side's inputs: the larger of its worst token's
+    RMS error and an eighth of its worst element's, relative to that token. For "accumulated",
+    errors travel on through the layers.
 
-    Exits with 0 where every operator is within the tolerance, 1 where the two sides part (or
+    Exits with 0 where every operator is within the tolerance, 1 where the sides differ (or
     something fails), 2 after misuse.
     """
     if prompt is not None and tokens is not None:
         raise UsageError("there is a PROMPT and --tokens, expected one of them")
-    first, second = _sides(options)
+    names = LOADING | RUNNING
+    first, second = ({names[option]: options[option][i] for option in names} for i in (0, 1))
     if first == second:
         raise UsageError(
             "both sides are the same, expected an option with two values, for example "
@@ -178,17 +175,12 @@ def command(
     common = {"keep_converted": options["keep_converted"], "quiet": options["quiet"]}
     comparison = _compare(first, second, given, detail, tolerance, common)
     if html is not None:
-        _write(html, comparison.page())
+        try:
+            html.write_text(comparison.page(), encoding="utf-8")
+        except OSError as error:
+            raise CullamaError(f"cannot write {html}: {error.strerror or error}") from None
     click.echo(json.dumps(comparison.as_json()) if as_json else str(comparison))
     return 0 if comparison.agree else 1
-
-
-def _sides(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What is asked for by name, on either side."""
-    names = LOADED | RUN
-    pairs = {ours: options[option] for option, ours in names.items()}
-    first, second = ({name: pair[i] for name, pair in pairs.items()} for i in (0, 1))
-    return first, second
 
 
 def _compare(
@@ -199,13 +191,13 @@ def _compare(
     tolerance: float | None,
     common: dict[str, Any],
 ) -> Comparison:
-    """One model at a time in memory, and only one at all where both sides share it."""
+    """Compare two sides with one model in memory at a time, loaded once where both share it."""
     from ..inspect.diff import Side, compare, record
 
     llm = _load(first, common)
     try:
         recording = record(Side(llm, first["batch"], first["chunk"]), prompt, is_detailed)
-        if _loaded(first) != _loaded(second):
+        if any(first[name] != second[name] for name in LOADING.values()):
             llm.close()
             llm = _load(second, common)
         return compare(recording, Side(llm, second["batch"], second["chunk"]), tolerance)
@@ -214,15 +206,5 @@ def _compare(
 
 
 def _load(side: dict[str, Any], common: dict[str, Any]) -> LLM:
-    return load(**_loaded(side), **common, cache_tokens=1)  # a comparison brings its own cache
-
-
-def _loaded(side: dict[str, Any]) -> dict[str, Any]:
-    return {name: side[name] for name in LOADED.values()}
-
-
-def _write(path: Path, page: str) -> None:
-    try:
-        path.write_text(page, encoding="utf-8")
-    except OSError as error:
-        raise CullamaError(f"cannot write {path}: {error.strerror or error}") from None
+    options = {name: side[name] for name in LOADING.values()}
+    return load(**options, **common, cache_tokens=1)  # comparisons run in KV caches of their own

@@ -1,4 +1,4 @@
-"""Load a model for a command: progress bars while it takes long, one line on what was taken."""
+"""Loads a model for a command, with progress bars and one line on model and device."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 
 def load(model: Any, quiet: bool, **options: Any) -> LLM:
+    """Load a model; `options` are those of `LLM`."""
     from ..llm import LLM
 
     show_log(quiet)
@@ -29,11 +30,11 @@ def load(model: Any, quiet: bool, **options: Any) -> LLM:
 
 
 def load_or_invent(shape: str | None, **options: Any) -> LLM:
-    """A model from a file, or random weights in a known shape."""
-    from ..benchmark.shapes import random_checkpoint
-
-    if shape is not None and options["model"] is not None:
-        raise UsageError("--config runs random weights, --model a file: give one of them")
+    """Load a model from a file, or make one of a known shape with random weights."""
     if shape is not None:
+        from ..benchmark.shapes import random_checkpoint
+
+        if options["model"] is not None:
+            raise UsageError("--config runs random weights, --model a file: give one of them")
         options["model"] = random_checkpoint(shape)
     return load(**options)

@@ -1,4 +1,4 @@
-"""What the library has to say while it works, on standard error."""
+"""Prints the library's log on standard error."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ import sys
 
 
 class _StandardError(logging.Handler):
-    """Whatever that is at the moment: a progress bar stands in for it, to stay below the lines."""
+    """Prints to `sys.stderr` as it is at the moment: a progress bar replaces it, so that lines
+    appear above the bar."""
 
     def emit(self, record: logging.LogRecord) -> None:
         print(self.format(record), file=sys.stderr)
 
 
 def show_log(quiet: bool) -> None:
-    """Warnings, and unless it is to be `quiet`, what is fetched and kept, too."""
+    """Print warnings, and unless `quiet` also what is downloaded and written to disk."""
     logger = logging.getLogger("cullama")
     logger.setLevel(logging.WARNING if quiet else logging.INFO)
     if not any(isinstance(handler, _StandardError) for handler in logger.handlers):

@@ -1,4 +1,7 @@
-"""Options that commands share: which model, where it runs, how tokens are drawn."""
+"""Defines the options that several commands share: model, device, sampling.
+
+Most values are checked where they are used, by `LLM` and `SamplingParams`.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,8 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 def _stack(options: list[Callable[[Command], Command]]) -> Callable[[Command], Command]:
+    """Return one decorator that adds all the options."""
+
     def decorate(command: Command) -> Command:
         for option in reversed(options):  # so that --help lists them in the order written
             command = option(command)
@@ -36,7 +41,7 @@ device_options = _stack(
             callback=check_backend,
             default="auto",
             show_default=True,
-            help="Where it runs; auto takes a GPU that can be used. KERNELS: numpy, or an "
+            help="Device; auto takes a GPU that can be used, else the CPU. KERNELS: numpy, or an "
             "instruction set, such as avx2.",
         ),
         click.option(
@@ -44,19 +49,19 @@ device_options = _stack(
             type=click.Choice(list(DTYPE_CHOICES)),
             default="auto",
             show_default=True,
-            help="How weights and cache are stored; sums are always float32. On the CPU, auto "
-            "keeps each weight as its file has it.",
+            help="Type of weights and KV cache; sums are always float32. On the CPU, auto keeps "
+            "each weight as its file has it.",
         ),
         click.option(
             "--threads",
             type=int,
             metavar="N",
-            help="CPU threads; none with cuda.  [default: physical cores]",
+            help="CPU threads; not for cuda.  [default: physical cores]",
         ),
         click.option(
             "--deterministic",
             is_flag=True,
-            help="The same bits for a text in any batch and chunking; slower for many rows.",
+            help="Bit-identical results in any batch and chunking; slower for large batches.",
         ),
     ]
 )
@@ -72,25 +77,24 @@ model_options = _stack(
         ),
         device_options,
         click.option(
-            "--context", "context_length", type=int, metavar="N", help="Longest text, in tokens."
+            "--context", "context_length", type=int, metavar="N", help="Context length, in tokens."
         ),
         click.option(
             "--keep-converted/--no-keep-converted",
             default=True,
             show_default=True,
-            help="Keep a GGUF's converted weights, to open it fast the next time.",
+            help="Keep a GGUF's converted weights on disk, to load faster the next time.",
         ),
-        click.option("-q", "--quiet", is_flag=True, help="No line about model and device."),
+        click.option("-q", "--quiet", is_flag=True, help="Do not print model and device."),
     ]
 )
 
 shape_option = click.option(
-    "--config", "shape", metavar="NAME", help="A known shape with random weights."
+    "--config", "shape", metavar="NAME", help="A known model shape, with random weights."
 )
 
-# Their ranges are `SamplingParams`' to check; here is only what the shell needs to know.
 max_tokens_option = click.option(
-    "-n", "--max-tokens", type=int, metavar="N", help="Longest answer.  [default: 256]"
+    "-n", "--max-tokens", type=int, metavar="N", help="Tokens to generate at most.  [default: 256]"
 )
 
 other_sampling_options = _stack(
@@ -101,53 +105,59 @@ other_sampling_options = _stack(
             type=float,
             default=0.8,
             show_default=True,
-            help="0 always takes the likeliest token.",
+            help="0 is greedy: always the likeliest token.",
         ),
-        click.option("--top-k", type=int, default=0, show_default=True, help="0 keeps all."),
+        click.option(
+            "--top-k",
+            type=int,
+            default=0,
+            show_default=True,
+            help="Sample from the K likeliest tokens; 0 from all.",
+        ),
         click.option(
             "--top-p",
             type=float,
             default=0.95,
             show_default=True,
-            help="The likeliest that reach this share.",
+            help="Sample from the likeliest tokens that reach this probability together.",
         ),
         click.option(
             "--min-p",
             type=float,
             default=0.0,
             show_default=True,
-            help="At least this share of the likeliest.",
+            help="Sample from tokens with at least this share of the likeliest's probability.",
         ),
         click.option(
             "--repetition-penalty",
             type=float,
             default=1.0,
             show_default=True,
-            help="Above 1: less of what prompt and text hold.",
+            help="Above 1, tokens in prompt and text become less likely.",
         ),
         click.option(
             "--presence-penalty",
             type=float,
             default=0.0,
             show_default=True,
-            help="Off every token the text holds.",
+            help="Subtracted from the logit of every token in the text.",
         ),
         click.option(
             "--frequency-penalty",
             type=float,
             default=0.0,
             show_default=True,
-            help="Off every token, as often as it was said.",
+            help="Subtracted from a token's logit for each time it is in the text.",
         ),
-        click.option("-s", "--seed", type=int, help="The same seed tells the same text."),
-        click.option("--stop", multiple=True, metavar="TEXT", help="End before this text."),
+        click.option("-s", "--seed", type=int, help="The same seed gives the same text."),
+        click.option("--stop", multiple=True, metavar="TEXT", help="Stop before this text."),
         click.option(
             "--stop-token-id",
             "stop_token_ids",
             type=int,
             multiple=True,
             metavar="ID",
-            help="End at this token.",
+            help="Stop at this token.",
         ),
         click.option(
             "--logit-bias",
@@ -162,15 +172,15 @@ other_sampling_options = _stack(
             metavar="K",
             help="With --json: the K likeliest tokens of each step.",
         ),
-        click.option("--n", "n", type=int, default=1, show_default=True, help="How many texts."),
-        click.option("--ignore-eos", is_flag=True, help="Go on past the end token."),
+        click.option("--n", "n", type=int, default=1, show_default=True, help="Texts to generate."),
+        click.option("--ignore-eos", is_flag=True, help="Continue past the end token."),
         click.option(
             "--speculation",
             type=int,
             default=0,
             show_default=True,
             metavar="K",
-            help="Guess up to K tokens a step where the text repeats itself; the text is the same.",
+            help="Draft tokens a step at most, where the text repeats itself; it stays the same.",
         ),
     ]
 )
@@ -205,6 +215,6 @@ def _bias(text: str) -> tuple[int, float]:
         raise click.BadParameter(f"{text!r}, expected ID=BIAS, for example 42=-1.5") from None
 
 
-def take(options: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
-    """Those of the options, taken out of the rest."""
+def pop(options: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    """Remove some of the options and return them."""
     return {name: options.pop(name) for name in names}

@@ -1,8 +1,7 @@
-"""A progress bar that appears only when there is something to wait for.
+"""Draws a progress bar on standard error, once a wait is long enough to need one.
 
-It draws on standard error, on a terminal only; elsewhere it writes one line when the wait begins,
-except for downloads, of which the log says more.
-rich is imported with the first bar drawn, so that quick loads pay nothing.
+In a file or a pipe it writes one line instead; none for downloads, which are logged. It measures
+nothing itself: it is called with what is done.
 """
 
 from __future__ import annotations
@@ -14,11 +13,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-PATIENCE = 0.4  # seconds before a bar is worth drawing
+DELAY = 0.4  # seconds before a bar is drawn
 
 
 class ProgressBar:
-    """Call it with (done, total); leave the `with` and it is gone."""
+    """A context manager to be called with (done, total); the bar disappears at its end."""
 
     def __init__(self, title: str, in_bytes: bool = False) -> None:
         self._title, self._in_bytes = title, in_bytes
@@ -30,7 +29,7 @@ class ProgressBar:
         now = time.monotonic()
         if self._started is None:
             self._started = now
-        if self._bar is None and now - self._started > PATIENCE and done < total:
+        if self._bar is None and now - self._started > DELAY and done < total:
             self._begin(total)
         if self._bar is not None:
             self._bar.update(self._bar.task_ids[0], completed=done)
@@ -44,12 +43,13 @@ class ProgressBar:
 
     def _begin(self, total: int) -> None:
         if sys.stderr.isatty():
-            self._bar = self._drawn(total)
+            self._bar = self._new_bar(total)
         elif not self._is_announced and not self._in_bytes:
             self._is_announced = True
             print(f"{self._title} …", file=sys.stderr, flush=True)
 
-    def _drawn(self, total: int) -> Progress:
+    def _new_bar(self, total: int) -> Progress:
+        # 40 ms of imports, which loads faster than DELAY do not pay.
         from rich.console import Console
         from rich.progress import (
             BarColumn,

@@ -1,4 +1,4 @@
-"""What is piped into a command."""
+"""Reads text that is piped into a command."""
 
 from __future__ import annotations
 
@@ -6,13 +6,22 @@ import sys
 
 from ..errors import UsageError
 
+DEFAULT_PROMPT = "Once upon a time"
+
+
+def read_prompt(prompt: str | None) -> str:
+    """Return a command's PROMPT: None gives the default, "-" reads standard input."""
+    if prompt is None:
+        return DEFAULT_PROMPT
+    return read_standard_input("the prompt") if prompt == "-" else prompt
+
 
 def read_standard_input(what: str) -> str:
-    """All of it, as text; `what` it should be is for messages."""
+    """Return all of standard input as text; `what` is expected there, for messages."""
     if sys.stdin is None:
         raise UsageError(f"standard input is closed, expected {what} there")
     try:
-        # A line typed into a pipe ends with a newline that is no part of it.
+        # `echo` and typed lines end with a newline that is not part of the text.
         return sys.stdin.buffer.read().decode("utf-8").rstrip("\n")
     except UnicodeDecodeError as error:
         raise UsageError(f"standard input is not UTF-8 text: {error}") from None

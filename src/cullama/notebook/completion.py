@@ -41,10 +41,9 @@ class DrawnCompletion(Protocol):
 
 def completion_html(completions: Sequence[DrawnCompletion]) -> str:
     """Draw a completion and its alternatives, if there are any."""
+    count = len(completions)
     shown = "".join(
-        _completion(
-            completion, f"{number} of {len(completions)} · " if len(completions) > 1 else ""
-        )
+        _completion(completion, f"{number} of {count} · " if count > 1 else "")
         for number, completion in enumerate(completions, 1)
     )
     key = f"{scale()} hover for the alternatives"

@@ -1,1 +1,1 @@
-"""Text: the tokenizer, and how a sequence's tokens become text again."""
+"""Text: tokenizers, incremental decoding, stop strings, completions and streams."""

@@ -1,12 +1,12 @@
-"""Panics of the libraries that are written in Rust. It knows how pyo3 hands them to Python."""
+"""Recognises panics of Rust extensions, such as the `tokenizers` library. It handles none."""
 
 from __future__ import annotations
 
 
 def is_panic(error: BaseException) -> bool:
-    """Whether a library met what its authors held to be impossible.
+    """Whether an exception is a Rust panic: a failed assertion inside an extension module.
 
-    pyo3 derives its PanicException from BaseException, so that `except Exception` lets it pass
-    as it lets Ctrl-C pass, and keeps the class to itself, in a module that cannot be imported.
+    pyo3's PanicException derives from BaseException, so `except Exception` does not catch it, and
+    its class cannot be imported: it is recognised by name.
     """
     return type(error).__name__ == "PanicException" and type(error).__module__ == "pyo3_runtime"

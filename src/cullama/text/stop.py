@@ -1,39 +1,46 @@
-"""Stop strings: where a text ends that must not contain them, found while it is being written.
+"""Finds stop strings in text that is being generated.
 
-The end of what has arrived may be the beginning of a stop string; that much is held back until it
-is known. It knows text only.
+The end of the text so far may be the start of a stop string; that much is held back until the
+next piece decides. It handles text, not tokens: stop tokens end a request in the engine.
 """
 
 from __future__ import annotations
 
 
 class StopStrings:
+    """Passes text through piece by piece, up to the first stop string.
+
+    Attributes:
+        is_found: whether a stop string has come.
+    """
+
     def __init__(self, stops: tuple[str, ...]) -> None:
         self._stops = stops
-        self._held = ""
+        self._held_back = ""
         self.is_found = False
 
     def add(self, piece: str) -> str:
-        """What can be shown now: never a part of a stop string, nor anything behind one."""
+        """Return the text that can be shown now: nothing of a stop string, nothing after it."""
         if self.is_found or not self._stops:
             return "" if self.is_found else piece
-        text = self._held + piece
+        text = self._held_back + piece
         found = [(at + len(stop), at) for stop in self._stops if (at := text.find(stop)) >= 0]
         if found:
-            self.is_found, self._held = True, ""
-            _, start = min(found)  # the one complete first, however the text was cut into pieces
+            self.is_found, self._held_back = True, ""
+            # The stop string that ends first, which does not depend on how the text is cut.
+            _, start = min(found)
             return text[:start]
-        kept = max(_overlap(text, stop) for stop in self._stops)
-        self._held = text[len(text) - kept :]
-        return text[: len(text) - kept]
+        overlap = max(_overlap(text, stop) for stop in self._stops)
+        self._held_back = text[len(text) - overlap :]
+        return text[: len(text) - overlap]
 
     def flush(self) -> str:
-        """What was held back, once it is clear that nothing follows."""
-        held, self._held = self._held, ""
-        return held
+        """Return the text that is held back, at the end of generation."""
+        held_back, self._held_back = self._held_back, ""
+        return held_back
 
 
 def _overlap(text: str, stop: str) -> int:
-    """Length of the longest beginning of `stop` that ends `text`."""
+    """Return the length of the longest proper prefix of `stop` that ends `text`."""
     longest = min(len(text), len(stop) - 1)
     return next((n for n in range(longest, 0, -1) if text.endswith(stop[:n])), 0)

@@ -1,8 +1,8 @@
-"""Between text and token ids. The work is the `tokenizers` library's.
+"""Encodes text to token ids and decodes ids to text, on top of the `tokenizers` library.
 
-What a user types is plain text here, also where it spells a special token: only templates may
-speak to the model in control tokens. Whatever the text, and whatever the library makes of it,
-nothing but a CullamaError comes out. It knows no model and no template.
+Control tokens that a text spells are encoded as plain text unless allowed, as for the output of
+chat templates. Every failure of the library, panics included, becomes a CullamaError. It reads no
+files: checkpoints do (`checkpoint/tokenizer_file.py`, `checkpoint/gguf_tokenizer.py`).
 """
 
 from __future__ import annotations
@@ -20,12 +20,111 @@ from .rust_panics import is_panic
 if TYPE_CHECKING:
     import tokenizers
 
-LARGEST_ID = (1 << 32) - 1  # that the library can be asked about
+MAX_ID = (1 << 32) - 1  # the library's ids are uint32
 
-# Tokens of the prompt that a first piece may depend on: a space, a letter in several bytes.
+# Tokens of the prompt that the first token's text may depend on: a word before it decides on its
+# leading space, bytes before it on the character that it completes.
 CONTEXT_TOKENS = 16
 
-_BYTE_TOKEN = re.compile(r"<0x[0-9A-F]{2}>")  # SentencePiece's way to write a byte
+BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")  # SentencePiece's tokens for single bytes
+
+
+class Tokenizer:
+    """Encodes and decodes; may be used by several threads at once.
+
+    A megabyte of text takes 0.1 to 2 s, one without a space or of one letter as well (measured
+    with vocabularies of 300 to 49 K tokens, byte-level and SentencePiece); the time is linear in
+    the text's length.
+    """
+
+    def __init__(self, tokenizer: tokenizers.Tokenizer) -> None:
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+        self.tokenizer = tokenizer
+        # `encode_special_tokens` is state of the library's object, not an argument of encode: a
+        # template rendered in one thread must not allow control tokens in another thread's text.
+        self._lock = Lock()
+
+    def encode(
+        self, text: str, add_special_tokens: bool = True, allow_special: bool = False
+    ) -> list[int]:
+        """Return the token ids of a text.
+
+        Args:
+            text: well-formed Unicode.
+            add_special_tokens: add the tokens that the model expects around a text, such as BOS.
+            allow_special: encode control tokens that the text spells as control tokens.
+
+        Raises:
+            UsageError: not a str, or half of a surrogate pair in it.
+            ModelFileError: the model's tokenizer has no token for it, or is damaged.
+        """
+        _check_text(text)
+        with self._lock, _library_errors(f"the text {text[:60]!r}"):
+            self.tokenizer.encode_special_tokens = not allow_special
+            return self.tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
+
+    def decode(self, ids: Iterable[SupportsIndex], skip_special_tokens: bool = True) -> str:
+        """Return the text of token ids; ids outside the tokenizer's vocabulary decode to nothing.
+
+        Raises:
+            UsageError: not integers from 0 on.
+            ModelFileError: the model's tokenizer is damaged.
+        """
+        numbers = _checked_ids(ids)
+        with _library_errors("token ids"):
+            return self.tokenizer.decode(numbers, skip_special_tokens=skip_special_tokens)
+
+    @property
+    def size(self) -> int:
+        """The number of tokens in the vocabulary, added ones included."""
+        return self.tokenizer.get_vocab_size()
+
+
+class Detokenizer:
+    """Decodes ids one by one, and returns complete characters only.
+
+    It starts with the end of the prompt, because a token's text depends on what precedes it: a
+    first word keeps its leading space when it continues a sentence.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, prompt: list[int]) -> None:
+        self._tokenizer = tokenizer.tokenizer
+        self._restart()
+        ids = _checked_ids(prompt)
+        for token in ids[self._context_start(ids) :]:
+            self.add(token)
+
+    def add(self, token: int) -> str:
+        """Return the characters that this token completes: often a word, sometimes nothing.
+
+        Raises:
+            UsageError: not an integer from 0 on.
+            ModelFileError: the model's tokenizer is damaged.
+        """
+        [token] = _checked_ids([token])
+        try:
+            return self._stream.step(self._tokenizer, token) or ""
+        except Exception:  # the library raises plain Exception
+            # Invalid UTF-8 after text that was already returned changes how that text decodes.
+            # It cannot be taken back, so this token is decoded as if it were the first.
+            self._restart()
+        except BaseException as error:
+            _raise_as_ours(error, f"token {token}")
+        with _library_errors(f"token {token}"):
+            return self._stream.step(self._tokenizer, token) or ""
+
+    def _restart(self) -> None:
+        from tokenizers.decoders import DecodeStream
+
+        self._stream = DecodeStream(skip_special_tokens=True)
+
+    def _context_start(self, prompt: list[int]) -> int:
+        """Return where in the prompt to start: not inside a run of byte tokens."""
+        start = max(0, len(prompt) - CONTEXT_TOKENS)
+        while start > 0 and BYTE_TOKEN.fullmatch(self._tokenizer.id_to_token(prompt[start]) or ""):
+            start -= 1
+        return start
 
 
 def _check_text(text: object) -> None:
@@ -43,120 +142,24 @@ def _checked_ids(ids: Iterable[SupportsIndex]) -> list[int]:
         numbers = [index(it) for it in ids]
     except TypeError:
         numbers = [-1]
-    if numbers and not 0 <= min(numbers) <= max(numbers) <= LARGEST_ID:
+    if numbers and not 0 <= min(numbers) <= max(numbers) <= MAX_ID:
         raise UsageError("cannot decode these ids, expected whole numbers from 0 on")
     return numbers
 
 
 @contextmanager
-def _failures_named(what: str) -> Iterator[None]:
-    """Turn what the library raises into our errors: plain Exceptions, and panics."""
+def _library_errors(what: str) -> Iterator[None]:
+    """Turn the library's exceptions and panics into ModelFileError."""
     try:
         yield
     except BaseException as error:
-        _explain(error, what)
+        _raise_as_ours(error, what)
 
 
-def _explain(error: BaseException, what: str) -> NoReturn:
+def _raise_as_ours(error: BaseException, what: str) -> NoReturn:
     if not isinstance(error, Exception) and not is_panic(error):
-        raise error  # Ctrl-C, say
+        raise error  # Ctrl-C and the like
     raise ModelFileError(
         f"the model's tokenizer fails on {what}: {error}; "
         "its tokenizer.json, or the tokenizer in its GGUF file, is damaged"
     ) from None
-
-
-class Tokenizer:
-    """May be used by several threads at once.
-
-    A megabyte of text takes 0.1 to 2 s, one without a space or of one letter as well (measured
-    with vocabularies of 300 to 49 K tokens, byte-level and SentencePiece); time grows in step
-    with the text.
-    """
-
-    def __init__(self, tokenizer: tokenizers.Tokenizer) -> None:
-        tokenizer.no_padding()
-        tokenizer.no_truncation()
-        self.tokenizer = tokenizer
-        # Whether control tokens are read is a setting of the library's object, not an argument:
-        # without the lock, one thread's template would let another thread's user write them.
-        self._lock = Lock()
-
-    def encode(
-        self, text: str, add_special_tokens: bool = True, allow_special: bool = False
-    ) -> list[int]:
-        """Token ids of a text.
-
-        `add_special_tokens` puts the tokens the model expects round a text (its BOS, say);
-        `allow_special` reads control tokens spelled out in the text as such.
-
-        Raises:
-            UsageError: the text holds half of a surrogate pair, which is no character.
-            ModelFileError: the model's tokenizer has no token for it, or is damaged.
-        """
-        _check_text(text)
-        with self._lock, _failures_named(f"the text {text[:60]!r}"):
-            self.tokenizer.encode_special_tokens = not allow_special
-            return self.tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
-
-    def decode(self, ids: Iterable[SupportsIndex], skip_special_tokens: bool = True) -> str:
-        """The text of token ids. Ids that the tokenizer does not have are no text.
-
-        Raises:
-            UsageError: what is no token id at all.
-            ModelFileError: the model's tokenizer is damaged.
-        """
-        numbers = _checked_ids(ids)
-        with _failures_named("token ids"):
-            return self.tokenizer.decode(numbers, skip_special_tokens=skip_special_tokens)
-
-    @property
-    def size(self) -> int:
-        """Tokens in the vocabulary, added ones included."""
-        return self.tokenizer.get_vocab_size()
-
-
-class Detokenizer:
-    """Ids one by one → text in complete characters.
-
-    It starts from the end of the prompt, because the text of a token depends on what stands before
-    it: a first word keeps its leading space when it continues a sentence.
-    """
-
-    def __init__(self, tokenizer: Tokenizer, prompt: list[int]) -> None:
-        self._tokenizer = tokenizer.tokenizer
-        self._restart()
-        ids = _checked_ids(prompt)
-        for token in ids[self._beginning(ids) :]:
-            self.add(token)
-
-    def add(self, token: int) -> str:
-        """The characters that this token completes; often a word, sometimes none.
-
-        Raises:
-            UsageError: what is no token id at all.
-            ModelFileError: the model's tokenizer is damaged.
-        """
-        [token] = _checked_ids([token])
-        try:
-            return self._stream.step(self._tokenizer, token) or ""
-        except Exception:  # the library raises plain Exception
-            # Bytes that make no character spoiled text that was already shown; what is shown
-            # cannot be taken back, so the text goes on with this token as if it were the first.
-            self._restart()
-        except BaseException as error:
-            _explain(error, f"token {token}")
-        with _failures_named(f"token {token}"):
-            return self._stream.step(self._tokenizer, token) or ""
-
-    def _restart(self) -> None:
-        from tokenizers.decoders import DecodeStream
-
-        self._stream = DecodeStream(skip_special_tokens=True)
-
-    def _beginning(self, prompt: list[int]) -> int:
-        """Where to start in the prompt: not within a character that is spelled in bytes."""
-        start = max(0, len(prompt) - CONTEXT_TOKENS)
-        while start > 0 and _BYTE_TOKEN.fullmatch(self._tokenizer.id_to_token(prompt[start]) or ""):
-            start -= 1
-        return start

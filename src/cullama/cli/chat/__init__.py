@@ -10,7 +10,7 @@ import click
 
 from ...errors import UsageError
 from ..loading import load
-from ..options import SAMPLING_NAMES, model_options, other_sampling_options, take
+from ..options import SAMPLING_NAMES, model_options, other_sampling_options, pop
 from ..standard_input import read_standard_input
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ DEFAULT_MAX_TOKENS = 1024  # enough for an answer with some code in it
     default=DEFAULT_MAX_TOKENS,
     show_default=True,
     metavar="N",
-    help="Tokens of an answer at most.",
+    help="Tokens of an answer, at most.",
 )
 @other_sampling_options
 @click.option("--markdown/--no-markdown", default=True, help="Render markdown on a terminal.")
@@ -66,7 +66,7 @@ def command(
     """
     from ...sampling.params import SamplingParams
 
-    params = _checked(SamplingParams(**take(options, SAMPLING_NAMES)), as_json)
+    params = _checked(SamplingParams(**pop(options, SAMPLING_NAMES)), as_json)
     asked = _question(question)
     if as_json and asked is None:
         raise UsageError("--json answers one question: give it, or pipe it in")
@@ -115,7 +115,7 @@ def _question(words: tuple[str, ...]) -> str | None:
 def _answer_one(
     session: Session, question: str, model: str, markdown: bool, stats: bool, as_json: bool
 ) -> int:
-    from ..story import completion_as_json
+    from ..completion_json import completion_as_json
     from .screen import stats_line, write_answer
 
     completion = write_answer(session.stream(question), markdown, is_silent=as_json)
