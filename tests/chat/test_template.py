@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from chat_fixtures import ChatStyle, chat_styles
 
-from cullama.chat.template import LARGEST_FILE, ChatTemplate
+from cullama.chat.template import MAX_FILE_BYTES, ChatTemplate
 from cullama.errors import ChatTemplateError, UsageError
 
 WHERE = "somewhere/tokenizer_config.json: chat_template"
@@ -134,7 +134,7 @@ class Role(str, enum.Enum):
         ),
         "null": ([{"role": None, "content": "a"}], "message 0 has a role that is null"),
         "an object": ([{**HI[0], "x": Path()}], "message 0 holds a PosixPath, expected texts"),
-        "a key": ([HI[0] | {7: ""}], "message 0 holds a key that is no text"),
+        "a key": ([HI[0] | {7: ""}], "message 0 holds a key that is not a string"),
     }.values(),
 )
 def test_what_is_no_message_is_refused_by_its_index(messages: Any, said: str) -> None:
@@ -175,7 +175,7 @@ def test_a_refusal_by_the_template_is_the_users_to_mend() -> None:
         render("{{ raise_exception('Roles must\n alternate \x1b[31m') }}")
     said = r"the chat template refuses these messages: Roles must alternate \x1b[31m"
     assert str(caught.value) == said
-    with pytest.raises(UsageError, match=r"messages: it gives no reason$"):
+    with pytest.raises(UsageError, match=r"messages: no reason given$"):
         render("{{ raise_exception('') }}")
 
 
@@ -188,16 +188,16 @@ def test_a_long_reason_is_cut() -> None:
 @pytest.mark.parametrize(
     ("source", "said"),
     [
-        ("a\n{% for %}", "line 2 is no sound template: Expected an expression"),
-        ("{{ 'a' | nothing }}", "line 1 is no sound template: No filter named 'nothing'"),
+        ("a\n{% for %}", "line 2 is not valid jinja2: Expected an expression"),
+        ("{{ 'a' | nothing }}", "line 1 is not valid jinja2: No filter named 'nothing'"),
         ("{{ nothing.at_all }}", "the template fails: 'nothing' is undefined"),
         ("{{ 'a' + 1 }}", "the template fails: can only concatenate str"),
         ("{{ 1 / 0 }}", "the template fails: division by zero"),
-        ("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", "or calls itself without end"),
+        ("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", "or recurses without end"),
         ("{{ ''.__class__ }}", "the template reaches for '__class__' of a str"),
         ("{{ 'a' * 10**9 }}", "asks for more time or memory than these messages can need"),
         ("{{ 'a'() }}", "the template calls a str"),
-        ("{% for i in [1] %}{% for j in loop %}{% endfor %}{% endfor %}", "goes through a loopco"),
+        ("{% for i in [1] %}{% for j in loop %}{% endfor %}{% endfor %}", "iterates over a loopco"),
         ("{% include 'a' %}", "the template uses include in line 1"),
     ],
 )
@@ -210,7 +210,7 @@ def test_a_template_that_is_wrong_is_named_with_a_way_out(source: str, said: str
 def test_a_wrong_template_is_wrong_each_time() -> None:
     template = ChatTemplate("{% for %}", WHERE)
     for _ in range(2):
-        with pytest.raises(ChatTemplateError, match="is no sound template"):
+        with pytest.raises(ChatTemplateError, match="is not valid jinja2"):
             template.render(HI)
 
 
@@ -235,6 +235,6 @@ def test_a_file_that_is_no_template_is_refused(tmp_path: Path) -> None:
     assert "No such file or directory, expected a chat template" in refusal_of(tmp_path / "none")
     assert "not a regular file" in refusal_of(tmp_path)
     (tmp_path / "bytes").write_bytes(b"\xff\xfe")
-    assert "is no text" in refusal_of(tmp_path / "bytes")
-    (tmp_path / "large").write_bytes(b"a" * (LARGEST_FILE + 1))
+    assert "is not text" in refusal_of(tmp_path / "bytes")
+    (tmp_path / "large").write_bytes(b"a" * (MAX_FILE_BYTES + 1))
     assert "holds more than 1,048,576 bytes" in refusal_of(tmp_path / "large")

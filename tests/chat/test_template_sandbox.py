@@ -18,7 +18,7 @@ from jinja2.ext import loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from cullama.chat.sandbox.budget import Budget
-from cullama.chat.sandbox.environment import DEEPEST_BODY, LONGEST_SOURCE, MOST_TOKENS, SafeTemplate
+from cullama.chat.sandbox.environment import MAX_BODY_DEPTH, MAX_SOURCE, MAX_TOKENS, SafeTemplate
 from cullama.chat.sandbox.filters import SAFE_FILTERS
 from cullama.chat.sandbox.methods import METHODS
 
@@ -325,7 +325,7 @@ STATEMENTS = {
 @pytest.mark.parametrize("expression", EXPRESSIONS.strip().splitlines())
 def test_an_expression_is_what_it_is_in_jinja2(expression: str) -> None:
     if expression == "messages[0].content.strip":  # a method is no text; jinja2 prints its address
-        with pytest.raises(SecurityError, match="uses a callee where texts, numbers or lists"):
+        with pytest.raises(SecurityError, match="uses a function where texts, numbers or lists"):
             render(f"{{{{ {expression} }}}}")
         return
     source = f"{{% set x = {expression} %}}{{{{ {expression} }}}}|{{{{ x | string }}}}"
@@ -460,22 +460,22 @@ def test_what_is_large_costs_as_much(source: str) -> None:
 
 def test_nobody_is_paid_for_work() -> None:
     budget = Budget(10)
-    with pytest.raises(SecurityError, match="asks to be paid"):
+    with pytest.raises(SecurityError, match="spends a negative number"):
         budget.spend(-1)
     assert budget.left == 10
 
 
 def test_a_source_may_be_long_but_not_endless() -> None:
-    assert SafeTemplate("a" * LONGEST_SOURCE)
+    assert SafeTemplate("a" * MAX_SOURCE)
     with pytest.raises(SecurityError, match="has 131,073 characters, expected at most 131,072"):
-        SafeTemplate("a" * (LONGEST_SOURCE + 1))
-    assert SafeTemplate("{{a}}" * (MOST_TOKENS // 3))
-    with pytest.raises(SecurityError, match="has more than 10,000 words and signs"):
-        SafeTemplate("{{a}}" * (MOST_TOKENS // 3 + 1))
+        SafeTemplate("a" * (MAX_SOURCE + 1))
+    assert SafeTemplate("{{a}}" * (MAX_TOKENS // 3))
+    with pytest.raises(SecurityError, match="has more than 10,000 tokens"):
+        SafeTemplate("{{a}}" * (MAX_TOKENS // 3 + 1))
 
 
 def test_bodies_may_be_nested_but_not_without_end() -> None:
-    nested = "{% if yes %}" * (DEEPEST_BODY - 1) + "x" + "{% endif %}" * (DEEPEST_BODY - 1)
+    nested = "{% if yes %}" * (MAX_BODY_DEPTH - 1) + "x" + "{% endif %}" * (MAX_BODY_DEPTH - 1)
     assert render(nested) == "x"
     with pytest.raises(SecurityError, match="nests more than 40 loops and branches in line 1"):
         SafeTemplate(f"{{% if yes %}}{nested}{{% endif %}}")

@@ -1,8 +1,8 @@
-"""Chat templates: how a model wants a conversation written down, as its checkpoint says it.
+"""Render messages with a checkpoint's chat template, into the text that the model reads.
 
-It knows messages and what to say when they, or the template, are wrong. The rendering itself is
-`sandbox`, which imports jinja2, so it is loaded when the first conversation is rendered. Where a
-checkpoint keeps its template is `checkpoint.template_files`. It knows no tokenizer.
+It checks messages and variables, and words the errors. The rendering itself is `sandbox`, which
+imports jinja2, so it is loaded with the first rendering. `checkpoint/template_files.py` finds the
+template of a checkpoint; tokens are not dealt with here.
 """
 
 from __future__ import annotations
@@ -19,23 +19,25 @@ from ..files.regular_file import open_regular_file
 if TYPE_CHECKING:
     from .sandbox.environment import SafeTemplate
 
-LONGEST_REASON = 300  # characters of what a template or jinja2 says
+MAX_REASON = 300  # characters of an error of jinja2 or of the template
 MAX_DEPTH = 32  # levels of lists and objects in a message or a variable
-LARGEST_FILE = 1 << 20  # bytes
+MAX_FILE_BYTES = 1 << 20  # bytes
 
 
 @dataclass(frozen=True)
 class ChatTemplate:
+    """A template's source, and the names of tokens that it may use."""
+
     source: str  # jinja2
-    where: str  # for messages: "FILE: chat_template"
-    names: Mapping[str, str] = field(default_factory=dict)  # "bos_token" → its text, and others
+    where: str  # for errors: "FILE: chat_template"
+    names: Mapping[str, str] = field(default_factory=dict)  # "bos_token" → its text, and so on
 
     @classmethod
     def from_file(cls, path: Path, names: Mapping[str, str]) -> ChatTemplate:
-        """A template in a file of its own.
+        """Read a template from a file of its own.
 
         Raises:
-            ChatTemplateError: it cannot be read, or is no text.
+            ChatTemplateError: it cannot be read, or is not UTF-8.
         """
         return cls(read_template(path), str(path), names)
 
@@ -45,15 +47,18 @@ class ChatTemplate:
         add_generation_prompt: bool = True,
         **variables: Any,
     ) -> str:
-        """The conversation as one text, control tokens spelled out.
+        """Render the conversation as one text, in which control tokens are spelled out.
 
-        `messages` have a "role" and a "content", both texts. `add_generation_prompt` ends the text
-        where the assistant begins to speak. `variables` are what the template knows besides, such
-        as `enable_thinking=False`. The result is that of transformers' `apply_chat_template`.
+        The result is that of transformers' `apply_chat_template`.
+
+        Args:
+            messages: each has a "role" and a "content", both strings.
+            add_generation_prompt: end with the header of the assistant's next message.
+            variables: further variables of the template, such as `enable_thinking=False`.
 
         Raises:
-            UsageError: these are no messages, or the template refuses such a conversation.
-            ChatTemplateError: the template is damaged, or does what a template must not.
+            UsageError: the messages are malformed, or the template refuses them.
+            ChatTemplateError: the template is malformed, or does what the sandbox forbids.
         """
         plain = [_checked(index, message) for index, message in enumerate(messages)]
         given = {
@@ -65,9 +70,9 @@ class ChatTemplate:
 
     def _guarded_render(self, given: Mapping[str, Any]) -> str:
         from .sandbox.budget import Budget
-        from .sandbox.run import ConversationRefusedError
+        from .sandbox.context import ConversationRefusedError
 
-        # By what the caller gave: names are the checkpoint's, and buy nothing.
+        # The budget grows with the caller's messages, not with what the checkpoint provides.
         budget = Budget.for_conversation(len(given["messages"]), _characters(given))
         known = {**self.names, "tools": None, "documents": None, **given}
         try:
@@ -78,7 +83,7 @@ class ChatTemplate:
             ) from None
         except CullamaError:
             raise
-        except Exception as error:  # a template is a program: it can fail in every way
+        except Exception as error:  # a template is a program: it can raise anything
             raise self._error(error) from None
 
     @cached_property
@@ -96,43 +101,43 @@ class ChatTemplate:
         if isinstance(error, SecurityError):
             what = f"the template {_one_line(error)}"
         elif isinstance(error, TemplateSyntaxError):
-            what = f"line {error.lineno} is no sound template: {_one_line(error.message)}"
+            what = f"line {error.lineno} is not valid jinja2: {_one_line(error.message)}"
         elif isinstance(error, RecursionError):
-            what = "the template is nested too deeply, or calls itself without end"
+            what = "the template is nested too deeply, or recurses without end"
         else:
             what = f"the template fails: {_one_line(error)}"
         return ChatTemplateError(f"{self.where}: {what}; use another with --template FILE")
 
 
 def read_template(path: Path) -> str:
-    """The text of a template's file.
+    """Return the text of a template's file.
 
     Raises:
-        ChatTemplateError: it cannot be read, or is no text.
+        ChatTemplateError: it cannot be read, is too large, or is not UTF-8.
     """
     try:
         with open_regular_file(path, "a chat template") as file:
-            content = file.read(LARGEST_FILE + 1)
+            content = file.read(MAX_FILE_BYTES + 1)
     except (ModelFileError, ValueError) as error:  # ValueError: a NUL in the path
         raise ChatTemplateError(str(error)) from None
-    if len(content) > LARGEST_FILE:
+    if len(content) > MAX_FILE_BYTES:
         raise ChatTemplateError(
-            f"{path}: holds more than {LARGEST_FILE:,} bytes, expected a chat template"
+            f"{path}: holds more than {MAX_FILE_BYTES:,} bytes, expected a chat template"
         )
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise ChatTemplateError(f"{path}: is no text: {error}, expected UTF-8") from None
+        raise ChatTemplateError(f"{path}: is not text: {error}, expected UTF-8") from None
 
 
 def _one_line(what: object) -> str:
-    text = " ".join(str(what)[:LONGEST_REASON].split())
+    text = " ".join(str(what)[:MAX_REASON].split())
     text = "".join(it if it.isprintable() else repr(it)[1:-1] for it in text)
-    return text or "it gives no reason"
+    return text or "no reason given"
 
 
 def _checked(index: int, message: Any) -> dict[str, Any]:
-    """A message as plain data, so that the template meets nothing with methods of its own."""
+    """Return a message as plain data, so that the template sees no object with methods."""
     if not isinstance(message, Mapping):
         raise UsageError(
             f"message {index} is {_kind(message)}, expected an object with role and content"
@@ -151,7 +156,7 @@ def _kind(value: object) -> str:
     return "null" if value is None else f"a {type(value).__name__}"
 
 
-# Enumerations and the like carry methods, and may print as something else.
+# Subclasses, such as enumerations, have methods of their own, and may print differently.
 _EXACT: dict[type, Callable[[Any], Any]] = {
     str: str.__str__,
     int: int.__int__,
@@ -160,7 +165,11 @@ _EXACT: dict[type, Callable[[Any], Any]] = {
 
 
 def _plain(where: str, value: Any, depth: int = 0) -> Any:
-    """The same value of Python's own types, copied."""
+    """Copy a value into Python's built-in types.
+
+    Raises:
+        UsageError: it holds something else, or is nested too deeply.
+    """
     if value is None or isinstance(value, bool):
         return value
     for kind, exact in _EXACT.items():
@@ -170,7 +179,7 @@ def _plain(where: str, value: Any, depth: int = 0) -> Any:
         raise UsageError(f"{where} is nested more than {MAX_DEPTH} deep")
     if isinstance(value, Mapping):
         if not all(isinstance(key, str) for key in value):
-            raise UsageError(f"{where} holds a key that is no text")
+            raise UsageError(f"{where} holds a key that is not a string")
         return {str.__str__(key): _plain(where, inner, depth + 1) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(where, inner, depth + 1) for inner in value]
@@ -178,7 +187,7 @@ def _plain(where: str, value: Any, depth: int = 0) -> Any:
 
 
 def _characters(value: Any) -> int:
-    """How much text there is in plain data."""
+    """Return the number of characters in plain data."""
     if isinstance(value, Mapping):
         return sum(len(key) + _characters(inner) for key, inner in value.items())
     if isinstance(value, list):

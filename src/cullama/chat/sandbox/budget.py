@@ -1,8 +1,8 @@
-"""What one rendering of a template may cost, in steps of about a microsecond.
+"""The budget of one rendering, in steps of about a microsecond.
 
-It knows what values cost to make, to look through and to write down, and stops who asks for too
-much before anything is done. It counts instead of looking at a clock: a conversation that can be
-rendered at all can be on a busy machine, too. It knows no template and no operation.
+It states what it costs to create, traverse and print values, and stops the template before an
+operation that costs too much. It counts steps instead of reading a clock, so that the result does
+not depend on how busy the machine is. Which operations there are is stated in the other files.
 """
 
 from __future__ import annotations
@@ -15,34 +15,37 @@ from typing import Any, NoReturn
 from jinja2 import Undefined
 from jinja2.exceptions import SecurityError
 
-STEPS = 200_000  # for any conversation; common templates take a hundred or two a message
+STEPS = 200_000  # for any conversation; common templates use one or two hundred a message
 STEPS_A_MESSAGE = 1_000
-CHARACTERS_A_STEP, PARTS_A_STEP = 32, 8  # made or looked through; characters take up to 4 bytes
+CHARACTERS_A_STEP, PARTS_A_STEP = 32, 8  # created or traversed; a character takes up to 4 bytes
 COPIES = 16  # how often a long conversation may be copied, trimmed and joined
 
-DEEPEST = 100  # lists in lists
-REPR_GROWTH = 12  # a character written as \U0001f999, and a little more
+MAX_NESTING = 100  # lists in lists
+REPR_GROWTH = 12  # characters printed for one, as in \U0001f999, and a margin
 
 Lists = (list, tuple)
-Scalars = (str, int, float, bool, type(None), Undefined)  # what has no parts, and may be a key
+Scalars = (str, int, float, bool, type(None), Undefined)  # without parts; may be keys
 _Views: tuple[type[Any], ...] = (type({}.keys()), type({}.values()), type({}.items()))
-# What has parts and a length.
+# Types with parts and a length.
 Counted: tuple[type[Any], ...] = (str, *Lists, dict, range, *_Views, Undefined)
-Walked: tuple[type[Any], ...] = (*Counted, GeneratorType)  # what can be gone through
+Walked: tuple[type[Any], ...] = (*Counted, GeneratorType)  # may be iterated
 
 
 def refuse(what: str) -> NoReturn:
-    """Stop the template; `what` completes the sentence "the template …"."""
+    """Stop the template with a SecurityError; `what` completes the sentence "the template …"."""
     raise SecurityError(what)
 
 
 def describe(value: Any) -> str:
+    """Return a value's type for an error: "a list", "none"."""
     return "none" if value is None else f"a {type(value).__name__.lower()}"
 
 
 @dataclass
 class Budget:
-    left: int  # steps
+    """The steps that are left, and what each kind of work costs."""
+
+    left: int
 
     @classmethod
     def for_conversation(cls, messages: int, characters: int) -> Budget:
@@ -51,7 +54,7 @@ class Budget:
 
     def spend(self, steps: int) -> None:
         if steps < 0:
-            refuse("asks to be paid for work")
+            refuse("spends a negative number of steps")
         self.left -= steps
         if self.left < 0:
             refuse("asks for more time or memory than these messages can need")
@@ -63,14 +66,16 @@ class Budget:
         self.spend(1 + parts // PARTS_A_STEP)
 
     def spend_search(self, text: str, *needles: Any) -> None:
-        """Looking for something in a text: the worst that Python's ways to search can take."""
+        """Pay for searching a text, at the worst case of Python's algorithms."""
         longest = max((len(it) for it in needles if isinstance(it, str)), default=0)
         self.spend_text(len(text) * (1 + longest // 16))
 
     def spend_on(self, value: Any, growth: int = 1, indent: int = 0) -> None:
-        """Looking through all of a plain value, or writing it down; some hold a part many times.
+        """Pay for traversing or printing a plain value, parts that occur twice counted twice.
 
-        `growth`: characters written for one; `indent`: characters before each part, a level.
+        Args:
+            growth: characters printed for each one.
+            indent: characters printed before each part, for each level.
         """
         todo = [(value, 0)]
         while todo:
@@ -85,8 +90,8 @@ class Budget:
     def _parts(self, value: Any, depth: int, indent: int) -> Iterable[Any]:
         if not isinstance(value, (*Lists, dict)):
             refuse(f"uses {describe(value)} where texts, numbers or lists are expected")
-        if depth == DEEPEST:
-            refuse(f"nests lists more than {DEEPEST} deep")
+        if depth == MAX_NESTING:
+            refuse(f"nests lists more than {MAX_NESTING} deep")
         self.spend(1 + 2 * len(value))
         self.spend_text(depth * indent)
         if isinstance(value, dict):
@@ -94,7 +99,7 @@ class Budget:
         return value
 
     def text_of(self, value: Any) -> str:
-        """A value as it is printed."""
+        """Return a value as a template prints it."""
         if isinstance(value, str):
             self.spend_text(len(value))
             return value
@@ -102,9 +107,9 @@ class Budget:
         return str(value)
 
     def each(self, values: Any) -> Iterator[Any]:
-        """The parts of a value one by one; whoever takes one pays."""
+        """Yield the parts of a value, paying for each."""
         if not isinstance(values, Walked):
-            refuse(f"goes through {describe(values)}, expected a list")
+            refuse(f"iterates over {describe(values)}, expected a list")
         for value in values:
             self.spend(1)
             yield value

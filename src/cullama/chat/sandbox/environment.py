@@ -1,11 +1,12 @@
-"""jinja2's sandbox, tightened until a template can neither reach anything nor use anything up.
+"""Compile and render templates in jinja2's sandbox, restricted further in reach, time and memory.
 
-Every operation that could is rewritten, in the parsed template, into a call of a guarded word, and
-every body (of a loop, a branch, a macro) begins by paying for what stands in it. It knows the
-language; what there is in it, and what it costs, stands in the files beside this one.
+In the parsed template, each operation that could cost much or reach into Python is rewritten into a
+call of a guarded filter, and each body (of a loop, a branch, a macro) begins with paying for its
+statements. This file deals with the language; the values, filters, tests and functions, and what
+they cost, are in the files beside it.
 
-There is no trial in a child process: what a trial would find is refused here, in each rendering
-and before it is done, and a trial would only show that one conversation does no harm.
+Templates are not tried in a child process first: each rendering is checked while it runs, whereas a
+trial would show only that one conversation is harmless.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from functools import reduce
 from itertools import islice
 from typing import Any
 
-from jinja2 import Template, nodes, pass_context
+from jinja2 import Template, nodes
 from jinja2.ext import Extension, LoopControlExtension
 from jinja2.parser import Parser
 from jinja2.runtime import Context, Macro, Undefined
@@ -24,21 +25,21 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 
 from .budget import CHARACTERS_A_STEP, Budget, describe, refuse
+from .context import RenderContext, with_budget
 from .filters import SAFE_FILTERS
-from .methods import Callee
-from .run import RenderContext, paid
-from .values import MOST_BITS, NOTHING, attribute_of, calculate, compare, item_of, slice_of
-from .words import FUNCTIONS, SAFE_TESTS, dict_of
+from .methods import Function
+from .tests_and_globals import FUNCTIONS, SAFE_TESTS, dict_of
+from .values import MAX_BITS, MISSING, attribute_of, calculate, compare, item_of, slice_of
 
-LONGEST_SOURCE = 1 << 17  # characters; templates have thousands, long ones some ten thousand
-MOST_TOKENS = 10_000  # words and signs
-DEEPEST_BODY = 40  # loops, branches and macros in one another
+MAX_SOURCE = 1 << 17  # characters; long templates have some ten thousand
+MAX_TOKENS = 10_000  # of jinja2's lexer
+MAX_BODY_DEPTH = 40  # nested loops, branches and macros
 
 
 class GenerationBlock(Extension):
-    """{% generation %}: marks what to train on, which makes no difference to a prompt."""
+    """Parse {% generation %}, which marks text to train on, as a plain block."""
 
-    tags = {"generation"}  # noqa: RUF012  (jinja2's own way to say it)
+    tags = {"generation"}  # noqa: RUF012  (as jinja2 declares it)
 
     def parse(self, parser: Parser) -> nodes.Node:
         line = next(parser.stream).lineno
@@ -47,6 +48,8 @@ class GenerationBlock(Extension):
 
 
 class Sandbox(ImmutableSandboxedEnvironment):
+    """An environment whose attributes, items, operators and calls are ours."""
+
     context_class = RenderContext
     intercepted_binops = frozenset(ImmutableSandboxedEnvironment.default_binop_table)
 
@@ -54,24 +57,24 @@ class Sandbox(ImmutableSandboxedEnvironment):
         super().__init__(
             trim_blocks=True,
             lstrip_blocks=True,
-            optimized=False,  # nothing of a template is computed before it is rendered
-            finalize=pass_context(_printed),
+            optimized=False,  # no constant folding, which has no budget
+            finalize=with_budget(Budget.text_of),
             extensions=[LoopControlExtension, GenerationBlock],
         )
-        self.filters = {**SAFE_FILTERS, **_UNSPEAKABLE}
+        self.filters = {**SAFE_FILTERS, **_INTERNAL_FILTERS}
         self.tests = dict(SAFE_TESTS)
         self.globals = dict(FUNCTIONS)
 
     def getattr(self, obj: Any, attribute: str) -> Any:
         found = attribute_of(obj, attribute)
-        found = item_of(obj, attribute) if found is NOTHING else found
-        return self.undefined(obj=obj, name=attribute) if found is NOTHING else found
+        found = item_of(obj, attribute) if found is MISSING else found
+        return self.undefined(obj=obj, name=attribute) if found is MISSING else found
 
     def getitem(self, obj: Any, argument: Any) -> Any:
         found = item_of(obj, argument)
-        if found is NOTHING and isinstance(argument, str):
+        if found is MISSING and isinstance(argument, str):
             found = attribute_of(obj, argument)
-        return self.undefined(obj=obj, name=argument) if found is NOTHING else found
+        return self.undefined(obj=obj, name=argument) if found is MISSING else found
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         return calculate(_budget(context), operator, left, right)
@@ -79,9 +82,12 @@ class Sandbox(ImmutableSandboxedEnvironment):
     def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805
         if isinstance(__obj, Macro):
             return super().call(__context, __obj, *args, **kwargs)
-        for private in ("_loop_vars", "_block_vars"):  # jinja2's, for functions that take a context
+        for private in (
+            "_loop_vars",
+            "_block_vars",
+        ):  # jinja2 adds them for functions that take a context
             kwargs.pop(private, None)
-        if isinstance(__obj, Callee):
+        if isinstance(__obj, Function):
             return __obj.run(_budget(__context), *args, **kwargs)
         if isinstance(__obj, Undefined):
             __obj._fail_with_undefined_error()
@@ -93,23 +99,19 @@ def _budget(context: Context) -> Budget:
     return context.budget
 
 
-def _printed(context: Context, value: Any) -> str:
-    return _budget(context).text_of(value)
+# --- rewriting
 
-
-# --- the rewriting
-
-# The guarded words have names with spaces, so that no template can speak them by mistake.
+# The internal filters have names with spaces, which no template can spell.
 _PAY, _EACH, _COMPARE, _SLICE, _JOIN, _DICT = (
-    f"the {word}" for word in ("cost", "parts", "comparison", "slice", "joined texts", "dict")
+    f"the {name}" for name in ("cost", "parts", "comparison", "slice", "joined texts", "dict")
 )
-_UNSPEAKABLE = {
-    _PAY: paid(lambda budget, steps: budget.spend(steps)),
-    _EACH: paid(Budget.each),
-    _COMPARE: paid(compare),
-    _SLICE: paid(slice_of),
-    _JOIN: paid(lambda budget, values: "".join([budget.text_of(value) for value in values])),
-    _DICT: paid(dict_of),
+_INTERNAL_FILTERS = {
+    _PAY: with_budget(lambda budget, steps: budget.spend(steps)),
+    _EACH: with_budget(Budget.each),
+    _COMPARE: with_budget(compare),
+    _SLICE: with_budget(slice_of),
+    _JOIN: with_budget(lambda budget, values: "".join([budget.text_of(value) for value in values])),
+    _DICT: with_budget(dict_of),
 }
 
 _KNOWN = (
@@ -126,7 +128,7 @@ def _guarded(name: str, value: nodes.Expr, *values: nodes.Expr) -> nodes.Filter:
 
 
 class Guard(NodeTransformer):
-    """Puts a guarded word in the place of whatever could cost or reach something."""
+    """Replaces the operations that could cost or reach something by internal filters."""
 
     depth = 0  # of bodies
 
@@ -135,20 +137,16 @@ class Guard(NodeTransformer):
             refuse(f"uses {type(node).__name__.lower()} in line {node.lineno}")
         bodies = [field for field in BODIES if field in node.fields]
         self.depth += bool(bodies)
-        if self.depth > DEEPEST_BODY:
-            refuse(f"nests more than {DEEPEST_BODY} loops and branches in line {node.lineno}")
+        if self.depth > MAX_BODY_DEPTH:
+            refuse(f"nests more than {MAX_BODY_DEPTH} loops and branches in line {node.lineno}")
         super().generic_visit(node)
         self.depth -= bool(bodies)
         for field in bodies:
-            self._let_pay(node, field)
+            body = getattr(node, field)
+            if body or field == "body":  # an absent else stays absent
+                steps = _cost_of([*body, *getattr(node, "defaults", ())])
+                setattr(node, field, [nodes.ExprStmt(_payment(steps), lineno=1), *body])
         return node
-
-    def _let_pay(self, node: nodes.Node, field: str) -> None:
-        """Let a body begin by paying; where there is no else, there is none afterwards."""
-        body = getattr(node, field)
-        if body or field == "body":
-            steps = _cost_of([*body, *getattr(node, "defaults", ())])
-            setattr(node, field, [nodes.ExprStmt(_payment(steps), lineno=1), *body])
 
     def visit_For(self, node: nodes.For) -> nodes.Node:  # noqa: N802
         if node.recursive:
@@ -156,24 +154,21 @@ class Guard(NodeTransformer):
         self.generic_visit(node)
         assert isinstance(node.iter, nodes.Expr)
         node.iter = _guarded(_EACH, node.iter)
-        if node.test is not None:  # paid for each time, as a body is
+        if node.test is not None:  # paid for in each round, as a body is
             node.test = nodes.And(nodes.Not(_payment(_cost_of([node.test]))), node.test)
         return node
 
     def visit_Const(self, node: nodes.Const) -> nodes.Node:  # noqa: N802
-        if isinstance(node.value, int) and node.value.bit_length() > MOST_BITS:
+        if isinstance(node.value, int) and node.value.bit_length() > MAX_BITS:
             refuse(f"holds a number of {node.value.bit_length()} bits in line {node.lineno}")
         return node
 
-    def visit_Call(self, node: nodes.Call) -> nodes.Node:  # noqa: N802
-        return self._without_stars(node)
-
-    visit_Filter = visit_Test = visit_Call  # noqa: N815
-
-    def _without_stars(self, node: Any) -> nodes.Node:
+    def visit_Call(self, node: Any) -> nodes.Node:  # noqa: N802
         if node.dyn_args is not None or node.dyn_kwargs is not None:
             refuse(f"calls something with * or ** in line {node.lineno}")
         return self.generic_visit(node)
+
+    visit_Filter = visit_Test = visit_Call  # noqa: N815
 
     def visit_Compare(self, node: nodes.Compare) -> nodes.Node:  # noqa: N802
         self.generic_visit(node)
@@ -206,27 +201,32 @@ def _payment(steps: int) -> nodes.Expr:
 
 
 def _cost_of(parts: Iterable[nodes.Node]) -> int:
-    """Steps of going once through `parts`, without the bodies inside them."""
-    return 1 + sum(map(_cost, parts))
+    """Return the steps of executing `parts` once, without the bodies inside them."""
+    steps = 1
+    for part in parts:
+        if isinstance(part, nodes.TemplateData):
+            steps += 1 + len(part.data) // CHARACTERS_A_STEP
+        else:
+            steps += _cost_of(part.iter_child_nodes(exclude=BODIES))
+    return steps
 
 
-def _cost(node: nodes.Node) -> int:
-    if isinstance(node, nodes.TemplateData):
-        return 1 + len(node.data) // CHARACTERS_A_STEP
-    return _cost_of(node.iter_child_nodes(exclude=BODIES))
-
-
-# --- all together
+# --- compiling and rendering
 
 
 class SafeTemplate:
-    """A template that was found to be one, ready to be rendered."""
+    """A compiled template."""
 
     def __init__(self, source: str) -> None:
-        """Raises whatever jinja2 raises, and SecurityError."""
+        """Compile the source.
+
+        Raises:
+            SecurityError: it is too large, or uses what is not allowed.
+            TemplateSyntaxError: jinja2 cannot parse it; or any other error of jinja2.
+        """
         sandbox = Sandbox()
         _check_size(sandbox, source)
-        with warnings.catch_warnings():  # of Python's compiler, about code that nobody wrote
+        with warnings.catch_warnings():  # Python's compiler warns about the generated code
             warnings.simplefilter("ignore")
             parsed: nodes.Template = Guard().visit(sandbox.parse(source))
             parsed.set_environment(sandbox)
@@ -234,7 +234,13 @@ class SafeTemplate:
         self._template = Template.from_code(sandbox, code, dict(sandbox.globals))
 
     def render(self, variables: Mapping[str, Any], budget: Budget) -> str:
-        """Raises whatever jinja2 and Python raise, SecurityError, and ConversationRefusedError."""
+        """Render the template.
+
+        Raises:
+            SecurityError: the template does what is not allowed, or the budget is spent.
+            ConversationRefusedError: the template called `raise_exception`.
+            Exception: any error of jinja2 or Python that the template causes.
+        """
         context = self._template.new_context(dict(variables))
         assert isinstance(context, RenderContext)
         context.budget = budget
@@ -242,8 +248,8 @@ class SafeTemplate:
 
 
 def _check_size(sandbox: Sandbox, source: str) -> None:
-    if len(source) > LONGEST_SOURCE:
-        refuse(f"has {len(source):,} characters, expected at most {LONGEST_SOURCE:,}")
+    if len(source) > MAX_SOURCE:
+        refuse(f"has {len(source):,} characters, expected at most {MAX_SOURCE:,}")
     tokens = (kind for _, kind, _ in sandbox.lexer.tokeniter(source, None) if kind != "whitespace")
-    if sum(1 for _ in islice(tokens, MOST_TOKENS + 1)) > MOST_TOKENS:
-        refuse(f"has more than {MOST_TOKENS:,} words and signs")
+    if sum(1 for _ in islice(tokens, MAX_TOKENS + 1)) > MAX_TOKENS:
+        refuse(f"has more than {MAX_TOKENS:,} tokens")

@@ -1,7 +1,8 @@
-"""The filters that a template may name, each paid for before it runs.
+"""The filters that a template may use, each paid for before it runs.
 
-They do what jinja2's own do, and `tojson` what transformers' does. Text that is marked as safe is
-plain text here, since nothing is escaped unless it is asked for.
+They give the results of jinja2's own filters, whose functions are named alike (`do_title` …), and
+`tojson` that of transformers. Text that is marked as safe is plain text here, since nothing is
+escaped automatically.
 """
 
 from __future__ import annotations
@@ -16,41 +17,41 @@ from jinja2 import Undefined, pass_context
 from jinja2.filters import FILTERS, ignore_case
 
 from .budget import Budget, Counted, describe, refuse
+from .context import RenderContext, TemplateFunction, with_budget
 from .methods import check_key, join, replace
-from .run import RenderContext, Word, paid
 from .values import calculate, percent_format
 
-LONGEST_NUMBER = 300  # characters that are read as a number
-WIDEST = 16  # of an indentation in JSON, and of what stands between its values
-JSON_GROWTH = 12  # an emoji written as \ud83e\udd99
+MAX_NUMBER = 300  # characters that are parsed as a number
+MAX_INDENT = 16  # characters of an indentation in JSON, and of its separators
+JSON_GROWTH = 12  # characters for one: an emoji becomes \ud83e\udd99
 
 
-# --- of texts
+# --- strings
 
 
-def _cased(name: str) -> Word:
+def _cased(name: str) -> TemplateFunction:
     method: Callable[[str], str] = getattr(str, name)
-    return paid(lambda budget, value: method(budget.text_of(value)))
+    return with_budget(lambda budget, value: method(budget.text_of(value)))
 
 
-def _title(budget: Budget, value: Any) -> str:
+def do_title(budget: Budget, value: Any) -> str:
     text = budget.text_of(value)
-    budget.spend(len(text))  # each word stands alone for a while
+    budget.spend(len(text))  # jinja2 splits the text into words
     return FILTERS["title"](text)
 
 
-def _trim(budget: Budget, value: Any, chars: str | None = None) -> str:
+def do_trim(budget: Budget, value: Any, chars: str | None = None) -> str:
     text = budget.text_of(value)
     budget.spend_search(text, chars)
     return text.strip(chars)
 
 
-def _replace(budget: Budget, value: Any, old: Any, new: Any, count: int | None = None) -> str:
+def do_replace(budget: Budget, value: Any, old: Any, new: Any, count: int | None = None) -> str:
     text, before, after = (budget.text_of(it) for it in (value, old, new))
     return replace(budget, text, before, after, -1 if count is None else count)
 
 
-def _indent(
+def do_indent(
     budget: Budget, text: str, width: int | str = 4, first: bool = False, blank: bool = False
 ) -> str:
     text = budget.text_of(text)
@@ -61,25 +62,25 @@ def _indent(
     return FILTERS["indent"](text, width, bool(first), bool(blank))
 
 
-def _center(budget: Budget, value: Any, width: int = 80) -> str:
+def do_center(budget: Budget, value: Any, width: int = 80) -> str:
     text = budget.text_of(value)
     budget.spend_text(max(len(text), width))
     return text.center(width)
 
 
-def _escape(budget: Budget, value: Any) -> str:
+def do_escape(budget: Budget, value: Any) -> str:
     text = budget.text_of(value)
     budget.spend_text(6 * len(text))
     return escape(text).replace("&quot;", "&#34;").replace("&#x27;", "&#39;")
 
 
-def _format(budget: Budget, text: str, *values: Any, **named: Any) -> str:
+def do_format(budget: Budget, text: str, *values: Any, **named: Any) -> str:
     if values and named:
         refuse("formats a text with values and named values at once")
     return percent_format(budget, budget.text_of(text), named or values)
 
 
-def _to_json(
+def do_to_json(
     budget: Budget,
     value: Any,
     ensure_ascii: bool = False,
@@ -90,8 +91,8 @@ def _to_json(
     wide = len(indent) if isinstance(indent, str) else indent or 0
     budget.spend_on(separators)
     between = sum(len(it) for it in separators or ())
-    if not wide <= WIDEST or between > WIDEST:
-        refuse(f"indents or separates JSON by more than {WIDEST} characters")
+    if not wide <= MAX_INDENT or between > MAX_INDENT:
+        refuse(f"indents or separates JSON by more than {MAX_INDENT} characters")
     budget.spend_on(value, growth=JSON_GROWTH if ensure_ascii else 2, indent=wide + between)
     return json.dumps(
         value,
@@ -102,25 +103,25 @@ def _to_json(
     )
 
 
-# --- of numbers
+# --- numbers
 
 
-def _number(kind: str) -> Word:
+def _number(kind: str) -> TemplateFunction:
     def number(budget: Budget, value: Any, *options: Any, **named: Any) -> Any:
-        if isinstance(value, str) and len(value) > LONGEST_NUMBER:
-            refuse(f"reads a number of {len(value)} characters, expected {LONGEST_NUMBER}")
+        if isinstance(value, str) and len(value) > MAX_NUMBER:
+            refuse(f"reads a number of {len(value)} characters, expected {MAX_NUMBER}")
         return FILTERS[kind](value, *options, **named)
 
-    return paid(number)
+    return with_budget(number)
 
 
-def _round(budget: Budget, value: Any, precision: int = 0, method: str = "common") -> Any:
-    if not -LONGEST_NUMBER <= precision <= LONGEST_NUMBER:
+def do_round(budget: Budget, value: Any, precision: int = 0, method: str = "common") -> Any:
+    if not -MAX_NUMBER <= precision <= MAX_NUMBER:
         refuse(f"rounds to {precision:.3g} digits")
     return FILTERS["round"](value, precision, check_key(method))
 
 
-def _sum(context: RenderContext, values: Any, attribute: Any = None, start: Any = 0) -> Any:
+def do_sum(context: RenderContext, values: Any, attribute: Any = None, start: Any = 0) -> Any:
     return reduce(
         lambda total, value: calculate(context.budget, "+", total, value),
         _read_each(context, values, attribute),
@@ -128,11 +129,14 @@ def _sum(context: RenderContext, values: Any, attribute: Any = None, start: Any 
     )
 
 
-# --- of lists
+# --- lists
 
 
 def _read(context: RenderContext, value: Any, attribute: Any, default: Any = None) -> Any:
-    """`value.a.b` for the attribute "a.b"; a number is an index, and `default` stands in."""
+    """Return `value.a.b` for the attribute "a.b", `default` if it is undefined.
+
+    A number in the attribute is an index.
+    """
     if attribute is None:
         return value
     names = context.budget.text_of(attribute).split(".")
@@ -152,19 +156,19 @@ def _read_each(
         yield _read(context, value, attribute, default)
 
 
-def _length(budget: Budget, value: Any) -> int:
+def do_length(budget: Budget, value: Any) -> int:
     if not isinstance(value, Counted):
         refuse(f"counts {describe(value)}, expected a text or a list")
     return len(value)
 
 
-def _first(context: RenderContext, values: Any) -> Any:
+def do_first(context: RenderContext, values: Any) -> Any:
     for value in context.budget.each(values):
         return value
     return context.environment.undefined("No first item, sequence was empty.")
 
 
-def _last(context: RenderContext, values: Any) -> Any:
+def do_last(context: RenderContext, values: Any) -> Any:
     if not isinstance(values, Counted):
         refuse(f"takes the last of {describe(values)}, expected a list")
     for value in reversed(values if not isinstance(values, Undefined) else ()):
@@ -172,31 +176,31 @@ def _last(context: RenderContext, values: Any) -> Any:
     return context.environment.undefined("No last item, sequence was empty.")
 
 
-def _reverse(budget: Budget, values: Any) -> Any:
+def do_reverse(budget: Budget, values: Any) -> Any:
     if isinstance(values, str):
         return budget.text_of(values)[::-1]
     return (value for value in reversed(budget.listed(values)))
 
 
-def _items(budget: Budget, value: Any) -> Iterator[Any]:
+def do_items(budget: Budget, value: Any) -> Iterator[Any]:
     if not isinstance(value, (dict, Undefined)):
         refuse(f"takes the items of {describe(value)}, expected a dict")
     yield from budget.each({} if isinstance(value, Undefined) else value.items())
 
 
-def _map(context: RenderContext, values: Any, *arguments: Any, **named: Any) -> Iterator[Any]:
+def do_map(context: RenderContext, values: Any, *arguments: Any, **named: Any) -> Iterator[Any]:
     if not arguments and "attribute" in named:
         yield from _read_each(context, values, **named)
         return
     if not arguments:
-        refuse("maps by no filter at all")
+        refuse("maps without a filter's name")
     name, rest = check_key(arguments[0]), arguments[1:]
     for value in context.budget.each(values):
         yield context.environment.call_filter(name, value, rest, named, context=context)
 
 
-def _selection(keeps: bool, by_attribute: bool) -> Word:
-    """select, reject, selectattr and rejectattr."""
+def _selection(keeps: bool, by_attribute: bool) -> TemplateFunction:
+    """Make one of the filters select, reject, selectattr and rejectattr."""
 
     def selection(
         context: RenderContext, values: Any, *arguments: Any, **named: Any
@@ -228,7 +232,7 @@ def _pay_for_sorting(budget: Budget, values: Any) -> None:
         budget.spend_on(values)
 
 
-def _sort(
+def do_sort(
     context: RenderContext,
     values: Any,
     reverse: bool = False,
@@ -243,7 +247,7 @@ def _sort(
     )
 
 
-def _dictsort(
+def do_dictsort(
     budget: Budget,
     value: dict[Any, Any],
     case_sensitive: bool = False,
@@ -255,7 +259,7 @@ def _dictsort(
     return sorted(value.items(), key=lambda item: key(item[place]), reverse=bool(reverse))
 
 
-def _extreme(pick: Callable[..., Any]) -> Word:
+def _extreme(pick: Callable[..., Any]) -> TemplateFunction:
     def extreme(
         context: RenderContext, values: Any, case_sensitive: bool = False, attribute: Any = None
     ) -> Any:
@@ -268,7 +272,7 @@ def _extreme(pick: Callable[..., Any]) -> Word:
     return pass_context(extreme)
 
 
-def _unique(
+def do_unique(
     context: RenderContext, values: Any, case_sensitive: bool = False, attribute: Any = None
 ) -> Iterator[Any]:
     seen = set()
@@ -280,45 +284,45 @@ def _unique(
             yield value
 
 
-def _join(context: RenderContext, values: Any, between: Any = "", attribute: Any = None) -> str:
+def do_join(context: RenderContext, values: Any, between: Any = "", attribute: Any = None) -> str:
     budget = context.budget
     texts = [budget.text_of(value) for value in _read_each(context, values, attribute)]
     return join(budget, budget.text_of(between), texts)
 
 
-# --- what there is
+# --- the table
 
-SAFE_FILTERS: Mapping[str, Word] = {
+SAFE_FILTERS: Mapping[str, TemplateFunction] = {
     **{name: _cased(name) for name in ("upper", "lower", "capitalize")},
-    **dict.fromkeys(("string", "safe"), paid(Budget.text_of)),
-    **dict.fromkeys(("escape", "e"), paid(_escape)),
-    **dict.fromkeys(("length", "count"), paid(_length)),
+    **dict.fromkeys(("string", "safe"), with_budget(Budget.text_of)),
+    **dict.fromkeys(("escape", "e"), with_budget(do_escape)),
+    **dict.fromkeys(("length", "count"), with_budget(do_length)),
     **dict.fromkeys(("default", "d"), FILTERS["default"]),
     **{kind: _number(kind) for kind in ("int", "float")},
     "abs": abs,
-    "center": paid(_center),
-    "dictsort": paid(_dictsort),
-    "first": pass_context(_first),
-    "format": paid(_format),
-    "indent": paid(_indent),
-    "items": paid(_items),
-    "join": pass_context(_join),
-    "last": pass_context(_last),
-    "list": paid(Budget.listed),
-    "map": pass_context(_map),
+    "center": with_budget(do_center),
+    "dictsort": with_budget(do_dictsort),
+    "first": pass_context(do_first),
+    "format": with_budget(do_format),
+    "indent": with_budget(do_indent),
+    "items": with_budget(do_items),
+    "join": pass_context(do_join),
+    "last": pass_context(do_last),
+    "list": with_budget(Budget.listed),
+    "map": pass_context(do_map),
     "max": _extreme(max),
     "min": _extreme(min),
     "reject": _selection(keeps=False, by_attribute=False),
     "rejectattr": _selection(keeps=False, by_attribute=True),
-    "replace": paid(_replace),
-    "reverse": paid(_reverse),
-    "round": paid(_round),
+    "replace": with_budget(do_replace),
+    "reverse": with_budget(do_reverse),
+    "round": with_budget(do_round),
     "select": _selection(keeps=True, by_attribute=False),
     "selectattr": _selection(keeps=True, by_attribute=True),
-    "sort": pass_context(_sort),
-    "sum": pass_context(_sum),
-    "title": paid(_title),
-    "tojson": paid(_to_json),
-    "trim": paid(_trim),
-    "unique": pass_context(_unique),
+    "sort": pass_context(do_sort),
+    "sum": pass_context(do_sum),
+    "title": with_budget(do_title),
+    "tojson": with_budget(do_to_json),
+    "trim": with_budget(do_trim),
+    "unique": pass_context(do_unique),
 }

@@ -1,6 +1,6 @@
-"""The methods of texts, lists and dicts that a template may call, each paid for before it runs.
+"""The methods of strings, lists and dicts that a template may call, each paid for before it runs.
 
-All others are out of reach: what is not listed here does not exist for a template.
+A template cannot reach any other: `METHODS` lists them all.
 """
 
 from __future__ import annotations
@@ -19,23 +19,27 @@ Method: TypeAlias = Callable[..., Any]  # budget, the value itself, arguments
 
 
 @dataclass(frozen=True)
-class Callee:
-    """Something a template may call."""
+class Function:
+    """A function that a template may call."""
 
     run: Callable[..., Any]  # budget, arguments
 
 
 def check_key(key: Any) -> Any:
-    """Not a tuple: it may hold another so often that its hash never ends. Lists have no hash."""
+    """Return `key` if it may be a dict's key.
+
+    A tuple may not: nested ones can take forever to hash. Lists and dicts pass, and raise Python's
+    own TypeError.
+    """
     if not isinstance(key, (*Scalars, list, dict)):
         refuse(f"looks up {describe(key)}, expected a text or a number")
     return key
 
 
-# --- texts
+# --- strings
 
 _LINE_BREAKS = "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"
-_GROWTH = 3  # the largest change of case: "ΐ".upper()
+_CASE_GROWTH = 3  # characters for one at most: "ΐ".upper()
 
 
 def _plain(name: str) -> Method:
@@ -44,30 +48,30 @@ def _plain(name: str) -> Method:
     def plain(budget: Budget, text: str, *values: Any) -> Any:
         budget.spend_on(values)
         budget.spend_search(text, *values)
-        budget.spend_text(_GROWTH * len(text))
+        budget.spend_text(_CASE_GROWTH * len(text))
         return method(text, *values)
 
     return plain
 
 
-def _at_an_end(name: str) -> Method:
+def _affix_test(name: str) -> Method:
     method = getattr(str, name)
 
-    def at_an_end(budget: Budget, text: str, *values: Any) -> Any:
+    def affix_test(budget: Budget, text: str, *values: Any) -> Any:
         budget.spend_on(values)
         return method(text, *values)
 
-    return at_an_end
+    return affix_test
 
 
-def _filled(name: str) -> Method:
+def _padded(name: str) -> Method:
     method = getattr(str, name)
 
-    def filled(budget: Budget, text: str, width: int, *fill: Any) -> Any:
+    def padded(budget: Budget, text: str, width: int, *fill: Any) -> Any:
         budget.spend_text(max(len(text), width))
         return method(text, width, *fill)
 
-    return filled
+    return padded
 
 
 def _split(name: str) -> Method:
@@ -103,7 +107,7 @@ def replace(budget: Budget, text: str, old: str, new: str, count: int = -1) -> s
 
 
 class _Format(string.Formatter):
-    """`str.format` that fills in values, and reaches for nothing inside them."""
+    """`str.format` without access to attributes or items of the values."""
 
     _SPEC = re.compile(r"(?:.?[<>=^])?[-+ ]?#?0?\d{0,2}[,_]?(?:\.\d{1,2})?[bcdeEfFgGosxX%]?")
 
@@ -114,7 +118,7 @@ class _Format(string.Formatter):
         self, field_name: str, args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> tuple[Any, str]:
         key = int(field_name) if field_name.isdecimal() else field_name
-        return self.get_value(key, args, kwargs), field_name  # "0.name" is no key: an error
+        return self.get_value(key, args, kwargs), field_name  # "0.name" is not a key, and raises
 
     def convert_field(self, value: Any, conversion: str | None) -> Any:
         if conversion not in (None, "s"):
@@ -143,8 +147,8 @@ _TEXT_METHODS: dict[str, Method] = {
         (_plain, "find rfind index rindex count"),
         (_plain, "isalnum isalpha isascii isdecimal isdigit isidentifier islower isnumeric"),
         (_plain, "isprintable isspace istitle isupper"),
-        (_at_an_end, "startswith endswith"),
-        (_filled, "center ljust rjust zfill"),
+        (_affix_test, "startswith endswith"),
+        (_padded, "center ljust rjust zfill"),
         (_split, "split rsplit"),
     )
     for name in names.split()
@@ -154,27 +158,20 @@ _TEXT_METHODS: dict[str, Method] = {
 # --- lists, dicts, loops
 
 
-def _index(budget: Budget, values: Any, value: Any, *bounds: int) -> int:
-    budget.spend_on([values, value])
-    return values.index(value, *bounds)
+def _list_search(name: str) -> Method:
+    """Make the method `index` or `count`."""
 
+    def search(budget: Budget, values: Any, value: Any, *bounds: int) -> int:
+        budget.spend_on([values, value])
+        found: int = getattr(values, name)(value, *bounds)
+        return found
 
-def _count(budget: Budget, values: Any, value: Any) -> int:
-    budget.spend_on([values, value])
-    return values.count(value)
+    return search
 
 
 def _copy(budget: Budget, values: Any) -> Any:
     budget.spend_list(2 * len(values))
     return values.copy()
-
-
-def _get(budget: Budget, values: dict[Any, Any], key: Any, default: Any = None) -> Any:
-    return values.get(check_key(key), default)
-
-
-def _cycle(budget: Budget, loop: LoopContext, *values: Any) -> Any:
-    return loop.cycle(*values)
 
 
 def _changed(budget: Budget, loop: LoopContext, *values: Any) -> bool:
@@ -184,14 +181,17 @@ def _changed(budget: Budget, loop: LoopContext, *values: Any) -> bool:
 
 METHODS: dict[type, dict[str, Method]] = {
     str: _TEXT_METHODS,
-    **{kind: {"index": _index, "count": _count} for kind in Lists},
+    **{kind: {name: _list_search(name) for name in ("index", "count")} for kind in Lists},
     dict: {
-        "get": _get,
+        "get": lambda budget, values, key, default=None: values.get(check_key(key), default),
         "items": lambda budget, values: values.items(),
         "keys": lambda budget, values: values.keys(),
         "values": lambda budget, values: values.values(),
         "copy": _copy,
     },
-    LoopContext: {"cycle": _cycle, "changed": _changed},
+    LoopContext: {
+        "cycle": lambda budget, loop, *values: loop.cycle(*values),
+        "changed": _changed,
+    },
 }
 METHODS[list]["copy"] = _copy

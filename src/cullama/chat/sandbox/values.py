@@ -1,6 +1,6 @@
 """What a template may do to values: attributes, items, slices, arithmetic and comparisons.
 
-It knows what each costs and asks the budget first. It knows no filter and no template language.
+Each operation pays the budget first. Filters and the template language are in the files beside it.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from jinja2.runtime import LoopContext
 from jinja2.utils import Namespace
 
 from .budget import REPR_GROWTH, Budget, Lists, Scalars, describe, refuse
-from .methods import METHODS, Callee, check_key
+from .methods import METHODS, Function, check_key
 
 Operation: TypeAlias = Callable[[Budget, Any, Any], Any]
 
-NOTHING: Any = object()
-MOST_BITS = 1024  # of a whole number that is calculated
+MISSING: Any = object()
+MAX_BITS = 1024  # of an integer that is calculated
 
 _LOOP = "index index0 first last length revindex revindex0 previtem nextitem depth depth0"
 LOOP = frozenset(_LOOP.split())
@@ -30,7 +30,7 @@ LOOP = frozenset(_LOOP.split())
 
 
 class PlainNamespace(Namespace):
-    """A namespace without names that start with an underscore."""
+    """jinja2's namespace, without names that start with an underscore."""
 
     def __init__(*arguments: Any, **names: Any) -> None:  # `self` may be one of the names
         self, values = arguments[0], arguments[1:]
@@ -45,36 +45,35 @@ class PlainNamespace(Namespace):
 
 
 def attribute_of(value: Any, name: str) -> Any:
-    """What `value.name` is by an attribute, or NOTHING: then it may still be an item.
+    """Return the attribute `value.name`, or MISSING, when it may still be an item.
 
-    Only what is listed here can be reached: METHODS, what a namespace was given, and what a loop
-    tells about itself.
+    Only METHODS, the names of a namespace and the variables of a loop can be reached.
     """
     if isinstance(value, PlainNamespace) and not name.startswith("_"):
-        return getattr(value, name, NOTHING)
+        return getattr(value, name, MISSING)
     if isinstance(value, LoopContext) and name in LOOP:
         return getattr(value, name)
     method = METHODS.get(type(value), {}).get(name)
     if method is not None:
-        return Callee(lambda budget, *values, **named: method(budget, value, *values, **named))
+        return Function(lambda budget, *values, **named: method(budget, value, *values, **named))
     if isinstance(value, Undefined) and not name.startswith("_"):
         value._fail_with_undefined_error()
     if hasattr(type(value), name) or not isinstance(value, (*Scalars, *Lists, dict)):
         refuse(f"reaches for {name!r:.80} of {describe(value)}")
-    return NOTHING
+    return MISSING
 
 
 def item_of(value: Any, key: Any) -> Any:
-    """What `value[key]` is by an item, or NOTHING."""
+    """Return the item `value[key]`, or MISSING."""
     check_key(key)
     if isinstance(value, Undefined):
         value._fail_with_undefined_error()
     if not isinstance(value, (str, *Lists, dict, range)):
-        return NOTHING
+        return MISSING
     try:
         return value[key]
     except (TypeError, LookupError):
-        return NOTHING
+        return MISSING
 
 
 def slice_of(budget: Budget, value: Any, start: Any, stop: Any, step: Any) -> Any:
@@ -87,7 +86,7 @@ def slice_of(budget: Budget, value: Any, start: Any, stop: Any, step: Any) -> An
     return value[start:stop:step]
 
 
-# --- arithmetic: what Python refuses, it refuses itself
+# --- arithmetic; Python itself refuses operands that do not fit
 
 
 def calculate(budget: Budget, symbol: str, left: Any, right: Any) -> Any:
@@ -99,8 +98,8 @@ def calculate(budget: Budget, symbol: str, left: Any, right: Any) -> Any:
     return _CALCULATIONS[symbol](budget, left, right)
 
 
-def _size(budget: Budget, value: Any, times: int = 1) -> None:
-    """Pay for a text or list that is put into a larger one."""
+def _pay_for_copies(budget: Budget, value: Any, times: int = 1) -> None:
+    """Pay for copying a string or list `times` times into a larger one."""
     if isinstance(value, str):
         budget.spend_text(len(value) * times)
     elif isinstance(value, Lists):
@@ -108,8 +107,8 @@ def _size(budget: Budget, value: Any, times: int = 1) -> None:
 
 
 def _add(budget: Budget, left: Any, right: Any) -> Any:
-    _size(budget, left)
-    _size(budget, right)
+    _pay_for_copies(budget, left)
+    _pay_for_copies(budget, right)
     return left + right
 
 
@@ -118,7 +117,7 @@ def _multiply(budget: Budget, left: Any, right: Any) -> Any:
         _check_bits(left.bit_length() + right.bit_length())
     for many, times in ((left, right), (right, left)):
         if isinstance(times, int) and times > 0:
-            _size(budget, many, times)
+            _pay_for_copies(budget, many, times)
     return left * right
 
 
@@ -129,12 +128,12 @@ def _power(budget: Budget, left: Any, right: Any) -> Any:
 
 
 def _check_bits(bits: int) -> None:
-    if bits > MOST_BITS:
-        refuse(f"calculates a number of {bits} bits, expected at most {MOST_BITS}")
+    if bits > MAX_BITS:
+        refuse(f"calculates a number of {bits} bits, expected at most {MAX_BITS}")
 
 
 def _free(run: Callable[[Any, Any], Any]) -> Operation:
-    """Operators that make nothing large of numbers, and nothing at all of texts and lists."""
+    """Make an operation that costs nothing: its result is small, and strings and lists fail."""
     return lambda budget, left, right: run(left, right)
 
 
@@ -148,15 +147,15 @@ _CALCULATIONS: dict[str, Operation] = {
     "%": _free(operator.mod),
 }
 
-# What `%` may fill in: no width above two digits, and none that is itself a parameter.
-_PLACE = re.compile(r"%(?:\(\w{1,80}\))?[-+ 0#]{0,5}\d{0,2}(?:\.\d{1,2})?[sdifgxX%]")
+# A conversion of `%`: its width has two digits at most, and is not itself a parameter.
+_CONVERSION = re.compile(r"%(?:\(\w{1,80}\))?[-+ 0#]{0,5}\d{0,2}(?:\.\d{1,2})?[sdifgxX%]")
 
 
 def percent_format(budget: Budget, text: str, values: Any) -> str:
     budget.spend_search(text)
-    if "%" in _PLACE.sub("", text):
+    if "%" in _CONVERSION.sub("", text):
         refuse("formats with % in a way that is not known to be harmless")
-    for _ in range(text.count("%")):  # each may write all of a dict's values
+    for _ in range(text.count("%")):  # each may print all of a dict
         budget.spend(10)
         budget.spend_on(values, growth=REPR_GROWTH)
     return text % values
