@@ -5,6 +5,7 @@
     <!-- options: bench serve --> its options, grouped as the program groups them
     <!-- conversation -->         what can be said in `cullama chat` to the program
     <!-- errors -->               the tree of errors
+    <!-- files -->                every file of the package, and the first line of its docstring
 
 A line that holds nothing but one of these becomes what it names. mkdocs calls `on_page_markdown`
 for each page; click is asked for the rest. It knows no command by name.
@@ -15,6 +16,7 @@ the disk may not fetch JSON.
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Callable, Iterator
 from html import escape
@@ -28,6 +30,7 @@ from cullama import errors
 from cullama.cli import COMMANDS, cli, options
 from cullama.cli.chat.commands import ARGUMENTS, Commands
 
+PACKAGE = Path(errors.__file__).parent
 MARK = re.compile(r"^<!-- (?P<what>\w+)(?:: (?P<name>[\w ]+))? -->$", re.MULTILINE)
 GROUPS = {"Model and device": options.model_options, "Sampling": options.sampling_options}
 
@@ -140,6 +143,22 @@ def error_classes(_: str) -> str:
     return "\n\n".join(f"::: cullama.errors.{name}" for name in names)
 
 
+def files(_: str) -> str:
+    """A table for each folder, those at the top of the package last."""
+    folders: dict[str, list[str]] = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        text = ast.get_docstring(ast.parse(path.read_text("utf-8"))) or ""
+        first = escape(" ".join(text.partition("\n\n")[0].split())).replace("|", "&#124;")
+        folder = path.parent.relative_to(PACKAGE).as_posix()
+        if path.stem not in ("__init__", "__main__"):
+            folders.setdefault(folder, []).append(f"| `{path.name}` | {first} |")
+    tables = []
+    for folder, rows in sorted(folders.items(), key=lambda each: (each[0] == ".", each[0])):
+        title = "cullama" if folder == "." else folder
+        tables.append("\n".join([f"| `{title}/` | |", "|---|---|", *rows]))
+    return "\n\n".join(tables)
+
+
 MAKERS: dict[str, Callable[[str], str]] = {
     "commands": commands,
     "synopsis": synopsis,
@@ -147,4 +166,5 @@ MAKERS: dict[str, Callable[[str], str]] = {
     "conversation": conversation,
     "errors": error_tree,
     "error_classes": error_classes,
+    "files": files,
 }

@@ -1,4 +1,4 @@
-"""The pages in docs/ say what is so: of commands, options, files and names there are.
+"""README and the pages in docs/ say what is so: of commands, options, files and names there are.
 
 The site is built where mkdocs is installed; everything else is read off the sources of the pages.
 """
@@ -29,6 +29,8 @@ from cullama.model.families import FAMILIES
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 PAGES = {path.relative_to(DOCS).as_posix(): path.read_text() for path in DOCS.rglob("*.md")}
+README = (ROOT / "README.md").read_text()
+PROJECT = ("README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md", "kernels/README.md")
 CONFIG = yaml.safe_load((ROOT / "mkdocs.yml").read_text())
 
 HAS_MKDOCS = all(importlib.util.find_spec(name) for name in ("mkdocs", "material", "mkdocstrings"))
@@ -175,6 +177,75 @@ def test_links_lead_somewhere(page: str) -> None:
 def test_every_file_named_is_there(page: str) -> None:
     missing = {name for name in FILE.findall(PAGES[page]) if not (ROOT / name).exists()}
     assert missing <= TO_BE_WRITTEN
+
+
+# --- README and what lies beside it
+
+PATH_ROW = re.compile(r"^\| \[(?P<name>\S+)\]\((?P<path>\S+)\) \| (?P<lines>\d+) \|", re.MULTILINE)
+
+
+def test_the_readme_is_short() -> None:
+    assert len(README.splitlines()) <= 150
+
+
+def test_the_evening_path_has_about_the_lines_it_states() -> None:
+    rows = list(PATH_ROW.finditer(README))
+    assert len(rows) >= 10
+    for row in rows:
+        lines = len((ROOT / row["path"]).read_text().splitlines())
+        assert lines == pytest.approx(int(row["lines"]), rel=0.5, abs=20), row["path"]
+
+
+@pytest.mark.parametrize("name", PROJECT)
+def test_links_of_the_project_s_pages_lead_somewhere(name: str) -> None:
+    for link in LINK.findall(FENCED.sub("", (ROOT / name).read_text())):
+        assert link.startswith("https:") or (ROOT / name).parent.joinpath(link).exists(), link
+
+
+@pytest.mark.parametrize("name", PROJECT)
+def test_every_file_named_in_the_project_s_pages_is_there(name: str) -> None:
+    named = {it for it in FILE.findall((ROOT / name).read_text()) if "NAME" not in it}
+    missing = {it for it in named if not (ROOT / it).exists()}
+    assert not missing
+
+
+def test_python_in_the_readme_compiles() -> None:
+    blocks = [body for _, kind, body in FENCED.findall(README) if kind == "python"]
+    assert len(blocks) >= 2
+    for body in blocks:
+        compile(body, "README.md", "exec")
+
+
+def test_command_lines_in_the_readme_are_understood() -> None:
+    known = commands()
+    lines = re.findall(r"^cullama ([a-z].*)$", README, re.MULTILINE)
+    assert len(lines) >= 5
+    for line in (re.sub(r"\s+# .*", "", line) for line in lines):
+        name = line.split()[0]
+        assert name in known, line
+        assert set(OPTION.findall(line)) <= options_of(known[name]), line
+
+
+TARGET = re.compile(r"(?<![\w-])make ([a-z][a-z-]*)")
+TARGETS = set(re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE))
+
+
+@pytest.mark.parametrize("page", [*PROJECT, *(f"docs/{name}" for name in PAGES)])
+def test_every_make_target_named_exists(page: str) -> None:
+    text = (ROOT / page).read_text()
+    code = "\n".join([*re.findall(r"`([^`\n]+)`", text), *(m[2] for m in FENCED.findall(text))])
+    assert set(TARGET.findall(code)) <= TARGETS
+
+
+def test_every_room_is_in_the_layout() -> None:
+    table = PAGES["code/layout.md"]
+    rooms = [
+        f"{path.name}/" if path.is_dir() else path.name
+        for path in (SOURCE / "cullama").iterdir()
+        if (path / "__init__.py").exists() or (path.suffix == ".py" and path.stem[0] != "_")
+    ]
+    missing = [room for room in rooms if f"`{room}`" not in table]
+    assert not missing
 
 
 # --- options
