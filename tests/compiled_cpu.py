@@ -23,7 +23,7 @@ pytest.importorskip("llvmlite", reason="llvmlite is not installed: pip install -
 from cullama.cpu.compiled.operators import CompiledOperators
 from cullama.cpu.jit import compiler as compiling
 from cullama.cpu.jit.compiler import JIT, CompiledKernel, Kernel
-from cullama.cpu.jit.instruction_sets import InstructionSet, choose, usable
+from cullama.cpu.jit.instruction_sets import InstructionSet, choose_instruction_set, usable
 from cullama.cpu.jit.kernel_builder import POINTER, KernelBuilder, Value
 from cullama.cpu.jit.program import step
 from cullama.cpu.jit.thread_pool import KernelThreadPool
@@ -47,13 +47,13 @@ def folder() -> Path:
 
 @cache
 def jit(name: str) -> JIT:
-    return JIT(choose(name), folder())
+    return JIT(choose_instruction_set(name), folder())
 
 
 @cache
 def jit_for_tests(name: str) -> JIT:
     """For kernels that tests write: what is kept on disk knows nothing of changes in those."""
-    return JIT(choose(name), None)
+    return JIT(choose_instruction_set(name), None)
 
 
 @cache

@@ -91,9 +91,9 @@ def check_kernels(kernels: str) -> None:
         return
     if find_spec(COMPILER) is None:
         raise UsageError(f"backend is 'cpu:{kernels}', which needs a compiler: {INSTALL_COMPILER}")
-    from .cpu.jit.instruction_sets import choose
+    from .cpu.jit.instruction_sets import choose_instruction_set
 
-    choose(kernels)
+    choose_instruction_set(kernels)
 
 
 def _cpu(wishes: Wishes, kernels: str = "") -> Operators[Any]:
@@ -109,11 +109,11 @@ def _cpu(wishes: Wishes, kernels: str = "") -> Operators[Any]:
 def _compiled(wishes: Wishes, instruction_set: str) -> Operators[Any]:
     from .cpu.compiled.operators import CompiledOperators
     from .cpu.jit.compiler import JIT
-    from .cpu.jit.instruction_sets import choose
+    from .cpu.jit.instruction_sets import choose_instruction_set
     from .cpu.threads import choose_threads, limit_blas
 
     limit_blas(1)
-    jit = JIT(choose(instruction_set), cache_folder() / "kernels")
+    jit = JIT(choose_instruction_set(instruction_set), cache_folder() / "kernels")
     threads = choose_threads(wishes.threads)
     operators = CompiledOperators(wishes.dtype, threads, jit, wishes.weight_folder)
     if wishes.deterministic:  # as it is anyway

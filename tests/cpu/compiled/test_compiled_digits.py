@@ -8,7 +8,7 @@ from compiled_cpu import NAMES, in_each_instruction_set, run
 from numpy.typing import NDArray
 
 from cullama.cpu.compiled.digits import DIGITS, GROUPS_IN_CHUNK, LARGEST, RECORD, WORD_ORDER
-from cullama.cpu.jit.instruction_sets import choose
+from cullama.cpu.jit.instruction_sets import choose_instruction_set
 from cullama.cpu.packed import GROUP
 
 Floats = NDArray[np.float32]
@@ -27,7 +27,7 @@ def digits_of(name: str, x: Floats, threads: int = 1) -> NDArray[np.void]:
     chunks = -(-len(x) // GROUPS_IN_CHUNK)
     run(name, DIGITS, chunks, threads, x=np.ascontiguousarray(x), out=out, groups=len(x))
     assert KIND.itemsize == RECORD
-    return out.view(KIND if choose(name).multiplies == "bytes" else WORDS)[:, 0]
+    return out.view(KIND if choose_instruction_set(name).multiplies == "bytes" else WORDS)[:, 0]
 
 
 def whole(records: NDArray[np.void]) -> NDArray[np.int64]:

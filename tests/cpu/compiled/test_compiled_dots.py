@@ -12,7 +12,11 @@ from numpy.typing import NDArray
 from cullama.cpu.compiled.digits import HIGH, LOW, RECORD, SUMS, WORD_ORDER, WORDS
 from cullama.cpu.compiled.dots import DOTS, joined, whole
 from cullama.cpu.jit.compiler import Kernel
-from cullama.cpu.jit.instruction_sets import INSTRUCTION_SETS, InstructionSet, choose
+from cullama.cpu.jit.instruction_sets import (
+    INSTRUCTION_SETS,
+    InstructionSet,
+    choose_instruction_set,
+)
 from cullama.cpu.jit.kernel_builder import I8, I32, I64, POINTER, KernelBuilder, Value, vector
 from cullama.cpu.packed import FORMATS, GROUP, PANEL, Grouped
 
@@ -54,7 +58,7 @@ def as_records(name: str, numbers: NDArray[np.int64]) -> NDArray[np.uint8]:
         raw = np.ascontiguousarray(values.astype(dtype)).view(np.uint8)
         records[..., place : place + raw.shape[-1]] = raw
 
-    if choose(name).multiplies == "words":
+    if choose_instruction_set(name).multiplies == "words":
         quads = numbers.reshape(CASES, 8, 4)[..., list(WORD_ORDER)]
         put(WORDS, quads.reshape(CASES, GROUP), "<i2")
     else:
@@ -108,8 +112,8 @@ def test_vectors_joined_lie_one_behind_the_other(name: str) -> None:
     x, out = np.arange(16, dtype=np.int32), np.zeros(16, np.int32)
 
     def body(builder: KernelBuilder, arrays: SimpleNamespace) -> None:
-        low, high = builder.load(vector(I32, 16), arrays.x).folded()
-        builder.store(joined(builder, [*high.folded(), *low.folded()]), arrays.out)
+        low, high = builder.load(vector(I32, 16), arrays.x).halves()
+        builder.store(joined(builder, [*high.halves(), *low.halves()]), arrays.out)
 
     computed(name, "joined", body, x=x, out=out)
     np.testing.assert_array_equal(out, np.roll(x, 8))

@@ -20,7 +20,7 @@ from compiled_cpu import NAMES, in_each_instruction_set
 
 from cullama.cpu.jit import compiler as compiling
 from cullama.cpu.jit.compiler import JIT, Kernel, address_of
-from cullama.cpu.jit.instruction_sets import choose
+from cullama.cpu.jit.instruction_sets import choose_instruction_set
 from cullama.cpu.jit.kernel_builder import F32, I64, POINTER, KernelBuilder, Value
 
 BEST = NAMES[0]
@@ -50,7 +50,7 @@ def written(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def works(folder: Path | None, name: str = BEST, kernel: Kernel = DOUBLED) -> bool:
     """Whether a new JIT compiles a kernel that does what it should."""
-    jit = JIT(choose(name), folder)
+    jit = JIT(choose_instruction_set(name), folder)
     compiled = jit.compile(kernel)
     x = np.array([5, 6, 7], np.int64)
     run = ctypes.CFUNCTYPE(None, ctypes.c_char_p, ctypes.c_int64)(compiled.address)
@@ -66,7 +66,7 @@ def kept(folder: Path) -> list[Path]:
 
 
 def test_a_jit_compiles_a_kernel_once(written: list[str]) -> None:
-    jit = JIT(choose(BEST), None)
+    jit = JIT(choose_instruction_set(BEST), None)
     first = jit.compile(DOUBLED)
     assert jit.compile(DOUBLED) is first
     assert jit.compile(SAME) is not first
@@ -75,12 +75,12 @@ def test_a_jit_compiles_a_kernel_once(written: list[str]) -> None:
 
 def test_whoever_waits_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", "cullama")
-    jit = JIT(choose(BEST), tmp_path)
+    jit = JIT(choose_instruction_set(BEST), tmp_path)
     jit.compile(DOUBLED)
     jit.compile(SAME)
     told = [f"compiling kernels for this processor, to be kept in {tmp_path}"]
     assert caplog.messages == told
-    JIT(choose(BEST), tmp_path).compile(DOUBLED)
+    JIT(choose_instruction_set(BEST), tmp_path).compile(DOUBLED)
     assert caplog.messages == told, "a second start compiles nothing"
 
 
@@ -105,7 +105,7 @@ def test_without_a_folder_nothing_is_kept(
 
 def test_each_kernel_and_each_instruction_set_has_a_file_of_its_own(tmp_path: Path) -> None:
     for name in NAMES:
-        jit = JIT(choose(name), tmp_path)
+        jit = JIT(choose_instruction_set(name), tmp_path)
         for kernel in (DOUBLED, SAME):
             jit.compile(kernel)
     assert len(kept(tmp_path)) == 2 * len(NAMES)
@@ -115,7 +115,7 @@ def test_other_sources_or_another_compiler_compile_anew(
     tmp_path: Path, written: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert works(tmp_path)
-    JIT(replace(choose(BEST), registers=1), tmp_path).compile(DOUBLED)
+    JIT(replace(choose_instruction_set(BEST), registers=1), tmp_path).compile(DOUBLED)
     assert len(written) == 2
     monkeypatch.setattr(compiling, "_sources", lambda: "edited")
     assert works(tmp_path)
@@ -137,7 +137,7 @@ KERNEL = Kernel("somebody_s", {"x": POINTER}, body)
 
 def given(kernel: Kernel, folder: Path) -> int:
     x = np.zeros(3, np.int64)
-    jit = JIT(choose(BEST), folder)  # its code goes when it does
+    jit = JIT(choose_instruction_set(BEST), folder)  # its code goes when it does
     compiled = jit.compile(kernel)
     run = ctypes.CFUNCTYPE(None, ctypes.c_char_p, ctypes.c_int64)(compiled.address)
     run(compiled.record({"x": x}), 1)
@@ -204,7 +204,7 @@ def test_a_folder_that_cannot_be_written_costs_time_and_a_warning(
 ) -> None:
     (tmp_path / "file").write_text("in the way")
     folder = tmp_path / "file" / "kernels"
-    jit = JIT(choose(BEST), folder)
+    jit = JIT(choose_instruction_set(BEST), folder)
     jit.compile(DOUBLED)
     jit.compile(SAME)
     assert caplog.messages == [
@@ -247,11 +247,11 @@ from pathlib import Path
 import numpy as np
 from cullama.cpu.compiled.rows import COPY_ROWS, RMS_NORM, SILU_MUL
 from cullama.cpu.jit.compiler import JIT, address_of
-from cullama.cpu.jit.instruction_sets import choose
+from cullama.cpu.jit.instruction_sets import choose_instruction_set
 from cullama.cpu.jit.program import step
 from cullama.cpu.jit.thread_pool import KernelThreadPool
 
-jit = JIT(choose(""), Path(sys.argv[1]))
+jit = JIT(choose_instruction_set(""), Path(sys.argv[1]))
 thread_pool = KernelThreadPool(jit, 2)
 x, ones, out = (np.full((8, 16), value, np.float32) for value in (3, 1, np.nan))
 for kernel in (RMS_NORM, SILU_MUL, COPY_ROWS):
@@ -274,7 +274,7 @@ def test_processes_that_start_at_once_share_a_folder(tmp_path: Path) -> None:
 
 
 def test_two_threads_may_ask_for_one_kernel_at_once() -> None:
-    jit = JIT(choose(BEST), None)
+    jit = JIT(choose_instruction_set(BEST), None)
     start, found = threading.Barrier(4), []
 
     def ask() -> None:

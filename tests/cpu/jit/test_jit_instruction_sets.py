@@ -10,7 +10,7 @@ import llvmlite.binding as llvm
 import pytest
 
 from cullama.cpu.jit import instruction_sets
-from cullama.cpu.jit.instruction_sets import INSTRUCTION_SETS, NAMES, choose, usable
+from cullama.cpu.jit.instruction_sets import INSTRUCTION_SETS, NAMES, choose_instruction_set, usable
 from cullama.errors import UsageError
 
 ZEN_2 = ["sse2", "avx", "avx2", "fma", "f16c", "bmi2"]
@@ -48,7 +48,7 @@ def test_a_processor_s_features_say_what_it_has(
     monkeypatch: pytest.MonkeyPatch, triple: str, features: list[str], names: list[str]
 ) -> None:
     assert on(monkeypatch, triple, features) == names
-    assert choose("").name == names[0]
+    assert choose_instruction_set("").name == names[0]
 
 
 @pytest.mark.parametrize("missing", ["avx2", "fma", "f16c"])
@@ -88,7 +88,7 @@ def test_this_processor_has_some_and_each_can_be_asked_for() -> None:
     assert compiled_cpu.NAMES[-1] == "plain"
     assert set(compiled_cpu.NAMES) <= set(NAMES)
     for name in compiled_cpu.NAMES:
-        assert choose(name).name == name
+        assert choose_instruction_set(name).name == name
 
 
 @pytest.mark.parametrize("name", ["mmx", "AVX2", "neon", " ", "numpy"])
@@ -97,7 +97,7 @@ def test_what_there_is_not_is_refused_in_one_line(
 ) -> None:
     on(monkeypatch, "x86_64-unknown-linux-gnu", ZEN_2)
     with pytest.raises(UsageError) as caught:
-        choose(name)
+        choose_instruction_set(name)
     message = str(caught.value)
     assert name in message
     assert "avx2" in message

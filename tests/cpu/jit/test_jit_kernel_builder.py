@@ -37,7 +37,7 @@ def chosen(
     condition: Callable[[Value, Value], Value],
 ) -> Callable[[KernelBuilder, Value, Value], Value]:
     """A comparison shows in what it chooses."""
-    return lambda builder, a, b: condition(a, b).choose(a, b)
+    return lambda builder, a, b: condition(a, b).select(a, b)
 
 
 INTEGERS: dict[str, Case] = {
@@ -49,7 +49,10 @@ INTEGERS: dict[str, Case] = {
     "xor": (lambda builder, a, b: a ^ b, np.bitwise_xor),
     "left": (lambda builder, a, b: a << (b & 31), lambda a, b: a << (b & 31)),
     "right": (lambda builder, a, b: a >> (b & 31), lambda a, b: unsigned(a) >> unsigned(b & 31)),
-    "signed right": (lambda builder, a, b: a.shifted_right(b & 31), lambda a, b: a >> (b & 31)),
+    "signed right": (
+        lambda builder, a, b: a.arithmetic_shift_right(b & 31),
+        lambda a, b: a >> (b & 31),
+    ),
     "div": (lambda builder, a, b: a // (b | 1), lambda a, b: unsigned(a) // unsigned(b | 1)),
     "mod": (lambda builder, a, b: a % (b | 1), lambda a, b: unsigned(a) % unsigned(b | 1)),
     "less": (chosen(lambda a, b: a < b), np.minimum),
@@ -57,7 +60,7 @@ INTEGERS: dict[str, Case] = {
     "greater": (chosen(lambda a, b: a > b), np.maximum),
     "greater or equal": (chosen(lambda a, b: a >= b), np.maximum),
     "equal": (
-        lambda builder, a, b: (a & 3).equals(b & 3).choose(a, 7),
+        lambda builder, a, b: (a & 3).equals(b & 3).select(a, 7),
         lambda a, b: np.where((a & 3) == (b & 3), a, 7),
     ),
     "minimum": (lambda builder, a, b: a.minimum(b), np.minimum),
@@ -79,16 +82,16 @@ FLOATS: dict[str, Case] = {
     "greater": (chosen(lambda a, b: a > b), lambda a, b: np.where(a > b, a, b)),
     "greater or equal": (chosen(lambda a, b: a >= b), lambda a, b: np.where(a >= b, a, b)),
     "equal": (
-        lambda builder, a, b: a.equals(b).choose(a, 7.0),
+        lambda builder, a, b: a.equals(b).select(a, 7.0),
         lambda a, b: np.where(a == b, a, np.float32(7)),
     ),
     "maximum": (lambda builder, a, b: a.maximum(b), lambda a, b: np.where(a > b, a, b)),
     "root": (
-        lambda builder, a, b: builder.root(builder.magnitude(a)),
+        lambda builder, a, b: builder.sqrt(builder.abs(a)),
         lambda a, b: np.sqrt(np.abs(a)),
     ),
-    "magnitude": (lambda builder, a, b: builder.magnitude(a), lambda a, b: np.abs(a)),
-    "nearest": (lambda builder, a, b: builder.nearest(a), lambda a, b: np.rint(a)),
+    "magnitude": (lambda builder, a, b: builder.abs(a), lambda a, b: np.abs(a)),
+    "nearest": (lambda builder, a, b: builder.rint(a), lambda a, b: np.rint(a)),
     "plain numbers": (
         lambda builder, a, b: (a * 0.1 + 1e-3) / 3.0 - 2,
         lambda a, b: (a * np.float32(0.1) + np.float32(1e-3)) / np.float32(3) - np.float32(2),
@@ -177,8 +180,8 @@ def test_lanes_are_added_by_halves(name: str, a: list[float]) -> None:
 
     def body(builder: KernelBuilder, arrays: SimpleNamespace) -> None:
         numbers = builder.load(vector(F32, LANES), arrays.x)
-        builder.store(numbers.total(), arrays.out)
-        builder.store(numbers.highest(), arrays.out + 4)
+        builder.store(numbers.reduce_add(), arrays.out)
+        builder.store(numbers.reduce_max(), arrays.out + 4)
 
     computed(name, "by_halves", body, x=x, out=out)
     assert out[0] == by_halves(x, np.add)
@@ -191,16 +194,16 @@ def test_lanes_change_places(name: str) -> None:
 
     def body(builder: KernelBuilder, arrays: SimpleNamespace) -> None:
         numbers = builder.load(vector(I32, 16), arrays.x)
-        low, high = numbers.folded()
+        low, high = numbers.halves()
         rows = [
-            numbers.lanes_at(range(15, -1, -1)),
-            builder.joined(high, low, range(16)),
-            builder.joined(numbers, numbers + 1, [lane + 16 * (lane % 2) for lane in range(16)]),
-            numbers.lane(3).spread(16),
-            builder.numbers(I32, range(100, 116)),
-            numbers + numbers.lane(2),  # one number meets a vector
+            numbers.shuffle(range(15, -1, -1)),
+            high.shuffle(range(16), low),
+            numbers.shuffle([lane + 16 * (lane % 2) for lane in range(16)], numbers + 1),
+            numbers.extract(3).splat(16),
+            builder.constants(I32, range(100, 116)),
+            numbers + numbers.extract(2),  # one number meets a vector
             builder.constant(vector(I32, 16), -4),
-            numbers.alike(9),
+            numbers.broadcast(9),
         ]
         for index, row in enumerate(rows):
             builder.store(row, arrays.out + 64 * index)
@@ -267,9 +270,9 @@ def test_bits_are_read_as_another_type(name: str) -> None:
 
     def body(builder: KernelBuilder, arrays: SimpleNamespace) -> None:
         numbers = builder.load(vector(F32, 16), arrays.x)
-        builder.store(numbers.bits(vector(I8, 64)), arrays.out)
+        builder.store(numbers.bitcast(vector(I8, 64)), arrays.out)
         for lane in range(16):
-            builder.store(numbers.lane(lane).bits(I32), arrays.out + (64 + 4 * lane))
+            builder.store(numbers.extract(lane).bitcast(I32), arrays.out + (64 + 4 * lane))
 
     computed(name, "bits", body, x=x, out=out)
     np.testing.assert_array_equal(out, [x.view(np.uint8)] * 2)
@@ -345,8 +348,8 @@ def test_a_loop_without_an_end_is_left_when_told(name: str, a: int, b: int) -> N
 
     def body(builder: KernelBuilder, arrays: SimpleNamespace) -> None:
         x, y = (builder.variable(builder.load(I64, arrays.numbers + 8 * i)) for i in range(2))
-        with builder.forever() as leave_if:
-            leave_if(y.get().equals(0))
+        with builder.loop_forever() as break_if:
+            break_if(y.get().equals(0))
             rest = x.get() % y.get()
             x.set(y.get())
             y.set(rest)
@@ -377,7 +380,7 @@ def test_scratch_is_ours_alone(name: str) -> None:
     x, out = np.arange(64, dtype=np.uint8), np.zeros((3, 64), np.uint8)
 
     def body(builder: KernelBuilder, arrays: SimpleNamespace) -> None:
-        places = [builder.scratch(64) for _ in range(3)]
+        places = [builder.alloca(64) for _ in range(3)]
         numbers = builder.load(vector(I8, 64), arrays.x)
         for index, place in enumerate(places):
             builder.store(numbers + index, place)
@@ -396,7 +399,7 @@ def test_shared_numbers_are_exchanged_and_added_to(name: str) -> None:
         before = builder.fetch_add(arrays.shared, 2)
         swapped = builder.exchange(arrays.shared + 8, before + 1)
         builder.pause()
-        for place, value in enumerate([before, swapped, builder.seen(arrays.shared)]):
+        for place, value in enumerate([before, swapped, builder.load_atomic(arrays.shared)]):
             builder.store(value, arrays.out + 8 * place)
 
     computed(name, "exchange", body, shared=shared, out=out)
@@ -412,7 +415,7 @@ def test_half_precision_is_converted_by_the_processor(name: str) -> None:
 
     def body(builder: KernelBuilder, arrays: SimpleNamespace) -> None:
         with builder.loop(1 << 16, 0, 16) as place:
-            halves = builder.load(vector(I16, 16), arrays.x + place * 2).bits(vector(F16, 16))
+            halves = builder.load(vector(I16, 16), arrays.x + place * 2).bitcast(vector(F16, 16))
             builder.store(halves.to(F32), arrays.out + place * 4)
             builder.store(halves.to(F32).to_half(), arrays.back + place * 2)
 

@@ -337,11 +337,11 @@ from pathlib import Path
 import numpy as np
 from cullama.cpu.compiled.rows import COPY_ROWS
 from cullama.cpu.jit.compiler import JIT, address_of
-from cullama.cpu.jit.instruction_sets import choose
+from cullama.cpu.jit.instruction_sets import choose_instruction_set
 from cullama.cpu.jit.program import step
 from cullama.cpu.jit.thread_pool import KernelThreadPool
 
-jit = JIT(choose(""), Path(sys.argv[1]))
+jit = JIT(choose_instruction_set(""), Path(sys.argv[1]))
 thread_pool = KernelThreadPool(jit, 3)
 table = np.arange(640, dtype=np.float32).reshape(40, 16)
 rows = np.arange(39, -1, -1, dtype=np.int32)

@@ -84,8 +84,8 @@ class _Tile:
         self.table = a.tables + table * a.table_width * 4
         self.group = a.heads // a.kv_heads
         most = max(sizes_for(builder.instruction_set.registers))
-        self.weights = builder.scratch(4 * most * SPAN)  # [rows, SPAN]; scores at first
-        self.sums = builder.scratch(4 * most * width)  # [rows, width]
+        self.weights = builder.alloca(4 * most * SPAN)  # [rows, SPAN]; scores at first
+        self.sums = builder.alloca(4 * most * width)  # [rows, width]
 
     def attend(self, size: int) -> None:
         builder = self.builder
@@ -114,7 +114,7 @@ class _Tile:
             position = builder.load(I32, a.positions + token * 4).to(I64)
             self.positions.append(position)
             low = (position - a.window + 1).maximum(0)
-            self.lows.append((a.window > 0).choose(low, 0))
+            self.lows.append((a.window > 0).select(low, 0))
 
     def _span(self, size: int, base: Value, keys: Value) -> None:
         """`keys`: so many from `base` on are there."""
@@ -143,14 +143,14 @@ class _Tile:
             met = [numbers(builder, self.stored, row + place * item) for place in places]
             builder.prefetch(self.a.values + start + dimension * (self.block_size * item))
             for query, totals in zip(queries, sums, strict=True):
-                number = builder.load(F32, query + dimension * 4).spread(LANES)
+                number = builder.load(F32, query + dimension * 4).splat(LANES)
                 for total, keys in zip(totals, met, strict=True):
                     total.set(builder.fma(keys, number, total.get()))
-        lanes = builder.numbers(I32, range(LANES))
+        lanes = builder.constants(I32, range(LANES))
         for row_index, totals in enumerate(sums):
             for place, total in zip(places, totals, strict=True):
-                keys = lanes + (base + inside + place).to(I32).spread(LANES)
-                score = self._is_seen(row_index, keys).choose(total.get() * self.a.scale, NEVER)
+                keys = lanes + (base + inside + place).to(I32).splat(LANES)
+                score = self._is_seen(row_index, keys).select(total.get() * self.a.scale, NEVER)
                 builder.store(score, self._weight_at(row_index, inside + place))
 
     def _is_seen(self, row: int, keys: Value) -> Value:
@@ -167,20 +167,20 @@ class _Tile:
         with builder.loop(keys, 0, LANES) as key:
             highest.set(highest.get().maximum(builder.load(type_, self._weight_at(row, key))))
         before = self.highest[row].get()
-        now = before.maximum(highest.get().highest())
+        now = before.maximum(highest.get().reduce_max())
         total = builder.variable(builder.constant(type_, 0.0))
         with builder.loop(keys, 0, LANES) as key:
             at = self._weight_at(row, key)
             score = builder.load(type_, at)
             # Asked this way round, what is no number gets a weight that is none.
-            weight = (score <= NEVER).choose(
+            weight = (score <= NEVER).select(
                 builder.constant(type_, 0.0), exp(builder, score - now)
             )
             builder.store(weight, at)
             total.set(total.get() + weight)
         scale = exp(builder, before - now)
         self.highest[row].set(now)
-        self.totals[row].set(builder.fma(self.totals[row].get(), scale, total.get().total()))
+        self.totals[row].set(builder.fma(self.totals[row].get(), scale, total.get().reduce_add()))
         return scale
 
     def _hear(self, size: int, base: Value, scales: list[Value], keys: Value) -> None:
@@ -194,7 +194,7 @@ class _Tile:
             places = [dimension + lanes * v for v in range(vectors)]
             sums = [
                 [
-                    builder.variable(self._sum(row, place, lanes) * scale.spread(lanes))
+                    builder.variable(self._sum(row, place, lanes) * scale.splat(lanes))
                     for place in places
                 ]
                 for row, scale in enumerate(scales)
@@ -227,12 +227,12 @@ class _Tile:
             for place in places
         ]
         for row, totals in enumerate(sums):
-            share = builder.load(F32, self._weight_at(row, weight)).spread(lanes)
+            share = builder.load(F32, self._weight_at(row, weight)).splat(lanes)
             for total, numbers_ in zip(totals, heard, strict=True):
                 total.set(builder.fma(numbers_, share, total.get()))
 
     def _sum(self, row: int, dimension: Value, lanes: int) -> Value:
-        type_ = vector(F32, lanes) if lanes > 1 else F32
+        type_ = vector(F32, lanes)
         return self.builder.load(type_, self._sum_at(row, dimension))
 
     def _sum_at(self, row: int, dimension: Value) -> Value:
@@ -271,7 +271,7 @@ def merge_kernel(width: int) -> Kernel:
 
     def body(builder: KernelBuilder, a: SimpleNamespace, chunk: Value) -> None:
         position = builder.load(I32, a.positions + chunk * 4).to(I64)
-        low = (a.window > 0).choose((position - a.window + 1).maximum(0), 0)
+        low = (a.window > 0).select((position - a.window + 1).maximum(0), 0)
         first, last = low // SPLIT, position // SPLIT
         with builder.when(first < last), builder.loop(a.heads) as head:
             _merge(builder, a, chunk * a.heads + head, first, last, width)

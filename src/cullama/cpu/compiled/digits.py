@@ -38,14 +38,14 @@ def _digits(builder: KernelBuilder, a: SimpleNamespace, chunk: Value) -> None:
 
 def _group(builder: KernelBuilder, x: Value, out: Value) -> None:
     halves = [builder.load(vector(F32, 16), x + 64 * half) for half in range(2)]
-    highest = builder.magnitude(halves[0]).maximum(builder.magnitude(halves[1])).highest()
+    highest = builder.abs(halves[0]).maximum(builder.abs(halves[1])).reduce_max()
     scale = highest * (1 / LARGEST) + _unsound(halves)
-    inverse = (highest > NOTHING).choose(builder.constant(F32, LARGEST) / highest, 0.0)
+    inverse = (highest > NOTHING).select(builder.constant(F32, LARGEST) / highest, 0.0)
     sums = []
     for half, numbers in enumerate(halves):
-        whole = builder.nearest(numbers * inverse).to(I32)
+        whole = builder.rint(numbers * inverse).to(I32)
         _store(builder, whole, half, out)
-        sums.append(whole.total())
+        sums.append(whole.reduce_add())
         builder.store(sums[half], out + (SUMS + 4 * half))
     builder.store(scale, out + SCALE)
     builder.store((sums[0] + sums[1]).to(F32) * scale, out + SCALED_SUM)
@@ -54,9 +54,9 @@ def _group(builder: KernelBuilder, x: Value, out: Value) -> None:
 def _store(builder: KernelBuilder, whole: Value, half: int, out: Value) -> None:
     if builder.instruction_set.multiplies == "words":
         order = [quad + i for quad in range(0, 16, 4) for i in WORD_ORDER]
-        builder.store(whole.to(I16).lanes_at(order), out + (WORDS + 32 * half))
+        builder.store(whole.to(I16).shuffle(order), out + (WORDS + 32 * half))
         return
-    high = (whole + 128).shifted_right(8)
+    high = (whole + 128).arithmetic_shift_right(8)
     low = whole - (high << 8)
     builder.store(high.to(I8), out + (HIGH + 16 * half))
     builder.store(low.to(I8), out + (LOW + 16 * half))
@@ -65,7 +65,7 @@ def _store(builder: KernelBuilder, whole: Value, half: int, out: Value) -> None:
 def _unsound(halves: list[Value]) -> Value:
     """0, or NaN where one of the numbers is infinite or no number: then no product may be one."""
     low, high = halves
-    return ((low - low) + (high - high)).total()
+    return ((low - low) + (high - high)).reduce_add()
 
 
 DIGITS = Kernel("digits", {"x": POINTER, "out": POINTER, "groups": I64}, _digits)

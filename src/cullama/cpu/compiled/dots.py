@@ -43,7 +43,7 @@ def whole(
     total = builder.load(I32, group + (SUMS + 4 * scale))
     if format_.scales == 1:
         total = total + builder.load(I32, group + (SUMS + 4))
-    return found - (total * offset).spread(PANEL)
+    return found - (total * offset).splat(PANEL)
 
 
 def _by_bytes(builder: KernelBuilder, quads: Sequence[Value], group: Value, first: int) -> Value:
@@ -57,7 +57,7 @@ def _by_bytes(builder: KernelBuilder, quads: Sequence[Value], group: Value, firs
 def _by_words(builder: KernelBuilder, quads: Sequence[Value], group: Value, first: int) -> Value:
     sums = _nothing(builder)
     for i, quad in enumerate(quads, first):
-        pairs = quad.bits(vector(I16, 2 * PANEL))  # column 0 below column 1, and 2 below 3
+        pairs = quad.bitcast(vector(I16, 2 * PANEL))  # column 0 below column 1, and 2 below 3
         sums = _gained(builder, sums, pairs & 255, group + (WORDS + 8 * i))
         sums = _gained(builder, sums, pairs >> 8, group + (WORDS + 8 * i + 4))
     return joined(builder, sums)
@@ -72,7 +72,7 @@ def _gained(builder: KernelBuilder, sums: Sums, codes: Value, numbers: Value) ->
     """Sums, with the products of some columns' codes and the numbers at an address."""
     dot = DOTS[builder.instruction_set.name]
     registers = _parts(codes, len(sums))
-    for_each = builder.load(I32, numbers).spread(sums[0].lanes).bits(registers[0].type)
+    for_each = builder.load(I32, numbers).splat(sums[0].lanes).bitcast(registers[0].type)
     return [
         dot(builder, total, register, for_each)
         for total, register in zip(sums, registers, strict=True)
@@ -106,9 +106,9 @@ def _neon(builder: KernelBuilder, sums: Value, codes: Value, digits: Value) -> V
 def _plain(builder: KernelBuilder, sums: Value, codes: Value, numbers: Value) -> Value:
     if architecture(builder.function.module.triple) == "x86_64":  # SSE2 is in all of them
         return sums + builder.call("llvm.x86.sse2.pmadd.wd", sums.type, codes, numbers)
-    pairs, both = codes.bits(sums.type), numbers.bits(sums.type)
-    first = (pairs & 0xFFFF) * (both << 16).shifted_right(16)
-    return sums + first + (pairs >> 16) * both.shifted_right(16)
+    pairs, both = codes.bitcast(sums.type), numbers.bitcast(sums.type)
+    first = (pairs & 0xFFFF) * (both << 16).arithmetic_shift_right(16)
+    return sums + first + (pairs >> 16) * both.arithmetic_shift_right(16)
 
 
 DOTS: dict[str, Dot] = {
@@ -134,7 +134,7 @@ def _in_order(builder: KernelBuilder, sums: Value, register: str) -> Value:
 def _parts(whole: Value, count: int) -> list[Value]:
     parts = [whole]
     while len(parts) < count:
-        parts = [half for part in parts for half in part.folded()]
+        parts = [half for part in parts for half in part.halves()]
     return parts
 
 
@@ -142,5 +142,5 @@ def joined(builder: KernelBuilder, parts: Sequence[Value]) -> Value:
     """Vectors, one after the other: one, two, four …"""
     while len(parts) > 1:
         pairs = zip(parts[::2], parts[1::2], strict=True)
-        parts = [builder.joined(low, high, range(2 * low.lanes)) for low, high in pairs]
+        parts = [low.shuffle(range(2 * low.lanes), high) for low, high in pairs]
     return parts[0]

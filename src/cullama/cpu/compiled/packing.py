@@ -115,7 +115,7 @@ def _in_quarters(
     """In each run of four lanes: those lanes of the first, or from 4 on of the second."""
     runs = range(0, first.lanes, FOUR)
     lanes = [run + place % FOUR + place // FOUR * first.lanes for run in runs for place in places]
-    return builder.joined(first, second, lanes)
+    return first.shuffle(lanes, second)
 
 
 # --- plain: columns side by side -----------------------------------------------------------------

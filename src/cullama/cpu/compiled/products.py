@@ -112,7 +112,7 @@ def _plain_sums(
         rows = numbers(builder, format_, weight + at * column_bytes)
         for i, total in enumerate(sums):
             number = builder.load(F32, x + a.blocks * (4 * i) + at * 4)
-            total.set(builder.fma(rows, number.spread(PANEL), total.get()))
+            total.set(builder.fma(rows, number.splat(PANEL), total.get()))
 
     together = a.blocks // TURNS * TURNS
     with builder.loop(together, 0, TURNS) as first:
@@ -164,11 +164,11 @@ def _gained(
     for place, scale in enumerate(group.scales):
         quads = group.quads[place * share : (place + 1) * share]
         whole = dots.whole(builder, format_, quads, digits, place)
-        number = whole.to(F32) * builder.load(F32, digits + SCALE).spread(PANEL)
+        number = whole.to(F32) * builder.load(F32, digits + SCALE).splat(PANEL)
         sums = builder.fma(number, scale, sums)
     if group.minimum is None:
         return sums
-    return builder.fma(group.minimum, builder.load(F32, digits + SCALED_SUM).spread(PANEL), sums)
+    return builder.fma(group.minimum, builder.load(F32, digits + SCALED_SUM).splat(PANEL), sums)
 
 
 def _write(
@@ -182,7 +182,7 @@ def _write(
         with all_of_them:
             _finish(builder, a, row, place, builder.variable(sums), PANEL)
         with some:
-            lanes = builder.scratch(4 * PANEL)
+            lanes = builder.alloca(4 * PANEL)
             builder.store(sums, lanes)
             with builder.loop(left) as lane:
                 number = builder.variable(builder.load(F32, lanes + lane * 4))
@@ -192,9 +192,9 @@ def _write(
 def _finish(
     builder: KernelBuilder, a: SimpleNamespace, row: Value, place: Value, sums: Variable, lanes: int
 ) -> None:
-    type_ = vector(F32, lanes) if lanes > 1 else F32
-    with builder.when(builder.is_there(a.bias)):
+    type_ = vector(F32, lanes)
+    with builder.when(builder.is_not_null(a.bias)):
         sums.add(builder.load(type_, a.bias + row * 4))
-    with builder.when(builder.is_there(a.residual)):
+    with builder.when(builder.is_not_null(a.residual)):
         sums.add(builder.load(type_, a.residual + place))
     builder.store(sums.get(), a.out + place)

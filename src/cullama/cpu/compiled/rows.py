@@ -64,11 +64,11 @@ def norm(
         total.set(builder.fma(number, number, total.get()))
 
     _each(builder, columns, square)
-    mean = (many.get().total() + few.get()) / columns.to(F32)
-    scale = builder.constant(F32, 1.0) / builder.root(mean + eps)
+    mean = (many.get().reduce_add() + few.get()) / columns.to(F32)
+    scale = builder.constant(F32, 1.0) / builder.sqrt(mean + eps)
 
     def write(place: Value, lanes: int) -> None:
-        scaled = _load(builder, x, place, lanes) * scale.spread(lanes)
+        scaled = _load(builder, x, place, lanes) * scale.splat(lanes)
         builder.store(scaled * _load(builder, weight, place, lanes), out + place * 4)
 
     _each(builder, columns, write)
@@ -112,9 +112,9 @@ _SMALLEST, _LARGEST = -87.0, 88.0
 def exp(builder: KernelBuilder, x: Value) -> Value:
     """eˣ, to 2 units in the last place; 0 below −87, as at 88 above that, NaN of NaN."""
     is_nothing = x < _SMALLEST
-    x = is_nothing.choose(builder.constant(x.type, _SMALLEST), x)
-    x = (x > _LARGEST).choose(builder.constant(x.type, _LARGEST), x)
-    whole = builder.nearest(x * log2(e))
+    x = is_nothing.select(builder.constant(x.type, _SMALLEST), x)
+    x = (x > _LARGEST).select(builder.constant(x.type, _LARGEST), x)
+    whole = builder.rint(x * log2(e))
     r = builder.fma(whole, builder.constant(x.type, -_LN2_HIGH), x)
     r = builder.fma(whole, builder.constant(x.type, -_LN2_LOW), r)
     polynomial = builder.constant(x.type, _EXP[0])
@@ -122,7 +122,7 @@ def exp(builder: KernelBuilder, x: Value) -> Value:
         polynomial = builder.fma(polynomial, r, builder.constant(x.type, coefficient))
     near_one = builder.fma(polynomial, r * r, r) + 1.0
     power = (whole.to(I32) + 127) << 23  # 2ⁿ, written as a float's exponent
-    return is_nothing.choose(builder.constant(x.type, 0.0), near_one * power.bits(x.type))
+    return is_nothing.select(builder.constant(x.type, 0.0), near_one * power.bitcast(x.type))
 
 
 # --- gather --------------------------------------------------------------------------------------
@@ -223,7 +223,7 @@ def _token(
     slot = builder.load(I32, a.slots + token * 4).to(I64)
     with builder.when(slot >= 0):
         block, offset = slot // block_size, slot % block_size
-        turned = builder.scratch(head_bytes)
+        turned = builder.alloca(head_bytes)
         with builder.loop(a.kv_heads) as head:
             first = (head * a.blocks + block) * (width * block_size)
             key = row + (a.heads + head) * head_bytes
@@ -255,8 +255,8 @@ def _rotate(
 ) -> None:
     """One head: x · (cos, cos) + swapped(x) · (−sin, sin), normed before where there is a norm."""
     start = builder.variable(x)
-    with builder.when(builder.is_there(weight)):
-        normed = builder.scratch(4 * width)
+    with builder.when(builder.is_not_null(weight)):
+        normed = builder.alloca(4 * width)
         norm(builder, x, weight, normed, builder.i64(width), a.eps)
         start.set(normed)
     source, half = start.get(), width // 2
@@ -274,11 +274,11 @@ def narrowed(builder: KernelBuilder, stored: Plain, x: Value) -> Value:
     """float32 in a cache's type, to the nearest."""
     if stored.name == "F32":
         return x
-    bits = x.bits(lanes_of(I32, x.lanes))
+    bits = x.bitcast(lanes_of(I32, x.lanes))
     if stored.name == "BF16":
         even = (bits >> 16) & 1
         rounded = (bits + 0x7FFF + even) >> 16
-        return _is_none(builder, x).choose(bits >> 16 | 0x40, rounded).to(I16)
+        return _is_none(builder, x).select(bits >> 16 | 0x40, rounded).to(I16)
     if builder.instruction_set.has_half:
         return x.to_half()
     return _half_bits(builder, x, bits)
@@ -286,19 +286,19 @@ def narrowed(builder: KernelBuilder, stored: Plain, x: Value) -> Value:
 
 def _is_none(builder: KernelBuilder, x: Value) -> Value:
     """Whether it is no number."""
-    return builder.magnitude(x).bits(lanes_of(I32, x.lanes)) > 0x7F800000
+    return builder.abs(x).bitcast(lanes_of(I32, x.lanes)) > 0x7F800000
 
 
 def _half_bits(builder: KernelBuilder, x: Value, bits: Value) -> Value:
     """As the processor would: exponents are 112 apart, what is too large becomes infinity."""
-    sign, magnitude = (bits >> 16) & 0x8000, builder.magnitude(x)
-    usual = (magnitude * 2.0**-112).bits(bits.type)
+    sign, magnitude = (bits >> 16) & 0x8000, builder.abs(x)
+    usual = (magnitude * 2.0**-112).bitcast(bits.type)
     usual = (usual + 0xFFF + ((usual >> 13) & 1)) >> 13
     usual = usual.minimum(0x7C00)
     # Next to ½, floats are as far apart as the smallest halves: the sum rounds to one of them.
     half = builder.constant(x.type, 0.5)
-    small = (magnitude + half).bits(bits.type) - half.bits(bits.type)
-    rounded = (magnitude < 2.0**-14).choose(small, usual)
-    return (_is_none(builder, x).choose(builder.constant(bits.type, 0x7E00), rounded) | sign).to(
+    small = (magnitude + half).bitcast(bits.type) - half.bitcast(bits.type)
+    rounded = (magnitude < 2.0**-14).select(small, usual)
+    return (_is_none(builder, x).select(builder.constant(bits.type, 0x7E00), rounded) | sign).to(
         I16
     )

@@ -23,11 +23,11 @@ class Group:
 def numbers(builder: KernelBuilder, format_: Plain, address: Value, lanes: int = PANEL) -> Value:
     """So many stored numbers as float32."""
     if format_.name == "F32":
-        return builder.load(vector(F32, lanes) if lanes > 1 else F32, address)
-    bits = builder.load(vector(I16, lanes) if lanes > 1 else I16, address)
+        return builder.load(vector(F32, lanes), address)
+    bits = builder.load(vector(I16, lanes), address)
     if format_.name == "BF16":
         wide = bits.to(I32, signed=False) << 16
-        return wide.bits(vector(F32, lanes) if lanes > 1 else F32)
+        return wide.bitcast(vector(F32, lanes))
     return half_to_float(builder, bits)
 
 
@@ -35,15 +35,15 @@ def half_to_float(builder: KernelBuilder, bits: Value) -> Value:
     """float16, as 16 bits, to float32."""
     lanes = bits.lanes
     if builder.instruction_set.has_half:
-        return bits.bits(vector(F16, lanes) if lanes > 1 else F16).to(F32)
+        return bits.bitcast(vector(F16, lanes)).to(F32)
     # Sign and magnitude in their places; exponents are 112 apart, but infinity and NaN have the
     # largest in both.
-    placed = (bits.to(I32, signed=False) << 16).shifted_right(3) & 0x8FFFE000
-    scaled = placed.bits(vector(F32, lanes) if lanes > 1 else F32) * 2.0**112
+    placed = (bits.to(I32, signed=False) << 16).arithmetic_shift_right(3) & 0x8FFFE000
+    scaled = placed.bitcast(vector(F32, lanes)) * 2.0**112
     largest = 31 << 23
     special = (placed & largest).equals(largest)
-    missing = special.choose(builder.constant(placed.type, 0x7F800000), 0)
-    return (scaled.bits(placed.type) | missing).bits(scaled.type)
+    missing = special.select(builder.constant(placed.type, 0x7F800000), 0)
+    return (scaled.bitcast(placed.type) | missing).bitcast(scaled.type)
 
 
 def place_of(format_: Grouped, name: str) -> int:
@@ -116,13 +116,13 @@ _WORDS: Type = vector(I16, 2 * PANEL)
 
 def _shifted(quads: Value, bits: int) -> Value:
     """Right, two bytes at a time: there is no shift of single bytes, and a mask follows."""
-    return (quads.bits(_WORDS) >> bits).bits(_BYTES)
+    return (quads.bitcast(_WORDS) >> bits).bitcast(_BYTES)
 
 
 def _moved(quads: Value, left: int) -> Value:
     if left <= 0:
         return _shifted(quads, -left)
-    return (quads.bits(_WORDS) << left).bits(_BYTES)
+    return (quads.bitcast(_WORDS) << left).bitcast(_BYTES)
 
 
 def element(

@@ -98,7 +98,7 @@ CPUINFO = Path("/proc/cpuinfo")
 WINDOWS_DOTPROD = 43  # PF_ARM_V82_DP_INSTRUCTIONS_AVAILABLE in winnt.h
 
 
-def choose(name: str) -> InstructionSet:
+def choose_instruction_set(name: str) -> InstructionSet:
     """The one asked for by name, or with "" the best.
 
     Raises:

@@ -1,11 +1,11 @@
-"""The language kernels are written in: Python that runs once and leaves LLVM instructions behind.
+"""Builds kernels: Python that runs once and emits LLVM instructions.
 
 A `Value` stands for a number, a vector or an address that will exist when the kernel runs;
-arithmetic on it writes an instruction. A Python `for` writes its body out as often as it goes
-round, so a list of sums becomes a block of registers; `with code.loop(n) as i` writes a loop that
-runs at run time. Vectors may be wider than a register: LLVM splits them.
+arithmetic on it emits an instruction. A Python `for` unrolls its body, so a list of sums becomes a
+block of registers; `with builder.loop(n) as i` emits a loop that runs at run time. Vectors may be
+wider than a register: LLVM splits them.
 
-It knows LLVM's instructions and no processor, no weight and no model. Sums are never reordered:
+It has LLVM's instructions and knows no processor, no weight and no model. Sums are never reordered:
 what is written is what is computed, in every instruction set, but for fused multiply-adds.
 
 Reference: https://llvm.org/docs/LangRef.html
@@ -30,11 +30,12 @@ POINTER = ir.PointerType()
 
 
 def vector(element: Type, lanes: int) -> Type:
-    return ir.VectorType(element, lanes)
+    """Return the type of so many elements side by side; of one, the element's own."""
+    return ir.VectorType(element, lanes) if lanes > 1 else element
 
 
 class Value:
-    """What will be a number, a vector or an address. Addresses count in bytes."""
+    """A number, a vector or an address at run time. Addresses count in bytes."""
 
     __slots__ = ("builder", "ir")
 
@@ -60,136 +61,134 @@ class Value:
             return Value(
                 self.builder, self._llvm.gep(self.ir, [self.builder.i64(other).ir], True, "", I8)
             )
-        return self._combined("fadd" if self._is_float else "add", other)
+        return self._arithmetic("fadd" if self._is_float else "add", other)
 
     def __sub__(self, other: Value | float) -> Value:
-        return self._combined("fsub" if self._is_float else "sub", other)
+        return self._arithmetic("fsub" if self._is_float else "sub", other)
 
     def __mul__(self, other: Value | float) -> Value:
-        return self._combined("fmul" if self._is_float else "mul", other)
+        return self._arithmetic("fmul" if self._is_float else "mul", other)
 
     def __truediv__(self, other: Value | float) -> Value:
-        return self._combined("fdiv", other)
+        return self._arithmetic("fdiv", other)
 
     def __floordiv__(self, other: Value | int) -> Value:
-        return self._combined("udiv", other)
+        return self._arithmetic("udiv", other)
 
     def __mod__(self, other: Value | int) -> Value:
-        return self._combined("urem", other)
+        return self._arithmetic("urem", other)
 
     def __and__(self, other: Value | int) -> Value:
-        return self._combined("and_", other)
+        return self._arithmetic("and_", other)
 
     def __or__(self, other: Value | int) -> Value:
-        return self._combined("or_", other)
+        return self._arithmetic("or_", other)
 
     def __xor__(self, other: Value | int) -> Value:
-        return self._combined("xor", other)
+        return self._arithmetic("xor", other)
 
     def __lshift__(self, other: Value | int) -> Value:
-        return self._combined("shl", other)
+        return self._arithmetic("shl", other)
 
     def __rshift__(self, other: Value | int) -> Value:
-        """Zeros come in from the left."""
-        return self._combined("lshr", other)
+        """Shift zeros in from the left."""
+        return self._arithmetic("lshr", other)
 
-    def shifted_right(self, other: Value | int) -> Value:
-        """The sign comes in from the left."""
-        return self._combined("ashr", other)
+    def arithmetic_shift_right(self, other: Value | int) -> Value:
+        """Shift copies of the sign in from the left."""
+        return self._arithmetic("ashr", other)
 
     # --- comparisons (integers signed) -----------------------------------------------------------
 
     def __lt__(self, other: Value | float) -> Value:
-        return self._compared("<", other)
+        return self._compare("<", other)
 
     def __le__(self, other: Value | float) -> Value:
-        return self._compared("<=", other)
+        return self._compare("<=", other)
 
     def __gt__(self, other: Value | float) -> Value:
-        return self._compared(">", other)
+        return self._compare(">", other)
 
     def __ge__(self, other: Value | float) -> Value:
-        return self._compared(">=", other)
+        return self._compare(">=", other)
 
     def equals(self, other: Value | float) -> Value:
-        return self._compared("==", other)
+        return self._compare("==", other)
 
-    def choose(self, yes: Value, no: Value | float) -> Value:
-        """Of a comparison: `yes` where it holds, `no` elsewhere."""
-        return Value(self.builder, self._llvm.select(self.ir, yes.ir, yes.alike(no).ir))
+    def select(self, yes: Value, no: Value | float) -> Value:
+        """Return `yes` where this comparison holds and `no` elsewhere, lane by lane."""
+        return Value(self.builder, self._llvm.select(self.ir, yes.ir, yes.broadcast(no).ir))
 
     def minimum(self, other: Value | int) -> Value:
-        """Of integers."""
-        other = self.alike(other)
-        return (self < other).choose(self, other)
+        """Return the smaller of two integers, signed."""
+        other = self.broadcast(other)
+        return (self < other).select(self, other)
 
     def maximum(self, other: Value | float) -> Value:
-        """Of floats, the greater; of integers too."""
-        other = self.alike(other)
-        return (self > other).choose(self, other)
+        """Return the greater of two numbers; of floats, `other` where one is NaN."""
+        other = self.broadcast(other)
+        return (self > other).select(self, other)
 
     # --- other types, other lanes ----------------------------------------------------------------
 
     def to(self, element: Type, signed: bool = True) -> Value:
-        """The same numbers in another type."""
+        """Convert to another type. `signed` says whether integers are."""
         if self.element == element:
             return self
-        type_ = vector(element, self.lanes) if self.lanes > 1 else element
         convert = getattr(self._llvm, _conversion(self.element, element, signed))
-        return Value(self.builder, convert(self.ir, type_))
+        return Value(self.builder, convert(self.ir, vector(element, self.lanes)))
 
-    def bits(self, type_: Type) -> Value:
-        """The same bits read as another type."""
+    def bitcast(self, type_: Type) -> Value:
+        """Reinterpret the same bits as another type."""
         return Value(self.builder, self._llvm.bitcast(self.ir, type_))
 
     def to_half(self) -> Value:
-        """float32 as the bits of float16, by the processor's own instruction."""
-        lanes = self.lanes
-        return self.to(F16).bits(vector(I16, lanes) if lanes > 1 else I16)
+        """Convert float32 to the bits of float16, by the processor's own instruction."""
+        return self.to(F16).bitcast(vector(I16, self.lanes))
 
-    def spread(self, lanes: int) -> Value:
-        """A number in every lane of a vector."""
+    def splat(self, lanes: int) -> Value:
+        """Return a vector with this number in every lane."""
         if lanes == 1:
             return self
-        empty = ir.Constant(vector(self.type, lanes), ir.Undefined)
+        empty = ir.Constant(ir.VectorType(self.type, lanes), ir.Undefined)
         one = self._llvm.insert_element(empty, self.ir, ir.Constant(I32, 0))
         return Value(self.builder, self._llvm.shuffle_vector(one, empty, _indices([0] * lanes)))
 
-    def lanes_at(self, places: Sequence[int]) -> Value:
-        """A vector of those lanes."""
-        empty = ir.Constant(self.type, ir.Undefined)
-        return Value(self.builder, self._llvm.shuffle_vector(self.ir, empty, _indices(places)))
+    def shuffle(self, lanes: Sequence[int], other: Value | None = None) -> Value:
+        """Return a vector of those lanes. Lanes of `other`, if any, are numbered on after ours."""
+        second = ir.Constant(self.type, ir.Undefined) if other is None else other.ir
+        return Value(self.builder, self._llvm.shuffle_vector(self.ir, second, _indices(lanes)))
 
-    def lane(self, place: int) -> Value:
-        return Value(self.builder, self._llvm.extract_element(self.ir, ir.Constant(I32, place)))
+    def extract(self, lane: int) -> Value:
+        return Value(self.builder, self._llvm.extract_element(self.ir, ir.Constant(I32, lane)))
 
-    def folded(self) -> list[Value]:
-        """The lower and the upper half of a vector."""
+    def halves(self) -> list[Value]:
+        """Return the lower and the upper half of a vector."""
         if self.lanes == 2:
-            return [self.lane(0), self.lane(1)]
+            return [self.extract(0), self.extract(1)]
         half = self.lanes // 2
-        return [self.lanes_at(range(half)), self.lanes_at(range(half, self.lanes))]
+        return [self.shuffle(range(half)), self.shuffle(range(half, self.lanes))]
 
-    def total(self) -> Value:
-        """The sum of all lanes, by halves: always in the same order."""
+    def reduce_add(self) -> Value:
+        """Return the sum of all lanes, added by halves: always in the same order."""
         part = self
         while part.lanes > 1:
-            low, high = part.folded()
+            low, high = part.halves()
             part = low + high
         return part
 
-    def highest(self) -> Value:
-        """The greatest of all lanes."""
+    def reduce_max(self) -> Value:
+        """Return the greatest of all lanes."""
         part = self
         while part.lanes > 1:
-            low, high = part.folded()
+            low, high = part.halves()
             part = low.maximum(high)
         return part
 
-    def alike(self, other: Value | float) -> Value:
-        """A plain number, or a single value, in this value's type."""
+    def broadcast(self, other: Value | float) -> Value:
+        """Return a Python number, or a single value, in this value's type."""
         if isinstance(other, Value):
-            return other.spread(self.lanes) if other.lanes < self.lanes else other
+            return other.splat(self.lanes) if other.lanes < self.lanes else other
         return self.builder.constant(self.type, other)
 
     @property
@@ -200,17 +199,17 @@ class Value:
     def _is_float(self) -> bool:
         return isinstance(self.element, (ir.FloatType, ir.HalfType))
 
-    def _combined(self, instruction: str, other: Value | float) -> Value:
+    def _arithmetic(self, instruction: str, other: Value | float) -> Value:
         write = getattr(self._llvm, instruction)
-        return Value(self.builder, write(self.ir, self.alike(other).ir))
+        return Value(self.builder, write(self.ir, self.broadcast(other).ir))
 
-    def _compared(self, sign: str, other: Value | float) -> Value:
+    def _compare(self, sign: str, other: Value | float) -> Value:
         compare = self._llvm.fcmp_ordered if self._is_float else self._llvm.icmp_signed
-        return Value(self.builder, compare(sign, self.ir, self.alike(other).ir))
+        return Value(self.builder, compare(sign, self.ir, self.broadcast(other).ir))
 
 
 class Variable:
-    """A value that changes from one turn of a loop to the next; LLVM keeps it in a register."""
+    """A value that loop iterations change; LLVM keeps it in a register."""
 
     def __init__(self, builder: KernelBuilder, first: Value) -> None:
         self._builder = builder
@@ -230,7 +229,7 @@ class Variable:
 
 
 class KernelBuilder:
-    """The body of one kernel being written."""
+    """Emits the body of one kernel."""
 
     def __init__(self, function: ir.Function, instruction_set: InstructionSet) -> None:
         self.function, self.instruction_set = function, instruction_set
@@ -248,117 +247,114 @@ class KernelBuilder:
     def i64(self, number: Value | float) -> Value:
         return number.to(I64) if isinstance(number, Value) else self.constant(I64, int(number))
 
-    def numbers(self, element: Type, values: Sequence[float]) -> Value:
-        """A vector of those constants."""
+    def constants(self, element: Type, values: Sequence[float]) -> Value:
+        """Return a vector of those constants."""
         constants = [ir.Constant(element, value) for value in values]
-        return Value(self, ir.Constant(vector(element, len(constants)), constants))
+        return Value(self, ir.Constant(ir.VectorType(element, len(constants)), constants))
 
     def variable(self, first: Value) -> Variable:
         return Variable(self, first)
 
     def load(self, type_: Type, address: Value) -> Value:
-        """From any address: nothing need be aligned."""
+        """Load from any address: it need not be aligned to the vector."""
         return Value(self, self.llvm.load(address.ir, align=_alignment(type_), typ=type_))
 
     def store(self, value: Value, address: Value) -> None:
         self.llvm.store(value.ir, address.ir, align=_alignment(value.type))
 
-    def scratch(self, size: int) -> Value:
-        """So many bytes that last as long as the kernel runs."""
+    def alloca(self, size: int) -> Value:
+        """Reserve so many bytes on the stack for as long as the kernel runs."""
         with self.llvm.goto_entry_block():
             place = self.llvm.alloca(ir.ArrayType(I8, size))
             place.align, place.type = 64, POINTER
         return Value(self, place)
 
-    def is_there(self, address: Value) -> Value:
+    def is_not_null(self, address: Value) -> Value:
         return Value(self, self.llvm.icmp_unsigned("!=", address.ir, ir.Constant(POINTER, None)))
 
     def arguments(self, record: Value, fields: Mapping[str, Type]) -> SimpleNamespace:
-        """What a kernel was called with: one field each eight bytes."""
+        """Load the arguments of a kernel from its record: eight bytes each."""
         names = SimpleNamespace()
-        for place, (name, type_) in enumerate(fields.items()):
-            setattr(names, name, self.load(type_, record + 8 * place))
+        for index, (name, type_) in enumerate(fields.items()):
+            setattr(names, name, self.load(type_, record + 8 * index))
         return names
 
-    def joined(self, first: Value, second: Value, places: Sequence[int]) -> Value:
-        """Lanes of two vectors, those of the second counted on after those of the first."""
-        return Value(self, self.llvm.shuffle_vector(first.ir, second.ir, _indices(list(places))))
-
-    # --- what has no sign of its own -------------------------------------------------------------
+    # --- functions -------------------------------------------------------------------------------
 
     def fma(self, x: Value, y: Value, z: Value) -> Value:
-        """x · y + z, in one rounding where the instruction set has that.
+        """x · y + z, rounded once where the instruction set can.
 
         LLVM's own fmuladd has one rounding or two, as suits the loop it stands in.
         """
         if not self.instruction_set.has_fma:
             return x * y + z
-        return self.intrinsic("llvm.fma", x.type, x, x.alike(y), x.alike(z))
+        return self.intrinsic("llvm.fma", x.type, x, x.broadcast(y), x.broadcast(z))
 
-    def root(self, x: Value) -> Value:
+    def sqrt(self, x: Value) -> Value:
         return self.intrinsic("llvm.sqrt", x.type, x)
 
-    def magnitude(self, x: Value) -> Value:
+    def abs(self, x: Value) -> Value:
         return self.intrinsic("llvm.fabs", x.type, x)
 
-    def nearest(self, x: Value) -> Value:
-        """Rounded to a whole number, halves to even."""
+    def rint(self, x: Value) -> Value:
+        """Round to an integer, halves to even."""
         return self.intrinsic("llvm.rint", x.type, x)
 
     def intrinsic(self, name: str, type_: Type, *values: Value) -> Value:
-        """One of LLVM's, overloaded on one type."""
+        """Call one of LLVM's intrinsics that is overloaded on one type."""
         return self.call(f"{name}.{_suffix(type_)}", type_, *values)
 
     def call(self, name: str, result: Type, *values: Value) -> Value:
-        """A function by its name: one of this module's, of LLVM's or of the C library's."""
+        """Call a function by its name: one of this module, of LLVM or of the C library."""
         module = self.function.module
         known = module.globals.get(name)
         if known is None:
             known = ir.Function(module, ir.FunctionType(result, [v.type for v in values]), name)
         return Value(self, self.llvm.call(known, [value.ir for value in values]))
 
-    def jump(self, function: Value, *values: Value) -> None:
+    def call_address(self, function: Value, *values: Value) -> None:
         """Call the function at an address; it returns nothing."""
         type_ = ir.FunctionType(ir.VoidType(), [value.type for value in values])
         pointer = self.llvm.inttoptr(function.ir, type_.as_pointer())
         self.llvm.call(pointer, [value.ir for value in values])
 
-    # --- memory that several threads write to: 64-bit integers -----------------------------------
+    # --- atomic operations on 64-bit integers ----------------------------------------------------
 
-    def seen(self, address: Value) -> Value:
-        """What is there now, and with it all that was written before it."""
+    def load_atomic(self, address: Value) -> Value:
+        """Load a number, and see all that was written before it."""
         return Value(self, self.llvm.load_atomic(address.ir, "seq_cst", 8, typ=I64))
 
     def fetch_add(self, address: Value, value: int) -> Value:
-        """Adds, and returns what was there before."""
-        return self._read_and_written("add", address, value)
+        """Add, and return what was there before."""
+        return self._read_modify_write("add", address, value)
 
     def exchange(self, address: Value, value: Value | int) -> Value:
-        """Writes, so that whoever sees it sees all that was written before; what was there."""
-        return self._read_and_written("xchg", address, value)
+        """Store, so that a thread that loads it sees all that was written before; return what was
+        there."""
+        return self._read_modify_write("xchg", address, value)
 
-    def _read_and_written(self, how: str, address: Value, value: Value | int) -> Value:
+    def _read_modify_write(self, how: str, address: Value, value: Value | int) -> Value:
         written = self.i64(value).ir
         return Value(self, self.llvm.atomic_rmw(how, address.ir, written, "seq_cst"))
 
     def prefetch(self, address: Value) -> None:
-        """Have a cache line brought from memory, to be read soon."""
+        """Have a cache line fetched that will be read soon."""
         kind = [self.constant(I32, number) for number in (0, 3, 1)]  # read, near, data
         self.call("llvm.prefetch.p0", ir.VoidType(), address, *kind)
 
     def pause(self) -> None:
-        """A breath in a loop that waits for another core."""
+        """Tell the processor that this loop waits for another core."""
         triple = self.function.module.triple
         if triple.startswith(("x86_64", "i686")):
             self.call("llvm.x86.sse2.pause", ir.VoidType())
         elif triple.startswith(("aarch64", "arm64")):
             self.call("llvm.aarch64.hint", ir.VoidType(), self.constant(I32, 1))
 
-    # --- the course of things --------------------------------------------------------------------
+    # --- control flow ----------------------------------------------------------------------------
 
     @contextmanager
     def loop(self, end: Value | int, start: Value | int = 0, step: int = 1) -> Iterator[Value]:
-        """for i in range(start, end, step), when the kernel runs."""
+        """Emit `for i in range(start, end, step)`."""
         first, last = self.i64(start), self.i64(end)
         before = self.llvm.block
         head, body, after = (self.llvm.append_basic_block() for _ in range(3))
@@ -374,23 +370,24 @@ class KernelBuilder:
         self.llvm.position_at_end(after)
 
     @contextmanager
-    def forever(self) -> Iterator[Callable[[Value], None]]:
-        """A loop that ends where what it yields is called with a condition that holds."""
+    def loop_forever(self) -> Iterator[Callable[[Value], None]]:
+        """Emit a loop; what it yields emits `if condition: break`."""
         body, after = self.llvm.append_basic_block(), self.llvm.append_basic_block()
         self.llvm.branch(body)
         self.llvm.position_at_end(body)
 
-        def leave_if(condition: Value) -> None:
+        def break_if(condition: Value) -> None:
             onward = self.llvm.append_basic_block()
             self.llvm.cbranch(condition.ir, after, onward)
             self.llvm.position_at_end(onward)
 
-        yield leave_if
+        yield break_if
         self.llvm.branch(body)
         self.llvm.position_at_end(after)
 
     @contextmanager
     def when(self, condition: Value) -> Iterator[None]:
+        """Emit `if condition:`."""
         with self.llvm.if_then(condition.ir):
             yield
 
@@ -399,7 +396,7 @@ class KernelBuilder:
 
 
 def _conversion(source: Type, target: Type, signed: bool) -> str:
-    """The instruction that turns one type's numbers into another's."""
+    """Return LLVM's instruction that converts one type's numbers to another's."""
     from_integer, to_integer = isinstance(source, ir.IntType), isinstance(target, ir.IntType)
     if from_integer and to_integer:
         return "trunc" if target.width < source.width else "sext" if signed else "zext"
@@ -410,12 +407,12 @@ def _conversion(source: Type, target: Type, signed: bool) -> str:
     return "fpext" if isinstance(source, ir.HalfType) else "fptrunc"
 
 
-def _indices(places: Sequence[int]) -> ir.Constant:
-    return ir.Constant(vector(I32, len(places)), [ir.Constant(I32, place) for place in places])
+def _indices(lanes: Sequence[int]) -> ir.Constant:
+    return ir.Constant(ir.VectorType(I32, len(lanes)), [ir.Constant(I32, lane) for lane in lanes])
 
 
 def _alignment(type_: Type) -> int:
-    """Of one element; vectors are read and written wherever they lie."""
+    """Return that of one element: vectors are read and written at any address."""
     element = type_.element if isinstance(type_, ir.VectorType) else type_
     if element == POINTER:
         return 8
@@ -423,7 +420,7 @@ def _alignment(type_: Type) -> int:
 
 
 def _suffix(type_: Type) -> str:
-    """How LLVM spells a type in the names of its intrinsics: v16f32."""
+    """Return LLVM's spelling of a type in the names of intrinsics: v16f32."""
     element = type_.element if isinstance(type_, ir.VectorType) else type_
     short = {F32: "f32", F16: "f16"}.get(element) or f"i{element.width}"
     return f"v{type_.count}{short}" if isinstance(type_, ir.VectorType) else short

@@ -131,12 +131,12 @@ def _execute(builder: KernelBuilder, shared: Value, steps: Value, count: Value) 
 
 
 def _run_chunk(builder: KernelBuilder, step: Value, chunk: Value) -> None:
-    builder.jump(builder.load(I64, step), step + 16, chunk)
+    builder.call_address(builder.load(I64, step), step + 16, chunk)
 
 
 def now(builder: KernelBuilder) -> Value:
     """Nanoseconds of a clock that never goes back."""
-    timespec = builder.scratch(16)
+    timespec = builder.alloca(16)
     builder.call("clock_gettime", I32, builder.constant(I32, time.CLOCK_MONOTONIC), timespec)
     return builder.load(I64, timespec) * 1_000_000_000 + builder.load(I64, timespec + 8)
 
@@ -147,30 +147,32 @@ def _share(builder: KernelBuilder, shared: Value, step: Value, chunks: Value) ->
     builder.store(step, shared + STEP)
     builder.exchange(shared + DONE, 0)
     builder.exchange(shared + TICKET, chunks << CHUNK_BITS)
-    with builder.when(builder.seen(shared + SLEEPING) > 0):
+    with builder.when(builder.load_atomic(shared + SLEEPING) > 0):
         sleepers = builder.exchange(shared + SLEEPING, 0)
         writer = builder.load(I32, shared + PIPE + 8)
-        builder.call("write", I64, writer, builder.scratch(64), sleepers)
-    with builder.forever() as leave_if:
+        builder.call("write", I64, writer, builder.alloca(64), sleepers)
+    with builder.loop_forever() as break_if:
         chunk, is_left = _claim(builder, shared)
-        leave_if(is_left.equals(0))
+        break_if(is_left.equals(0))
         _run_chunk(builder, step, chunk)
         builder.fetch_add(shared + DONE, 1)
-    with builder.when(builder.seen(shared + DONE) < chunks):
+    with builder.when(builder.load_atomic(shared + DONE) < chunks):
         _wait(builder, shared, chunks, start)
 
 
 def _wait(builder: KernelBuilder, shared: Value, chunks: Value, start: Value) -> None:
     """Wait until the workers' chunks are done; if it takes long, note how long."""
     spins = builder.variable(builder.i64(0))
-    with builder.forever() as leave_if:
-        leave_if((builder.seen(shared + DONE) >= chunks) | (spins.get() > SPINS_BEFORE_CLOCK))
+    with builder.loop_forever() as break_if:
+        break_if(
+            (builder.load_atomic(shared + DONE) >= chunks) | (spins.get() > SPINS_BEFORE_CLOCK)
+        )
         builder.pause()
         spins.add(1)
     with builder.when(spins.get() > SPINS_BEFORE_CLOCK):
         out_of_work = now(builder)
-        with builder.forever() as leave_if:
-            leave_if(builder.seen(shared + DONE) >= chunks)
+        with builder.loop_forever() as break_if:
+            break_if(builder.load_atomic(shared + DONE) >= chunks)
             builder.call("sched_yield", I32)
         _note_wait(builder, shared, now(builder) - out_of_work, out_of_work - start)
 
@@ -192,7 +194,7 @@ def _go_alone(builder: KernelBuilder, shared: Value, moment: Value) -> None:
     """Run alone: twice as long as last time, or if sharing did well since then, shortly."""
     until, last = builder.load(I64, shared + ALONE), builder.load(I64, shared + (ALONE + 8))
     went_well = moment - until > last  # for longer than the last time alone
-    period = went_well.choose(builder.i64(0), last * 2)
+    period = went_well.select(builder.i64(0), last * 2)
     period = period.maximum(MIN_ALONE).minimum(MAX_ALONE)
     builder.store(moment + period, shared + ALONE)
     builder.store(period, shared + (ALONE + 8))
@@ -212,9 +214,9 @@ def _claim(builder: KernelBuilder, shared: Value) -> tuple[Value, Value]:
 
 def _worker_loop(builder: KernelBuilder, shared: Value) -> None:
     spins = builder.variable(builder.i64(0))
-    with builder.forever() as leave_if:
-        leave_if(builder.seen(shared + STOPPED) > 0)
-        ticket = builder.seen(shared + TICKET)
+    with builder.loop_forever() as break_if:
+        break_if(builder.load_atomic(shared + STOPPED) > 0)
+        ticket = builder.load_atomic(shared + TICKET)
         is_work = (ticket & ((1 << CHUNK_BITS) - 1)) < (ticket >> CHUNK_BITS)
         with builder.llvm.if_else(is_work.ir) as (work, no_work):
             with work:
@@ -237,4 +239,4 @@ def _sleep(builder: KernelBuilder, shared: Value) -> None:
     fallen asleep yet, so none is ever left over."""
     builder.fetch_add(shared + SLEEPING, 1)
     reader = builder.load(I32, shared + PIPE)
-    builder.call("read", I64, reader, builder.scratch(8), builder.i64(1))
+    builder.call("read", I64, reader, builder.alloca(8), builder.i64(1))
