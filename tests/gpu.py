@@ -72,10 +72,10 @@ class EachItsOwn(Pool):
         super().__init__(*arguments)
         self._returned: deque[int] = deque()
 
-    def give_back(self, address: int, size: int) -> None:
+    def free(self, address: int, size: int) -> None:
         self._returned.append(address)
 
-    def take(self, size: int) -> Buffer:
+    def allocate(self, size: int) -> Buffer:
         self._free_returned()
         size = max(1, size)
         address = allocate(self._device, size)

@@ -27,7 +27,10 @@ def emulated(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     device = gpu.emulated()
     gc.collect()  # what earlier tests left over must not be returned in the middle of this one
     device.reset()
-    for size in ("memory.STAGING_SIZE", "cublas.WORKSPACE"):  # to be filled with NaN takes its time
+    for size in (
+        "memory.STAGING_SIZE",
+        "cublas.WORKSPACE_SIZE",
+    ):  # to be filled with NaN takes its time
         monkeypatch.setattr(f"cullama.cuda.{size}", 1 << 20)
     yield device
     device.reset()

@@ -53,11 +53,11 @@ def pool_of(device: Any, arena: int = ARENA) -> Pool:
 
 def test_the_lowest_free_address_comes_first() -> None:
     pool = pool_of(CountingDevice())
-    taken: list[Buffer | None] = [pool.take(1) for _ in range(5)]
+    taken: list[Buffer | None] = [pool.allocate(1) for _ in range(5)]
     addresses = [buffer.address for buffer in taken if buffer]
     assert addresses == sorted(addresses)
     taken[1] = taken[3] = None
-    assert pool.take(1).address == addresses[1]
+    assert pool.allocate(1).address == addresses[1]
 
 
 def test_a_step_that_is_repeated_gets_the_same_addresses() -> None:
@@ -85,7 +85,7 @@ def test_pieces_never_overlap_and_stay_aligned() -> None:
         if held and draw.random() < 0.5:
             held.pop(draw.randrange(len(held)))
         else:
-            held.append(pool.take(draw.choice([0, 1, 255, 256, 257, 5000, ARENA, 2 * ARENA])))
+            held.append(pool.allocate(draw.choice([0, 1, 255, 256, 257, 5000, ARENA, 2 * ARENA])))
         spans = sorted((buffer.address, buffer.address + buffer.size) for buffer in held)
         assert all(end <= start for (_, end), (start, _) in itertools.pairwise(spans))
         assert all(start % ALIGNMENT == 0 for start, _ in spans)
@@ -94,10 +94,10 @@ def test_pieces_never_overlap_and_stay_aligned() -> None:
 def test_what_was_returned_is_whole_again() -> None:
     """Neighbours join, so a large piece fits where small ones were."""
     pool = pool_of(CountingDevice())
-    small = [pool.take(ALIGNMENT) for _ in range(64)]
+    small = [pool.allocate(ALIGNMENT) for _ in range(64)]
     random.Random(1).shuffle(small)
     small.clear()
-    pool.take(ARENA)
+    pool.allocate(ARENA)
     assert pool.arenas == 1
 
 
@@ -107,16 +107,16 @@ def test_an_array_and_its_views_hold_their_memory_together() -> None:
     assert array is not None
     address, view = array.address, array.first_rows(2)
     array = None
-    assert pool.take(1).address != address
+    assert pool.allocate(1).address != address
     del view
     gc.collect()
-    assert pool.take(1).address == address
+    assert pool.allocate(1).address == address
 
 
 def test_closing_returns_every_arena() -> None:
     device = CountingDevice()
     pool = pool_of(device)
-    held = [pool.take(ARENA) for _ in range(3)]
+    held = [pool.allocate(ARENA) for _ in range(3)]
     assert len(device.out) == 3
     pool.close()
     assert not device.out
@@ -128,5 +128,5 @@ def test_a_full_device_says_how_much_was_asked_and_what_to_lower() -> None:
     with pytest.raises(
         DeviceMemoryError, match=r"no room for 20 MB: 10 MB of 10 MB are free.*Lower"
     ):
-        pool.take(20_000_000)
-    pool.take(5_000_000)  # and a smaller one still fits
+        pool.allocate(20_000_000)
+    pool.allocate(5_000_000)  # and a smaller one still fits

@@ -63,7 +63,7 @@ UNUSABLE = {
         "the NVIDIA driver cannot be used", "from 525 on", {"old_driver": True}
     ),
     "a driver older than the PTX": Environment(
-        "gather.ptx cannot be loaded: .*The driver knows CUDA 11.4, the file is PTX",
+        "gather.ptx cannot be loaded: .*The driver supports CUDA 11.4, the file is PTX",
         "install a newer driver",
         {"driver_version": 11040},
     ),
@@ -80,7 +80,7 @@ UNUSABLE = {
         "DEVICE_UNAVAILABLE", "nvidia-smi", {"faults": "cuDevicePrimaryCtxRetain:1+:46"}
     ),
     "a GPU that is full to the last byte": Environment(
-        r"Emulated GPU \(cuda:0\) cannot be begun with: out of memory",
+        r"Emulated GPU \(cuda:0\) cannot be used: out of memory",
         "nvidia-smi",
         {"faults": "cuDevicePrimaryCtxRetain:1+:2"},
     ),
@@ -258,7 +258,7 @@ def test_a_library_by_the_name_of_cublas_that_is_none_is_named(
         environment=machine(tmp_path / "none", {"cublas": None}),
     )
     complaint, description, _ = (text.strip() for text in ended.stderr.split("---"))
-    matches(complaint, "^cullama: cuBLAS cannot be loaded: .*libcublas.so.13.*install .* anew")
+    matches(complaint, "^cullama: cuBLAS cannot be loaded: .*libcublas.so.13.*reinstall it")
     matches(description, r"cpu.* · auto: cuBLAS cannot be loaded")
     assert "Traceback" not in ended.stderr
 

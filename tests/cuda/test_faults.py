@@ -120,7 +120,7 @@ def test_the_line_names_the_kernel_launched_last(
     emulated.streams(streams)
     emulated.fault("cuLaunchKernel:3:719")
     with pytest.raises(
-        DeviceLostError, match="found by cuLaunchKernel; launched last was rms_norm_f32"
+        DeviceLostError, match="reported by cuLaunchKernel; launched last was rms_norm_f32"
     ):
         written(llm)
 
@@ -159,7 +159,7 @@ def test_whatever_is_asked_later_says_the_same(
         with pytest.raises(DeviceLostError) as again:
             use()
         assert str(again.value) == str(first.value)
-    with pytest.raises(DeviceLostError, match="start it anew, or go on with --backend cpu") as new:
+    with pytest.raises(DeviceLostError, match="restart it, or continue with --backend cpu") as new:
         open_model()
     assert is_one_line(new.value)
     assert written(open_model(backend="cpu")) == expected
@@ -299,5 +299,5 @@ def test_cublas_on_a_lost_gpu_says_that_it_is_lost(emulated: Any, open_model: Op
     llm = open_model()
     emulated.streams("eager")  # the kernel before it has failed when cuBLAS is called
     emulated.fault("kernel:2:719")
-    with pytest.raises(DeviceLostError, match=r"719\), found by cu"):
+    with pytest.raises(DeviceLostError, match=r"719\), reported by cu"):
         written(llm)

@@ -22,7 +22,7 @@ import pytest
 from emulation.build import cache_folder
 from kernel_files import NVRTC, ROOT
 
-from cullama.cuda.module import FIRST
+from cullama.cuda.module import FIRST_LOADED
 
 TARGET = "compute_90a"  # of the GPU that is played
 
@@ -56,7 +56,7 @@ def _compiled(mutant: Mutant) -> Path:
     """Its PTX; kept by content."""
     sources = {path.name: path.read_text() for path in (ROOT / "kernels").glob("*.cuh")}
     kernel = f"{mutant.kernel}.cu"
-    for name in {kernel, f"{FIRST}.cu", *NEEDED.get(mutant.kernel, ())}:
+    for name in {kernel, f"{FIRST_LOADED}.cu", *NEEDED.get(mutant.kernel, ())}:
         sources[name] = (ROOT / "kernels" / name).read_text()
     every, one = r"#define FOR_EACH_DTYPE.*", "#define FOR_EACH_DTYPE(E) E(f32, float)"
     sources["common.cuh"] = re.sub(every, one, sources["common.cuh"])

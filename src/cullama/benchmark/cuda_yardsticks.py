@@ -41,7 +41,7 @@ class CudaMeter:
         self._ops, self._device, self._repeats = ops, ops.device, repeats
         free, _ = ops.device.free_and_total
         size = min(COPIED_BYTES, free // 4) // 256 * 256
-        self._pool = Pool(ops.device, arena=0)
+        self._pool = Pool(ops.device, arena_size=0)
         self._from = empty(self._pool, (size // 4,), np.float32)
         self._to = empty(self._pool, (size // 4,), np.float32)
         self._clear(self._from.address, size)

@@ -1,6 +1,6 @@
-"""NumPy's broadcasting rules, worked out on the host for `kernels/broadcast.cu`.
+"""Applies NumPy's broadcasting rules to shapes, for the kernels in `kernels/broadcast.cu`.
 
-It knows shapes and strides; it touches no array.
+It computes shapes and strides on the host, and touches no array.
 """
 
 from __future__ import annotations
@@ -12,11 +12,14 @@ import numpy as np
 
 from ..errors import UsageError
 
-MAX_AXES = 8  # that remain once neighbours are joined
+MAX_AXES = 8  # left after merging; as in kernels/broadcast.cu
 
 
 class Axes(ctypes.Structure):
-    """What the kernels take: sizes, and the step of each operand, outermost first, in elements."""
+    """The kernels' argument: sizes of the axes, outermost first, and each operand's strides.
+
+    Strides are in elements; 0 repeats the operand along an axis.
+    """
 
     _fields_ = (
         ("count", ctypes.c_int32),
@@ -27,13 +30,17 @@ class Axes(ctypes.Structure):
 
     @property
     def strides(self) -> tuple[int, int, int]:
-        """Of a single axis, or none: how many, and the steps of x and y."""
+        """Return the size and the strides of x and y along the one axis; for none, (1, 0, 0)."""
         assert self.count <= 1
         return (self.shape[0], self.x[0], self.y[0]) if self.count else (1, 0, 0)
 
 
 def broadcast_shape(*shapes: tuple[int, ...]) -> tuple[int, ...]:
-    """Raises UsageError for shapes that do not go together."""
+    """Return the shape that arrays of these shapes broadcast to.
+
+    Raises:
+        UsageError: they do not broadcast.
+    """
     try:
         return np.broadcast_shapes(*shapes)
     except ValueError:
@@ -50,45 +57,43 @@ def broadcast_axes(
     y_item: int = 1,
     within: tuple[int, ...] = (),
 ) -> tuple[tuple[int, ...], Axes]:
-    """The broadcast shape of two arrays without gaps, and how each is walked.
+    """Return the shape that two contiguous arrays broadcast to, and the axes to iterate over.
 
-    `x_item` and `y_item`: elements of what is broadcast, 1, or a matrix. `within`: a shape that
-    both are repeated to fill.
+    Args:
+        x_item, y_item: elements of one item of x and of y: 1, or the size of a matrix.
+        within: a shape that both are also broadcast to.
+
+    Raises:
+        UsageError: the shapes do not broadcast, or need more than `MAX_AXES` axes.
     """
     shape = broadcast_shape(x, y, within)
-    x_steps, y_steps = _steps(x, x_item, len(shape)), _steps(y, y_item, len(shape))
-    joined: list[tuple[int, int, int]] = []
-    for axis in zip(shape, x_steps, y_steps, strict=True):
-        _join(joined, axis)
-    if len(joined) > MAX_AXES:
+    x_strides, y_strides = _strides(x, x_item, len(shape)), _strides(y, y_item, len(shape))
+    merged = _merge_axes(list(zip(shape, x_strides, y_strides, strict=True)))
+    if len(merged) > MAX_AXES:
         raise UsageError(
-            f"shapes {list(x)} and {list(y)} broadcast along {len(joined)} axes that cannot be "
-            f"joined, expected at most {MAX_AXES}"
+            f"shapes {list(x)} and {list(y)} broadcast along {len(merged)} axes that cannot be "
+            f"merged, expected at most {MAX_AXES}"
         )
-    return shape, _packed(joined)
+    axes = Axes(count=len(merged))
+    for place, (size, x_stride, y_stride) in enumerate(merged):
+        axes.shape[place], axes.x[place], axes.y[place] = size, x_stride, y_stride
+    return shape, axes
 
 
-def _steps(shape: tuple[int, ...], item: int, axes: int) -> list[int]:
-    """Elements from one to the next along each axis; 0 where there is but one."""
+def _strides(shape: tuple[int, ...], item: int, axes: int) -> list[int]:
+    """Return strides in elements for a shape padded to `axes` axes; 0 for axes of size 1."""
     sizes = (1,) * (axes - len(shape)) + shape
     return [0 if size == 1 else item * prod(sizes[place + 1 :]) for place, size in enumerate(sizes)]
 
 
-def _join(joined: list[tuple[int, int, int]], axis: tuple[int, int, int]) -> None:
-    """Add an inner axis; one that goes on where the axis around it would step is the same axis."""
-    size, x, y = axis
-    if size == 1:
-        return
-    if joined:
-        around, x_around, y_around = joined[-1]
-        if (x_around, y_around) == (x * size, y * size):
-            joined[-1] = (around * size, x, y)
-            return
-    joined.append(axis)
-
-
-def _packed(axes: list[tuple[int, int, int]]) -> Axes:
-    packed = Axes(count=len(axes))
-    for place, (size, x, y) in enumerate(axes):
-        packed.shape[place], packed.x[place], packed.y[place] = size, x, y
-    return packed
+def _merge_axes(axes: list[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
+    """Drop axes of size 1, and merge neighbours that both operands traverse as one axis."""
+    merged: list[tuple[int, int, int]] = []
+    for size, x, y in axes:
+        if size == 1:
+            continue
+        if merged and merged[-1][1:] == (x * size, y * size):
+            merged[-1] = (merged[-1][0] * size, x, y)
+        else:
+            merged.append((size, x, y))
+    return merged

@@ -1,17 +1,16 @@
-"""cuBLAS: the few functions needed, through ctypes. Large products go here where it is installed.
+"""Calls cuBLAS through ctypes, for large matrix products where it is installed.
 
 The library is found by `cuda.pathfinder`: the wheels nvidia-cublas-cu12 and nvidia-cublas, or a
 system's own CUDA. Its constants and argument orders are those of the cuBLAS reference manual
-(https://docs.nvidia.com/cuda/cublas/). It knows rows and columns; it does not know what a product
-is for.
+(https://docs.nvidia.com/cuda/cublas/). Which products go to cuBLAS is decided by the callers.
 
-cuBLAS counts columns first. Row by row in memory, C = A · Bᵀ is, columns first, Cᵀ = B · Aᵀ.
+cuBLAS matrices are column-major. A row-major C = A · Bᵀ is, column-major, Cᵀ = B · Aᵀ.
 """
 
 from __future__ import annotations
 
 import ctypes
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -23,21 +22,20 @@ NORMAL, TRANSPOSED = 0, 1  # cublasOperation_t
 COMPUTE_32F = 68  # cublasComputeType_t: sums in float32
 DEFAULT_ALGORITHM = -1
 ALLOC_FAILED = 3  # cublasStatus_t
-LAUNCHING = ("cublasGemmEx", "cublasGemmStridedBatchedEx")
+LAUNCHING = ("cublasGemmEx", "cublasGemmStridedBatchedEx")  # what needs a current context
 TYPES = {"float32": 0, "float16": 2, "bfloat16": 14}  # cudaDataType_t
 
-WORKSPACE = (
-    32 << 20
-)  # bytes; what NVIDIA recommends for Hopper. Ours, so that graphs can be captured
+# Bytes, as NVIDIA recommends for Hopper. Our own memory, so that graphs can be captured.
+WORKSPACE_SIZE = 32 << 20
 
 _ONE, _ZERO = ctypes.c_float(1), ctypes.c_float(0)
 
 
 class Cublas:
-    """A handle on a device's stream, with a workspace of its own.
+    """A cuBLAS handle on a device's stream, with its own workspace.
 
     Raises:
-        DeviceError: the library is there and does not start.
+        DeviceError: the library was found, but does not start.
     """
 
     def __init__(self, device: Device, pool: Pool, library: ctypes.CDLL, path: str) -> None:
@@ -45,26 +43,26 @@ class Cublas:
         self._handle = ctypes.c_void_p()
         self._call("cublasCreate_v2", ctypes.byref(self._handle))
         try:
-            self._begin(pool)
+            stream = ctypes.c_void_p(int(device.stream))
+            self._call("cublasSetStream_v2", self._handle, stream)
+            # After the stream: setting that resets the workspace.
+            self._workspace = empty(pool, (WORKSPACE_SIZE,), np.uint8)
+            address = ctypes.c_void_p(self._workspace.address)
+            size = ctypes.c_size_t(WORKSPACE_SIZE)
+            self._call("cublasSetWorkspace_v2", self._handle, address, size)
         except BaseException:
             self.close()
             raise
 
-    def _begin(self, pool: Pool) -> None:
-        self._call("cublasSetStream_v2", self._handle, ctypes.c_void_p(int(self._device.stream)))
-        # After the stream: setting one forgets the workspace.
-        self._workspace = empty(pool, (WORKSPACE,), np.uint8)
-        address = ctypes.c_void_p(self._workspace.address)
-        self._call("cublasSetWorkspace_v2", self._handle, address, ctypes.c_size_t(WORKSPACE))
-
     @property
     def version(self) -> str:
+        """Return the library's version, such as 12.4.5."""
         number = ctypes.c_int()
         self._call("cublasGetVersion_v2", self._handle, ctypes.byref(number))
         return f"{number.value // 10000}.{number.value // 100 % 100}.{number.value % 100}"
 
     def linear(self, out: DeviceArray, x: DeviceArray, weight: DeviceArray, add: bool) -> None:
-        """out (+)= x · weightᵀ: [T, I], [O, I] → [T, O]."""
+        """Compute out = x · weightᵀ, or out += where `add`: [T, I], [O, I] → [T, O]."""
         (rows, inner), outputs = x.shape, weight.shape[0]
         beta = _ONE if add else _ZERO
         self._call(
@@ -79,7 +77,7 @@ class Cublas:
             *(COMPUTE_32F, DEFAULT_ALGORITHM),
         )
 
-    def batched(
+    def matmul(
         self,
         out: DeviceArray,
         x: DeviceArray,
@@ -87,20 +85,23 @@ class Cublas:
         sizes: tuple[int, int, int],
         batch: tuple[int, int, int],
     ) -> None:
-        """out = x · y for each of a batch: [M, N], [N, P] → [M, P], of sizes (M, N, P).
+        """Compute out = x · y for a batch of matrices: [M, N], [N, P] → [M, P].
 
-        `batch` is how many, and how far apart those of x and of y are, in elements; 0 repeats one.
+        Args:
+            sizes: M, N and P.
+            batch: the number of products, and the strides of x and of y in elements; with 0 the
+                same matrix is used in all of them.
         """
-        (rows, inner, columns), (count, x_step, y_step) = sizes, batch
+        (rows, inner, columns), (count, x_stride, y_stride) = sizes, batch
         self._call(
             "cublasGemmStridedBatchedEx",
             self._handle,
             *(NORMAL, NORMAL, columns, rows, inner),
             ctypes.byref(_ONE),
             *_matrix(y, columns),
-            ctypes.c_longlong(y_step),
+            ctypes.c_longlong(y_stride),
             *_matrix(x, inner),
-            ctypes.c_longlong(x_step),
+            ctypes.c_longlong(x_stride),
             ctypes.byref(_ZERO),
             *_matrix(out, columns),
             ctypes.c_longlong(rows * columns),
@@ -117,19 +118,20 @@ class Cublas:
         self._device.last_launched = f"cuBLAS's {function}"
         status = getattr(self._library, function)(*arguments)
         if status != 0:
-            self._fail(function, status)
+            self._raise(function, status)
 
-    def _fail(self, function: str, status: int) -> None:
+    def _raise(self, function: str, status: int) -> NoReturn:
         device = self._device
         state = device.driver.cuStreamQuery(device.stream)
         if int(state[0]) in LOST:
             device.check(function, state)
         if status == ALLOC_FAILED:
             raise out_of_memory(device, f"what {function} needs")
+        driver = ".".join(map(str, device.driver_version))
         raise DeviceError(
-            f"{function} of {self.path} failed with status {status}. Is it of the driver's CUDA, "
-            f"{'.'.join(map(str, device.driver_version))}, or older? Install the matching one "
-            "(nvidia-cublas-cu12 or nvidia-cublas); with none, cullama uses its own kernels"
+            f"{function} of {self.path} failed with status {status}. The library must not be newer "
+            f"than the driver's CUDA, {driver}: install the matching one (nvidia-cublas-cu12 or "
+            "nvidia-cublas); without any, cullama uses its own kernels"
         )
 
 
@@ -138,14 +140,14 @@ def _matrix(array: DeviceArray, pitch: int) -> tuple[Any, int, int]:
 
 
 def find_cublas() -> tuple[ctypes.CDLL, str] | None:
-    """The library and where it lies; None where there is none.
+    """Return the library and its path; None where it is not installed.
 
     Raises:
-        DeviceError: what is there cannot be loaded.
+        DeviceError: the library is installed, but cannot be loaded.
     """
     try:
         from cuda.pathfinder import DynamicLibNotFoundError, load_nvidia_dynamic_lib
-    except ImportError:  # not installed without the bindings; then neither is a device
+    except ImportError:  # it comes with the bindings, without which no device is opened
         return None
     try:
         path = load_nvidia_dynamic_lib("cublas").abs_path
@@ -154,6 +156,6 @@ def find_cublas() -> tuple[ctypes.CDLL, str] | None:
         return None
     except (OSError, RuntimeError) as error:
         raise DeviceError(
-            f"cuBLAS cannot be loaded: {' '.join(str(error).split())}; install it anew "
-            "(nvidia-cublas-cu12 or nvidia-cublas), or remove it: cullama has kernels of its own"
+            f"cuBLAS cannot be loaded: {' '.join(str(error).split())}; reinstall it "
+            "(nvidia-cublas-cu12 or nvidia-cublas), or remove it: cullama has its own kernels"
         ) from None

@@ -1,11 +1,11 @@
-"""Device memory: arrays, the pools they come from, and the pinned pages that copies go through.
+"""Device memory: arrays, the pools they are allocated from, and pinned pages for copies.
 
-A `DeviceArray` returns its memory when Python drops it, and its pool hands out the lowest free
-address first: steps that ask for the same sizes get the same addresses, which is what lets a
-captured graph be replayed. Memory may be given to the next array while kernels that read it are
-still under way: all work lies in one stream, so whatever writes to it comes later.
+A `DeviceArray` frees its memory when Python drops it, and its pool allocates at the lowest free
+address: steps that allocate the same sizes get the same addresses, so that a captured graph can be
+replayed. Memory may be reused while kernels that read it are still running: all work is in one
+stream, so a later write waits for them.
 
-It knows no operator.
+This file computes nothing on the device: operators are launched elsewhere.
 """
 
 from __future__ import annotations
@@ -25,73 +25,83 @@ from ..model.free_list import FreeList
 from .driver import NO_TIMING, OUT_OF_MEMORY, Device, megabytes, out_of_memory
 
 ALIGNMENT = 256  # bytes, as the driver's own allocations
-ARENA = 32 << 20  # bytes asked of the driver at a time
-STAGING_SIZE = 16 << 20  # bytes of weights on their way at a time
+ARENA_SIZE = 32 << 20  # bytes: the least that a pool allocates from the driver
+STAGING_SIZE = 16 << 20  # bytes of a pinned page for weights
 
 
 class Pool:
-    """Memory of a device in arenas: the lowest free address first, and nothing back before `close`.
+    """A first-fit allocator over arenas of device memory; arenas are freed by `close` only.
 
-    Raises:
-        DeviceMemoryError: the device has no room for another arena.
+    Args:
+        arena_size: bytes; larger allocations get an arena of their size.
     """
 
-    def __init__(self, device: Device, arena: int = ARENA) -> None:
-        self._device, self._arena = device, arena
+    def __init__(self, device: Device, arena_size: int = ARENA_SIZE) -> None:
+        self._device, self._arena_size = device, arena_size
         self._arenas: list[int] = []  # addresses
-        self._free = FreeList()
+        self._free = FreeList()  # of addresses
 
-    def take(self, size: int) -> Buffer:
+    def allocate(self, size: int) -> Buffer:
+        """Return a buffer of at least `size` bytes, at the lowest address that fits.
+
+        Raises:
+            DeviceMemoryError: the device has no room for another arena.
+        """
         size = max(ALIGNMENT, _aligned(size))
         address = self._free.take(size)
         if address is None:
-            self._grow(size)
-            return self.take(size)
+            self._add_arena(size)
+            return self.allocate(size)
         return Buffer(self, address, size)
 
-    def reserve(self, pieces: int, size: int) -> None:
-        """Room for so many pieces of a size in one arena: across many, they would leave gaps."""
-        whole = pieces * _aligned(size)
-        if not self._free.has_room_for(whole):
-            self._grow(whole)
+    def reserve(self, count: int, size: int) -> None:
+        """Make room for `count` buffers of a size in one arena; in several, they would leave gaps.
 
-    def give_back(self, address: int, size: int) -> None:
-        """May be called at any moment, even by the garbage collector in the middle of `take`."""
+        Raises:
+            DeviceMemoryError: the device has no room for such an arena.
+        """
+        total = count * _aligned(size)
+        if not self._free.has_room_for(total):
+            self._add_arena(total)
+
+    def free(self, address: int, size: int) -> None:
+        """Return memory to the pool; safe at any moment, as from a collection inside `allocate`."""
         self._free.give_back(address, size)
 
     def close(self) -> None:
-        """Return everything to the driver; arrays that are still held must not be used any more."""
+        """Return all memory to the driver; arrays in it must not be used any more."""
         for address in self._arenas:
-            self._device.driver.cuMemFree(address)  # of a lost device: it is freed with the process
+            self._device.driver.cuMemFree(address)  # fails on a lost device: freed with the process
         self._arenas.clear()
         self._free.clear()
 
     @property
     def arenas(self) -> int:
-        """Arenas asked of the driver so far: the same before and after a step that fitted in."""
+        """Return the number of arenas, which does not change in a step that needed no new one."""
         return len(self._arenas)
 
-    def _grow(self, size: int) -> None:
-        """By a whole arena, or where there is no room for that, by what is asked."""
+    def _add_arena(self, size: int) -> None:
+        """Allocate an arena of the usual size; where that is too much, of `size` bytes."""
+        arena_size = max(size, self._arena_size)
         try:
-            address, grown = allocate(self._device, max(size, self._arena)), max(size, self._arena)
+            address = allocate(self._device, arena_size)
         except DeviceMemoryError:
-            if size >= self._arena:
+            if size >= self._arena_size:
                 raise
-            address, grown = allocate(self._device, size), size
+            address, arena_size = allocate(self._device, size), size
         self._arenas.append(address)
-        self._free.give_back(address, grown)
+        self._free.give_back(address, arena_size)
 
 
 def allocate(device: Device, size: int) -> int:
-    """The address of fresh memory.
+    """Allocate memory from the driver and return its address.
 
     Raises:
-        DeviceMemoryError: there is not so much.
+        DeviceMemoryError: the device has less than `size` bytes free.
     """
     device.make_current()
     status, address = device.driver.cuMemAlloc(size)
-    if status == OUT_OF_MEMORY and gc.collect():  # models that were dropped, and not closed
+    if status == OUT_OF_MEMORY and gc.collect():  # models that were dropped without being closed
         status, address = device.driver.cuMemAlloc(size)
     if status == OUT_OF_MEMORY:
         raise out_of_memory(device, megabytes(size))
@@ -100,7 +110,7 @@ def allocate(device: Device, size: int) -> int:
 
 
 class Buffer:
-    """A piece of a pool, returned when the last array in it is dropped."""
+    """A range of a pool's memory, freed when the last array in it is dropped."""
 
     __slots__ = ("_pool", "address", "size")
 
@@ -108,11 +118,11 @@ class Buffer:
         self._pool, self.address, self.size = pool, address, size
 
     def __del__(self) -> None:
-        self._pool.give_back(self.address, self.size)
+        self._pool.free(self.address, self.size)
 
 
 class DeviceArray:
-    """Numbers on the device, row after row without gaps. Opaque but for its shape and type."""
+    """A contiguous row-major array on the device, opaque but for its shape and dtype."""
 
     __slots__ = ("address", "buffer", "dtype", "shape")
 
@@ -131,11 +141,11 @@ class DeviceArray:
         return self.size * self.dtype.itemsize
 
     def first_rows(self, count: int) -> DeviceArray:
-        """A view of the first rows along the first axis."""
+        """Return a view of the first `count` rows."""
         return DeviceArray(self.buffer, (count, *self.shape[1:]), self.dtype, self.address)
 
     def view(self, start: int, shape: tuple[int, ...]) -> DeviceArray:
-        """A view of another shape, from element `start` on."""
+        """Return a view of the given shape that begins at element `start`."""
         address = self.address + start * self.dtype.itemsize
         return DeviceArray(self.buffer, shape, self.dtype, address)
 
@@ -144,32 +154,37 @@ class DeviceArray:
 
 
 def empty(pool: Pool, shape: tuple[int, ...], dtype: DTypeLike) -> DeviceArray:
-    kind = np.dtype(dtype)
-    return DeviceArray(pool.take(prod(shape) * kind.itemsize), shape, kind)
+    """Allocate an array whose elements are not set."""
+    dtype = np.dtype(dtype)
+    return DeviceArray(pool.allocate(prod(shape) * dtype.itemsize), shape, dtype)
 
 
 class Staging:
-    """Pinned pages between the host and the device, used in turn: copies need not be waited for.
+    """Uploads through a ring of pinned pages, so that the host need not wait for the copies.
 
-    Pages are written to again only when the copy that reads them is done.
+    A page is written again only when the copy that reads it is done.
+
+    Args:
+        pages: how many pages the ring has.
+        size: bytes of a page.
     """
 
-    def __init__(self, device: Device, turns: int, size: int) -> None:
+    def __init__(self, device: Device, pages: int, size: int) -> None:
         self._device, self._size = device, size
-        self._pages: deque[_Page] = deque()
+        self._pages: deque[_PinnedPage] = deque()
         try:
-            for _ in range(turns):
-                self._pages.append(_Page(device, size))
+            for _ in range(pages):
+                self._pages.append(_PinnedPage(device, size))
         except BaseException:
             self.close()
             raise
 
-    def send(self, host: HostArray, address: int) -> None:
-        """Copy an array up; it may be changed as soon as this returns."""
+    def upload(self, host: HostArray, address: int) -> None:
+        """Copy an array to the device; `host` may be changed as soon as this returns."""
         raw = np.ascontiguousarray(host).reshape(-1).view(np.uint8)
         for start in range(0, len(raw), self._size):
             part = raw[start : start + self._size]
-            page = self._next_page()
+            page = self._next_free_page()
             page.bytes[: len(part)] = part
             self._device.call(
                 "cuMemcpyHtoDAsync", address + start, page.address, len(part), self._device.stream
@@ -180,7 +195,7 @@ class Staging:
         while self._pages:
             self._pages.pop().close()
 
-    def _next_page(self) -> _Page:
+    def _next_free_page(self) -> _PinnedPage:
         self._device.make_current()
         page = self._pages[0]
         self._pages.rotate(-1)
@@ -188,20 +203,23 @@ class Staging:
         return page
 
 
-class _Page:
+class _PinnedPage:
+    """Page-locked host memory, and the event that tells when its last copy is done."""
+
     def __init__(self, device: Device, size: int) -> None:
         device.make_current()
         self._driver = device.driver
         status, address = self._driver.cuMemHostAlloc(size, 0)
         if status == OUT_OF_MEMORY:
             raise DeviceMemoryError(
-                f"the machine has no room for {megabytes(size)} of pinned memory, through which "
-                "copies to the GPU go; close other programs, or raise the limit of locked memory "
+                f"the machine has no room for {megabytes(size)} of pinned memory, which copies to "
+                "the GPU need; close other programs, or raise the limit of locked memory "
                 "(ulimit -l)"
             )
         device.check("cuMemHostAlloc", (status,))
         self.address = int(address)
-        self.bytes = _pinned_view(self.address, size)
+        memory = (ctypes.c_uint8 * size).from_address(self.address)
+        self.bytes: HostArray = np.ctypeslib.as_array(memory)
         try:
             self.event = device.call("cuEventCreate", NO_TIMING)
         except BaseException:
@@ -214,13 +232,13 @@ class _Page:
 
 
 class ReadbackBuffer:
-    """A pinned page that results come down to: `begin` the copy, later `wait` for the numbers."""
+    """A pinned page for results: `start` the copy from the device, later `wait` for the array."""
 
     def __init__(self, device: Device, size: int) -> None:
-        self._device, self._page = device, _Page(device, size)
+        self._device, self._page = device, _PinnedPage(device, size)
         self.size = size
 
-    def begin(self, source: DeviceArray) -> None:
+    def start(self, source: DeviceArray) -> None:
         device = self._device
         device.make_current()
         device.call(
@@ -229,7 +247,7 @@ class ReadbackBuffer:
         device.call("cuEventRecord", self._page.event, device.stream)
 
     def wait(self, shape: tuple[int, ...], dtype: DTypeLike) -> HostArray:
-        """A copy of what came down."""
+        """Return a copy of what was read back, once it is there."""
         self._device.make_current()
         self._device.call("cuEventSynchronize", self._page.event)
         count = prod(shape) * np.dtype(dtype).itemsize
@@ -239,12 +257,8 @@ class ReadbackBuffer:
         self._page.close()
 
 
-def _pinned_view(address: int, size: int) -> HostArray:
-    return np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(address))
-
-
 def download(device: Device, array: DeviceArray) -> HostArray:
-    """The numbers, once they are computed."""
+    """Wait until an array is computed, and copy it to the host."""
     device.make_current()
     host = np.empty(array.shape, array.dtype)
     if array.size:
@@ -255,6 +269,7 @@ def download(device: Device, array: DeviceArray) -> HostArray:
 
 
 def copy_on_device(device: Device, source: DeviceArray, target: DeviceArray) -> None:
+    """Copy between arrays of the same size, in the device's stream."""
     assert source.nbytes == target.nbytes
     device.make_current()
     device.call("cuMemcpyDtoDAsync", target.address, source.address, source.nbytes, device.stream)

@@ -1,8 +1,8 @@
-"""Kernels: found in PTX files, loaded into the driver, called with arguments of the right types.
+"""Loads kernels from PTX files and launches them with arguments of the right types.
 
-Argument types are read from the PTX (`.param`), so a float can never be sent where the kernel
-reads a double, and a wrong number of arguments is found before anything is launched. It knows no
-particular kernel.
+Argument types are read from the PTX (`.param`), so a float cannot be sent where the kernel reads a
+double, and a wrong number of arguments is refused before the launch. What a kernel computes, and
+with how many threads, is up to its caller.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from ..errors import DeviceError, DeviceLostError, DeviceMemoryError, DeviceUnav
 from .driver import Device
 
 PTX_FOLDER = Path(__file__).parent / "ptx"
-LOG_SIZE = 8192  # bytes for what the driver's compiler has to say
-FIRST = "gather"  # loaded at once: a driver that cannot read it reads none
-FREE_SHARED_BYTES = 48 << 10  # of shared memory a kernel gets without asking
+LOG_SIZE = 8192  # bytes for the error log of the driver's compiler
+FIRST_LOADED = "gather"  # loaded at start: a driver that cannot load it can load none
+DEFAULT_MAX_SHARED = 48 << 10  # bytes of shared memory that a kernel may use without opting in
 
 _ENTRY = re.compile(r"\.visible \.entry (\w+)\s*\((.*?)\)", re.DOTALL)
 _PARAMETER = re.compile(r"\.param (?:\.align \d+ )?\.(\w+)[^,\[]*(?:\[(\d+)\])?")
 _VERSION = re.compile(r"^\.version (\d+)\.(\d+)", re.MULTILINE)
 
-# PTX knows sizes more than signs: kernels take int, float, pointers, u64, and small structs.
+# PTX tells sizes, but not signs: kernels take int, float, pointers, u64, and small structs.
 _TYPES: dict[str, type[Any]] = {
     "u64": ctypes.c_uint64,
     "b64": ctypes.c_uint64,
@@ -45,31 +45,37 @@ class Signature(NamedTuple):
 
 
 def read_signatures(ptx: str) -> dict[str, Signature]:
-    """The kernels of a PTX file and what they take."""
+    """Return the signature of each kernel in a PTX file, by its name."""
     return {
-        name: Signature(name, tuple(map(_type, _PARAMETER.findall(parameters))))
+        name: Signature(
+            name,
+            tuple(
+                ctypes.c_char * int(length) if length else _TYPES[kind]
+                for kind, length in _PARAMETER.findall(parameters)
+            ),
+        )
         for name, parameters in _ENTRY.findall(ptx)
     }
 
 
 def ptx_version(ptx: str) -> tuple[int, int]:
-    """The version of the PTX language that a driver must know to load it."""
+    """Return the version of the PTX language that a driver must support to load the file."""
     found = _VERSION.search(ptx)
     assert found is not None
     return int(found[1]), int(found[2])
 
 
 def ptx_folder(capability: tuple[int, int]) -> Path:
-    """Where the PTX for a device lies: 90a runs on Hopper only, 80 on everything from Ampere on.
+    """Return the folder of PTX for a device: 90a runs on Hopper only, 80 on Ampere and newer.
 
     Raises:
-        DeviceUnavailableError: it was not built.
+        DeviceUnavailableError: the kernels were not built.
     """
     folder = PTX_FOLDER / ("compute_90a" if capability == (9, 0) else "compute_80")
     if not any(folder.glob("*.ptx")):
         raise DeviceUnavailableError(
             f"the CUDA kernels are not built ({folder.name})",
-            "run `make ptx` in the source folder, or install a wheel, which has them",
+            "run `make ptx` in the source folder, or install a wheel, which contains them",
         )
     return folder
 
@@ -77,58 +83,69 @@ def ptx_folder(capability: tuple[int, int]) -> Path:
 class Kernel:
     """One kernel: `kernel(grid, block, *arguments)` launches it on the device's stream.
 
-    The cells that arguments are put into are made once, which makes a launch cheap, and are why a
-    kernel belongs to one thread at a time.
+    Argument storage is allocated once, which makes a launch cheap; so only one thread at a time may
+    launch a kernel.
     """
 
     def __init__(self, device: Device, handle: Any, signature: Signature) -> None:
         self.name = signature.name
         self._device, self._handle = device, handle
         self._launch: Callable[..., tuple[Any, ...]] = device.driver.cuLaunchKernel
-        self._cells = [kind() for kind in signature.types]
-        self._pointers = (ctypes.c_void_p * len(self._cells))(*map(ctypes.addressof, self._cells))
-        self._arguments = ctypes.addressof(self._pointers)
-        self._shared_allowed = FREE_SHARED_BYTES
+        self._arguments = [kind() for kind in signature.types]
+        self._pointers = (ctypes.c_void_p * len(self._arguments))(
+            *map(ctypes.addressof, self._arguments)
+        )
+        self._pointers_address = ctypes.addressof(self._pointers)
+        self._max_shared = DEFAULT_MAX_SHARED
 
     def __call__(self, grid: Size3, block: int, *arguments: Any, shared: int = 0) -> None:
-        """`block` threads; arguments are int, float, or ctypes structs; `shared` in bytes."""
+        """Launch the kernel.
+
+        Args:
+            grid: blocks along x, y and z.
+            block: threads of a block, along x.
+            arguments: int, float, or ctypes structs.
+            shared: bytes of dynamic shared memory.
+        """
         device = self._device
         device.make_current()
-        if len(arguments) != len(self._cells):
-            raise TypeError(f"{self.name} takes {len(self._cells)} arguments, not {len(arguments)}")
-        for cell, argument in zip(self._cells, arguments, strict=True):
-            if isinstance(cell, ctypes.Array):
-                cell.raw = _bytes(self.name, argument, len(cell))
+        if len(arguments) != len(self._arguments):
+            raise TypeError(
+                f"{self.name} takes {len(self._arguments)} arguments, not {len(arguments)}"
+            )
+        for stored, argument in zip(self._arguments, arguments, strict=True):
+            if isinstance(stored, ctypes.Array):
+                stored.raw = _struct_bytes(self.name, argument, len(stored))
             else:
-                cell.value = argument
-        if shared > self._shared_allowed:
-            self._allow_shared(shared)
+                stored.value = argument
+        if shared > self._max_shared:
+            self._raise_max_shared(shared)
         device.last_launched = self.name
         device.check(
             "cuLaunchKernel",
             self._launch(
-                self._handle, *grid, block, 1, 1, shared, device.stream, self._arguments, 0
+                self._handle, *grid, block, 1, 1, shared, device.stream, self._pointers_address, 0
             ),
         )
 
-    def _allow_shared(self, size: int) -> None:
-        most = self._device.attribute("MAX_SHARED_MEMORY_PER_BLOCK_OPTIN")
-        if size > most:
+    def _raise_max_shared(self, size: int) -> None:
+        limit = self._device.attribute("MAX_SHARED_MEMORY_PER_BLOCK_OPTIN")
+        if size > limit:
             raise DeviceError(
-                f"{self.name} needs {size} bytes of shared memory, {self._device.name} has {most}; "
-                "use --backend cpu for this model"
+                f"{self.name} needs {size} bytes of shared memory, {self._device.name} has "
+                f"{limit}; use --backend cpu for this model"
             )
         kind = self._device.driver.CUfunction_attribute
         name = kind.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
         self._device.call("cuFuncSetAttribute", self._handle, name, size)
-        self._shared_allowed = size
+        self._max_shared = size
 
 
 class Kernels:
-    """All kernels of a device; `kernels("linear", "gemv_bf16")` loads file and kernel once.
+    """The kernels of a device; `kernels("linear", "gemv_bf16")` loads file and kernel once.
 
     Raises:
-        DeviceUnavailableError: they were not built, or the driver cannot read them.
+        DeviceUnavailableError: the kernels were not built, or the driver cannot load them.
     """
 
     def __init__(self, device: Device) -> None:
@@ -136,7 +153,7 @@ class Kernels:
         self._folder = ptx_folder(device.capability)
         self._modules: dict[str, tuple[Any, dict[str, Signature]]] = {}
         self._kernels: dict[str, Kernel] = {}
-        self._module(FIRST)
+        self._module(FIRST_LOADED)
 
     def __call__(self, file: str, name: str) -> Kernel:
         kernel = self._kernels.get(name)
@@ -162,37 +179,28 @@ class Kernels:
 
 
 def _load(device: Device, file: str, ptx: str) -> Any:
+    """Have the driver compile a PTX file, and return the module."""
     options = device.driver.CUjit_option
     log = bytes(LOG_SIZE)  # the driver writes into it
-    names = [
-        options.CU_JIT_ERROR_LOG_BUFFER,
-        options.CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES,
-    ]
+    names = [options.CU_JIT_ERROR_LOG_BUFFER, options.CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES]
     image = ptx.encode() + b"\0"
     try:
         return device.call("cuModuleLoadDataEx", image, len(names), names, [log, LOG_SIZE])
     except (DeviceLostError, DeviceMemoryError):
         raise
     except DeviceError as error:
-        said = " ".join(log.split(b"\0")[0].decode(errors="replace").split())
+        message = " ".join(log.split(b"\0")[0].decode(errors="replace").split())
+        driver, file_version = (
+            ".".join(map(str, version)) for version in (device.driver_version, ptx_version(ptx))
+        )
         raise DeviceUnavailableError(
-            f"{file}.ptx cannot be loaded: {error}{'; it says: ' if said else ''}{said}. The "
-            f"driver knows CUDA {_dotted(device.driver_version)}, the file is PTX "
-            f"{_dotted(ptx_version(ptx))}",
+            f"{file}.ptx cannot be loaded: {error}{'; it says: ' if message else ''}{message}. The "
+            f"driver supports CUDA {driver}, the file is PTX {file_version}",
             "install a newer driver, or build with an older toolkit (make ptx-release)",
         ) from None
 
 
-def _dotted(version: tuple[int, int]) -> str:
-    return f"{version[0]}.{version[1]}"
-
-
-def _type(parameter: tuple[str, str]) -> type[Any]:
-    kind, length = parameter
-    return ctypes.c_char * int(length) if length else _TYPES[kind]
-
-
-def _bytes(kernel: str, argument: Any, size: int) -> bytes:
+def _struct_bytes(kernel: str, argument: Any, size: int) -> bytes:
     raw = bytes(argument)
     if len(raw) != size:
         raise TypeError(f"{kernel} takes a struct of {size} bytes, not {len(raw)}")

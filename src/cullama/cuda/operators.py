@@ -106,7 +106,7 @@ class CudaOperators(Operators[DeviceArray]):
         self._loading: Staging | None = None
         self._sampler = closed(closing(Sampler(device, self.kernels, self._staging)))
         self._zero = memory.empty(self._kept, (1,), self.dtype)
-        self._staging.send(np.zeros(1, self.dtype), self._zero.address)
+        self._staging.upload(np.zeros(1, self.dtype), self._zero.address)
         found = None if self.is_deterministic else find_cublas()
         self._cublas: Cublas | None = None
         if found is not None:
@@ -127,7 +127,7 @@ class CudaOperators(Operators[DeviceArray]):
 
     def upload(self, host: HostArray) -> DeviceArray:
         array = self._empty(host.shape, host.dtype)
-        self._staging.send(host, array.address)
+        self._staging.upload(host, array.address)
         return array
 
     def upload_batch(self, batch: Batch[HostArray]) -> CudaBatch:
@@ -166,7 +166,7 @@ class CudaOperators(Operators[DeviceArray]):
         for part in parts:
             for tile in part.tiles():
                 converted = tile.astype(self.dtype, copy=False)
-                staging.send(converted, address)
+                staging.upload(converted, address)
                 address += converted.nbytes
         return array
 
@@ -405,7 +405,7 @@ class CudaOperators(Operators[DeviceArray]):
         out = self._empty((*shape, rows, columns), kind)
         count = prod(shape)
         if self._cublas is not None and axes.count <= 1 and out.size and inner:
-            self._cublas.batched(out, x, y, (rows, inner, columns), axes.strides)
+            self._cublas.matmul(out, x, y, (rows, inner, columns), axes.strides)
         else:
             grid = (_blocks(rows, GEMM_TILE), _blocks(columns, GEMM_TILE), count)
             self._launch(

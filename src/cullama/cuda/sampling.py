@@ -1,7 +1,7 @@
-"""Drawing tokens on the device: what each row wishes goes up, what was drawn comes down.
+"""Samples tokens on the device: packs sample params, launches the kernel, reads back the tokens.
 
-The rules are `cullama/sampling/sampler.py`'s, the kernel is `kernels/sample.cu`; here the wishes
-are packed as its structs. It knows what a draw is, not how it is made.
+The rules are those of `sampling/sampler.py`, and `kernels/sample.cu` implements them; this file
+packs params as the structs of that kernel, and draws nothing itself.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ import numpy as np
 from ..errors import NumericalError
 from ..files.tensor import HostArray
 from ..sampling.draw import Draw, Drawn
-from ..sampling.params import MAX_LOGPROBS, SamplingParams, TokenLogprobs
+from ..sampling.params import MAX_LOGPROBS, TokenLogprobs
 from ..sampling.sampler import check_bias, not_finite
 from .driver import Device
 from .memory import DeviceArray, Pool, ReadbackBuffer, Staging, empty
 from .module import Kernels
 
-THREADS = 512  # a block, and so a row
+THREADS = 512  # per block, and so per row of logits
 
 _SAMPLE_PARAMS = struct.Struct("<fiQ4f4I4i")  # as in kernels/sample.cu
 _GREEDY = _SAMPLE_PARAMS.pack(0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, -1, -1)
-_PAIR = struct.Struct("<if")
+_BIAS = struct.Struct("<if")
 _SEEN = struct.Struct("<ii")
 
-DRAWN = np.dtype(
+DRAWN = np.dtype(  # as in kernels/sample.cu
     [
         ("token", np.int32),
         ("best", np.float32),
@@ -41,16 +41,20 @@ DRAWN = np.dtype(
 
 
 class PackedSampleParams(NamedTuple):
-    """All rows' wishes as bytes, and how many rows of scores are changed on the way."""
+    """Sample params of all rows, as the kernel reads them."""
 
-    rows: bytes
-    biases: bytes
-    seen: bytes
-    changed: int
+    rows: bytes  # a SampleParams struct for each row
+    biases: bytes  # of all rows: token, bias
+    seen: bytes  # of all rows: token, how often it was generated
+    changed: int  # rows that need a copy of their logits, with bias or penalties applied
 
 
 def pack_sample_params(draws: Sequence[Draw], vocabulary: int) -> PackedSampleParams:
-    """Raises UsageError for a bias outside the vocabulary."""
+    """Pack the params of a batch's draws.
+
+    Raises:
+        UsageError: a logit bias is for a token outside the vocabulary.
+    """
     if all(draw.params.is_plain_greedy for draw in draws):
         return PackedSampleParams(_GREEDY * len(draws), b"", b"", 0)
     rows, biases, seen = bytearray(), bytearray(), bytearray()
@@ -60,20 +64,24 @@ def pack_sample_params(draws: Sequence[Draw], vocabulary: int) -> PackedSamplePa
         scratch = -1
         if params.changes_logits:
             scratch, changed = changed, changed + 1
-            biases += _biases(params, vocabulary)
-            seen += _seen(draw)
-        ends = len(biases) // _PAIR.size, len(seen) // _SEEN.size
-        rows += _pack_row(draw, ends, scratch, _reported(draw, vocabulary))
+            for token, bias in params.logit_bias.items():
+                check_bias(token, vocabulary)
+                biases += _BIAS.pack(token, bias)
+            for token, count in _count_seen(draw).items():
+                seen += _SEEN.pack(token, count)
+        ends = len(biases) // _BIAS.size, len(seen) // _SEEN.size
+        rows += _pack_row(draw, ends, scratch, _num_logprobs(draw, vocabulary))
     return PackedSampleParams(bytes(rows), bytes(biases), bytes(seen), changed)
 
 
-def _reported(draw: Draw, vocabulary: int) -> int:
-    """How many likeliest tokens are reported; −1: not even the one that is drawn."""
+def _num_logprobs(draw: Draw, vocabulary: int) -> int:
+    """Return how many top tokens are reported; −1 where no log probability is wanted at all."""
     wanted = draw.params.logprobs
     return -1 if wanted is None else min(wanted, vocabulary)
 
 
-def _pack_row(draw: Draw, ends: tuple[int, int], scratch: int, reported: int) -> bytes:
+def _pack_row(draw: Draw, ends: tuple[int, int], scratch: int, num_logprobs: int) -> bytes:
+    """Pack the struct of one row; `ends` are where its biases and its seen tokens end."""
     params = draw.params
     return _SAMPLE_PARAMS.pack(
         params.temperature,
@@ -89,41 +97,39 @@ def _pack_row(draw: Draw, ends: tuple[int, int], scratch: int, reported: int) ->
         draw.sample_index & 0xFFFFFFFF,
         *ends,
         scratch,
-        reported,
+        num_logprobs,
     )
 
 
-def _biases(params: SamplingParams, vocabulary: int) -> bytes:
-    for token in params.logit_bias:
-        check_bias(token, vocabulary)
-    return b"".join(_PAIR.pack(token, bias) for token, bias in params.logit_bias.items())
+def _count_seen(draw: Draw) -> dict[int, int]:
+    """Return the tokens that penalties apply to, and how often each was generated.
 
-
-def _seen(draw: Draw) -> bytes:
-    """Each token of the text once, with how often it is in the answer, where that matters."""
-    params, answer = draw.params, draw.tokens[draw.prompt_length :]
+    The prompt's tokens are among them only for the repetition penalty, with a count of 0.
+    """
+    params, generated = draw.params, draw.tokens[draw.prompt_length :]
     counts_matter = params.presence_penalty or params.frequency_penalty
     if params.repetition_penalty == 1 and not counts_matter:
-        return b""
-    tokens = draw.tokens if params.repetition_penalty != 1 else answer
-    counts = dict.fromkeys(tokens, 0)
-    for token in answer if counts_matter else ():
-        counts[token] += 1
-    return b"".join(_SEEN.pack(token, count) for token, count in counts.items())
+        return {}
+    counts = dict.fromkeys(draw.tokens if params.repetition_penalty != 1 else generated, 0)
+    if counts_matter:
+        for token in generated:
+            counts[token] += 1
+    return counts
 
 
 class Sampler:
-    """Launches draws, and reads them when they are there."""
+    """Launches the sampling kernel; results are read when the caller asks for them."""
 
     def __init__(self, device: Device, kernels: Kernels, staging: Staging) -> None:
         self._device, self._kernels, self._staging = device, kernels, staging
         self._readback_buffers: list[ReadbackBuffer] = []
-        self._greedy: DeviceArray | None = None  # the wishes of the most greedy rows so far
-        self._idle: list[ReadbackBuffer] = []  # of these, the ones nobody waits for now
+        self._idle: list[ReadbackBuffer] = []  # those of them that no result is read from now
+        self._greedy: DeviceArray | None = None  # params of the most greedy rows so far
 
     def launch(
         self, logits: DeviceArray, draws: Sequence[Draw], pool: Pool
     ) -> Callable[[], list[Drawn | NumericalError]]:
+        """Launch the draws for logits [R, V]; the returned function waits for the results."""
         rows, vocabulary = len(draws), logits.shape[1]
         assert logits.shape[0] == rows
         packed = pack_sample_params(draws, vocabulary)
@@ -138,7 +144,7 @@ class Sampler:
             *(on_device.address, biases, biases + len(packed.biases), vocabulary),
         )
         buffer = self._readback_buffer(drawn.nbytes)
-        buffer.begin(drawn)
+        buffer.start(drawn)
 
         def read() -> list[Drawn | NumericalError]:
             found = buffer.wait((rows,), DRAWN)
@@ -148,13 +154,13 @@ class Sampler:
         return read
 
     def _upload(self, packed: PackedSampleParams, rows: int, pool: Pool) -> DeviceArray:
-        """Rows that only want the likeliest token all wish the same: that is sent once."""
+        """Upload the params; those of plain greedy rows are all equal, and uploaded once."""
         is_greedy = packed.rows == _GREEDY * rows
         if is_greedy and self._greedy is not None and self._greedy.size >= len(packed.rows):
             return self._greedy
-        sent = np.frombuffer(packed.rows + packed.biases + packed.seen, np.uint8)
-        on_device = empty(pool, sent.shape, np.uint8)
-        self._staging.send(sent, on_device.address)
+        host = np.frombuffer(packed.rows + packed.biases + packed.seen, np.uint8)
+        on_device = empty(pool, host.shape, np.uint8)
+        self._staging.upload(host, on_device.address)
         if is_greedy:
             self._greedy = on_device
         return on_device
@@ -176,17 +182,19 @@ class Sampler:
 def read_drawn(
     found: HostArray, draws: Sequence[Draw], vocabulary: int
 ) -> list[Drawn | NumericalError]:
+    """Convert the kernel's results [R] of `DRAWN`; rows whose best score is not finite fail."""
     tokens, are_finite = found["token"].tolist(), np.isfinite(found["best"]).tolist()
     return [
-        _drawn(found[row], token, _reported(draws[row], vocabulary))
+        _drawn(found[row], token, _num_logprobs(draws[row], vocabulary))
         if is_finite
         else not_finite(float(found["best"][row]))
         for row, (token, is_finite) in enumerate(zip(tokens, are_finite, strict=True))
     ]
 
 
-def _drawn(row: np.void, token: int, reported: int) -> Drawn:
-    if reported < 0:
+def _drawn(row: np.void, token: int, num_logprobs: int) -> Drawn:
+    if num_logprobs < 0:
         return Drawn(token, None)
-    top = zip(row["top"][:reported].tolist(), row["top_logprobs"][:reported].tolist(), strict=True)
-    return Drawn(token, TokenLogprobs(token, float(row["logprob"]), tuple(top)))
+    tokens, logprobs = row["top"][:num_logprobs], row["top_logprobs"][:num_logprobs]
+    top = tuple(zip(tokens.tolist(), logprobs.tolist(), strict=True))
+    return Drawn(token, TokenLogprobs(token, float(row["logprob"]), top))
