@@ -52,13 +52,17 @@ coverage: $(VENV)/.dev ptx  ## Run all tests and show which lines they run, in h
 # Each folder of tests may have a conftest.py; mypy takes one module of a name at a time.
 CONFTESTS := $(wildcard tests/*/conftest.py tests/*/*/conftest.py)
 
+CPP := $(wildcard kernels/*.cu kernels/*.cuh $(addprefix tests/emulation/,*.h *.cpp */*.h */*.cpp */*.cu))
+
 check: $(VENV)/.dev  ## Check formatting, style and types
+	$(BIN)/clang-format --dry-run --Werror $(CPP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	@set -e; for file in $(CONFTESTS); do $(BIN)/mypy --no-error-summary --cache-dir .mypy_cache/conftests $$file; done
 
 format: $(VENV)/.dev  ## Format the code
+	$(BIN)/clang-format -i $(CPP)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 

@@ -5,15 +5,15 @@
 
 template <typename T>
 __device__ void silu_mul(T* out, const T* gate_up, int width) {
-    const int i = blockIdx.y * blockDim.x + threadIdx.x;
-    if (i >= width) return;
-    const T* row = gate_up + size_t(blockIdx.x) * 2 * width;
-    const float gate = float(row[i]), up = float(row[width + i]);
-    out[size_t(blockIdx.x) * width + i] = T(gate / (1.f + expf(-gate)) * up);
+  const int i = blockIdx.y * blockDim.x + threadIdx.x;
+  if (i >= width) return;
+  const T* row = gate_up + size_t(blockIdx.x) * 2 * width;
+  const float gate = float(row[i]), up = float(row[width + i]);
+  out[size_t(blockIdx.x) * width + i] = T(gate / (1.f + expf(-gate)) * up);
 }
 
-#define EXPORT(NAME, T)                                                                      \
-    extern "C" __global__ void silu_mul_##NAME(T* out, const T* gate_up, int width) {        \
-        silu_mul<T>(out, gate_up, width);                                                    \
-    }
+#define EXPORT(NAME, T)                                                             \
+  extern "C" __global__ void silu_mul_##NAME(T* out, const T* gate_up, int width) { \
+    silu_mul<T>(out, gate_up, width);                                               \
+  }
 FOR_EACH_DTYPE(EXPORT)

@@ -73,7 +73,7 @@ UNUSABLE = {
     "no GPU": Environment("sees no GPU", "CUDA_VISIBLE_DEVICES", {"devices": 0}),
     "a GPU from before Ampere": Environment(
         "Emulated GPU has compute capability 7.5, expected at least 8.0",
-        "from Ampere on",
+        "Ampere generation or newer",
         {"compute_capabilities": 75},
     ),
     "a GPU that somebody else has to himself": Environment(

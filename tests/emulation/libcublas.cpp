@@ -138,7 +138,8 @@ uint16_t to_float16(float value) {
   auto sign = static_cast<uint16_t>(bits >> 16 & 0x8000);
   if (magnitude > 0x7F800000) return 0x7FFF;
   if (magnitude >= 0x477FF000) return sign | 0x7C00;  // 65520 and above round to infinity
-  if (magnitude < 0x38800000)  // subnormal: the addition rounds at 2^-24
+  // Subnormal: the addition rounds at 2^-24.
+  if (magnitude < 0x38800000)
     return static_cast<uint16_t>(sign | (bits_of(from_bits(magnitude) + 0.5f) - bits_of(0.5f)));
   uint32_t rounded = magnitude + 0xFFF + (magnitude >> 13 & 1);
   return static_cast<uint16_t>(sign | (rounded - 0x38000000) >> 13);
@@ -340,8 +341,9 @@ bool is_valid(const Product& product, int operation_a, int operation_b) {
 cublasStatus_t submit(const Handle& handle, Product product) {
   if (product.m == 0 || product.n == 0 || product.batch == 0) return SUCCESS;
   if (driver().is_capturing(handle.stream) && !handle.has_own_workspace) {
-    driver().failed(NOT_SUPPORTED, "cuBLAS was captured without cublasSetWorkspace since the last "
-                                   "cublasSetStream");
+    driver().failed(NOT_SUPPORTED,
+                    "cuBLAS was captured without cublasSetWorkspace since the last "
+                    "cublasSetStream");
     return NOT_SUPPORTED;
   }
   product.workspace = static_cast<char*>(handle.workspace);
@@ -406,9 +408,20 @@ CUBLAS_API cublasStatus_t cublasGemmStridedBatchedEx(
   const char* name = "cublasGemmStridedBatchedEx";
   return with_handle(name, handle, [&](Handle& self) -> cublasStatus_t {
     if (!alpha || !beta) return INVALID_VALUE;
-    Product product{name, operation_a != KEEP, operation_b != KEEP, m, n, k, batch, 0, 0,
-                    matrix(a, type_a, leading_a, stride_a), matrix(b, type_b, leading_b, stride_b),
-                    matrix(c, type_c, leading_c, stride_c), nullptr, 0};
+    Product product{name,
+                    operation_a != KEEP,
+                    operation_b != KEEP,
+                    m,
+                    n,
+                    k,
+                    batch,
+                    0,
+                    0,
+                    matrix(a, type_a, leading_a, stride_a),
+                    matrix(b, type_b, leading_b, stride_b),
+                    matrix(c, type_c, leading_c, stride_c),
+                    nullptr,
+                    0};
     if (!is_valid(product, operation_a, operation_b)) return INVALID_VALUE;
     if (!is_supported(product, compute)) return NOT_SUPPORTED;
     memcpy(&product.alpha, alpha, sizeof product.alpha);
@@ -425,9 +438,20 @@ CUBLAS_API cublasStatus_t cublasGemmEx(Handle* handle, int operation_a, int oper
   const char* name = "cublasGemmEx";
   return with_handle(name, handle, [&](Handle& self) -> cublasStatus_t {
     if (!alpha || !beta) return INVALID_VALUE;
-    Product product{name, operation_a != KEEP, operation_b != KEEP, m, n, k, 1, 0, 0,
-                    matrix(a, type_a, leading_a, 0), matrix(b, type_b, leading_b, 0),
-                    matrix(c, type_c, leading_c, 0), nullptr, 0};
+    Product product{name,
+                    operation_a != KEEP,
+                    operation_b != KEEP,
+                    m,
+                    n,
+                    k,
+                    1,
+                    0,
+                    0,
+                    matrix(a, type_a, leading_a, 0),
+                    matrix(b, type_b, leading_b, 0),
+                    matrix(c, type_c, leading_c, 0),
+                    nullptr,
+                    0};
     if (!is_valid(product, operation_a, operation_b)) return INVALID_VALUE;
     if (!is_supported(product, compute)) return NOT_SUPPORTED;
     memcpy(&product.alpha, alpha, sizeof product.alpha);

@@ -2,8 +2,8 @@
 //
 // Knows: number formats and their rounding, memory accesses with their checks, warp and block
 // operations by their PTX names. Does not know how threads take turns (scheduler.h). It is compiled
-// with every module, so it includes next to nothing. Bits change their type with __builtin_bit_cast;
-// halves travel as the uint16_t that a .b16 register holds.
+// with every module, so it includes next to nothing. Bits change their type with
+// __builtin_bit_cast; halves travel as the uint16_t that a .b16 register holds.
 #pragma once
 #include <string.h>
 
@@ -12,7 +12,8 @@
 namespace emulated {
 
 #define ALWAYS inline __attribute__((always_inline))
-#define UNSEEN __attribute__((no_sanitize("thread")))  // what hardware does is no race of the kernel's
+#define UNSEEN \
+  __attribute__((no_sanitize("thread")))  // what hardware does is no race of the kernel's
 #define UNLIKELY(condition) __builtin_expect(!!(condition), 0)
 
 // --- numbers ------------------------------------------------------------------------------------
@@ -50,14 +51,10 @@ inline double sum_to_odd(double a, double b) {
 inline double rounded_at(double x, int exponent, Rounding rounding) {
   const double scaled = __builtin_ldexp(x, -exponent);
   switch (rounding) {
-    case ZERO:
-      return __builtin_ldexp(__builtin_trunc(scaled), exponent);
-    case DOWN:
-      return __builtin_ldexp(__builtin_floor(scaled), exponent);
-    case UP:
-      return __builtin_ldexp(__builtin_ceil(scaled), exponent);
-    default:
-      return __builtin_ldexp(__builtin_rint(scaled), exponent);
+    case ZERO: return __builtin_ldexp(__builtin_trunc(scaled), exponent);
+    case DOWN: return __builtin_ldexp(__builtin_floor(scaled), exponent);
+    case UP: return __builtin_ldexp(__builtin_ceil(scaled), exponent);
+    default: return __builtin_ldexp(__builtin_rint(scaled), exponent);
   }
 }
 
@@ -98,9 +95,7 @@ inline uint16_t to_bf16(double x, Rounding rounding) {
 typedef short ShortVector __attribute__((vector_size(16)));
 typedef float FloatVector __attribute__((vector_size(16)));
 
-ALWAYS float from_f16(uint16_t x) {
-  return __builtin_ia32_vcvtph2ps(ShortVector{short(x)})[0];
-}
+ALWAYS float from_f16(uint16_t x) { return __builtin_ia32_vcvtph2ps(ShortVector{short(x)})[0]; }
 
 ALWAYS uint16_t to_f16(float x) {
   if (UNLIKELY(is_nan(x))) return 0x7fff;
@@ -239,17 +234,16 @@ ALWAYS Int to_integer(Float x, Rounding rounding) {
   const Float y = rounded(x, rounding);
   const Float end = Float(uint64_t(1) << (8 * sizeof(Int) - 1)) * (is_signed<Int> ? 1 : 2);
   if (UNLIKELY(!(y < end)))
-    return y >= end                              ? most<Int>
+    return y >= end                             ? most<Int>
            : sizeof(Int) == 8 || sizeof(x) == 8 ? Int(uint64_t(1) << (8 * sizeof(Int) - 1))
-                                                 : Int(0);
+                                                : Int(0);
   return y <= Float(least<Int>) ? least<Int> : Int(y);
 }
 
 // .sat between integers. Every narrower one fits into 64 bits with its sign.
 template <class To, class From>
 ALWAYS To clamped(From x) {
-  if (is_signed<From> && int64_t(x) < 0)
-    return int64_t(x) < int64_t(least<To>) ? least<To> : To(x);
+  if (is_signed<From> && int64_t(x) < 0) return int64_t(x) < int64_t(least<To>) ? least<To> : To(x);
   return uint64_t(x) > uint64_t(most<To>) ? most<To> : To(x);
 }
 
@@ -301,8 +295,9 @@ inline float fma_rounded(float a, float b, float c, Rounding rounding) {
 // A quotient's or root's double that is off by half a unit still lies on the right side of a float.
 inline float div_rounded(float a, float b, Rounding rounding) {
   const double near = double(a) / b;
-  return to_float(stepped(near, -__builtin_fma(near, double(b), -double(a)) * (b < 0 ? -1 : 1), ZERO),
-                  rounding);
+  return to_float(
+      stepped(near, -__builtin_fma(near, double(b), -double(a)) * (b < 0 ? -1 : 1), ZERO),
+      rounding);
 }
 inline float sqrt_rounded(float x, Rounding rounding) {
   const double near = __builtin_sqrt(double(x));
@@ -479,14 +474,14 @@ inline int32_t dot2(uint32_t a, uint32_t b, uint32_t c, int first_byte) {
 
 // --- memory -------------------------------------------------------------------------------------
 
-[[noreturn]] __attribute__((noinline, cold)) static void misaligned(uint64_t address, unsigned bytes,
-                                                                    int line) {
+[[noreturn]] __attribute__((noinline, cold)) static void misaligned(uint64_t address,
+                                                                    unsigned bytes, int line) {
   fail(MISALIGNED_ADDRESS, line, "address 0x%llx is not a multiple of %u",
        (unsigned long long)address, bytes);
 }
 
-[[noreturn]] __attribute__((noinline, cold)) static void bad_shared(uint32_t address, unsigned bytes,
-                                                                    int line) {
+[[noreturn]] __attribute__((noinline, cold)) static void bad_shared(uint32_t address,
+                                                                    unsigned bytes, int line) {
   if (address % bytes) misaligned(address, bytes, line);
   fail(ILLEGAL_ADDRESS, line,
        "shared address 0x%x (+ %u bytes) is in no array; dynamic memory has %u bytes", address,
@@ -507,7 +502,9 @@ ALWAYS unsigned char* global(Site& site, uint64_t address, unsigned bytes, int l
   return reinterpret_cast<unsigned char*>(address);
 }
 
-ALWAYS bool is_shared(uint64_t address) { return address - uint64_t(machine.shared) < SHARED_WINDOW; }
+ALWAYS bool is_shared(uint64_t address) {
+  return address - uint64_t(machine.shared) < SHARED_WINDOW;
+}
 ALWAYS bool is_local(uint64_t address) {
   return address - machine.stacks_first < machine.stacks_bytes;
 }
@@ -575,9 +572,7 @@ UNSEEN inline int shuffle_source(const Shuffle& own, int lane, bool& is_inside) 
       source = lane ^ control;
       is_inside = source <= last;
       break;
-    default:
-      source = first | (control & ~mask);
-      is_inside = source <= last;
+    default: source = first | (control & ~mask); is_inside = source <= last;
   }
   return is_inside ? source : lane;
 }
@@ -644,17 +639,17 @@ UNSEEN static void complete_reduction(void* const payloads[WARP], uint32_t lanes
     static_cast<Reduced<Int>*>(payloads[__builtin_ctz(left)])->result = result;
 }
 
-#define REDUCTION(NAME, EXPRESSION)          \
-  struct NAME {                              \
-    template <class Int>                     \
-    Int operator()(Int a, Int b) const {     \
-      return Int(EXPRESSION);                \
-    }                                        \
+#define REDUCTION(NAME, EXPRESSION)      \
+  struct NAME {                          \
+    template <class Int>                 \
+    Int operator()(Int a, Int b) const { \
+      return Int(EXPRESSION);            \
+    }                                    \
   };
 REDUCTION(Add, a + b)
 REDUCTION(Min, a < b ? a : b)
 REDUCTION(Max, a > b ? a : b)
-REDUCTION(And, a & b)
+REDUCTION(And, a& b)
 REDUCTION(Or, a | b)
 REDUCTION(Xor, a ^ b)
 #undef REDUCTION
@@ -689,10 +684,10 @@ UNSEEN static void complete_matrix_load(void* const payloads[WARP], uint32_t lan
     }
     for (int lane = 0; lane < 32; lane++) {
       const int row = lane / 4, column = lane % 4 * 2;
-      payload(lane)->result[i] =
-          payload(lane)->is_transposed
-              ? matrix[column][row] | uint32_t(matrix[column + 1][row]) << 16
-              : matrix[row][column] | uint32_t(matrix[row][column + 1]) << 16;
+      payload(lane)->result[i] = payload(lane)->is_transposed
+                                     ? matrix[column][row] | uint32_t(matrix[column + 1][row]) << 16
+                                     : matrix[row][column] | uint32_t(matrix[row][column + 1])
+                                                                 << 16;
     }
   }
 }

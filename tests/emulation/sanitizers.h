@@ -87,16 +87,15 @@ inline void sanitizer_prepares(unsigned char* stacks, size_t stride, size_t guar
 inline void sanitizer_leaves_for(int stack) {
   const bool is_main = stack < 0;
   const void* bottom = is_main ? asan_main_bottom : asan_stacks + stack * asan_stride + asan_guard;
-  __sanitizer_start_switch_fiber(nullptr, bottom, is_main ? asan_main_size : asan_stride - asan_guard);
+  __sanitizer_start_switch_fiber(nullptr, bottom,
+                                 is_main ? asan_main_size : asan_stride - asan_guard);
 }
 // Frames that were left for ever would still be fenced in.
 inline void sanitizer_begins_stack(int stack) {
   __asan_unpoison_memory_region(asan_stacks + stack * asan_stride + asan_guard,
                                 asan_stride - asan_guard);
 }
-inline void sanitizer_has_arrived() {
-  __sanitizer_finish_switch_fiber(nullptr, nullptr, nullptr);
-}
+inline void sanitizer_has_arrived() { __sanitizer_finish_switch_fiber(nullptr, nullptr, nullptr); }
 // What lies behind the block's shared memory may not be touched.
 inline void sanitizer_bounds(unsigned char* memory, size_t bytes, size_t window) {
   __asan_unpoison_memory_region(memory, bytes);

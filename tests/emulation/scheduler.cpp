@@ -48,9 +48,9 @@ emulated_switch:
   ret
 .size emulated_switch, . - emulated_switch
 )");
-constexpr int SAVED_WORDS = 7;    // the last is the return address
+constexpr int SAVED_WORDS = 7;  // the last is the return address
 constexpr int RETURN_WORD = 6;
-constexpr int ENTRY_OFFSET = 1;   // at a function's entry the stack is 8 bytes off 16
+constexpr int ENTRY_OFFSET = 1;  // at a function's entry the stack is 8 bytes off 16
 #elif defined(__aarch64__)
 __asm__(R"(
 .text
@@ -87,7 +87,7 @@ emulated_switch:
 .size emulated_switch, . - emulated_switch
 )");
 constexpr int SAVED_WORDS = 20;
-constexpr int RETURN_WORD = 11;   // x30
+constexpr int RETURN_WORD = 11;  // x30
 constexpr int ENTRY_OFFSET = 0;
 #else
 #error "the emulator switches stacks on x86-64 and aarch64 only"
@@ -109,7 +109,7 @@ enum Order { ASCENDING, DESCENDING, RANDOM };
 struct Wait {
   const char* name;  // what the thread waits at
   int line;
-  uint32_t mask;     // of a warp collective
+  uint32_t mask;  // of a warp collective
   void* payload;
   Complete complete;
   unsigned barrier;  // of a block barrier
@@ -209,7 +209,8 @@ int describe_place(char* text, size_t room, int line) {
 void record_failure(int code, int line, const char* what) {
   char place[512];
   describe_place(place, sizeof place, line);
-  const Index block = machine.block, thread = machine.current ? machine.current->index : Index{0, 0, 0};
+  const Index block = machine.block,
+              thread = machine.current ? machine.current->index : Index{0, 0, 0};
   snprintf(run.message, sizeof run.message,
            "kernel %s, block (%u, %u, %u), thread (%u, %u, %u), %s: %s", run.kernel->name, block.x,
            block.y, block.z, thread.x, thread.y, thread.z, place, what);
@@ -333,8 +334,7 @@ void* new_fiber(int stack) {
 void* stack_pointer_of(int number) {
   if (run.state[number] == NEW) {
     run.state[number] = READY;
-    run.stack[number] =
-        HAS_FIBER_FOR_EACH_THREAD ? number : run.free_stack[--run.free_stacks];
+    run.stack[number] = HAS_FIBER_FOR_EACH_THREAD ? number : run.free_stack[--run.free_stacks];
     run.stack_pointer[number] = new_fiber(run.stack[number]);
   }
   return run.stack_pointer[number];
@@ -445,8 +445,10 @@ void wake(unsigned warp, uint32_t lanes) {
     const int lane = __builtin_ctz(lanes);
     lanes &= lanes - 1;
     const unsigned number = warp * WARP + unsigned(lane);
-    if (settings.order == DESCENDING) make_ready_first(number);  // the highest lane comes out first
-    else make_ready(number);
+    if (settings.order == DESCENDING)
+      make_ready_first(number);  // the highest lane comes out first
+    else
+      make_ready(number);
   }
 }
 

@@ -97,8 +97,9 @@ struct Machine {
   Thread* current;
   Index block, block_size, grid;
   void** parameters;
-  unsigned char* shared;             // the window: shared address a is byte a of it
-  const unsigned char* shared_room;  // for each shared address, bytes to its array's end, at most 16
+  unsigned char* shared;  // the window: shared address a is byte a of it
+  const unsigned char*
+      shared_room;  // for each shared address, bytes to its array's end, at most 16
   uint32_t shared_bytes, dynamic_first, dynamic_bytes;
   uint64_t stacks_first, stacks_bytes;  // where the threads' local memory lies
   int line;                             // of the last access outside of shared memory
@@ -175,8 +176,7 @@ EMULATED_EXPORT void set_watchdog(unsigned long long steps);
     const emulated::Kernel* found = emulated::find_kernel(module, kernel);                         \
     *shared_bytes = 0;                                                                             \
     *local_bytes = found ? found->local_bytes : 0;                                                 \
-    for (int i = 0; found && i < found->shared_count; i++)                                         \
-      *shared_bytes += found->shared[i].size;                                                      \
+    for (int i = 0; found && i < found->shared_count; i++) *shared_bytes += found->shared[i].size; \
   }                                                                                                \
   EMULATED_EXPORT void emulated_eager_copies(int eager) { emulated::set_eager_copies(eager); }     \
   EMULATED_EXPORT void emulated_watchdog(unsigned long long steps) {                               \

@@ -112,8 +112,7 @@ struct Entry<KERNEL> {
 #define __any_sync(mask, vote) (__ballot_sync(mask, vote) != 0)
 #define __all_sync(mask, vote) (__ballot_sync(mask, !(vote)) == 0)
 
-#define atomicAdd(at, value) \
-  emulated::atomic_change(at, [&](auto old) { return old + (value); })
+#define atomicAdd(at, value) emulated::atomic_change(at, [&](auto old) { return old + (value); })
 #define atomicMax(at, value) \
   emulated::atomic_change(at, [&](auto old) { return old > (value) ? old : (value); })
 #define atomicMin(at, value) \

@@ -58,7 +58,7 @@ def _compiled(mutant: Mutant) -> Path:
     kernel = f"{mutant.kernel}.cu"
     for name in {kernel, f"{FIRST_LOADED}.cu", *NEEDED.get(mutant.kernel, ())}:
         sources[name] = (ROOT / "kernels" / name).read_text()
-    every, one = r"#define FOR_EACH_DTYPE.*", "#define FOR_EACH_DTYPE(E) E(f32, float)"
+    every, one = r"#define FOR_EACH_DTYPE(.*\\\n)*.*", "#define FOR_EACH_DTYPE(E) E(f32, float)"
     sources["common.cuh"] = re.sub(every, one, sources["common.cuh"])
     for name, text in sources.items():  # what float32 and narrow heads do without
         text = re.sub(r" +EXPORT_WIDTH\((128|256), .*\n", "", text)

@@ -1,4 +1,4 @@
-"""Bugs planted in our own kernels: the checks that the operator tests make must find every one."""
+"""Plants bugs in our own kernels, each of which the checks in `checks.py` must find."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ MUTANTS = [
     Mutant(
         "a sum is read before all warps have written theirs",
         "rms_norm",
-        "if (lane_index() == 0) of_warp[warp_index()] = v;\n    __syncthreads();",
-        "if (lane_index() == 0) of_warp[warp_index()] = v;",
+        "if (lane_index() == 0) warp_results[warp_index()] = v;\n  __syncthreads();",
+        "if (lane_index() == 0) warp_results[warp_index()] = v;",
         "common.cuh",
     ),
     Mutant(
         "a sum's slots are written again while others still read them",
         "sample",
-        "v = warp_reduce<Op>(v);\n    __syncthreads();  // `of_warp`",
-        "v = warp_reduce<Op>(v);  // `of_warp`",
+        "v = warp_reduce<Op>(v);\n  __syncthreads();  // from here",
+        "v = warp_reduce<Op>(v);  // from here",
         "common.cuh",
     ),
     Mutant("eps within the mean", "rms_norm", "/ width + eps)", "/ (width + eps))"),
@@ -33,40 +33,38 @@ MUTANTS = [
         "gate = float(row[width + i]), up = float(row[i])",
     ),
     Mutant(
-        "the table's own row",
+        "rows are not looked up",
         "gather",
         "size_t(rows[blockIdx.x]) * width",
         "size_t(blockIdx.x) * width",
     ),
     Mutant(
-        "turned the other way",
+        "rotated the other way",
         "rope_and_store",
         "+ high * cos_sin[width + i]",
         "- high * cos_sin[width + i]",
     ),
-    Mutant("-1 is a slot like any other", "rope_and_store", "if (slot < 0) return;", ""),
+    Mutant("slot -1 is written", "rope_and_store", "if (slot < 0) return;", ""),
     Mutant(
-        "keys under the wrong head",
+        "keys written for the wrong head",
         "rope_and_store",
         "slot, head - heads.q, heads",
         "slot, 0, heads",
     ),
-    Mutant("a token does not hear itself", "attention", "key <= position;", "key < position;"),
+    Mutant("a token does not attend to itself", "attention", "key <= position;", "key < position;"),
     Mutant("a window too wide", "attention", "position + 1 - window", "position - window"),
     Mutant(
-        "what lies outside is read",
+        "keys outside the range are read",
         "attention",
         "position >= range.begin && position < range.end",
         "true",
     ),
+    Mutant("the sums are not rescaled", "attention", "state.values[i][c] *= rescale;", ";"),
     Mutant(
-        "what was gathered does not shrink", "attention", "gathered.values[i][c] *= shrink;", ";"
-    ),
-    Mutant(
-        "a slice is overwritten while it is read",
+        "a tile of keys is overwritten while it is read",
         "attention",
-        "first, range, shape);\n        __syncthreads();\n    }",
-        "first, range, shape);\n    }",
+        "first, range, shape);\n    __syncthreads();\n  }",
+        "first, range, shape);\n  }",
     ),
     Mutant(
         "the last split is left out",
@@ -82,17 +80,17 @@ MUTANTS = [
     ),
     Mutant("the bias of another output", "linear", "float(bias[column])", "float(bias[row])"),
     Mutant(
-        "depth is not cut off",
+        "depth is not bounded",
         "linear",
         "first + i < count && depth + k < inner",
         "first + i < count",
         "gemm.cuh",
     ),
     Mutant(
-        "a slice is refilled too early",
+        "a tile is refilled too early",
         "linear",
-        "sums[i][j] += left.at[i] * right.at[j];\n        }\n        __syncthreads();",
-        "sums[i][j] += left.at[i] * right.at[j];\n        }",
+        "sums[i][j] += left.at[i] * right.at[j];\n    }\n    __syncthreads();",
+        "sums[i][j] += left.at[i] * right.at[j];\n    }",
         "gemm.cuh",
     ),
     Mutant(
@@ -101,15 +99,15 @@ MUTANTS = [
         "at.y += here * axes.y[axis];",
         "at.y += here * axes.x[axis];",
     ),
-    Mutant("equals go to the higher id", "sample", "| u32(~token);\n}", "| u32(token);\n}"),
+    Mutant("ties go to the higher id", "sample", "| u32(~token);\n}", "| u32(token);\n}"),
     Mutant(
         "one too many of the best k",
         "sample",
-        "cut<Count>(row, params.top_k)",
-        "cut<Count>(row, params.top_k + 1)",
+        "radix_select<Count>(row, params.top_k)",
+        "radix_select<Count>(row, params.top_k + 1)",
     ),
-    Mutant("a histogram is not emptied", "sample", "histogram[i] = 0;", "histogram[i] += 0;"),
-    Mutant("what is no number is small", "sample", "return 0xfffffffeu;", "return 0u;"),
+    Mutant("a histogram is not cleared", "sample", "histogram[i] = 0;", "histogram[i] += 0;"),
+    Mutant("NaN is the smallest score", "sample", "return 0xfffffffeu;", "return 0u;"),
     Mutant(
         "frequency counts once",
         "sample",

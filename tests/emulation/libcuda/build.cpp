@@ -139,7 +139,7 @@ const BuiltModule* built_from(const std::string& text, std::string& complaint) {
   return &(modules()[text] = module);
 }
 
-// The emulator is one for the whole process, and tests that run kernels without a driver use it, too.
+// One emulator serves the whole process: tests that run kernels without a driver use it, too.
 void take_over(const BuiltModule& module) {
   module.check_pointers(is_live_to_kernels);
   schedule(module);

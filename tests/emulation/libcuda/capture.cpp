@@ -66,7 +66,7 @@ void begin(Stream& stream, CaptureMode mode) {
 }
 
 CUresult graph_from(std::shared_ptr<Capture> capture, Graph** graph) {
-  CUresult code = capture->is_invalid    ? STREAM_CAPTURE_INVALIDATED
+  CUresult code = capture->is_invalid   ? STREAM_CAPTURE_INVALIDATED
                   : is_joined(*capture) ? SUCCESS
                                         : STREAM_CAPTURE_UNJOINED;
   end(capture);
@@ -79,9 +79,8 @@ CUresult graph_from(std::shared_ptr<Capture> capture, Graph** graph) {
 }
 
 bool a_blocking_stream_captures(const Context& context) {
-  return std::any_of(context.streams.begin(), context.streams.end(), [](const auto& stream) {
-    return stream->is_blocking() && stream->capture;
-  });
+  return std::any_of(context.streams.begin(), context.streams.end(),
+                     [](const auto& stream) { return stream->is_blocking() && stream->capture; });
 }
 
 }  // namespace
@@ -172,7 +171,7 @@ DRIVER_API CUresult cuStreamIsCapturing(Stream* handle, int* status) {
     if (!stream) return INVALID_HANDLE;
     if (!status) return INVALID_VALUE;
     if (stream->is_legacy() && a_blocking_stream_captures(context)) return STREAM_CAPTURE_IMPLICIT;
-    *status = !stream->capture               ? CAPTURE_NONE
+    *status = !stream->capture              ? CAPTURE_NONE
               : stream->capture->is_invalid ? CAPTURE_INVALIDATED
                                             : CAPTURE_ACTIVE;
     return SUCCESS;

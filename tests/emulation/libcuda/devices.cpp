@@ -32,8 +32,8 @@ struct SharedMemory {
 
 // CUDA C++ programming guide, "Technical specifications per compute capability".
 const SharedMemory SHARED_MEMORY[] = {
-    {70, 96, 96},   {75, 64, 64},   {80, 163, 164},  {86, 99, 100},   {87, 163, 164},
-    {89, 99, 100},  {90, 227, 228}, {100, 227, 228}, {103, 227, 228}, {120, 99, 100},
+    {70, 96, 96},  {75, 64, 64},   {80, 163, 164},  {86, 99, 100},   {87, 163, 164},
+    {89, 99, 100}, {90, 227, 228}, {100, 227, 228}, {103, 227, 228}, {120, 99, 100},
 };
 
 SharedMemory shared_memory_of(CUdevice device) {
@@ -48,33 +48,37 @@ std::map<int, long> attributes_of(CUdevice device) {
   long capability = number_of_device("compute_capabilities", device);
   SharedMemory shared = shared_memory_of(device);
   return {
-      {1, 1024},                             // MAX_THREADS_PER_BLOCK
-      {2, 1024}, {3, 1024}, {4, 64},         // MAX_BLOCK_DIM_X, _Y, _Z
-      {5, 2147483647}, {6, 65535}, {7, 65535},  // MAX_GRID_DIM_X, _Y, _Z
-      {8, 49152},                            // MAX_SHARED_MEMORY_PER_BLOCK
-      {9, 65536},                            // TOTAL_CONSTANT_MEMORY
-      {10, 32},                              // WARP_SIZE
-      {12, 65536},                           // MAX_REGISTERS_PER_BLOCK
-      {13, 1000000},                         // CLOCK_RATE, kHz
-      {14, 512},                             // TEXTURE_ALIGNMENT
-      {15, 1},                               // GPU_OVERLAP
+      {1, 1024},                                          // MAX_THREADS_PER_BLOCK
+      {2, 1024},                                          // MAX_BLOCK_DIM_X
+      {3, 1024},                                          // MAX_BLOCK_DIM_Y
+      {4, 64},                                            // MAX_BLOCK_DIM_Z
+      {5, 2147483647},                                    // MAX_GRID_DIM_X
+      {6, 65535},                                         // MAX_GRID_DIM_Y
+      {7, 65535},                                         // MAX_GRID_DIM_Z
+      {8, 49152},                                         // MAX_SHARED_MEMORY_PER_BLOCK
+      {9, 65536},                                         // TOTAL_CONSTANT_MEMORY
+      {10, 32},                                           // WARP_SIZE
+      {12, 65536},                                        // MAX_REGISTERS_PER_BLOCK
+      {13, 1000000},                                      // CLOCK_RATE, kHz
+      {14, 512},                                          // TEXTURE_ALIGNMENT
+      {15, 1},                                            // GPU_OVERLAP
       {16, number_of_device("multiprocessors", device)},  // MULTIPROCESSOR_COUNT
-      {19, 1},                               // CAN_MAP_HOST_MEMORY
-      {31, 1},                               // CONCURRENT_KERNELS
-      {33, device},                          // PCI_BUS_ID
-      {36, 1000000},                         // MEMORY_CLOCK_RATE, kHz
-      {37, 128},                             // GLOBAL_MEMORY_BUS_WIDTH, bits
-      {38, 4194304},                         // L2_CACHE_SIZE
-      {39, 2048},                            // MAX_THREADS_PER_MULTIPROCESSOR
-      {40, 2},                               // ASYNC_ENGINE_COUNT
-      {41, 1},                               // UNIFIED_ADDRESSING
-      {75, capability / 10},                 // COMPUTE_CAPABILITY_MAJOR
-      {76, capability % 10},                 // COMPUTE_CAPABILITY_MINOR
-      {81, shared.per_multiprocessor * 1024},  // MAX_SHARED_MEMORY_PER_MULTIPROCESSOR
-      {82, 65536},                           // MAX_REGISTERS_PER_MULTIPROCESSOR
-      {97, shared.per_block * 1024},         // MAX_SHARED_MEMORY_PER_BLOCK_OPTIN
-      {106, 32},                             // MAX_BLOCKS_PER_MULTIPROCESSOR
-      {111, 1024},                           // RESERVED_SHARED_MEMORY_PER_BLOCK
+      {19, 1},                                            // CAN_MAP_HOST_MEMORY
+      {31, 1},                                            // CONCURRENT_KERNELS
+      {33, device},                                       // PCI_BUS_ID
+      {36, 1000000},                                      // MEMORY_CLOCK_RATE, kHz
+      {37, 128},                                          // GLOBAL_MEMORY_BUS_WIDTH, bits
+      {38, 4194304},                                      // L2_CACHE_SIZE
+      {39, 2048},                                         // MAX_THREADS_PER_MULTIPROCESSOR
+      {40, 2},                                            // ASYNC_ENGINE_COUNT
+      {41, 1},                                            // UNIFIED_ADDRESSING
+      {75, capability / 10},                              // COMPUTE_CAPABILITY_MAJOR
+      {76, capability % 10},                              // COMPUTE_CAPABILITY_MINOR
+      {81, shared.per_multiprocessor * 1024},             // MAX_SHARED_MEMORY_PER_MULTIPROCESSOR
+      {82, 65536},                                        // MAX_REGISTERS_PER_MULTIPROCESSOR
+      {97, shared.per_block * 1024},                      // MAX_SHARED_MEMORY_PER_BLOCK_OPTIN
+      {106, 32},                                          // MAX_BLOCKS_PER_MULTIPROCESSOR
+      {111, 1024},                                        // RESERVED_SHARED_MEMORY_PER_BLOCK
   };
 }
 

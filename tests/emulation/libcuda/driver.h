@@ -136,9 +136,9 @@ struct Context {
 };
 
 struct Fault {
-  std::string call;   // a name, or "*"
-  long occurrence;    // counted from when the fault was set
-  bool and_later;     // "5+": the fifth and all that follow
+  std::string call;  // a name, or "*"
+  long occurrence;   // counted from when the fault was set
+  bool and_later;    // "5+": the fifth and all that follow
   CUresult code;
   long seen = 0;
 };

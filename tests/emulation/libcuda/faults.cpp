@@ -62,10 +62,8 @@ bool is_sticky(CUresult code) {
     case ILLEGAL_ADDRESS:
     case LAUNCH_TIMEOUT:
     case CONTEXT_IS_DESTROYED:
-    case ASSERTION:
-      return true;
-    default:
-      return code >= HARDWARE_STACK_ERROR && code <= LAUNCH_FAILED;
+    case ASSERTION: return true;
+    default: return code >= HARDWARE_STACK_ERROR && code <= LAUNCH_FAILED;
   }
 }
 

@@ -84,9 +84,9 @@ Image check_version(Image image) {
     return complain(image, INVALID_PTX, 0, "Missing .version directive at start of file");
   int newest = newest_ptx(number("driver_version"));
   if (version <= newest) return image;
-  return complain(image, UNSUPPORTED_PTX_VERSION, at,
-                  "Unsupported .version " + dotted(version) + "; current version is '" +
-                      dotted(newest) + "'");
+  return complain(
+      image, UNSUPPORTED_PTX_VERSION, at,
+      "Unsupported .version " + dotted(version) + "; current version is '" + dotted(newest) + "'");
 }
 
 Image check_target(Image image, CUdevice device) {
@@ -124,7 +124,11 @@ Image check_syntax(Image image) {
 }
 
 bool is_binary(const char* image) {
-  return memcmp(image, "\x7f" "ELF", 4) == 0 || memcmp(image, "\x50\xed\x55\xba", 4) == 0;
+  return memcmp(image,
+                "\x7f"
+                "ELF",
+                4) == 0 ||
+         memcmp(image, "\x50\xed\x55\xba", 4) == 0;
 }
 
 bool is_name_letter(char letter) { return isalnum(letter) || letter == '_' || letter == '$'; }

@@ -57,8 +57,8 @@ CUresult run(const Launch& launch) {
   const unsigned grid[] = {launch.grid.x, launch.grid.y, launch.grid.z};
   const unsigned block[] = {launch.block.x, launch.block.y, launch.block.z};
   take_over(*kernel.built);
-  CUresult code = kernel.built->launch(kernel.name.c_str(), grid, block, launch.shared,
-                                       pointers.data());
+  CUresult code =
+      kernel.built->launch(kernel.name.c_str(), grid, block, launch.shared, pointers.data());
   return code ? failed(code, kernel.built->error()) : SUCCESS;
 }
 
@@ -93,8 +93,8 @@ DRIVER_API CUresult cuLaunchKernel(Kernel* function, unsigned grid_x, unsigned g
   });
 }
 
-DRIVER_API CUresult cuLaunchKernelEx(const LaunchConfig* config, Kernel* function,
-                                     void** arguments, void** extra) {
+DRIVER_API CUresult cuLaunchKernelEx(const LaunchConfig* config, Kernel* function, void** arguments,
+                                     void** extra) {
   return in_context("cuLaunchKernelEx", [&](Context& context) -> CUresult {
     if (!config) return INVALID_VALUE;
     return launch(context, function, config->grid, config->block, config->shared, config->stream,

@@ -12,7 +12,7 @@
 
 namespace {
 
-const size_t GUARD = 4096;  // one page
+const size_t GUARD = 4096;     // one page
 const size_t ALIGNMENT = 256;  // what the real allocator promises
 
 size_t rounded_up(size_t size, size_t unit) { return (size + unit - 1) / unit * unit; }
@@ -24,8 +24,8 @@ void* pointer_to(CUdeviceptr address) { return reinterpret_cast<void*>(address);
 Allocation mapped_between_guards(size_t size) {
   Allocation made{nullptr, nullptr, rounded_up(size, GUARD) + 2 * GUARD, size,
                   rounded_up(size, ALIGNMENT)};
-  void* mapping = mmap(nullptr, made.mapped, PROT_NONE,
-                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  void* mapping =
+      mmap(nullptr, made.mapped, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (mapping == MAP_FAILED) return made;
   made.mapping = static_cast<char*>(mapping);
   mprotect(made.mapping + GUARD, made.mapped - 2 * GUARD, PROT_READ | PROT_WRITE);

@@ -66,8 +66,8 @@ std::shared_ptr<Kernel> kernel_from(const Context& context, const Module& module
   for (int i = 0; i < module.built->parameter_count(name.c_str()); i++)
     kernel->parameter_sizes.push_back(module.built->parameter_size(name.c_str(), i));
   module.built->static_memory(name.c_str(), &kernel->static_shared, &kernel->local);
-  kernel->max_dynamic_shared = SHARED_MEMORY_AT_FIRST -
-                               std::min(SHARED_MEMORY_AT_FIRST, kernel->static_shared);
+  kernel->max_dynamic_shared =
+      SHARED_MEMORY_AT_FIRST - std::min(SHARED_MEMORY_AT_FIRST, kernel->static_shared);
   kernel->max_threads = max_threads_of(module.text, name);
   kernel->ptx_version = version_of(module.text);
   kernel->binary_version = number_of_device("compute_capabilities", context.device);

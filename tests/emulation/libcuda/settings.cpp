@@ -11,10 +11,10 @@ namespace {
 const std::map<std::string, std::string>& defaults() {
   static const auto& table = *new std::map<std::string, std::string>{
       {"devices", "1"},
-      {"device_names", "Emulated GPU"},    // several: separated by ';', the last one repeats
-      {"compute_capabilities", "90"},      // likewise
-      {"memory_bytes", "536870912"},       // likewise
-      {"multiprocessors", "4"},            // likewise
+      {"device_names", "Emulated GPU"},  // several: separated by ';', the last one repeats
+      {"compute_capabilities", "90"},    // likewise
+      {"memory_bytes", "536870912"},     // likewise
+      {"multiprocessors", "4"},          // likewise
       {"driver_version", "13000"},
       {"streams", "lazy"},   // lazy | random | issued | eager (timeline.cpp)
       {"seed", "0"},         // of random streams
