@@ -1,11 +1,11 @@
-"""Compiles one CUDA kernel file to PTX, with whichever compiler there is, and says which it took.
+"""Compiles one CUDA kernel file to PTX with the first compiler it finds, and prints which it was.
 
     python scripts/build_ptx.py kernels/NAME.cu FOLDER/compute_80/NAME.ptx
 
-Knows where compilers are found (nvcc on PATH, then pip's; NVRTC where there is no nvcc or no gcc),
-how each is called, and how a dependency file for make is written; the PTX's folder is the target.
-Not known here: which kernels there are and what is out of date, which is the Makefile's business.
-It needs nothing but Python's own library, so that `make ptx` needs no environment.
+It looks for nvcc on PATH, then for pip's; for NVRTC where there is no nvcc or no gcc. It writes the
+PTX and a dependency file for make; the PTX's folder names the target. Which kernels there are and
+which are out of date is decided by the Makefile. It needs only Python's standard library, so that
+`make ptx` needs no environment.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Protocol
 
-RELEASE_PTX_VERSION = (8, 0)  # PTX ISA of CUDA 12.0: every driver from 525 on loads it
+RELEASE_PTX_VERSION = (8, 0)  # PTX ISA of CUDA 12.0, which drivers from 525 on load
 REMEDY = (
     "no CUDA compiler found (looked for nvcc on PATH and in this Python's packages, which needs "
     "gcc, and for NVRTC): `make ptx-release` fetches NVRTC (24 MB) and builds with it, and "
@@ -33,13 +33,13 @@ REMEDY = (
 
 
 class BuildError(Exception):
-    """What to print before giving up; the compiler's own words where it has spoken."""
+    """A build that failed; its message is what the compiler printed, or why there is none."""
 
 
 @dataclass(frozen=True)
 class CompiledSource:
     ptx: str
-    dependencies: str  # the text of a dependency file, whose target is the PTX
+    dependencies: str  # the text of a make dependency file for the PTX
 
 
 class Compiler(Protocol):
@@ -58,8 +58,10 @@ class Nvcc:
 
     @property
     def name(self) -> str:
-        told = subprocess.run([self.path, "--version"], capture_output=True, text=True, check=False)
-        release = re.search(r"release ([\d.]+)", told.stdout)
+        answer = subprocess.run(
+            [self.path, "--version"], capture_output=True, text=True, check=False
+        )
+        release = re.search(r"release ([\d.]+)", answer.stdout)
         return f"nvcc {release[1] if release else '?'} ({self.path})"
 
     def compile(self, source: Path, ptx: Path) -> CompiledSource:
@@ -97,7 +99,7 @@ def nvcc_of_pip() -> Nvcc | None:
 
 
 def has_host_compiler() -> bool:
-    """nvcc preprocesses with gcc, even where only PTX is wanted."""
+    """Return whether there is a gcc: nvcc preprocesses with it, even to write PTX only."""
     return bool(os.environ.get("NVCC_CCBIN") or shutil.which("gcc"))
 
 
@@ -157,8 +159,8 @@ class Nvrtc:
 
     def _load(self) -> ctypes.CDLL:
         try:
-            # NVRTC looks for its built-in headers by name, which pip's folders do not answer to:
-            # it finds what is loaded already.
+            # NVRTC opens the library of its built-in headers by name, and does not find it in
+            # pip's folders unless it is loaded already.
             for builtins in self.library.parent.glob("libnvrtc-builtins.so*"):
                 ctypes.CDLL(str(builtins))
             return ctypes.CDLL(str(self.library))
@@ -167,11 +169,11 @@ class Nvrtc:
 
     def _check(self, code: int) -> None:
         if code:
-            raise BuildError(f"{self.library} answers with code {code}")
+            raise BuildError(f"{self.library} returned code {code}")
 
 
 def nvrtc_under(folders: Iterable[Path]) -> Nvrtc | None:
-    """NVRTC with the headers of the same CUDA, from the first folder that holds both."""
+    """Return NVRTC with the headers of the same CUDA, from the first folder that has both."""
     for folder in folders:
         for library, headers in nvrtc_places(folder):
             if (headers / "cuda_fp16.h").is_file():
@@ -180,7 +182,7 @@ def nvrtc_under(folders: Iterable[Path]) -> Nvrtc | None:
 
 
 def nvrtc_places(folder: Path) -> Iterator[tuple[Path, Path]]:
-    """(library, headers): as a toolkit is laid out, and pip's wheels for CUDA 13 and for 12."""
+    """Yield (library, headers) as in a toolkit, and as in pip's wheels for CUDA 13 and for 12."""
     for library in sorted(folder.glob("lib*/libnvrtc.so")):
         yield library, folder / "include"
     for library in sorted(folder.glob("nvidia/cu[0-9]*/lib/libnvrtc.so.[0-9]*")):
@@ -190,28 +192,28 @@ def nvrtc_places(folder: Path) -> Iterator[tuple[Path, Path]]:
 
 
 def likely_folders() -> list[Path]:
-    """This Python's packages, and the toolkit whose nvcc is on PATH but has no gcc."""
+    """Return the toolkit whose nvcc is on PATH but has no gcc, and this Python's packages."""
     nvcc = shutil.which("nvcc")
     toolkit = [Path(nvcc).resolve().parents[1]] if nvcc else []
     return [*toolkit, *(Path(entry) for entry in sys.path if entry)]
 
 
 def dependency_file(source: Path, ptx: Path) -> str:
-    """What nvcc's -MMD -MP would write, for the files in quotes: NVRTC tells nobody what it read.
+    """Return the dependency file that nvcc -MMD -MP would write; NVRTC does not tell what it read.
 
-    A file that an #if leaves out is listed all the same: that costs a compilation, never a bug.
+    Files included within an #if are always listed, which can only cause a needless compilation.
     """
     read = included_by(source, source.parent)
     files = [source, *(file for file in read if file != source)]
     listed = " \\\n    ".join(map(str, files))
-    # An empty rule for each header: one that is deleted is then no error, but a change.
+    # With an empty rule for each header, a deleted one is out of date and not an error.
     return f"{ptx} : {listed}\n" + "".join(f"\n{file}:\n" for file in files[1:])
 
 
 def included_by(source: Path, folder: Path) -> list[Path]:
-    """`source` and all that it includes in quotes, however deep; what is not there is skipped."""
+    """Return `source` and the files that it includes in quotes, recursively; skips missing ones."""
     found = [source]
-    for file in found:  # grows while it is walked
+    for file in found:  # grows during the loop
         for name in re.findall(r'^\s*#\s*include\s*"([^"]+)"', file.read_text(), re.MULTILINE):
             places = (file.parent / name, folder / name)
             header = next((place for place in places if place.is_file()), None)
@@ -224,7 +226,7 @@ def included_by(source: Path, folder: Path) -> list[Path]:
 
 
 def find_compiler(nvrtc: Path | None) -> Compiler:
-    """nvcc if it can work, else NVRTC from the folder `nvrtc`, else from where it may be."""
+    """Return nvcc if it works, else NVRTC from the folder `nvrtc`, else from likely folders."""
     fetched = [nvrtc] if nvrtc else []
     compiler = nvcc_on_path() or nvcc_of_pip() or nvrtc_under([*fetched, *likely_folders()])
     if compiler is None:
@@ -233,7 +235,7 @@ def find_compiler(nvrtc: Path | None) -> Compiler:
 
 
 def release_compiler(nvrtc: Path | None) -> Compiler:
-    """The NVRTC in the folder, and no other: a release is the same wherever it is built."""
+    """Return the NVRTC in the folder, and no other: releases do not depend on the machine."""
     compiler = nvrtc_under([nvrtc]) if nvrtc else None
     if compiler is None:
         raise BuildError(f"no NVRTC with its headers in {nvrtc}: `make ptx-release` fetches them")
@@ -244,7 +246,7 @@ def release_compiler(nvrtc: Path | None) -> Compiler:
 
 
 def target_of(ptx: Path) -> str:
-    """compute_80, compute_90a: the folder is the target."""
+    """Return the target, such as compute_80 or compute_90a, which the folder is named for."""
     return ptx.parent.name
 
 
@@ -256,7 +258,7 @@ def ptx_version(ptx: str) -> tuple[int, int]:
 
 
 def without_places(ptx: str, kernels: Path) -> str:
-    """`.file` lines as they are on every machine: ours from `kernels` on, the toolkit's by name."""
+    """Return PTX whose `.file` lines have no machine's paths: `kernels/…`, or a bare file name."""
     folder = kernels.resolve()
 
     def portable(line: re.Match[str]) -> str:
@@ -268,16 +270,16 @@ def without_places(ptx: str, kernels: Path) -> str:
 
 
 def write(compiled: CompiledSource, ptx: Path, begun: float) -> None:
-    """Both files under their names at once, the dependencies first: make must never miss them.
+    """Write the dependency file, then the PTX, each atomically: make must never see PTX alone.
 
-    They are as old as the compilation's beginning, so that what was edited meanwhile is newer.
+    Both get the time at which compilation began, so that a source edited meanwhile is newer.
     """
     ptx.parent.mkdir(parents=True, exist_ok=True)
     for text, target in ((compiled.dependencies, ptx.with_suffix(".d")), (compiled.ptx, ptx)):
-        aside = target.with_name(f".{target.name}.{os.getpid()}")
-        aside.write_text(text)
-        os.utime(aside, (begun, begun))
-        aside.replace(target)
+        temporary = target.with_name(f".{target.name}.{os.getpid()}")
+        temporary.write_text(text)
+        os.utime(temporary, (begun, begun))
+        temporary.replace(target)
 
 
 def build(source: Path, ptx: Path, compiler: Compiler, *, release: bool) -> None:
@@ -286,7 +288,7 @@ def build(source: Path, ptx: Path, compiler: Compiler, *, release: bool) -> None
     text = without_places(compiled.ptx, source.parent)
     if release and ptx_version(text) > RELEASE_PTX_VERSION:
         found, floor = (".".join(map(str, v)) for v in (ptx_version(text), RELEASE_PTX_VERSION))
-        raise BuildError(f"{source}: {compiler.name} writes PTX {found}; a release takes {floor}")
+        raise BuildError(f"{source}: {compiler.name} writes PTX {found}; a release needs {floor}")
     write(CompiledSource(text, compiled.dependencies), ptx, begun)
 
 
@@ -294,9 +296,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("source", type=Path, nargs="?", help="kernels/NAME.cu")
     parser.add_argument("ptx", type=Path, nargs="?", help="FOLDER/compute_80/NAME.ptx")
-    parser.add_argument("--nvrtc", type=Path, help="a folder that pip put NVRTC and headers in")
-    parser.add_argument("--release", action="store_true", help="that NVRTC only, and PTX 8.0")
-    parser.add_argument("--which", action="store_true", help="name the compiler, build nothing")
+    parser.add_argument("--nvrtc", type=Path, help="folder of NVRTC and its headers")
+    parser.add_argument("--release", action="store_true", help="that NVRTC only, PTX 8.0 at most")
+    parser.add_argument("--which", action="store_true", help="print the compiler and build nothing")
     arguments = parser.parse_args()
     if not arguments.which and not arguments.ptx:
         parser.error("give a kernel file and the PTX file to write")

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Everything worth knowing about cullama on a machine with a GPU: unattended, within ten minutes,
-# into one folder, with one line for each step in summary.txt.
+# Checks and measures cullama on a machine with a GPU: unattended, within ten minutes, into one
+# folder, with one line for each step in summary.txt.
 #
 #     scripts/gpu_check.sh [--model PATH] [--out FOLDER] [--minutes N]
 #
-# Knows the steps, their order and how long each may take; not what they print. A step that fails or
-# runs out of time is noted, and the next one begins. Exits with 0 only where every step passed.
-# PYTHON names the interpreter that has cullama's dependencies (default: .venv's, else python3), so
-# that a machine without network works with what it has; `make gpu-check` prepares .venv first.
+# Steps have time limits, and their output is saved without being interpreted. A step that fails or
+# runs out of time is noted, and the next one begins. Exits with 0 only if every step passed.
+# PYTHON names the interpreter that has cullama's dependencies (default: .venv's, else python3), for
+# machines without a network; `make gpu-check` prepares .venv first.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -15,8 +15,8 @@ python=${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo pyth
 out=gpu-check-$(date +%Y-%m-%d-%H%M%S)
 minutes=10
 model=() models=()
-# What the sanitizer, which slows a kernel tenfold and more, is given to watch.
-watched=${CULLAMA_SANITIZED_TESTS:-tests/operators}
+# The tests to run under the sanitizer, which slows kernels tenfold and more.
+sanitized=${CULLAMA_SANITIZED_TESTS:-tests/operators}
 
 usage() {
   sed -n '2,5s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
@@ -47,14 +47,14 @@ note() { # RESULT SECONDS NAME REMARK
   [ "$1" = pass ] || failures=$((failures + 1))
 }
 
-# step NAME LIMIT COMMAND…: its output goes to a file of its own, its outcome to the summary.
+# step NAME LIMIT COMMAND…: writes the command's output to its own file, its result to the summary.
 step() {
   local name=$1 limit=$2 file left=$((end - SECONDS)) begun=$SECONDS code
   shift 2
   steps=$((steps + 1))
   file=$(printf '%s/%02d-%s.txt' "$out" "$steps" "$name")
   if [ "$left" -le 0 ]; then
-    note fail 0 "$name" "not begun: the $minutes minutes are over"
+    note fail 0 "$name" "not started: the $minutes minutes are over"
     return
   fi
   [ "$limit" -le "$left" ] || limit=$left
@@ -63,7 +63,7 @@ step() {
   code=$?
   case $code in
     0) note pass $((SECONDS - begun)) "$name" "" ;;
-    124 | 137) note fail $((SECONDS - begun)) "$name" "not done within ${limit}s: ${file##*/}" ;;
+    124 | 137) note fail $((SECONDS - begun)) "$name" "not finished within ${limit}s: ${file##*/}" ;;
     *) note fail $((SECONDS - begun)) "$name" "exit $code: ${file##*/}" ;;
   esac
 }
@@ -95,8 +95,8 @@ sanitizer() {
   PATH=$PATH:/usr/local/cuda/bin:$packages/nvidia/cu13/bin command -v compute-sanitizer
 }
 
-# sanitize TOOL: the operator tests under one of compute-sanitizer's tools. Errors that a test
-# provokes from the driver on purpose are the test's business, not the sanitizer's.
+# sanitize TOOL: runs the operator tests under one of compute-sanitizer's tools. Errors of driver
+# calls are not reported, as some tests provoke them on purpose.
 sanitize() {
   local tool
   tool=$(sanitizer) || {
@@ -104,11 +104,11 @@ sanitize() {
     return 1
   }
   "$tool" --tool "$1" --error-exitcode 9 --report-api-errors no \
-    "$python" -m pytest -q -m gpu -p no:cacheprovider "$watched"
+    "$python" -m pytest -q -m gpu -p no:cacheprovider "$sanitized"
 }
 
-# `timeout` starts programs, not functions: a step that is one runs in a shell that knows them all.
-export python watched
+# `timeout` starts programs, not functions: functions are exported, and run by another shell.
+export python sanitized
 export -f machine build sanitizer sanitize
 cullama=("$python" -m cullama)
 
@@ -119,7 +119,7 @@ step doctor-json 120 "${cullama[@]}" doctor --json
 step story 60 "${cullama[@]}" story --backend cuda --seed 1 --max-tokens 64 "${model[@]}"
 step diff-bfloat16 60 "${cullama[@]}" diff --backends cpu,cuda --dtypes bfloat16 "${models[@]}"
 step diff-float32 60 "${cullama[@]}" diff --backends cpu,cuda --dtypes float32 "${models[@]}"
-# Speed needs no training: shapes with random weights, whatever the model's context is.
+# Speed does not depend on the values of weights: random ones will do.
 for shape in smollm2-135m llama-3.2-1b; do
   step "bench-$shape" 120 "${cullama[@]}" bench --backend cuda --json --config "$shape"
 done

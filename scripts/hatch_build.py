@@ -1,9 +1,9 @@
-"""What happens when a wheel is built: the kernels are compiled first, if anything here can.
+"""Hatchling's build hook: compiles the kernels before a wheel is built, if there is a compiler.
 
-Knows make and the words for a user; not how a kernel is compiled, which is the Makefile's. PTX that
-is there and up to date is shipped as it is, so `make ptx-release` decides what a release contains.
-Where no CUDA compiler is found the wheel is one for the CPU, and the build says so. An editable
-install compiles nothing: whoever works on the source calls `make ptx`.
+It calls `make ptx`, and leaves to the Makefile how kernels are compiled. PTX that is up to date is
+shipped as it is, so `make ptx-release` decides what a release contains. Where no CUDA compiler is
+found the wheel is for the CPU only, with a warning. Editable installs compile nothing: run
+`make ptx` in the source folder.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ class KernelsHook(BuildHookInterface[Any]):
         root = Path(self.root)
         if version == "editable" or has_kernels_of_a_release(root):
             return
-        missing = bring_up_to_date(root)
+        missing = update_kernels(root)
         if missing:
             state = "with kernels older than their source" if has_ptx(root) else "for the CPU only"
-            self.app.display_warning(f"cullama: this is a build {state}: {missing}")
+            self.app.display_warning(f"cullama: this build is {state}: {missing}")
 
 
-def bring_up_to_date(root: Path) -> str:
-    """Compiles what `make ptx` finds to do; says what is missing where that cannot be."""
+def update_kernels(root: Path) -> str:
+    """Compile the kernels that are out of date; return what is missing to do so, or ""."""
     if not shutil.which("make"):
         return "no `make`, which builds the kernels"
     if make(root, "--question", "ptx").returncode == 0:
         return ""
-    asked = [sys.executable, str(root / "scripts/build_ptx.py"), "--which"]
-    answer = subprocess.run(asked, capture_output=True, text=True, check=False)
+    command = [sys.executable, str(root / "scripts/build_ptx.py"), "--which"]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)
     if answer.returncode:
         return answer.stderr.strip()
     built = make(root, "ptx", f"PYTHON={sys.executable}")
@@ -45,7 +45,7 @@ def bring_up_to_date(root: Path) -> str:
 
 
 def has_kernels_of_a_release(root: Path) -> bool:
-    """A source archive brings its PTX along, and unpacking has made the files' times worthless."""
+    """Return whether this is a source archive with PTX; unpacking makes file times meaningless."""
     return (root / "PKG-INFO").is_file() and has_ptx(root)
 
 

@@ -195,7 +195,7 @@ def test_a_release_refuses_ptx_that_older_drivers_do_not_load(tmp_path: Path) ->
     source, ptx = tmp_path / "add.cu", tmp_path / "compute_80" / "add.ptx"
     script.build(source, ptx, TooNew(), release=False)
     assert ptx.is_file()
-    with pytest.raises(script.BuildError, match=r"NVRTC 13\.0 writes PTX 9\.0; a release takes 8"):
+    with pytest.raises(script.BuildError, match=r"NVRTC 13\.0 writes PTX 9\.0; a release needs 8"):
         script.build(source, ptx, TooNew(), release=True)
 
 

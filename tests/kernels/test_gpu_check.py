@@ -115,7 +115,7 @@ def test_an_older_driver_is_given_older_ptx(project: Path, driver: str, target: 
 def test_when_the_time_is_over_the_remaining_steps_say_so(project: Path) -> None:
     code, summary, _ = check(project, "--minutes", "0")
     assert code == 1
-    assert summary.count("not begun: the 0 minutes are over") == len(STEPS)
+    assert summary.count("not started: the 0 minutes are over") == len(STEPS)
 
 
 @pytest.mark.parametrize("arguments", [("--what", "else"), ("--model",)])
