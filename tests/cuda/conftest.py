@@ -1,7 +1,4 @@
-"""A GPU that can be made to fail, and models on it.
-
-It knows the emulated driver's knobs; what has to come of a failure is said where it is tested.
-"""
+"""Fixtures: an emulated GPU that can be made to fail, and models on it."""
 
 from __future__ import annotations
 
@@ -20,12 +17,12 @@ OpenModel: TypeAlias = Callable[..., LLM]
 
 @pytest.fixture
 def emulated(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """The knobs of a GPU as a program finds it: nothing allocated, nothing failed."""
+    """The knobs of a fresh emulated GPU: nothing allocated, nothing failed."""
     if gpu.IS_REAL:
         pytest.skip("a real GPU cannot be told to fail")
     gpu.require()
     device = gpu.emulated()
-    gc.collect()  # what earlier tests left over must not be returned in the middle of this one
+    gc.collect()  # garbage of earlier tests must not be freed during this one
     device.reset()
     for size in (
         "memory.STAGING_SIZE",
@@ -60,7 +57,7 @@ def small_model(write_small: Callable[..., Path]) -> Path:
 
 @pytest.fixture
 def open_model(emulated: Any, small_model: Path) -> Iterator[OpenModel]:
-    """Opens the small model, on the GPU unless told otherwise; closes it at the end of the test."""
+    """Opens the small model, on the GPU by default; closes it at the end of the test."""
     opened: list[LLM] = []
 
     def open_one(model: Path = small_model, backend: str = "cuda", **options: Any) -> LLM:

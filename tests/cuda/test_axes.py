@@ -1,4 +1,4 @@
-"""How shapes and strides are worked out for the broadcasting kernels, against numpy's own."""
+"""Shapes and strides for the broadcasting kernels, compared with numpy's."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ sizes = st.lists(st.sampled_from([1, 1, 2, 3]), max_size=6).map(tuple)
 
 
 def walk(axes: Axes, size: int, operand: str) -> list[int]:
-    """Where each element of the result lies in an operand, as `kernels/broadcast.cu` finds it."""
+    """Return the operand's offset of each element, computed as in `kernels/broadcast.cu`."""
     places = []
     for index in range(size):
         place, rest = 0, index
@@ -47,7 +47,7 @@ def test_every_element_is_found_where_numpy_finds_it(
         assert walk(axes, len(places), operand) == places
 
 
-def test_arrays_of_one_shape_are_walked_as_one_axis() -> None:
+def test_arrays_of_one_shape_have_one_axis() -> None:
     shape, axes = broadcast_axes((2, 3, 4), (2, 3, 4))
     assert (shape, axes.count, axes.shape[0], axes.x[0], axes.y[0]) == ((2, 3, 4), 1, 24, 1, 1)
 
@@ -63,7 +63,7 @@ def test_a_single_number_is_repeated_along_one_axis() -> None:
     assert (axes.count, axes.x[0], axes.y[0]) == (1, 1, 0)
 
 
-def test_matrices_of_a_batch_are_stepped_over_whole() -> None:
+def test_strides_of_a_batch_are_whole_matrices() -> None:
     shape, axes = broadcast_axes((4, 3), (3,), x_item=10, y_item=6)
     assert shape == (4, 3)
     assert (list(axes.x[:2]), list(axes.y[:2])) == ([30, 10], [0, 6])
@@ -74,12 +74,12 @@ def test_no_axes_are_one_element() -> None:
     assert (shape, axes.count, axes.strides) == ((1, 1), 0, (1, 0, 0))
 
 
-def test_shapes_that_do_not_go_together_are_named() -> None:
+def test_shapes_that_do_not_broadcast_are_named() -> None:
     with pytest.raises(UsageError, match=r"\[2, 3\] and \[2\] do not broadcast"):
         broadcast_shape((2, 3), (2,))
 
 
-def test_more_axes_than_the_kernels_walk_are_refused() -> None:
+def test_more_axes_than_the_kernels_take_are_refused() -> None:
     many = (2, 1) * (MAX_AXES // 2 + 1)
     with pytest.raises(UsageError, match="expected at most 8"):
         broadcast_axes(many, many[::-1])

@@ -1,4 +1,4 @@
-"""What the sampling kernel is sent, and how its answer is read; the drawing is tested elsewhere."""
+"""Sample params as the kernel gets them, and how its results are read."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def draw(tokens: tuple[int, ...] = (5, 6), prompt: int = 1, seed: int = 0, **par
     return Draw(SamplingParams(**params), seed, 0, tokens, prompt)
 
 
-def test_a_wish_is_sixteen_words() -> None:
+def test_sample_params_are_sixteen_words() -> None:
     assert len(pack_sample_params([draw(temperature=0.5)], 10).rows) == ROW_SIZE
     assert len(pack_sample_params([draw(temperature=0)] * 3, 10).rows) == 3 * ROW_SIZE
 
@@ -43,7 +43,7 @@ def test_lists_of_rows_end_where_the_next_begins() -> None:
     assert packed.seen == struct.pack("<iiiiii", 7, 0, 8, 1, 9, 1)
 
 
-def test_only_the_answer_is_seen_where_only_it_counts() -> None:
+def test_only_generated_tokens_are_seen_without_a_repetition_penalty() -> None:
     packed = pack_sample_params([draw(tokens=(1, 2, 3), prompt=2, presence_penalty=1.0)], 10)
     assert packed.seen == struct.pack("<ii", 3, 1)
 
@@ -64,7 +64,7 @@ def test_a_bias_outside_the_vocabulary_is_refused() -> None:
         pack_sample_params([draw(logit_bias={10: 1.0})], 10)
 
 
-def test_rows_that_are_no_numbers_are_errors_and_the_others_tokens() -> None:
+def test_rows_with_nan_are_errors_and_the_others_tokens() -> None:
     found = np.zeros(3, DRAWN)
     found["token"], found["best"] = [4, 5, 6], [1.0, np.nan, 2.0]
     drawn = read_drawn(found, [draw()] * 3, vocabulary=10)

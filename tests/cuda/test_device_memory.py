@@ -1,4 +1,4 @@
-"""The pool, on addresses of a device that only counts."""
+"""The pool, on a device that hands out addresses without memory."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ARENA = 64 * ALIGNMENT
 
 
 class CountingDevice:
-    """Hands out addresses, and remembers which are out."""
+    """Hands out addresses, and records which are allocated."""
 
     name, index = "a device", 0
 
@@ -76,7 +76,7 @@ def test_a_step_that_is_repeated_gets_the_same_addresses() -> None:
     assert pool.arenas == 1
 
 
-def test_pieces_never_overlap_and_stay_aligned() -> None:
+def test_buffers_never_overlap_and_are_aligned() -> None:
     draw = random.Random(7)
     device = CountingDevice()
     pool = pool_of(device)
@@ -91,8 +91,8 @@ def test_pieces_never_overlap_and_stay_aligned() -> None:
         assert all(start % ALIGNMENT == 0 for start, _ in spans)
 
 
-def test_what_was_returned_is_whole_again() -> None:
-    """Neighbours join, so a large piece fits where small ones were."""
+def test_adjacent_free_ranges_are_merged() -> None:
+    """A large buffer then fits where small ones were."""
     pool = pool_of(CountingDevice())
     small = [pool.allocate(ALIGNMENT) for _ in range(64)]
     random.Random(1).shuffle(small)
@@ -101,7 +101,7 @@ def test_what_was_returned_is_whole_again() -> None:
     assert pool.arenas == 1
 
 
-def test_an_array_and_its_views_hold_their_memory_together() -> None:
+def test_memory_is_kept_while_an_array_or_a_view_of_it_is_alive() -> None:
     pool = pool_of(CountingDevice())
     array: DeviceArray | None = empty(pool, (4, 8), np.float32)
     assert array is not None
@@ -113,7 +113,7 @@ def test_an_array_and_its_views_hold_their_memory_together() -> None:
     assert pool.allocate(1).address == address
 
 
-def test_closing_returns_every_arena() -> None:
+def test_close_frees_every_arena() -> None:
     device = CountingDevice()
     pool = pool_of(device)
     held = [pool.allocate(ARENA) for _ in range(3)]
@@ -123,7 +123,7 @@ def test_closing_returns_every_arena() -> None:
     del held  # dropped after the pool was closed: nothing happens
 
 
-def test_a_full_device_says_how_much_was_asked_and_what_to_lower() -> None:
+def test_an_out_of_memory_error_says_how_much_was_needed_and_what_to_lower() -> None:
     pool = pool_of(CountingDevice(size=10_000_000))
     with pytest.raises(
         DeviceMemoryError, match=r"no room for 20 MB: 10 MB of 10 MB are free.*Lower"

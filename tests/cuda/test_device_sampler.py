@@ -73,7 +73,7 @@ PARAMS: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("vocabulary", [1, 2, 31, 32, 33, 255, 256, 257, 513, 5003])
 @pytest.mark.parametrize("params", PARAMS, ids=str)
-def test_every_wish_in_vocabularies_of_every_size(
+def test_every_sampling_param_in_vocabularies_of_every_size(
     ops: Any, params: dict[str, Any], vocabulary: int
 ) -> None:
     logits = normal(6, vocabulary)
@@ -81,8 +81,8 @@ def test_every_wish_in_vocabularies_of_every_size(
     same_as_the_host(ops, logits, draws_of(6, text, **params))
 
 
-def test_any_wishes_on_any_row(ops: Any) -> None:
-    """Logits in steps of a half, so that equals are everywhere and the lower id must win."""
+def test_combinations_of_sampling_params(ops: Any) -> None:
+    """Logits are multiples of a half, so that there are many ties, which the lower id must win."""
 
     @settings(max_examples=60)
     @given(
@@ -101,14 +101,14 @@ def test_any_wishes_on_any_row(ops: Any) -> None:
 
 
 @pytest.mark.parametrize("temperature", [0, 1.0])
-def test_equals_go_to_the_lower_id(ops: Any, temperature: float) -> None:
+def test_ties_go_to_the_lower_id(ops: Any, temperature: float) -> None:
     logits = np.zeros((4, 700), np.float32)
     assert tokens_of(drawn(ops, logits, draws_of(4, temperature=temperature, top_k=1))) == [0] * 4
     logits[:, [300, 650]] = 2
     assert tokens_of(drawn(ops, logits, draws_of(4, temperature=temperature, top_k=1))) == [300] * 4
 
 
-def test_of_equals_at_the_edge_of_the_best_k_the_first_are_kept(ops: Any) -> None:
+def test_of_ties_at_the_edge_of_the_top_k_the_first_are_kept(ops: Any) -> None:
     logits = np.full((200, 600), -1, np.float32)
     logits[:, 5] = 1
     found = set(tokens_of(drawn(ops, logits, draws_of(200, top_k=4))))
@@ -148,9 +148,7 @@ def test_a_row_does_not_depend_on_its_neighbours(ops: Any) -> None:
 
 @pytest.mark.parametrize("place", [0, 17, 255, 599])
 @pytest.mark.parametrize("params", [{"temperature": 0}, {}, {"logit_bias": {1: 1.0}}], ids=str)
-def test_what_is_no_number_ends_its_row_and_no_other(
-    ops: Any, params: dict[str, Any], place: int
-) -> None:
+def test_nan_ends_its_row_and_no_other(ops: Any, params: dict[str, Any], place: int) -> None:
     logits = normal(4, 600)
     logits[0, place] = np.nan
     logits[1, place] = np.inf
@@ -162,7 +160,7 @@ def test_what_is_no_number_ends_its_row_and_no_other(
     assert isinstance(results[3], Drawn)
 
 
-def test_a_bias_of_a_million_is_still_a_number(ops: Any) -> None:
+def test_a_bias_of_a_million_is_applied(ops: Any) -> None:
     logits = normal(2, 50)
     for bias, wanted in ((1e6, 7), (-1e6, None)):
         tokens = tokens_of(drawn(ops, logits, draws_of(2, logit_bias={7: bias})))
@@ -170,7 +168,7 @@ def test_a_bias_of_a_million_is_still_a_number(ops: Any) -> None:
 
 
 @pytest.mark.parametrize("wanted", [0, 1, 5, 20])
-def test_the_likeliest_are_reported_with_their_logarithms(ops: Any, wanted: int) -> None:
+def test_top_tokens_are_reported_with_log_probabilities(ops: Any, wanted: int) -> None:
     logits = normal(3, 70)
     params: dict[str, Any] = {"logprobs": wanted, "temperature": 0.7, "logit_bias": {3: 9.0}}
     for mine, theirs in zip(
@@ -194,7 +192,7 @@ def test_a_small_vocabulary_is_reported_whole(ops: Any) -> None:
     assert sorted(token for token, _ in result.logprobs.top) == [0, 1, 2]
 
 
-def test_logits_stay_as_they_were(ops: Any) -> None:
+def test_logits_are_not_changed(ops: Any) -> None:
     logits = normal(2, 80)
     on_device = ops.upload(logits)
     ops.sample(on_device, draws_of(2, repetition_penalty=2.0, logprobs=3))()

@@ -1,4 +1,4 @@
-"""Machines on which the GPU cannot be used: one line with the remedy, and the CPU goes on."""
+"""Machines whose GPU cannot be used get one line with the remedy; `auto` then uses the CPU."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ import pytest
 from cullama import LLM, SamplingParams
 from cullama.errors import CullamaError, DeviceError, DeviceUnavailableError, UsageError
 
-# They are errors, but for what Python 3.12 has to say about forks of processes with threads.
+# Warnings are errors, except for Python 3.12's about forks of processes with threads.
 WARNINGS = ("-W", "error", "-W", "ignore:This process:DeprecationWarning")
 STORY = ("--max-tokens", "4", "--temperature", "0", "--seed", "1")
 
-# Asks for the GPU, and afterwards, in the same process, for whatever can be used.
+# Uses the GPU, and then, in the same process, the best backend that works.
 TWICE = """
 import sys
 {before}
@@ -30,7 +30,7 @@ for backend in ("cuda", "auto"):
     print("---", file=sys.stderr, flush=True)
 """
 WITHOUT_BINDINGS = "sys.modules['cuda.bindings'] = None"
-# How cuBLAS is looked for: `{}` says what is found. The bindings look for libcuda by the same way.
+# Replaces the search for cuBLAS by `{}`; the bindings find libcuda by the same function.
 CUBLAS_SEARCH = """
 import ctypes, cuda.pathfinder as finder
 search = finder.load_nvidia_dynamic_lib
@@ -49,12 +49,12 @@ if os.fork():
 
 
 class Environment(NamedTuple):
-    """A machine, and what is to be said about it."""
+    """A machine whose GPU cannot be used, and what the error must say."""
 
     found: str
     remedy: str
-    knobs: dict[str, Any] = {}  # noqa: RUF012 - nobody changes it
-    before: str = ""  # is run before cullama is
+    knobs: dict[str, Any] = {}  # noqa: RUF012 - never changed
+    before: str = ""  # Python code to run first
 
 
 UNUSABLE = {
@@ -76,10 +76,10 @@ UNUSABLE = {
         "Ampere generation or newer",
         {"compute_capabilities": 75},
     ),
-    "a GPU that somebody else has to himself": Environment(
+    "a GPU in exclusive use by another process": Environment(
         "DEVICE_UNAVAILABLE", "nvidia-smi", {"faults": "cuDevicePrimaryCtxRetain:1+:46"}
     ),
-    "a GPU that is full to the last byte": Environment(
+    "a GPU without memory for a context": Environment(
         r"Emulated GPU \(cuda:0\) cannot be used: out of memory",
         "nvidia-smi",
         {"faults": "cuDevicePrimaryCtxRetain:1+:2"},
@@ -105,11 +105,11 @@ UNUSABLE = {
 
 
 def machine(folder: Path, knobs: dict[str, Any]) -> dict[str, str]:
-    """The environment of a process on a machine of that kind."""
+    """Return the environment variables of a process on such a machine."""
     from emulation import device
 
     if knobs.get("driver") == "none":
-        (folder / "libcuda.so.1").touch()  # is found before a real one, and is none
+        (folder / "libcuda.so.1").touch()  # found before a real one, but not a library
         return {"LD_LIBRARY_PATH": str(folder)}
     return device.environment(**knobs)
 
@@ -120,7 +120,7 @@ def start(
     *arguments: str | Path,
     environment: dict[str, str] | None = None,
 ) -> subprocess.CompletedProcess[str]:
-    """A script with arguments, in a process of its own, where a warning is an error."""
+    """Run a script in its own process, with warnings as errors."""
     return subprocess.run(
         [sys.executable, *WARNINGS, "-c", script, *map(str, arguments)],
         env=cullama_command.environment(environment),
@@ -141,7 +141,7 @@ def no_gpu_is_needed() -> None:
 
 @pytest.mark.usefixtures("no_gpu_is_needed")
 @pytest.mark.parametrize("name", UNUSABLE)
-def test_one_line_says_what_was_found_and_what_to_do_and_auto_takes_the_cpu(
+def test_the_error_has_one_line_with_a_remedy_and_auto_uses_the_cpu(
     name: str, cullama_command: Any, tiny_model: Path, tmp_path: Path
 ) -> None:
     environment = UNUSABLE[name]
@@ -182,7 +182,7 @@ def matches(line: str, pattern: str) -> None:
         (["--backend", "cuda", "--threads", "2"], "threads is 2, which is for the CPU"),
     ],
 )
-def test_what_cannot_be_meant_is_misuse(
+def test_impossible_backends_are_usage_errors(
     options: list[str], complaint: str, cullama_command: Any, tiny_model: Path
 ) -> None:
     from emulation import device
@@ -197,7 +197,7 @@ def test_what_cannot_be_meant_is_misuse(
 
 
 @pytest.mark.parametrize("backend", ["cuda:x", "cuda:", "cuda:-1", "cuda:1.5", "cuda:²"])
-def test_a_number_that_is_none_is_named(backend: str, tiny_model: Path) -> None:
+def test_an_invalid_device_number_is_named(backend: str, tiny_model: Path) -> None:
     with pytest.raises(UsageError, match=f"backend is '{backend}'.*cuda:1"):
         LLM(tiny_model, backend=backend)
 
@@ -213,7 +213,7 @@ def stories(cullama_command: Any, model: Path, environment: dict[str, str]) -> l
 
 
 @pytest.mark.usefixtures("no_gpu_is_needed")
-def test_both_cuda_majors_installed_is_one_too_many_and_no_harm(
+def test_two_installed_versions_of_cublas_do_no_harm(
     cullama_command: Any, tiny_model: Path
 ) -> None:
     from emulation import device
@@ -228,7 +228,7 @@ def test_both_cuda_majors_installed_is_one_too_many_and_no_harm(
 
 
 @pytest.mark.usefixtures("no_gpu_is_needed")
-def test_without_cublas_the_story_is_told_and_the_line_says_so(
+def test_without_cublas_the_output_is_the_same_and_the_description_says_so(
     cullama_command: Any, tiny_model: Path, tmp_path: Path
 ) -> None:
     ended = start(
@@ -244,10 +244,10 @@ def test_without_cublas_the_story_is_told_and_the_line_says_so(
 
 
 @pytest.mark.usefixtures("no_gpu_is_needed")
-def test_a_library_by_the_name_of_cublas_that_is_none_is_named(
+def test_a_cublas_file_that_is_no_library_is_named(
     cullama_command: Any, tiny_model: Path, tmp_path: Path
 ) -> None:
-    """A download that broke off, or one for another machine."""
+    """As after an incomplete download, or of another architecture."""
     broken = tmp_path / "libcublas.so.13"
     broken.write_text("not a library")
     before = CUBLAS_SEARCH.format(f"ctypes.CDLL({str(broken)!r})")
@@ -263,7 +263,7 @@ def test_a_library_by_the_name_of_cublas_that_is_none_is_named(
     assert "Traceback" not in ended.stderr
 
 
-# --- the same, asked of the library ---------------------------------------------------------------
+# --- the same through the library -----------------------------------------------------------------
 
 
 def open_on(backend: str, model: Path) -> LLM:
@@ -284,7 +284,7 @@ def open_on(backend: str, model: Path) -> LLM:
         ("faults", "cublasCreate:1+:1", DeviceError),
     ],
 )
-def test_the_process_lives_on(
+def test_the_process_survives_and_can_use_the_gpu_later(
     knob: str,
     value: Any,
     error: type[CullamaError],
@@ -312,7 +312,7 @@ def test_the_process_lives_on(
         assert "Emulated GPU" in llm.description
 
 
-def test_a_second_gpu_is_taken_by_its_number(emulated: Any, tiny_model: Path) -> None:
+def test_a_second_gpu_is_chosen_by_its_number(emulated: Any, tiny_model: Path) -> None:
     emulated.set("devices", 2)
     emulated.set("device_names", "First;Second")
     with open_on("cuda:1", tiny_model) as llm:

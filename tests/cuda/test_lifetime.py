@@ -1,4 +1,4 @@
-"""Opened, closed, dropped, forked, left open: the GPU's memory comes back, and nothing hangs."""
+"""Models that are closed, dropped, forked or left open return the GPU's memory, and do not hang."""
 
 from __future__ import annotations
 
@@ -18,52 +18,52 @@ from cullama import LLM, SamplingParams
 from cullama.errors import ClosedError, CullamaError, DeviceError
 
 PROMPT = "Once upon a time a small llama"
-# They are errors, but for what Python 3.12 has to say about forks of processes with threads.
+# Warnings are errors, except for Python 3.12's about forks of processes with threads.
 WARNINGS = ("-W", "error", "-W", "ignore:This process:DeprecationWarning")
 GREEDY = SamplingParams(max_tokens=4, temperature=0, ignore_eos=True)
 LONG = SamplingParams(max_tokens=60, temperature=0, ignore_eos=True)
 
 OpenModel = Callable[..., LLM]
-Answer = tuple[int, ...]
+TokenList = tuple[int, ...]
 
 
 @pytest.fixture(scope="module")
-def expected(small_model: Path) -> Answer:
+def expected(small_model: Path) -> TokenList:
     with LLM(small_model, backend="cpu", dtype="float32") as llm:
-        return written(llm)
+        return generated(llm)
 
 
-def written(llm: LLM) -> Answer:
+def generated(llm: LLM) -> TokenList:
     return llm.generate(PROMPT, GREEDY).token_ids
 
 
-def held(emulated: Any) -> tuple[int, int]:
-    """Bytes of the device, pieces of the host."""
+def allocated(emulated: Any) -> tuple[int, int]:
+    """Return bytes of device memory and the number of pinned host allocations."""
     return emulated.live_bytes(), emulated.pinned_allocations()
 
 
 # --- closing --------------------------------------------------------------------------------------
 
 
-def test_closing_returns_all_memory_and_closing_again_does_nothing(
-    emulated: Any, open_model: OpenModel, expected: Answer
+def test_close_frees_all_memory_and_a_second_close_does_nothing(
+    emulated: Any, open_model: OpenModel, expected: TokenList
 ) -> None:
     llm = open_model()
-    assert written(llm) == expected
-    assert held(emulated) > (0, 0)
+    assert generated(llm) == expected
+    assert allocated(emulated) > (0, 0)
     llm.close()
-    assert held(emulated) == (0, 0)
+    assert allocated(emulated) == (0, 0)
     calls = emulated.calls("cuMemFree")
     llm.close()
     assert emulated.calls("cuMemFree") == calls
 
 
-def test_closing_ends_a_stream_under_way(emulated: Any, open_model: OpenModel) -> None:
+def test_closing_ends_a_running_stream(emulated: Any, open_model: OpenModel) -> None:
     llm = open_model()
     stream = llm.stream(PROMPT, LONG)
     next(stream)
     llm.close()
-    assert held(emulated) == (0, 0)
+    assert allocated(emulated) == (0, 0)
     with pytest.raises(ClosedError, match="closed while this text was under way"):
         for _ in stream:
             pass
@@ -74,30 +74,30 @@ def test_an_observer_may_close(emulated: Any, open_model: OpenModel) -> None:
     llm.engine.observers.append(lambda record: llm.close())
     with pytest.raises(ClosedError):
         llm.generate(PROMPT, LONG)
-    assert held(emulated) == (0, 0)
+    assert allocated(emulated) == (0, 0)
 
 
 @pytest.mark.parametrize("starts_engine", [False, True])
 def test_any_thread_may_close(
-    starts_engine: bool, emulated: Any, open_model: OpenModel, expected: Answer
+    starts_engine: bool, emulated: Any, open_model: OpenModel, expected: TokenList
 ) -> None:
-    """One in which the device was never entered, while another model keeps its context alive."""
+    """Also a thread that never used the device, while another model keeps the context alive."""
     other, llm = open_model(), open_model()
     before = emulated.live_bytes()
     if starts_engine:
         llm.engine.start()
-    assert written(llm) == expected
+    assert generated(llm) == expected
     thread = threading.Thread(target=llm.close)
     thread.start()
     thread.join(timeout=30)
     assert not thread.is_alive()
     assert emulated.live_bytes() <= before - 64_000_000
-    assert written(other) == expected
+    assert generated(other) == expected
     other.close()
-    assert held(emulated) == (0, 0)
+    assert allocated(emulated) == (0, 0)
 
 
-def test_what_follows_the_closing_says_so(emulated: Any, open_model: OpenModel) -> None:
+def test_use_after_close_raises_closed_error(emulated: Any, open_model: OpenModel) -> None:
     llm = open_model()
     operators, array = llm.engine.runner.ops, llm.engine.runner.model.weights.norm
     llm.close()
@@ -113,24 +113,24 @@ def test_what_follows_the_closing_says_so(emulated: Any, open_model: OpenModel) 
             use()
 
 
-def test_after_an_error_everything_comes_back(emulated: Any, open_model: OpenModel) -> None:
+def test_all_memory_is_freed_after_an_error(emulated: Any, open_model: OpenModel) -> None:
     llm = open_model()
     emulated.fault("cuLaunchKernel:7+:1")
     with pytest.raises(DeviceError):
-        written(llm)
+        generated(llm)
     emulated.fault("")
     llm.close()
-    assert held(emulated) == (0, 0)
+    assert allocated(emulated) == (0, 0)
 
 
 def test_opening_and_closing_many_times_leaves_nothing(
-    emulated: Any, open_model: OpenModel, expected: Answer
+    emulated: Any, open_model: OpenModel, expected: TokenList
 ) -> None:
     def once() -> int:
         with open_model() as llm:
-            assert written(llm) == expected
+            assert generated(llm) == expected
             most = emulated.live_bytes()
-        assert held(emulated) == (0, 0)
+        assert allocated(emulated) == (0, 0)
         return most
 
     first = once()
@@ -140,7 +140,9 @@ def test_opening_and_closing_many_times_leaves_nothing(
 # --- several at once ------------------------------------------------------------------------------
 
 
-def test_two_models_share_a_device(emulated: Any, open_model: OpenModel, expected: Answer) -> None:
+def test_two_models_share_a_device(
+    emulated: Any, open_model: OpenModel, expected: TokenList
+) -> None:
     first, second = open_model(), open_model()
     streams = [first.stream(PROMPT, GREEDY), second.stream(PROMPT, GREEDY)]
     for _ in zip(*streams, strict=False):  # step by step in turn
@@ -150,16 +152,18 @@ def test_two_models_share_a_device(emulated: Any, open_model: OpenModel, expecte
             pass
         assert stream.completion.token_ids == expected
     first.close()
-    assert written(second) == expected
+    assert generated(second) == expected
     second.close()
-    assert held(emulated) == (0, 0)
+    assert allocated(emulated) == (0, 0)
 
 
-def test_two_models_in_two_threads(emulated: Any, open_model: OpenModel, expected: Answer) -> None:
-    outcomes: list[Answer] = []
+def test_two_models_in_two_threads(
+    emulated: Any, open_model: OpenModel, expected: TokenList
+) -> None:
+    outcomes: list[TokenList] = []
 
     def work(llm: LLM) -> None:
-        outcomes.extend(written(llm) for _ in range(3))
+        outcomes.extend(generated(llm) for _ in range(3))
         llm.close()
 
     threads = [threading.Thread(target=work, args=(open_model(),)) for _ in range(2)]
@@ -168,97 +172,95 @@ def test_two_models_in_two_threads(emulated: Any, open_model: OpenModel, expecte
     for thread in threads:
         thread.join(timeout=60)
     assert outcomes == [expected] * 6
-    assert held(emulated) == (0, 0)
+    assert allocated(emulated) == (0, 0)
 
 
 def test_two_devices_in_one_thread_keep_apart(
-    emulated: Any, open_model: OpenModel, expected: Answer
+    emulated: Any, open_model: OpenModel, expected: TokenList
 ) -> None:
-    """What is current in a thread is the one that was entered last, whoever did it."""
+    """A thread has one current context, and each model makes its own current when it needs it."""
     emulated.set("devices", 2)
     first, second = open_model(), open_model(backend="cuda:1")
     for _ in range(2):
-        assert written(first) == expected
-        assert written(second) == expected
+        assert generated(first) == expected
+        assert generated(second) == expected
     second.close()
-    assert written(first) == expected
+    assert generated(first) == expected
 
 
-def test_others_may_change_the_current_context(
-    emulated: Any, open_model: OpenModel, expected: Answer
+def test_other_libraries_may_change_the_current_context(
+    emulated: Any, open_model: OpenModel, expected: TokenList
 ) -> None:
     """PyTorch and CuPy do, in the same thread."""
     from cuda.bindings import driver
 
     llm = open_model()
-    assert written(llm) == expected
+    assert generated(llm) == expected
     driver.cuCtxSetCurrent(driver.CUcontext(0))
-    assert written(llm) == expected
+    assert generated(llm) == expected
     driver.cuCtxSetCurrent(driver.CUcontext(0))
     llm.logits(PROMPT)
     driver.cuCtxSetCurrent(driver.CUcontext(0))
     llm.close()
-    assert held(emulated) == (0, 0)
+    assert allocated(emulated) == (0, 0)
 
 
-def test_threads_that_come_and_go_are_not_taken_for_each_other(
-    emulated: Any, open_model: OpenModel, expected: Answer
+def test_a_new_thread_with_the_id_of_an_old_one_makes_the_context_current(
+    emulated: Any, open_model: OpenModel, expected: TokenList
 ) -> None:
-    """The system gives a new thread the number of one that has ended."""
+    """The system reuses the ids of threads that have ended."""
     llm = open_model()
-    outcomes: list[Answer] = []
+    outcomes: list[TokenList] = []
     for _ in range(5):
-        thread = threading.Thread(target=lambda: outcomes.append(written(llm)))
+        thread = threading.Thread(target=lambda: outcomes.append(generated(llm)))
         thread.start()
         thread.join(timeout=30)
     assert outcomes == [expected] * 5
 
 
-# --- dropped --------------------------------------------------------------------------------------
+# --- garbage collection ---------------------------------------------------------------------------
 
 
-def test_a_model_that_is_dropped_returns_its_memory(
-    emulated: Any, small_model: Path, expected: Answer
+def test_a_model_that_is_garbage_collected_frees_its_memory(
+    emulated: Any, small_model: Path, expected: TokenList
 ) -> None:
     llm = LLM(small_model, backend="cuda", dtype="float32", cache_tokens=512)
-    assert written(llm) == expected
-    assert written(llm) == expected  # graphs are captured by now
+    assert generated(llm) == expected
+    assert generated(llm) == expected  # graphs are captured by now
     operators = weakref.ref(llm.engine.runner.ops)
     del llm
     gc.collect()
     assert operators() is None
-    assert held(emulated) == (0, 0)
+    assert allocated(emulated) == (0, 0)
 
 
-def test_dropping_one_in_the_middle_of_anothers_work_disturbs_nothing(
-    emulated: Any, open_model: OpenModel, small_model: Path, expected: Answer
+def test_collecting_one_model_does_not_disturb_another_that_works(
+    emulated: Any, open_model: OpenModel, small_model: Path, expected: TokenList
 ) -> None:
-    """The garbage collector comes when it likes: here whenever something is allocated."""
+    """The garbage collector may run at any moment; here it runs at every allocation."""
     emulated.set("devices", 2)
     llm = open_model()
     thresholds = gc.get_threshold()
     try:
         for _ in range(3):
-            written(LLM(small_model, backend="cuda:1", dtype="float32", cache_tokens=512))
+            generated(LLM(small_model, backend="cuda:1", dtype="float32", cache_tokens=512))
             gc.set_threshold(1, 1, 1)
-            assert written(llm) == expected
+            assert generated(llm) == expected
             gc.set_threshold(*thresholds)
     finally:
         gc.set_threshold(*thresholds)
     llm.close()
     gc.collect()
-    assert held(emulated) == (0, 0)
+    assert allocated(emulated) == (0, 0)
 
 
-def test_a_model_dropped_for_an_error_in_loading_leaves_nothing(
-    emulated: Any, open_model: OpenModel
-) -> None:
+def test_an_error_while_loading_frees_everything(emulated: Any, open_model: OpenModel) -> None:
     def stop(done: int, total: int) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         open_model(progress=stop)
-    assert held(emulated) == (0, 0)
+    assert allocated(emulated) == (0, 0)
 
 
 # --- processes ------------------------------------------------------------------------------------
@@ -350,7 +352,7 @@ def source() -> Path:
     return Path(cullama.__file__).parents[1]
 
 
-def test_a_forked_child_gets_one_line_and_the_parent_goes_on(
+def test_a_forked_child_gets_an_error_and_the_parent_continues(
     emulated: Any, small_model: Path, source: Path
 ) -> None:
     done = run(FORK, small_model, source)
@@ -365,7 +367,7 @@ def test_a_forked_child_gets_one_line_and_the_parent_goes_on(
     assert end == "the parent goes on"
 
 
-def test_a_child_of_a_parent_that_works_in_a_thread_does_not_wait_for_it(
+def test_a_forked_child_does_not_wait_for_the_engine_thread_of_its_parent(
     emulated: Any, small_model: Path, source: Path
 ) -> None:
     done = run(FORK_WITH_A_THREAD, small_model, source)
@@ -376,20 +378,17 @@ def test_a_child_of_a_parent_that_works_in_a_thread_does_not_wait_for_it(
 
 
 @pytest.mark.parametrize("more", ["", WITH_A_THREAD, IN_A_CYCLE, "del llm"])
-def test_a_program_that_ends_without_closing_ends_in_silence(
+def test_a_program_that_ends_without_closing_prints_nothing(
     more: str, emulated: Any, small_model: Path, source: Path
 ) -> None:
     done = run(LEFT_OPEN.format(more=more), small_model, source)
     assert (done.returncode, done.stdout, done.stderr) == (0, "bye\n", "")
 
 
-def test_errors_of_ours_are_all_that_comes_of_a_closed_device(
-    emulated: Any, open_model: OpenModel
-) -> None:
+def test_a_closed_device_raises_only_cullama_errors(emulated: Any, open_model: OpenModel) -> None:
     llm = open_model()
     ops: Any = llm.engine.runner.ops
-    device = ops.device
-    device.close()  # not what anybody should do
+    ops.device.close()  # behind the model's back
     with pytest.raises(CullamaError):
-        written(llm)
+        generated(llm)
     llm.close()

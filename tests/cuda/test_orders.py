@@ -1,8 +1,8 @@
-"""Whatever order the device works in, the tokens are the CPU's: nothing is read before it is there.
+"""In every order of the device's work the tokens are the CPU's: nothing is read too early.
 
-The emulated driver does queued work as late as it may (lazy), as early (eager, issued), or by
-chance; blocks and threads come in ascending, descending or random order. Staging memory that is
-written to again too early, and a missing wait, show in the tokens.
+The emulated driver runs queued work as late as allowed (lazy), as early (eager, issued), or at
+random; blocks and threads run in ascending, descending or random order. Staging memory that is
+reused too early and missing synchronisation show as wrong tokens.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ DRAWN = SamplingParams(
 )
 
 OpenModel = Callable[..., LLM]
-Answers = list[tuple[int, ...]]
+TokenLists = list[tuple[int, ...]]
 
 
-def written(llm: LLM) -> Answers:
-    """Texts of several lengths, greedy and drawn, some of them begun while others are under way."""
+def generated(llm: LLM) -> TokenLists:
+    """Generate several lengths, greedy and sampled; some requests start while another runs."""
     early = llm.stream(PROMPTS[0], DRAWN)
     next(early)
     completions = llm.generate(PROMPTS, GREEDY) + llm.generate(PROMPTS[:2], DRAWN)
@@ -36,48 +36,53 @@ def written(llm: LLM) -> Answers:
 
 
 @pytest.fixture(scope="module")
-def expected(tiny_model: Path) -> Answers:
+def expected(tiny_model: Path) -> TokenLists:
     with LLM(tiny_model, backend="cpu", dtype="float32") as llm:
-        return written(llm)
+        return generated(llm)
 
 
 @pytest.mark.parametrize(
     ("streams", "seed"),
     [("lazy", 0), ("issued", 0), ("eager", 0), *(("random", seed) for seed in range(3))],
 )
-def test_work_may_be_done_early_or_late(
+def test_queued_work_may_run_early_or_late(
     streams: str,
     seed: int,
     emulated: Any,
     open_model: OpenModel,
     tiny_model: Path,
-    expected: Answers,
+    expected: TokenLists,
 ) -> None:
     emulated.streams(streams, seed)
-    assert written(open_model(tiny_model)) == expected
+    assert generated(open_model(tiny_model)) == expected
 
 
 @pytest.mark.parametrize(
     ("order", "seed"),
     [("ascending", 0), ("descending", 0), ("random", 0), ("random", 1)],
 )
-def test_threads_and_blocks_may_come_in_any_order(
-    order: str, seed: int, emulated: Any, open_model: OpenModel, tiny_model: Path, expected: Answers
-) -> None:
-    emulated.schedule(order, seed, has_eager_copies=bool(seed))
-    assert written(open_model(tiny_model)) == expected
-
-
-def test_a_step_without_graphs_is_the_same(
+def test_threads_and_blocks_may_run_in_any_order(
+    order: str,
+    seed: int,
     emulated: Any,
     open_model: OpenModel,
     tiny_model: Path,
-    expected: Answers,
+    expected: TokenLists,
+) -> None:
+    emulated.schedule(order, seed, has_eager_copies=bool(seed))
+    assert generated(open_model(tiny_model)) == expected
+
+
+def test_steps_without_graphs_give_the_same_tokens(
+    emulated: Any,
+    open_model: OpenModel,
+    tiny_model: Path,
+    expected: TokenLists,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from cullama.cuda.operators import CudaOperators
 
     monkeypatch.setattr(CudaOperators, "graph", lambda operators, step: step)
     emulated.streams("random", 1)
-    assert written(open_model(tiny_model)) == expected
+    assert generated(open_model(tiny_model)) == expected
     assert emulated.calls("cuGraphLaunch") == 0

@@ -1,4 +1,4 @@
-"""No memory left, in loading or in the middle of a text: a line that helps, and nothing lost."""
+"""Out of memory, while loading or generating: the error helps, and nothing is leaked."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ FEW = SamplingParams(max_tokens=5, temperature=0, ignore_eos=True)
 MB = 1_000_000
 
 OpenModel = Callable[..., LLM]
-Answers = list[tuple[int, ...]]
+TokenLists = list[tuple[int, ...]]
 
 
 @pytest.fixture(scope="module")
-def expected(small_model: Path) -> Answers:
+def expected(small_model: Path) -> TokenLists:
     with LLM(small_model, backend="cpu", dtype="float32") as llm:
-        return written(llm)
+        return generated(llm)
 
 
-def written(llm: LLM, params: SamplingParams = FEW) -> Answers:
+def generated(llm: LLM, params: SamplingParams = FEW) -> TokenLists:
     return [completion.token_ids for completion in llm.generate(PROMPTS, params)]
 
 
-def held(emulated: Any) -> tuple[int, int]:
-    """Bytes of the device, pieces of the host."""
+def allocated(emulated: Any) -> tuple[int, int]:
+    """Return bytes of device memory and the number of pinned host allocations."""
     return emulated.live_bytes(), emulated.pinned_allocations()
 
 
 def attempt(work: Callable[[], Any]) -> Any:
-    """What comes of it: a result, or an error of ours."""
+    """Return the result of `work`, or the CullamaError that it raised."""
     try:
         return work()
     except CullamaError as error:
@@ -57,21 +57,21 @@ def attempt(work: Callable[[], Any]) -> Any:
         ("cublasGemmEx", r"has no room for what cublasGemmEx needs: .* free\. Lower"),
     ],
 )
-def test_whenever_memory_runs_out_the_line_says_what_to_do(
-    call: str, line: str, emulated: Any, open_model: OpenModel, expected: Answers
+def test_out_of_memory_errors_say_what_to_do(
+    call: str, line: str, emulated: Any, open_model: OpenModel, expected: TokenLists
 ) -> None:
-    """From the n-th time on there is none; once n is beyond the last time, all goes well."""
+    """Calls fail from the n-th on, for growing n, until n is beyond the last call."""
     code = 3 if call.startswith("cublas") else 2
     leap = 1 if "Alloc" in call else 5
     for place in itertools.count(1, leap):
         emulated.fault(f"{call}:{place}+:{code}")
         llm = attempt(open_model)
-        outcome = attempt(lambda: written(llm, STEPS)) if isinstance(llm, LLM) else llm  # noqa: B023
+        outcome = attempt(lambda: generated(llm, STEPS)) if isinstance(llm, LLM) else llm  # noqa: B023
         emulated.fault("")
         if isinstance(llm, LLM):
-            assert written(llm) == expected, "the next request works"
+            assert generated(llm) == expected, "the next request works"
             llm.close()
-        assert held(emulated) == (0, 0)
+        assert allocated(emulated) == (0, 0)
         if isinstance(outcome, list):
             assert [tokens[:5] for tokens in outcome] == expected
             break
@@ -81,45 +81,43 @@ def test_whenever_memory_runs_out_the_line_says_what_to_do(
     assert place > 1, "it was never called"
 
 
-def test_any_call_may_find_no_memory(
-    emulated: Any, open_model: OpenModel, expected: Answers
+def test_any_call_may_run_out_of_memory(
+    emulated: Any, open_model: OpenModel, expected: TokenLists
 ) -> None:
     for place in [*range(1, 60, 4), *range(60, 260, 25)]:
         emulated.fault(f"*:{place}:2")
         llm = attempt(open_model)
-        outcome = attempt(lambda: written(llm)) if isinstance(llm, LLM) else llm  # noqa: B023
+        outcome = attempt(lambda: generated(llm)) if isinstance(llm, LLM) else llm  # noqa: B023
         assert outcome == expected or (isinstance(outcome, DeviceError) and str(outcome))
         emulated.fault("")
         if isinstance(llm, LLM):
-            assert written(llm) == expected
+            assert generated(llm) == expected
             llm.close()
-        assert held(emulated) == (0, 0)
+        assert allocated(emulated) == (0, 0)
 
 
-def test_memory_that_runs_out_once_is_found_by_asking_for_less(
-    emulated: Any, open_model: OpenModel, expected: Answers
+def test_a_smaller_arena_is_allocated_where_a_large_one_does_not_fit(
+    emulated: Any, open_model: OpenModel, expected: TokenLists
 ) -> None:
     for place in range(1, 6):
         emulated.fault(f"cuMemAlloc:{place}:2")
         llm = open_model()
-        assert written(llm) == expected
+        assert generated(llm) == expected
         llm.close()
-        assert held(emulated) == (0, 0)
+        assert allocated(emulated) == (0, 0)
 
 
-def test_one_text_that_finds_no_room_leaves_the_others_theirs(
-    emulated: Any, open_model: OpenModel, expected: Answers
+def test_a_batch_that_runs_out_of_memory_is_retried_request_by_request(
+    emulated: Any, open_model: OpenModel, expected: TokenLists
 ) -> None:
-    """What is asked at once is tried again one by one."""
+    """A step of several requests is retried with one at a time."""
     llm = open_model()
     emulated.fault("cuMemAlloc:1:2,cuMemAlloc:2:2")
-    assert written(llm) == expected
+    assert generated(llm) == expected
 
 
-def test_texts_that_make_way_for_others_come_back_as_they_were(
-    emulated: Any, open_model: OpenModel
-) -> None:
-    """All of them fit when they come in; only one does when it ends."""
+def test_preempted_requests_give_the_same_tokens(emulated: Any, open_model: OpenModel) -> None:
+    """All fit when they start; only one does when it ends."""
     prompts = [[*range(first, first + 10)] for first in (10, 100, 200)]
     params = SamplingParams(max_tokens=80, temperature=0, ignore_eos=True)
     expected = open_model(backend="cpu").generate(prompts, params)
@@ -135,9 +133,9 @@ def test_texts_that_make_way_for_others_come_back_as_they_were(
 def test_a_smaller_device_has_room_for_fewer_contexts(
     emulated: Any, open_model: OpenModel, write_small: Callable[..., Path]
 ) -> None:
-    """And where not even one fits, the line says so; wherever it loads, it writes."""
+    """Where not even one fits, the error says so; where the model loads, it generates."""
     model = write_small(max_position_embeddings=4096)
-    expected = written(open_model(model, backend="cpu"))
+    expected = generated(open_model(model, backend="cpu"))
     rooms, refused = [], 0
     for size in (1, 3, 5, 8, 34, 100):
         emulated.set("memory_bytes", size * MB)
@@ -145,13 +143,13 @@ def test_a_smaller_device_has_room_for_fewer_contexts(
         if isinstance(llm, LLM):
             rooms.append(llm.engine.cache.pool.count * llm.engine.cache.block_size)
             assert rooms[-1] >= llm.context_length
-            assert written(llm) == expected
+            assert generated(llm) == expected
             llm.close()
         else:
             refused += 1
             assert isinstance(llm, DeviceMemoryError)
             assert re.search(rf"of {size} MB are free. Lower cache_tokens or context", str(llm))
-        assert held(emulated) == (0, 0)
+        assert allocated(emulated) == (0, 0)
     assert refused
     assert rooms[0] < rooms[-1]
 
@@ -162,13 +160,13 @@ def test_a_cache_larger_than_the_device_is_refused_with_what_fits(
     emulated.set("memory_bytes", 100 * MB)
     with pytest.raises(UsageError, match=r"cache_tokens is 1000000, .* at most (\d+)") as caught:
         open_model(cache_tokens=1_000_000)
-    assert held(emulated) == (0, 0)
+    assert allocated(emulated) == (0, 0)
     found = re.search(r"at most (\d+)", str(caught.value))
     assert found is not None
     open_model(cache_tokens=int(found[1]) // 2)
 
 
-def test_a_cache_of_many_middling_parts_wastes_nothing(
+def test_a_cache_of_layers_larger_than_half_an_arena_wastes_nothing(
     emulated: Any, open_model: OpenModel, write_small: Callable[..., Path]
 ) -> None:
     """Each layer's keys are just over half an arena."""
@@ -179,18 +177,18 @@ def test_a_cache_of_many_middling_parts_wastes_nothing(
     llm.close()
 
 
-def test_a_model_that_was_dropped_makes_room_for_the_next(
-    emulated: Any, small_model: Path, expected: Answers
+def test_a_dropped_model_is_collected_when_memory_is_needed(
+    emulated: Any, small_model: Path, expected: TokenLists
 ) -> None:
-    """Not closed, and not found yet by the garbage collector."""
+    """It was neither closed nor collected before."""
     gc.disable()
     try:
         emulated.set("memory_bytes", 110 * MB)
         for _ in range(3):
             llm = LLM(small_model, backend="cuda", dtype="float32", cache_tokens=512)
-            assert written(llm) == expected
+            assert generated(llm) == expected
             del llm
     finally:
         gc.enable()
     gc.collect()
-    assert held(emulated) == (0, 0)
+    assert allocated(emulated) == (0, 0)

@@ -1,4 +1,4 @@
-"""A model that does not always give numbers: the text that meets one ends, the others go on."""
+"""A model that produces NaN ends only the requests that meet it; others continue."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from cullama import LLM, SamplingParams
 from cullama.errors import NumericalError
 
-POISONED = 77  # the token whose embedding is no number
+POISONED = 77  # the token whose embedding is not finite
 GREEDY = SamplingParams(max_tokens=12, temperature=0, ignore_eos=True)
 DRAWN = SamplingParams(max_tokens=12, temperature=0.8, seed=1, ignore_eos=True)
 PROMPTS = [[3, 4, 5], [6, POISONED, 7], list(range(10, 40))]
@@ -31,7 +31,7 @@ def poisoned(write_model: Any, tiny_tensors: Any, tmp_path: Path) -> Callable[[f
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("params", [GREEDY, DRAWN])
-def test_one_text_ends_and_the_others_are_as_they_would_be(
+def test_one_request_fails_and_the_others_are_unaffected(
     value: float,
     params: SamplingParams,
     poisoned: Callable[[float], Path],
@@ -52,10 +52,10 @@ def test_one_text_ends_and_the_others_are_as_they_would_be(
         assert stream.completion.token_ids == expected.token_ids
 
 
-def test_what_was_computed_from_it_is_never_used_again(
+def test_cached_blocks_with_nan_are_never_reused(
     poisoned: Callable[[float], Path], emulated: Any, open_model: OpenModel
 ) -> None:
-    """Blocks of the text that ended hold what is no number; whoever has them next is not harmed."""
+    """The failed request's blocks hold NaN, which must not affect the next request in them."""
     llm = open_model(poisoned(np.nan), cache_tokens=128)
     expected = open_model(poisoned(np.nan), backend="cpu").generate(PROMPTS[2], GREEDY)
     for _ in range(4):

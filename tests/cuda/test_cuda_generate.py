@@ -1,4 +1,4 @@
-"""A whole model on the CUDA backend: the same texts as on the CPU, however they are made."""
+"""A whole model on the CUDA backend gives the CPU's tokens in every kind of batch."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Make = Callable[..., LLM]
 
 @pytest.fixture
 def make(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
-    """Models on the GPU; what each took of its memory has come back in the end."""
+    """Opens models on the GPU; in the end all of its memory is free again."""
     gpu.require()
     before = None if gpu.IS_REAL else gpu.emulated().live_bytes()
     made: list[LLM] = []
@@ -56,11 +56,11 @@ def ids(completions: list[Completion]) -> list[tuple[int, ...]]:
     return [tuple(completion.token_ids) for completion in completions]
 
 
-# ----------------------------------------------------------------------------- the same as on a CPU
+# --- the same as on a CPU -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("params", [GREEDY, DRAWN], ids=["greedy", "drawn"])
-def test_texts_are_those_of_the_cpu_alone_and_together(
+def test_tokens_are_the_cpus_alone_and_in_a_batch(
     make: Make, cpu: LLM, params: SamplingParams
 ) -> None:
     llm = make()
@@ -70,19 +70,19 @@ def test_texts_are_those_of_the_cpu_alone_and_together(
 
 
 @pytest.mark.parametrize("budget", [2, 5, 17, 40])
-def test_however_prompts_are_cut(make: Make, cpu: LLM, budget: int) -> None:
+def test_prefill_chunks_do_not_change_tokens(make: Make, cpu: LLM, budget: int) -> None:
     llm = make(budget=budget)
     assert ids(llm.generate(PROMPTS[3:], DRAWN)) == ids(cpu.generate(PROMPTS[3:], DRAWN))
 
 
-def test_several_samples_of_one_prompt(make: Make, cpu: LLM) -> None:
-    """They share the prompt's blocks, and copy the one they go on in."""
+def test_samples_of_one_prompt_are_the_cpus(make: Make, cpu: LLM) -> None:
+    """They share the prompt's blocks, and copy the last one to write to it."""
     params = SamplingParams(max_tokens=12, seed=3, n=4, ignore_eos=True)
     mine, theirs = (llm.generate(PROMPTS[6], params) for llm in (make(), cpu))
     assert ids([mine, *mine.alternatives]) == ids([theirs, *theirs.alternatives])
 
 
-def test_a_text_that_goes_on_where_another_ended(make: Make, cpu: LLM) -> None:
+def test_a_prompt_that_continues_an_earlier_output_uses_cached_blocks(make: Make, cpu: LLM) -> None:
     llm = make()
     first = llm.generate(PROMPTS[8], GREEDY)
     longer = [*PROMPTS[8], *first.token_ids, 7, 8]
@@ -90,18 +90,18 @@ def test_a_text_that_goes_on_where_another_ended(make: Make, cpu: LLM) -> None:
     assert llm.engine.metrics.cache_hit_rate > 0.5
 
 
-def test_guesses_change_nothing(make: Make, cpu: LLM) -> None:
+def test_draft_tokens_change_nothing(make: Make, cpu: LLM) -> None:
     prompt = [5, 6, 7, 8] * 8
     params = SamplingParams(max_tokens=30, temperature=0, ignore_eos=True, speculation=6)
     assert ids([make().generate(prompt, params)]) == ids([cpu.generate(prompt, params)])
 
 
-def test_memory_that_is_short_makes_texts_wait_and_not_change(make: Make, cpu: LLM) -> None:
-    llm = make(cache_tokens=192)  # six blocks for texts that want nineteen: some give way
+def test_a_small_cache_delays_requests_and_does_not_change_tokens(make: Make, cpu: LLM) -> None:
+    llm = make(cache_tokens=192)  # six blocks for requests that need nineteen: some are preempted
     assert ids(llm.generate(PROMPTS, DRAWN)) == ids(cpu.generate(PROMPTS, DRAWN))
 
 
-def test_a_stream_by_an_engine_with_a_thread_of_its_own(make: Make, cpu: LLM) -> None:
+def test_async_streams_of_an_engine_with_its_own_thread(make: Make, cpu: LLM) -> None:
     llm = make()
     llm.engine.start()
 
@@ -112,7 +112,7 @@ def test_a_stream_by_an_engine_with_a_thread_of_its_own(make: Make, cpu: LLM) ->
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_logits_in_16_bits_stay_near(make: Make, cpu: LLM, dtype: str) -> None:
+def test_logits_in_16_bits_are_close(make: Make, cpu: LLM, dtype: str) -> None:
     expected = cpu.logits(PROMPTS[-1])
     error = np.abs(make(dtype=dtype).logits(PROMPTS[-1]) - expected)
     bound = {"float16": 0.02, "bfloat16": 0.15}[dtype]
@@ -138,10 +138,10 @@ def test_a_wide_model_with_odd_sizes(
         assert ids(llm.generate(PROMPTS, DRAWN)) == ids(cpu.generate(PROMPTS, DRAWN))
 
 
-# -------------------------------------------------------------------------------------- determinism
+# --- determinism ----------------------------------------------------------------------------------
 
 
-def test_deterministic_logits_are_the_same_bits_in_any_company_and_chunking(make: Make) -> None:
+def test_deterministic_logits_are_the_same_bits_in_any_batch_and_chunking(make: Make) -> None:
     llm = make(dtype="bfloat16", deterministic=True)
     prompt, engine = PROMPTS[-1], llm.engine
     expected = llm.logits(prompt)
@@ -158,10 +158,10 @@ def test_deterministic_logits_are_the_same_bits_in_any_company_and_chunking(make
         engine.cache.pool.release(blocks)
 
 
-# ------------------------------------------------------------------------------------------- graphs
+# --- graphs ---------------------------------------------------------------------------------------
 
 
-def test_a_step_that_comes_again_is_replayed(make: Make, cpu: LLM) -> None:
+def test_a_repeated_step_is_replayed(make: Make, cpu: LLM) -> None:
     if gpu.IS_REAL:
         pytest.skip("counts the driver's calls, which only an emulated one tells")
     device = gpu.emulated()
@@ -172,7 +172,7 @@ def test_a_step_that_comes_again_is_replayed(make: Make, cpu: LLM) -> None:
     before = {name: device.calls(name) for name in names}
     completion = llm.generate(PROMPTS[2][::-1], params)
     launched, kernels, up, allocated = (device.calls(name) - before[name] for name in names)
-    assert launched == 15  # all but the step that read the prompt
+    assert launched == 15  # all but the prefill
     assert kernels == 16 + STEP_KERNELS  # the samplers', and that step's
     assert up == 16  # the batch, once a step
     assert allocated == 0
@@ -190,9 +190,7 @@ def test_graphs_serve_batches_that_shrink_and_grow(make: Make, cpu: LLM) -> None
         assert ["".join(stream) for stream in mine] == ["".join(stream) for stream in theirs]
 
 
-def test_long_contexts_are_split_and_put_together(
-    make: Make, write_model: Any, tmp_path: Path
-) -> None:
+def test_long_contexts_are_split_and_merged(make: Make, write_model: Any, tmp_path: Path) -> None:
     folder = write_model(tmp_path / "long", max_position_embeddings=1024)
     prompt = [3 + i * 7 % 290 for i in range(700)]
     llm = make(folder)
