@@ -1,4 +1,4 @@
-"""Building: once for each text, by several processes at a time, and with errors of one line."""
+"""PTX is built once for each text, by several processes at once, with one-line errors."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def start(ptx: Path, cache: Path, **changes: str) -> subprocess.Popen[str]:
     )
 
 
-def test_processes_that_build_at_once_make_one_object(ptx: Path, tmp_path: Path) -> None:
+def test_processes_that_build_at_once_share_one_object(ptx: Path, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     processes = [start(ptx, cache) for _ in range(3)]
     paths = set()
@@ -48,7 +48,7 @@ def test_processes_that_build_at_once_make_one_object(ptx: Path, tmp_path: Path)
     (path,) = paths
     assert ctypes.CDLL(path).emulated_parameter_count(b"nothing") == 1
     left = sorted(file.name for file in Path(path).parent.iterdir())
-    assert len(left) == 2  # the module and the scheduler, and no half of a file
+    assert len(left) == 2  # the module and the scheduler, no partial file
 
 
 def test_a_second_build_compiles_nothing(ptx: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ from emulation import device
 from emulation.driver_calls import TESTS, allocated, code, contents, cu, in_process, ok
 
 
-def test_every_knob_is_known_and_no_other(gpu: device.Device) -> None:
+def test_only_known_knobs_are_accepted(gpu: device.Device) -> None:
     for name in device.KNOBS:
         gpu.set(name, gpu.get(name))
     with pytest.raises(ValueError, match="no such knob: memory"):
@@ -28,7 +28,7 @@ def test_every_knob_is_known_and_no_other(gpu: device.Device) -> None:
         gpu.streams("sorted")
 
 
-def test_a_reset_forgets_everything(gpu: device.Device) -> None:
+def test_a_reset_restores_the_initial_state(gpu: device.Device) -> None:
     gpu.set("memory_bytes", 4096)
     ok(cu.cuMemAlloc(16))
     gpu.fault("*:1:719")
@@ -40,7 +40,7 @@ def test_a_reset_forgets_everything(gpu: device.Device) -> None:
     ok(cu.cuMemAlloc(16))
 
 
-def test_a_driver_that_was_set_aside_comes_back_as_it_was(gpu: device.Device) -> None:
+def test_a_driver_that_was_set_aside_is_restored_unchanged(gpu: device.Device) -> None:
     pointer, context = allocated([1, 2]), ok(cu.cuCtxGetCurrent())
     gpu.set("memory_bytes", 4096)
     with gpu.set_aside():
@@ -104,12 +104,12 @@ def test_an_old_driver_lacks_functions() -> None:
     assert in_process(script, driver_version=11040).stdout == "0 201\n"
 
 
-def test_a_driver_from_before_cuda_12_lacks_what_the_bindings_begin_with() -> None:
+def test_a_driver_older_than_cuda_12_lacks_a_function_that_the_bindings_need() -> None:
     done = in_process(BEGIN, old_driver=True)
     assert "cuGetProcAddress_v2" in done.stderr
 
 
-def test_what_goes_wrong_is_printed_on_request() -> None:
+def test_errors_are_printed_when_verbose() -> None:
     script = BEGIN + "cu.cuCtxSetCurrent(cu.cuDevicePrimaryCtxRetain(0)[1]); cu.cuMemAlloc(1)"
     done = in_process(script, faults="cuMemAlloc:1:719", verbose=1)
     assert done.stderr == "libcuda emulation: cuMemAlloc: injected error 719\n"
@@ -147,7 +147,7 @@ def test_two_processes_may_build_at_once(tmp_path: Path) -> None:
     assert len(list((tmp_path / "cache").iterdir())) == 1
 
 
-def test_a_source_that_does_not_compile_is_shown(tmp_path: Path) -> None:
+def test_compiler_errors_are_reported(tmp_path: Path) -> None:
     source = tmp_path / "wrong.cpp"
     source.write_text("int wrong( {\n")
     with pytest.raises(RuntimeError, match=r"libwrong\.so cannot be built"):

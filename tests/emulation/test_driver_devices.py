@@ -38,7 +38,7 @@ def test_a_function_is_exported_and_found_by_its_name(gpu: device.Device, symbol
         assert cu.cuGetProcAddress(symbol.partition("_v")[0].encode(), 13000, flags)[1] == exported
 
 
-def test_a_function_is_not_found_by_what_is_older_than_it(gpu: device.Device) -> None:
+def test_a_function_is_not_found_for_an_older_version(gpu: device.Device) -> None:
     library, address = ctypes.CDLL("libcuda.so.1"), ctypes.c_void_p()
 
     def status(name: bytes, version: int) -> tuple[int, int]:
@@ -63,7 +63,7 @@ def test_every_error_has_its_name_and_a_description(gpu: device.Device) -> None:
         assert ok(cu.cuGetErrorString(result))
 
 
-def test_devices_have_names_and_capabilities_of_their_own(gpu: device.Device) -> None:
+def test_each_device_has_its_name_and_capability(gpu: device.Device) -> None:
     gpu.set("devices", 2)
     gpu.set("device_names", "First;Second")
     gpu.set("compute_capabilities", "80;90")
@@ -92,7 +92,7 @@ def test_attributes_have_the_numbers_of_the_header(gpu: device.Device) -> None:
     assert value("MAX_THREADS_PER_MULTIPROCESSOR") == 2048
 
 
-def test_without_devices_initialisation_says_so(gpu: device.Device) -> None:
+def test_initialisation_without_devices_is_an_error(gpu: device.Device) -> None:
     gpu.set("devices", 0)
     assert code(cu.cuInit(0)) == 100
 
@@ -103,7 +103,7 @@ def test_without_a_context_calls_are_refused(gpu: device.Device) -> None:
     assert code(cu.cuMemAlloc(16)) == 201
 
 
-def test_releasing_the_last_hold_frees_everything(gpu: device.Device) -> None:
+def test_the_last_release_of_a_context_frees_everything(gpu: device.Device) -> None:
     ok(cu.cuMemAlloc(1000))
     ok(cu.cuMemHostAlloc(1000, 0))
     ok(cu.cuDevicePrimaryCtxRelease(0))

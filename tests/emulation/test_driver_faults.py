@@ -8,7 +8,7 @@ from emulation import device
 from emulation.driver_calls import allocated, code, cu, launch, ok, ptx, scale_function
 
 
-def test_a_kernel_fault_is_told_at_the_synchronisation_and_is_for_ever(gpu: device.Device) -> None:
+def test_a_kernel_fault_is_reported_at_synchronisation_and_is_sticky(gpu: device.Device) -> None:
     function, pointer, stream = scale_function(), allocated([1]), ok(cu.cuStreamCreate(1))
     assert launch(function, pointer, 2, 2, stream) == 0
     assert code(cu.cuStreamSynchronize(stream)) == 700
@@ -28,7 +28,7 @@ def test_a_kernel_fault_is_told_at_the_synchronisation_and_is_for_ever(gpu: devi
     assert ok(cu.cuDeviceGetCount()) == 1
 
 
-def test_blocking_launches_tell_it_themselves(
+def test_blocking_launches_report_a_fault_themselves(
     gpu: device.Device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     function, pointer = scale_function(), allocated([1])
@@ -39,7 +39,7 @@ def test_blocking_launches_tell_it_themselves(
 
 
 @pytest.mark.parametrize("sticky", [700, 702, 710, 714, 715, 716, 717, 718, 719])
-def test_an_injected_fault_of_a_kernels_kind_is_for_ever(gpu: device.Device, sticky: int) -> None:
+def test_injected_kernel_faults_are_sticky(gpu: device.Device, sticky: int) -> None:
     gpu.fault(f"cuMemAlloc:2:{sticky}")
     ok(cu.cuMemAlloc(16))
     assert code(cu.cuMemAlloc(16)) == sticky
@@ -47,14 +47,14 @@ def test_an_injected_fault_of_a_kernels_kind_is_for_ever(gpu: device.Device, sti
     assert f"cuMemAlloc: injected error {sticky}" in gpu.report()
 
 
-def test_an_injected_lack_of_memory_passes(gpu: device.Device) -> None:
+def test_injected_out_of_memory_is_not_sticky(gpu: device.Device) -> None:
     gpu.fault("cuMemAlloc:2:2,cuMemAlloc:4+:2")
     assert [code(cu.cuMemAlloc(16)) for _ in range(6)] == [0, 2, 0, 2, 2, 2]
     gpu.fault("")
     ok(cu.cuMemAlloc(16))
 
 
-def test_faults_strike_any_call_and_the_execution_of_kernels(gpu: device.Device) -> None:
+def test_faults_are_injected_into_any_call_and_into_kernels(gpu: device.Device) -> None:
     function, pointer = scale_function(), allocated([1])
     gpu.fault("*:3:801,kernel:2:719")
     stream = ok(cu.cuStreamCreate(1))
@@ -64,14 +64,14 @@ def test_faults_strike_any_call_and_the_execution_of_kernels(gpu: device.Device)
     assert code(cu.cuStreamSynchronize(stream)) == 719
 
 
-def test_a_fault_that_is_not_understood_is_mentioned(
+def test_a_malformed_fault_is_reported(
     gpu: device.Device, capfd: pytest.CaptureFixture[str]
 ) -> None:
     gpu.fault("cuMemAlloc=3")
     assert "'cuMemAlloc=3' is not CALL:OCCURRENCE:CODE" in capfd.readouterr().err
 
 
-def test_other_devices_live_on_after_a_fault(gpu: device.Device) -> None:
+def test_other_devices_work_after_a_fault(gpu: device.Device) -> None:
     gpu.set("devices", 2)
     gpu.fault("cuMemAlloc:1:719")
     assert code(cu.cuMemAlloc(16)) == 719

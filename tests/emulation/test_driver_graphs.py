@@ -29,7 +29,7 @@ RELAXED = cu.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED
 
 
 def capturing(mode: Any = THREAD_LOCAL, flags: int = 1) -> Any:
-    """A stream that captures."""
+    """Return a stream that is capturing."""
     stream = ok(cu.cuStreamCreate(flags))
     ok(cu.cuStreamBeginCapture(stream, mode))
     return stream
@@ -75,7 +75,7 @@ def test_a_captured_copy_reads_the_staging_memory_at_each_replay(gpu: device.Dev
         assert contents(pointer, 1) == [value]
 
 
-def test_a_destroyed_graph_outlives_itself_in_what_was_instantiated(gpu: device.Device) -> None:
+def test_an_instantiated_graph_outlives_the_graph(gpu: device.Device) -> None:
     pointer, stream = allocated([0]), capturing()
     assert fill(pointer, 7, 1, stream) == 0
     graph = ok(cu.cuStreamEndCapture(stream))
@@ -100,7 +100,7 @@ FORBIDDEN: dict[str, Callable[[Any], Any]] = {
 
 @pytest.mark.parametrize("mode", [GLOBAL, THREAD_LOCAL])
 @pytest.mark.parametrize("call", FORBIDDEN)
-def test_what_capture_forbids_spoils_it(gpu: device.Device, call: str, mode: Any) -> None:
+def test_forbidden_calls_invalidate_a_capture(gpu: device.Device, call: str, mode: Any) -> None:
     stream = capturing(mode)
     assert code(FORBIDDEN[call](stream)) == 900
     pointer = cu.CUdeviceptr(0)
@@ -111,13 +111,13 @@ def test_what_capture_forbids_spoils_it(gpu: device.Device, call: str, mode: Any
     assert code(cu.cuStreamSynchronize(stream)) == 0
 
 
-def test_work_for_a_spoilt_capture_is_refused(gpu: device.Device) -> None:
+def test_work_for_an_invalidated_capture_is_refused(gpu: device.Device) -> None:
     pointer, stream = allocated([0]), capturing()
     assert code(cu.cuMemAlloc(16)) == 900
     assert fill(pointer, 7, 1, stream) == 901
 
 
-def test_relaxed_capture_lets_memory_be_allocated(gpu: device.Device) -> None:
+def test_relaxed_capture_allows_allocations(gpu: device.Device) -> None:
     stream = capturing(RELAXED)
     ok(cu.cuMemAlloc(16))
     assert code(cu.cuStreamSynchronize(stream)) == 900
@@ -147,7 +147,7 @@ def test_pageable_memory_cannot_be_captured(gpu: device.Device) -> None:
 
 
 @pytest.mark.parametrize(("mode", "expected"), [(GLOBAL, 900), (THREAD_LOCAL, 0), (RELAXED, 0)])
-def test_only_global_capture_binds_other_threads(
+def test_only_global_capture_restricts_other_threads(
     gpu: device.Device, mode: Any, expected: int
 ) -> None:
     context, results = ok(cu.cuCtxGetCurrent()), []
@@ -191,7 +191,7 @@ def test_a_graph_spans_streams_that_events_join(gpu: device.Device) -> None:
     assert ok(cu.cuStreamIsCapturing(side)) == none
 
 
-def test_a_branch_of_a_graph_that_misses_its_wait_runs_too_early(gpu: device.Device) -> None:
+def test_a_graph_branch_without_its_wait_runs_too_early(gpu: device.Device) -> None:
     source, target = allocated([1]), allocated([0])
     side, forked, joined = (
         ok(cu.cuStreamCreate(1)),
@@ -229,7 +229,7 @@ def test_capture_ends_where_it_began(gpu: device.Device) -> None:
     assert code(cu.cuStreamEndCapture(stream)) == 401
 
 
-def test_captures_keep_to_themselves(gpu: device.Device) -> None:
+def test_captures_cannot_be_merged(gpu: device.Device) -> None:
     outside = ok(cu.cuEventCreate(2))
     ok(cu.cuEventRecord(outside, ok(cu.cuStreamCreate(1))))
     stream = capturing()
@@ -241,7 +241,7 @@ def test_captures_keep_to_themselves(gpu: device.Device) -> None:
 
 
 @pytest.mark.parametrize("node", ["copy", "kernel"])
-def test_a_graph_whose_memory_was_freed_accesses_it_illegally(
+def test_a_graph_whose_memory_was_freed_makes_an_illegal_access(
     gpu: device.Device, node: str
 ) -> None:
     function, pointer, stream = scale_function(), allocated([1]), capturing()

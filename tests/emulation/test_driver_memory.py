@@ -16,7 +16,7 @@ def test_new_memory_is_aligned_and_holds_nan(gpu: device.Device) -> None:
     assert np.isnan(contents(pointer, 5)).all()
 
 
-def test_the_memory_size_is_a_knob_and_what_is_free_is_true_to_it(gpu: device.Device) -> None:
+def test_the_memory_size_is_a_knob_that_free_memory_respects(gpu: device.Device) -> None:
     gpu.set("memory_bytes", 4096)
     pointer = ok(cu.cuMemAlloc(1000))
     assert ok(cu.cuMemGetInfo()) == (4096 - 1024, 4096)
@@ -38,7 +38,7 @@ def test_memory_is_freed_once_and_by_its_own_pointer(gpu: device.Device) -> None
     assert (gpu.live_bytes(), gpu.live_allocations()) == (0, 0)
 
 
-def test_a_freed_address_never_comes_back(gpu: device.Device) -> None:
+def test_a_freed_address_is_never_reused(gpu: device.Device) -> None:
     seen = set()
     for _ in range(20):
         pointer = ok(cu.cuMemAlloc(4096))
@@ -61,14 +61,14 @@ def test_copies_stay_inside_one_live_allocation(gpu: device.Device) -> None:
     assert "not inside one live allocation" in gpu.report()
 
 
-def test_writing_behind_the_end_shows_at_the_latest_when_it_is_freed(gpu: device.Device) -> None:
+def test_a_write_past_the_end_is_found_when_the_memory_is_freed(gpu: device.Device) -> None:
     pointer = ok(cu.cuMemAlloc(100))
     ctypes.memset(int(pointer) + 100, 0, 1)
     assert code(cu.cuMemFree(pointer)) == 700
     assert "behind the end of an allocation of 100 bytes" in gpu.report()
 
 
-def test_a_multiple_of_256_bytes_ends_at_a_page_that_nobody_may_touch() -> None:
+def test_a_multiple_of_256_bytes_ends_at_a_guard_page() -> None:
     script = """
 import ctypes
 from cuda.bindings import driver as cu

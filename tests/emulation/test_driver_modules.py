@@ -24,8 +24,8 @@ from emulation.driver_calls import (
 
 
 def load_with_log(image: bytes) -> tuple[int, str]:
-    """The result of loading, and what the driver wrote into the error log."""
-    log = bytes(512)  # the bindings take nothing else, and the driver writes into it
+    """Load an image; return the status and the driver's error log."""
+    log = bytes(512)  # the driver writes into it; the bindings accept only bytes
     options = [
         cu.CUjit_option.CU_JIT_ERROR_LOG_BUFFER,
         cu.CUjit_option.CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES,
@@ -92,7 +92,7 @@ def test_ptx_for_another_device_is_refused(
         (b"\x7fELF" + bytes(60), 209, "only PTX"),
     ],
 )
-def test_what_is_not_ptx_is_refused(
+def test_images_that_are_not_ptx_are_refused(
     gpu: device.Device, image: bytes, expected: int, complaint: str
 ) -> None:
     result, log = load_with_log(image)
@@ -113,7 +113,7 @@ def test_an_image_without_a_nul_is_refused_not_read_past_its_memory(gpu: device.
     assert "does not end with a NUL" in gpu.report()
 
 
-def test_an_instruction_that_the_emulator_does_not_know_is_named(gpu: device.Device) -> None:
+def test_an_unknown_instruction_is_named(gpu: device.Device) -> None:
     strange = ptx().replace(b"mul.f32", b"mul.f31")
     module = ok(cu.cuModuleLoadData(strange))
     assert code(cu.cuModuleGetFunction(module, b"scale")) == 218
@@ -150,7 +150,7 @@ def test_functions_have_attributes(gpu: device.Device) -> None:
     assert attribute_of(scale, "BINARY_VERSION") == 90
 
 
-def test_more_than_48_kib_of_shared_memory_has_to_be_asked_for(gpu: device.Device) -> None:
+def test_more_than_48_kib_of_shared_memory_needs_an_attribute(gpu: device.Device) -> None:
     gpu.set("compute_capabilities", 80)
     name = cu.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
     function, pointer = scale_function(), allocated([1])
@@ -180,7 +180,7 @@ def test_launches_of_impossible_sizes_are_refused(
     assert launch(scale_function(), allocated([1]), 2, 1, grid=grid, block=block) == 1
 
 
-def test_arguments_are_needed_and_copied_at_the_call(gpu: device.Device) -> None:
+def test_arguments_are_required_and_copied_at_the_call(gpu: device.Device) -> None:
     function, pointer = scale_function(), allocated([1])
     assert code(cu.cuLaunchKernel(function, 1, 1, 1, 32, 1, 1, 0, 0, 0, 0)) == 1
     where, factor, count = ctypes.c_uint64(int(pointer)), ctypes.c_float(3), ctypes.c_uint32(1)

@@ -10,7 +10,7 @@ from emulation.driver_calls import allocated, code, contents, cu, fill, ok, pinn
 
 
 @pytest.mark.parametrize("order", ["lazy", "random", "issued"])
-def test_a_missing_synchronisation_shows_as_unwritten_data(gpu: device.Device, order: str) -> None:
+def test_missing_synchronisation_shows_as_unwritten_data(gpu: device.Device, order: str) -> None:
     gpu.streams(order)
     stream = ok(cu.cuStreamCreate(1))
     pointer, host = allocated([1, 2]), pinned(2)
@@ -28,7 +28,7 @@ def test_eager_streams_hide_it(gpu: device.Device) -> None:
     assert host.tolist() == [1, 2]
 
 
-def test_staging_memory_that_is_used_again_too_early_shows(gpu: device.Device) -> None:
+def test_staging_memory_reused_too_early_shows(gpu: device.Device) -> None:
     stream, pointer, staging = ok(cu.cuStreamCreate(1)), allocated([0, 0]), pinned(2)
     staging[:] = 1
     ok(cu.cuMemcpyHtoDAsync(pointer, staging.ctypes.data, 8, stream))
@@ -55,7 +55,7 @@ def test_memory_is_copied_between_allocations_in_order(gpu: device.Device) -> No
 
 
 def copied_from_another_stream(waits: bool) -> list[float]:
-    """One stream writes, another copies what was written, after an event or just like that."""
+    """One stream writes, another copies what was written, with or without waiting for an event."""
     writer, reader, event = (
         ok(cu.cuStreamCreate(1)),
         ok(cu.cuStreamCreate(1)),
@@ -84,7 +84,7 @@ def test_a_missing_wait_for_an_event_shows(gpu: device.Device) -> None:
     assert copied_from_another_stream(waits=False) == [7, 7]
 
 
-def test_a_seed_stands_for_one_order_and_seeds_differ(gpu: device.Device) -> None:
+def test_each_seed_gives_one_order_and_seeds_differ(gpu: device.Device) -> None:
     def run(seed: int) -> list[float]:
         gpu.streams("random", seed)
         return copied_from_another_stream(waits=False)
@@ -94,7 +94,7 @@ def test_a_seed_stands_for_one_order_and_seeds_differ(gpu: device.Device) -> Non
     assert results == [run(seed) for seed in range(20)]
 
 
-def test_a_wait_counts_from_the_record_before_it(gpu: device.Device) -> None:
+def test_a_wait_is_for_the_last_record_before_it(gpu: device.Device) -> None:
     writer, reader, event = (
         ok(cu.cuStreamCreate(1)),
         ok(cu.cuStreamCreate(1)),
@@ -150,7 +150,7 @@ def test_a_query_says_not_ready_before_it_says_ready(gpu: device.Device) -> None
     assert code(cu.cuEventQuery(event)) == 0
 
 
-def test_the_time_between_events_is_known_when_both_are_done(gpu: device.Device) -> None:
+def test_elapsed_time_is_known_when_both_events_are_done(gpu: device.Device) -> None:
     stream = ok(cu.cuStreamCreate(1))
     start, end, untimed = (ok(cu.cuEventCreate(flags)) for flags in (0, 0, 2))
     assert code(cu.cuEventElapsedTime(start, end)) == 400
@@ -162,7 +162,7 @@ def test_the_time_between_events_is_known_when_both_are_done(gpu: device.Device)
     assert code(cu.cuEventElapsedTime(start, untimed)) == 400
 
 
-def test_a_destroyed_stream_takes_no_work_but_does_what_it_has(gpu: device.Device) -> None:
+def test_a_destroyed_stream_finishes_its_work_and_takes_no_more(gpu: device.Device) -> None:
     stream, event, pointer = ok(cu.cuStreamCreate(1)), ok(cu.cuEventCreate(0)), allocated([1])
     assert fill(pointer, 7, 1, stream) == 0
     ok(cu.cuStreamDestroy(stream))

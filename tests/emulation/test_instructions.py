@@ -1,4 +1,4 @@
-"""Every family of PTX instructions against numpy, on ordinary numbers and on the edges.
+"""Every family of PTX instructions compared with numpy, on ordinary numbers and edge cases.
 
 Integers are compared with Python's own, which have no width; floats bit by bit where PTX rounds
 exactly, NaN being equal to NaN.
@@ -33,7 +33,7 @@ def dtype_of(type: str) -> np.dtype[Any]:
 
 
 def exactly(function: Callable[..., int], type: Any, *operands: Array) -> Array:
-    """Python's integers, cut to the width of the type."""
+    """Wrap Python integers to the width of the type."""
     dtype = np.dtype(type)
     mask = (1 << 8 * dtype.itemsize) - 1
     values = [function(*map(int, row)) & mask for row in zip(*operands, strict=True)]
@@ -41,7 +41,7 @@ def exactly(function: Callable[..., int], type: Any, *operands: Array) -> Array:
 
 
 def same(found: Array, expected: Array) -> None:
-    """Bit for bit, all NaN being one."""
+    """Compare bit by bit, with all NaNs equal."""
     nan = np.isnan(expected.astype(np.float64))
     assert_array_equal(np.isnan(found.astype(np.float64)), nan)
     bits = f"u{found.dtype.itemsize}"
@@ -325,7 +325,7 @@ def test_multiply_add_rounds_once() -> None:
 
 @pytest.mark.parametrize(("mode", "way"), [("rz", 0), ("rm", -1), ("rp", 1)])
 def test_directed_rounding(mode: str, way: int) -> None:
-    """Of the two neighbours of the exact value, the one that lies that way."""
+    """The result is the neighbour of the exact value in that direction."""
     draw = np.random.default_rng(1)
     a, b = (draw.uniform(-9, 9, 300).astype(F32) for _ in range(2))
     wide = {"add": a.astype(F64) + b, "mul": a.astype(F64) * b, "div": a.astype(F64) / b}
@@ -364,7 +364,7 @@ def test_flush_to_zero_and_saturation() -> None:
 
 
 @pytest.mark.parametrize("type", ["f32", "f64"])
-def test_the_operand_that_is_no_nan_wins(type: str) -> None:
+def test_min_and_max_ignore_nan(type: str) -> None:
     a, b = (floats(dtype_of(type), seed) for seed in range(2))
     codes = {name: f"{name}.{type} {{0}}, {{1}}, {{2}};" for name in ("min", "max")}
     found = by_name(codes, a.dtype, a, b)

@@ -67,7 +67,7 @@ def gpu(process: device.Device) -> Iterator[device.Device]:
 
 
 class Cublas:
-    """A handle, with a stream and a workspace of its own."""
+    """A handle with its own stream and workspace."""
 
     def __init__(self) -> None:
         self.library = ctypes.CDLL("libcublas.so.13")
@@ -139,7 +139,7 @@ def drawn(seed: int, shape: tuple[int, ...], kind: int) -> Array:
 
 
 def columns_of(stored: Array, rows: int) -> Array:
-    """The column-major matrix that lies in `stored` […, columns, leading]."""
+    """The column-major matrix stored in `stored` [..., columns, leading]."""
     return np.swapaxes(stored[..., :rows], -1, -2).astype(np.float32)
 
 
@@ -152,7 +152,7 @@ def assert_close(found: Array, expected: Array, kind: int) -> None:
 @pytest.mark.parametrize("kinds", SUPPORTED)
 @pytest.mark.parametrize("operations", [(0, 0), (1, 0), (0, 1), (1, 1), (2, 2)])
 @pytest.mark.parametrize("sizes", [(1, 1, 1), (17, 5, 33), (64, 3, 200), (5, 70, 401), (16, 4, 0)])
-def test_a_product_is_numpys(
+def test_products_equal_numpys(
     cublas: Cublas, sizes: tuple[int, int, int], operations: tuple[int, int], kinds: tuple[int, int]
 ) -> None:
     m, n, k = sizes
@@ -182,7 +182,7 @@ def test_a_product_is_numpys(
 
 
 @pytest.mark.parametrize("kinds", SUPPORTED)
-def test_a_batch_is_as_many_products(cublas: Cublas, kinds: tuple[int, int]) -> None:
+def test_a_batch_equals_single_products(cublas: Cublas, kinds: tuple[int, int]) -> None:
     kind, result = kinds
     a, b, c = drawn(1, (5, 9, 20), kind), drawn(2, (5, 7, 9), kind), drawn(3, (5, 7, 20), result)
     pointers = upload(a), upload(b), upload(c)
@@ -194,7 +194,7 @@ def test_a_batch_is_as_many_products(cublas: Cublas, kinds: tuple[int, int]) -> 
     assert_close(columns_of(download(pointers[2], c), 20), expected, result)
 
 
-def test_stride_0_uses_one_matrix_for_all_of_a_batch(cublas: Cublas) -> None:
+def test_stride_0_repeats_one_matrix(cublas: Cublas) -> None:
     a, b, c = drawn(1, (4, 6), 0), drawn(2, (3, 5, 4), 0), drawn(3, (3, 5, 6), 0)
     pointers = upload(a), upload(b), upload(c)
     assert cublas.gemm((6, 5, 4), pointers, (6, 4, 6), strides=(0, 20, 30), batch=3) == 0
@@ -220,7 +220,7 @@ def test_a_row_major_linear_layer_is_a_transposed_product(cublas: Cublas) -> Non
     assert_close(download(pointers[2], out).astype(np.float32), expected, BFLOAT16)
 
 
-def test_with_beta_0_what_was_in_c_does_not_matter(cublas: Cublas) -> None:
+def test_beta_0_ignores_the_contents_of_c(cublas: Cublas) -> None:
     a, c = np.ones((1, 1), np.float32), np.full((1, 1), np.nan, np.float32)
     pointers = upload(a), upload(a), upload(c)
     assert cublas.gemm((1, 1, 1), pointers, (1, 1, 1)) == 0
@@ -249,7 +249,7 @@ def test_halves_are_rounded_once_to_the_nearest_even(cublas: Cublas, kind: int) 
     np.testing.assert_array_equal(found.astype(np.float32), expected.astype(np.float32))
 
 
-def test_infinity_and_nan_come_through(cublas: Cublas) -> None:
+def test_infinity_and_nan_propagate(cublas: Cublas) -> None:
     for kind in (FLOAT16, BFLOAT16):
         a = np.array([[np.inf, np.nan, -np.inf, 3e38 if kind == BFLOAT16 else 6e4]], DTYPES[kind])
         b, c = np.array([[2]], DTYPES[kind]), np.zeros((1, 4), DTYPES[kind])
@@ -259,12 +259,12 @@ def test_infinity_and_nan_come_through(cublas: Cublas) -> None:
         np.testing.assert_array_equal(found, [np.inf, np.nan, -np.inf, np.inf])
 
 
-def test_the_work_waits_in_the_stream(cublas: Cublas) -> None:
+def test_work_is_queued_in_the_stream(cublas: Cublas) -> None:
     pointers = [upload(np.full((1, 1), value, np.float32)) for value in (2, 3, 0)]
     assert cublas.gemm((1, 1, 1), tuple(pointers), (1, 1, 1)) == 0
     host = np.zeros(1, np.float32)
     ok(cu.cuMemcpyDtoH(host.ctypes.data, pointers[2], 4))
-    assert host.item() == 0  # the stream is a non-blocking one: nobody waited for it
+    assert host.item() == 0  # the stream is non-blocking, and was not synchronised
     assert download(pointers[2], host).item() == 6
 
 
@@ -297,7 +297,7 @@ def test_wrong_arguments_are_refused(cublas: Cublas, case: str) -> None:
         {"compute": COMPUTE_FLOAT16},
     ],
 )
-def test_what_the_support_table_lacks_is_refused(cublas: Cublas, wrong: dict[str, Any]) -> None:
+def test_unsupported_types_are_refused(cublas: Cublas, wrong: dict[str, Any]) -> None:
     pointer = ok(cu.cuMemAlloc(256))
     assert cublas.gemm((2, 2, 2), (pointer,) * 3, (2, 2, 2), **wrong) == NOT_SUPPORTED
 
@@ -320,7 +320,7 @@ def test_operands_outside_live_memory_are_illegal(
 
 
 def test_the_workspace_is_used(cublas: Cublas) -> None:
-    """Whoever keeps something in it loses it."""
+    """Its contents are overwritten."""
     pointers = [upload(np.ones((1, 1), np.float32)) for _ in range(3)]
     before = np.zeros(16, np.float32)
     ok(cu.cuMemcpyHtoD(cublas.workspace, before.ctypes.data, before.nbytes))
@@ -354,7 +354,7 @@ def test_a_captured_product_is_repeated(cublas: Cublas) -> None:
     assert download(pointers[2], np.zeros(1, np.float32)).item() == 1 + 2 * 6
 
 
-def test_setting_the_stream_forgets_the_workspace_which_capture_needs(
+def test_setting_the_stream_resets_the_workspace_that_capture_needs(
     gpu: device.Device, cublas: Cublas
 ) -> None:
     pointers = (ok(cu.cuMemAlloc(4)),) * 3
@@ -366,7 +366,7 @@ def test_setting_the_stream_forgets_the_workspace_which_capture_needs(
     assert cublas.gemm((1, 1, 1), pointers, (1, 1, 1)) == 0
 
 
-def test_faults_strike_cublas_too(gpu: device.Device, cublas: Cublas) -> None:
+def test_faults_are_injected_into_cublas_too(gpu: device.Device, cublas: Cublas) -> None:
     gpu.fault("cublasGemmEx:2:14,cublasCreate:1:3")
     pointers = [ok(cu.cuMemAlloc(4)) for _ in range(3)]
     results = [cublas.gemm((1, 1, 1), tuple(pointers), (1, 1, 1)) for _ in range(3)]
@@ -395,7 +395,7 @@ def test_the_version_is_the_one_that_was_loaded(cublas: Cublas) -> None:
 
 
 def test_512_cubed_takes_well_under_a_second(cublas: Cublas) -> None:
-    """On an idle machine 10 to 25 ms; the bound only keeps it out of the naive loop's range."""
+    """10 to 25 ms on an idle machine; the bound only excludes a naive loop."""
     pointers = [upload(drawn(seed, (512, 512), FLOAT16)) for seed in range(3)]
     assert cublas.gemm((512,) * 3, tuple(pointers), (512,) * 3, types=(FLOAT16,) * 3) == 0
     begin = time.perf_counter()

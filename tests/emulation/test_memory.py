@@ -112,8 +112,8 @@ def test_stores_keep_to_their_width() -> None:
     assert_array_equal(found, [0x7800, 0x5678, 0x23456789, 0])
 
 
-def test_an_array_s_last_bytes_count_too() -> None:
-    """The guard page begins at the next multiple of 16; what lies before it is compared."""
+def test_writes_just_past_an_array_are_found() -> None:
+    """The guard page begins at the next multiple of 16; bytes before it are compared."""
     with pytest.raises(KernelError, match="bytes just past an array of 12 bytes were written"):
         run("st.global.u32 [%at+12], 0;", np.zeros(3, np.uint32))
     with pytest.raises(KernelError, match="illegal address"):
@@ -130,7 +130,7 @@ int is_live(unsigned long long address, size_t size) {
 """
 
 
-def test_pointers_are_asked_about_and_the_answers_remembered(tmp_path: Path) -> None:
+def test_pointers_are_checked_and_results_cached(tmp_path: Path) -> None:
     source, library = tmp_path / "live.c", tmp_path / "live.so"
     source.write_text(LIVE)
     subprocess.run([compiler(), "-shared", "-fPIC", "-o", library, "-x", "c", source], check=True)
@@ -272,7 +272,7 @@ def test_generic_addresses_lead_to_their_space() -> None:
     assert_array_equal(run(body, np.zeros(4, np.uint32)), [77, 77, 3, 9])
 
 
-def test_shared_memory_begins_as_poison_in_every_block() -> None:
+def test_shared_memory_is_poisoned_at_the_start_of_every_block() -> None:
     body = (
         ".shared .align 4 .b8 row[4]; mov.u32 %r2, %ctaid.x; mad.wide.u32 %l1, %r2, 4, %at; "
         "ld.shared.u32 %r1, [row];"
@@ -294,7 +294,7 @@ def test_every_shared_access_is_checked(offset: int) -> None:
     assert caught.value.code == 700
 
 
-def test_a_vector_that_begins_inside_and_ends_outside() -> None:
+def test_a_vector_that_ends_out_of_bounds_is_reported() -> None:
     body = ".shared .align 16 .b8 row[24]; ld.shared.v4.u32 {%r1, %r2, %r3, %r4}, [row+16];"
     with pytest.raises(KernelError, match="is in no array"):
         run(body, np.zeros(1, np.uint32))
@@ -389,7 +389,7 @@ COPY = (
 
 
 @pytest.mark.parametrize(("is_eager", "before"), [(False, 1), (True, 100)])
-def test_copies_happen_at_one_extreme_or_the_other(is_eager: bool, before: int) -> None:
+def test_asynchronous_copies_run_as_early_or_late_as_allowed(is_eager: bool, before: int) -> None:
     for copy in (
         "cp.async.cg.shared.global [%r1], [%l1], 16;",
         "cp.async.ca.shared::cta.global.L2::128B [%r1], [%l1], 8;",
@@ -401,7 +401,7 @@ def test_copies_happen_at_one_extreme_or_the_other(is_eager: bool, before: int) 
 
 
 @pytest.mark.parametrize("schedule", [SCHEDULES[0], SCHEDULES[3]], ids=str)
-def test_copies_of_fewer_bytes_fill_up_with_zeros(schedule: Schedule) -> None:
+def test_copies_of_fewer_bytes_are_padded_with_zeros(schedule: Schedule) -> None:
     cases = {"16, 4": [100, 0], "16, %r9": [0, 0], "8, %p9": [0, 0]}
     for operands, expected in cases.items():
         if "%p9" in operands:

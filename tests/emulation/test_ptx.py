@@ -1,4 +1,4 @@
-"""PTX text becomes plain data; what we cannot translate is refused by name and line."""
+"""PTX is parsed into plain data; unsupported instructions are refused by name and line."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_instructions_know_their_lines_in_the_ptx_and_in_the_source() -> None:
     first, _, third, *_ = entry.instructions()
     assert KERNEL.splitlines()[first.line - 1].strip() == "mov.u32 %r0, %tid.x;"
     assert first.source == Source("kernels/scale.cu", 12)
-    assert third.source == Source("kernels/scale.cu", 14)  # the call, not the header's inside
+    assert third.source == Source("kernels/scale.cu", 14)  # the call, not the inlined function
 
 
 def body(text: str) -> str:
@@ -111,7 +111,7 @@ def body(text: str) -> str:
         "ld.global.e4m3 %r1, [%r2];",
     ],
 )
-def test_what_is_unknown_is_refused_by_name_and_line(instruction: str) -> None:
+def test_unknown_instructions_are_refused_by_name_and_line(instruction: str) -> None:
     with pytest.raises(PtxError, match=r"line 5: `.*`: unknown ") as caught:
         translate(parse(body(instruction)))
     assert instruction.split()[0].rstrip(";") in str(caught.value)
@@ -129,6 +129,6 @@ def test_what_is_unknown_is_refused_by_name_and_line(instruction: str) -> None:
         (HEADER + ".global .u64 p = other;", "addresses are not supported"),
     ],
 )
-def test_texts_that_are_no_ptx(text: str, complaint: str) -> None:
+def test_texts_that_are_not_ptx_are_refused(text: str, complaint: str) -> None:
     with pytest.raises(PtxError, match=complaint):
         translate(parse(text))

@@ -1,6 +1,6 @@
-"""Kernels with one planted bug each: every one is reported, or gives wrong numbers in some order.
+"""Kernels with one planted bug each: all are reported, or give wrong results in some order.
 
-And what the reports say, that a failure leaves nothing behind, that any thread may launch.
+Also: what reports say, launches after a failure, and launches from any thread.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def zeros(count: int) -> Array:
 
 
 class Reported(NamedTuple):
-    """A bug that stops the kernel: what the report must say."""
+    """A bug that stops the kernel, and what the report must say."""
 
     kernel: str
     code: int
@@ -78,14 +78,14 @@ def test_a_broken_rule_stops_the_kernel(planted: Module, bug: Reported, schedule
 
 
 @pytest.mark.parametrize("kernel", ["endless_loop", "endless_barriers"])
-def test_the_watchdog_ends_what_does_not_end(planted: Module, kernel: str) -> None:
+def test_the_watchdog_ends_endless_blocks(planted: Module, kernel: str) -> None:
     with planted.watchdog(100_000), pytest.raises(KernelError, match="does not end") as caught:
         planted.launch(kernel, 1, 32, [zeros(1)])
     assert caught.value.code == 702
 
 
 class Wrong(NamedTuple):
-    """A bug that shows in the numbers, under one order at least."""
+    """A bug that gives wrong results, in at least one order."""
 
     kernel: str
     correct: str  # a kernel without the bug, or none
@@ -126,7 +126,7 @@ def test_a_race_shows_in_some_order(planted: Module, case: Wrong) -> None:
 
 
 @pytest.mark.parametrize("case", WRONG_COPIES, ids=lambda case: case.kernel)
-def test_a_copy_out_of_turn_shows_too(planted_copies: Module, case: Wrong) -> None:
+def test_a_copy_at_the_wrong_time_shows_too(planted_copies: Module, case: Wrong) -> None:
     test_a_race_shows_in_some_order(planted_copies, case)
 
 
@@ -149,7 +149,7 @@ def test_after_a_failure_the_next_launch_is_right(planted: Module) -> None:
         assert_array_equal(out, X[127::-1])
 
 
-def test_threads_of_python_launch_one_after_another(planted: Module) -> None:
+def test_launches_of_python_threads_are_serialised(planted: Module) -> None:
     outs, threads = [zeros(512) for _ in range(8)], []
     for out in outs:
         arguments = ("correct_reuse", 1, 128, [out, X])
@@ -162,7 +162,7 @@ def test_threads_of_python_launch_one_after_another(planted: Module) -> None:
         assert_array_equal(out, PASSES)
 
 
-def test_launches_that_cannot_be_are_refused(planted: Module) -> None:
+def test_impossible_launches_are_refused(planted: Module) -> None:
     with pytest.raises(KernelError, match="more than 1024 threads") as caught:
         planted.launch("trapped", 1, 1025, [zeros(1)])
     assert caught.value.code == 1
@@ -176,8 +176,8 @@ def test_launches_that_cannot_be_are_refused(planted: Module) -> None:
         planted.launch("nothing", 1, 1, [])
 
 
-def test_a_fault_outside_of_kernels_stays_python_s_own() -> None:
-    """faulthandler was there first, and still gets what is not ours."""
+def test_a_segfault_outside_kernels_is_left_to_python() -> None:
+    """faulthandler, which was installed first, still handles it."""
     code = (
         "import ctypes, faulthandler, numpy as np; faulthandler.enable()\n"
         "from emulation.kernel import Module, KernelError\n"
@@ -247,14 +247,14 @@ def test_a_named_barrier_joins_part_of_a_block_at_different_lines(schedule: Sche
     assert_array_equal(out, np.arange(32, 64))
 
 
-def test_a_producer_may_arrive_and_go_on() -> None:
+def test_a_producer_may_arrive_and_continue() -> None:
     text = PRODUCER.replace("barrier.sync 1, 64;\n ret", "barrier.arrive 1, 64;\n ret")
     out = np.zeros(32, np.uint32)
     Module(text).launch("produce", 1, 64, [out])
     assert_array_equal(out, np.arange(32, 64))
 
 
-def test_a_barrier_that_too_few_come_to() -> None:
+def test_a_barrier_with_too_few_threads_is_reported() -> None:
     text = PRODUCER.replace("1, 64", "1, 96")
     with pytest.raises(KernelError, match="deadlock"):
         Module(text).launch("produce", 1, 64, [np.zeros(32, np.uint32)])

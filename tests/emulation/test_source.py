@@ -1,4 +1,4 @@
-"""Kernels from source: the same numbers, and each sanitizer's own finds among the planted bugs."""
+"""Kernels from source give the same results, and sanitizers find their kinds of planted bugs."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def _headers() -> None:
 
 
 def launched(sanitizer: str, kernel: str) -> str:
-    """What a process says that launches the planted kernel under the sanitizer."""
+    """Return the output of a process that launches the planted kernel under the sanitizer."""
     done = subprocess.run(
         sanitize.command(["-c", LAUNCH, sanitizer, kernel, str(PLANTED)]),
         env=sanitize.environment(sanitizer),
@@ -79,7 +79,7 @@ def test_shared_memory_is_poisoned_here_too() -> None:
         ("thread", "last_writer_wins", "data race"),
     ],
 )
-def test_each_sanitizer_finds_its_own(sanitizer: str, kernel: str, finds: str) -> None:
+def test_each_sanitizer_finds_its_kind_of_bug(sanitizer: str, kernel: str, finds: str) -> None:
     said = launched(sanitizer, kernel)
     assert finds in said
     assert "planted.cu:" in said
@@ -88,11 +88,11 @@ def test_each_sanitizer_finds_its_own(sanitizer: str, kernel: str, finds: str) -
 
 @pytest.mark.parametrize("sanitizer", ["address", "undefined", "thread"])
 @pytest.mark.parametrize("kernel", ["correct_barrier", "correct_reuse"])
-def test_sanitizers_are_silent_about_what_is_right(sanitizer: str, kernel: str) -> None:
+def test_sanitizers_report_nothing_for_correct_kernels(sanitizer: str, kernel: str) -> None:
     assert launched(sanitizer, kernel) == "finished\n"
 
 
-def test_a_ptx_s_source_is_found_by_what_it_exports() -> None:
+def test_the_source_of_ptx_is_found_by_its_exported_kernels() -> None:
     text = ".version 8.0\n.target sm_80\n.visible .entry rms_norm_f16() { ret; }\n"
     assert source_of(text).name == "rms_norm.cu"
     with pytest.raises(BuildError, match="exports nobody"):

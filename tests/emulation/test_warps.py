@@ -23,7 +23,7 @@ def words(count: int = 64, seed: int = 0) -> Array:
 
 
 def shuffled_from(mode: str, lane: int, control: int, width: int) -> tuple[int, bool]:
-    """CUDA's own description: outside of its segment of `width` lanes, a lane keeps its value."""
+    """As CUDA describes it: a lane whose source is outside its segment keeps its value."""
     start = lane // width * width
     source = {
         "up": lane - control,
@@ -139,7 +139,7 @@ def test_matches() -> None:
     assert result(f"match.any.sync.b64 {{0}}, {{1}}, {FULL};", np.uint32, wide).all()
 
 
-def test_who_and_where_a_thread_is() -> None:
+def test_thread_and_block_indices() -> None:
     text = (
         ".visible .entry run(.param .u64 out) { .reg .b64 %l<3>; .reg .b32 %r<30>; "
         "ld.param.u64 %l1, [out];"
@@ -167,7 +167,7 @@ def test_who_and_where_a_thread_is() -> None:
     columns += [2**32 - (1 << lane), 1 << lane, 2**32 - (2 << lane), (2 << lane) - 1]
     for number, expected in enumerate(columns, 1):
         assert_array_equal(out[:, :, number], expected, err_msg=str(number))
-    assert (out[:, :, 18] >> lane & 1).all()  # of an active mask no more is certain
+    assert (out[:, :, 18] >> lane & 1).all()  # an active mask guarantees no more
 
 
 @ORDERS
@@ -267,7 +267,7 @@ def test_a_branch_by_index() -> None:
     assert_array_equal(result(code, np.uint32, words()), words() % 3 + 10)
 
 
-def test_loops_turn_as_often_as_they_should() -> None:
+def test_loops_run_the_right_number_of_times() -> None:
     code = (
         "and.b32 %t1, {1}, 15; mov.u32 {0}, 0; AGAIN: setp.eq.u32 %q, %t1, 0; @%q bra DONE;"
         "add.u32 {0}, {0}, %t1; sub.u32 %t1, %t1, 1; bra AGAIN; DONE: griddepcontrol.wait;"

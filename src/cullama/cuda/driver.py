@@ -141,7 +141,7 @@ class Device:
         if not self.is_of_this_process:
             raise DeviceError(f"{FORKED}; {SPAWN}")
         if self.is_closed:
-            raise ClosedError("the model was closed and its GPU memory freed; create a new LLM")
+            raise ClosedError("the model was closed and its GPU memory freed; make a new LLM")
         if self._lost is not None:
             raise DeviceLostError(self._lost)
         self.call("cuCtxSetCurrent", self._context)
