@@ -22,8 +22,9 @@ from emulation import device
 if reason := device.missing():
     pytest.skip(reason, allow_module_level=True)
 
-from cuda.bindings import driver as cu
+from cuda.bindings import driver
 
+cu: Any = driver
 TESTS = Path(__file__).resolve().parents[1]
 
 SCALE = """
