@@ -30,7 +30,11 @@ class ProgressBar:
         if self._started is None:
             self._started = now
         if self._bar is None and now - self._started > DELAY and done < total:
-            self._begin(total)
+            if sys.stderr.isatty():
+                self._bar = self._new_bar(total)
+            elif not self._is_announced and not self._in_bytes:
+                self._is_announced = True
+                print(f"{self._title} …", file=sys.stderr, flush=True)
         if self._bar is not None:
             self._bar.update(self._bar.task_ids[0], completed=done)
 
@@ -40,13 +44,6 @@ class ProgressBar:
     def __exit__(self, *error: object) -> None:
         if self._bar is not None:
             self._bar.stop()
-
-    def _begin(self, total: int) -> None:
-        if sys.stderr.isatty():
-            self._bar = self._new_bar(total)
-        elif not self._is_announced and not self._in_bytes:
-            self._is_announced = True
-            print(f"{self._title} …", file=sys.stderr, flush=True)
 
     def _new_bar(self, total: int) -> Progress:
         # 40 ms of imports, which loads faster than DELAY do not pay.

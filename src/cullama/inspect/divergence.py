@@ -6,7 +6,7 @@ perplexity. It takes logits and token ids; it runs no model.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from math import nan
 from typing import Any
@@ -83,7 +83,9 @@ def divergence(expected: HostArray, found: HostArray, text: Sequence[int]) -> Di
     assert expected.shape == found.shape == (len(text), expected.shape[1])
     nats, has_same_top = np.zeros(len(text)), np.zeros(len(text), np.bool_)
     surprise = np.zeros((2, len(text) - 1))
-    for rows in _slices(*expected.shape):
+    step = max(1, MAX_WIDENED // expected.shape[1])
+    for start in range(0, len(text), step):
+        rows = slice(start, min(start + step, len(text)))
         p, q = log_softmax(expected[rows]), log_softmax(found[rows])
         with np.errstate(invalid="ignore"):
             nats[rows] = kl_divergence(p, q)
@@ -108,12 +110,6 @@ def log_softmax(logits: HostArray) -> Doubles:
         shifted -= shifted.max(axis=-1, keepdims=True)
         shifted -= np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
     return shifted
-
-
-def _slices(rows: int, columns: int) -> Iterator[slice]:
-    step = max(1, MAX_WIDENED // columns)
-    for start in range(0, rows, step):
-        yield slice(start, min(start + step, rows))
 
 
 def _perplexity(surprise: Doubles) -> float:

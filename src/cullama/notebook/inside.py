@@ -53,12 +53,13 @@ def lens_table(
         spelled: the text of every candidate, by id.
     """
     first = len(tokens) - len(top[0])
+    states = ["embedding", *(f"after layer {layer}" for layer in range(len(top) - 1))]
     rows = []
     for row in range(first, len(tokens)):
         following = tokens[row + 1] if row + 1 < len(tokens) else None
         cells = "".join(
-            _lens_cell(state[row - first], spelled, following, f"{_state(index)}, token {row}")
-            for index, state in enumerate(top)
+            _lens_cell(state[row - first], spelled, following, f"{where}, token {row}")
+            for where, state in zip(states, top, strict=True)
         )
         own = f'<th style="{_CELL}">{_shown(texts[row])}</th>'
         next_text = "" if following is None else _shown(texts[row + 1])
@@ -92,10 +93,6 @@ def _lens_cell(
         f'<td title="{attribute(title)}" style="{_LENS};{shade(share)}{line}">'
         f"{_shown(spelled[token])}</td>"
     )
-
-
-def _state(index: int) -> str:
-    return f"after layer {index - 1}" if index else "embedding"
 
 
 def _shown(text: str) -> str:

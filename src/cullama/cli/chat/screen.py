@@ -45,7 +45,8 @@ class Screen:
     def __init__(self, markdown: bool = True, is_silent: bool = False) -> None:
         self._is_silent = is_silent
         self._is_terminal = sys.stdout.isatty()
-        self._renders_markdown = markdown and self._is_terminal and not _is_dumb()
+        is_dumb = os.environ.get("TERM", "dumb") in ("dumb", "unknown")
+        self._renders_markdown = markdown and self._is_terminal and not is_dumb
         self._block = ""  # what is on the screen raw
         self._fence = ""  # that opened the piece of code we are in
         self._line = ""  # the last, unfinished one
@@ -134,23 +135,17 @@ class Screen:
 
 def rows_of(text: str, columns: int) -> int:
     """Count a terminal's rows from the start of the text to the cursor behind it."""
-    return sum(_rows_of_line(line, columns) for line in text.split("\n"))
-
-
-def _rows_of_line(line: str, columns: int) -> int:
     from rich.cells import cell_len
 
-    rows, column = 1, 0
-    for character in line:
-        width = cell_len(character)
-        if column + width > columns:
-            rows, column = rows + 1, 0
-        column += width
+    rows = 0
+    for line in text.split("\n"):
+        rows, column = rows + 1, 0
+        for character in line:
+            width = cell_len(character)  # 2 for wide characters
+            if column + width > columns:
+                rows, column = rows + 1, 0
+            column += width
     return rows
-
-
-def _is_dumb() -> bool:
-    return os.environ.get("TERM", "dumb") in ("dumb", "unknown")
 
 
 def stats_line(completion: Completion) -> str:

@@ -116,20 +116,17 @@ class Gap:
         error = np.abs(np.where(is_finite, a, 0) - np.where(is_finite, b, 0))
         sizes = self._sizes[rows]
         shares = _ratios(error, np.where(is_finite, np.abs(a), 0) + sizes[:, None])
-        shares[~is_finite & ~_are_alike(a, b)] = inf
+        are_equal = (a == b) | (np.isnan(a) & np.isnan(b))
+        shares[~is_finite & ~are_equal] = inf
         squares = (error**2).mean(1)
         errors = np.maximum(_ratios(np.sqrt(squares), sizes), shares.max(1) / OUTLIER)
-        self._note_worst(rows.start, errors, shares, a, b)
+        worst = int(errors.argmax())
+        if errors[worst] > self._errors.max():
+            column = int(shares[worst].argmax())
+            found, expected = float(b[worst, column]), float(a[worst, column])
+            self._point = Point(rows.start + worst, column, expected, found)
         self._squares[rows], self._largest[rows] = squares, error.max(1)
         self._errors[rows] = errors
-
-    def _note_worst(
-        self, start: int, errors: Doubles, shares: Doubles, a: Doubles, b: Doubles
-    ) -> None:
-        row = int(errors.argmax())
-        if errors[row] > self._errors.max():
-            column = int(shares[row].argmax())
-            self._point = Point(start + row, column, float(a[row, column]), float(b[row, column]))
 
     def figures(self) -> Figures:
         return Figures(
@@ -150,10 +147,6 @@ def total_relative(figures: list[Figures]) -> float:
         return inf
     squares = sum(each.rms_error**2 * each.elements for each in figures)
     return _ratio(sqrt(squares), sqrt(sum(each.rms**2 * each.elements for each in figures)))
-
-
-def _are_alike(a: Doubles, b: Doubles) -> NDArray[np.bool_]:
-    return (a == b) | (np.isnan(a) & np.isnan(b))
 
 
 def _ratios(errors: Doubles, sizes: Doubles) -> Doubles:

@@ -88,16 +88,13 @@ class LogitGap:
         for first in range(0, len(found), step):
             b = found[first : first + step].astype(np.float64)
             rows = slice(start + first, start + first + len(b))
-            self._add(rows, self._rows[rows].astype(np.float64), b)
-
-    def _add(self, rows: slice, a: Doubles, b: Doubles) -> None:
-        with np.errstate(invalid="ignore"):
-            p, q = log_softmax(a), log_softmax(b)
-            self._divergence[rows] = kl_divergence(p, q)
-            self._max_error[rows] = np.abs(a - b).max(1)
-            best = np.partition(a, -2, axis=1)[:, -2:] if a.shape[1] > 1 else a
-            self._margin[rows] = best[:, -1] - best[:, 0]
-        self._expected[rows], self._found[rows] = a.argmax(1), b.argmax(1)
+            a = self._rows[rows].astype(np.float64)
+            with np.errstate(invalid="ignore"):
+                self._divergence[rows] = kl_divergence(log_softmax(a), log_softmax(b))
+                self._max_error[rows] = np.abs(a - b).max(1)
+                best = np.partition(a, -2, axis=1)[:, -2:] if a.shape[1] > 1 else a
+                self._margin[rows] = best[:, -1] - best[:, 0]
+            self._expected[rows], self._found[rows] = a.argmax(1), b.argmax(1)
 
     def figures(self) -> LogitFigures:
         return LogitFigures(

@@ -81,25 +81,20 @@ def table(comparison: DrawnComparison) -> str:
     for section in comparison.sections:
         shown = section.operations if comparison.is_detailed else (section.worst,)
         for operation in shown:
-            accumulated = operation.accumulated.relative
+            own, accumulated = operation.own, operation.accumulated.relative
             rows.add_row(
                 section.name,
-                operation.place.name if comparison.is_detailed or operation.own.error else "",
-                *_cells(operation.own),
+                operation.place.name if comparison.is_detailed or own.error else "",
+                *map(_number, (own.max_error, own.rms_error, own.relative, own.error)),
+                f"{own.point.token}, {own.point.column}" if own.point else "",
                 _number(accumulated if comparison.is_detailed else section.accumulated),
-                "differs" if operation.own.error > comparison.tolerance.share else "",
+                "differs" if own.error > comparison.tolerance.share else "",
             )
     console = Console(width=120)
     with console.capture() as capture:
         console.print(rows)
     lines = [*_head(comparison), capture.get().rstrip("\n"), comparison.verdict, comparison.drift]
     return "\n".join(lines)
-
-
-def _cells(figures: Figures) -> tuple[str, ...]:
-    numbers = figures.max_error, figures.rms_error, figures.relative, figures.error
-    point = figures.point
-    return (*map(_number, numbers), f"{point.token}, {point.column}" if point else "")
 
 
 def _head(comparison: DrawnComparison) -> list[str]:
@@ -159,13 +154,7 @@ def _colour(figures: Figures, comparison: DrawnComparison) -> str:
 
 def page(comparison: DrawnComparison) -> str:
     """Return an HTML page with charts, which loads nothing else."""
-    # A token that spells "</script>" would end the script.
-    data = json.dumps(_data(comparison), separators=(",", ":"), allow_nan=False)
-    return PAGE.read_text(encoding="utf-8").replace(DATA, data.replace("<", "\\u003c"))
-
-
-def _data(comparison: DrawnComparison) -> dict[str, Any]:
-    return {
+    data = {
         "head": _head(comparison),
         "verdict": comparison.verdict,
         "drift": comparison.drift,
@@ -176,6 +165,9 @@ def _data(comparison: DrawnComparison) -> dict[str, Any]:
         "sections": [_section(section) for section in comparison.sections],
         "logits": comparison.logits.as_json(),
     }
+    # "<" is escaped: a token that spells "</script>" would end the script.
+    text = json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+    return PAGE.read_text(encoding="utf-8").replace(DATA, text)
 
 
 def _section(section: Section) -> dict[str, Any]:
