@@ -1,4 +1,4 @@
-"""From messages to token ids: as transformers has them, and safe from what users type."""
+"""Rendered and encoded conversations: as transformers has them, with control tokens escaped."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def control(ids: list[int]) -> list[int]:
 
 
 @pytest.mark.parametrize("style", chat_styles(), ids=lambda style: style.name)
-def test_conversations_become_the_tokens_that_transformers_makes(style: ChatStyle) -> None:
+def test_token_ids_equal_those_of_transformers(style: ChatStyle) -> None:
     bos = style.tokenizer.tokenizer.token_to_id(style.names.get("bos_token", ""))
     own = ChatTemplate(style.source, style.name, style.names)
     format = ChatFormat(own, style.tokenizer, bos, style.variables)
@@ -68,17 +68,17 @@ def test_conversations_become_the_tokens_that_transformers_makes(style: ChatStyl
 
 
 @pytest.mark.parametrize("style", chat_styles(), ids=lambda style: style.name)
-def test_no_style_lets_a_user_speak_for_another(style: ChatStyle) -> None:
-    """Whatever control tokens are typed, the model sees those of an innocent conversation."""
+def test_no_style_lets_a_message_write_control_tokens(style: ChatStyle) -> None:
+    """Messages that spell control tokens give as many of them as a plain conversation."""
     library = style.tokenizer.tokenizer
     special = {i for i, it in library.get_added_tokens_decoder().items() if it.special}
     own = ChatTemplate(style.source, style.name, style.names)
     format = ChatFormat(own, style.tokenizer, None, style.variables)
-    innocent = format.encode(format.write(said("hello")))
+    plain = format.encode(format.write(said("hello")))
     for index in special:
-        typed = f"a{library.id_to_token(index)}b"
-        ids = format.encode(format.write(said(typed)))
-        assert [i for i in ids if i in special] == [i for i in innocent if i in special], typed
+        spelled = f"a{library.id_to_token(index)}b"
+        ids = format.encode(format.write(said(spelled)))
+        assert [i for i in ids if i in special] == [i for i in plain if i in special], spelled
 
 
 class TestWhatUsersType:
@@ -95,9 +95,9 @@ class TestWhatUsersType:
         ],
     )
     def test_is_plain_text_whatever_it_spells(self, format: ChatFormat, text: str) -> None:
-        innocent = ids_of(format, "hello")
+        plain = ids_of(format, "hello")
         ids = ids_of(format, text)
-        assert control(ids) == control(innocent)
+        assert control(ids) == control(plain)
 
     @pytest.mark.parametrize("text", SPELLED)
     def test_reaches_the_model_unchanged(
@@ -108,19 +108,19 @@ class TestWhatUsersType:
 
     @given(st.lists(st.sampled_from([*SPELLED, "<|", "|>", "end", "a", " ", "\n", "\ufdd0", "🦙"])))
     @settings(max_examples=200)
-    def test_never_speaks_in_control_tokens(self, format: ChatFormat, parts: list[str]) -> None:
+    def test_never_becomes_a_control_token(self, format: ChatFormat, parts: list[str]) -> None:
         text = "".join(parts)
         ids = ids_of(format, text, text, text)
         assert control(ids) == control(ids_of(format, "x", "x", "x"))
 
-    def test_is_encoded_as_ever_where_it_spells_nothing(
+    def test_is_encoded_as_usual_where_it_spells_no_control_token(
         self, format: ChatFormat, library: Library
     ) -> None:
         text = format.write(said("naïve 🦙", "yes", "\ttabs  and spaces "))
         library.encode_special_tokens = False
         assert format.encode(text) == library.encode(text, add_special_tokens=False).ids
 
-    def test_no_control_token_of_a_single_letter_is_typed(self, tokenizer_file: Path) -> None:
+    def test_control_tokens_of_one_character_are_escaped_too(self, tokenizer_file: Path) -> None:
         library = Library.from_file(str(tokenizer_file))
         library.add_special_tokens([AddedToken("Ω", special=True), AddedToken("Ω>", special=True)])
         odd = [library.token_to_id("Ω"), library.token_to_id("Ω>")]
@@ -130,14 +130,14 @@ class TestWhatUsersType:
             assert not set(odd) & set(ids)
             assert text in library.decode(ids, skip_special_tokens=False)
 
-    def test_overlapping_control_tokens_are_all_taken_apart(self, tokenizer_file: Path) -> None:
+    def test_overlapping_control_tokens_are_all_escaped(self, tokenizer_file: Path) -> None:
         library = Library.from_file(str(tokenizer_file))
         library.add_special_tokens([AddedToken("[A", special=True), AddedToken("A]", special=True)])
         odd = {library.token_to_id("[A"), library.token_to_id("A]")}
         format = ChatFormat(template(), Tokenizer(library), BEGIN)
         assert not odd & set(ids_of(format, "[A] A][A [[A]]"))
 
-    def test_space_beside_a_control_token_goes_where_the_tokenizer_has_it(
+    def test_space_beside_a_control_token_is_stripped_as_by_the_tokenizer(
         self, tokenizer_file: Path
     ) -> None:
         library = Library.from_file(str(tokenizer_file))
@@ -155,31 +155,33 @@ class TestWhatUsersType:
 
 
 class TestBeginningAndEnd:
-    def test_there_is_one_beginning_where_the_template_writes_two(self, library: Library) -> None:
+    def test_there_is_one_bos_where_the_template_writes_two(self, library: Library) -> None:
         format = ChatFormat(template("{{ bos_token }}" + TEMPLATE), Tokenizer(library), BEGIN)
         assert ids_of(format, "Hi").count(BEGIN) == 1
 
-    def test_the_tokenizer_adds_none_to_the_templates(self, format: ChatFormat) -> None:
+    def test_the_tokenizer_adds_no_second_bos(self, format: ChatFormat) -> None:
         assert ids_of(format, "Hi").count(BEGIN) == 1
 
-    def test_the_token_behind_an_answer_ends_it(self, format: ChatFormat) -> None:
+    def test_the_token_after_an_assistant_message_is_a_stop_token(self, format: ChatFormat) -> None:
         assert format.stop_tokens == {END}
         assert format.with_stop_tokens(SamplingParams(stop_token_ids=(9,))).stop_token_ids == (
             9,
             END,
         )
 
-    def test_but_not_where_ends_are_to_be_ignored(self, format: ChatFormat) -> None:
+    def test_ignore_eos_adds_no_stop_token(self, format: ChatFormat) -> None:
         params = SamplingParams(ignore_eos=True)
         assert format.with_stop_tokens(params) is params
 
     @pytest.mark.parametrize("source", ["{{ messages[0].content }}", "{{ raise_exception('no') }}"])
-    def test_a_template_that_shows_none_has_none(self, library: Library, source: str) -> None:
+    def test_a_template_without_such_a_token_has_no_stop_token(
+        self, library: Library, source: str
+    ) -> None:
         assert ChatFormat(template(source), Tokenizer(library), BEGIN).stop_tokens == frozenset()
 
 
 class TestWithoutATemplate:
-    def test_what_is_said_is_continued_line_by_line(self, library: Library) -> None:
+    def test_messages_are_joined_line_by_line(self, library: Library) -> None:
         format = ChatFormat(None, Tokenizer(library), BEGIN)
         ids = ids_of(format, "Once", "upon", "a time <|end|>")
         assert library.decode(ids[1:], skip_special_tokens=False) == "Once\nupon\na time <|end|>"
@@ -188,6 +190,6 @@ class TestWithoutATemplate:
 
 
 @pytest.mark.parametrize("message", ["Hi", {"role": "user"}, {"role": "user", "content": 3}, None])
-def test_what_is_no_message_is_refused(format: ChatFormat, message: object) -> None:
+def test_values_that_are_not_messages_are_refused(format: ChatFormat, message: object) -> None:
     with pytest.raises(UsageError, match="expected a role and a text"):
         format.write([message])  # type: ignore[list-item]

@@ -1,4 +1,4 @@
-"""Conversations that are kept: what the model reads of them, and how they are taken back."""
+"""Sessions: the prompts they render, undo, retry, fork, truncation, saving."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class TestATurn:
     def test_answers_as_chat_does(self, llm: LLM, session: Session) -> None:
         assert session.send("Hi").text == llm.chat([{"role": "user", "content": "Hi"}], SHORT).text
 
-    def test_reads_only_what_is_new(self, session: Session) -> None:
+    def test_prefills_only_new_tokens(self, session: Session) -> None:
         read = 0
         for question in QUESTIONS:
             completion = session.send(question)
@@ -68,7 +68,7 @@ class TestATurn:
             ends = completion.finish_reason == "stop"
             read = completion.prompt_tokens + len(completion.token_ids) - 1 - ends
 
-    def test_goes_on_with_the_tokens_the_model_wrote(self, session: Session) -> None:
+    def test_continues_with_the_token_ids_the_model_generated(self, session: Session) -> None:
         first = session.send("Hi")
         written = first.token_ids[: -1 if first.finish_reason == "stop" else None]
         session.send("And?")
@@ -76,7 +76,7 @@ class TestATurn:
         ids = session.last_prompt.token_ids
         assert ids[first.prompt_tokens :][: len(written)] == written
 
-    def test_gives_the_model_the_whole_conversation(self, llm: LLM, session: Session) -> None:
+    def test_renders_the_whole_conversation(self, llm: LLM, session: Session) -> None:
         talk(session, *QUESTIONS)
         assert session.last_prompt is not None
         expected = llm.chat_format.write(session.messages[:-1])
@@ -90,7 +90,7 @@ class TestATurn:
         assert "".join(reply) == reply.completion.text == twin.send("Hi").text
         assert session.messages == twin.messages
 
-    def test_takes_wishes_of_its_own(self, session: Session) -> None:
+    def test_takes_parameters_of_its_own(self, session: Session) -> None:
         assert len(session.send("Hi", SamplingParams(max_tokens=2, ignore_eos=True)).token_ids) == 2
 
     def test_ends_before_a_stop_string_and_the_next_still_reads_right(
@@ -107,7 +107,7 @@ class TestATurn:
 
 
 class TestStopping:
-    def test_in_the_middle_keeps_what_was_read(self, session: Session) -> None:
+    def test_in_the_middle_keeps_the_answer_so_far(self, session: Session) -> None:
         reply = session.stream("Hi", SamplingParams(max_tokens=100, temperature=0, ignore_eos=True))
         piece = next(reply)
         reply.close()
@@ -120,7 +120,7 @@ class TestStopping:
         session.stream("Hi").close()
         assert session.messages == []
 
-    def test_by_letting_go_leaves_no_turn(self, llm: LLM, session: Session) -> None:
+    def test_by_dropping_the_reply_leaves_no_turn(self, llm: LLM, session: Session) -> None:
         reply = session.stream("Hi")
         del reply
         gc.collect()
@@ -128,7 +128,7 @@ class TestStopping:
         assert session.turns == 1
         assert llm.engine.metrics.ended["cancelled"] > 0
 
-    def test_an_answer_under_way_must_end_before_the_next_question(self, session: Session) -> None:
+    def test_a_running_answer_must_end_before_the_next_question(self, session: Session) -> None:
         session.send("Hi")
         reply = session.stream("Hi")
         for act in (lambda: session.send("And?"), session.retry, session.undo):
@@ -137,7 +137,7 @@ class TestStopping:
         reply.close()
         session.send("And?")
 
-    def test_an_answer_that_fails_was_never_a_turn(
+    def test_an_answer_that_fails_leaves_no_turn(
         self, llm: LLM, session: Session, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         session.send("Hi")
@@ -155,7 +155,7 @@ class TestStopping:
 
 
 class TestTakingBack:
-    def test_undo_is_as_if_the_turn_had_never_been(self, llm: LLM) -> None:
+    def test_after_undo_everything_is_as_without_the_turn(self, llm: LLM) -> None:
         session, other = llm.session(params=SHORT), llm.session(params=SHORT)
         talk(session, "Hi", "And?", "the sea", "the hill")
         session.undo(2)
@@ -164,18 +164,20 @@ class TestTakingBack:
         assert session.send("then").token_ids == other.send("then").token_ids
         assert session.last_prompt == other.last_prompt
 
-    def test_undo_tells_what_it_took(self, session: Session) -> None:
+    def test_undo_returns_the_removed_messages(self, session: Session) -> None:
         talk(session, "Hi", "And?")
         assert next(message["content"] for message in session.undo()) == "And?"
 
     @pytest.mark.parametrize("turns", [0, -1, 3])
-    def test_no_more_than_was_said_is_taken_back(self, session: Session, turns: int) -> None:
+    def test_more_turns_than_there_are_cannot_be_taken_back(
+        self, session: Session, turns: int
+    ) -> None:
         talk(session, "Hi", "And?")
         with pytest.raises(UsageError, match="expected 1 to 2"):
             session.undo(turns)
         assert session.turns == 2
 
-    def test_retry_asks_the_same_and_reads_nothing_twice(self, session: Session) -> None:
+    def test_retry_finds_its_prompt_in_the_cache(self, session: Session) -> None:
         talk(session, "Hi")
         first = session.send("And?")
         again = session.retry()
@@ -183,7 +185,7 @@ class TestTakingBack:
         assert again.cached_tokens == again.prompt_tokens - 1
         assert session.turns == 2
 
-    def test_retry_with_another_seed_takes_the_place_of_the_answer(self, session: Session) -> None:
+    def test_retry_with_another_seed_replaces_the_answer(self, session: Session) -> None:
         talk(session, "Hi")
         wild = SamplingParams(seed=3, temperature=2.0, max_tokens=6, ignore_eos=True)
         answer = session.retry(wild)
@@ -196,7 +198,7 @@ class TestTakingBack:
         session.stream_retry().close()
         assert session.messages == before
 
-    def test_an_edited_question_takes_the_place_of_the_last(self, session: Session) -> None:
+    def test_an_edited_question_replaces_the_last(self, session: Session) -> None:
         talk(session, "Hi", "And?")
         answer = "".join(session.stream_edit("But?"))
         assert session.messages[-2:] == said("But?", answer)
@@ -210,11 +212,13 @@ class TestTakingBack:
         session.stream_edit("But?").close()
         assert session.messages == before
 
-    def test_nothing_to_retry(self, session: Session) -> None:
+    def test_retry_without_a_turn_is_refused(self, session: Session) -> None:
         with pytest.raises(UsageError):
             session.retry()
 
-    def test_a_fork_goes_its_own_way_and_reads_nothing_again(self, session: Session) -> None:
+    def test_a_fork_is_independent_and_finds_its_prompt_in_the_cache(
+        self, session: Session
+    ) -> None:
         talk(session, "Hi", "And?")
         twin = session.fork()
         assert twin.send("left").cached_tokens > 20
@@ -229,7 +233,7 @@ STEPS = ["Hi", "<|end|> there", "🦙", "undo", "retry", "fork", "Be brief.", "s
 
 @given(st.lists(st.sampled_from(STEPS), max_size=8))
 @settings(max_examples=40)
-def test_whatever_is_done_the_model_reads_the_conversation_as_it_stands(
+def test_after_any_steps_the_prompt_is_the_conversation_as_it_stands(
     llm: LLM, steps: list[str]
 ) -> None:
     session = llm.session(params=SHORT)
@@ -265,7 +269,7 @@ class TestTheSystemMessage:
         session.send("Hi")
         assert session.messages[0] == {"role": "system", "content": "Be brief."}
 
-    def test_can_be_changed_and_taken_away(self, session: Session) -> None:
+    def test_can_be_changed_and_removed(self, session: Session) -> None:
         talk(session, "Hi")
         session.system = "Be brief."
         session.system = "Be long."
@@ -282,7 +286,7 @@ class TestAFullContext:
         with LLM(chat_model, backend="cpu", context_length=160) as llm:
             yield llm
 
-    def test_leaves_out_the_oldest_turns_and_says_how_many(self, small: LLM) -> None:
+    def test_truncates_the_oldest_turns_and_counts_them(self, small: LLM) -> None:
         session = small.session("Be brief.", SHORT)
         left_out = []
         for index in range(12):
@@ -302,7 +306,7 @@ class TestAFullContext:
         assert "Number 11" in session.last_prompt.text
         assert "Number 0" not in session.last_prompt.text
 
-    def test_frees_a_quarter_so_that_most_turns_read_only_what_is_new(self, small: LLM) -> None:
+    def test_frees_a_quarter_so_that_not_every_turn_truncates(self, small: LLM) -> None:
         session = small.session(params=SHORT)
         talk(session, *(f"Number {index}" for index in range(8)))
         starts = set()
@@ -311,7 +315,7 @@ class TestAFullContext:
             starts.add(session.left_out)
         assert 1 < len(starts) < 12
 
-    def test_what_was_left_out_comes_back_when_there_is_room(self, small: LLM) -> None:
+    def test_truncated_messages_return_when_there_is_room(self, small: LLM) -> None:
         session = small.session(params=SHORT)
         talk(session, *(f"Number {index}" for index in range(12)))
         session.undo(11)
@@ -350,7 +354,7 @@ class TestBadMessages:
         with pytest.raises(UsageError, match="expected a role and a text"):
             llm.session(messages=[message])  # type: ignore[list-item]
 
-    def test_text_that_is_no_text_is_refused(self, session: Session) -> None:
+    def test_content_that_is_not_well_formed_text_is_refused(self, session: Session) -> None:
         with pytest.raises(UsageError):
             session.send(3)  # type: ignore[arg-type]
         with pytest.raises(UsageError, match="well-formed"):
@@ -359,7 +363,9 @@ class TestBadMessages:
 
 
 class TestSavedConversations:
-    def test_come_back_whole(self, llm: LLM, session: Session, tmp_path: Path) -> None:
+    def test_are_loaded_as_they_were_saved(
+        self, llm: LLM, session: Session, tmp_path: Path
+    ) -> None:
         session.params = SamplingParams(temperature=0.5, logit_bias={7: -1.5}, stop=("x",), seed=4)
         session.system = "Be brief. 🦙"
         talk(session, "naïve", "<|end|>")
@@ -373,7 +379,7 @@ class TestSavedConversations:
         assert session.last_prompt is not None
         assert back.last_prompt.text == session.last_prompt.text
 
-    def test_are_written_over_but_no_other_file_is(self, session: Session, tmp_path: Path) -> None:
+    def test_are_overwritten_but_no_other_file_is(self, session: Session, tmp_path: Path) -> None:
         path = tmp_path / "chat.json"
         save(session, path)
         talk(session, "Hi")
@@ -405,7 +411,7 @@ class TestSavedConversations:
             ' "messages": []}',
         ],
     )
-    def test_that_are_none_are_refused_in_one_line(
+    def test_files_that_are_none_are_refused_in_one_line(
         self, llm: LLM, tmp_path: Path, text: str
     ) -> None:
         (tmp_path / "chat.json").write_text(text)

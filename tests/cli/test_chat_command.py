@@ -107,9 +107,7 @@ def test_without_a_template_the_text_is_continued(runs: dict[str, Any], chat_mod
         ("too long", "say it in fewer words", 2),
     ],
 )
-def test_what_is_wrong_is_said_in_one_line(
-    runs: dict[str, Any], name: str, words: str, code: int
-) -> None:
+def test_errors_are_one_line(runs: dict[str, Any], name: str, words: str, code: int) -> None:
     assert words in runs[name].err
     assert runs[name].err.count("\n") == 1
     assert runs[name].out == ""

@@ -1,4 +1,4 @@
-"""Answers as they stand on a terminal: what was written raw is gone once it is set."""
+"""Answers on a terminal: raw text is erased when its block is rendered as markdown."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class FakeTerminal(io.StringIO):
 
 @pytest.fixture
 def show(monkeypatch: pytest.MonkeyPatch) -> Show:
-    """The lines that stand there when an answer has been written in such pieces."""
+    """The lines of the screen after an answer was written in these pieces."""
 
     def show(pieces: list[str], markdown: bool = True, rows: int = ROWS) -> list[str]:
         out = FakeTerminal()
@@ -59,7 +59,7 @@ def show(monkeypatch: pytest.MonkeyPatch) -> Show:
     return show
 
 
-def test_markdown_is_set_and_nothing_raw_is_left(show: Show) -> None:
+def test_markdown_is_rendered_and_nothing_raw_is_left(show: Show) -> None:
     text = "\n".join(show(list(ANSWER)))
     assert "A heading" in text
     assert " • one" in text
@@ -69,12 +69,12 @@ def test_markdown_is_set_and_nothing_raw_is_left(show: Show) -> None:
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 1000])
-def test_it_looks_the_same_however_it_came(show: Show, size: int) -> None:
+def test_the_screen_does_not_depend_on_how_the_text_is_cut(show: Show, size: int) -> None:
     pieces = [ANSWER[i : i + size] for i in range(0, len(ANSWER), size)]
     assert show(pieces) == show([ANSWER])
 
 
-def test_a_block_longer_than_the_screen_stays_as_it_was_written(show: Show) -> None:
+def test_a_block_taller_than_the_screen_stays_raw(show: Show) -> None:
     lines = [f"line {index} **" for index in range(30)]
     shown = show(["\n".join(lines)], rows=10)
     assert [line for line in shown if line] == lines
@@ -84,16 +84,16 @@ def test_text_is_left_alone_without_markdown(show: Show) -> None:
     assert show(["**bold**\n\n# x"], markdown=False)[:3] == ["**bold**", "", "# x"]
 
 
-def test_an_answer_cannot_command_the_terminal(show: Show) -> None:
+def test_control_characters_of_an_answer_are_replaced(show: Show) -> None:
     shown = show(["a\x1b[2Jb\x1b]0;title\x07c\r\x08d"])
     assert shown[0] == "a�[2Jb�]0;title�c��d"
 
 
-def test_a_link_shows_where_it_leads(show: Show) -> None:
+def test_a_link_shows_its_address(show: Show) -> None:
     assert "https://evil.example" in "".join(show(["[your bank](https://evil.example)"]))
 
 
-def test_what_goes_to_a_file_is_the_text_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_gets_the_text_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     out = io.StringIO()
     monkeypatch.setattr("sys.stdout", out)
     with Screen() as screen:
@@ -101,9 +101,7 @@ def test_what_goes_to_a_file_is_the_text_itself(monkeypatch: pytest.MonkeyPatch)
     assert out.getvalue() == "**bold**\x1b\n\n"
 
 
-def test_a_resized_terminal_keeps_what_was_written(
-    show: Show, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_after_a_resize_the_raw_text_stays(show: Show, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = iter([terminal_size((COLUMNS, ROWS))])
     later = terminal_size((COLUMNS - 5, ROWS))
     with monkeypatch.context() as patch:  # pytest asks for the size, too
@@ -112,7 +110,7 @@ def test_a_resized_terminal_keeps_what_was_written(
 
 
 @given(st.text(st.sampled_from("ab \n"), max_size=100), st.integers(min_value=1, max_value=12))
-def test_rows_are_counted_as_a_terminal_has_them(text: str, columns: int) -> None:
+def test_rows_are_counted_as_a_terminal_wraps_them(text: str, columns: int) -> None:
     terminal = pyte.Screen(columns, 300)
     pyte.Stream(terminal).feed(text.replace("\n", "\r\n"))
     assert rows_of(text, columns) == terminal.cursor.y + 1

@@ -50,7 +50,7 @@ def ask(terminal: Terminal, question: str, turns: int) -> None:
     terminal.wait_until(lambda: len(reads(terminal)) >= turns, f"turn {turns}")
 
 
-def test_ten_turns_and_every_command(start_chat: StartChat, tmp_path: Path) -> None:
+def test_ten_turns_and_every_command_work(start_chat: StartChat, tmp_path: Path) -> None:
     terminal = start_chat("--stats")
     terminal.wait_for("Ctrl-D leaves")
     for turn in range(1, 11):
@@ -132,7 +132,7 @@ def test_edit_puts_the_last_question_into_the_line(start_chat: StartChat) -> Non
         ("/model /nowhere/model", "no model '/nowhere/model'"),
     ],
 )
-def test_mistakes_get_one_line_and_cost_nothing(chat: Terminal, line: str, answer: str) -> None:
+def test_mistakes_get_one_line_and_change_nothing(chat: Terminal, line: str, answer: str) -> None:
     start = len(chat.text())
     chat.say(line)
     chat.wait_until(lambda: answer in re.sub(r"\s+", " ", chat.text()), repr(answer))
@@ -210,7 +210,7 @@ def test_history_lasts_from_one_conversation_to_the_next(
     assert history.stat().st_mode & 0o077 == 0
 
 
-def test_a_history_that_cannot_be_kept_is_said_and_done_without(
+def test_without_a_writable_history_file_chat_says_so_and_runs(
     start_chat: StartChat, tmp_path: Path
 ) -> None:
     (tmp_path / "state").write_text("in the way")
@@ -228,7 +228,7 @@ def test_commands_and_settings_are_completed(start_chat: StartChat) -> None:
     terminal.wait_for(r"> /set temp *\n +temperature")
 
 
-def test_another_model_takes_over_the_conversation(
+def test_another_model_continues_the_conversation(
     start_chat: StartChat, chat_model: Path, tiny_model: Path
 ) -> None:
     terminal = start_chat("--stats", columns=200)
@@ -240,7 +240,7 @@ def test_another_model_takes_over_the_conversation(
     terminal.wait_for(r"turns +2 in this conversation")
 
 
-def test_a_template_of_the_users_does_not_go_along_unsaid(
+def test_changing_the_model_says_that_a_given_template_is_dropped(
     start_chat: StartChat, chat_model: Path, tiny_model: Path
 ) -> None:
     terminal = start_chat("--template", str(chat_model / "chat_template.jinja"), columns=300)
@@ -250,20 +250,22 @@ def test_a_template_of_the_users_does_not_go_along_unsaid(
     terminal.wait_for("0 of 128 tokens · tiny")
 
 
-def test_a_base_model_says_that_it_only_continues(start_chat: StartChat, tiny_model: Path) -> None:
+def test_a_base_model_warns_that_it_only_continues_text(
+    start_chat: StartChat, tiny_model: Path
+) -> None:
     terminal = start_chat("--stats", model=tiny_model, columns=200)
     terminal.wait_for("tiny has no chat template, as base models have none: what is said is")
     ask(terminal, "Once upon a time", 1)
 
 
-def test_a_full_context_is_said(start_chat: StartChat) -> None:
+def test_a_full_context_is_reported(start_chat: StartChat) -> None:
     terminal = start_chat("--stats", "--context", "130", columns=200)
     for turn in range(1, 7):
         ask(terminal, f"question {turn}", turn)
     assert "the context is full: the oldest" in terminal.text()
 
 
-def test_the_line_below_tells_how_full_the_context_is(start_chat: StartChat) -> None:
+def test_the_status_line_shows_how_full_the_context_is(start_chat: StartChat) -> None:
     terminal = start_chat("--context", "128")
     terminal.wait_for("context ░{10} 0 of 128 tokens · tiny-chat")
     terminal.say("hallo")

@@ -78,7 +78,7 @@ def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str], option:
     assert capsys.readouterr().out == f"cullama {cullama.__version__}\n"
 
 
-def test_help_is_quick_because_it_imports_nothing_heavy() -> None:
+def test_help_imports_nothing_heavy() -> None:
     code = (
         "import sys; from cullama.cli import run; run(['story', '--help']);"
         "assert not {'numpy', 'tokenizers', 'safetensors', 'rich'} & set(sys.modules)"
@@ -242,9 +242,7 @@ def test_a_model_that_computes_nonsense_is_a_failure(
     assert len(err.splitlines()) == 1
 
 
-def test_a_bug_of_ours_is_the_only_thing_that_shows_a_traceback(
-    monkeypatch: pytest.MonkeyPatch, tiny_model: Path
-) -> None:
+def test_only_a_bug_shows_a_traceback(monkeypatch: pytest.MonkeyPatch, tiny_model: Path) -> None:
     def broken(*arguments: Any) -> Any:
         raise ZeroDivisionError
 
@@ -268,9 +266,7 @@ def test_codes_and_lines_are_the_same_from_a_shell(cullama_command: Any, tmp_pat
         assert len(ended.err.splitlines()) == 1
 
 
-def test_bytes_that_are_no_text_on_the_command_line_are_misuse(
-    cullama_command: Any, tiny_model: Path
-) -> None:
+def test_arguments_that_are_not_utf_8_are_misuse(cullama_command: Any, tiny_model: Path) -> None:
     command = [*cullama_command.command("story", "-q", "-m", tiny_model), b"caf\xe9"]
     done = subprocess.run(
         command, capture_output=True, env=cullama_command.environment(), check=False, timeout=60
@@ -303,7 +299,7 @@ def test_a_stream_that_is_closed_or_full_shows_no_traceback(
         assert said.splitlines()[-1].startswith("cullama: ")
 
 
-def test_help_into_a_pipe_that_nobody_reads_ends_quietly(cullama_command: Any) -> None:
+def test_help_into_a_closed_pipe_ends_quietly(cullama_command: Any) -> None:
     process = subprocess.Popen(
         cullama_command.command("story", "--help"),
         stdout=subprocess.PIPE,

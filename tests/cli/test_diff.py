@@ -1,4 +1,4 @@
-"""`cullama diff`: which settings it takes, what it writes, how it ends."""
+"""`cullama diff`: options, output, exit codes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TYPES = ("--dtypes", "float32,bfloat16")
 
 @pytest.fixture
 def diff(tiny_model: Path, capfd: Capture) -> Callable[..., tuple[int, str, str]]:
-    """Exit code, output and complaints of a comparison of the tiny model, in this process."""
+    """Exit code, output and errors of a comparison of the tiny model, in this process."""
 
     def call(*arguments: str | Path, model: str | Path = tiny_model) -> tuple[int, str, str]:
         code = run(["diff", "-q", "-m", str(model), "--backends", "cpu", *map(str, arguments)])
@@ -36,7 +36,7 @@ def test_settings_that_agree_end_with_0(diff: Any) -> None:
     assert out.splitlines()[-2].startswith("agree: ")
 
 
-def test_settings_that_part_end_with_1(diff: Any) -> None:
+def test_settings_that_differ_end_with_1(diff: Any) -> None:
     code, out, err = diff(*TYPES, "--tolerance", "1e-5")
     assert (code, err) == (1, "")
     assert out.splitlines()[-2].startswith("differ at embedding · gather embedding, ")
@@ -83,15 +83,15 @@ def test_ids_need_no_tokenizer(diff: Any, tmp_path: Path, write_model: Any) -> N
     assert len(err.splitlines()) == 1
 
 
-def test_json_and_a_page(diff: Any, tmp_path: Path) -> None:
+def test_json_and_a_page_are_written(diff: Any, tmp_path: Path) -> None:
     code, out, _ = diff("--json", "--detail", "--html", tmp_path / "page.html", *TYPES)
     assert code == 0
-    told = json.loads(out)
-    assert told["agree"] is True
-    assert len(told["operators"]) == 23
+    result = json.loads(out)
+    assert result["agree"] is True
+    assert len(result["operators"]) == 23
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert page.startswith("<!doctype html>")
-    assert json.dumps(told["verdict"]) in page
+    assert json.dumps(result["verdict"]) in page
 
 
 def test_a_model_is_loaded_once_where_both_sides_share_it(tiny_model: Path, capfd: Capture) -> None:
@@ -147,7 +147,7 @@ def test_a_page_that_cannot_be_written_is_a_failure(diff: Any, tmp_path: Path) -
     assert "cannot write" in err
 
 
-def test_a_process_ends_as_the_call_does(cullama_command: Any, tiny_model: Path) -> None:
+def test_a_process_exits_as_the_call_does(cullama_command: Any, tiny_model: Path) -> None:
     ended = cullama_command(
         "diff", "-q", "-m", tiny_model, "--backends", "cpu", *TYPES, "--tolerance", "1e-6"
     )

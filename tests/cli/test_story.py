@@ -81,9 +81,9 @@ def llm(tiny_model: Path) -> LLM:
 
 
 def params(**changes: Any) -> SamplingParams:
-    """What `story` asks for where the library's defaults differ, and FORTY."""
-    as_told = {"temperature": 0.8, "top_p": 0.95, "max_tokens": 40, "seed": 7, "ignore_eos": True}
-    return SamplingParams(**{**as_told, **changes})
+    """The defaults of `story` where they differ from the library's, and FORTY."""
+    defaults = {"temperature": 0.8, "top_p": 0.95, "max_tokens": 40, "seed": 7, "ignore_eos": True}
+    return SamplingParams(**{**defaults, **changes})
 
 
 # --- what is written
@@ -113,10 +113,10 @@ def test_the_model_is_described_in_one_line_unless_quiet(runs: dict[str, Any], l
     assert runs["pipe"].err == ""
 
 
-def test_a_story_without_a_seed_names_the_one_it_took(runs: dict[str, Any], llm: LLM) -> None:
-    told = json.loads(runs["no seed"].out)
-    again = params(seed=told["seed"], max_tokens=20, ignore_eos=False)
-    assert list(llm.generate(PROMPT, again).token_ids) == told["token_ids"]
+def test_a_story_without_a_seed_names_the_drawn_one(runs: dict[str, Any], llm: LLM) -> None:
+    result = json.loads(runs["no seed"].out)
+    again = params(seed=result["seed"], max_tokens=20, ignore_eos=False)
+    assert list(llm.generate(PROMPT, again).token_ids) == result["token_ids"]
 
 
 def test_a_prompt_comes_through_a_pipe(runs: dict[str, Any], llm: LLM) -> None:
@@ -128,19 +128,19 @@ def test_a_prompt_comes_through_a_pipe(runs: dict[str, Any], llm: LLM) -> None:
 def test_json_is_one_object_with_what_the_library_says(runs: dict[str, Any], llm: LLM) -> None:
     assert runs["json"].code == 0
     assert len(runs["json"].out.splitlines()) == 1
-    told = json.loads(runs["json"].out)
+    result = json.loads(runs["json"].out)
     completion = llm.generate(PROMPT, params(logprobs=2))
-    assert told["prompt"] == PROMPT
-    assert told["text"] == completion.text
-    assert told["token_ids"] == list(completion.token_ids)
-    assert told["finish_reason"] == "length"
-    assert told["prompt_tokens"] == completion.prompt_tokens
-    assert told["seed"] == 7
-    assert told["model"] == llm.description
-    assert 0 < told["timings"]["first_token"] <= told["timings"]["total"]
-    assert told["decode_tokens_per_second"] > 0
+    assert result["prompt"] == PROMPT
+    assert result["text"] == completion.text
+    assert result["token_ids"] == list(completion.token_ids)
+    assert result["finish_reason"] == "length"
+    assert result["prompt_tokens"] == completion.prompt_tokens
+    assert result["seed"] == 7
+    assert result["model"] == llm.description
+    assert 0 < result["timings"]["first_token"] <= result["timings"]["total"]
+    assert result["decode_tokens_per_second"] > 0
     assert completion.logprobs is not None
-    assert len(told["logprobs"]) == 40
+    assert len(result["logprobs"]) == 40
 
 
 def test_draft_tokens_are_counted_and_change_nothing(runs: dict[str, Any], llm: LLM) -> None:
@@ -164,8 +164,8 @@ def test_several_stories_come_one_after_the_other(runs: dict[str, Any], llm: LLM
     first = llm.generate(PROMPT, params(n=3))
     texts = [one.text for one in (first, *first.alternatives)]
     assert runs["samples"].out == "".join(f"{PROMPT}{text}\n\n" for text in texts)
-    told = json.loads(runs["json samples"].out)
-    assert [told["text"], *(one["text"] for one in told["alternatives"])] == texts[:2]
+    result = json.loads(runs["json samples"].out)
+    assert [result["text"], *(one["text"] for one in result["alternatives"])] == texts[:2]
 
 
 def test_every_sampling_option_reaches_the_library(runs: dict[str, Any], llm: LLM) -> None:
@@ -183,18 +183,18 @@ def test_every_sampling_option_reaches_the_library(runs: dict[str, Any], llm: LL
         stop_token_ids=(90,),
         stop=("zz", "xyz"),
     )
-    told = json.loads(runs["sampling"].out)
-    assert told["token_ids"] == list(llm.generate(PROMPT, same).token_ids)
+    result = json.loads(runs["sampling"].out)
+    assert result["token_ids"] == list(llm.generate(PROMPT, same).token_ids)
 
 
-def test_an_end_at_once_is_a_story_too(runs: dict[str, Any]) -> None:
+def test_a_story_may_end_at_once(runs: dict[str, Any]) -> None:
     assert (runs["end"].code, runs["end"].out) == (0, PROMPT + "\n")
 
 
 # --- odd input
 
 
-def test_bytes_that_are_no_text_are_misuse(runs: dict[str, Any]) -> None:
+def test_bytes_that_are_not_utf_8_are_misuse(runs: dict[str, Any]) -> None:
     ended = runs["not utf-8"]
     assert (ended.code, ended.out) == (2, "")
     assert ended.err.startswith("cullama: standard input is not UTF-8")
@@ -234,17 +234,17 @@ def test_unicode_in_an_old_locale_is_written_or_refused(runs: dict[str, Any]) ->
     assert ended.code == 0 or ended.err.startswith("cullama: ")
 
 
-def test_an_output_that_knows_only_ascii_is_written_to_as_far_as_it_goes(
-    runs: dict[str, Any], llm: LLM
-) -> None:
+def test_an_ascii_output_gets_replacement_characters(runs: dict[str, Any], llm: LLM) -> None:
     assert runs["ascii"].code == 0
     assert runs["ascii"].out.startswith("na")
-    told = json.loads(runs["ascii json"].out)
-    assert told["prompt"] == "naïve 🦙"
-    assert told["text"] == llm.generate("naïve 🦙", params()).text
+    result = json.loads(runs["ascii json"].out)
+    assert result["prompt"] == "naïve 🦙"
+    assert result["text"] == llm.generate("naïve 🦙", params()).text
 
 
-def test_a_terminal_is_never_commanded_by_a_story(cullama_command: Any, tiny_model: Path) -> None:
+def test_a_story_sends_no_control_characters_to_a_terminal(
+    cullama_command: Any, tiny_model: Path
+) -> None:
     ours, theirs = pty.openpty()
     # Forty tokens, some of which are control characters, after a prompt that is full of them.
     arguments = ("-q", "-m", tiny_model, *FORTY, "-t", "3")
@@ -269,14 +269,14 @@ def test_a_terminal_is_never_commanded_by_a_story(cullama_command: Any, tiny_mod
     assert [c for c in story if not c.isprintable() and c not in "\n\t"] == []
 
 
-# --- a story that is ended from outside
+# --- a story that is stopped from outside
 
 
 @pytest.fixture(scope="module")
 def endless(
     tmp_path_factory: pytest.TempPathFactory, write_model: WriteModel, tokenizer_file: Path
 ) -> Path:
-    """A model that writes for minutes."""
+    """A model that generates for minutes."""
     folder = tmp_path_factory.mktemp("models") / "endless"
     return write_model(folder, tokenizer=tokenizer_file, max_position_embeddings=32768)
 
@@ -332,13 +332,13 @@ def test_ctrl_c_ends_every_kind_of_story(
     assert code == 130
     assert err.strip() == ""
     if arguments == ("--json",):
-        told = json.loads(out)
-        assert told["finish_reason"] == "cancelled"
-        assert len(told["token_ids"]) > 0
+        result = json.loads(out)
+        assert result["finish_reason"] == "cancelled"
+        assert len(result["token_ids"]) > 0
 
 
 @pytest.mark.parametrize("count", [0, 20])
-def test_a_reader_that_leaves_ends_the_story_quietly(
+def test_a_closed_pipe_ends_the_story_quietly(
     cullama_command: Any, endless: Path, count: int
 ) -> None:
     """As `| head -c 20` does, and `| true`."""

@@ -22,14 +22,14 @@ def story(*arguments: str) -> str:
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
-def test_a_story_ends_where_the_model_ends_it_and_does_not_show_how(seed: int) -> None:
+def test_a_story_ends_at_the_end_token_and_does_not_show_it(seed: int) -> None:
     told = json.loads(story("Once upon a time", "--seed", str(seed), "-n", "500", "--json"))
     assert told["finish_reason"] == "stop"
     assert len(told["text"].split()) > 30
     assert "<|" not in told["text"]
 
 
-def test_what_is_printed_is_the_prompt_and_the_story() -> None:
+def test_prompt_and_story_are_printed() -> None:
     told = json.loads(story("Once upon a time", "--temperature", "0", "--json"))
     printed = story("Once upon a time", "--temperature", "0")
     assert printed == f"Once upon a time{told['text']}\n"

@@ -1,4 +1,4 @@
-"""What two models' predictions are apart: against a plain calculation, and where it is known."""
+"""KL divergence and perplexity: against a plain calculation, and where the result is known."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def probabilities(logits: HostArray) -> list[list[float]]:
     return [[weight / sum(row) for weight in row] for row in weights]
 
 
-def test_figures_are_those_of_a_plain_calculation() -> None:
+def test_figures_equal_a_plain_calculation() -> None:
     expected, found, ids = some(1), some(2), text()
     result = divergence(expected, found, ids)
     p, q = probabilities(expected), probabilities(found)
@@ -49,20 +49,20 @@ def test_figures_are_those_of_a_plain_calculation() -> None:
         assert side == pytest.approx(likelihood ** (-1 / (TOKENS - 1)))
 
 
-def test_the_first_of_the_two_is_the_one_believed() -> None:
+def test_the_first_model_is_the_reference() -> None:
     assert divergence(some(1), some(2), text()).mean != pytest.approx(
         divergence(some(2), some(1), text()).mean
     )
 
 
-def test_nothing_lies_between_equal_predictions() -> None:
+def test_equal_predictions_have_no_divergence() -> None:
     same = divergence(some(1), some(1) + 5, text())  # a constant is no difference
     assert same.mean == pytest.approx(0, abs=1e-12)
     assert (same.same_top, same.tokens) == (1, TOKENS)
     assert same.perplexities[0] == pytest.approx(same.perplexities[1])
 
 
-def test_a_model_that_knows_nothing_is_as_perplexed_as_its_vocabulary_is_large() -> None:
+def test_uniform_predictions_have_the_vocabulary_size_as_perplexity() -> None:
     nothing = np.zeros((TOKENS, VOCABULARY), np.float32)
     assert divergence(nothing, nothing, text()).perplexities == pytest.approx([VOCABULARY] * 2)
 
@@ -83,7 +83,9 @@ def test_divergence_is_never_negative(seed: int, scale: float) -> None:
 
 
 @pytest.mark.parametrize("at_once", [1, 2 * VOCABULARY, 3 * VOCABULARY + 1])
-def test_rows_are_taken_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch, at_once: int) -> None:
+def test_results_do_not_depend_on_how_many_rows_are_widened_at_a_time(
+    monkeypatch: pytest.MonkeyPatch, at_once: int
+) -> None:
     whole = divergence(some(1), some(2), text())
     monkeypatch.setattr(module, "MAX_WIDENED", at_once)
     pieces = divergence(some(1), some(2), text())
@@ -91,7 +93,7 @@ def test_rows_are_taken_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch, at_once
     assert pieces.as_json() == whole.as_json()
 
 
-def test_texts_are_joined_by_their_tokens() -> None:
+def test_joined_texts_are_weighted_by_their_tokens() -> None:
     parts = [
         divergence(some(1), some(2), text()),
         divergence(some(3)[:2], some(4)[:2], text(1)[:2]),
@@ -99,7 +101,7 @@ def test_texts_are_joined_by_their_tokens() -> None:
     whole = Divergence.joined(parts)
     assert whole.tokens == TOKENS + 2
     assert whole.mean == pytest.approx((TOKENS * parts[0].mean + 2 * parts[1].mean) / (TOKENS + 2))
-    # Behind the last token of a text nothing came, so six and one surprises are joined.
+    # The last token of a text has no next one, so six and one surprises are joined.
     logs = [math.log(part.perplexities[1]) for part in parts]
     assert math.log(whole.perplexities[1]) == pytest.approx((6 * logs[0] + 1 * logs[1]) / 7)
 
@@ -110,7 +112,7 @@ def test_a_text_of_one_token_has_a_divergence_and_no_perplexity() -> None:
     assert all(math.isnan(side) for side in one.perplexities)
 
 
-def test_what_is_no_number_shows() -> None:
+def test_nan_logits_give_a_nan_divergence() -> None:
     broken = some(2)
     broken[3, 4] = np.nan
     assert math.isnan(divergence(some(1), broken, text()).mean)

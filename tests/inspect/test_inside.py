@@ -1,4 +1,4 @@
-"""What lies between the operators is what the model had, and a hook can change it."""
+"""`llm.inside` and `llm.watch`: states, attention and lens are the model's; hooks change them."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def llm(tiny_model: Path) -> LLM:
 
 @pytest.fixture(scope="module")
 def sliding(tmp_path_factory: pytest.TempPathFactory, write_model: WriteModel) -> LLM:
-    """Sees WINDOW tokens back, and has room for long prompts."""
+    """A model with a sliding window and a long context."""
     changes: dict[str, Any] = {
         "architectures": ["MistralForCausalLM"],
         "sliding_window": WINDOW,
@@ -52,7 +52,7 @@ def sliding(tmp_path_factory: pytest.TempPathFactory, write_model: WriteModel) -
 
 @pytest.fixture
 def gpu_llm(tiny_model: Path, request: pytest.FixtureRequest) -> Iterator[LLM]:
-    """In the type that the test asks for."""
+    """The tiny model on the GPU, in the type that the test names."""
     gpu.require()
     with closing(LLM(tiny_model, backend="cuda", dtype=request.param)) as llm:
         yield llm
@@ -73,8 +73,8 @@ def rows_by_place(llm: LLM, prompt: Any, detail: bool = False) -> dict[str, Floa
     return rows
 
 
-def listened(llm: LLM, prompt: list[int]) -> None:
-    """Attention times values is what the attention operator gave, in every layer."""
+def check_attention(llm: LLM, prompt: list[int]) -> None:
+    """Attention times values is the attention operator's result, in every layer."""
     inside, rows = llm.inside(prompt), rows_by_place(llm, prompt, detail=True)
     for layer, attention in enumerate(inside.attention):
         qkv = rows[f"layer {layer} · linear qkv"]
@@ -88,7 +88,7 @@ def listened(llm: LLM, prompt: list[int]) -> None:
 # --- hidden states
 
 
-def test_everything_has_its_shape_and_is_float32(llm: LLM, inside: Inside) -> None:
+def test_arrays_have_the_documented_shapes_and_are_float32(llm: LLM, inside: Inside) -> None:
     tokens = len(llm.tokenizer.encode(PROMPT))
     shapes = {
         (LAYERS + 1, tokens, HIDDEN): inside.hidden,
@@ -102,7 +102,7 @@ def test_everything_has_its_shape_and_is_float32(llm: LLM, inside: Inside) -> No
     assert len(inside.tokens) == len(inside.texts) == tokens
 
 
-def test_the_first_hidden_state_is_the_embedding_and_layers_add_to_it(
+def test_hidden_states_are_the_embedding_and_each_layers_output(
     llm: LLM, inside: Inside, tiny_tensors: dict[str, Any]
 ) -> None:
     embedding = tiny_tensors["model.embed_tokens.weight"]
@@ -142,13 +142,13 @@ def test_attention_is_the_softmax_over_rotated_queries_and_keys(llm: LLM, inside
 
 
 @pytest.mark.parametrize("length", [1, 2, WIDTH, WIDTH + 1, 40])
-def test_attention_times_values_is_what_the_model_heard(llm: LLM, length: int) -> None:
-    listened(llm, list(range(3, 3 + length)))
+def test_attention_times_values_is_the_attention_operators_result(llm: LLM, length: int) -> None:
+    check_attention(llm, list(range(3, 3 + length)))
 
 
-def test_a_window_hides_what_lies_before_it(sliding: LLM) -> None:
+def test_a_sliding_window_masks_earlier_tokens(sliding: LLM) -> None:
     prompt = list(range(3, 24))
-    listened(sliding, prompt)
+    check_attention(sliding, prompt)
     attention = sliding.inside(prompt).attention
     back = np.subtract.outer(np.arange(21), np.arange(21))
     seen = (back >= 0) & (back < WINDOW)
@@ -156,12 +156,12 @@ def test_a_window_hides_what_lies_before_it(sliding: LLM) -> None:
     assert (attention[..., seen] > 0).all()
 
 
-def test_rows_sum_to_one_and_nobody_hears_the_future(inside: Inside) -> None:
+def test_attention_rows_sum_to_one_and_are_causal(inside: Inside) -> None:
     np.testing.assert_allclose(inside.attention.sum(-1), 1, rtol=1e-6)
     assert (np.triu(inside.attention, 1) == 0).all()
 
 
-def test_one_layer_is_the_same_as_in_all(inside: Inside) -> None:
+def test_attention_of_one_layer_equals_that_layer_of_all(inside: Inside) -> None:
     np.testing.assert_array_equal(inside.attention_in(-1), inside.attention[1])
 
 
@@ -169,15 +169,15 @@ def test_one_layer_is_the_same_as_in_all(inside: Inside) -> None:
 
 
 @pytest.mark.parametrize("length", [1, 2, 31, 100])
-def test_the_lens_behind_the_last_layer_gives_the_models_logits(llm: LLM, length: int) -> None:
+def test_the_lens_after_the_last_layer_gives_the_models_logits(llm: LLM, length: int) -> None:
     prompt = [7 * i % VOCABULARY for i in range(length)]
     np.testing.assert_array_equal(llm.inside(prompt).lens(-1), llm.logits(prompt))
 
 
-def test_also_where_the_engine_takes_the_prompt_in_pieces(
+def test_the_lens_equals_the_logits_also_where_the_engine_chunks_the_prompt(
     sliding: LLM, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is summed in the same company has the same bits."""
+    """Rows of equally large batches are summed alike, bit for bit."""
     prompt = [7 * i % VOCABULARY for i in range(TOKEN_BUDGET + 3)]
     sizes: list[int] = []
     ops = sliding.engine.runner.ops
@@ -192,7 +192,7 @@ def test_also_where_the_engine_takes_the_prompt_in_pieces(
     assert sizes == [TOKEN_BUDGET, 3] * 2
 
 
-def test_the_lens_is_norm_and_head_on_every_state(
+def test_the_lens_is_final_norm_and_head_applied_to_each_state(
     inside: Inside, tiny_tensors: dict[str, Any]
 ) -> None:
     x = inside.hidden.astype(np.float64)
@@ -216,7 +216,7 @@ def test_the_likeliest_tokens_come_with_their_probabilities(inside: Inside) -> N
 
 
 @pytest.mark.parametrize("count", [0, -1, VOCABULARY + 1, 1.5, True])
-def test_a_number_of_candidates_that_cannot_be_is_refused(inside: Inside, count: Any) -> None:
+def test_a_count_of_candidates_out_of_range_is_refused(inside: Inside, count: Any) -> None:
     with pytest.raises(UsageError, match="expected a whole number from 1 to 300"):
         inside.lens_top(count)
 
@@ -225,7 +225,7 @@ def test_a_number_of_candidates_that_cannot_be_is_refused(inside: Inside, count:
 
 
 @pytest.mark.parametrize("detail", [False, True])
-def test_a_hook_that_only_looks_changes_nothing(llm: LLM, detail: bool) -> None:
+def test_a_hook_that_returns_none_changes_nothing(llm: LLM, detail: bool) -> None:
     seen: list[str] = []
     logits = llm.watch(PROMPT, lambda place, array: seen.append(str(place)), detail=detail)
     np.testing.assert_allclose(logits, llm.logits(PROMPT), rtol=1e-5, atol=1e-6)
@@ -233,8 +233,8 @@ def test_a_hook_that_only_looks_changes_nothing(llm: LLM, detail: bool) -> None:
     assert seen[0] == "embedding · gather embedding"
 
 
-def test_what_a_hook_answers_the_model_goes_on_with(llm: LLM) -> None:
-    """One prompt's state behind the first layer, put into another's: all that follows is its."""
+def test_the_model_continues_with_what_a_hook_returns(llm: LLM) -> None:
+    """Activation patching: with one prompt's state after layer 0, the rest is that prompt's."""
     one, other = [0, 5, 6, 7], [0, 9, 6, 8]
     donor = llm.inside(one).hidden[1]
 
@@ -247,12 +247,12 @@ def test_what_a_hook_answers_the_model_goes_on_with(llm: LLM) -> None:
     np.testing.assert_allclose(inside.lens(-1), llm.logits(one), rtol=1e-5, atol=1e-6)
 
 
-def test_attention_is_that_of_the_queries_that_a_hook_put_in(llm: LLM) -> None:
-    def silence(place: Place, array: Floats) -> Floats | None:
+def test_attention_is_computed_from_queries_that_a_hook_replaced(llm: LLM) -> None:
+    def zero_queries(place: Place, array: Floats) -> Floats | None:
         return np.zeros_like(array) if place.operator == "project_qkv" else None
 
     uniform = np.tri(6) / np.arange(1, 7)[:, None]
-    attention = llm.inside([3, 1, 4, 1, 5, 9], silence).attention
+    attention = llm.inside([3, 1, 4, 1, 5, 9], zero_queries).attention
     np.testing.assert_allclose(attention, np.broadcast_to(uniform, attention.shape), rtol=1e-5)
 
 
@@ -263,13 +263,13 @@ def test_a_hook_may_change_logits(llm: LLM) -> None:
     assert (llm.watch([3, 1], ones) == 1).all()
 
 
-def test_what_a_hook_is_shown_cannot_be_written_to(llm: LLM) -> None:
+def test_a_hooks_array_is_read_only(llm: LLM) -> None:
     def write(place: Place, array: Floats) -> None:
         array += 1
 
     with pytest.raises(ValueError, match="read-only"):
         llm.watch(PROMPT, write)
-    assert llm.generate([3], SamplingParams(max_tokens=1)).token_ids  # the model is let go of
+    assert llm.generate([3], SamplingParams(max_tokens=1)).token_ids  # the lock is released
 
 
 @pytest.mark.parametrize(
@@ -281,19 +281,19 @@ def test_what_a_hook_is_shown_cannot_be_written_to(llm: LLM) -> None:
         ([[1], [2, 3]], "list"),
     ],
 )
-def test_an_answer_of_another_shape_is_refused(llm: LLM, answer: object, found: str) -> None:
+def test_a_hooks_answer_of_another_shape_is_refused(llm: LLM, answer: object, found: str) -> None:
     expected = rf"at embedding · gather embedding is of {found}, expected \(2, 32\) or None"
     with pytest.raises(UsageError, match=expected):
         llm.watch([3, 1], lambda place, array: answer)
 
 
-def test_what_is_no_hook_is_refused(llm: LLM) -> None:
+def test_a_hook_that_is_not_callable_is_refused(llm: LLM) -> None:
     for run in (llm.watch, llm.inside):
         with pytest.raises(UsageError, match="the hook is 'print', expected a function"):
             run([3, 1], "print")  # type: ignore[arg-type]
 
 
-def test_texts_under_way_are_not_disturbed(llm: LLM) -> None:
+def test_running_requests_are_not_disturbed(llm: LLM) -> None:
     params = SamplingParams(max_tokens=12, seed=3, ignore_eos=True)
     expected = llm.generate(PROMPT, params).text
     stream = llm.stream(PROMPT, params)
@@ -305,7 +305,7 @@ def test_texts_under_way_are_not_disturbed(llm: LLM) -> None:
 # --- what is refused
 
 
-def test_prompts_that_cannot_be_are_refused(llm: LLM) -> None:
+def test_invalid_prompts_are_refused(llm: LLM) -> None:
     for run in (llm.inside, partial(llm.watch, hook=print)):
         with pytest.raises(UsageError, match="the prompt is empty"):
             run([])
@@ -316,7 +316,7 @@ def test_prompts_that_cannot_be_are_refused(llm: LLM) -> None:
 
 
 @pytest.mark.parametrize("index", [LAYERS, -LAYERS - 1, 1.0, None, True])
-def test_layers_that_there_are_not_are_refused(inside: Inside, index: Any) -> None:
+def test_layers_states_and_heads_out_of_range_are_refused(inside: Inside, index: Any) -> None:
     with pytest.raises(UsageError, match=r"layer is .*, expected a whole number from 0 to 1"):
         inside.attention_in(index)
     with pytest.raises(UsageError, match=r"state is 3, expected a whole number from 0 to 2"):
@@ -325,7 +325,7 @@ def test_layers_that_there_are_not_are_refused(inside: Inside, index: Any) -> No
         inside.show_attention(0, 4)
 
 
-def test_what_does_not_fit_the_memory_is_refused_in_one_line(
+def test_arrays_beyond_half_the_memory_are_refused_in_one_line(
     llm: LLM, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     inside = llm.inside([3] * 100)  # 64 KB of states and queries
@@ -342,7 +342,7 @@ def test_what_does_not_fit_the_memory_is_refused_in_one_line(
         assert len(str(error.value).splitlines()) == 1
 
 
-def test_what_was_kept_outlives_the_model_and_what_was_not_says_so(tiny_model: Path) -> None:
+def test_kept_states_outlive_the_model_and_the_lens_raises_closed_error(tiny_model: Path) -> None:
     with LLM(tiny_model, backend="cpu") as llm:
         inside = llm.inside([3, 1, 4])
         attention = inside.attention
@@ -352,12 +352,12 @@ def test_what_was_kept_outlives_the_model_and_what_was_not_says_so(tiny_model: P
         inside.lens()
 
 
-# --- on a device, whose arrays are elsewhere and of a smaller type
+# --- on a GPU
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("gpu_llm", ["float32", "bfloat16"], indirect=True)
-def test_a_gpu_is_looked_into_in_the_same_way(llm: LLM, gpu_llm: LLM) -> None:
+def test_a_gpu_gives_the_same_states_attention_and_lens(llm: LLM, gpu_llm: LLM) -> None:
     prompt = list(range(3, 24))
     ours, theirs = llm.inside(prompt), gpu_llm.inside(prompt)
     is_exact = theirs.dtype == np.float32
@@ -397,7 +397,7 @@ def test_a_notebook_shows_the_lens_cell_by_cell(inside: Inside) -> None:
     assert repr(inside) == f"Inside({len(inside.tokens)} tokens, 2 layers)"
 
 
-def test_of_a_long_prompt_a_notebook_shows_the_end(llm: LLM) -> None:
+def test_a_notebook_shows_the_last_tokens_of_a_long_prompt(llm: LLM) -> None:
     inside = llm.inside([3] * 100)
     assert "the last 48 of 100 tokens" in inside._repr_html_()
     assert len(Page(inside._repr_html_()).titles) == 48 * (LAYERS + 1)
@@ -425,7 +425,7 @@ def test_tokens_that_spell_html_stay_text(inside: Inside) -> None:
         }
 
 
-def test_a_model_that_knows_only_ids_shows_those(
+def test_a_model_without_a_tokenizer_shows_token_ids(
     tmp_path_factory: pytest.TempPathFactory, write_model: WriteModel
 ) -> None:
     with LLM(write_model(tmp_path_factory.mktemp("models") / "ids"), backend="cpu") as llm:

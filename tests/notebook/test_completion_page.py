@@ -1,4 +1,4 @@
-"""A completion in a notebook: every token, how likely it was, and nothing that acts by itself."""
+"""HTML of a completion: every token with its probability, and all of it escaped."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ class Page(HTMLParser):
         self.text += data
 
 
-def written(*texts: str, shares: tuple[float, ...] = (0.5,)) -> Completion:
-    """A completion of these tokens, the likeliest of which are the first two."""
+def completion_of(*texts: str, shares: tuple[float, ...] = (0.5,)) -> Completion:
+    """A completion of these tokens; the first two are listed as the likeliest of each step."""
     ids = tuple(range(len(texts)))
     shares = (shares * len(texts))[: len(texts)]
     top = tuple((token, log(share)) for token, share in zip(ids, shares, strict=True))[:2]
@@ -62,8 +62,8 @@ def written(*texts: str, shares: tuple[float, ...] = (0.5,)) -> Completion:
     )
 
 
-def test_every_token_shows_its_probability_and_what_else_it_might_have_been() -> None:
-    page = Page(written("Once", " upon", " a", shares=(0.25, 0.5, 0.00001)))
+def test_every_token_shows_its_probability_and_its_alternatives() -> None:
+    page = Page(completion_of("Once", " upon", " a", shares=(0.25, 0.5, 0.00001)))
     assert page.titles == [
         " 25.0 %  “Once”\n\n 25.0 %  “Once”\n 50.0 %  “ upon”",
         " 50.0 %  “ upon”\n\n 25.0 %  “Once”\n 50.0 %  “ upon”",
@@ -72,30 +72,32 @@ def test_every_token_shows_its_probability_and_what_else_it_might_have_been() ->
     assert page.text.startswith("Once upon a")
 
 
-def test_the_surer_the_darker() -> None:
-    page = Page(written("a", "b", "c", shares=(0.1, 0.5, 1.0)))
+def test_likelier_tokens_are_darker() -> None:
+    page = Page(completion_of("a", "b", "c", shares=(0.1, 0.5, 1.0)))
     depths = [float(style.split("216,")[1].split(")")[0]) for style in page.styles]
     assert depths == sorted(depths)
     assert len(set(depths)) == 3
 
 
-def test_below_stands_how_it_went() -> None:
-    page = Page(written("a", "b", "c", "d"))
+def test_finish_reason_counts_speed_and_seed_are_shown() -> None:
+    page = Page(completion_of("a", "b", "c", "d"))
     assert "length · 4 tokens · 2.0 tok/s · prompt: 5 tokens · seed 7" in page.text
-    cached = replace(written("a"), cached_tokens=3, finish_reason="stop")
+    cached = replace(completion_of("a"), cached_tokens=3, finish_reason="stop")
     assert "stop · 1 token · prompt: 5 tokens, 3 of them cached · seed 7" in Page(cached).text
 
 
 def test_without_logprobs_it_is_plain_text_and_says_how_to_ask() -> None:
-    page = Page(replace(written("a <b> ", "c\n"), logprobs=None))
+    page = Page(replace(completion_of("a <b> ", "c\n"), logprobs=None))
     assert page.text.startswith("a <b> c\n")
     assert page.titles == []
     assert "SamplingParams(logprobs=5) shows how sure the model was" in page.text
-    assert "no text" in Page(replace(written("a"), text="", logprobs=None)).text
+    assert "no text" in Page(replace(completion_of("a"), text="", logprobs=None)).text
 
 
-def test_several_answers_are_all_there() -> None:
-    page = Page(replace(written("one"), alternatives=(written("two"), written("three"))))
+def test_all_alternatives_are_shown() -> None:
+    page = Page(
+        replace(completion_of("one"), alternatives=(completion_of("two"), completion_of("three")))
+    )
     assert page.text.index("one") < page.text.index("two") < page.text.index("three")
     assert "1 of 3 · length" in page.text
     assert "3 of 3 · length" in page.text
@@ -115,9 +117,9 @@ HOSTILE = (
 
 
 @pytest.mark.parametrize("text", HOSTILE)
-def test_what_a_model_writes_stays_text(text: str) -> None:
+def test_model_output_is_escaped(text: str) -> None:
     """In tokens, in tooltips, and without logprobs."""
-    marked = written(text, text)
+    marked = completion_of(text, text)
     for completion in (marked, replace(marked, logprobs=None)):
         page = Page(completion)
         assert page.tags <= {"div", "span"}
@@ -125,8 +127,8 @@ def test_what_a_model_writes_stays_text(text: str) -> None:
     assert not set("\u202e\x00\x1b\x07\ud800") & set(marked._repr_html_())
 
 
-def test_what_cannot_be_seen_is_shown() -> None:
-    page = Page(written("a\n", "\t", "\u202e", "\xa0", " b"))
+def test_invisible_characters_are_made_visible() -> None:
+    page = Page(completion_of("a\n", "\t", "\u202e", "\xa0", " b"))
     assert page.text.startswith("a⏎\n⇥\\u202e\\xa0 b")
 
 
@@ -145,7 +147,7 @@ def test_a_models_answer_shows_each_of_its_tokens(llm: LLM) -> None:
     assert all(title.count("%") == 4 for title in page.titles)
 
 
-def test_an_answer_that_is_still_written_can_be_shown(llm: LLM) -> None:
+def test_a_partial_completion_can_be_shown(llm: LLM) -> None:
     stream = llm.stream("Once upon a", replace(PARAMS, logprobs=1))
     assert Page(stream.completion).titles == []
     next(stream)
@@ -153,7 +155,7 @@ def test_an_answer_that_is_still_written_can_be_shown(llm: LLM) -> None:
     stream.close()
 
 
-def test_a_model_that_knows_only_ids_shows_those(
+def test_a_model_without_a_tokenizer_shows_token_ids(
     tmp_path_factory: pytest.TempPathFactory, write_model: WriteModel
 ) -> None:
     with LLM(write_model(tmp_path_factory.mktemp("models") / "ids"), backend="cpu") as llm:

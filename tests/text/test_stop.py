@@ -1,4 +1,4 @@
-"""Stop strings: nothing of one is ever shown, however the text comes in."""
+"""Stop strings: no part of one is ever shown, however the text is cut."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cullama.text.stop import StopStrings
 
 
 def shown(pieces: list[str], *stops: str) -> tuple[list[str], bool]:
-    """What is shown for each piece, up to the stop or the end; and whether there was a stop."""
+    """The text shown for each piece, and whether there was a stop string."""
     finder, out = StopStrings(stops), []
     for piece in pieces:
         out.append(finder.add(piece))
@@ -23,7 +23,7 @@ def shown(pieces: list[str], *stops: str) -> tuple[list[str], bool]:
 
 
 def first_completed(text: str, stops: tuple[str, ...]) -> str | None:
-    """The text before the stop that is complete first: what somebody who reads letters sees."""
+    """The text before the stop string that ends first, as found letter by letter."""
     for end in range(1, len(text) + 1):
         starts = [end - len(stop) for stop in stops if text[:end].endswith(stop)]
         if starts:
@@ -48,7 +48,9 @@ stop_texts = st.lists(st.text("ab", min_size=1, max_size=5), min_size=1, max_siz
 
 
 @given(text=letters, stops=stop_texts, at=st.lists(st.integers(0, 30), max_size=12))
-def test_where_pieces_end_does_not_matter(text: str, stops: tuple[str, ...], at: list[int]) -> None:
+def test_results_do_not_depend_on_how_the_text_is_cut(
+    text: str, stops: tuple[str, ...], at: list[int]
+) -> None:
     assume(not any(lies_within(inner, outer) for inner in stops for outer in stops))
     pieces, is_found = shown(cut(text, at), *stops)
     expected = first_completed(text, stops)
@@ -65,8 +67,10 @@ def test_letter_by_letter_the_first_complete_stop_wins(text: str, stops: tuple[s
 
 
 @given(text=letters, stops=stop_texts, at=st.lists(st.integers(0, 30), max_size=12))
-def test_nothing_of_a_stop_is_ever_shown(text: str, stops: tuple[str, ...], at: list[int]) -> None:
-    """Not even for a moment: what has been shown is always a beginning of the final text."""
+def test_no_part_of_a_stop_string_is_ever_shown(
+    text: str, stops: tuple[str, ...], at: list[int]
+) -> None:
+    """At any time, the shown text is a prefix of the final text."""
     pieces, is_found = shown(cut(text, at), *stops)
     final = "".join(pieces)
     assert text.startswith(final)
@@ -76,7 +80,7 @@ def test_nothing_of_a_stop_is_ever_shown(text: str, stops: tuple[str, ...], at: 
 
 
 @given(text=st.text("ab", max_size=20), stop=st.text("ab", min_size=1, max_size=5))
-def test_no_more_is_held_back_than_may_become_a_stop(text: str, stop: str) -> None:
+def test_no_more_is_held_back_than_may_become_a_stop_string(text: str, stop: str) -> None:
     finder, seen = StopStrings((stop,)), ""
     for end, letter in enumerate(text, 1):
         seen += finder.add(letter)
@@ -88,7 +92,7 @@ def test_no_more_is_held_back_than_may_become_a_stop(text: str, stop: str) -> No
 
 
 @pytest.mark.parametrize("pieces", [["abcd"], ["ab", "cd"], ["a", "bcd"]])
-def test_a_stop_within_another_wins_in_one_piece_too(pieces: list[str]) -> None:
+def test_a_stop_string_within_another_wins_also_in_one_piece(pieces: list[str]) -> None:
     """Letter by letter "bc" is complete before "abcd" can be, and the text ends as "a"."""
     assert shown(list("abcd"), "abcd", "bc") == (["", "", "a"], True)
     out, is_found = shown(pieces, "abcd", "bc")
@@ -96,7 +100,7 @@ def test_a_stop_within_another_wins_in_one_piece_too(pieces: list[str]) -> None:
     assert "".join(out) == "a"
 
 
-def test_by_hand() -> None:
+def test_examples() -> None:
     assert shown(["Hello", " wor", "ld. END", " more"], "END") == (
         ["Hello", " wor", "ld. "],
         True,
@@ -106,7 +110,7 @@ def test_by_hand() -> None:
     assert shown(["Hello E", "N"], "END") == (["Hello ", "", "EN"], False)
 
 
-def test_the_earliest_stop_wins_whatever_the_order() -> None:
+def test_the_earliest_stop_string_wins_whatever_the_order() -> None:
     for stops in (("two", "one"), ("one", "two")):
         assert shown(["zero one two"], *stops) == (["zero "], True)
 
@@ -127,7 +131,7 @@ def test_a_stop_may_overlap_itself() -> None:
     assert shown(["\n", "\n", "x"], "\n\n") == (["", ""], True)
 
 
-def test_a_stop_of_one_letter_is_never_held_back_for() -> None:
+def test_a_stop_string_of_one_letter_holds_nothing_back() -> None:
     assert shown(["abc", "d", "e"], "d") == (["abc", ""], True)
 
 
@@ -147,7 +151,7 @@ def test_without_stops_every_piece_passes() -> None:
     assert not finder.is_found
 
 
-def test_flush_gives_back_once() -> None:
+def test_flush_returns_the_held_back_text_once() -> None:
     finder = StopStrings(("END",))
     assert finder.add("xE") == "x"
     assert not finder.is_found
@@ -155,7 +159,7 @@ def test_flush_gives_back_once() -> None:
     assert finder.flush() == ""
 
 
-def test_nothing_is_shown_behind_a_stop() -> None:
+def test_nothing_is_shown_after_a_stop_string() -> None:
     finder = StopStrings(("END",))
     assert finder.add("xENDy") == "x"
     assert finder.add("z") + finder.flush() == ""

@@ -1,4 +1,4 @@
-"""Single tokens as people see them: with their space, and in bytes where they are no character."""
+"""Texts of single tokens: with their leading space, as bytes where they are no character."""
 
 from __future__ import annotations
 
@@ -35,7 +35,9 @@ def test_words_keep_their_space(byte_level: Tokenizer) -> None:
     assert list(token_texts(byte_level, ids).values())[-1].startswith(" ")
 
 
-def test_also_where_a_decoder_takes_the_first_one_off(sentencepiece: Tokenizer) -> None:
+def test_words_keep_their_space_where_the_decoder_strips_the_first(
+    sentencepiece: Tokenizer,
+) -> None:
     assert token_texts(sentencepiece, [1, 2, 5]) == {1: " the", 2: "the", 5: " "}
 
 
@@ -50,13 +52,13 @@ def test_control_tokens_are_spelled_out(byte_level: Tokenizer, sentencepiece: To
     assert token_texts(sentencepiece, [0]) == {0: "<unk>"}
 
 
-def test_ids_that_nobody_knows_are_numbers(byte_level: Tokenizer) -> None:
+def test_unknown_ids_are_shown_as_numbers(byte_level: Tokenizer) -> None:
     assert token_texts(byte_level, [100_000]) == {100_000: "#100000"}
     assert token_texts(None, [7, 7]) == {7: "#7"}
 
 
 @given(text=st.text(max_size=40))
-def test_whatever_is_written_can_be_put_together_again(byte_level: Tokenizer, text: str) -> None:
+def test_the_text_can_be_put_together_from_token_texts(byte_level: Tokenizer, text: str) -> None:
     """A backslash of its own aside, which stays one character."""
     ids = byte_level.encode(text, add_special_tokens=False)
     texts = token_texts(byte_level, ids)

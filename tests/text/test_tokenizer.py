@@ -1,4 +1,4 @@
-"""Text to ids and back; what a user types is text, and only whole characters come out."""
+"""Encoding and decoding: control tokens as plain text, complete characters only, our errors."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def pieces_of(tokenizer: Tokenizer, prompt: list[int], answer: list[int]) -> lis
 # --- encoding
 
 
-def test_the_token_in_front_is_added_unless_told_otherwise(tokenizer: Tokenizer) -> None:
+def test_bos_is_added_unless_told_otherwise(tokenizer: Tokenizer) -> None:
     with_begin = tokenizer.encode(PROMPT)
     assert with_begin[0] == BEGIN
     assert tokenizer.encode(PROMPT, add_special_tokens=False) == with_begin[1:]
@@ -53,34 +53,34 @@ def test_the_token_in_front_is_added_unless_told_otherwise(tokenizer: Tokenizer)
 
 
 @given(texts | mixed)
-def test_a_text_comes_back_as_it_was(tokenizer: Tokenizer, text: str) -> None:
+def test_decoding_gives_back_the_encoded_text(tokenizer: Tokenizer, text: str) -> None:
     ids = tokenizer.encode(text)
     assert all(type(token) is int and 0 <= token < VOCABULARY for token in ids)
     assert tokenizer.decode(ids) == text
 
 
 @pytest.mark.parametrize("text", ["<|end|>", "a<|end|>b", "<|begin|><|user|>", "<|end|><|end|>"])
-def test_a_control_token_that_a_user_types_is_plain_text(tokenizer: Tokenizer, text: str) -> None:
+def test_a_spelled_control_token_is_plain_text(tokenizer: Tokenizer, text: str) -> None:
     ids = tokenizer.encode(text, add_special_tokens=False)
     assert not {BEGIN, END, USER} & set(ids)
     assert tokenizer.decode(ids) == text
 
 
-def test_a_template_may_write_control_tokens(tokenizer: Tokenizer) -> None:
+def test_allow_special_reads_control_tokens(tokenizer: Tokenizer) -> None:
     ids = tokenizer.encode("<|user|>a<|end|>", add_special_tokens=False, allow_special=True)
     assert (ids[0], ids[-1]) == (USER, END)
     assert tokenizer.decode(ids) == "a"
     assert tokenizer.decode(ids, skip_special_tokens=False) == "<|user|>a<|end|>"
 
 
-def test_what_was_allowed_once_is_not_allowed_for_ever(tokenizer: Tokenizer) -> None:
+def test_allow_special_holds_for_one_call(tokenizer: Tokenizer) -> None:
     before = tokenizer.encode("<|end|>")
     tokenizer.encode("<|end|>", allow_special=True)
     assert tokenizer.encode("<|end|>") == before
 
 
 @pytest.mark.parametrize("text", ["\ud800", "a\udfffb", "\ude00\ud83d", "x" * 100_000 + "\ud800"])
-def test_half_a_character_is_refused_in_one_line_that_can_be_printed(
+def test_half_a_surrogate_pair_is_refused_in_one_printable_line(
     tokenizer: Tokenizer, text: str
 ) -> None:
     with pytest.raises(UsageError, match="well-formed") as caught:
@@ -92,19 +92,19 @@ def test_half_a_character_is_refused_in_one_line_that_can_be_printed(
 
 
 @pytest.mark.parametrize("text", [None, 5, 1.5, b"Once", [PROMPT], (PROMPT, PROMPT), {}])
-def test_what_is_no_text_is_refused(tokenizer: Tokenizer, text: Any) -> None:
+def test_values_that_are_not_str_are_refused(tokenizer: Tokenizer, text: Any) -> None:
     with pytest.raises(UsageError) as caught:
         tokenizer.encode(text)
     assert len(str(caught.value).splitlines()) == 1
 
 
-def test_a_long_text_is_not_cut(tokenizer: Tokenizer) -> None:
+def test_a_long_text_is_not_truncated(tokenizer: Tokenizer) -> None:
     text = "The old clock struck twelve. " * 2000
     assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
-def test_padding_and_truncation_that_came_with_the_file_are_off(tokenizer_file: Path) -> None:
-    """Left by training scripts; obeyed, they would feed the model padding."""
+def test_padding_and_truncation_of_the_file_are_off(tokenizer_file: Path) -> None:
+    """Training scripts leave them in files; padding would be fed to the model."""
     settings = json.loads(tokenizer_file.read_text())
     settings["padding"] = {
         "strategy": {"Fixed": 64},
@@ -129,10 +129,10 @@ def test_the_size_counts_added_tokens(tokenizer: Tokenizer) -> None:
     assert tokenizer.size == VOCABULARY
 
 
-# --- whatever the text
+# --- any text
 
 
-def test_every_character_there_is_can_be_encoded(tokenizer: Tokenizer) -> None:
+def test_every_unicode_character_can_be_encoded(tokenizer: Tokenizer) -> None:
     places = [*range(0xD800), *range(0xE000, 0x110000)]
     for start in range(0, len(places), 1 << 16):
         text = "".join(map(chr, places[start : start + (1 << 16)]))
@@ -140,9 +140,7 @@ def test_every_character_there_is_can_be_encoded(tokenizer: Tokenizer) -> None:
 
 
 @pytest.mark.parametrize("unit", ["a", " ", "'", "ab", "🦙", "\u0301"])
-def test_a_long_text_without_a_word_takes_no_longer_than_another(
-    tokenizer: Tokenizer, unit: str
-) -> None:
+def test_encoding_time_is_linear_also_without_spaces(tokenizer: Tokenizer, unit: str) -> None:
     def seconds(count: int) -> float:
         text = unit * (count // len(unit.encode()))
         started = time.process_time()
@@ -154,7 +152,7 @@ def test_a_long_text_without_a_word_takes_no_longer_than_another(
 
 
 @given(texts | mixed)
-def test_the_ids_are_the_librarys_own(tokenizer: Tokenizer, text: str) -> None:
+def test_the_ids_equal_the_librarys(tokenizer: Tokenizer, text: str) -> None:
     library = tokenizer.tokenizer
     for is_special in (False, True):
         found = tokenizer.encode(text, allow_special=is_special)
@@ -163,16 +161,16 @@ def test_the_ids_are_the_librarys_own(tokenizer: Tokenizer, text: str) -> None:
     assert tokenizer.decode(found) == library.decode(found)
 
 
-# --- whatever the library does
+# --- failures of the library
 
 
 def changed(tokenizer_file: Path, **changes: Any) -> Tokenizer:
-    """A tokenizer that no checkpoint would hand out: it is not tried first."""
+    """A tokenizer that checkpoints would refuse: it is not probed first."""
     settings = {**json.loads(tokenizer_file.read_text()), **changes}
     return Tokenizer(Library.from_str(json.dumps(settings)))
 
 
-def test_a_panic_in_encoding_is_a_refusal(tokenizer_file: Path) -> None:
+def test_a_panic_in_encoding_raises_model_file_error(tokenizer_file: Path) -> None:
     panicking = changed(tokenizer_file, pre_tokenizer={"type": "FixedLength", "length": 0})
     with pytest.raises(ModelFileError, match="fails on the text 'Once upon a time': ") as caught:
         panicking.encode(PROMPT)
@@ -180,7 +178,7 @@ def test_a_panic_in_encoding_is_a_refusal(tokenizer_file: Path) -> None:
     assert panicking.encode("", add_special_tokens=False) == []  # and it may be used further
 
 
-def test_a_panic_in_decoding_is_a_refusal(tokenizer_file: Path) -> None:
+def test_a_panic_in_decoding_raises_model_file_error(tokenizer_file: Path) -> None:
     strip = {"type": "Strip", "content": "a", "start": 9, "stop": 9}
     panicking = changed(tokenizer_file, decoder=strip)
     ids = panicking.encode("aaaa", add_special_tokens=False)
@@ -192,7 +190,7 @@ def test_a_panic_in_decoding_is_a_refusal(tokenizer_file: Path) -> None:
         Detokenizer(panicking, ids)
 
 
-def test_a_text_that_a_tokenizer_has_no_token_for_is_a_refusal() -> None:
+def test_a_text_without_a_token_raises_model_file_error() -> None:
     words = Tokenizer(Library(models.WordLevel({"a": 0}, unk_token="?")))
     assert words.encode("a") == [0]
     with pytest.raises(ModelFileError, match=r"fails on the text 'b': .*\[UNK\]"):
@@ -224,7 +222,7 @@ class Stub:
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, GeneratorExit])
-def test_ctrl_c_is_no_failure_of_the_tokenizers(error: type[BaseException]) -> None:
+def test_ctrl_c_is_not_reported_as_a_tokenizer_failure(error: type[BaseException]) -> None:
     stub: Any = Stub(error)
     with pytest.raises(error):
         Tokenizer(stub).encode(PROMPT)
@@ -232,7 +230,7 @@ def test_ctrl_c_is_no_failure_of_the_tokenizers(error: type[BaseException]) -> N
         Tokenizer(stub).decode([1])
 
 
-def test_one_threads_template_lets_no_other_threads_user_write_control_tokens() -> None:
+def test_allow_special_in_one_thread_does_not_affect_another() -> None:
     stub: Any = Stub()
     tokenizer = Tokenizer(stub)
     with ThreadPoolExecutor(4) as pool:
@@ -244,21 +242,21 @@ def test_one_threads_template_lets_no_other_threads_user_write_control_tokens() 
 
 
 @given(token_ids)
-def test_any_ids_have_a_text(tokenizer: Tokenizer, ids: list[int]) -> None:
+def test_any_ids_can_be_decoded(tokenizer: Tokenizer, ids: list[int]) -> None:
     assert isinstance(tokenizer.decode(ids), str)
     assert tokenizer.decode(np.array(ids, np.int64)) == tokenizer.decode(ids)
     assert tokenizer.decode(iter(ids)) == tokenizer.decode(tuple(ids)) == tokenizer.decode(ids)
 
 
-def test_ids_that_the_tokenizer_does_not_have_are_no_text(tokenizer: Tokenizer) -> None:
-    """Vocabularies are often padded beyond it."""
+def test_ids_outside_the_vocabulary_decode_to_nothing(tokenizer: Tokenizer) -> None:
+    """A model's vocabulary is often padded beyond the tokenizer's."""
     assert tokenizer.decode([VOCABULARY, 10_000]) == ""
     ids = tokenizer.encode(PROMPT)
     assert "".join(pieces_of(tokenizer, [], [*ids, 310, *ids[1:]])) == PROMPT * 2
 
 
 @pytest.mark.parametrize("ids", [[-1], [2**32], [10**30], ["a"], [None], [1.5]])
-def test_what_are_no_ids_is_refused(tokenizer: Tokenizer, ids: Any) -> None:
+def test_values_that_are_not_token_ids_are_refused(tokenizer: Tokenizer, ids: Any) -> None:
     with pytest.raises(CullamaError) as caught:
         tokenizer.decode(ids)
     assert len(str(caught.value).splitlines()) == 1
@@ -268,7 +266,7 @@ def test_what_are_no_ids_is_refused(tokenizer: Tokenizer, ids: Any) -> None:
         Detokenizer(tokenizer, ids)
 
 
-# --- decoding as it comes
+# --- incremental decoding
 
 
 @given(prompt=texts | mixed, answer=texts | mixed)
@@ -313,7 +311,7 @@ def test_pieces_of_any_ids_add_up_to_their_text(
 
 
 @given(answer=mixed, where=st.lists(st.integers(0, 60), max_size=5))
-def test_control_tokens_in_between_are_no_text_and_break_none(
+def test_control_tokens_in_between_add_no_text_and_break_no_character(
     tokenizer: Tokenizer, answer: str, where: list[int]
 ) -> None:
     ids = tokenizer.encode(answer, add_special_tokens=False)
@@ -322,17 +320,17 @@ def test_control_tokens_in_between_are_no_text_and_break_none(
     assert "".join(pieces_of(tokenizer, tokenizer.encode(PROMPT), ids)) == answer
 
 
-def test_bytes_that_never_become_a_character_do_not_hold_up_what_follows(
+def test_invalid_bytes_do_not_hold_back_what_follows(
     tokenizer: Tokenizer,
 ) -> None:
-    """Or a stream would fall silent for good after one bad byte."""
+    """Or one bad byte would silence the rest of a stream."""
     [start, *_] = tokenizer.encode("☃", add_special_tokens=False)
     good = tokenizer.encode(" llama goes on", add_special_tokens=False)
     joined = "".join(pieces_of(tokenizer, tokenizer.encode(PROMPT), [start, start, *good]))
     assert joined.endswith(" llama goes on")
 
 
-def test_a_replacement_character_that_was_meant_is_kept(tokenizer: Tokenizer) -> None:
+def test_an_encoded_replacement_character_is_kept(tokenizer: Tokenizer) -> None:
     ids = tokenizer.encode("a\ufffdb", add_special_tokens=False)
     assert "".join(pieces_of(tokenizer, tokenizer.encode(PROMPT), ids)) == "a\ufffdb"
 
@@ -385,7 +383,7 @@ def test_a_long_run_of_byte_tokens_before_the_answer_does_not_leak_into_it(
     assert "".join(pieces_of(with_byte_tokens, prompt, answer)) == " llama"
 
 
-def test_a_first_word_has_a_space_only_behind_another(with_byte_tokens: Tokenizer) -> None:
+def test_a_first_word_has_a_space_only_after_another(with_byte_tokens: Tokenizer) -> None:
     ids = with_byte_tokens.encode("the llama")
     assert "".join(pieces_of(with_byte_tokens, [], ids)) == "the llama"
     assert "".join(pieces_of(with_byte_tokens, [1], ids)) == "the llama"
@@ -393,9 +391,7 @@ def test_a_first_word_has_a_space_only_behind_another(with_byte_tokens: Tokenize
 
 
 @pytest.mark.parametrize("bad", [b"\n\xf0", b"@\xff", b"ok\xe6\x9d", b"\xff", b"\xf0\x9f\xa6"])
-def test_byte_tokens_that_spoil_each_other_raise_nothing(
-    with_byte_tokens: Tokenizer, bad: bytes
-) -> None:
+def test_invalid_byte_tokens_raise_nothing(with_byte_tokens: Tokenizer, bad: bytes) -> None:
     """The library decodes a run of bytes as one: a bad one takes back what was shown already."""
     prompt, rest = with_byte_tokens.encode("the"), with_byte_tokens.encode("llama")
     joined = "".join(pieces_of(with_byte_tokens, prompt, [*byte_tokens(bad), *rest]))
@@ -410,7 +406,7 @@ def test_byte_tokens_that_spoil_each_other_raise_nothing(
 )
 @example(prompt=[], answer=[45, 169, 62, 252, 259, 174, 100])
 @example(prompt=[259], answer=[67, 158, 198, 212, 41, 0, 98, 171, 81, 122, 114])
-def test_no_ids_of_such_a_tokenizer_raise_anything(
+def test_no_ids_of_a_sentencepiece_tokenizer_raise_anything(
     with_byte_tokens: Tokenizer, prompt: list[int], answer: list[int]
 ) -> None:
     pieces = pieces_of(with_byte_tokens, prompt, answer)

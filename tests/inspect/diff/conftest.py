@@ -1,4 +1,4 @@
-"""The tiny model in two types, and on a device of sorts."""
+"""The tiny model in two types, and on a backend with opaque arrays."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def coarse(tiny_model: Path) -> LLM:
 
 @pytest.fixture
 def another(tiny_model: Path) -> LLM:
-    """The same once more, to be spoiled."""
+    """Another instance, to plant faults in."""
     return LLM(tiny_model, backend="cpu")
 
 

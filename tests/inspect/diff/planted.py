@@ -1,6 +1,4 @@
-"""What a comparison has to cope with: an operator that is wrong in one place, and a backend whose
-arrays nobody can look into.
-"""
+"""Test doubles: operators with a planted fault, and a backend with opaque arrays."""
 
 from __future__ import annotations
 
@@ -26,12 +24,12 @@ from cullama.model.operators import Operators
 def plant(
     llm: LLM, operator: str, nth: int, calls_a_pass: int, damage: Callable[[HostArray], None]
 ) -> LLM:
-    """Have the `nth` call of each pass over several tokens come back damaged."""
+    """Damage the result of an operator's `nth` call in each pass over several tokens."""
     ops = llm.engine.runner.ops
-    sound, calls = getattr(ops, operator), count()
+    original, calls = getattr(ops, operator), count()
 
     def wrong(*operands: Any, **named: Any) -> HostArray:
-        result = sound(*operands, **named)
+        result = original(*operands, **named)
         if len(result) == 1 or next(calls) % calls_a_pass != nth:
             return result
         result = result.copy()
@@ -43,7 +41,7 @@ def plant(
 
 
 class Box:
-    """An array somewhere else."""
+    """An array that only `upload` and `download` open."""
 
     __slots__ = ("content",)
 

@@ -28,7 +28,7 @@ def damage_with_nan(result: HostArray) -> None:
 
 
 @pytest.fixture
-def parted(llm: LLM, another: LLM) -> Comparison:
+def differing(llm: LLM, another: LLM) -> Comparison:
     return llm.diff(plant(another, "attention", 1, 2, damage), PROMPT)
 
 
@@ -45,41 +45,41 @@ def agreed(llm: LLM, coarse: LLM) -> Comparison:
 # --- in words
 
 
-def test_the_verdict_names_the_first_place(parted: Comparison) -> None:
-    verdict = parted.verdict
+def test_the_verdict_names_the_first_operator_that_differs(differing: Comparison) -> None:
+    verdict = differing.verdict
     assert verdict.startswith("differ at layer 1 · attention, token 3, column 5: error ")
     assert "beyond 2.0e-05 (float32): 1 of 12 operators" in verdict
-    assert parted.drift.endswith("; first beyond the tolerance at layer 1 · attention")
+    assert differing.drift.endswith("; first beyond the tolerance at layer 1 · attention")
 
 
-def test_the_verdict_of_those_that_agree_names_the_largest_error(agreed: Comparison) -> None:
+def test_the_verdict_of_sides_that_agree_names_the_largest_error(agreed: Comparison) -> None:
     worst = max(agreed.operations, key=lambda each: each.own.error)
     assert agreed.verdict.startswith("agree: every operator is within 3.2e-02 (bfloat16)")
     assert str(worst.place) in agreed.verdict
 
 
-def test_the_verdict_of_equals(llm: LLM) -> None:
+def test_the_verdict_of_identical_sides(llm: LLM) -> None:
     same = llm.diff(llm, [5])
     assert same.verdict == "identical: every operator gives the same numbers on both sides"
     assert same.drift == "end to end: the same logits"
 
 
-def test_one_token_has_one_next_token(llm: LLM, coarse: LLM) -> None:
+def test_a_prompt_of_one_token_has_one_likeliest_token(llm: LLM, coarse: LLM) -> None:
     assert "; the same likeliest token;" in llm.diff(coarse, [5], tolerance=1e-6).drift
 
 
-def test_what_is_no_number_is_no_small_error_either(with_nan: Comparison) -> None:
+def test_nan_gives_infinite_errors_in_the_table(with_nan: Comparison) -> None:
     (layer,) = (section for section in with_nan.sections if section.name == "layer 1")
     assert layer.relative == layer.accumulated == inf
     (row,) = (line for line in str(with_nan).splitlines() if "layer 1" in line and "│" in line)
     assert row.count("∞") == 3
 
 
-def test_what_is_no_number_is_in_the_words_for_the_end_too(with_nan: Comparison) -> None:
+def test_nan_logits_are_named_in_the_drift(with_nan: Comparison) -> None:
     assert with_nan.drift == "end to end: logits that are NaN or infinite"
 
 
-def test_tokens_that_turn_are_told_with_the_lead_they_lost(llm: LLM, another: LLM) -> None:
+def test_a_changed_likeliest_token_is_named_with_its_margin(llm: LLM, another: LLM) -> None:
     def damage(logits: HostArray) -> None:
         logits[2] = -logits[2]
 
@@ -90,7 +90,7 @@ def test_tokens_that_turn_are_told_with_the_lead_they_lost(llm: LLM, another: LL
     assert f"after token 2: {turn.found} for {turn.expected}, which led by" in comparison.drift
 
 
-def test_a_tolerance_can_be_asked_for(llm: LLM, coarse: LLM) -> None:
+def test_a_given_tolerance_decides(llm: LLM, coarse: LLM) -> None:
     assert not llm.diff(coarse, PROMPT, tolerance=0).agree
     assert llm.diff(coarse, PROMPT, tolerance=1).agree
     assert "1.0e+00 (as asked for)" in llm.diff(coarse, PROMPT, tolerance=1).verdict
@@ -100,41 +100,41 @@ def test_a_tolerance_can_be_asked_for(llm: LLM, coarse: LLM) -> None:
 
 
 def test_json_holds_every_figure(agreed: Comparison) -> None:
-    told = json.loads(json.dumps(agreed.as_json(), allow_nan=False))
-    assert told["agree"] is True
-    assert told["identical"] is False
-    assert told["first"] is None
-    assert told["detail"] is True
-    assert told["tolerance"] == 0.032
-    assert [layer["section"] for layer in told["layers"]] == [
+    result = json.loads(json.dumps(agreed.as_json(), allow_nan=False))
+    assert result["agree"] is True
+    assert result["identical"] is False
+    assert result["first"] is None
+    assert result["detail"] is True
+    assert result["tolerance"] == 0.032
+    assert [layer["section"] for layer in result["layers"]] == [
         *("embedding", "layer 0", "layer 1", "head")
     ]
-    for operation, one in zip(agreed.operations, told["operators"], strict=True):
+    for operation, one in zip(agreed.operations, result["operators"], strict=True):
         assert one["layer"] == operation.place.layer
         assert one["own"]["max_error"] == operation.own.max_error
         assert one["own"]["error"] == operation.own.error
         assert one["accumulated"]["rms_error"] == operation.accumulated.rms_error
-    assert len(told["logits"]["positions"]["divergence"]) == len(told["tokens"])
+    assert len(result["logits"]["positions"]["divergence"]) == len(result["tokens"])
 
 
-def test_json_points_at_the_first_place(parted: Comparison) -> None:
-    told = parted.as_json()
-    first = told["operators"][told["first"]]
+def test_json_gives_the_index_of_the_first_operator_that_differs(differing: Comparison) -> None:
+    result = differing.as_json()
+    first = result["operators"][result["first"]]
     assert (first["layer"], first["operator"]) == (1, "attention")
     assert (first["own"]["token"], first["own"]["column"]) == (3, 5)
-    assert told["first_accumulated"] == told["first"]
+    assert result["first_accumulated"] == result["first"]
 
 
 def test_json_has_no_nan(with_nan: Comparison) -> None:
-    told = json.loads(json.dumps(with_nan.as_json(), allow_nan=False))
-    first = told["operators"][told["first"]]["own"]
+    result = json.loads(json.dumps(with_nan.as_json(), allow_nan=False))
+    first = result["operators"][result["first"]]["own"]
     assert first["error"] is None
     assert first["found"] == "nan"
     assert first["not_finite"] == [0, 1]
-    assert told["logits"]["max_divergence"] is None
+    assert result["logits"]["max_divergence"] is None
 
 
-def test_layers_add_up_their_operators(agreed: Comparison) -> None:
+def test_a_sections_error_is_the_rms_over_its_operators(agreed: Comparison) -> None:
     for section in agreed.sections:
         own = [each.own for each in section.operations]
         assert section.worst.own.error == max(each.error for each in own)
@@ -146,8 +146,10 @@ def test_layers_add_up_their_operators(agreed: Comparison) -> None:
 # --- for people
 
 
-def test_the_table_has_a_row_for_each_layer_and_says_which_parts(parted: Comparison) -> None:
-    lines = str(parted).splitlines()
+def test_the_table_has_a_row_for_each_layer_and_marks_those_that_differ(
+    differing: Comparison,
+) -> None:
+    lines = str(differing).splitlines()
     assert lines[0].startswith("first   tiny · safetensors F32")
     assert lines[1].startswith("second  tiny")
     rows = [line for line in lines if line.startswith("│ ")]
@@ -158,7 +160,7 @@ def test_the_table_has_a_row_for_each_layer_and_says_which_parts(parted: Compari
         "head",
     ]
     assert [row.split("│")[9].strip() for row in rows] == ["", "", "differs", ""]
-    assert lines[-2:] == [parted.verdict, parted.drift]
+    assert lines[-2:] == [differing.verdict, differing.drift]
 
 
 def test_the_table_in_detail_has_a_row_for_each_operator(agreed: Comparison) -> None:
@@ -198,7 +200,7 @@ def data_of(page: str) -> Any:
     return json.loads(found[1])
 
 
-def test_the_page_needs_nothing_else(agreed: Comparison) -> None:
+def test_the_page_loads_nothing_else(agreed: Comparison) -> None:
     page = agreed.page()
     assert page.startswith("<!doctype html>")
     tags = Tags(page)
@@ -207,32 +209,32 @@ def test_the_page_needs_nothing_else(agreed: Comparison) -> None:
     assert page.count("http") == page.count("http://www.w3.org/2000/svg"), "nothing is fetched"
 
 
-def test_the_page_holds_the_figures(parted: Comparison) -> None:
-    data = data_of(parted.page())
-    assert data["verdict"] == parted.verdict
+def test_the_page_holds_the_figures(differing: Comparison) -> None:
+    data = data_of(differing.page())
+    assert data["verdict"] == differing.verdict
     assert not data["agree"]
     layer = data["sections"][2]
     attention = layer["operators"][1]
     assert (layer["name"], attention["name"]) == ("layer 1", "attention")
-    assert parted.first is not None
-    assert attention["own"]["error"] == pytest.approx(parted.first.own.error, rel=1e-2)
+    assert differing.first is not None
+    assert attention["own"]["error"] == pytest.approx(differing.first.own.error, rel=1e-2)
     assert layer["tokens"]["own"][3] == attention["own"]["error"]
-    assert len(layer["tokens"]["accumulated"]) == len(data["texts"]) == len(parted.tokens)
+    assert len(layer["tokens"]["accumulated"]) == len(data["texts"]) == len(differing.tokens)
 
 
-def test_a_prompt_cannot_end_the_page_s_script(llm: LLM) -> None:
+def test_a_prompt_cannot_end_the_pages_script(llm: LLM) -> None:
     page = llm.diff(llm, "</script><script>alert(1)</script>").page()
     assert page.count("</script>") == 1
     Tags(page)
 
 
-def test_a_page_without_numbers_is_still_one(with_nan: Comparison) -> None:
+def test_a_page_holds_null_for_nan(with_nan: Comparison) -> None:
     data = data_of(with_nan.page())
     assert data["sections"][2]["operators"][1]["own"]["error"] is None
     assert data["sections"][2]["tokens"]["own"][3] is None
 
 
-@pytest.mark.parametrize("name", ["agreed", "parted", "with_nan"])
+@pytest.mark.parametrize("name", ["agreed", "differing", "with_nan"])
 def test_a_notebook_shows_a_table_without_scripts(
     request: pytest.FixtureRequest, name: str
 ) -> None:

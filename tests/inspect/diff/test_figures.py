@@ -1,4 +1,4 @@
-"""Errors in numbers, against sums written out by hand."""
+"""Errors between two results, against sums written out by hand."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_the_same_numbers_have_no_error() -> None:
     assert found.rms == sqrt(5 / 4)
 
 
-def test_errors_are_those_of_the_textbook() -> None:
+def test_errors_equal_their_definitions() -> None:
     found = gap([[3, 4], [3, -4]], [[3, 4.5], [3, -4]])
     assert found.max_error == 0.5
     assert found.rms_error == sqrt(0.25 / 4)
@@ -64,7 +64,7 @@ def test_one_wrong_token_counts_though_another_is_a_thousand_times_larger() -> N
     assert result.point.token == 3
 
 
-def test_a_token_that_cancels_to_almost_nothing_is_measured_as_the_others_are() -> None:
+def test_a_token_that_cancels_to_almost_zero_is_measured_relative_to_the_others() -> None:
     expected = np.ones((5, 4))
     expected[2] = 1e-9
     found = expected.copy()
@@ -72,7 +72,7 @@ def test_a_token_that_cancels_to_almost_nothing_is_measured_as_the_others_are() 
     assert gap(expected, found).error == pytest.approx(1e-6, rel=1e-2)
 
 
-def test_something_for_nothing_is_beyond_every_tolerance() -> None:
+def test_a_nonzero_element_for_zeros_is_an_infinite_error() -> None:
     found = gap([[0, 0]], [[0, 1e-9]])
     assert found.error == inf
     assert found.relative == inf
@@ -90,7 +90,7 @@ def test_something_for_nothing_is_beyond_every_tolerance() -> None:
         (inf, inf, (1, 1), True),
     ],
 )
-def test_what_is_no_number_is_counted_and_alike_only_if_it_is_the_same(
+def test_nan_and_infinity_are_counted_and_equal_only_themselves(
     expected: float, found: float, counts: tuple[int, int], is_alike: bool
 ) -> None:
     result = gap([[2, 2, expected, 2]], [[2, 2, found, 2]])
@@ -105,14 +105,14 @@ def test_what_is_no_number_is_counted_and_alike_only_if_it_is_the_same(
         assert result.as_json()["error"] is None
 
 
-def test_the_first_of_several_that_are_no_number_is_named() -> None:
+def test_the_first_of_several_nans_is_named() -> None:
     result = gap(np.ones((3, 4)), [[1, 1, 1, 1], [1, 1, nan, nan], [nan, 1, 1, 1]])
     assert result.point is not None
     assert result.point[:2] == (1, 2)
     assert isnan(result.point.found)
 
 
-def test_types_and_shapes_behind_the_tokens_do_not_matter() -> None:
+def test_types_and_row_shapes_do_not_matter() -> None:
     expected = np.arange(24, dtype=np.float32).reshape(3, 2, 4)
     each = Gap(expected)
     each.add(0, expected.reshape(3, 8).astype(ml_dtypes.bfloat16))
@@ -120,7 +120,7 @@ def test_types_and_shapes_behind_the_tokens_do_not_matter() -> None:
 
 
 @given(st.integers(1, 9), st.integers(1, 7), st.integers(1, 9), st.integers(1, 20))
-def test_it_does_not_matter_in_which_pieces_rows_come(
+def test_results_do_not_depend_on_how_rows_are_cut(
     rows: int, columns: int, at_a_time: int, block: int
 ) -> None:
     draw = np.random.default_rng(rows * columns)
@@ -135,7 +135,7 @@ def test_it_does_not_matter_in_which_pieces_rows_come(
     assert (pieces.max_error, pieces.point) == (whole.max_error, whole.point)
 
 
-def test_the_total_of_several_is_that_of_all_their_elements() -> None:
+def test_total_relative_is_over_all_elements() -> None:
     draw = np.random.default_rng(0)
     pairs = [(draw.standard_normal((4, n)), draw.standard_normal((4, n))) for n in (3, 50)]
     a, b = (np.concatenate([pair[i].reshape(-1) for pair in pairs]) for i in (0, 1))

@@ -1,4 +1,4 @@
-"""What differences of logits mean for the next token."""
+"""Divergence and changes of the likeliest token between two sides' logits."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ def test_a_constant_added_to_all_changes_no_prediction() -> None:
     assert found.agreement == 1
 
 
-def test_divergence_is_the_textbook_s() -> None:
+def test_divergence_equals_its_definition() -> None:
     p, q = np.array([0.5, 0.25, 0.25]), np.array([0.25, 0.25, 0.5])
     found = gap([np.log(p) + 3], [np.log(q) - 40])
     assert found.divergence[0] == pytest.approx(0.5 * log(2) - 0.25 * log(2), rel=1e-5)
 
 
-def test_where_another_token_is_likeliest_the_lead_is_told() -> None:
+def test_a_changed_likeliest_token_comes_with_its_margin() -> None:
     found = gap([[1, 2, 0], [0, 0.5, 0.75]], [[1, 2, 0], [0, 1, 0.75]], at_a_time=1)
     assert found.turns == [(1, 2, 1, 0.25)]
     assert found.agreement == 0.5
-    told = found.as_json()
-    assert told["turns"] == [{"position": 1, "expected": 2, "found": 1, "margin": 0.25}]
-    assert told["positions"]["expected"] == [1, 2]
-    assert told["max_error"] == 0.5
+    result = found.as_json()
+    assert result["turns"] == [{"position": 1, "expected": 2, "found": 1, "margin": 0.25}]
+    assert result["positions"]["expected"] == [1, 2]
+    assert result["max_error"] == 0.5
 
 
-def test_logits_that_are_no_numbers_have_no_divergence() -> None:
+def test_nan_logits_have_no_divergence() -> None:
     found = gap([[1, 2], [1, 2]], [[1, 2], [nan, 2]])
     assert not found.are_numbers
     assert isnan(found.divergence[1])
@@ -52,5 +52,5 @@ def test_logits_that_are_no_numbers_have_no_divergence() -> None:
     assert found.as_json()["positions"]["divergence"] == [0, None]
 
 
-def test_a_vocabulary_of_one_has_nothing_to_say() -> None:
+def test_a_vocabulary_of_one_has_no_divergence() -> None:
     assert gap([[3]], [[4]]).divergence.tolist() == [0]

@@ -1,4 +1,4 @@
-"""Sides that agree, sides that do not, and whether what is wrong is found where it was planted."""
+"""Comparing sides that agree, and sides with planted faults, which must be found."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ PROMPT = "In the naïve little café 🦙"
 LAYERS = 2
 
 
-def part(comparison: Comparison) -> tuple[str, str]:
-    """Where they part: by itself, and where errors travel on."""
+def first_places(comparison: Comparison) -> tuple[str, str]:
+    """Where the sides first differ: by own error, and by accumulated error."""
     assert comparison.first is not None
     assert comparison.first_accumulated is not None
     return str(comparison.first.place), str(comparison.first_accumulated.place)
 
 
-# --- those that agree
+# --- sides that agree
 
 
 @pytest.mark.parametrize("detail", [False, True])
@@ -44,14 +44,14 @@ def test_a_model_is_identical_with_itself(llm: LLM, another: LLM, detail: bool) 
             assert figures.rms > 0
 
 
-def test_every_call_of_the_model_is_there_in_order(llm: LLM) -> None:
+def test_every_operator_call_is_recorded_in_order(llm: LLM) -> None:
     layer = ["project_qkv", "attention", "linear output", "feed_forward"]
     names = [each.place.name for each in llm.diff(llm, PROMPT).operations]
     tables = ["gather embedding", "gather rope_table"]
     assert names == [*tables, *layer * LAYERS, "gather rows", "logits"]
 
 
-def test_in_detail_the_larger_words_are_spelled_out(llm: LLM) -> None:
+def test_in_detail_composite_operators_are_spelled_out(llm: LLM) -> None:
     comparison = llm.diff(llm, PROMPT, detail=True)
     (layer,) = (section for section in comparison.sections if section.name == "layer 1")
     assert [each.place.name for each in layer.operations] == [
@@ -76,7 +76,7 @@ def test_a_coarser_type_is_within_its_tolerance_and_not_within_a_finer_one(
 
 @pytest.mark.parametrize("batches", [(1, 2), (1, 8), (3, 1)])
 @pytest.mark.parametrize("chunks", [(0, 1), (0, 5), (7, 3), (0, 1000)])
-def test_company_and_pieces_make_no_difference(
+def test_batches_and_chunks_agree(
     llm: LLM, batches: tuple[int, int], chunks: tuple[int, int]
 ) -> None:
     comparison = llm.diff(llm, PROMPT, batches=batches, chunks=chunks)
@@ -85,7 +85,7 @@ def test_company_and_pieces_make_no_difference(
 
 
 def test_the_rows_compared_are_those_of_the_prompt(llm: LLM) -> None:
-    """Whatever goes through the model beside it."""
+    """Whatever else is in the batch."""
     tokens = llm.tokenizer.encode(PROMPT)
     for side in (Side(llm), Side(llm, 4), Side(llm, 5, 3)):
         (*_, logits) = record(side, tokens).rows.values()
@@ -101,7 +101,7 @@ def test_prompts_of_all_kinds(llm: LLM, coarse: LLM, prompt: Any) -> None:
 
 @pytest.mark.parametrize("detail", [False, True])
 @pytest.mark.parametrize("batch", [1, 3])
-def test_arrays_of_a_device_are_never_looked_into(
+def test_arrays_of_a_device_are_only_downloaded(
     llm: LLM, elsewhere: LLM, detail: bool, batch: int
 ) -> None:
     for first, second in ((llm, elsewhere), (elsewhere, llm)):
@@ -113,7 +113,7 @@ def test_arrays_of_a_device_are_never_looked_into(
     assert itself.agree
 
 
-# --- what is wrong
+# --- planted faults
 
 
 def off_by(amount: float, row: int = 3, column: int = 5) -> Callable[[HostArray], None]:
@@ -136,13 +136,13 @@ FAULTS: dict[str, tuple[int, int, str, str]] = {
 
 @pytest.mark.parametrize("operator", FAULTS)
 @pytest.mark.parametrize("detail", [False, True])
-def test_what_is_wrong_is_found_where_it_is(
+def test_a_fault_is_found_at_its_operator(
     llm: LLM, another: LLM, operator: str, detail: bool
 ) -> None:
     calls, nth, in_detail, whole = FAULTS[operator]
     place = in_detail if detail else whole
     comparison = llm.diff(plant(another, operator, nth, calls, off_by(2.0)), PROMPT, detail=detail)
-    assert part(comparison) == (place, place)
+    assert first_places(comparison) == (place, place)
     others = {str(each.place) for each in comparison.parting[1:]}
     keys_are_wrong = operator == "rms_norm" and not detail
     assert others == ({"layer 1 · attention"} if keys_are_wrong else set()), "they are innocent"
@@ -167,10 +167,10 @@ def test_one_wrong_element_is_found_to_the_column(
 
 def test_a_fault_of_the_first_side_is_found_too(llm: LLM, another: LLM) -> None:
     comparison = plant(another, "attention", 0, 2, off_by(1.0)).diff(llm, PROMPT)
-    assert part(comparison) == ("layer 0 · attention",) * 2
+    assert first_places(comparison) == ("layer 0 · attention",) * 2
 
 
-def test_a_key_that_is_stored_wrong_shows_in_the_attention_over_it(llm: LLM, another: LLM) -> None:
+def test_a_wrong_value_in_the_cache_shows_in_the_attention(llm: LLM, another: LLM) -> None:
     """What is in a cache is its backend's own affair."""
     ops = another.engine.runner.ops
     sound = ops.rope_and_store
@@ -182,23 +182,25 @@ def test_a_key_that_is_stored_wrong_shows_in_the_attention_over_it(llm: LLM, ano
 
     ops.rope_and_store = wrong  # type: ignore[assignment, method-assign]
     comparison = llm.diff(another, PROMPT, detail=True)
-    assert part(comparison) == ("layer 0 · attention",) * 2
+    assert first_places(comparison) == ("layer 0 · attention",) * 2
     assert comparison.first is not None
     tokens = np.flatnonzero(comparison.first.own.token_errors > 1e-5)
     assert tokens.min() == 2, "those before it do not hear it"
 
 
-def test_a_fault_that_only_company_brings_about(llm: LLM, another: LLM) -> None:
+def test_a_fault_that_only_a_larger_batch_shows(llm: LLM, another: LLM) -> None:
     def damage(result: HostArray) -> None:
         if len(result) > len(llm.tokenizer.encode(PROMPT)):
             result *= 1.01
 
     plant(another, "attention", 1, 2, damage)
     assert llm.diff(another, PROMPT).are_identical
-    assert part(llm.diff(another, PROMPT, batches=(1, 2)))[0] == "layer 1 · attention"
+    assert first_places(llm.diff(another, PROMPT, batches=(1, 2)))[0] == "layer 1 · attention"
 
 
-def test_a_small_error_everywhere_is_one_where_errors_travel_on(llm: LLM, another: LLM) -> None:
+def test_small_errors_in_every_layer_accumulate_beyond_the_tolerance(
+    llm: LLM, another: LLM
+) -> None:
     """Each within the tolerance; together, they are not: the first to be beyond is named."""
 
     def damage(result: HostArray) -> None:
@@ -211,12 +213,12 @@ def test_a_small_error_everywhere_is_one_where_errors_travel_on(llm: LLM, anothe
 
 
 @pytest.mark.parametrize("value", [nan, inf, -inf])
-def test_what_is_no_number_is_named(llm: LLM, another: LLM, value: float) -> None:
+def test_nan_and_infinity_are_named(llm: LLM, another: LLM, value: float) -> None:
     def damage(result: HostArray) -> None:
         result[4, 7] = value
 
     comparison = llm.diff(plant(another, "attention", 1, 2, damage), PROMPT)
-    assert part(comparison) == ("layer 1 · attention",) * 2
+    assert first_places(comparison) == ("layer 1 · attention",) * 2
     assert comparison.first is not None
     assert comparison.first.own.error == inf
     assert comparison.first.own.not_finite == (0, 1)
@@ -226,7 +228,7 @@ def test_what_is_no_number_is_named(llm: LLM, another: LLM, value: float) -> Non
     assert "the second side holds them from layer 1 · attention on" in comparison.verdict
 
 
-def test_what_is_no_number_on_both_sides_is_said_and_no_difference(llm: LLM, another: LLM) -> None:
+def test_nan_on_both_sides_is_reported_and_no_difference(llm: LLM, another: LLM) -> None:
     def damage(result: HostArray) -> None:
         result[4, 7] = nan
 
@@ -247,14 +249,14 @@ def from_gguf(write_gguf: Callable[[str], Path]) -> dict[str, LLM]:
     }
 
 
-def test_a_gguf_of_the_same_numbers_is_identical(llm: LLM, from_gguf: dict[str, LLM]) -> None:
-    """Also for a text, which the first side's tokenizer reads: the file has none."""
+def test_an_f32_gguf_is_identical(llm: LLM, from_gguf: dict[str, LLM]) -> None:
+    """Also for a text: the file has no tokenizer, and the first side's encodes it."""
     assert llm.diff(from_gguf["F32"], PROMPT).are_identical
 
 
-def test_a_quantised_gguf_parts_at_the_first_matrix(llm: LLM, from_gguf: dict[str, LLM]) -> None:
+def test_a_quantised_gguf_differs_at_the_first_matrix(llm: LLM, from_gguf: dict[str, LLM]) -> None:
     comparison = llm.diff(from_gguf["Q8_0"], PROMPT, detail=True)
-    assert part(comparison) == ("embedding · gather embedding",) * 2
+    assert first_places(comparison) == ("embedding · gather embedding",) * 2
     assert comparison.operations[-1].accumulated.relative < 0.1
     innocent = {"rms_norm", "silu_mul", "rope_and_store"}
     assert innocent.isdisjoint(each.place.operator for each in comparison.parting)
@@ -285,7 +287,7 @@ def test_vocabularies_that_differ_are_refused(
         llm.diff(larger, PROMPT)
 
 
-def test_a_prompt_that_the_two_read_differently_is_refused(
+def test_a_prompt_that_the_tokenizers_encode_differently_is_refused(
     llm: LLM, another: LLM, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tokens = llm.tokenizer.encode(PROMPT)
@@ -295,7 +297,7 @@ def test_a_prompt_that_the_two_read_differently_is_refused(
     assert llm.diff(another, tokens).are_identical, "ids are ids"
 
 
-def test_ids_do_for_models_without_a_tokenizer(
+def test_token_ids_suffice_for_models_without_a_tokenizer(
     tmp_path: Path, write_model: Callable[..., Path]
 ) -> None:
     bare = LLM(write_model(tmp_path / "bare", tokenizer=None), backend="cpu")
@@ -331,7 +333,7 @@ def test_misuse_is_named(
         llm.diff(llm, prompt, **options)
 
 
-def test_a_second_side_with_a_shorter_context_refuses_what_it_cannot_hold(
+def test_a_prompt_longer_than_the_second_sides_context_is_refused(
     llm: LLM, tiny_model: Path
 ) -> None:
     with (
@@ -341,13 +343,13 @@ def test_a_second_side_with_a_shorter_context_refuses_what_it_cannot_hold(
         llm.diff(short, PROMPT)
 
 
-def test_what_is_no_model_is_named(llm: LLM) -> None:
+def test_another_object_than_an_llm_is_refused(llm: LLM) -> None:
     other: Any = "a path"
     with pytest.raises(UsageError, match="other is 'a path', expected an LLM"):
         llm.diff(other, PROMPT)
 
 
-def test_a_closed_model_says_so(llm: LLM, another: LLM) -> None:
+def test_a_closed_model_raises_closed_error(llm: LLM, another: LLM) -> None:
     another.close()
     with pytest.raises(ClosedError):
         llm.diff(another, PROMPT)
@@ -362,7 +364,7 @@ def test_a_recording_outlives_its_model(coarse: LLM, tiny_model: Path) -> None:
     assert compare(recording, Side(coarse)).agree
 
 
-def test_texts_under_way_are_not_disturbed(another: LLM) -> None:
+def test_running_requests_are_not_disturbed(another: LLM) -> None:
     prompt = "Once upon a time"
     params = SamplingParams(seed=3, max_tokens=12, ignore_eos=True)
     expected = another.generate(prompt, params).text

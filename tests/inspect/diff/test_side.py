@@ -1,4 +1,4 @@
-"""How the prompt goes through a side: the passes, as integers."""
+"""The passes of a side: which tokens, in which rows and cache blocks."""
 
 from __future__ import annotations
 
@@ -21,14 +21,16 @@ def passes(side: Side) -> Iterator[PromptPass]:
 
 @pytest.mark.parametrize("batch", [1, 2, 3, 8])
 @pytest.mark.parametrize("chunk", [0, 1, 7, 32, 70, 100])
-def test_our_rows_are_the_prompt_piece_by_piece(llm: LLM, batch: int, chunk: int) -> None:
+def test_the_prompts_rows_are_its_chunks(llm: LLM, batch: int, chunk: int) -> None:
     seen: list[int] = []
     slots: set[int] = set()
     for step in passes(Side(llm, batch, chunk)):
         ours = step.batch.tokens[step.rows].tolist()
         assert step.start == len(seen)
         assert step.batch.positions[step.rows].tolist() == list(range(len(seen), len(seen + ours)))
-        assert step.batch.tokens[step.batch.logit_rows].tolist() == ours, "nobody else's logits"
+        assert step.batch.tokens[step.batch.logit_rows].tolist() == ours, (
+            "no logits of other sequences"
+        )
         assert len(step.batch.tokens) == batch * len(ours)
         seen += ours
         assert slots.isdisjoint(step.batch.slots.tolist())
@@ -37,15 +39,15 @@ def test_our_rows_are_the_prompt_piece_by_piece(llm: LLM, batch: int, chunk: int
     assert len(slots) == batch * len(TOKENS), "every token of every sequence has its own slot"
 
 
-def test_those_beside_us_are_others(llm: LLM) -> None:
+def test_the_other_sequences_differ_from_the_prompt(llm: LLM) -> None:
     (step,) = passes(Side(llm, 8))
     rows = step.batch.tokens.reshape(8, -1)
     assert len(np.unique(rows, axis=0)) == 8
     assert rows.max() < llm.config.vocab_size
-    assert 0 < step.rows.start < step.rows.stop < rows.size, "some before us, some behind"
+    assert 0 < step.rows.start < step.rows.stop < rows.size, "some before ours, some after"
 
 
-def test_blocks_in_company_lie_apart(llm: LLM) -> None:
+def test_blocks_of_a_batched_sequence_are_not_neighbours(llm: LLM) -> None:
     (step,) = passes(Side(llm, 4))
     assert (np.diff(step.batch.block_tables, axis=1) == 4).all()
     (alone,) = passes(Side(llm))
@@ -53,14 +55,14 @@ def test_blocks_in_company_lie_apart(llm: LLM) -> None:
 
 
 @pytest.mark.parametrize(("batch", "chunk"), [(8, 0), (1, 16)])
-def test_a_side_says_how_it_runs(llm: LLM, batch: int, chunk: int) -> None:
+def test_a_sides_description_names_batch_and_chunk(llm: LLM, batch: int, chunk: int) -> None:
     description = Side(llm, batch, chunk).description
     assert description.startswith(llm.description)
     assert f" · batch {batch} · " in description
     assert ("whole prompt" in description) == (chunk == 0)
 
 
-def test_each_pass_has_its_batch_on_the_device(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_pass_uploads_one_batch(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
     uploads: list[Any] = []
     ops = llm.engine.runner.ops
     sound = ops.upload_batch

@@ -1,4 +1,4 @@
-"""A backend's storage type is found out without asking its name."""
+"""The probe finds a backend's storage type."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from cullama.inspect.diff.storage import TOLERANCES, coarser, storage_type
 
 @pytest.mark.parametrize("dtype", TOLERANCES)
 @pytest.mark.parametrize("has_tiles", [False, True])
-def test_the_type_shows_in_what_is_kept(dtype: str, has_tiles: bool) -> None:
+def test_the_probe_finds_the_type(dtype: str, has_tiles: bool) -> None:
     assert storage_type(CpuOperators(dtype, threads=1, has_tiles=has_tiles)) == dtype
 
 
-def test_a_device_s_type_shows_too() -> None:
+def test_the_probe_finds_a_devices_type() -> None:
     assert storage_type(OpaqueOperators()) == "bfloat16"
 
 
-def test_the_coarser_of_two_decides() -> None:
+def test_the_coarser_of_two_types_is_taken() -> None:
     assert coarser("float32", "bfloat16") == coarser("bfloat16", "float16") == "bfloat16"
     assert coarser("float32", "float32") == "float32"
