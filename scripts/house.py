@@ -299,6 +299,7 @@ def trace_three_tokens() -> Trace:
 def calls_of_a_step() -> int:
     """The package's Python calls in one decode step of one request, two layers, on numpy."""
     from cullama import LLM, SamplingParams
+    from cullama.engine.client import GenerationRequest
 
     calls = 0
 
@@ -308,7 +309,8 @@ def calls_of_a_step() -> int:
 
     with LLM(FIXTURE, backend="cpu:numpy", threads=1) as llm:
         params = SamplingParams(max_tokens=20, temperature=0, ignore_eos=True)
-        llm.engine.submit(llm.tokenizer.encode("Once upon a time"), params)
+        prompt = llm.tokenizer.encode("Once upon a time")
+        llm.engine.submit(GenerationRequest(prompt, params))
         for _ in range(5):
             llm.engine.step()
         sys.setprofile(count)

@@ -48,7 +48,7 @@ def shared(tiny_model: Path) -> LLM:
 def is_idle(llm: LLM) -> bool:
     """Nothing is under way, and every block of the cache is free."""
     engine = llm.engine
-    return not engine.scheduler.has_work and engine.cache.pool.held == 0
+    return not engine.scheduler.has_work and engine.prefix_cache.pool.referenced == 0
 
 
 def becomes_idle(llm: LLM) -> bool:
@@ -670,7 +670,7 @@ def refuse_token(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Ex
 
     def arm(token: int, error: Exception) -> None:
         def broken(plan: Any, batch: Any) -> Any:
-            if any(token in sequence.tokens for sequence, _ in plan):
+            if any(token in sequence.tokens for sequence, *_ in plan.parts):
                 raise error
             return launch(plan, batch)
 
@@ -807,7 +807,7 @@ def test_texts_under_way_end_when_the_model_is_closed(tiny_model: Path) -> None:
     next(streams[0])
     llm.close()
     for stream in streams:
-        with pytest.raises(ClosedError, match="while this text was under way"):
+        with pytest.raises(ClosedError, match="while this request was running"):
             list(stream)  # what was drawn before may still be read
         assert stream.completion.finish_reason == "error"
         assert len(stream.completion.token_ids) == 1

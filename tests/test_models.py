@@ -30,7 +30,7 @@ Loaded: TypeAlias = tuple[cullama.LLM, dict[str, NDArray[Any]]]  # a model, and 
 
 
 def allocate(llm: cullama.LLM, count: int) -> list[int]:
-    blocks = llm.engine.cache.pool.allocate(count)
+    blocks = llm.engine.prefix_cache.pool.allocate(count)
     assert blocks is not None
     return blocks
 
@@ -76,7 +76,7 @@ def test_any_chunking_of_the_prompt_gives_the_same_logits(model: Loaded, chunk: 
         for start in range(0, len(ids), chunk)
         if (part := ids[start : start + chunk])
     ]
-    engine.cache.pool.release(blocks)
+    engine.prefix_cache.pool.release(blocks)
     assert np.abs(np.concatenate(parts) - expected["logits"]).max() <= 1e-4
 
 
@@ -86,7 +86,7 @@ def test_a_step_that_wants_no_logits_only_fills_the_cache(model: Loaded) -> None
     blocks = allocate(llm, 2)
     nothing = engine.runner.logits([Chunk(ids[:20], 0, blocks, 0)])
     rest = engine.runner.logits([Chunk(ids[20:], 20, blocks, len(ids) - 20)])
-    engine.cache.pool.release(blocks)
+    engine.prefix_cache.pool.release(blocks)
     assert nothing.shape == (0, llm.config.vocab_size)
     assert np.abs(rest - expected["logits"][20:]).max() <= 1e-4
 
@@ -104,7 +104,7 @@ def test_a_mixed_batch_gives_the_same_logits(model: Loaded) -> None:
             Chunk(ids, 0, third, len(ids)),
         ]
     )
-    engine.cache.pool.release(first + second + third)
+    engine.prefix_cache.pool.release(first + second + third)
     want = expected["logits"]
     assert np.abs(logits - np.concatenate([want[-1:], want[5:17], want])).max() <= 1e-4
 

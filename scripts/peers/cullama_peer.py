@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import cullama
-from cullama.engine.sequence import Sequence
+from cullama.engine.client import GenerationRequest
+from cullama.engine.request import Request
 
 
 class Cullama:
@@ -14,7 +15,7 @@ class Cullama:
             self._llm = cullama.LLM(model, backend=backend, threads=threads)
         except cullama.CullamaError as error:
             raise SystemExit(f"cullama: {error}") from None
-        self._sequences: list[Sequence] = []
+        self._requests: list[Request] = []
         self.vocabulary = self._llm.config.vocab_size
         self.description = self._llm.description
 
@@ -25,9 +26,13 @@ class Cullama:
         return self._llm.tokenizer.encode(text)
 
     def begin(self, prompts: list[list[int]], tokens: int) -> None:
-        self._llm.engine.cache.clear()  # what is read is to be read, not found
+        with self._llm.engine.exclusive() as insider:
+            insider.clear_prefix_cache()  # what is read is to be read, not found
         params = cullama.SamplingParams(max_tokens=tokens, temperature=0, ignore_eos=True)
-        self._sequences = [self._llm.engine.submit(prompt, params)[0] for prompt in prompts]
+        self._requests = [
+            self._llm.engine.submit(GenerationRequest(prompt, params))[0].request
+            for prompt in prompts
+        ]
 
     def step(self) -> None:
         """A long prompt takes the engine several of its own."""
@@ -36,7 +41,7 @@ class Cullama:
             self._llm.engine.step()
 
     def _drawn(self) -> list[int]:
-        for sequence in self._sequences:
-            if sequence.error is not None:
-                raise sequence.error
-        return [sequence.drawn for sequence in self._sequences]
+        for request in self._requests:
+            if request.error is not None:
+                raise request.error
+        return [request.drawn for request in self._requests]

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
-from collections.abc import Sequence as Many
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +18,7 @@ from .chat.format import ChatFormat, Message
 from .checkpoint.checkpoint import Checkpoint
 from .checkpoint.opening import open_checkpoint
 from .checkpoint.weights import Progress, load_weights
+from .engine.client import GenerationRequest
 from .engine.engine import Engine
 from .errors import ClosedError, NoTokenizerError, UsageError
 from .files.cache_folder import cache_folder
@@ -28,8 +28,7 @@ from .model.llama import Llama
 from .model.operators import Operators
 from .sampling.params import SamplingParams
 from .text.completion import Completion
-from .text.generation import Stream
-from .text.output import Answer
+from .text.generation import Sample, Stream, generate, submit
 from .text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -39,11 +38,11 @@ if TYPE_CHECKING:
     from .inspect.hook import Hook
     from .inspect.inside import Inside
 
-Prompt: TypeAlias = str | Many[int]
+Prompt: TypeAlias = str | Sequence[int]
 
 # The longest context served unless more is asked for: tables and checks grow with it.
-LARGEST_DEFAULT_CONTEXT = 32768
-MOST_CONTEXTS = 64  # the cache has room for at most so many full contexts
+MAX_DEFAULT_CONTEXT = 32768
+MAX_CONTEXTS = 64  # the cache has room for at most so many full contexts
 
 
 class LLM:
@@ -162,7 +161,7 @@ class LLM:
     @property
     def longest_text(self) -> int:
         """Tokens of a prompt and its answer together: the context, or what the cache holds."""
-        return self.engine.longest_text
+        return self.engine.capacity.max_length
 
     @overload  # a text is also a sequence of texts, as far as types can tell
     def generate(  # type: ignore[overload-overlap]
@@ -175,7 +174,7 @@ class LLM:
     @overload
     def generate(
         self,
-        prompts: Many[str | Many[int]],
+        prompts: Sequence[str | Sequence[int]],
         params: SamplingParams | None = None,
         *,
         priority: int = 0,
@@ -211,11 +210,12 @@ class LLM:
         params = _checked(params)
         if params.n != 1:
             raise UsageError(f"n is {params.n}, expected 1 for a stream; use generate for more")
-        return Stream(self._answers(prompt, params, priority)[0])
+        [sample] = self._submit(prompt, params, priority)
+        return Stream(sample)
 
     def chat(
         self,
-        messages: Many[Message],
+        messages: Sequence[Message],
         params: SamplingParams | None = None,
         *,
         priority: int = 0,
@@ -235,7 +235,7 @@ class LLM:
 
     def stream_chat(
         self,
-        messages: Many[Message],
+        messages: Sequence[Message],
         params: SamplingParams | None = None,
         *,
         priority: int = 0,
@@ -248,7 +248,7 @@ class LLM:
         self,
         system: str | None = None,
         params: SamplingParams | None = None,
-        messages: Many[Message] = (),
+        messages: Sequence[Message] = (),
     ) -> Session:
         """A conversation that is kept: `send`, `stream`, `undo`, `retry`, `fork`."""
         from .chat.session import Session
@@ -356,22 +356,23 @@ class LLM:
     def _generate(
         self, prompts: list[Prompt], params: SamplingParams, priority: int
     ) -> list[Completion]:
-        groups: list[list[Answer]] = []
+        groups: list[list[Sample]] = []
         try:
             for prompt in prompts:
-                groups.append(self._answers(prompt, params, priority))
-            _write([answer for group in groups for answer in group])
-        finally:
-            for answer in (answer for group in groups for answer in group):
-                answer.engine.finish(answer.sequence, "cancelled")
-        return [_as_one([answer.completion() for answer in group]) for group in groups]
+                groups.append(self._submit(prompt, params, priority))
+            generate([sample for group in groups for sample in group])
+        finally:  # also where a later prompt is refused
+            for sample in (sample for group in groups for sample in group):
+                sample.handle.cancel()
+        completions = [[sample.output.completion() for sample in group] for group in groups]
+        return [replace(first, alternatives=tuple(others)) for first, *others in completions]
 
-    def _answers(self, prompt: Prompt, params: SamplingParams, priority: int) -> list[Answer]:
+    def _submit(self, prompt: Prompt, params: SamplingParams, priority: int) -> list[Sample]:
         tokenizer = self._tokenizer_or_none(needed=isinstance(prompt, str) or bool(params.stop))
-        sequences = self.engine.submit(self._token_ids(prompt), params, priority)
-        return [Answer(self.engine, sequence, tokenizer) for sequence in sequences]
+        request = GenerationRequest(self._token_ids(prompt), params, priority)
+        return submit(self.engine, request, tokenizer)
 
-    def _conversation(self, messages: Many[Message]) -> list[int]:
+    def _conversation(self, messages: Sequence[Message]) -> list[int]:
         if not _is_list(messages) or not messages:
             raise UsageError(
                 f"the messages are {messages!r:.80}, expected a list of at least one, "
@@ -398,32 +399,6 @@ class LLM:
             return None
 
 
-def _write(answers: list[Answer]) -> None:
-    """Step until all are done, taking each new token in as it comes."""
-    under_way = list(answers)
-    while under_way:
-        for answer in list(under_way):
-            _take(answer)
-            if answer.is_complete or answer.sequence.is_finished:
-                _take(answer)  # what came between the two questions
-                if answer.sequence.error is not None:
-                    raise answer.sequence.error
-                answer.end()
-                under_way.remove(answer)
-        if under_way:
-            answers[0].engine.advance(under_way[0].sequence)
-
-
-def _take(answer: Answer) -> None:
-    for token in answer.engine.take(answer.sequence):
-        if not answer.is_complete:
-            answer.take(token)
-
-
-def _as_one(completions: list[Completion]) -> Completion:
-    return replace(completions[0], alternatives=tuple(completions[1:]))
-
-
 def _checked(params: SamplingParams | None) -> SamplingParams:
     if params is None:
         return SamplingParams()
@@ -442,13 +417,13 @@ def _is_one_prompt(prompts: Any) -> bool:
 
 
 def _is_list(value: Any) -> bool:
-    is_sequence = isinstance(value, Many) and not isinstance(value, str | bytes)
+    is_sequence = isinstance(value, Sequence) and not isinstance(value, str | bytes)
     return is_sequence or (isinstance(value, np.ndarray) and value.ndim > 0)
 
 
 def _context_length(config: ModelConfig, asked: int | None) -> int:
     if asked is None:
-        return min(config.context_length, LARGEST_DEFAULT_CONTEXT)
+        return min(config.context_length, MAX_DEFAULT_CONTEXT)
     if type(asked) is not int or not 1 <= asked <= config.context_length:
         raise UsageError(
             f"context_length is {asked!r}, expected 1 to {config.context_length}, the model's own"
@@ -461,7 +436,7 @@ def _cache_tokens(
 ) -> int:
     usual, most = (size // ops.cache_bytes(config) for size in ops.cache_budget)
     if asked is None:
-        return max(context_length, min(MOST_CONTEXTS * context_length, usual))
+        return max(context_length, min(MAX_CONTEXTS * context_length, usual))
     if type(asked) is not int or not 1 <= asked <= most:
         raise UsageError(
             f"cache_tokens is {asked!r}, expected at least 1 and at most {most}, "

@@ -352,7 +352,7 @@ def test_cullama_reads_its_prompt_each_time(tiny_model: Path) -> None:
     for _ in range(2):
         peer.begin(prompts(1, 100, peer.vocabulary), tokens=1)
         peer.step()
-        assert [sequence.cached for sequence in peer._sequences] == [0]
+        assert [request.cached_tokens for request in peer._requests] == [0]
 
 
 # --- llama.cpp, played ----------------------------------------------------------------------------

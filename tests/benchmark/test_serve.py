@@ -60,7 +60,7 @@ def test_each_kind_of_run_serves_what_was_asked_for(llm: LLM) -> None:
         assert 0 < run.first_token["p50"] <= run.first_token["p99"] <= run.seconds
         assert 0 < run.between_tokens["p50"] <= run.between_tokens["p99"]
     assert not llm.engine.scheduler.has_work
-    assert llm.engine.scheduler.most_running == 256
+    assert llm.engine.scheduler.max_running == 256
 
 
 def test_progress_counts_the_requests_of_all_runs(llm: LLM) -> None:
@@ -115,14 +115,14 @@ def test_a_recorder_watches_the_continuous_run_only(llm: LLM, recorder: Recorder
     assert sum(step.drawn for step in recorder.steps) == sum(
         r.answer for r in SMALL.draw(llm.config)
     )
-    assert all(step.writing + step.reading <= BATCH for step in recorder.steps)
+    assert all(step.decodes + step.prefills <= BATCH for step in recorder.steps)
     assert llm.engine.observers == []
 
 
 def test_each_request_waits_reads_writes_and_leaves(recorder: Recorder) -> None:
     assert len(recorder.lives) == 10
     for life in recorder.lives:
-        assert [stage for stage, _ in life.stages] == ["waiting", "reading", "writing", "out"]
+        assert [stage for stage, _ in life.stages] == ["waiting", "prefill", "decode", "out"]
         moments = [moment for _, moment in life.stages]
         assert moments == sorted(moments)
 

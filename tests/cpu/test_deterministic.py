@@ -46,7 +46,7 @@ def make(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Cal
 
     def make(budget: int = 512, running: int = 256, cache_tokens: int | None = None) -> LLM:
         monkeypatch.setattr("cullama.engine.engine.TOKEN_BUDGET", budget)
-        monkeypatch.setattr("cullama.engine.engine.MOST_RUNNING", running)
+        monkeypatch.setattr("cullama.engine.engine.MAX_RUNNING", running)
         checkpoint = random_checkpoint("tinystories-656k")
         return LLM(
             checkpoint,
@@ -65,7 +65,7 @@ def test_a_text_is_the_same_to_the_bit_in_any_company(make: Callable[..., LLM]) 
     expected = []
     for prompt in prompts:
         expected.append(alone.generate(prompt, PARAMS).logprobs)
-        alone.engine.cache.clear()
+        alone.engine.prefix_cache.clear()
     for budget, running, cache_tokens in ((512, 256, None), (40, 8, 4096), (20, 16, 500)):
         llm = make(budget, running, cache_tokens)
         for _ in range(2):  # the second time, prompts are in the cache
@@ -90,7 +90,7 @@ def test_guesses_do_not_change_a_bit(make: Callable[..., LLM]) -> None:
     guessing = make()
     params = replace(GREEDY, speculation=8)
     assert guessing.generate(prompt, params).logprobs == plain.logprobs
-    assert guessing.engine.metrics.guessed_tokens > 0
+    assert guessing.engine.metrics.draft_tokens > 0
 
 
 @pytest.mark.parametrize("backend", ["cpu:numpy", COMPILED])
@@ -99,7 +99,7 @@ def test_a_row_has_the_same_logits_in_a_thousand_batches(tiny_model: Path, backe
     rng = random.Random(4)
     with LLM(tiny_model, backend=backend, deterministic=True) as llm:
         ids = [rng.randrange(300) for _ in range(40)]
-        expected, runner, pool = llm.logits(ids), llm.engine.runner, llm.engine.cache.pool
+        expected, runner, pool = llm.logits(ids), llm.engine.runner, llm.engine.prefix_cache.pool
         for _ in range(1000):
             mine = pool.allocate(2) or []
             begin = rng.randrange(39)

@@ -36,7 +36,7 @@ def make(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
     def make(model: Path = tiny_model, *, budget: int = 512, **options: Any) -> LLM:
         with monkeypatch.context() as patch:
             patch.setattr("cullama.engine.engine.TOKEN_BUDGET", budget)
-            patch.setattr("cullama.engine.engine.MOST_RUNNING", min(budget - 1, 256))
+            patch.setattr("cullama.engine.engine.MAX_RUNNING", min(budget - 1, 256))
             made.append(LLM(model, backend="cuda", **{"dtype": "float32", **options}))
         return made[-1]
 
@@ -145,7 +145,7 @@ def test_deterministic_logits_are_the_same_bits_in_any_batch_and_chunking(make: 
     llm = make(dtype="bfloat16", deterministic=True)
     prompt, engine = PROMPTS[-1], llm.engine
     expected = llm.logits(prompt)
-    company = [engine.cache.pool.allocate(2) or [] for _ in range(4)]
+    company = [engine.prefix_cache.pool.allocate(2) or [] for _ in range(4)]
     others = [Chunk(each, 0, blocks, 0) for each, blocks in zip(PROMPTS, company[1:], strict=False)]
     for chunk in (1, 7, 16, 33):
         parts = [
@@ -155,7 +155,7 @@ def test_deterministic_logits_are_the_same_bits_in_any_batch_and_chunking(make: 
         ]
         np.testing.assert_array_equal(np.concatenate(parts), expected)
     for blocks in company:
-        engine.cache.pool.release(blocks)
+        engine.prefix_cache.pool.release(blocks)
 
 
 # --- graphs ---------------------------------------------------------------------------------------

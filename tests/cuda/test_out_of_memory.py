@@ -141,7 +141,7 @@ def test_a_smaller_device_has_room_for_fewer_contexts(
         emulated.set("memory_bytes", size * MB)
         llm = attempt(lambda: open_model(model, cache_tokens=None))
         if isinstance(llm, LLM):
-            rooms.append(llm.engine.cache.pool.count * llm.engine.cache.block_size)
+            rooms.append(llm.engine.prefix_cache.pool.count * llm.engine.prefix_cache.block_size)
             assert rooms[-1] >= llm.context_length
             assert generated(llm) == expected
             llm.close()

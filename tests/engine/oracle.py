@@ -7,14 +7,14 @@ by rounding alone, so a token is right if it is the likeliest, or the one drawn,
 
 from __future__ import annotations
 
-from collections.abc import Sequence as Many
+from collections.abc import Sequence
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cullama import LLM, SamplingParams
-from cullama.engine.sequence import Sequence
+from cullama.engine.request import Request
 from cullama.sampling.params import TokenLogprobs
 from cullama.sampling.philox import uniform
 
@@ -25,7 +25,7 @@ SHARE = 1e-4  # … and so far may the borders between the tokens' shares move
 LOGPROB = 1e-4
 
 
-def confirm(cold: LLM, sequence: Sequence) -> None:
+def confirm(cold: LLM, sequence: Request) -> None:
     """Raises where a token of the answer is not the one."""
     confirm_answer(
         cold, sequence.prompt, sequence.answer, sequence.params, sequence.seed, sequence.index
@@ -36,8 +36,8 @@ def confirm(cold: LLM, sequence: Sequence) -> None:
 
 def confirm_answer(
     cold: LLM,
-    prompt: Many[int],
-    answer: Many[int],
+    prompt: Sequence[int],
+    answer: Sequence[int],
     params: SamplingParams,
     seed: int = 0,
     index: int = 0,
@@ -54,7 +54,7 @@ def confirm_answer(
 
 
 def confirm_logprobs(
-    cold: LLM, prompt: Many[int], answer: Many[int], logprobs: Many[TokenLogprobs]
+    cold: LLM, prompt: Sequence[int], answer: Sequence[int], logprobs: Sequence[TokenLogprobs]
 ) -> None:
     assert [one.token_id for one in logprobs] == list(answer)
     for row, one in zip(_rows(cold, prompt, answer), logprobs, strict=True):
@@ -62,7 +62,7 @@ def confirm_logprobs(
         assert abs(one.logprob - expected) < LOGPROB
 
 
-def _rows(cold: LLM, prompt: Many[int], answer: Many[int]) -> NDArray[np.float32]:
+def _rows(cold: LLM, prompt: Sequence[int], answer: Sequence[int]) -> NDArray[np.float32]:
     """The logits that each token of the answer was drawn from."""
     if not answer:
         return np.empty((0, 0), np.float32)

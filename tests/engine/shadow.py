@@ -14,10 +14,11 @@ from zlib import crc32
 from cullama.engine import scheduler as scheduling
 from cullama.engine.metrics import Metrics
 from cullama.engine.prefix_cache import Copy, PrefixCache
-from cullama.engine.runner import Outcome
-from cullama.engine.scheduler import Plan, Scheduler
-from cullama.engine.sequence import FinishReason, Sequence
+from cullama.engine.request import FinishReason, Request
+from cullama.engine.runner import PassOutput
+from cullama.engine.scheduler import Part, Plan, Scheduler
 from cullama.engine.speculation import PromptLookup
+from cullama.engine.steps import append_tokens
 from cullama.errors import NumericalError
 from cullama.sampling.draw import Drawn
 from cullama.sampling.params import SamplingParams
@@ -67,15 +68,15 @@ class Memory:
             self.slots[target] = list(self.slots[source])
 
     def write(
-        self, cache: PrefixCache, sequence: Sequence, tokens: int, is_damaged: bool = False
+        self, cache: PrefixCache, sequence: Request, tokens: int, is_damaged: bool = False
     ) -> list[tuple[int, int]]:
         """What a pass keeps of so many tokens; returns the slots."""
-        numbers = self.numbers(sequence.tokens + sequence.guesses)
+        numbers = self.numbers(sequence.tokens + sequence.draft_tokens)
         written = []
         for position in range(sequence.computed, sequence.computed + tokens):
             index, offset = divmod(position, BLOCK_SIZE)
             block = sequence.blocks[index]
-            assert cache.pool.holders(block) == 1, "nobody writes to what others read"
+            assert cache.pool.ref_count(block) == 1, "nobody writes to what others read"
             assert offset >= listed_in(cache, block), "nobody writes to what others may find"
             self.slots[block][offset] = DAMAGED if is_damaged else numbers[position]
             written.append((block, offset))
@@ -103,30 +104,46 @@ def listed_in(cache: PrefixCache, block: int) -> int:
     return 0 if node is None else len(node.tokens)
 
 
-def check_holders(cache: PrefixCache, sequences: Iterable[Sequence]) -> None:
+def open_blocks(cache: PrefixCache, request: Request, spare: int = 0) -> list[Copy] | None:
+    """Allocate a request's blocks; returns the copies to make, or None where there is no room."""
+    allocation = cache.allocate(request.tokens, request.max_computed, spare)
+    if allocation is None:
+        return None
+    request.allocation, request.computed = allocation, allocation.cached_tokens
+    request.verified = allocation.indexed * cache.block_size
+    return [] if allocation.copy is None else [allocation.copy]
+
+
+def close_blocks(cache: PrefixCache, request: Request) -> None:
+    verified = request.verified if request.error is None else 0
+    cache.free(request.allocation, request.tokens, verified)
+    request.computed = request.verified = 0
+
+
+def check_holders(cache: PrefixCache, sequences: Iterable[Request]) -> None:
     """Whether each block is held by those sequences that have it, and all others by none."""
     pool = cache.pool
     holders: Counter[int] = Counter()
     for sequence in sequences:
         assert len(set(sequence.blocks)) == len(sequence.blocks)
-        assert sequence.room == len(sequence.blocks) * BLOCK_SIZE
+        assert sequence.allocation.capacity == len(sequence.blocks) * BLOCK_SIZE
         holders.update(sequence.blocks)
-    assert [pool.holders(block) for block in range(pool.count)] == [
+    assert [pool.ref_count(block) for block in range(pool.count)] == [
         holders[block] for block in range(pool.count)
     ]
-    assert pool.held == len(holders)
-    assert min(pool.free, pool.kept) >= 0
-    assert pool.free + pool.held + pool.kept == pool.count
+    assert pool.referenced == len(holders)
+    assert min(pool.free, pool.cached) >= 0
+    assert pool.free + pool.referenced + pool.cached == pool.count
 
 
 def check_nothing_is_lost(cache: PrefixCache) -> None:
     """Whether all blocks can be had again, once nobody has any."""
     pool = cache.pool
-    assert pool.held == 0
-    assert pool.free + pool.kept == pool.count
+    assert pool.referenced == 0
+    assert pool.free + pool.cached == pool.count
     everything = pool.allocate(pool.count)
     assert sorted(everything or []) == list(range(pool.count))
-    assert pool.kept == 0
+    assert pool.cached == 0
     assert cache._root.children == {}, "what was given away can still be found"
     pool.release(everything or [])
     assert pool.free == pool.count
@@ -135,14 +152,14 @@ def check_nothing_is_lost(cache: PrefixCache) -> None:
 class Simulation:
     """The engine, with `Memory` in place of a model; it looks at every plan before it runs it."""
 
-    def __init__(self, blocks: int, budget: int, most_running: int) -> None:
+    def __init__(self, blocks: int, budget: int, max_running: int) -> None:
         self.metrics = Metrics()
         self.cache = PrefixCache(blocks, BLOCK_SIZE)
-        self.scheduler = Scheduler(self.cache, budget, most_running, self.metrics)
+        self.scheduler = Scheduler(self.cache, budget, max_running, self.metrics)
         self.memory = Memory(blocks)
-        self.alive: list[Sequence] = []
-        self.ill: set[Sequence] = set()  # their next token will not be a number
-        self.lazy: set[Sequence] = set()  # nobody reads these unless asked to
+        self.alive: list[Request] = []
+        self.ill: set[Request] = set()  # their next token will not be a number
+        self.lazy: set[Request] = set()  # nobody reads these unless asked to
         self.steps = 0
         self.copies = 0
         self.passes: list[int] = []  # tokens of each
@@ -157,14 +174,14 @@ class Simulation:
         speculation: int = 0,
         ends: Collection[int] = (),
         is_lazy: bool = False,
-    ) -> list[Sequence]:
+    ) -> list[Request]:
         assert blocks_for(len(prompt) + max_tokens - 1) <= self.cache.pool.count, "not for us"
         params = SamplingParams(n=n, speculation=speculation)
-        sequences: list[Sequence] = []
+        sequences: list[Request] = []
         for index in range(n):
             leader = sequences[0] if sequences else None
             sequences.append(
-                Sequence(list(prompt), params, max_tokens, 0, frozenset(ends), index, leader)
+                Request(list(prompt), params, max_tokens, 0, frozenset(ends), index, leader)
             )
         for sequence in sequences:
             if speculation:
@@ -175,17 +192,17 @@ class Simulation:
             self.lazy.update(sequences)
         return sequences
 
-    def step(self, failing: Collection[Sequence] = ()) -> Plan:
+    def step(self, failing: Collection[Request] = ()) -> Plan:
         """One pass; with any that are `failing` in it, it is repeated one by one, without them."""
         first, had_work = self.first_in_rank(), self.scheduler.has_work
-        before = [*self.scheduler.writing, *self.scheduler.reading]
+        before = [*self.scheduler.decodes, *self.scheduler.prefills]
         plan = self.scheduler.schedule()
         self.check_who_left(before)
-        assert (len(plan) > 0) == had_work
+        assert bool(plan.parts) == had_work
         self.check_plan(plan, first)
         self.copies += len(plan.copies)
         self.passes.append(plan.tokens)  # guesses are gone afterwards
-        taking_part = [sequence for sequence, _ in plan]
+        taking_part = [sequence for sequence, *_ in plan.parts]
         if any(sequence in failing for sequence in taking_part):
             self.break_down(plan)
             for each in plan.one_by_one():
@@ -198,28 +215,33 @@ class Simulation:
                 self.take(sequence)
         return plan
 
-    def run(self, plan: Plan, failing: Collection[Sequence] = ()) -> None:
+    def run(self, plan: Plan, failing: Collection[Request] = ()) -> None:
         """All are written before any is read, as in each layer of a model."""
         self.copy(plan)
-        everyone = list(plan)
-        if any(sequence in failing for sequence, _ in everyone):
-            [(sequence, _)] = everyone
+        if any(sequence in failing for sequence, *_ in plan.parts):
+            [(sequence, *_)] = plan.parts
             self.end(sequence, "error", RuntimeError("the pass went wrong"))
             return
-        slots = [slot for each in everyone for slot in self.write(*each)]
+        slots = [
+            slot for sequence, tokens, _ in plan.parts for slot in self.write(sequence, tokens)
+        ]
         assert len(set(slots)) == len(slots), "two write to the same slot"
-        for sequence, tokens in everyone:
+        for sequence, tokens, _ in plan.parts:
             self.read(sequence, tokens)
-        outcomes = [self.outcome(sequence, tokens) for sequence, tokens in everyone]
-        self.scheduler.has_launched(plan)
-        for outcome in outcomes:
-            outcome.append()
-            self.settle(outcome)
+        drawn = [self.draw(part) for part in plan.parts]
+        outputs = [
+            PassOutput(sequence, sequence.computed + tokens, sequence.draft_tokens, num_logits)
+            for sequence, tokens, num_logits in plan.parts
+        ]
+        self.scheduler.launched(plan)
+        for output, its_drawn in zip(outputs, drawn, strict=True):
+            append_tokens(output, its_drawn)
+            self.process(output)
 
     def break_down(self, plan: Plan) -> None:
         """A pass that goes wrong has copied, and left whatever it likes in its own slots."""
         self.copy(plan)
-        for sequence, tokens in plan:
+        for sequence, tokens, _ in plan.parts:
             self.memory.write(self.cache, sequence, tokens, is_damaged=True)
 
     def copy(self, plan: Plan) -> None:
@@ -227,66 +249,65 @@ class Simulation:
         self.memory.copy(plan.copies)
         plan.copies.clear()
 
-    def write(self, sequence: Sequence, tokens: int) -> list[tuple[int, int]]:
-        everything = sequence.tokens + sequence.guesses
+    def write(self, sequence: Request, tokens: int) -> list[tuple[int, int]]:
+        everything = sequence.tokens + sequence.draft_tokens
         end = sequence.computed + tokens
         assert sequence.next_tokens(tokens) == everything[sequence.computed : end]
         return self.memory.write(self.cache, sequence, tokens, sequence in self.ill)
 
-    def read(self, sequence: Sequence, tokens: int) -> None:
+    def read(self, sequence: Request, tokens: int) -> None:
         if sequence not in self.ill:
-            everything = sequence.tokens + sequence.guesses
+            everything = sequence.tokens + sequence.draft_tokens
             self.memory.check(sequence.blocks, everything[: sequence.computed + tokens])
 
-    def outcome(self, sequence: Sequence, tokens: int) -> Outcome:
+    def draw(self, part: Part) -> list[Drawn | NumericalError]:
         """What a pass gives a sequence: a token behind its newest one, and behind each guess."""
-        guesses = sequence.guesses
+        sequence, tokens, num_logits = part
+        assert num_logits == max(0, tokens - sequence.uncomputed + 1)
         drawn: list[Drawn | NumericalError] = []
-        for guessed in range(max(0, tokens - sequence.pending + 1)):
-            token = next_token(sequence.tokens + guesses[:guessed])
+        for guessed in range(num_logits):
+            token = next_token(sequence.tokens + sequence.draft_tokens[:guessed])
             is_ill = sequence in self.ill
             drawn.append(NumericalError("not a number") if is_ill else Drawn(token, None))
-        return Outcome(sequence, sequence.computed + tokens - len(guesses), guesses, drawn)
+        return drawn
 
-    def settle(self, outcome: Outcome) -> None:
+    def process(self, output: PassOutput) -> None:
         """What the engine does with the tokens of a pass."""
-        sequence = outcome.sequence
-        if outcome.is_void:
+        sequence = output.request
+        if not output.appended and output.error is None:
             return
-        if outcome.error is not None:
-            self.end(sequence, "error", outcome.error)
+        if output.error is not None:
+            self.end(sequence, "error", output.error)
             return
-        self.learn(outcome)
-        self.scheduler.has_drawn(sequence, outcome.sound)
+        drafts, accepted = len(output.draft_tokens), output.appended - 1
+        if sequence.lookup is not None:
+            sequence.lookup.learn(drafts, accepted)
+            self.metrics.draft_tokens += drafts
+            self.metrics.accepted_tokens += accepted
+        self.scheduler.verify(sequence, output.computed - drafts + accepted)
         if sequence.is_finished:
             self.leave(sequence)
-        elif sequence.drawn - sequence.taken >= scheduling.MOST_AHEAD:
+        elif sequence.drawn - sequence.delivered >= scheduling.MAX_AHEAD:
             self.scheduler.pause(sequence)
 
-    def learn(self, outcome: Outcome) -> None:
-        if outcome.sequence.lookup is not None:
-            outcome.sequence.lookup.learn(len(outcome.guesses), outcome.right)
-            self.metrics.guessed_tokens += len(outcome.guesses)
-            self.metrics.right_guesses += outcome.right
-
-    def take(self, sequence: Sequence) -> None:
-        was_ahead = sequence.drawn - sequence.taken >= scheduling.MOST_AHEAD
-        sequence.taken = sequence.drawn
+    def take(self, sequence: Request) -> None:
+        was_ahead = sequence.drawn - sequence.delivered >= scheduling.MAX_AHEAD
+        sequence.delivered = sequence.drawn
         if was_ahead:
             self.scheduler.resume(sequence)
 
-    def cancel(self, sequence: Sequence) -> None:
+    def cancel(self, sequence: Request) -> None:
         """Anyone, at any time, as often as one likes."""
         if sequence.is_finished:
             self.scheduler.remove(sequence)
         else:
             self.end(sequence, "cancelled")
 
-    def end(self, sequence: Sequence, reason: FinishReason, error: Exception | None = None) -> None:
-        sequence.end(reason, error)
+    def end(self, sequence: Request, reason: FinishReason, error: Exception | None = None) -> None:
+        sequence.finish(reason, error)
         self.leave(sequence)
 
-    def leave(self, sequence: Sequence) -> None:
+    def leave(self, sequence: Request) -> None:
         self.scheduler.remove(sequence)
         self.alive.remove(sequence)
         answer = written_alone(sequence.prompt, sequence.max_tokens, sequence.end_ids)
@@ -312,50 +333,50 @@ class Simulation:
     @property
     def share(self) -> int:
         """Tokens of a step that are left to those who read, however many write."""
-        return self.scheduler.token_budget - self.scheduler.most_running
+        return self.scheduler.token_budget - self.scheduler.max_running
 
-    def longest_turn(self, sequence: Sequence) -> int:
+    def longest_turn(self, sequence: Request) -> int:
         """Steps that a sequence needs at most while it is the first in rank."""
-        return -(-sequence.longest // self.share) + sequence.max_tokens
+        return -(-sequence.max_computed // self.share) + sequence.max_tokens
 
-    def first_in_rank(self) -> Sequence | None:
+    def first_in_rank(self) -> Request | None:
         """Of those that could go on, if they were let."""
-        ready = [s for s in self.alive if s.stage != "paused" and is_ready(s)]
-        return min(ready, key=lambda sequence: sequence.rank, default=None)
+        ready = [s for s in self.alive if s.stage != "backpressured" and is_ready(s)]
+        return min(ready, key=lambda sequence: sequence.priority_key, default=None)
 
-    def check_plan(self, plan: Plan, first: Sequence | None) -> None:
-        everyone = dict(plan)
-        assert len(everyone) == len(plan), "nobody takes part twice"
+    def check_plan(self, plan: Plan, first: Request | None) -> None:
+        everyone = {sequence: tokens for sequence, tokens, _ in plan.parts}
+        assert len(everyone) == len(plan.parts), "nobody takes part twice"
         assert sum(everyone.values()) == plan.tokens <= self.scheduler.token_budget
-        assert len(self.scheduler.running) <= self.scheduler.most_running
+        assert len(self.scheduler.running) <= self.scheduler.max_running
         for sequence, tokens in everyone.items():
-            assert sequence.computed + tokens <= sequence.room
-        for writer in plan.writers:
-            assert (writer.stage, writer.pending) == ("writing", 1)
-            assert everyone[writer] == 1 + len(writer.guesses)
-            assert len(writer.guesses) <= writer.params.speculation
+            assert sequence.computed + tokens <= sequence.allocation.capacity
+        for writer in plan.decodes:
+            assert (writer.stage, writer.uncomputed) == ("decode", 1)
+            assert everyone[writer] == 1 + len(writer.draft_tokens)
+            assert len(writer.draft_tokens) <= writer.params.speculation
             assert writer.drawn + everyone[writer] <= writer.max_tokens
-        for index, (reader, tokens) in enumerate(plan.readers):
-            assert reader.stage == "reading"
-            assert 1 <= tokens <= reader.pending
-            assert tokens == reader.pending or index == len(plan.readers) - 1
+        for index, (reader, tokens, _) in enumerate(plan.prefills):
+            assert reader.stage == "prefill"
+            assert 1 <= tokens <= reader.uncomputed
+            assert tokens == reader.uncomputed or index == len(plan.prefills) - 1
         if first is not None:  # so that it ends, and then the next is first
             assert first in everyone, "the first in rank was passed over"
-            assert everyone[first] >= min(first.pending, self.share)
+            assert everyone[first] >= min(first.uncomputed, self.share)
 
-    def check_who_left(self, before: list[Sequence]) -> None:
+    def check_who_left(self, before: list[Request]) -> None:
         """Of those at work, the last in rank go first."""
-        left = [sequence.rank for sequence in before if sequence.stage == "waiting"]
-        stayed = [sequence.rank for sequence in before if sequence.stage != "waiting"]
+        left = [sequence.priority_key for sequence in before if sequence.stage == "waiting"]
+        stayed = [sequence.priority_key for sequence in before if sequence.stage != "waiting"]
         assert not left or not stayed or max(stayed) < min(left)
 
     def check(self) -> None:
         """Between two steps."""
         check_holders(self.cache, self.alive)
-        queues = {stage: getattr(self.scheduler, stage) for stage in STAGES}
+        queues = self.scheduler._queues
         for stage, queue in queues.items():
             assert all(sequence.stage == stage for sequence in queue)
-            ranks = [sequence.rank for sequence in queue]
+            ranks = [sequence.priority_key for sequence in queue]
             assert ranks == sorted(set(ranks))
         there = [sequence for queue in queues.values() for sequence in queue]
         assert len(there) == len(self.alive)
@@ -363,15 +384,12 @@ class Simulation:
         for sequence in self.scheduler.waiting:
             assert len(sequence.blocks) == sequence.computed == 0
         for sequence in self.scheduler.running:
-            assert sequence.sound <= sequence.computed < len(sequence)
-            assert sequence.computed <= sequence.room
+            assert sequence.verified <= sequence.computed < len(sequence)
+            assert sequence.computed <= sequence.allocation.capacity
 
 
-STAGES = ("waiting", "reading", "writing", "landing", "paused")
-
-
-def is_ready(sequence: Sequence) -> bool:
-    if sequence.drawn - sequence.taken >= scheduling.MOST_AHEAD:
+def is_ready(sequence: Request) -> bool:
+    if sequence.drawn - sequence.delivered >= scheduling.MAX_AHEAD:
         return False
     leader = sequence.leader
     return leader is None or leader.drawn > 0 or leader.is_finished

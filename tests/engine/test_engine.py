@@ -16,11 +16,12 @@ from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import pytest
+from live import request_of, submit_to, tokens_of
 from oracle import confirm, confirm_answer
 
 from cullama import LLM, Completion, SamplingParams, Stream
 from cullama.engine.engine import Engine
-from cullama.engine.sequence import Sequence
+from cullama.engine.request import Request
 from cullama.engine.trace import StepRecord
 from cullama.errors import (
     ClosedError,
@@ -67,13 +68,13 @@ def open_llm(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Open
     def open_one(
         blocks: int = 64,
         budget: int = 512,
-        most_running: int = 256,
-        most_ahead: int = 1024,
+        max_running: int = 256,
+        max_ahead: int = 1024,
         model: Path = tiny_model,
     ) -> LLM:
         monkeypatch.setattr("cullama.engine.engine.TOKEN_BUDGET", budget)
-        monkeypatch.setattr("cullama.engine.engine.MOST_RUNNING", most_running)
-        monkeypatch.setattr("cullama.engine.scheduler.MOST_AHEAD", most_ahead)
+        monkeypatch.setattr("cullama.engine.engine.MAX_RUNNING", max_running)
+        monkeypatch.setattr("cullama.engine.scheduler.MAX_AHEAD", max_ahead)
         opened.append(LLM(model, cache_tokens=blocks * BLOCK))
         return opened[-1]
 
@@ -98,7 +99,7 @@ def ids(count: int, seed: int = 0) -> Ids:
 
 
 def is_idle(engine: Engine) -> bool:
-    return not engine.scheduler.has_work and engine.cache.pool.held == 0
+    return not engine.scheduler.has_work and engine.prefix_cache.pool.referenced == 0
 
 
 def eventually(condition: Callable[[], bool], seconds: float = PATIENCE) -> bool:
@@ -108,7 +109,7 @@ def eventually(condition: Callable[[], bool], seconds: float = PATIENCE) -> bool
     return condition()
 
 
-def run(engine: Engine, *until: Sequence, most: int = 20_000) -> None:
+def run(engine: Engine, *until: Request, most: int = 20_000) -> None:
     """Step until these have ended, or there is no work."""
     steps = 0
     while not all(one.is_finished for one in until) if until else engine.scheduler.has_work:
@@ -117,8 +118,8 @@ def run(engine: Engine, *until: Sequence, most: int = 20_000) -> None:
         assert steps < most, "it turns for ever"
 
 
-def submit(llm: LLM, prompt: Ids, params: SamplingParams = GREEDY, priority: int = 0) -> Sequence:
-    [sequence] = llm.engine.submit(prompt, params, priority)
+def submit(llm: LLM, prompt: Ids, params: SamplingParams = GREEDY, priority: int = 0) -> Request:
+    [sequence] = submit_to(llm.engine, prompt, params, priority)
     return sequence
 
 
@@ -169,11 +170,11 @@ async def read(stream: Stream) -> str:
 
 def check_blocks(engine: Engine) -> None:
     """Nothing is lost, and nobody writes where another reads."""
-    pool, size = engine.cache.pool, engine.cache.block_size
+    pool, size = engine.prefix_cache.pool, engine.prefix_cache.block_size
     running = engine.scheduler.running
-    assert pool.free + pool.kept + pool.held == pool.count
+    assert pool.free + pool.cached + pool.referenced == pool.count
     holders = Counter(block for one in running for block in one.blocks)
-    assert [pool.holders(block) for block in range(pool.count)] == [
+    assert [pool.ref_count(block) for block in range(pool.count)] == [
         holders[block] for block in range(pool.count)
     ]
     writable = [block for one in running for block in one.blocks[one.computed // size :]]
@@ -184,9 +185,9 @@ class Ends:
     """How often, and how, each sequence told that it had ended."""
 
     def __init__(self) -> None:
-        self.order: list[Sequence] = []
+        self.order: list[Request] = []
 
-    def watch(self, sequence: Sequence) -> Sequence:
+    def watch(self, sequence: Request) -> Request:
         def told() -> None:
             if sequence.is_finished:
                 self.order.append(sequence)
@@ -194,7 +195,7 @@ class Ends:
         sequence.on_change = told
         return sequence
 
-    def check(self, engine: Engine, submitted: list[Sequence]) -> None:
+    def check(self, engine: Engine, submitted: list[Request]) -> None:
         assert Counter(map(id, self.order)) == Counter(map(id, submitted))
         assert all(one.is_finished and one.stage == "out" for one in submitted)
         reasons = Counter(one.finish_reason for one in submitted)
@@ -213,11 +214,11 @@ class Traffic:
         self.llm, self.engine = llm, llm.engine
         self.draw = random.Random(seed)
         self.ends = Ends()
-        self.sequences: list[Sequence] = []
+        self.sequences: list[Request] = []
         self.records: list[StepRecord] = []
         self.engine.observers.append(self.records.append)
         self.trunk = ids(60, seed)
-        self.longest = self.engine.cache.pool.count * BLOCK
+        self.longest = self.engine.prefix_cache.pool.count * BLOCK
 
     def run(self, requests: int) -> None:
         while len(self.sequences) < requests:
@@ -247,7 +248,7 @@ class Traffic:
             ignore_eos=True,
         )
         priority = draw.choice([0, 0, 0, 1, -1])
-        for sequence in self.engine.submit(prompt, params, priority):
+        for sequence in submit_to(self.engine, prompt, params, priority):
             self.sequences.append(self.ends.watch(sequence))
 
     def step(self) -> None:
@@ -256,12 +257,12 @@ class Traffic:
 
     def leave(self) -> None:
         if self.sequences and self.draw.random() < 0.3:
-            self.engine.finish(self.draw.choice(self.sequences), "cancelled")
+            self.engine.cancel(self.draw.choice(self.sequences), "cancelled")
 
-    def wake(self, *readers: Sequence) -> None:
+    def wake(self, *readers: Request) -> None:
         """Readers take what has been written for them."""
         for sequence in readers:
-            self.engine.take(sequence)
+            self.engine.read(sequence)
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -270,10 +271,10 @@ class Traffic:
     [
         {"blocks": 64},
         {"blocks": 6},
-        {"blocks": 4, "budget": 9, "most_running": 3},
-        {"blocks": 12, "budget": 3, "most_running": 2},
-        {"blocks": 9, "most_running": 6, "most_ahead": 3},
-        {"blocks": 40, "budget": 33, "most_running": 20},
+        {"blocks": 4, "budget": 9, "max_running": 3},
+        {"blocks": 12, "budget": 3, "max_running": 2},
+        {"blocks": 9, "max_running": 6, "max_ahead": 3},
+        {"blocks": 40, "budget": 33, "max_running": 20},
     ],
     ids=lambda limits: " ".join(f"{key} {value}" for key, value in limits.items()),
 )
@@ -296,9 +297,9 @@ def test_each_gets_what_it_would_have_got_alone(
 def check_records(engine: Engine, records: list[StepRecord], budget: int) -> None:
     metrics = engine.metrics
     for record in records:
-        assert 0 < record.writing + record.reading <= record.tokens <= budget
-        assert record.blocks_free + record.blocks_kept + record.blocks_held == (
-            engine.cache.pool.count
+        assert 0 < record.decodes + record.prefills <= record.tokens <= budget
+        assert record.blocks_free + record.blocks_cached + record.blocks_referenced == (
+            engine.prefix_cache.pool.count
         )
         assert record.seconds > 0
     assert [one.start for one in records] == sorted(one.start for one in records)
@@ -346,7 +347,7 @@ def test_what_can_never_fit_is_refused_at_once(open_llm: Open, blocks: int) -> N
     room = blocks * BLOCK + 1  # the last token is not kept
     for prompt, answer in ((room, None), (room - 1, 2), (1, room), (CONTEXT, 1), (1, CONTEXT)):
         with pytest.raises(ContextLengthError):
-            llm.engine.submit([5] * prompt, replace(GREEDY, max_tokens=answer))
+            submit_to(llm.engine, [5] * prompt, replace(GREEDY, max_tokens=answer))
     assert llm.engine.metrics.submitted == 0
     fits = llm.generate([5] * (room - 2), replace(GREEDY, max_tokens=2))
     assert len(fits.token_ids) == 2
@@ -404,9 +405,9 @@ def test_guesses_save_steps_where_the_text_repeats_itself(llm: LLM, guesses: int
     assert llm.generate([70] * 10, params).token_ids == (70,) * 60
     metrics = llm.engine.metrics
     assert metrics.steps <= 60 / (1 + guesses) + 10
-    assert metrics.drawn_tokens == 60 == metrics.steps + metrics.right_guesses
-    assert 0 < metrics.right_guesses <= metrics.guessed_tokens
-    assert metrics.guesses_right == metrics.right_guesses / metrics.guessed_tokens
+    assert metrics.drawn_tokens == 60 == metrics.steps + metrics.accepted_tokens
+    assert 0 < metrics.accepted_tokens <= metrics.draft_tokens
+    assert metrics.acceptance_rate == metrics.accepted_tokens / metrics.draft_tokens
     check_records(llm.engine, records, budget=512)
 
 
@@ -415,7 +416,7 @@ def test_wrong_guesses_are_counted_and_cost_no_token(llm: LLM) -> None:
     guessed = with_and_without_guesses(llm, REPETITIVE, params)
     assert guessed.token_ids == (299,) * 20
     metrics = llm.engine.metrics
-    assert metrics.guessed_tokens >= metrics.right_guesses
+    assert metrics.draft_tokens >= metrics.accepted_tokens
     assert metrics.drawn_tokens == 40
 
 
@@ -463,7 +464,7 @@ def test_a_circle_is_guessed_right(circle: LLM) -> None:
     guessed = with_and_without_guesses(circle, circle_from(73, 15), replace(GREEDY, max_tokens=90))
     assert list(guessed.token_ids) == circle_from(73, 105)[15:]
     assert circle.engine.metrics.steps < 90 + 20
-    assert circle.engine.metrics.guesses_right == 1
+    assert circle.engine.metrics.acceptance_rate == 1
 
 
 @pytest.mark.parametrize("temperature", [0.4, 0.5, 0.6])
@@ -474,8 +475,8 @@ def test_guesses_that_are_right_now_and_then_change_no_drawn_token(
         params = replace(DRAWN, seed=seed, temperature=temperature, max_tokens=60, logprobs=0)
         with_and_without_guesses(circle, circle_from(73, 15), params)
     metrics = circle.engine.metrics
-    assert 0.05 < metrics.guesses_right < 0.95
-    assert metrics.right_guesses > 20
+    assert 0.05 < metrics.acceptance_rate < 0.95
+    assert metrics.accepted_tokens > 20
     assert metrics.drawn_tokens == 2 * 20 * 60
 
 
@@ -498,7 +499,7 @@ def test_every_end_cuts_in_the_middle_of_right_guesses(circle: LLM, wish: str) -
             cut = with_and_without_guesses(circle, prompt, replace(params, stop=(stop,)))
             assert cut.text == whole.text[: whole.text.index(stop)]
             assert cut.finish_reason == "stop"
-    assert circle.engine.metrics.right_guesses > 50
+    assert circle.engine.metrics.accepted_tokens > 50
 
 
 def test_the_end_token_cuts_in_the_middle_of_right_guesses(circle: LLM) -> None:
@@ -517,7 +518,7 @@ def test_streams_with_guesses_read_as_those_without(circle: LLM) -> None:
         stream = circle.stream(prompt, replace(params, speculation=5))
         assert "".join(stream) == plain
         assert stream.completion.finish_reason == "length"
-    assert circle.engine.metrics.right_guesses > 100
+    assert circle.engine.metrics.accepted_tokens > 100
 
 
 def test_a_text_that_was_guessed_is_found_in_the_cache(circle: LLM) -> None:
@@ -535,7 +536,7 @@ def test_a_text_that_was_guessed_is_found_in_the_cache(circle: LLM) -> None:
 
 def test_guesses_fit_the_cache_and_the_budget(open_llm: Open, cold: LLM) -> None:
     """Where there is no room for a guess there is room for the token."""
-    llm = open_llm(blocks=2, budget=5, most_running=2)
+    llm = open_llm(blocks=2, budget=5, max_running=2)
     records: list[StepRecord] = []
     llm.engine.observers.append(records.append)
     params = replace(GREEDY, max_tokens=65 - 30, speculation=64)
@@ -576,7 +577,7 @@ def test_pieces_come_while_the_text_is_written(open_llm: Open, long_model: Path)
     async def main() -> int:
         stream = llm.stream([5] * 5, replace(DRAWN, max_tokens=1000))
         async for _ in stream:
-            return stream._answer.sequence.drawn
+            return request_of(stream).drawn
         return 0
 
     assert 0 < in_a_loop(main) < 500
@@ -602,7 +603,7 @@ def test_leaving_an_async_loop_gives_the_blocks_back(
     open_llm: Open, long_model: Path, pieces: int
 ) -> None:
     llm = open_llm(blocks=256, model=long_model)
-    pool = llm.engine.cache.pool
+    pool = llm.engine.prefix_cache.pool
 
     async def main() -> str | None:
         stream = llm.stream([5] * 5, replace(DRAWN, max_tokens=3000))
@@ -614,8 +615,8 @@ def test_leaving_an_async_loop_gives_the_blocks_back(
                     break
         else:
             stream.close()
-        assert await soon(lambda: pool.held == 0)
-        assert await soon(lambda: stream._answer.sequence.is_finished)
+        assert await soon(lambda: pool.referenced == 0)
+        assert await soon(lambda: request_of(stream).is_finished)
         return stream.completion.finish_reason
 
     assert in_a_loop(main) == "cancelled"
@@ -629,7 +630,7 @@ def test_a_text_left_early_was_cancelled_even_if_all_of_it_is_written(llm: LLM) 
     async def main() -> Completion:
         stream = llm.stream(TEXTS[0], DRAWN)
         async for _ in stream:
-            assert await soon(lambda: stream._answer.sequence.is_finished)
+            assert await soon(lambda: request_of(stream).is_finished)
             break
         return stream.completion
 
@@ -640,7 +641,7 @@ def test_a_text_left_early_was_cancelled_even_if_all_of_it_is_written(llm: LLM) 
 
 def test_cancelling_a_task_gives_the_blocks_back(open_llm: Open, long_model: Path) -> None:
     llm = open_llm(blocks=256, model=long_model)
-    pool = llm.engine.cache.pool
+    pool = llm.engine.prefix_cache.pool
     params = replace(DRAWN, max_tokens=3000)
 
     async def main() -> None:
@@ -648,7 +649,7 @@ def test_cancelling_a_task_gives_the_blocks_back(open_llm: Open, long_model: Pat
         assert await soon(lambda: llm.engine.metrics.drawn_tokens > 20)
         for task in tasks:
             task.cancel()
-        assert await soon(lambda: pool.held == 0)
+        assert await soon(lambda: pool.referenced == 0)
         for task in tasks:
             with pytest.raises(asyncio.CancelledError):
                 await task
@@ -753,9 +754,9 @@ def test_an_error_reaches_whoever_awaits(
         streams = [llm.stream(prompt, DRAWN) for prompt in ([5, 42], [5, 6])]
         return await asyncio.gather(*map(read, streams), return_exceptions=True)
 
-    unsound, sound = in_a_loop(main)
+    unsound, verified = in_a_loop(main)
     assert isinstance(unsound, NumericalError)
-    assert isinstance(sound, str)
+    assert isinstance(verified, str)
 
 
 def test_stop_strings_end_an_async_stream_too(llm: LLM) -> None:
@@ -905,7 +906,7 @@ def test_each_way_to_end_is_told_once(open_llm: Open) -> None:
     length = ends.watch(submit(llm, ids(5), params))
     stop = ends.watch(submit(llm, ids(6), replace(params, stop_token_ids=tuple(range(300)))))
     cancelled = ends.watch(submit(llm, ids(7), params))
-    engine.finish(cancelled, "cancelled")
+    engine.cancel(cancelled, "cancelled")
     run(engine)
     error = ends.watch(submit(llm, ids(8), params))
     llm.close()
@@ -919,7 +920,7 @@ def test_an_end_cannot_be_changed(llm: LLM) -> None:
     sequence = ends.watch(submit(llm, ids(5), replace(GREEDY, max_tokens=3)))
     run(llm.engine)
     for _ in range(3):
-        llm.engine.finish(sequence, "cancelled")
+        llm.engine.cancel(sequence, "cancelled")
     assert sequence.finish_reason == "length"
     ends.check(llm.engine, [sequence])
 
@@ -929,14 +930,14 @@ def test_cancelling_twice_is_cancelling_once(llm: LLM) -> None:
     sequence = ends.watch(submit(llm, ids(5)))
     llm.engine.step()
     for _ in range(3):
-        llm.engine.finish(sequence, "cancelled")
+        llm.engine.cancel(sequence, "cancelled")
     ends.check(llm.engine, [sequence])
     assert sequence.drawn == 1
 
 
-@pytest.mark.parametrize("stage", ["waiting", "reading", "writing", "paused"])
+@pytest.mark.parametrize("stage", ["waiting", "prefill", "decode", "backpressured"])
 def test_a_sequence_can_be_cancelled_at_every_stage(open_llm: Open, cold: LLM, stage: str) -> None:
-    llm = open_llm(blocks=16, budget=20, most_running=1, most_ahead=4)
+    llm = open_llm(blocks=16, budget=20, max_running=1, max_ahead=4)
     ends = Ends()
     first = ends.watch(submit(llm, ids(100), replace(GREEDY, max_tokens=20)))
     second = ends.watch(submit(llm, ids(5, seed=1), replace(GREEDY, max_tokens=3)))
@@ -946,12 +947,12 @@ def test_a_sequence_can_be_cancelled_at_every_stage(open_llm: Open, cold: LLM, s
         if doomed.stage == stage:
             break
     assert doomed.stage == stage
-    llm.engine.finish(doomed, "cancelled")
+    llm.engine.cancel(doomed, "cancelled")
     assert doomed.finish_reason == "cancelled"
     check_blocks(llm.engine)
     while not other.is_finished:
         llm.engine.step()
-        llm.engine.take(other)
+        llm.engine.read(other)
     ends.check(llm.engine, [first, second])
     confirm(cold, first)
     confirm(cold, second)
@@ -961,7 +962,7 @@ def test_a_reader_may_leave_the_moment_it_is_told(llm: LLM, cold: LLM) -> None:
     """From within the step that tells it."""
     engine = llm.engine
     hasty, patient = submit(llm, ids(5)), submit(llm, ids(6))
-    hasty.on_change = lambda: engine.finish(hasty, "cancelled")
+    hasty.on_change = lambda: engine.cancel(hasty, "cancelled")
     run(engine)
     assert (hasty.finish_reason, hasty.drawn) == ("cancelled", 1)
     assert patient.finish_reason == "length"
@@ -970,12 +971,12 @@ def test_a_reader_may_leave_the_moment_it_is_told(llm: LLM, cold: LLM) -> None:
 
 def test_what_is_asked_during_a_step_is_done_after_it(llm: LLM, cold: LLM) -> None:
     engine = llm.engine
-    more: list[Sequence] = []
+    more: list[Request] = []
 
     def ask(record: StepRecord) -> None:
         if len(more) < 5:
             more.append(submit(llm, ids(5, seed=len(more))))
-            engine.finish(more[0], "cancelled")
+            engine.cancel(more[0], "cancelled")
 
     engine.observers.append(ask)
     first = submit(llm, ids(9))
@@ -988,7 +989,7 @@ def test_what_is_asked_during_a_step_is_done_after_it(llm: LLM, cold: LLM) -> No
 
 @pytest.mark.parametrize("has_thread", [False, True])
 def test_a_closed_engine_refuses_and_has_ended_all(open_llm: Open, has_thread: bool) -> None:
-    llm = open_llm(most_running=2)
+    llm = open_llm(max_running=2)
     engine, ends = llm.engine, Ends()
     sequences = [ends.watch(submit(llm, ids(5, n))) for n in range(5)]
     engine.step()
@@ -997,7 +998,7 @@ def test_a_closed_engine_refuses_and_has_ended_all(open_llm: Open, has_thread: b
     in_threads(engine.close)
     in_threads(engine.close)
     with pytest.raises(ClosedError):
-        engine.submit(ids(5), GREEDY)
+        submit_to(engine, ids(5), GREEDY)
     with pytest.raises(ClosedError):
         engine.logits(ids(5))
     engine.step()
@@ -1010,13 +1011,13 @@ def test_a_closed_engine_refuses_and_has_ended_all(open_llm: Open, has_thread: b
 def test_draining_lets_those_under_way_finish_and_no_other_in(
     open_llm: Open, cold: LLM, has_thread: bool
 ) -> None:
-    llm = open_llm(blocks=8, most_running=2)
+    llm = open_llm(blocks=8, max_running=2)
     engine, ends, refused = llm.engine, Ends(), []
 
     def knock(record: StepRecord) -> None:
         if not engine._is_open:
             with pytest.raises(ClosedError):
-                engine.submit(ids(5), GREEDY)
+                submit_to(engine, ids(5), GREEDY)
             refused.append(True)
 
     engine.observers.append(knock)
@@ -1030,7 +1031,7 @@ def test_draining_lets_those_under_way_finish_and_no_other_in(
     for one in sequences:
         confirm(cold, one)
     with pytest.raises(ClosedError):
-        engine.submit(ids(5), GREEDY)
+        submit_to(engine, ids(5), GREEDY)
     in_threads(engine.drain)  # of nothing
     in_threads(engine.close)
 
@@ -1038,17 +1039,17 @@ def test_draining_lets_those_under_way_finish_and_no_other_in(
 @pytest.mark.parametrize("has_thread", [False, True])
 def test_draining_waits_for_slow_readers(open_llm: Open, has_thread: bool) -> None:
     """A text that pauses is under way: its reader still wants the rest."""
-    llm = open_llm(most_ahead=4)
+    llm = open_llm(max_ahead=4)
     engine = llm.engine
     sequence = submit(llm, ids(5), replace(GREEDY, max_tokens=30))
     run(engine)
-    assert sequence.stage == "paused"
+    assert sequence.stage == "backpressured"
     if has_thread:
         engine.start()
 
     def read_slowly() -> list[int]:
         tokens = []
-        for token in engine.tokens(sequence):
+        for token in tokens_of(engine, sequence):
             tokens.append(token)
             time.sleep(0.001)
         return tokens
@@ -1064,12 +1065,12 @@ def test_draining_waits_for_slow_readers(open_llm: Open, has_thread: bool) -> No
 
 
 def test_closing_ends_a_drain_that_waits_for_a_reader(open_llm: Open) -> None:
-    llm = open_llm(most_ahead=4)
+    llm = open_llm(max_ahead=4)
     engine = llm.engine
     sequence = submit(llm, ids(5), replace(GREEDY, max_tokens=30))
 
     def close() -> None:
-        assert eventually(lambda: sequence.stage == "paused")
+        assert eventually(lambda: sequence.stage == "backpressured")
         engine.close()
 
     in_threads(engine.drain, close)
@@ -1082,7 +1083,7 @@ def test_closing_ends_a_drain_that_waits_for_a_reader(open_llm: Open) -> None:
 
 def test_the_one_too_many_is_refused_and_the_others_are_not(llm: LLM, cold: LLM) -> None:
     engine = llm.engine
-    engine.most_waiting = 4
+    engine.max_waiting = 4
     sequences = [submit(llm, ids(5, n)) for n in range(4)]
     for _ in range(3):
         with pytest.raises(QueueFullError, match="4 requests are waiting"):
@@ -1097,19 +1098,19 @@ def test_the_one_too_many_is_refused_and_the_others_are_not(llm: LLM, cold: LLM)
 
 
 def test_a_full_queue_is_full_from_every_side(llm: LLM) -> None:
-    llm.engine.most_waiting = 0
+    llm.engine.max_waiting = 0
     for call in (llm.generate, llm.stream):
         with pytest.raises(QueueFullError):
             call(TEXTS[0], DRAWN)
     assert is_idle(llm.engine)
-    llm.engine.most_waiting = None
+    llm.engine.max_waiting = None
     assert llm.generate(TEXTS[0], DRAWN).text
 
 
 def test_threads_that_come_at_once_do_not_overfill_the_queue(llm: LLM) -> None:
-    llm.engine.most_waiting = 5
+    llm.engine.max_waiting = 5
 
-    def knock() -> Sequence | None:
+    def knock() -> Request | None:
         try:
             return submit(llm, ids(5))
         except QueueFullError:
@@ -1122,9 +1123,9 @@ def test_threads_that_come_at_once_do_not_overfill_the_queue(llm: LLM) -> None:
 
 
 def test_ten_times_too_many_are_all_answered_one_way_or_the_other(open_llm: Open) -> None:
-    llm = open_llm(blocks=8, most_running=4)
+    llm = open_llm(blocks=8, max_running=4)
     engine = llm.engine
-    engine.most_waiting = 6
+    engine.max_waiting = 6
 
     async def visit(seed: int) -> str:
         try:
@@ -1144,53 +1145,53 @@ def test_ten_times_too_many_are_all_answered_one_way_or_the_other(open_llm: Open
 
 
 def test_a_text_nobody_reads_pauses_while_others_go_on(open_llm: Open, cold: LLM) -> None:
-    llm = open_llm(most_ahead=8)
+    llm = open_llm(max_ahead=8)
     params = replace(GREEDY, max_tokens=40)
     asleep = submit(llm, ids(5), params)
     awake = submit(llm, ids(6), params)
     while not awake.is_finished:
         llm.engine.step()
-        llm.engine.take(awake)
-    assert (asleep.stage, asleep.drawn) == ("paused", 8)
+        llm.engine.read(awake)
+    assert (asleep.stage, asleep.drawn) == ("backpressured", 8)
     assert not llm.engine.scheduler.has_work
-    assert llm.engine.take(asleep) == asleep.answer
-    assert asleep.stage == "writing"
+    assert llm.engine.read(asleep).token_ids == asleep.answer
+    assert asleep.stage == "decode"
     while not asleep.is_finished:
         llm.engine.step()
-        llm.engine.take(asleep)
+        llm.engine.read(asleep)
     confirm(cold, asleep)
     confirm(cold, awake)
 
 
 def test_guesses_do_not_run_away_from_a_reader(open_llm: Open) -> None:
-    llm = open_llm(most_ahead=8)
+    llm = open_llm(max_ahead=8)
     params = replace(GREEDY, max_tokens=60, speculation=10, logit_bias={70: 1000.0})
     sequence = submit(llm, [70] * 10, params)
     run(llm.engine)
-    assert sequence.stage == "paused"
+    assert sequence.stage == "backpressured"
     assert 8 <= sequence.drawn < 8 + 11
-    assert list(llm.engine.tokens(sequence)) == [70] * 60
+    assert list(tokens_of(llm.engine, sequence)) == [70] * 60
 
 
 @pytest.mark.parametrize("has_thread", [False, True])
 def test_a_reader_that_wakes_gets_the_rest(open_llm: Open, cold: LLM, has_thread: bool) -> None:
-    llm = open_llm(most_ahead=8)
+    llm = open_llm(max_ahead=8)
     engine = llm.engine
     if has_thread:
         engine.start()
     sequence = submit(llm, ids(5), replace(GREEDY, max_tokens=60))
     if not has_thread:
         run(engine)
-    assert eventually(lambda: sequence.stage == "paused")
+    assert eventually(lambda: sequence.stage == "backpressured")
     assert sequence.drawn == 8
-    [tokens] = in_threads(lambda: list(engine.tokens(sequence)))
+    [tokens] = in_threads(lambda: list(tokens_of(engine, sequence)))
     assert len(tokens) == 60
     assert sequence.finish_reason == "length"
     confirm(cold, sequence)
 
 
 def test_slow_readers_of_an_event_loop_get_it_all(open_llm: Open) -> None:
-    llm = open_llm(most_ahead=3)
+    llm = open_llm(max_ahead=3)
     expected = [llm.generate(text, DRAWN).text for text in TEXTS]
 
     async def read_slowly(text: str) -> str:
@@ -1207,24 +1208,24 @@ def test_slow_readers_of_an_event_loop_get_it_all(open_llm: Open) -> None:
 
 
 def test_a_sleeper_gives_its_blocks_to_those_who_need_them(open_llm: Open, cold: LLM) -> None:
-    llm = open_llm(blocks=4, most_ahead=8)
+    llm = open_llm(blocks=4, max_ahead=8)
     engine = llm.engine
     sleeper = submit(llm, ids(70), replace(GREEDY, max_tokens=40))
     run(engine)
-    assert (sleeper.stage, len(sleeper.blocks)) == ("paused", 3)
+    assert (sleeper.stage, len(sleeper.blocks)) == ("backpressured", 3)
     other = llm.generate(ids(90, seed=1), replace(GREEDY, max_tokens=30))
     assert len(other.token_ids) == 30
     assert engine.metrics.preemptions == 1
     assert sleeper.stage == "waiting"
     assert not engine.scheduler.has_work  # it is not read again before somebody wants it
-    assert len(list(engine.tokens(sleeper))) == 40
+    assert len(list(tokens_of(engine, sleeper))) == 40
     confirm(cold, sleeper)
     confirm_answer(cold, ids(90, seed=1), other.token_ids, GREEDY)
 
 
 @pytest.mark.parametrize("has_thread", [False, True])
 def test_a_sleeper_without_blocks_wakes_up(open_llm: Open, has_thread: bool) -> None:
-    llm = open_llm(blocks=4, most_ahead=8)
+    llm = open_llm(blocks=4, max_ahead=8)
     engine = llm.engine
     sleeper = submit(llm, ids(70), replace(GREEDY, max_tokens=40))
     run(engine)
@@ -1232,7 +1233,7 @@ def test_a_sleeper_without_blocks_wakes_up(open_llm: Open, has_thread: bool) -> 
     assert sleeper.stage == "waiting"
     if has_thread:
         engine.start()
-    [tokens] = in_threads(lambda: list(engine.tokens(sleeper)))
+    [tokens] = in_threads(lambda: list(tokens_of(engine, sleeper)))
     assert len(tokens) == 40
 
 
@@ -1258,22 +1259,22 @@ def test_a_reader_that_reads_while_its_text_pauses_is_not_forgotten(
     open_llm: Open, is_before: bool, ready: int
 ) -> None:
     """Threads may change places anywhere: here, in the middle of taking tokens."""
-    llm = open_llm(most_ahead=8)
+    llm = open_llm(max_ahead=8)
     engine = llm.engine
     sequence = submit(llm, ids(5), replace(GREEDY, max_tokens=40))
     sequence.tokens = tokens = StepsWhileRead(sequence.tokens)
     for _ in range(ready):
         engine.step()
     tokens.step, tokens.is_before = engine.step, is_before
-    taken = engine.take(sequence)
+    delivered = list(engine.read(sequence).token_ids)
     for _ in range(200):
         if sequence.is_finished:
             break
         assert engine.scheduler.has_work, "it sleeps, and its reader waits"
         engine.step()
-        taken += engine.take(sequence)
-    assert taken == sequence.answer
-    assert len(taken) == 40
+        delivered += engine.read(sequence).token_ids
+    assert delivered == sequence.answer
+    assert len(delivered) == 40
 
 
 # --- ranks
@@ -1292,18 +1293,18 @@ def ends_in_order(llm: LLM, requests: list[tuple[int, SamplingParams]]) -> list[
 
 
 def test_without_priorities_the_first_comes_first(open_llm: Open) -> None:
-    llm = open_llm(most_running=1)
+    llm = open_llm(max_running=1)
     assert ends_in_order(llm, [(0, GREEDY)] * 10) == list(range(10))
 
 
 def test_priorities_go_first(open_llm: Open) -> None:
-    llm = open_llm(most_running=1)
+    llm = open_llm(max_running=1)
     priorities = [0, -1, 1, 2, 0, 1]
     assert ends_in_order(llm, [(p, GREEDY) for p in priorities]) == [3, 2, 5, 0, 4, 1]
 
 
 def test_an_urgent_request_takes_the_seat_of_one_under_way(open_llm: Open, cold: LLM) -> None:
-    llm = open_llm(most_running=1)
+    llm = open_llm(max_running=1)
     engine, ends = llm.engine, Ends()
     first = ends.watch(submit(llm, ids(5), replace(GREEDY, max_tokens=40)))
     second = ends.watch(submit(llm, ids(6), replace(GREEDY, max_tokens=5)))
@@ -1320,14 +1321,14 @@ def test_an_urgent_request_takes_the_seat_of_one_under_way(open_llm: Open, cold:
 @pytest.mark.parametrize("priority", [1, 2])
 def test_a_priority_is_a_head_start_and_no_more(open_llm: Open, priority: int) -> None:
     """However many come behind it, nobody waits for more than so many of them."""
-    llm = open_llm(most_running=1)
+    llm = open_llm(max_running=1)
     params = replace(GREEDY, max_tokens=1)
     order = ends_in_order(llm, [(0, params), *[(priority, params)] * 150])
     assert order.index(0) == 64 * priority - 1
 
 
 def test_nobody_starves_while_urgent_ones_keep_coming(open_llm: Open) -> None:
-    llm = open_llm(most_running=1)
+    llm = open_llm(max_running=1)
     engine = llm.engine
     patient = submit(llm, ids(5), replace(GREEDY, max_tokens=3))
     came = 0
@@ -1337,7 +1338,7 @@ def test_nobody_starves_while_urgent_ones_keep_coming(open_llm: Open) -> None:
         came += 1
         assert came < 100
     for sequence in list(engine.scheduler.waiting):
-        engine.finish(sequence, "cancelled")
+        engine.cancel(sequence, "cancelled")
 
 
 @pytest.mark.parametrize("priority", [None, 1.0, "1", True, 10**7, -(10**7)])
@@ -1372,7 +1373,7 @@ def break_passes_with(llm: LLM, monkeypatch: pytest.MonkeyPatch, token: int) -> 
 def test_a_pass_that_fails_ends_those_who_make_it_fail(
     open_llm: Open, cold: LLM, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
-    llm = open_llm(blocks=8, budget=40, most_running=6)
+    llm = open_llm(blocks=8, budget=40, max_running=6)
     engine, draw, ends = llm.engine, random.Random(seed), Ends()
     break_passes_with(llm, monkeypatch, 299)
     trunk = [token for token in ids(50, seed) if token != 299]
@@ -1403,7 +1404,7 @@ def test_a_sampler_that_finds_no_number_ends_one_of_many(
     ops = llm.engine.runner.ops
     sample = ops.sample
     params = replace(GREEDY, max_tokens=30, speculation=5, logit_bias={70: 1000.0})
-    doomed, sound = submit(llm, [70] * 10, params), submit(llm, ids(9))
+    doomed, verified = submit(llm, [70] * 10, params), submit(llm, ids(9))
 
     def damaged(logits: Any, draws: Any) -> Callable[[], list[Drawn | NumericalError]]:
         drawn = [
@@ -1416,12 +1417,12 @@ def test_a_sampler_that_finds_no_number_ends_one_of_many(
     run(llm.engine)
     assert isinstance(doomed.error, NumericalError)
     assert doomed.answer == [70] * 12
-    assert sound.finish_reason == "length"
-    confirm(cold, sound)
-    assert llm.engine.metrics.drawn_tokens == 12 + sound.drawn
+    assert verified.finish_reason == "length"
+    confirm(cold, verified)
+    assert llm.engine.metrics.drawn_tokens == 12 + verified.drawn
     check_records(llm.engine, records, budget=512)
     with pytest.raises(NumericalError):
-        list(llm.engine.tokens(doomed))
+        list(tokens_of(llm.engine, doomed))
 
 
 def test_an_interrupt_in_a_step_leaves_an_engine_that_works(
@@ -1457,7 +1458,7 @@ def test_an_interrupt_between_two_steps_leaves_an_engine_that_works(llm: LLM, co
     llm.engine.step()
     first.on_change = interrupt
     with pytest.raises(KeyboardInterrupt):
-        llm.engine.finish(first, "cancelled")
+        llm.engine.cancel(first, "cancelled")
     in_threads(lambda: run(llm.engine))
     assert other.finish_reason == "length"
     confirm(cold, other)

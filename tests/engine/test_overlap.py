@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from device import Device
+from live import submit_to
 
 from cullama import LLM, SamplingParams
 from cullama.errors import ClosedError, NumericalError
@@ -31,7 +32,7 @@ def make(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable
         with monkeypatch.context() as patch:
             patch.setattr("cullama.llm.operators_for", lambda *arguments: Device())
             patch.setattr("cullama.engine.engine.TOKEN_BUDGET", budget)
-            patch.setattr("cullama.engine.engine.MOST_RUNNING", running)
+            patch.setattr("cullama.engine.engine.MAX_RUNNING", running)
             model = options.get("model", tiny_model)
             made.append(LLM(model, backend="cpu:numpy", cache_tokens=cache_tokens))
         return made[-1]
@@ -41,7 +42,7 @@ def make(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable
         if llm._engine is not None:
             while llm.engine.has_work:
                 llm.engine.step()
-            assert llm.engine.cache.pool.held == 0
+            assert llm.engine.prefix_cache.pool.referenced == 0
             llm.close()
 
 
@@ -127,7 +128,7 @@ def test_the_next_pass_is_made_ready_while_one_runs(make: Callable[..., LLM]) ->
 
 def test_tokens_are_read_one_step_late(make: Callable[..., LLM]) -> None:
     engine = make().engine
-    [sequence] = engine.submit([5, 6, 7], replace(PARAMS, max_tokens=3))
+    [sequence] = submit_to(engine, [5, 6, 7], replace(PARAMS, max_tokens=3))
     drawn = []
     while not sequence.is_finished:
         engine.step()
@@ -142,14 +143,14 @@ def test_one_row_is_computed_in_vain_for_a_text_that_stops(make: Callable[..., L
     rows: list[int] = []
     ops: Any = engine.runner.ops
     ops.before_pass = lambda batch: rows.append(len(batch.tokens))
-    [first] = engine.submit([5, 6, 7], replace(PARAMS, max_tokens=4))
+    [first] = submit_to(engine, [5, 6, 7], replace(PARAMS, max_tokens=4))
     while engine.has_work:
         engine.step()
     assert rows == [3, 1, 1, 1]
     rows.clear()
-    engine.cache.clear()
+    engine.prefix_cache.clear()
     stop = replace(PARAMS, stop_token_ids=(first.answer[1],), max_tokens=9)
-    [again] = engine.submit([5, 6, 7], stop)
+    [again] = submit_to(engine, [5, 6, 7], stop)
     while engine.has_work:
         engine.step()
     assert again.answer == first.answer[:2]
@@ -181,26 +182,26 @@ def test_whoever_leaves_while_a_pass_runs_leaves_nothing_behind(
     engine = make(budget=30, running=12, cache_tokens=512).engine
     asked = prompts(24, seed)
     expected = [c.token_ids for c in plain.generate(asked, PARAMS)]
-    alive = [engine.submit(prompt, PARAMS)[0] for prompt in asked]
+    alive = [submit_to(engine, prompt, PARAMS)[0] for prompt in asked]
     sequences = list(alive)
     while engine.has_work:
         engine.step()
-        pool = engine.cache.pool
-        assert pool.free + pool.kept + pool.held == pool.count
+        pool = engine.prefix_cache.pool
+        assert pool.free + pool.cached + pool.referenced == pool.count
         if alive and rng.random() < 0.2:
-            engine.finish(alive.pop(rng.randrange(len(alive))), "cancelled")
-    assert engine.cache.pool.held == 0
+            engine.cancel(alive.pop(rng.randrange(len(alive))), "cancelled")
+    assert engine.prefix_cache.pool.referenced == 0
     for sequence, tokens in zip(sequences, expected, strict=True):
         if sequence.finish_reason == "length":
             assert tuple(sequence.answer) == tokens
         else:
             assert tuple(sequence.answer) == tokens[: sequence.drawn]
-    # What the cancelled left in the cache is sound.
+    # What the cancelled left in the cache is verified.
     assert [c.token_ids for c in _generate(engine, asked)] == expected
 
 
 def _generate(engine: Any, asked: list[list[int]], params: SamplingParams = PARAMS) -> list[Any]:
-    sequences = [engine.submit(prompt, params)[0] for prompt in asked]
+    sequences = [submit_to(engine, prompt, params)[0] for prompt in asked]
     while engine.has_work:
         engine.step()
 
@@ -223,7 +224,7 @@ def test_a_pass_that_breaks_on_the_device_ends_only_the_guilty(
     ops: Any = llm.engine.runner.ops
     ops.before_pass = broken
     asked = [[5, 6, 7], [8, 299], [9] * 40]
-    sequences = [llm.engine.submit(prompt, PARAMS)[0] for prompt in asked]
+    sequences = [submit_to(llm.engine, prompt, PARAMS)[0] for prompt in asked]
     while llm.engine.has_work:
         llm.engine.step()
     assert str(sequences[1].error) == "no such token"
@@ -276,7 +277,7 @@ def test_what_is_no_number_ends_its_text_while_others_go_on(
     tiny_tensors["model.embed_tokens.weight"][42] = np.nan
     llm = make(model=write_model(tmp_path, tiny_tensors))
     greedy = replace(PARAMS, temperature=0)
-    harmless, guilty = (llm.engine.submit(prompt, greedy)[0] for prompt in ([5, 6], [5, 42]))
+    harmless, guilty = (submit_to(llm.engine, prompt, greedy)[0] for prompt in ([5, 6], [5, 42]))
     while llm.engine.has_work:
         llm.engine.step()
     assert isinstance(guilty.error, NumericalError)
@@ -290,12 +291,12 @@ def test_closing_waits_for_the_pass_that_runs(make: Callable[..., LLM]) -> None:
     done = threading.Event()
     ops: Any = engine.runner.ops
     ops.before_pass = lambda batch: done.wait(0.05) and None
-    [sequence] = engine.submit([5, 6, 7], PARAMS)
+    [sequence] = submit_to(engine, [5, 6, 7], PARAMS)
     engine.step()
     assert engine.has_work
     llm.close()
     assert isinstance(sequence.error, ClosedError)
-    assert engine._flight is None
+    assert engine._loop._pending is None
 
 
 def test_logits_can_be_had_while_a_pass_runs(make: Callable[..., LLM], plain: LLM) -> None:

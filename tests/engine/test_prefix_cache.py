@@ -16,35 +16,37 @@ from shadow import (
     blocks_for,
     check_holders,
     check_nothing_is_lost,
+    close_blocks,
     next_token,
+    open_blocks,
     texts,
     written_alone,
 )
 
-from cullama.engine.prefix_cache import FEWEST_REUSED, MOST_COMPARED, Copy, PrefixCache
-from cullama.engine.sequence import Sequence
+from cullama.engine.prefix_cache import MAX_COMPARED, MIN_REUSED, Copy, PrefixCache
+from cullama.engine.request import Request
 from cullama.errors import NumericalError
 from cullama.sampling.draw import Drawn
 from cullama.sampling.params import SamplingParams
 
 
-def sequence(tokens: list[int]) -> Sequence:
-    return Sequence(list(tokens), SamplingParams(), 1000, 0, frozenset())
+def sequence(tokens: list[int]) -> Request:
+    return Request(list(tokens), SamplingParams(), 1000, 0, frozenset())
 
 
-def read(cache: PrefixCache, one: Sequence, draw: int = 0) -> None:
+def read(cache: PrefixCache, one: Request, draw: int = 0) -> None:
     """Let a sequence that is open compute all it has, and draw its next token."""
     one.append(Drawn(draw, None))
-    one.computed = one.sound = len(one) - 1
-    cache.list_blocks(one)
+    one.computed = one.verified = len(one) - 1
+    cache.index(one.allocation, one.tokens, one.verified)
 
 
 def leave(cache: PrefixCache, tokens: list[int]) -> None:
     """Have a text read and left in the cache."""
     one = sequence(tokens)
-    assert cache.open(one) is not None
+    assert open_blocks(cache, one) is not None
     read(cache, one)
-    cache.close(one)
+    close_blocks(cache, one)
 
 
 # --------------------------------------------------------------------------------------- whatever
@@ -58,8 +60,8 @@ class Reuse(RuleBasedStateMachine):
     def start(self, blocks: int) -> None:
         self.cache, self.memory = PrefixCache(blocks, BLOCK_SIZE), Memory(blocks)
         self.texts = list(texts())
-        self.open: list[Sequence] = []
-        self.ill: set[Sequence] = set()
+        self.open: list[Request] = []
+        self.ill: set[Request] = set()
 
     @rule(
         which=st.integers(0, 99),
@@ -73,15 +75,18 @@ class Reuse(RuleBasedStateMachine):
         pool = self.cache.pool
         match, available, free = self.cache.match(one.tokens), pool.available, pool.free
         self.memory.check_match(self.cache, one.tokens)
-        kept_of_it = sum(pool.holders(block) == 0 for block in match.blocks)
+        kept_of_it = sum(pool.ref_count(block) == 0 for block in match.blocks)
         needed = blocks_for(len(one)) - len(match.blocks) + kept_of_it
-        copies = self.cache.open(one, spare)
+        copies = open_blocks(self.cache, one, spare)
         assert (copies is None) == (needed + spare > available)
         if copies is None:
             assert (pool.available, pool.free, one.computed) == (available, free, 0)
-            assert len(one.blocks) == one.room == 0
+            assert len(one.blocks) == one.allocation.capacity == 0
             return
-        assert (one.computed, one.room) == (match.tokens, blocks_for(len(one)) * BLOCK_SIZE)
+        assert (one.computed, one.allocation.capacity) == (
+            match.tokens,
+            blocks_for(len(one)) * BLOCK_SIZE,
+        )
         self.memory.copy(copies)
         self.memory.check(one.blocks, one.tokens[: one.computed])
         self.open.append(one)
@@ -91,14 +96,14 @@ class Reuse(RuleBasedStateMachine):
     def compute(self, which: int, most: int, guesses: list[int]) -> None:
         """Some of what a sequence has to read; or its newest token, guesses and all."""
         one = self.open[which % len(self.open)]
-        if one.drawn and one.pending == 1:
-            one.guesses = guesses[:6]
-        tokens = min(most, one.pending) if one.pending > 1 else 1 + len(one.guesses)
-        if not self.cache.grow(one, one.computed + tokens):
-            one.guesses = []
+        if one.drawn and one.uncomputed == 1:
+            one.draft_tokens = guesses[:6]
+        tokens = min(most, one.uncomputed) if one.uncomputed > 1 else 1 + len(one.draft_tokens)
+        if not self.cache.grow(one.allocation, one.computed + tokens):
+            one.draft_tokens = []
             return
         self.memory.write(self.cache, one, tokens, one in self.ill)
-        if tokens < one.pending:
+        if tokens < one.uncomputed:
             one.computed += tokens
         elif one in self.ill:
             one.error = NumericalError("not a number")
@@ -106,16 +111,16 @@ class Reuse(RuleBasedStateMachine):
         else:
             self.draw(one)
 
-    def draw(self, one: Sequence) -> None:
+    def draw(self, one: Request) -> None:
         is_first = one.drawn == 0
-        for guess in [*one.guesses, None]:
+        for guess in [*one.draft_tokens, None]:
             one.append(Drawn(next_token(one.tokens), None))
             if one.tokens[-1] != guess:
                 break
-        one.guesses = []
-        one.computed = one.sound = len(one) - 1
+        one.draft_tokens = []
+        one.computed = one.verified = len(one) - 1
         if is_first:
-            self.cache.list_blocks(one)
+            self.cache.index(one.allocation, one.tokens, one.verified)
 
     @precondition(lambda self: self.open)
     @rule(which=st.integers(0, 99))
@@ -128,16 +133,16 @@ class Reuse(RuleBasedStateMachine):
     def go(self, which: int) -> None:
         self.leave(self.open[which % len(self.open)])
 
-    def leave(self, one: Sequence) -> None:
+    def leave(self, one: Request) -> None:
         self.open.remove(one)
         self.texts.append(one.tokens)
-        self.cache.close(one)
-        assert len(one.blocks) == one.computed == one.room == 0
+        close_blocks(self.cache, one)
+        assert len(one.blocks) == one.computed == one.allocation.capacity == 0
 
     @rule()
     def forget_everything(self) -> None:
         self.cache.clear()
-        assert self.cache.pool.kept == 0
+        assert self.cache.pool.cached == 0
         assert not any(self.cache.match(text).tokens for text in self.texts)
 
     @invariant()
@@ -173,7 +178,7 @@ def test_a_thousand_trees_of_prompts_are_answered_as_if_each_came_alone() -> Non
     draw = Random(26)
     reused = copied = 0
     for _ in range(1000):
-        many = Simulation(blocks=draw.randint(8, 24), budget=draw.randint(8, 40), most_running=4)
+        many = Simulation(blocks=draw.randint(8, 24), budget=draw.randint(8, 40), max_running=4)
         trunk = [draw.randrange(5) for _ in range(draw.randint(8, 20))]
         branches = [trunk]
         for _ in range(6):
@@ -204,7 +209,7 @@ def test_all_that_two_texts_have_in_common_is_found(held: list[int], asked: list
     common = 0
     while common < min(len(held), len(text) - 1) and held[common] == text[common]:
         common += 1
-    assert cache.match(text).tokens == (common if common >= FEWEST_REUSED else 0)
+    assert cache.match(text).tokens == (common if common >= MIN_REUSED else 0)
 
 
 # ---------------------------------------------------------------------------------------- by hand
@@ -216,11 +221,11 @@ def test_a_prompt_of_whole_blocks_leaves_its_last_token_to_compute(blocks: int) 
     tokens = list(range(blocks * BLOCK_SIZE))
     leave(cache, tokens)
     again = sequence(tokens)
-    [copy] = cache.open(again) or []
-    assert again.pending == 1
+    [copy] = open_blocks(cache, again) or []
+    assert again.uncomputed == 1
     assert len(again.blocks) == blocks
     assert copy.target == again.blocks[-1]
-    assert cache.pool.holders(copy.target) == 1
+    assert cache.pool.ref_count(copy.target) == 1
     assert cache.match([*tokens, 1]).blocks[:-1] == again.blocks[:-1]
 
 
@@ -229,31 +234,31 @@ def test_a_few_tokens_in_common_are_not_reused(common: int) -> None:
     cache = PrefixCache(20, BLOCK_SIZE)
     leave(cache, list(range(common)))
     one = sequence([*range(common), 100, 101])
-    copies = cache.open(one)
-    assert one.computed == (common if common >= FEWEST_REUSED else 0)
-    if common < FEWEST_REUSED:
+    copies = open_blocks(cache, one)
+    assert one.computed == (common if common >= MIN_REUSED else 0)
+    if common < MIN_REUSED:
         assert copies == []
 
 
 def test_full_blocks_are_shared_and_the_last_one_is_copied() -> None:
     cache = PrefixCache(20, BLOCK_SIZE)
     first = sequence(list(range(10)))
-    assert cache.open(first) == []
+    assert open_blocks(cache, first) == []
     read(cache, first)
     second = sequence([*range(10), 50])
-    copies = cache.open(second)
+    copies = open_blocks(cache, second)
     assert list(second.blocks[:2]) == list(first.blocks[:2])
     assert second.blocks[2] != first.blocks[2]
     assert copies == [Copy(first.blocks[2], second.blocks[2])]
     assert second.computed == 10
-    assert [cache.pool.holders(block) for block in second.blocks] == [2, 2, 1]
+    assert [cache.pool.ref_count(block) for block in second.blocks] == [2, 2, 1]
 
 
 def test_a_block_with_nothing_in_common_is_not_copied() -> None:
     cache = PrefixCache(20, BLOCK_SIZE)
     leave(cache, list(range(16)))
     assert cache.match([*range(8), 50, 51, 52]).partial is None
-    assert cache.open(sequence([*range(8), 50, 51, 52])) == []
+    assert open_blocks(cache, sequence([*range(8), 50, 51, 52])) == []
 
 
 def test_what_is_to_be_read_comes_right_behind_what_was_found() -> None:
@@ -262,7 +267,7 @@ def test_what_is_to_be_read_comes_right_behind_what_was_found() -> None:
     leave(cache, list(range(100, 108)))
     leave(cache, list(range(8)))
     one = sequence(list(range(20)))
-    cache.open(one)
+    open_blocks(cache, one)
     assert one.computed == 8
     first = one.blocks[0]
     assert first > 0
@@ -272,11 +277,11 @@ def test_what_is_to_be_read_comes_right_behind_what_was_found() -> None:
 def test_the_answer_is_found_by_the_next_turn_of_a_chat() -> None:
     cache = PrefixCache(20, BLOCK_SIZE)
     one = sequence(list(range(9)))
-    cache.open(one)
+    open_blocks(cache, one)
     for token in (20, 21, 22, 23):
-        assert cache.grow(one, len(one))
+        assert cache.grow(one.allocation, len(one))
         read(cache, one, token)
-    cache.close(one)
+    close_blocks(cache, one)
     assert cache.match([*range(9), 20, 21, 22, 23, 30]).tokens == 12  # the last was never fed back
 
 
@@ -284,11 +289,11 @@ def test_nothing_is_found_while_it_is_being_read() -> None:
     """Whether it was a number that it led to shows with the first token."""
     cache = PrefixCache(20, BLOCK_SIZE)
     one = sequence(list(range(12)))
-    cache.open(one)
+    open_blocks(cache, one)
     one.computed = 10
-    cache.list_blocks(one)
+    cache.index(one.allocation, one.tokens, one.verified)
     assert cache.match(list(range(12))).tokens == 0
-    cache.close(one)
+    close_blocks(cache, one)
     assert cache.match(list(range(12))).tokens == 0
     assert cache.pool.free == 20
 
@@ -297,15 +302,15 @@ def test_a_sequence_that_failed_leaves_nothing_behind() -> None:
     cache = PrefixCache(20, BLOCK_SIZE)
     leave(cache, list(range(9)))
     one = sequence([*range(9), *range(100, 110)])
-    cache.open(one)
+    open_blocks(cache, one)
     read(cache, one)
-    one.computed = one.sound = 16
+    one.computed = one.verified = 16
     one.error = NumericalError("not a number")
     before = cache.match([*range(9), *range(100, 120)]).tokens
     one.append(Drawn(3, None))
-    cache.grow(one, 24)
-    one.computed = one.sound = 20
-    cache.close(one)
+    cache.grow(one.allocation, 24)
+    one.computed = one.verified = 20
+    close_blocks(cache, one)
     assert cache.match([*one.tokens, 0]).tokens <= before
     assert cache.match([*range(9), 0]).tokens == 9
 
@@ -313,12 +318,12 @@ def test_a_sequence_that_failed_leaves_nothing_behind() -> None:
 def test_a_guess_that_was_wrong_is_not_found() -> None:
     cache = PrefixCache(20, BLOCK_SIZE)
     one = sequence(list(range(8)))
-    cache.open(one)
+    open_blocks(cache, one)
     read(cache, one, 20)
-    cache.grow(one, 12)  # computed for 20 and three guesses, of which one was right
+    cache.grow(one.allocation, 12)  # computed for 20 and three guesses, of which one was right
     one.tokens += [21, 99]
-    one.computed = one.sound = len(one) - 1
-    cache.close(one)
+    one.computed = one.verified = len(one) - 1
+    close_blocks(cache, one)
     assert cache.match([*range(8), 20, 21, 22, 23, 24]).tokens == 10
 
 
@@ -327,7 +332,7 @@ def test_a_text_is_forgotten_from_its_end() -> None:
     tokens = list(range(24))
     leave(cache, tokens)
     found = []
-    while cache.pool.kept:
+    while cache.pool.cached:
         found.append(cache.match([*tokens, 0]).tokens)
         cache.pool.allocate(1)
     assert found == [24, 20, 16, 12, 8, 0]  # fewer than eight are not reused
@@ -348,12 +353,12 @@ def test_what_follows_a_forgotten_block_is_forgotten_with_it() -> None:
     cache = PrefixCache(8, BLOCK_SIZE)
     tokens = list(range(16))
     one, twin = sequence(tokens), sequence(tokens)
-    assert cache.open(one) == cache.open(twin) == []
+    assert open_blocks(cache, one) == open_blocks(cache, twin) == []
     read(cache, one)
     read(cache, twin)  # its blocks are the same as those of the other, which were listed first
-    cache.close(twin)
-    assert (cache.pool.free, cache.pool.kept) == (4, 0)
-    cache.close(one)
+    close_blocks(cache, twin)
+    assert (cache.pool.free, cache.pool.cached) == (4, 0)
+    close_blocks(cache, one)
     assert cache.match([*tokens, 0]).tokens == 16
     check_nothing_is_lost(cache)
 
@@ -362,28 +367,28 @@ def test_a_sequence_whose_beginning_was_forgotten_lists_it_anew() -> None:
     cache = PrefixCache(9, BLOCK_SIZE)
     tokens = list(range(12))
     one, twin = sequence(tokens), sequence(tokens)
-    assert cache.open(one) == cache.open(twin) == []
+    assert open_blocks(cache, one) == open_blocks(cache, twin) == []
     read(cache, one)
     read(cache, twin)
-    cache.close(one)  # the blocks under which the twin is listed are nobody's now
-    assert cache.pool.kept == 3
-    taken = cache.pool.allocate(6) or []
+    close_blocks(cache, one)  # the blocks under which the twin is listed are nobody's now
+    assert cache.pool.cached == 3
+    delivered = cache.pool.allocate(6) or []
     assert cache.match([*tokens, 0]).tokens == 0
-    cache.close(twin)
+    close_blocks(cache, twin)
     assert cache.match([*tokens, 0]).tokens == 12
-    assert not set(cache.match([*tokens, 0]).blocks) & set(taken)
+    assert not set(cache.match([*tokens, 0]).blocks) & set(delivered)
 
 
 def test_those_at_work_keep_their_blocks_when_everything_is_forgotten() -> None:
     cache = PrefixCache(9, BLOCK_SIZE)
     leave(cache, list(range(100, 112)))
     one = sequence(list(range(12)))
-    cache.open(one)
+    open_blocks(cache, one)
     read(cache, one)
     cache.clear()
-    assert (cache.pool.held, cache.pool.kept, cache.pool.free) == (3, 0, 6)
+    assert (cache.pool.referenced, cache.pool.cached, cache.pool.free) == (3, 0, 6)
     assert cache.match([*range(12), 0]).tokens == 0
-    cache.close(one)
+    close_blocks(cache, one)
     assert cache.match([*range(12), 0]).tokens == 12
 
 
@@ -391,12 +396,12 @@ def test_the_block_to_copy_may_be_given_away_in_the_same_breath() -> None:
     """It is read before anything is written, so that is no harm."""
     cache, memory = PrefixCache(4, BLOCK_SIZE), Memory(4)
     first = sequence(list(range(14)))
-    cache.open(first)
+    open_blocks(cache, first)
     memory.write(cache, first, 14)
     read(cache, first)
-    cache.close(first)
+    close_blocks(cache, first)
     second = sequence([*range(10), *range(50, 56)])  # two blocks shared, all others needed
-    copies = cache.open(second)
+    copies = open_blocks(cache, second)
     assert copies is not None
     assert second.computed == 10
     memory.copy(copies)
@@ -409,35 +414,35 @@ def test_a_refusal_changes_nothing() -> None:
     cache = PrefixCache(5, BLOCK_SIZE)
     leave(cache, list(range(12)))
     one = sequence(list(range(24)))
-    assert cache.open(one) is None
-    assert (one.blocks, one.computed, cache.pool.held) == ((), 0, 0)
+    assert open_blocks(cache, one) is None
+    assert (one.blocks, one.computed, cache.pool.referenced) == ([], 0, 0)
     assert cache.match([*range(12), 0]).tokens == 12
-    assert cache.open(sequence(list(range(16))), spare=2) is None
-    assert cache.open(sequence(list(range(16))), spare=1) is not None
+    assert open_blocks(cache, sequence(list(range(16))), spare=2) is None
+    assert open_blocks(cache, sequence(list(range(16))), spare=1) is not None
 
 
 def test_no_more_room_than_there_is() -> None:
     cache = PrefixCache(3, BLOCK_SIZE)
     one, other = sequence([1]), sequence([2])
-    assert cache.open(one) == cache.open(other) == []
-    assert cache.grow(one, 8)
-    assert one.room == 8
-    assert not cache.grow(one, 9)
-    assert (one.room, len(one.blocks)) == (8, 2)
-    assert cache.grow(one, 3)  # has it already
-    cache.close(other)
-    assert cache.grow(one, 9)
+    assert open_blocks(cache, one) == open_blocks(cache, other) == []
+    assert cache.grow(one.allocation, 8)
+    assert one.allocation.capacity == 8
+    assert not cache.grow(one.allocation, 9)
+    assert (one.allocation.capacity, len(one.blocks)) == (8, 2)
+    assert cache.grow(one.allocation, 3)  # has it already
+    close_blocks(cache, other)
+    assert cache.grow(one.allocation, 9)
 
 
 def test_samples_of_one_prompt_share_its_full_blocks() -> None:
-    many = Simulation(blocks=40, budget=64, most_running=8)
+    many = Simulation(blocks=40, budget=64, max_running=8)
     prompt = list(next(texts()))[:14]
     samples = many.submit(prompt, max_tokens=6, n=5)
     many.step()
-    assert [sample.stage for sample in samples] == ["writing"] + ["waiting"] * 4
+    assert [sample.stage for sample in samples] == ["decode"] + ["waiting"] * 4
     many.step()
     assert {tuple(sample.blocks[:3]) for sample in samples} == {tuple(samples[0].blocks[:3])}
-    assert [many.cache.pool.holders(block) for block in samples[0].blocks[:3]] == [5, 5, 5]
+    assert [many.cache.pool.ref_count(block) for block in samples[0].blocks[:3]] == [5, 5, 5]
     assert len({sample.blocks[3] for sample in samples}) == 5
     assert many.metrics.cached_tokens == 4 * 13
     many.finish()
@@ -447,9 +452,9 @@ def test_samples_of_one_prompt_share_its_full_blocks() -> None:
 def test_of_many_that_begin_alike_the_newest_are_compared() -> None:
     cache = PrefixCache(200, BLOCK_SIZE)
     beginning = list(range(8))
-    for end in range(MOST_COMPARED + 1):
+    for end in range(MAX_COMPARED + 1):
         leave(cache, [*beginning, 100 + end, 0, 0])
-    assert cache.match([*beginning, 100 + MOST_COMPARED, 0, 1, 0]).tokens == 10
+    assert cache.match([*beginning, 100 + MAX_COMPARED, 0, 1, 0]).tokens == 10
     assert cache.match([*beginning, 101, 0, 1, 0]).tokens == 10
     assert cache.match([*beginning, 100, 0, 1, 0]).tokens == 8  # one too old
 
@@ -463,11 +468,11 @@ def test_a_chain_of_thousands_of_blocks_is_no_trouble() -> None:
     leave(cache, tokens)
     assert cache.match([*tokens, 0]).tokens == len(tokens)
     one = sequence([*tokens, 0])
-    assert cache.open(one) == []
-    assert one.pending == 1
+    assert open_blocks(cache, one) == []
+    assert one.uncomputed == 1
     read(cache, one)
-    cache.close(one)
-    assert cache.pool.kept == blocks + 1
+    close_blocks(cache, one)
+    assert cache.pool.cached == blocks + 1
     assert len(cache.pool.allocate(blocks) or []) == blocks  # forgotten from the end, one by one
     assert cache.match([*tokens, 0]).tokens == 0
     assert perf_counter() - start < 1  # s, of which it takes a fiftieth
@@ -478,11 +483,11 @@ def test_a_long_chain_is_forgotten_at_once_when_its_first_block_goes() -> None:
     cache = PrefixCache(2 * blocks, BLOCK_SIZE)
     tokens = [i % 1000 for i in range(blocks * BLOCK_SIZE)]
     one, twin = sequence(tokens[:BLOCK_SIZE]), sequence(tokens)
-    assert cache.open(one) == cache.open(twin) == []
+    assert open_blocks(cache, one) == open_blocks(cache, twin) == []
     read(cache, one)
     read(cache, twin)  # listed behind the other's only block …
-    cache.close(one)  # … which is now the first to go
-    cache.close(twin)
+    close_blocks(cache, one)  # … which is now the first to go
+    close_blocks(cache, twin)
     cache.pool.allocate(cache.pool.free + 1)
     assert cache.match([*tokens, 0]).tokens == 0
-    assert cache.pool.kept == 0
+    assert cache.pool.cached == 0

@@ -10,10 +10,11 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import pytest
+from live import submit_to
 from oracle import confirm, confirm_answer, confirm_logprobs
 
 from cullama import LLM, Completion, SamplingParams
-from cullama.engine.sequence import Sequence
+from cullama.engine.request import Request
 from cullama.engine.trace import StepRecord
 from cullama.errors import NumericalError
 
@@ -34,9 +35,9 @@ def cold(tiny_model: Path) -> Iterator[LLM]:
 @pytest.fixture
 def llm(tiny_model: Path) -> Iterator[LLM]:
     with LLM(tiny_model) as llm:
-        assert llm.engine.cache.block_size == BLOCK
+        assert llm.engine.prefix_cache.block_size == BLOCK
         yield llm
-        assert llm.engine.cache.pool.held == 0
+        assert llm.engine.prefix_cache.pool.referenced == 0
 
 
 @pytest.fixture
@@ -44,9 +45,9 @@ def open_llm(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Call
     """A model whose engine has so many blocks, tokens a step and sequences at once."""
     opened: list[LLM] = []
 
-    def open_one(blocks: int, budget: int = 512, most_running: int = 256) -> LLM:
+    def open_one(blocks: int, budget: int = 512, max_running: int = 256) -> LLM:
         monkeypatch.setattr("cullama.engine.engine.TOKEN_BUDGET", budget)
-        monkeypatch.setattr("cullama.engine.engine.MOST_RUNNING", most_running)
+        monkeypatch.setattr("cullama.engine.engine.MAX_RUNNING", max_running)
         opened.append(LLM(tiny_model, cache_tokens=blocks * BLOCK))
         return opened[-1]
 
@@ -102,7 +103,7 @@ class Forest:
 
 
 @pytest.mark.parametrize(
-    ("trees", "blocks", "budget", "most_running"),
+    ("trees", "blocks", "budget", "max_running"),
     [(600, 16, 512, 256), (200, 6, 512, 3), (200, 5, 24, 4)],
     ids=["small cache", "room for two", "a few tokens a step"],
 )
@@ -113,18 +114,18 @@ def test_a_thousand_trees_are_answered_as_if_nothing_was_cached(
     trees: int,
     blocks: int,
     budget: int,
-    most_running: int,
+    max_running: int,
 ) -> None:
-    llm, forest = open_llm(blocks, budget, most_running), Forest(trees)
-    pool = llm.engine.cache.pool
+    llm, forest = open_llm(blocks, budget, max_running), Forest(trees)
+    pool = llm.engine.prefix_cache.pool
     evicted: list[int] = []
-    forget = pool._forget
+    forget = pool._on_evict
 
     def noted(block: int) -> None:
         evicted.append(block)
         forget(block)
 
-    monkeypatch.setattr(pool, "_forget", noted)
+    monkeypatch.setattr(pool, "_on_evict", noted)
     for number in range(trees):
         prompts = forest.tree()
         params = replace(PARAMS, max_tokens=1 + number % 5, logprobs=0)
@@ -139,8 +140,8 @@ def test_a_thousand_trees_are_answered_as_if_nothing_was_cached(
             assert completion.logprobs is not None
             confirm_logprobs(cold, prompt, completion.token_ids, completion.logprobs)
             forest.add([*prompt, *completion.token_ids])
-        assert pool.held == 0
-        assert pool.free + pool.kept == blocks
+        assert pool.referenced == 0
+        assert pool.free + pool.cached == blocks
     assert len(evicted) > trees / 2
     assert llm.engine.metrics.cache_hit_rate > 0.2
 
@@ -201,7 +202,7 @@ def test_a_text_that_is_still_being_written_is_shared_from_its_first_token_on(
     llm: LLM, cold: LLM
 ) -> None:
     prompt = ids(50)
-    [writer] = llm.engine.submit(prompt, replace(PARAMS, max_tokens=60))
+    [writer] = submit_to(llm.engine, prompt, replace(PARAMS, max_tokens=60))
     llm.engine.step()
     assert cached(llm, lambda: llm.generate(prompt, PARAMS)) == 49
     for _ in range(20):
@@ -215,25 +216,25 @@ def test_a_text_that_is_still_being_written_is_shared_from_its_first_token_on(
 
 def test_a_text_that_was_left_half_way_is_known_that_far(llm: LLM) -> None:
     prompt = ids(40)
-    [sequence] = llm.engine.submit(prompt, replace(PARAMS, max_tokens=60))
+    [sequence] = submit_to(llm.engine, prompt, replace(PARAMS, max_tokens=60))
     for _ in range(30):
         llm.engine.step()
     written = list(sequence.tokens)
     assert len(written) == 70
-    llm.engine.finish(sequence, "cancelled")
+    llm.engine.cancel(sequence, "cancelled")
     assert cached(llm, lambda: llm.generate([*written, 5], PARAMS)) == 69
 
 
 def test_a_prompt_that_was_only_half_read_is_not_known(
     open_llm: Callable[..., LLM], cold: LLM
 ) -> None:
-    """Nothing has come of it yet that would show that it is sound."""
-    llm = open_llm(blocks=16, budget=40, most_running=4)
-    [sequence] = llm.engine.submit(ids(100), PARAMS)
+    """Nothing has come of it yet that would show that it is verified."""
+    llm = open_llm(blocks=16, budget=40, max_running=4)
+    [sequence] = submit_to(llm.engine, ids(100), PARAMS)
     llm.engine.step()
     assert sequence.computed == 40
-    llm.engine.finish(sequence, "cancelled")
-    assert llm.engine.cache.pool.held == 0
+    llm.engine.cancel(sequence, "cancelled")
+    assert llm.engine.prefix_cache.pool.referenced == 0
     completion: list[Completion] = []
     assert cached(llm, lambda: completion.append(llm.generate(ids(100), PARAMS))) == 0
     confirm_answer(cold, ids(100), completion[0].token_ids, PARAMS)
@@ -258,7 +259,7 @@ def test_logits_neither_use_nor_spoil_what_is_cached(llm: LLM, cold: LLM) -> Non
 def test_logits_that_need_the_room_take_it(open_llm: Callable[..., LLM], cold: LLM) -> None:
     llm = open_llm(blocks=4)
     llm.generate(ids(100), PARAMS)
-    assert llm.engine.cache.pool.free == 0
+    assert llm.engine.prefix_cache.pool.free == 0
     np.testing.assert_array_equal(llm.logits(ids(100, seed=1)), cold.logits(ids(100, seed=1)))
     again = llm.generate(ids(100), PARAMS)
     confirm_answer(cold, ids(100), again.token_ids, PARAMS)
@@ -295,10 +296,10 @@ def test_samples_go_on_where_the_first_is_cancelled(llm: LLM, cold: LLM) -> None
     """Before it has read, or after: the others do not wait for one that never comes."""
     for steps in (0, 1, 2):
         params = SamplingParams(max_tokens=8, seed=steps, n=3, ignore_eos=True)
-        first, *others = llm.engine.submit(ids(40, seed=steps), params)
+        first, *others = submit_to(llm.engine, ids(40, seed=steps), params)
         for _ in range(steps):
             llm.engine.step()
-        llm.engine.finish(first, "cancelled")
+        llm.engine.cancel(first, "cancelled")
         while llm.engine.scheduler.has_work:
             llm.engine.step()
         assert [one.finish_reason for one in others] == ["length"] * 2
@@ -334,8 +335,8 @@ def test_a_pass_that_is_repeated_finds_its_copies_as_they_were(
 
     monkeypatch.setattr(runner, "forward", fail_once)
     params = replace(PARAMS, max_tokens=4, logprobs=0)
-    [first] = llm.engine.submit([*prompt, 5], params)
-    others = [llm.engine.submit(ids(30, seed=9 + n), params)[0] for n in range(2)]
+    [first] = submit_to(llm.engine, [*prompt, 5], params)
+    others = [submit_to(llm.engine, ids(30, seed=9 + n), params)[0] for n in range(2)]
     while llm.engine.scheduler.has_work:
         llm.engine.step()
     assert not failures
@@ -355,8 +356,8 @@ def with_nan(
         yield llm
 
 
-def ends_in_nan(llm: LLM, prompt: Ids) -> Sequence:
-    [sequence] = llm.engine.submit(prompt, PARAMS)
+def ends_in_nan(llm: LLM, prompt: Ids) -> Request:
+    [sequence] = submit_to(llm.engine, prompt, PARAMS)
     while llm.engine.scheduler.has_work:
         llm.engine.step()
     assert sequence.finish_reason == "error"
@@ -373,7 +374,7 @@ def test_what_led_to_nan_is_never_found(with_nan: LLM, cold: LLM, at: int) -> No
     prompt = without_42(ids(90))[:80]
     unsound = [*prompt[:at], 42, *prompt[at + 1 :]]
     assert ends_in_nan(with_nan, unsound).answer == []
-    assert with_nan.engine.cache.pool.kept == 0
+    assert with_nan.engine.prefix_cache.pool.cached == 0
     assert cached(with_nan, lambda: ends_in_nan(with_nan, unsound)) == 0
     found = cached(
         with_nan,
@@ -399,7 +400,7 @@ def test_nan_in_the_middle_of_an_answer_keeps_the_tokens_before_it(
     """The token itself was drawn from numbers; the row after it was none."""
     prompt = without_42(ids(60))[:30]
     params = replace(PARAMS, logit_bias={42: 1000.0})
-    [sequence] = with_nan.engine.submit(prompt, params)
+    [sequence] = submit_to(with_nan.engine, prompt, params)
     while with_nan.engine.scheduler.has_work:
         with_nan.engine.step()
     assert sequence.answer == [42]

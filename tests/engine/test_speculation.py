@@ -5,14 +5,14 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cullama.engine.speculation import LONGEST, SHORTEST, PromptLookup
+from cullama.engine.speculation import MAX_NGRAM, MIN_NGRAM, PromptLookup
 
 few_kinds = st.lists(st.integers(0, 2), max_size=40)
 
 
 def slowly_guessed(tokens: list[int], most: int) -> list[int]:
     """Look for the newest few tokens from the end on, and go on as it went on there."""
-    for length in range(LONGEST, SHORTEST - 1, -1):
+    for length in range(MAX_NGRAM, MIN_NGRAM - 1, -1):
         newest = tokens[-length:]
         for start in range(len(tokens) - length - 1, -1, -1):
             if len(newest) == length and tokens[start : start + length] == newest:
@@ -25,7 +25,7 @@ def slowly_guessed(tokens: list[int], most: int) -> list[int]:
 
 @given(tokens=few_kinds, most=st.integers(1, 12))
 def test_a_guess_is_what_followed_the_last_time(tokens: list[int], most: int) -> None:
-    assert PromptLookup(tokens).guess(most) == slowly_guessed(tokens, most)
+    assert PromptLookup(tokens).propose(most) == slowly_guessed(tokens, most)
 
 
 @given(tokens=few_kinds, more=st.lists(st.lists(st.integers(0, 2), max_size=4), max_size=12))
@@ -33,51 +33,51 @@ def test_it_follows_a_growing_text(tokens: list[int], more: list[list[int]]) -> 
     lookup = PromptLookup(tokens)
     for each in more:
         tokens += each
-        assert lookup.guess(5) == slowly_guessed(tokens, 5)
-        assert lookup.guess(5) == slowly_guessed(tokens, 5)  # asked twice, it says the same
+        assert lookup.propose(5) == slowly_guessed(tokens, 5)
+        assert lookup.propose(5) == slowly_guessed(tokens, 5)  # asked twice, it says the same
 
 
 def test_a_text_that_repeats_itself_goes_on_repeating_itself() -> None:
-    assert PromptLookup([7, 1, 2, 3, 1, 2, 3]).guess(8) == [1, 2, 3, 1, 2, 3, 1, 2]
-    assert PromptLookup([5, 5, 5]).guess(4) == [5, 5, 5, 5]
+    assert PromptLookup([7, 1, 2, 3, 1, 2, 3]).propose(8) == [1, 2, 3, 1, 2, 3, 1, 2]
+    assert PromptLookup([5, 5, 5]).propose(4) == [5, 5, 5, 5]
 
 
 def test_three_tokens_in_a_row_say_more_than_two() -> None:
-    assert PromptLookup([1, 2, 3, 40, 9, 2, 3, 50, 1, 2, 3]).guess(1) == [40]
-    assert PromptLookup([1, 2, 3, 40, 9, 2, 3, 50, 8, 2, 3]).guess(1) == [50]
+    assert PromptLookup([1, 2, 3, 40, 9, 2, 3, 50, 1, 2, 3]).propose(1) == [40]
+    assert PromptLookup([1, 2, 3, 40, 9, 2, 3, 50, 8, 2, 3]).propose(1) == [50]
 
 
 def test_the_last_time_counts() -> None:
-    assert PromptLookup([1, 2, 3, 1, 2, 4, 1, 2]).guess(1) == [4]
+    assert PromptLookup([1, 2, 3, 1, 2, 4, 1, 2]).propose(1) == [4]
 
 
 def test_where_nothing_is_repeated_nothing_is_guessed() -> None:
     for tokens in ([], [1], [1, 1], [1, 2], [1, 2, 3, 4, 5], [1, 2, 1, 3, 1]):
-        assert PromptLookup(tokens).guess(9) == []
+        assert PromptLookup(tokens).propose(9) == []
 
 
 def test_there_are_never_more_guesses_than_asked_for() -> None:
     lookup = PromptLookup([1, 2, 3] * 5)
     for most in range(1, 20):
-        assert len(lookup.guess(most)) == most
+        assert len(lookup.propose(most)) == most
 
 
 def test_after_a_wrong_guess_it_tries_one_and_then_more() -> None:
     lookup = PromptLookup([1, 2, 3] * 5)
     sizes = []
     for right in (0, 0, 1, 2, 7, 20):
-        guessed = len(lookup.guess(20))
+        guessed = len(lookup.propose(20))
         sizes.append(guessed)
         lookup.learn(guessed, min(right, guessed))
     assert sizes == [20, 1, 1, 3, 5, 11]
-    assert len(lookup.guess(20)) == 20  # twice as many as were right, and never more than asked
-    assert len(lookup.guess(4)) == 4
+    assert len(lookup.propose(20)) == 20  # twice as many as were right, and never more than asked
+    assert len(lookup.propose(4)) == 4
 
 
 def test_where_nothing_was_guessed_nothing_is_learned() -> None:
     lookup = PromptLookup([1, 2, 3] * 5)
     lookup.learn(0, 0)
-    assert len(lookup.guess(9)) == 9
+    assert len(lookup.propose(9)) == 9
     lookup.learn(9, 2)
     lookup.learn(0, 0)
-    assert len(lookup.guess(9)) == 5
+    assert len(lookup.propose(9)) == 5

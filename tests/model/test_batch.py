@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from cullama.engine import runner
 from cullama.engine.prefix_cache import PrefixCache
-from cullama.engine.runner import plan_batch
+from cullama.engine.request import Request
+from cullama.engine.runner import build_plan_batch
 from cullama.engine.scheduler import Plan, Scheduler
-from cullama.engine.sequence import Sequence
 from cullama.engine.speculation import PromptLookup
 from cullama.files.tensor import HostArray
 from cullama.model.batch import Batch, Chunk, build_batch, build_large_batch
@@ -132,22 +132,22 @@ def test_tables_of_different_lengths_are_padded() -> None:
 def planned(writers: int, readers: int, speculation: int) -> Plan:
     """A step in which so many write, and so many read, the last of them not to the end."""
     cache = PrefixCache(500, 4)
-    scheduler = Scheduler(cache, token_budget=200, most_running=60)
+    scheduler = Scheduler(cache, token_budget=200, max_running=60)
     params = SamplingParams(speculation=speculation)
     for kind in range(writers):
-        one = Sequence([kind, 200, *[1, 2, 3] * (1 + (kind + 1) % 4)], params, 50, 0, frozenset())
+        one = Request([kind, 200, *[1, 2, 3] * (1 + (kind + 1) % 4)], params, 50, 0, frozenset())
         one.lookup = PromptLookup(one.tokens) if speculation else None
         scheduler.add(one)
-    while scheduler.waiting or scheduler.reading:
+    while scheduler.waiting or scheduler.prefills:
         plan = scheduler.schedule()
-        scheduler.has_launched(plan)
-        for one, _ in plan:
+        scheduler.launched(plan)
+        for one, *_ in plan.parts:
             if one.in_flight:
                 one.in_flight = 0
                 one.append(Drawn(1, None))  # repeats itself, but for every fourth
-                scheduler.has_drawn(one, len(one) - 1)
+                scheduler.verify(one, len(one) - 1)
     for kind in range(readers):
-        scheduler.add(Sequence([100 + kind] * (5 + 7 * kind), params, 50, 0, frozenset()))
+        scheduler.add(Request([100 + kind] * (5 + 7 * kind), params, 50, 0, frozenset()))
     return scheduler.schedule()
 
 
@@ -159,26 +159,26 @@ def test_a_plan_is_the_same_batch_for_few_and_for_many(
     monkeypatch: pytest.MonkeyPatch, writers: int, readers: int, speculation: int
 ) -> None:
     plan = planned(writers, readers, speculation)
-    assert len(plan.writers) == writers
-    assert plan.has_guesses == (speculation > 0 and writers > 0 and readers == 0)
-    monkeypatch.setattr(runner, "FEW_SEQUENCES", 1000)
-    few = plan_batch(plan, 4)
-    monkeypatch.setattr(runner, "FEW_SEQUENCES", 0)
-    many = plan_batch(plan, 4)
+    assert len(plan.decodes) == writers
+    assert plan.has_drafts == (speculation > 0 and writers > 0 and readers == 0)
+    monkeypatch.setattr(runner, "FEW_REQUESTS", 1000)
+    few = build_plan_batch(plan, 4)
+    monkeypatch.setattr(runner, "FEW_REQUESTS", 0)
+    many = build_plan_batch(plan, 4)
     check_equal(many, few)
     check_is_one_buffer(many)
-    tokens = [token for one, count in plan for token in one.next_tokens(count)]
+    tokens = [token for one, count, _ in plan.parts for token in one.next_tokens(count)]
     assert few.tokens.tolist() == tokens
     assert len(few.tokens) == plan.tokens
-    wanted = plan.tokens - sum(count for _, count in plan.readers)
-    wanted += sum(count == reader.pending for reader, count in plan.readers)
+    wanted = plan.tokens - sum(count for _, count, _ in plan.prefills)
+    wanted += sum(count == reader.uncomputed for reader, count, _ in plan.prefills)
     assert len(few.logit_rows) == wanted
 
 
 def test_the_last_reader_of_a_full_step_wants_no_logits() -> None:
     plan = planned(0, 14, 0)
-    last, tokens = plan.readers[-1]
-    assert 0 < tokens < last.pending
-    batch = plan_batch(plan, 4)
-    assert len(batch.logit_rows) == len(plan) - 1
+    last, tokens, _ = plan.prefills[-1]
+    assert 0 < tokens < last.uncomputed
+    batch = build_plan_batch(plan, 4)
+    assert len(batch.logit_rows) == len(plan.parts) - 1
     assert batch.logit_rows.max() < len(batch.tokens) - tokens

@@ -188,7 +188,7 @@ def test_no_piece_shows_a_part_of_a_stop_string(llm: LLM, whole: Completion) -> 
 def test_a_stopped_text_gives_its_blocks_back_at_once(llm: LLM, whole: Completion) -> None:
     stream = llm.stream(PROMPT, replace(PARAMS, stop=(whole.text[5:8],)))
     list(stream)
-    assert llm.engine.cache.pool.held == 0
+    assert llm.engine.prefix_cache.pool.referenced == 0
     assert not llm.engine.scheduler.has_work
 
 

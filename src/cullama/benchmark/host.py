@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from statistics import median
 
 from ..engine.prefix_cache import PrefixCache
-from ..engine.runner import plan_batch
+from ..engine.request import Request
+from ..engine.runner import build_plan_batch
 from ..engine.scheduler import Plan, Scheduler
-from ..engine.sequence import Sequence
 from ..sampling.draw import Drawn
 from ..sampling.params import SamplingParams
 
@@ -36,7 +36,7 @@ def host_cost(sequences: int = 256, prompt: int = 512, steps: int = 400) -> Host
         start = time.perf_counter()
         plan = scheduler.schedule()
         middle = time.perf_counter()
-        plan_batch(plan, BLOCK_SIZE)
+        build_plan_batch(plan, BLOCK_SIZE)
         built.append(time.perf_counter() - middle)
         scheduled.append(middle - start)
         _fly(scheduler, plan)
@@ -49,17 +49,17 @@ def _full_house(sequences: int, prompt: int, steps: int) -> Scheduler:
     scheduler = Scheduler(PrefixCache(blocks, BLOCK_SIZE), 2 * sequences, sequences)
     for index in range(sequences):
         tokens = [index, *range(prompt + index % BLOCK_SIZE)]
-        scheduler.add(Sequence(tokens, SamplingParams(), 10**9, 0, frozenset()))
-    while scheduler.waiting or scheduler.reading:
+        scheduler.add(Request(tokens, SamplingParams(), 10**9, 0, frozenset()))
+    while scheduler.waiting or scheduler.prefills:
         _fly(scheduler, scheduler.schedule())
     return scheduler
 
 
 def _fly(scheduler: Scheduler, plan: Plan) -> None:
     """What a pass does to those who took part."""
-    scheduler.has_launched(plan)
-    for sequence, _ in plan:
-        if sequence.in_flight:
-            sequence.append(Drawn(7, None))
-            sequence.in_flight = 0
-            scheduler.has_drawn(sequence, len(sequence) - 1)
+    scheduler.launched(plan)
+    for request, *_ in plan.parts:
+        if request.in_flight:
+            request.append(Drawn(7, None))
+            request.in_flight = 0
+            scheduler.verify(request, len(request) - 1)

@@ -12,9 +12,9 @@ from itertools import pairwise
 from statistics import median
 from typing import Any
 
+from ..engine.client import GenerationRequest
 from ..engine.engine import Engine
 from ..engine.insider import Forward
-from ..model.config import ModelConfig
 from ..sampling.params import SamplingParams
 
 VOCABULARY_STEP = 7919  # a prime: prompts walk all over the vocabulary
@@ -52,7 +52,7 @@ def prefill(engine: Engine, tokens: int, repeats: int) -> Prefill:
     for repeat in range(repeats + 1):
         clear_prefix_cache(engine)  # what is read is to be read, not found
         start = time.perf_counter()
-        _write(engine, _prompt(engine.config, tokens, repeat), _greedy(1))
+        _write(engine, _prompt(engine, tokens, repeat), _greedy(1))
         times.append(time.perf_counter() - start)
     return Prefill(tokens, median(times[1:]))  # the first warms caches and pages
 
@@ -60,7 +60,7 @@ def prefill(engine: Engine, tokens: int, repeats: int) -> Prefill:
 def decode(engine: Engine, context: int, tokens: int) -> Decode:
     """Writing `tokens` tokens one by one, the first after `context` tokens."""
     with _ForwardClock(engine) as clock:
-        arrivals = _write(engine, _prompt(engine.config, context, 0), _greedy(tokens + 1))
+        arrivals = _write(engine, _prompt(engine, context, 0), _greedy(tokens + 1))
     # The first step reads the prompt, and the first after it finds caches cold.
     gaps = [after - before for before, after in pairwise(arrivals[1:])]
     model_seconds = median(clock.seconds[-len(gaps) :])
@@ -71,7 +71,10 @@ def guessing(
     engine: Engine, most: int, tokens: int, repeats: int, threads: int | None
 ) -> list[Guessing]:
     """A text that repeats itself, as greedy ones after such a prompt do, and one that does not."""
-    repetitive, varied = _prompt(engine.config, 16, 0) * 16, _prompt(engine.config, 256, 1)
+    repetitive, varied = (
+        _prompt(engine, 16, 0) * 16,
+        _prompt(engine, 256, 1),
+    )
     plain = _greedy(tokens)
     drawn = replace(plain, temperature=1.0, seed=0)
     return [
@@ -90,7 +93,7 @@ def _guessing(
     threads: int | None,
 ) -> Guessing:
     metrics, tokens = engine.metrics, plain.max_tokens or 0
-    guesses, right = metrics.guessed_tokens, metrics.right_guesses
+    guesses, right = metrics.draft_tokens, metrics.accepted_tokens
     without, with_guesses, steps = [], [], 0
     for _ in range(repeats):
         without.append(_seconds_after_the_first(engine, prompt, plain))
@@ -98,7 +101,7 @@ def _guessing(
         params = replace(plain, speculation=most)
         with_guesses.append(_seconds_after_the_first(engine, prompt, params))
         steps += metrics.steps - before
-    guesses, right = metrics.guessed_tokens - guesses, metrics.right_guesses - right
+    guesses, right = metrics.draft_tokens - guesses, metrics.accepted_tokens - right
     return Guessing(
         text=text,
         threads=threads,
@@ -122,8 +125,8 @@ def _seconds_after_the_first(engine: Engine, prompt: list[int], params: Sampling
     return arrivals[-1] - arrivals[0]
 
 
-def _prompt(config: ModelConfig, tokens: int, shift: int) -> list[int]:
-    return [(shift + i * VOCABULARY_STEP) % config.vocab_size for i in range(tokens)]
+def _prompt(engine: Engine, tokens: int, shift: int) -> list[int]:
+    return [(shift + i * VOCABULARY_STEP) % engine.capacity.vocab_size for i in range(tokens)]
 
 
 def _greedy(tokens: int) -> SamplingParams:
@@ -132,8 +135,16 @@ def _greedy(tokens: int) -> SamplingParams:
 
 def _write(engine: Engine, prompt: list[int], params: SamplingParams) -> list[float]:
     """The moment each token after a prompt arrived."""
-    (sequence,) = engine.submit(prompt, params)
-    return [time.perf_counter() for _ in engine.tokens(sequence)]
+    [handle] = engine.submit(GenerationRequest(prompt, params))
+    arrivals: list[float] = []
+    while True:
+        handle.wait()
+        output = handle.read()
+        arrivals += [time.perf_counter()] * len(output.token_ids)
+        if output.error is not None:
+            raise output.error
+        if output.finish_reason is not None:
+            return arrivals
 
 
 class _ForwardClock:

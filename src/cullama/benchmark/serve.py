@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from ..engine.engine import Engine
-from ..engine.sequence import Sequence as Text
+from ..engine.client import GenerationRequest
+from ..engine.engine import Engine, EngineHandle
 from ..errors import UsageError
 from ..model.config import ModelConfig
 from ..sampling.params import SamplingParams
@@ -146,12 +146,12 @@ def benchmark(
         UsageError: the longest request would not fit the context.
     """
     engine = llm.engine
-    if 2 * workload.longest > engine.context_length:
+    if 2 * workload.longest > engine.capacity.context_length:
         raise UsageError(
             f"a request takes up to {2 * workload.longest} tokens, expected at most the context "
-            f"of {engine.context_length}; lower --longest or raise --context"
+            f"of {engine.capacity.context_length}; lower --longest or raise --context"
         )
-    requests = workload.draw(engine.config)
+    requests = workload.draw(llm.config)
     continuous(engine, requests[:WARM_UP], batch)  # the first run would pay for cold caches
     kinds = (partial(continuous, recorder=recorder), static, leaving)
     ended = count(1)
@@ -175,9 +175,9 @@ def continuous(
         served = []
         for request in requests:
             while clock.now() < request.arrival:
-                _step_or_sleep(engine, request.arrival - clock.now())
+                clock.step_or_sleep(request.arrival - clock.now())
             served.append(clock.submit(request, request.answer))
-        _finish(engine)
+        clock.finish()
         return clock.run("continuous", served, requests)
 
 
@@ -213,7 +213,7 @@ def _batch_by_batch(
                 time.sleep(group[-1].arrival - clock.now())
             for request in group:
                 served.append(clock.submit(request, tokens(group) if tokens else request.answer))
-            _finish(engine)
+            clock.finish()
         return clock.run(kind, served, requests)
 
 
@@ -222,7 +222,7 @@ class _ServeClock:
 
     def __init__(self, engine: Engine, on_end: OnEnd, recorder: Recorder | None = None) -> None:
         self._engine, self._on_end, self._recorder = engine, on_end, recorder
-        self._texts: list[Text] = []
+        self._running: list[tuple[EngineHandle, Served, int]] = []  # and tokens asked for
 
     def __enter__(self) -> _ServeClock:
         clear_prefix_cache(self._engine)
@@ -233,8 +233,8 @@ class _ServeClock:
         return self
 
     def __exit__(self, *error: object) -> None:
-        for text in self._texts:
-            self._engine.finish(text, "cancelled")
+        for handle, *_ in self._running:
+            handle.cancel()
 
     def now(self) -> float:
         return time.perf_counter() - self._start
@@ -242,20 +242,35 @@ class _ServeClock:
     def submit(self, request: WorkloadRequest, tokens: int) -> Served:
         """Greedy, past end tokens: lengths are the workload's."""
         params = SamplingParams(max_tokens=tokens, temperature=0, ignore_eos=True)
-        [text] = self._engine.submit(request.prompt, params)
-        self._texts.append(text)
+        [handle] = self._engine.submit(GenerationRequest(request.prompt, params))
         served = Served(request.arrival)
-        text.on_change = lambda: self._note(text, served, request.answer)
+        self._running.append((handle, served, request.answer))
         if self._recorder is not None:
-            self._recorder.follow(text, self._start + request.arrival)
+            self._recorder.follow(handle, self._start + request.arrival)
         return served
 
-    def _note(self, text: Text, served: Served, wanted: int) -> None:
-        text.taken = text.drawn  # a reader that keeps up
-        while len(served.tokens) < min(text.drawn, wanted):
-            served.tokens.append(self.now())
-        if text.is_finished:
-            self._on_end()
+    def finish(self) -> None:
+        while self._engine.has_work:
+            self._step()
+
+    def step_or_sleep(self, seconds: float) -> None:
+        if self._engine.has_work:
+            self._step()
+        else:
+            time.sleep(max(0.0, seconds))
+
+    def _step(self) -> None:
+        """Run a step of the engine, and note the tokens that came: a reader that keeps up."""
+        self._engine.step()
+        now, running = self.now(), []
+        for handle, served, wanted in self._running:
+            output = handle.read()
+            served.tokens += [now] * min(len(output.token_ids), wanted - len(served.tokens))
+            if output.finish_reason is None:
+                running.append((handle, served, wanted))
+            else:
+                self._on_end()
+        self._running = running
 
     def run(
         self, kind: str, served: Sequence[Served], requests: Sequence[WorkloadRequest]
@@ -287,18 +302,6 @@ def _at_most(engine: Engine, batch: int) -> Iterator[None]:
     finally:
         with engine.exclusive() as insider:
             insider.limit_running(before)
-
-
-def _finish(engine: Engine) -> None:
-    while engine.has_work:
-        engine.step()
-
-
-def _step_or_sleep(engine: Engine, seconds: float) -> None:
-    if engine.has_work:
-        engine.step()
-    else:
-        time.sleep(max(0.0, seconds))
 
 
 def _percentiles(seconds: Sequence[float]) -> dict[str, float]:

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..engine.engine import Engine
-from ..engine.sequence import Sequence, Stage
+from ..engine.engine import Engine, EngineHandle
+from ..engine.request import Request, Stage
 from ..engine.trace import StepRecord
 
 PAGE = Path(__file__).with_name("trace.html")
@@ -19,7 +19,7 @@ DATA = "/* the data */ null"
 class Life:
     """The stages of one request, each with the moment it began."""
 
-    text: Sequence
+    request: Request
     stages: list[tuple[Stage, float]] = field(default_factory=list)
 
 
@@ -39,21 +39,21 @@ class Recorder:
     def __exit__(self, *error: object) -> None:
         self._engine.observers.remove(self._note)
 
-    def follow(self, text: Sequence, arrival: float) -> None:
+    def follow(self, handle: EngineHandle, arrival: float) -> None:
         """`arrival`: seconds, of time.perf_counter."""
-        life = Life(text, [("waiting", arrival)])
+        life = Life(handle.request, [("waiting", arrival)])
         self.lives.append(life)
         self._alive.append(life)
 
     def _note(self, step: StepRecord) -> None:
         self.steps.append(step)
         for life in self._alive:
-            before, stage = life.stages[-1][0], life.text.stage
-            if before == "waiting" and (stage == "reading" or life.text.drawn):
-                life.stages.append(("reading", step.start))  # maybe for this one step only
+            before, stage = life.stages[-1][0], life.request.stage
+            if before == "waiting" and (stage == "prefill" or life.request.drawn):
+                life.stages.append(("prefill", step.start))  # maybe for this one step only
             if stage != life.stages[-1][0]:
                 life.stages.append((stage, step.start + step.seconds))
-        self._alive = [life for life in self._alive if life.text.stage != "out"]
+        self._alive = [life for life in self._alive if life.request.stage != "out"]
 
     def page(self, title: str, description: str) -> str:
         """HTML with everything in it."""
@@ -67,8 +67,8 @@ class Recorder:
         return {
             "requests": [
                 {
-                    "prompt": life.text.prompt_length,
-                    "answer": life.text.drawn,
+                    "prompt": life.request.prompt_length,
+                    "answer": life.request.drawn,
                     "stages": [[stage, _since(begin, at)] for stage, at in life.stages],
                 }
                 for life in self.lives
@@ -77,16 +77,16 @@ class Recorder:
                 {
                     "start": _since(begin, step.start),
                     "ms": round(step.seconds * 1e3, 3),
-                    "writing": step.writing,
-                    "reading": step.reading,
+                    "decodes": step.decodes,
+                    "prefills": step.prefills,
                     "tokens": step.tokens,
                     "drawn": step.drawn,
                     "waiting": step.waiting,
-                    "held": step.blocks_held,
-                    "kept": step.blocks_kept,
+                    "referenced": step.blocks_referenced,
+                    "cached": step.blocks_cached,
                     "free": step.blocks_free,
                     "preemptions": step.preemptions,
-                    "cached": step.cached_tokens,
+                    "cached_tokens": step.cached_tokens,
                 }
                 for step in self.steps
             ],

@@ -98,7 +98,7 @@ def _stats(llm: LLM, completion: Completion) -> str:
         completion.finish_reason,
         f"seed {completion.seed}",
     ]
-    if metrics.guessed_tokens:
-        drafts = f"{metrics.right_guesses} of {metrics.guessed_tokens} draft tokens accepted"
+    if metrics.draft_tokens:
+        drafts = f"{metrics.accepted_tokens} of {metrics.draft_tokens} draft tokens accepted"
         facts.insert(2, drafts)
     return " · ".join(facts)

@@ -1,14 +1,14 @@
-"""Which cache blocks are free, held, or kept: numbers only, nothing of what is in them.
+"""Counts cache blocks: which are free, referenced or cached. Numbers only; not what is in them.
 
-    free   nobody knows it
-    held   by so many sequences at work
-    kept   by none any more, but what is in it may be wanted again (`prefix_cache.py`)
+    free        holds nothing that could be reused
+    referenced  by so many running requests: its reference count
+    cached      by none, but what it holds may be found again (`prefix_cache.py`)
 
-free + held + kept = all, always. Kept blocks are given away when free ones run out, those that
-were let go of first before the others.
+free + referenced + cached = all, always. Cached blocks are evicted when free ones run out, the
+least recently released first.
 
 The CPU reads blocks that lie next to each other in place, and has to gather scattered ones. So
-whoever comes in is promised free blocks behind its own, to grow into: others get those only when
+free blocks behind a request's own are reserved for it to grow into: others get those only when
 there is nothing else.
 """
 
@@ -16,137 +16,136 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-TAKEN, FREE, PROMISED = 0, 1, 2  # held or kept; free; free, and the block before it wants it
+# The states of a block. USED: referenced or cached. RESERVED: free, for the request before it.
+USED, FREE, RESERVED = 0, 1, 2
 
-MOST_PROMISED = 32  # blocks, to one sequence
+MAX_RESERVED = 32  # blocks, for one request
 
 
 class BlockPool:
-    """`forget` is told of a kept block that is about to be given away."""
+    """`on_evict` is called with a cached block that is about to be allocated to another request."""
 
-    def __init__(self, count: int, forget: Callable[[int], None] = lambda block: None) -> None:
+    def __init__(self, count: int, on_evict: Callable[[int], None] = lambda block: None) -> None:
         self.count = count
-        self._forget = forget
-        self._holders = [0] * count
+        self._on_evict = on_evict
+        self._ref_counts = [0] * count
         self._states = bytearray([FREE]) * count
-        self._promised = 0
-        self._kept: dict[int, None] = {}  # in the order in which they were let go of
+        self._reserved = 0
+        self._cached: dict[int, None] = {}  # in the order in which they were released
         self.free = count
 
     @property
-    def kept(self) -> int:
-        return len(self._kept)
+    def cached(self) -> int:
+        return len(self._cached)
 
     @property
-    def held(self) -> int:
-        return self.count - self.free - len(self._kept)
+    def referenced(self) -> int:
+        return self.count - self.free - len(self._cached)
 
     @property
     def available(self) -> int:
-        """What can be had: free blocks, and kept ones at the price of what is in them."""
-        return self.free + len(self._kept)
+        """Blocks that can be allocated: the free ones, and the cached ones by evicting them."""
+        return self.free + len(self._cached)
 
-    def holders(self, block: int) -> int:
-        return self._holders[block]
+    def ref_count(self, block: int) -> int:
+        return self._ref_counts[block]
 
-    def allocate(self, count: int, after: int | None = None, room: int = 0) -> list[int] | None:
-        """Blocks for one sequence, or None where there are too few.
+    def allocate(self, count: int, after: int | None = None, growth: int = 0) -> list[int] | None:
+        """Return blocks for one request, or None where too few are available.
 
-        `after`: the block that the first of them should follow. `room`: how many more the sequence
-        may come to need.
+        `after`: the block that the first of them should follow. `growth`: how many more the
+        request may come to need.
         """
         if count > self.available:
             return None
         if after is not None and (blocks := self._following(after, count)):
-            return self._take(blocks)
-        room = min(room, MOST_PROMISED)
-        while self._has_to_give_away(count, room):
-            self._give_away_the_oldest()
-        blocks = self._take(self._neighbours(count, room) or self._scattered(count))
+            return self._use(blocks)
+        growth = min(growth, MAX_RESERVED)
+        while self._has_to_evict(count, growth):
+            oldest = next(iter(self._cached))
+            self._on_evict(oldest)
+            self.discard(oldest)
+        blocks = self._use(self._contiguous(count, growth) or self._scattered(count))
         if blocks:
-            self._promise(blocks[-1] + 1, room)
+            self._reserve(blocks[-1] + 1, growth)
         return blocks
 
-    def withdraw(self, block: int) -> None:
-        """Nobody will grow into what lies behind this block."""
+    def unreserve(self, block: int) -> None:
+        """Let others have what was reserved behind this block: its request grows no more."""
         behind = block + 1
-        while behind < self.count and self._states[behind] == PROMISED:
+        while behind < self.count and self._states[behind] == RESERVED:
             self._states[behind] = FREE
-            self._promised -= 1
+            self._reserved -= 1
             behind += 1
 
-    def hold(self, blocks: Iterable[int]) -> None:
-        """One more sequence works with blocks that are held or kept."""
+    def reference(self, blocks: Iterable[int]) -> None:
+        """Count one more request for each of these blocks, which are referenced or cached."""
         for block in blocks:
-            assert self._states[block] == TAKEN, f"block {block} is free, and cannot be shared"
-            self._kept.pop(block, None)
-            self._holders[block] += 1
+            assert self._states[block] == USED, f"block {block} is free, and cannot be shared"
+            self._cached.pop(block, None)
+            self._ref_counts[block] += 1
 
     def release(
-        self, blocks: Iterable[int], is_wanted: Callable[[int], bool] = lambda block: False
+        self, blocks: Iterable[int], is_cacheable: Callable[[int], bool] = lambda block: False
     ) -> None:
-        """One sequence less; whoever was the last keeps a block that `is_wanted`, or frees it."""
+        """Count one request less for each; those of none are cached or freed."""
         for block in blocks:
-            assert self._holders[block], f"block {block} was released twice"
-            self._holders[block] -= 1
-            if self._holders[block]:
+            assert self._ref_counts[block], f"block {block} was released twice"
+            self._ref_counts[block] -= 1
+            if self._ref_counts[block]:
                 continue
-            if is_wanted(block):
-                self._kept[block] = None
+            if is_cacheable(block):
+                self._cached[block] = None
             else:
                 self._free(block)
 
     def discard(self, block: int) -> None:
-        """What is in the block is of no use any more; frees it if it was only kept."""
-        if block in self._kept:
-            del self._kept[block]
+        """Free a cached block, whose contents are of no use any more."""
+        if block in self._cached:
+            del self._cached[block]
             self._free(block)
 
-    def _take(self, blocks: list[int]) -> list[int]:
+    def _use(self, blocks: list[int]) -> list[int]:
         for block in blocks:
-            self._promised -= self._states[block] == PROMISED
-            self._states[block] = TAKEN
-            self._holders[block] = 1
+            self._reserved -= self._states[block] == RESERVED
+            self._states[block] = USED
+            self._ref_counts[block] = 1
         self.free -= len(blocks)
         return blocks
 
-    def _has_to_give_away(self, count: int, room: int) -> bool:
-        """Kept blocks, for free ones: more than are needed only while most of all are kept."""
-        is_full_of_kept = len(self._kept) > self.count // 2
-        return self.free < count or (is_full_of_kept and self.free - self._promised < count + room)
-
-    def _give_away_the_oldest(self) -> None:
-        oldest = next(iter(self._kept))
-        self._forget(oldest)
-        self.discard(oldest)
+    def _has_to_evict(self, count: int, growth: int) -> bool:
+        """For room to grow, cached blocks go only while they are more than half of all."""
+        is_mostly_cached = len(self._cached) > self.count // 2
+        unreserved = self.free - self._reserved
+        return self.free < count or (is_mostly_cached and unreserved < count + growth)
 
     def _free(self, block: int) -> None:
         self._states[block] = FREE
         self.free += 1
 
-    def _promise(self, start: int, room: int) -> None:
-        for block in range(start, min(start + room, self.count)):
+    def _reserve(self, start: int, count: int) -> None:
+        for block in range(start, min(start + count, self.count)):
             if self._states[block] != FREE:
                 return
-            self._states[block] = PROMISED
-            self._promised += 1
+            self._states[block] = RESERVED
+            self._reserved += 1
 
     def _following(self, block: int, count: int) -> list[int] | None:
         start, end = block + 1, block + 1 + count
-        is_free = end <= self.count and TAKEN not in self._states[start:end]
+        is_free = end <= self.count and USED not in self._states[start:end]
         return list(range(start, end)) if is_free else None
 
-    def _neighbours(self, count: int, room: int) -> list[int] | None:
-        for wanted in (count + room, count + room // 2, count):
+    def _contiguous(self, count: int, growth: int) -> list[int] | None:
+        for wanted in (count + growth, count + growth // 2, count):
             start = self._states.find(bytes([FREE]) * wanted)
             if start >= 0:
                 return list(range(start, start + count))
         return None
 
     def _scattered(self, count: int) -> list[int]:
-        """Those that were promised to others come last."""
+        """Any free blocks; those reserved for others come last."""
         blocks: list[int] = []
-        for state in (FREE, PROMISED):
+        for state in (FREE, RESERVED):
             block = self._states.find(state)
             while block >= 0 and len(blocks) < count:
                 blocks.append(block)

@@ -63,5 +63,5 @@ class Insider(Generic[Array]):
 
     def limit_running(self, requests: int) -> int:
         """Let at most so many requests hold blocks at once; returns the limit before."""
-        before, self._scheduler.most_running = self._scheduler.most_running, requests
+        before, self._scheduler.max_running = self._scheduler.max_running, requests
         return before

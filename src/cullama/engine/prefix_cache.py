@@ -1,53 +1,37 @@
-"""What is in which block: prompts that begin alike are read once.
+"""Finds what cache blocks hold, so that a prefix that prompts share is computed once.
 
 A tree in which each node is one cache block and the tokens whose keys and values it holds; its
 path from the root is everything before them. A prompt walks down the tree as far as it agrees, and
-starts with the blocks it met: so does the second turn of a chat, a preempted sequence that comes
-back, and each further answer to the same prompt. Tokens are compared, not their hashes: there are
-no false hits. (Blocks with a table of contents as in Kwon et al., "PagedAttention", SOSP 2023; a
-tree over them as in Zheng et al., "SGLang", NeurIPS 2024.)
+starts with the blocks it met: so does the second turn of a chat, a preempted request that comes
+back, and each further sample of the same prompt. Tokens are compared, not their hashes: there are
+no false hits. (Blocks with a block table as in Kwon et al., "PagedAttention", SOSP 2023; a tree
+over them as in Zheng et al., "SGLang", NeurIPS 2024.)
 
 Full blocks are shared. One that agrees in part is copied, and the copy written on. A prompt is
-listed here once it has led to a token, an answer when it ends; what led to no number is never
-shared. Integers only.
+indexed once it has led to a token, a completion when it ends; what led to NaN is never shared.
+Integers only: it holds no keys or values, and knows no request, only the `Allocation` that each
+is given.
 """
 
 from __future__ import annotations
 
+from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import NamedTuple, TypeAlias
 
 from .blocks import BlockPool
-from .sequence import Sequence
 
 Tokens: TypeAlias = tuple[int, ...]
 
-# Of many blocks that may follow, so many, the newest, are looked at for a beginning in common.
-MOST_COMPARED = 16
+# Of many blocks that may follow, so many, the newest, are searched for a common prefix.
+MAX_COMPARED = 16
 
-# Fewer tokens than these are read faster than found: most texts begin with the same one.
-FEWEST_REUSED = 8
+# Fewer tokens than these are computed faster than found: most texts begin with the same one.
+MIN_REUSED = 8
 
-
-@dataclass(eq=False, slots=True)
-class Node:
-    """A block whose first tokens are these, after all tokens on the way here."""
-
-    tokens: Tokens
-    block: int
-    parent: Node | None
-    children: dict[Tokens, Node] = field(default_factory=dict)
-    is_listed: bool = True
-
-
-class Match(NamedTuple):
-    """What the cache holds of a text."""
-
-    node: Node  # where its full blocks end
-    blocks: list[int]  # full ones, to be shared
-    partial: int | None  # a block that begins as the text goes on, to be copied
-    tokens: int  # held in all
+TABLE_STEP = 256  # bytes: 64 blocks
 
 
 class Copy(NamedTuple):
@@ -55,76 +39,122 @@ class Copy(NamedTuple):
     target: int
 
 
+@dataclass(eq=False, slots=True)
+class Node:
+    """A block whose first tokens are these, after all tokens on the path from the root."""
+
+    tokens: Tokens
+    block: int
+    parent: Node | None
+    children: dict[Tokens, Node] = field(default_factory=dict)
+    is_indexed: bool = True
+
+
+class Match(NamedTuple):
+    """What the cache holds of some tokens."""
+
+    node: Node  # where its full blocks end
+    blocks: list[int]  # full ones, to be shared
+    partial: int | None  # a block that begins with the tokens that follow, to be copied
+    tokens: int  # held in all
+
+
+@dataclass(eq=False, slots=True)
+class Allocation:
+    """The blocks of one request. Only `PrefixCache` changes it; a new one holds no blocks."""
+
+    blocks: Sequence[int] = ()
+    capacity: int = 0  # tokens that the blocks hold
+    table: bytes = b""  # the blocks once more, as int32, padded so that most tables are alike
+    max_tokens: int = 0  # that it may have to grow to
+    cached_tokens: int = 0  # that its blocks held from the beginning
+    copy: Copy | None = None  # to be made before the next pass
+    indexed: int = 0  # blocks that the cache has indexed …
+    node: Node | None = None  # … and the node of the last of them
+
+    def use(self, blocks: Sequence[int], block_size: int) -> None:
+        self.blocks, self.capacity = blocks, len(blocks) * block_size
+        table = array("i", blocks).tobytes()
+        self.table = table.ljust(-(-len(table) // TABLE_STEP) * TABLE_STEP, b"\0")
+
+
 class PrefixCache:
     def __init__(self, blocks: int, block_size: int) -> None:
-        self.pool = BlockPool(blocks, self._forget)
+        self.pool = BlockPool(blocks, self._evict)
         self.block_size = block_size
         self._root = Node((), -1, None)
         self._nodes: dict[int, Node] = {}  # by block
 
-    # --- blocks for a sequence ---------------------------------------------------------------
+    # --- blocks for a request ------------------------------------------------------------------
 
-    def open(self, sequence: Sequence, spare: int = 0) -> list[Copy] | None:
-        """Give a sequence blocks for all its tokens, those that hold some of them first.
+    def allocate(self, tokens: Sequence[int], max_tokens: int, spare: int = 0) -> Allocation | None:
+        """Return blocks for all tokens, beginning with those that hold some of them already.
 
-        Returns what has to be copied before the next pass, or None where there is no room for it
-        and `spare` blocks for others to grow into.
+        None where no room is left for them and for `spare` blocks that others may grow into.
+        `max_tokens`: what the request may grow to.
         """
-        match = self.match(sequence.tokens)
-        self.pool.hold(match.blocks)
-        count = self.blocks_for(len(sequence.tokens)) - len(match.blocks)
+        match = self.match(tokens)
+        self.pool.reference(match.blocks)
+        count = self.blocks_for(len(tokens)) - len(match.blocks)
         if count + spare > self.pool.available:
-            self.pool.release(reversed(match.blocks), self._is_listed)
+            self.pool.release(reversed(match.blocks), self._nodes.__contains__)
             return None
-        room = self.blocks_for(sequence.longest) - len(match.blocks) - count
-        fresh = self.pool.allocate(count, match.blocks[-1] if match.blocks else None, room)
-        assert fresh is not None
-        sequence.use_blocks(match.blocks + fresh, self.block_size)
-        sequence.computed = match.tokens
-        sequence.sound = len(match.blocks) * self.block_size
-        sequence.listed, sequence.node = len(match.blocks), match.node
-        if match.partial is None or match.partial == fresh[0]:  # it may have been given to us
-            return []
-        return [Copy(match.partial, fresh[0])]
+        growth = self.blocks_for(max_tokens) - len(match.blocks) - count
+        new = self.pool.allocate(count, match.blocks[-1] if match.blocks else None, growth)
+        assert new is not None
+        allocation = Allocation(
+            max_tokens=max_tokens,
+            cached_tokens=match.tokens,
+            indexed=len(match.blocks),
+            node=match.node,
+        )
+        allocation.use(match.blocks + new, self.block_size)
+        if match.partial not in (None, new[0]):  # it may have been evicted, and allocated here
+            allocation.copy = Copy(match.partial, new[0])
+        return allocation
 
-    def grow(self, sequence: Sequence, tokens: int) -> bool:
-        """Room for so many tokens in all; False, and nothing changed, where there is none."""
-        missing = self.blocks_for(tokens) - len(sequence.blocks)
+    def grow(self, allocation: Allocation, tokens: int) -> bool:
+        """Make room for so many tokens in all; False, and nothing changed, where there is none."""
+        blocks = allocation.blocks
+        missing = self.blocks_for(tokens) - len(blocks)
         if missing <= 0:
             return True
-        room = self.blocks_for(sequence.longest) - len(sequence.blocks) - missing
-        more = self.pool.allocate(missing, sequence.blocks[-1], room)
+        growth = self.blocks_for(allocation.max_tokens) - len(blocks) - missing
+        more = self.pool.allocate(missing, blocks[-1], growth)
         if more is None:
             return False
-        sequence.use_blocks([*sequence.blocks, *more], self.block_size)
+        allocation.use([*blocks, *more], self.block_size)
         return True
 
-    def close(self, sequence: Sequence) -> None:
-        """Take a sequence's blocks; what is sound in them stays for whoever asks for it."""
-        if sequence.error is None:
-            self.list_blocks(sequence)
-        if sequence.blocks:
-            self.pool.withdraw(sequence.blocks[-1])
-        # The last first: a text is forgotten from its end.
-        self.pool.release(reversed(sequence.blocks), self._is_listed)
-        sequence.use_blocks([], self.block_size)
-        sequence.computed = sequence.sound = sequence.listed = 0
-        sequence.node = None
+    def free(self, allocation: Allocation, tokens: Sequence[int], verified: int) -> None:
+        """Take a request's blocks back; those of its first `verified` tokens can be found again.
+
+        `verified` is 0 where what the blocks hold led to an error.
+        """
+        blocks = allocation.blocks
+        if verified:
+            self.index(allocation, tokens, verified)
+        if blocks:
+            self.pool.unreserve(blocks[-1])
+        # The last first: they are evicted in the order of release, a text from its end.
+        self.pool.release(reversed(blocks), self._nodes.__contains__)
+        allocation.use((), self.block_size)
+        allocation.indexed, allocation.node = 0, None
 
     def blocks_for(self, tokens: int) -> int:
         return -(-tokens // self.block_size)
 
     def clear(self) -> None:
-        """Forget all that is kept."""
+        """Evict all cached blocks."""
         for node in list(self._root.children.values()):
             for each in _with_descendants(node):
-                self._unlist(each)
+                self._remove(each)
                 self.pool.discard(each.block)
 
-    # --- the tree ----------------------------------------------------------------------------
+    # --- the tree ------------------------------------------------------------------------------
 
-    def match(self, tokens: list[int]) -> Match:
-        """The longest beginning of a text in the cache, its last token left out.
+    def match(self, tokens: Sequence[int]) -> Match:
+        """Return the longest prefix of some tokens in the cache, the last token left out.
 
         That one has to go through the model in any case, for its logits.
         """
@@ -139,53 +169,49 @@ class PrefixCache:
         held = len(blocks) * size
         rest = tuple(tokens[held : min(held + size, most)])
         partial, common = _most_alike(node, rest)
-        if held + common < FEWEST_REUSED:
+        if held + common < MIN_REUSED:
             return Match(self._root, [], None, 0)
         return Match(node, blocks, partial, held + common)
 
-    def list_blocks(self, sequence: Sequence) -> None:
-        """Let others find what a sequence has, as far as it is sound: led to a token drawn."""
-        size, tokens = self.block_size, sequence.tokens
-        node = sequence.node
-        if node is None or not node.is_listed:  # given away meanwhile: list them all anew
-            node, sequence.listed = self._root, 0
-        full, rest = divmod(sequence.sound, size)
-        for index in range(sequence.listed, full):
+    def index(self, allocation: Allocation, tokens: Sequence[int], verified: int) -> None:
+        """Let others find the blocks of the first `verified` tokens, which led to a token drawn."""
+        size, node = self.block_size, allocation.node
+        if node is None or not node.is_indexed:  # evicted meanwhile: index them all again
+            node, allocation.indexed = self._root, 0
+        full, rest = divmod(verified, size)
+        for index in range(allocation.indexed, full):
             start = index * size
-            node = self._list(node, tuple(tokens[start : start + size]), sequence.blocks[index])
-        sequence.node, sequence.listed = node, full
+            node = self._insert(node, tuple(tokens[start : start + size]), allocation.blocks[index])
+        allocation.node, allocation.indexed = node, full
         if rest:
             start = full * size
-            self._list(node, tuple(tokens[start : start + rest]), sequence.blocks[full])
+            self._insert(node, tuple(tokens[start : start + rest]), allocation.blocks[full])
 
-    def _list(self, parent: Node, tokens: Tokens, block: int) -> Node:
-        """The node for these tokens: the one there is, or this block's."""
+    def _insert(self, parent: Node, tokens: Tokens, block: int) -> Node:
+        """Return the node for these tokens: the one there is, or a new one with this block."""
         if (there := parent.children.get(tokens)) is not None:
             return there
-        if (shorter := self._nodes.get(block)) is not None:  # listed when it held fewer tokens
-            self._unlist(shorter)
+        if (shorter := self._nodes.get(block)) is not None:  # indexed when it held fewer tokens
+            self._remove(shorter)
         node = parent.children[tokens] = self._nodes[block] = Node(tokens, block, parent)
         return node
 
-    def _is_listed(self, block: int) -> bool:
-        return block in self._nodes
-
-    def _forget(self, block: int) -> None:
-        """Nobody finds a block any more, nor what follows it."""
+    def _evict(self, block: int) -> None:
+        """Remove a block from the tree, and all that follow it."""
         for node in _with_descendants(self._nodes[block]):
-            self._unlist(node)
+            self._remove(node)
             if node.block != block:
                 self.pool.discard(node.block)
 
-    def _unlist(self, node: Node) -> None:
+    def _remove(self, node: Node) -> None:
         assert node.parent is not None
         del node.parent.children[node.tokens]
         del self._nodes[node.block]
-        node.is_listed = False
+        node.is_indexed = False
 
 
 def _with_descendants(node: Node) -> list[Node]:
-    """Children before their parents."""
+    """Return a node and all below it, children before their parents."""
     found = [node]
     for each in found:
         found += each.children.values()
@@ -193,16 +219,16 @@ def _with_descendants(node: Node) -> list[Node]:
 
 
 def _most_alike(node: Node, tokens: Tokens) -> tuple[int | None, int]:
-    """The child's block that begins most like these tokens, and how many it has in common."""
+    """Return the child's block with the longest common prefix, and that prefix's length."""
     block, most = None, 0
-    for child in islice(reversed(node.children.values()), MOST_COMPARED):
-        common = _in_common(child.tokens, tokens)
+    for child in islice(reversed(node.children.values()), MAX_COMPARED):
+        common = _common_prefix(child.tokens, tokens)
         if common > most:
             block, most = child.block, common
     return block, most
 
 
-def _in_common(one: Tokens, other: Tokens) -> int:
+def _common_prefix(one: Tokens, other: Tokens) -> int:
     for index, (a, b) in enumerate(zip(one, other, strict=False)):
         if a != b:
             return index

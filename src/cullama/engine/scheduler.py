@@ -1,65 +1,74 @@
-"""Who takes part in the next step, with how many tokens, and who has to wait. Integers only.
+"""Decides which requests take part in the next pass, with how many tokens. Integers only.
 
-Iteration-level scheduling (Yu et al., "Orca", OSDI 2022): a sequence joins and leaves between any
-two steps. Those that write take part with one token each; what is left of the step's budget goes
-to those that read, some of their prompt at a time (Agrawal et al., "Sarathi-Serve", OSDI 2024), so
-that a long prompt holds nobody up.
+Iteration-level scheduling (Yu et al., "Orca", OSDI 2022): a request joins and leaves between any
+two passes. Each decode takes part with one token (and its draft tokens); what is left of the token
+budget goes to prefills, some of the prompt at a time (chunked prefill: Agrawal et al.,
+"Sarathi-Serve", OSDI 2024), so that a long prompt stalls no decode.
 
-Everything scarce goes by rank, which is the order of arrival; a priority is a head start of so many
-places. Where blocks run out, those of lower rank give theirs up and come back later: what they had
-computed is computed again, as far as the prefix cache has forgotten it. The first in rank is never
-passed over, so it ends, and then the next is first: nobody waits for ever.
+Everything scarce goes by priority key, which is the order of arrival; a priority is a head start
+of so many places. Where blocks run out, requests behind are preempted and come back later: what
+they had computed is computed again, as far as the prefix cache has evicted it. The first in order
+is never passed over, so it finishes, and then the next is first: no request starves. It builds no
+batch and draws no token.
 """
 
 from __future__ import annotations
 
 from bisect import insort
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 from itertools import count, repeat
+from operator import attrgetter
+from typing import TypeAlias
 
 from .metrics import Metrics
 from .prefix_cache import Copy, PrefixCache
-from .sequence import Sequence, Stage
+from .request import Request, Stage
 
 HEAD_START = 64  # places in the queue that one step of priority is worth
 
-# Tokens that may lie ready for a reader; a sequence that is further ahead pauses.
-MOST_AHEAD = 1024
+# Tokens that may wait for their reader; a request that is further ahead is backpressured.
+MAX_AHEAD = 1024
+
+# A request, how many of its tokens take part, and behind how many of them a token is drawn.
+Part: TypeAlias = tuple[Request, int, int]
+
+_priority_key = attrgetter("priority_key")
 
 
-@dataclass
 class Plan:
-    """One pass of the model."""
+    """One pass of the model.
 
-    writers: list[Sequence] = field(default_factory=list)  # their newest token, and their guesses
-    readers: list[tuple[Sequence, int]] = field(default_factory=list)  # so many tokens of each
-    copies: list[Copy] = field(default_factory=list)  # to be made before, in order; then emptied
-    has_guesses: bool = False  # whether any writer has
+    Attributes:
+        decodes: take part with their newest token, and their draft tokens.
+        prefills: take part with some of their prompt.
+        copies: to be made before the pass, in order; then emptied.
+        parts: all of them, decodes first.
+    """
 
-    def __post_init__(self) -> None:
-        """All who take part, with how many tokens."""
+    def __init__(
+        self,
+        decodes: list[Request],
+        prefills: list[Part],
+        copies: list[Copy],
+        has_drafts: bool = False,
+    ) -> None:
+        self.decodes, self.prefills, self.copies = decodes, prefills, copies
+        self.has_drafts = has_drafts  # whether any decode has draft tokens
         counts: Iterable[int] = repeat(1)
-        if self.has_guesses:
-            counts = (1 + len(writer.guesses) for writer in self.writers)
-        self.parts = [*zip(self.writers, counts, strict=False), *self.readers]
+        if has_drafts:
+            counts = [1 + len(request.draft_tokens) for request in decodes]
+        self.parts: list[Part] = [*zip(decodes, counts, counts, strict=False), *prefills]
 
     @property
     def tokens(self) -> int:
-        return sum(tokens for _, tokens in self.parts)
-
-    def __iter__(self) -> Iterator[tuple[Sequence, int]]:
-        return iter(self.parts)
-
-    def __len__(self) -> int:
-        return len(self.writers) + len(self.readers)
+        return sum(tokens for _, tokens, _ in self.parts)
 
     def one_by_one(self) -> Iterator[Plan]:
-        """The same in a pass for each; what is to be copied comes with whichever is the first."""
-        for writer in self.writers:
-            yield Plan([writer], copies=self.copies, has_guesses=self.has_guesses)
-        for reader in self.readers:
-            yield Plan(readers=[reader], copies=self.copies)
+        """Split into a plan for each request; the first of them to run makes the copies."""
+        for request in self.decodes:
+            yield Plan([request], [], self.copies, self.has_drafts)
+        for part in self.prefills:
+            yield Plan([], [part], self.copies)
 
 
 class Scheduler:
@@ -67,216 +76,242 @@ class Scheduler:
         self,
         cache: PrefixCache,
         token_budget: int,
-        most_running: int,
+        max_running: int,
         metrics: Metrics | None = None,
     ) -> None:
-        assert most_running < token_budget, "those who write would leave nothing to those who read"
+        assert max_running < token_budget, "decodes would leave nothing of the budget to prefills"
         self.cache, self.metrics = cache, metrics or Metrics()
-        self.token_budget, self.most_running = token_budget, most_running
-        self.waiting: list[Sequence] = []  # for room; each of these in order of rank
-        self.reading: list[Sequence] = []
-        self.writing: list[Sequence] = []
-        self.landing: list[Sequence] = []  # their last token is on its way
-        self.paused: list[Sequence] = []  # too far ahead of whoever reads the answer
-        self._queues: dict[Stage, list[Sequence]] = {
+        self.token_budget, self.max_running = token_budget, max_running
+        # Each in order of priority key; all but those waiting hold blocks.
+        self.waiting: list[Request] = []
+        self.prefills: list[Request] = []
+        self.decodes: list[Request] = []
+        self.finishing: list[Request] = []  # their last token is in flight
+        self.backpressured: list[Request] = []  # too far ahead of their reader
+        self._queues: dict[Stage, list[Request]] = {
             "waiting": self.waiting,
-            "reading": self.reading,
-            "writing": self.writing,
-            "landing": self.landing,
-            "paused": self.paused,
+            "prefill": self.prefills,
+            "decode": self.decodes,
+            "finishing": self.finishing,
+            "backpressured": self.backpressured,
         }
-        # What those who came in need copied, until a pass has begun with it: one that is cut short
-        # before leaves it to the next.
+        # What admitted requests need copied. They stay here until a pass has begun: one that is cut
+        # short before that leaves them to the next.
         self.copies: list[Copy] = []
         self._arrivals = count()
 
     @property
-    def is_guessing(self) -> bool:
-        """Whether anybody's next tokens are to be guessed."""
-        return any(writer.lookup for writer in self.writing)
+    def is_speculating(self) -> bool:
+        """Whether any decode may have draft tokens, which need its newest token."""
+        return any(request.lookup for request in self.decodes)
 
     @property
     def has_work(self) -> bool:
-        return bool(self.reading or self.writing) or any(map(_is_ready, self.waiting))
+        return bool(self.prefills or self.decodes) or any(map(_is_ready, self.waiting))
 
     @property
-    def running(self) -> list[Sequence]:
+    def running(self) -> list[Request]:
         """All that hold blocks."""
-        return [*self.writing, *self.reading, *self.landing, *self.paused]
+        return [*self.decodes, *self.prefills, *self.finishing, *self.backpressured]
 
     @property
-    def seats_taken(self) -> int:
-        return len(self.writing) + len(self.reading) + len(self.landing) + len(self.paused)
+    def num_running(self) -> int:
+        return sum(map(len, (self.decodes, self.prefills, self.finishing, self.backpressured)))
 
-    def add(self, sequence: Sequence, priority: int = 0) -> None:
-        arrival = next(self._arrivals)
-        sequence.rank = (arrival - priority * HEAD_START, arrival)
-        self._move(sequence, "waiting")
+    # --- a pass --------------------------------------------------------------------------------
 
     def schedule(self) -> Plan:
-        """The next step; never more tokens than the budget."""
-        guesses = self._guess()
-        starved = {writer for writer in self._without_room(guesses) if not self._grow(writer)}
-        self._admit(self.token_budget - len(self.writing) - guesses)
-        writers = [w for w in self.writing if w not in starved] if starved else self.writing[:]
-        return Plan(writers, self._choose_readers(writers, guesses), self.copies, guesses > 0)
-
-    def _choose_readers(self, writers: list[Sequence], guesses: int) -> list[tuple[Sequence, int]]:
-        """With what those who write leave of the budget."""
-        budget = self.token_budget - len(writers) - guesses
-        readers: list[tuple[Sequence, int]] = []
-        for reader in self.reading:
+        """Plan the next pass; never more tokens than the budget."""
+        drafts = self._propose_drafts()
+        starved = self._grow_decodes(has_drafts=drafts > 0)
+        self._admit(self.token_budget - len(self.decodes) - drafts)
+        decodes = self.decodes[:]
+        if starved:
+            decodes = [request for request in decodes if request not in starved]
+        budget = self.token_budget - len(decodes) - drafts
+        prefills: list[Part] = []
+        for request in self.prefills:
             if budget <= 0:
                 break
-            tokens = min(reader.pending, budget)
-            readers.append((reader, tokens))
+            uncomputed = request.uncomputed
+            tokens = min(uncomputed, budget)
+            prefills.append((request, tokens, int(tokens == uncomputed)))
             budget -= tokens
-        return readers
+        return Plan(decodes, prefills, self.copies, drafts > 0)
 
-    def has_launched(self, plan: Plan) -> None:
-        """A pass over the plan has begun; its tokens are on their way."""
-        for sequence, tokens in plan:
-            sequence.computed += tokens - len(sequence.guesses)
-            if sequence.computed < len(sequence):
+    def launched(self, plan: Plan) -> None:
+        """Count the plan's tokens as computed: a pass over it is pending."""
+        for request, tokens, _ in plan.parts:
+            request.computed += tokens - len(request.draft_tokens)
+            if request.computed < len(request.tokens):
                 continue
-            sequence.in_flight = 1
-            if not sequence.guesses and sequence.drawn + 1 >= sequence.max_tokens:
-                self._move(sequence, "landing")
-            elif sequence.stage == "reading":
-                self._move(sequence, "writing")
+            request.in_flight = 1
+            if not request.draft_tokens and request.drawn + 1 >= request.max_tokens:
+                self._move(request, "finishing")
+            elif request.stage == "prefill":
+                self._move(request, "decode")
 
-    def recall(self, plan: Plan) -> None:
-        """It has failed, and is to be done again."""
-        for sequence, tokens in plan:
-            if sequence.blocks:  # or else it gave them up, and begins again anyway
-                sequence.computed -= tokens - len(sequence.guesses)
-            sequence.in_flight = 0
+    def roll_back(self, plan: Plan) -> None:
+        """Undo `launched`: the pass has failed, and is to be done again."""
+        for request, tokens, _ in plan.parts:
+            request.in_flight = 0
+            if not request.allocation.blocks:  # preempted meanwhile: it begins again anyway
+                continue
+            request.computed -= tokens - len(request.draft_tokens)
+            if request.stage in ("decode", "finishing"):
+                self._move(request, "decode" if request.uncomputed == 1 else "prefill")
 
-    def has_drawn(self, sequence: Sequence, sound: int) -> None:
-        """So many of its tokens led to a token: others may now begin with its prompt."""
-        if not sequence.blocks or sound > sequence.computed:  # gave them up meanwhile
+    def verify(self, request: Request, tokens: int) -> None:
+        """So many of its tokens led to a token drawn: others may now share its prompt's blocks."""
+        if not request.allocation.blocks or tokens > request.computed:  # preempted meanwhile
             return
-        is_first = sequence.sound < sequence.prompt_length
-        sequence.sound = max(sequence.sound, sound)
+        is_first = request.verified < request.prompt_length
+        request.verified = max(request.verified, tokens)
         if is_first:
-            self.cache.list_blocks(sequence)
+            self.cache.index(request.allocation, request.tokens, request.verified)
 
-    def pause(self, sequence: Sequence) -> None:
-        """Let a sequence rest whose reader has fallen behind."""
-        self._move(sequence, "paused")
+    # --- in and out ----------------------------------------------------------------------------
 
-    def resume(self, sequence: Sequence) -> None:
-        if sequence.stage == "paused":
-            self._move(sequence, "writing")
+    def add(self, request: Request, priority: int = 0) -> None:
+        arrival = next(self._arrivals)
+        request.priority_key = (arrival - priority * HEAD_START, arrival)
+        self._move(request, "waiting")
 
-    def remove(self, sequence: Sequence) -> None:
-        """Take a sequence out, wherever it is, and its blocks back."""
-        if sequence.stage != "out":
-            self._move(sequence, "out")
-            self.cache.close(sequence)
+    def pause(self, request: Request) -> None:
+        """Leave a request out of passes until its reader has caught up."""
+        self._move(request, "backpressured")
 
-    def _move(self, sequence: Sequence, stage: Stage) -> None:
-        if sequence.stage != "out":
-            self._queues[sequence.stage].remove(sequence)
-        sequence.stage = stage
+    def resume(self, request: Request) -> None:
+        if request.stage == "backpressured":
+            self._move(request, "decode")
+
+    def remove(self, request: Request) -> None:
+        """Take a request out, wherever it is, and its blocks back."""
+        if request.stage == "out":
+            return
+        self._move(request, "out")
+        verified = request.verified if request.error is None else 0
+        self.cache.free(request.allocation, request.tokens, verified)
+        request.computed = request.verified = 0
+
+    def _move(self, request: Request, stage: Stage) -> None:
+        if request.stage != "out":
+            self._queues[request.stage].remove(request)
+        request.stage = stage
         if stage != "out":
-            insort(self._queues[stage], sequence, key=_rank)
+            insort(self._queues[stage], request, key=_priority_key)
 
-    def _guess(self) -> int:
-        """Guesses take room in a pass that nobody else wants; returns how many there are."""
-        guesses = 0
-        for writer in [w for w in self.writing if w.lookup]:
-            assert writer.lookup is not None
-            room = 0 if self.reading or self.waiting else self.token_budget // len(self.writing) - 1
-            most = min(writer.params.speculation, room, writer.max_tokens - writer.drawn - 1)
-            writer.guesses = writer.lookup.guess(most) if most > 0 else []
-            guesses += len(writer.guesses)
-        return guesses
+    # --- what a pass has room for --------------------------------------------------------------
 
-    # --- room ----------------------------------------------------------------------------------
+    def _propose_drafts(self) -> int:
+        """Propose draft tokens where a pass has room that no prompt needs; returns how many."""
+        drafts = 0
+        for request in [request for request in self.decodes if request.lookup is not None]:
+            assert request.lookup is not None
+            room = 0
+            if not self.prefills and not self.waiting:
+                room = self.token_budget // len(self.decodes) - 1
+            most = min(request.params.speculation, room, request.max_tokens - request.drawn - 1)
+            request.draft_tokens = request.lookup.propose(most) if most > 0 else []
+            drafts += len(request.draft_tokens)
+        return drafts
 
-    def _without_room(self, guesses: int) -> list[Sequence]:
-        """Those that write, and whose next tokens need another block."""
-        if not guesses:
-            return [w for w in self.writing if w.computed >= w.room]
-        return [w for w in self.writing if w.computed + len(w.guesses) >= w.room]
+    def _grow_decodes(self, has_drafts: bool) -> set[Request]:
+        """Allocate blocks for the decodes' next tokens, preempting requests behind them.
 
-    def _grow(self, writer: Sequence) -> bool:
-        """Room for its next token; where those before it have it all, it sits this one out."""
-        while writer.blocks:  # it may have had to give them up to one before it
-            if self.cache.grow(writer, writer.computed + 1 + len(writer.guesses)):
-                return True
-            if writer.guesses:
-                writer.guesses = []
-            elif not self._preempt_for(writer):
-                return False
-        return False
+        Returns those that found none and sit this pass out.
+        """
+        starved: set[Request] = set()
+        full = [
+            request
+            for request in self.decodes
+            if request.computed + (len(request.draft_tokens) if has_drafts else 0)
+            >= request.allocation.capacity
+        ]
+        for request in full:
+            while request.allocation.blocks:  # one before it may have preempted it
+                tokens = request.computed + 1 + len(request.draft_tokens)
+                if self.cache.grow(request.allocation, tokens):
+                    break
+                if request.draft_tokens:
+                    request.draft_tokens = []
+                elif not self._preempt_for(request):
+                    starved.add(request)
+                    break
+        return starved
 
     def _admit(self, budget: int) -> None:
-        """Let those in that are waiting, as far as seats, blocks and tokens go.
+        """Admit waiting requests as far as places, blocks and tokens go.
 
-        In order of rank: a large request is not overtaken for ever by small ones, and nobody waits
-        for tokens that go to readers behind it.
+        In order: a large request is not overtaken for ever by small ones, and none waits for
+        tokens that go to prefills behind it.
         """
-        for sequence in filter(_is_ready, list(self.waiting)):
-            before = sum(r.pending for r in self.reading if r.rank < sequence.rank)
-            if before >= budget or not self._has_seat(sequence):
-                break
-            copies = self._open(sequence)
-            if copies is None:
-                break
-            self.copies += copies
-            if not sequence.has_been_in:
-                sequence.has_been_in = True
-                sequence.cached = sequence.computed
-                self.metrics.prompt_tokens += len(sequence)
-                self.metrics.cached_tokens += sequence.cached
-            self._move(sequence, "reading")
+        for request in filter(_is_ready, self.waiting[:]):
+            before = sum(
+                other.uncomputed
+                for other in self.prefills
+                if other.priority_key < request.priority_key
+            )
+            if before >= budget or not self._allocate(request):
+                return
+            if not request.was_admitted:
+                request.was_admitted, request.cached_tokens = True, request.computed
+                self.metrics.prompt_tokens += len(request.tokens)
+                self.metrics.cached_tokens += request.cached_tokens
+            self._move(request, "prefill")
 
-    def _has_seat(self, sequence: Sequence) -> bool:
-        while self.seats_taken >= self.most_running:
-            if not self._preempt_for(sequence):
+    def _allocate(self, request: Request) -> bool:
+        """Give a request a place and blocks, preempting those behind it; False if there are none.
+
+        One spare block for each running request stays free: one that is admitted should not have
+        to leave in the next pass.
+        """
+        while True:
+            if self.num_running < self.max_running:
+                allocation = self.cache.allocate(
+                    request.tokens, request.max_computed, spare=self.num_running
+                )
+                if allocation is not None:
+                    break
+            if not self._preempt_for(request):
                 return False
+        request.allocation = allocation
+        request.computed = allocation.cached_tokens
+        request.verified = allocation.indexed * self.cache.block_size
+        if allocation.copy is not None:
+            self.copies.append(allocation.copy)
         return True
 
-    def _open(self, sequence: Sequence) -> list[Copy] | None:
-        """One spare block for each that is running: whoever comes in should not have to leave at
-        the next step."""
-        while (copies := self.cache.open(sequence, spare=self.seats_taken)) is None:
-            if not self._preempt_for(sequence):
-                return None
-        return copies
-
-    def _preempt_for(self, sequence: Sequence) -> bool:
-        """Take the blocks of the last in rank behind this one; of one whose reader sleeps, first.
+    def _preempt_for(self, request: Request) -> bool:
+        """Take the blocks of the last request behind this one; of a backpressured one, first.
 
         Preemption by recomputing (Kwon et al., SOSP 2023).
         """
-        queues = [self.paused] if self.paused else [self.writing, self.reading]
-        victim = max((queue[-1] for queue in queues if queue), key=_rank, default=sequence)
-        if victim is sequence or (victim.rank < sequence.rank and not self.paused):
+        queues = [self.backpressured] if self.backpressured else [self.decodes, self.prefills]
+        last = max((queue[-1] for queue in queues if queue), key=_priority_key, default=request)
+        is_ahead = last.priority_key < request.priority_key and not self.backpressured
+        if last is request or is_ahead:
             return False
-        self.remove(victim)
-        victim.guesses = []
-        self._move(victim, "waiting")
+        self.remove(last)
+        last.draft_tokens = []
+        self._move(last, "waiting")
         self.metrics.preemptions += 1
         return True
 
 
-def _rank(sequence: Sequence) -> tuple[int, int]:
-    return sequence.rank
+def is_far_ahead(request: Request) -> bool:
+    """Whether so many tokens wait for the request's reader that it should pause."""
+    return len(request.tokens) - request.prompt_length - request.delivered >= MAX_AHEAD
 
 
-def is_far_ahead(sequence: Sequence) -> bool:
-    """Of its reader."""
-    return sequence.drawn - sequence.taken >= MOST_AHEAD
+def _is_ready(request: Request) -> bool:
+    """Whether a waiting request may be admitted.
 
-
-def _is_ready(sequence: Sequence) -> bool:
-    """Its reader wants tokens, none is on its way, and its prompt is not being read already."""
-    leader = sequence.leader
+    Its reader wants tokens, none is in flight, and no other sample is computing its prompt.
+    """
+    leader = request.leader
     return (
-        not is_far_ahead(sequence)
-        and not sequence.in_flight
+        not is_far_ahead(request)
+        and not request.in_flight
         and (leader is None or leader.drawn > 0 or leader.is_finished)
     )

@@ -1,4 +1,7 @@
-"""What each step of the engine was: who took part, how long it took, how full the cache was."""
+"""Records each step of the engine: what took part, how long it took, how full the cache was.
+
+It only looks: with no observers, no step is recorded.
+"""
 
 from __future__ import annotations
 
@@ -14,48 +17,48 @@ class StepRecord:
     """One pass of the model."""
 
     start: float  # seconds, of time.perf_counter
-    seconds: float  # scheduling, the pass, and taking its tokens in
-    writing: int  # sequences that took part with their newest token
-    reading: int  # sequences that took part with some of their prompt
+    seconds: float  # scheduling, the pass, and processing its outputs
+    decodes: int  # requests that took part with their newest token
+    prefills: int  # requests that took part with some of their prompt
     tokens: int  # that went through the model
     drawn: int  # tokens that came out
-    waiting: int  # sequences for which there was no room
+    waiting: int  # requests that were not admitted
     blocks_free: int
-    blocks_kept: int  # held by nobody; what is in them can be found
-    blocks_held: int
+    blocks_cached: int  # of no request; what they hold can be found
+    blocks_referenced: int
     preemptions: int  # in this step
-    cached_tokens: int  # found in the prefix cache by those who came in
-    ended: int
+    cached_tokens: int  # of the prompts admitted
+    ended: int  # requests
 
 
 class StepWatch:
-    """Follows one step: what it planned, and by how much the totals have changed at its end."""
+    """Follows one step: what was planned, and by how much the totals have grown at its end."""
 
     def __init__(self, metrics: Metrics, pool: BlockPool) -> None:
         self._metrics, self._pool = metrics, pool
         self._before = self._totals()
 
     def note(self, plan: Plan, waiting: int) -> None:
-        self._writing, self._reading = len(plan.writers), len(plan.readers)
+        self._decodes, self._prefills = len(plan.decodes), len(plan.prefills)
         self._tokens, self._waiting = plan.tokens, waiting
 
     def record(self, start: float, seconds: float) -> StepRecord:
-        drawn, preemptions, cached, ended = (
+        drawn, preemptions, cached_tokens, ended = (
             after - before for before, after in zip(self._before, self._totals(), strict=True)
         )
         return StepRecord(
             start=start,
             seconds=seconds,
-            writing=self._writing,
-            reading=self._reading,
+            decodes=self._decodes,
+            prefills=self._prefills,
             tokens=self._tokens,
             drawn=drawn,
             waiting=self._waiting,
             blocks_free=self._pool.free,
-            blocks_kept=self._pool.kept,
-            blocks_held=self._pool.held,
+            blocks_cached=self._pool.cached,
+            blocks_referenced=self._pool.referenced,
             preemptions=preemptions,
-            cached_tokens=cached,
+            cached_tokens=cached_tokens,
             ended=ended,
         )
 

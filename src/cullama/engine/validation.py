@@ -1,18 +1,36 @@
-"""Checks a request against an engine's capacity before it is queued. Needs no model, no arrays."""
+"""Checks a request against an engine's capacity, before it is queued.
+
+It needs no model, no engine and no arrays. Sampling parameters check themselves, in
+`sampling/params.py`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from numbers import Integral
 from typing import Any
 
 from ..errors import ContextLengthError, UsageError
 from ..sampling.params import SamplingParams
-from .messages import Capacity
 
 DEFAULT_MAX_TOKENS = 256
 MAX_PRIORITY = 1_000_000
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """The sizes that requests to one engine are checked against."""
+
+    vocab_size: int
+    eos_ids: tuple[int, ...]  # the model's own end tokens
+    context_length: int  # tokens of prompt and completion together
+    cache_tokens: int  # tokens that the whole KV cache holds
+
+    @property
+    def max_length(self) -> int:
+        """Most tokens of prompt and completion together; the last one needs no cache slot."""
+        return min(self.context_length, self.cache_tokens + 1)
 
 
 def check_request(prompt: Sequence[int], params: SamplingParams, capacity: Capacity) -> int:

@@ -210,8 +210,9 @@ def look_inside(
         ContextLengthError: a prompt longer than the context.
     """
     check_prompt_alone(tokens, engine.capacity)
-    states = _States(engine.config, len(tokens), None if hook is None else observer_of(hook))
+    observer = None if hook is None else observer_of(hook)
     with engine.exclusive() as insider:
+        states = _States(insider.model.config, len(tokens), observer)
         # A hook gets the prompt in one piece; without one it is cut as the engine cuts it.
         chunk = insider.token_budget if hook is None else 0
         passes = prompt_passes(tokens, insider.block_size, chunk)

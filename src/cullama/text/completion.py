@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from ..engine.sequence import FinishReason
+from ..engine.request import FinishReason
 from ..notebook.completion import completion_html
 from ..sampling.params import TokenLogprobs
 

@@ -1,27 +1,63 @@
-"""An answer read piece by piece, with `for` or `async for`."""
+"""Reads an engine's tokens and makes text of them: all at once, with `for`, or with `async for`.
+
+One loop, `_generate`, serves all three. It does not wait itself: it hands out the text that is
+complete, and in between the handle that has to be waited for, which a thread and an event loop do
+each in their own way. It knows the engine's face (engine/client.py), whichever engine that is.
+"""
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Generator, Sequence
+from contextlib import aclosing, closing
+from typing import NamedTuple, TypeAlias
 
+from ..engine.client import EngineClient, GenerationRequest, RequestHandle
 from .completion import Completion
-from .output import Answer
+from .output import OutputStream
+from .tokenizer import Tokenizer
+
+
+class Sample(NamedTuple):
+    """One sample while it is generated: the engine's end, and the text's."""
+
+    handle: RequestHandle
+    output: OutputStream
+
+
+def submit(
+    engine: EngineClient, request: GenerationRequest, tokenizer: Tokenizer | None
+) -> list[Sample]:
+    """Submit a request; returns its n samples. Raises as `EngineClient.submit`."""
+    return [
+        Sample(
+            handle,
+            OutputStream(request.prompt, request.params, handle.seed, handle.end_ids, tokenizer),
+        )
+        for handle in engine.submit(request)
+    ]
+
+
+def generate(samples: Sequence[Sample]) -> list[Completion]:
+    """Return the completions of all samples, generated together."""
+    for event in _generate(samples):
+        if not isinstance(event, str):
+            event.wait()
+    return [sample.output.completion() for sample in samples]
 
 
 class Stream:
     """Iterate for the pieces of the answer; `completion` tells the rest once it has ended.
 
     `for` works in the thread that asks; `async for` leaves the work to a thread of the engine.
-    Closing it, or letting go of it, ends the answer and returns its memory.
+    Closing it, or dropping it, ends the answer and returns its memory.
     """
 
-    def __init__(self, answer: Answer) -> None:
-        self._answer = answer
-        self._pieces = answer.pieces()
-        # Also for a stream that nobody ever asked for a piece: its request is already under way.
-        self._finish = weakref.finalize(self, answer.engine.finish, answer.sequence, "cancelled")
+    def __init__(self, sample: Sample) -> None:
+        self._sample = sample
+        self._pieces = _read(sample)
+        # Also for a stream that was never iterated over: its request is running already.
+        self._cancel = weakref.finalize(self, sample.handle.cancel)
 
     def __iter__(self) -> Stream:
         return self
@@ -30,15 +66,69 @@ class Stream:
         return next(self._pieces)
 
     async def __aiter__(self) -> AsyncGenerator[str, None]:
-        async with aclosing(self._answer.pieces_async()) as pieces:
+        async with aclosing(_read_async(self._sample)) as pieces:
             async for piece in pieces:
                 yield piece
 
     def close(self) -> None:
         self._pieces.close()
-        self._finish()
+        self._cancel()
 
     @property
     def completion(self) -> Completion:
-        """What has been written so far."""
-        return self._answer.completion()
+        """What has been generated so far."""
+        return self._sample.output.completion()
+
+
+Event: TypeAlias = str | RequestHandle  # a piece of text, or what has to be waited for
+
+
+def _read(sample: Sample) -> Generator[str, None, None]:
+    with closing(_generate([sample])) as events:
+        for event in events:
+            if isinstance(event, str):
+                yield event
+            else:
+                event.wait()
+
+
+async def _read_async(sample: Sample) -> AsyncGenerator[str, None]:
+    with closing(_generate([sample])) as events:
+        for event in events:
+            if isinstance(event, str):
+                yield event
+            else:
+                await event.wait_async()
+
+
+def _generate(samples: Sequence[Sample]) -> Generator[Event, None, None]:
+    """Read all samples to their ends; closing the generator cancels those that have not ended."""
+    running = list(samples)
+    try:
+        while True:
+            for sample in running[:]:
+                handle, output = sample.handle, sample.output
+                new = handle.read()
+                output.cached_tokens = new.cached_tokens
+                for index, token in enumerate(new.token_ids):
+                    piece = output.add(token, new.logprobs[index] if new.logprobs else None)
+                    if output.stops.is_found:
+                        handle.cancel("stop")
+                    if piece:
+                        yield piece
+                    if output.stops.is_found:
+                        break
+                if new.finish_reason is None and not output.stops.is_found:
+                    continue
+                running.remove(sample)
+                if piece := output.finish(new.finish_reason or "stop"):
+                    yield piece
+                if new.error is not None and not output.stops.is_found:
+                    raise new.error
+            if not running:
+                return
+            yield running[0].handle
+    finally:
+        for sample in samples:
+            sample.output.close()
+            sample.handle.cancel()

@@ -260,9 +260,9 @@ def test_a_text_is_the_same_to_the_bit_in_any_company(
     with llm(1) as alone:
         assert isinstance(alone.engine.runner.ops, CompiledOperators)
         expected = [alone.generate(prompt, params).logprobs for prompt in prompts]
-        assert bool(alone.engine.metrics.right_guesses) == bool(params.speculation)
+        assert bool(alone.engine.metrics.accepted_tokens) == bool(params.speculation)
     monkeypatch.setattr("cullama.engine.engine.TOKEN_BUDGET", 50)
-    monkeypatch.setattr("cullama.engine.engine.MOST_RUNNING", 8)
+    monkeypatch.setattr("cullama.engine.engine.MAX_RUNNING", 8)
     with llm(2) as crowd:
         assert [each.logprobs for each in crowd.generate(prompts, params)] == expected
     monkeypatch.setattr(recorded_steps, "MOST_TOKENS", 0)

@@ -8,16 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cullama.engine.sequence import Sequence
+from cullama.engine.request import Request
 from cullama.sampling.draw import Drawn
 from cullama.sampling.params import SamplingParams, TokenLogprobs
 
 
-def sequence(prompt: int, max_tokens: int = 10, ends: frozenset[int] = frozenset()) -> Sequence:
-    return Sequence(list(range(100, 100 + prompt)), SamplingParams(), max_tokens, 0, ends)
+def sequence(prompt: int, max_tokens: int = 10, ends: frozenset[int] = frozenset()) -> Request:
+    return Request(list(range(100, 100 + prompt)), SamplingParams(), max_tokens, 0, ends)
 
 
-def drawing(one: Sequence, *tokens: int) -> Sequence:
+def drawing(one: Request, *tokens: int) -> Request:
     for token in tokens:
         one.append(Drawn(token, None))
     return one
@@ -27,14 +27,14 @@ def test_a_sequence_is_its_prompt_and_then_its_answer() -> None:
     one = drawing(sequence(3), 1, 2)
     assert one.tokens == [100, 101, 102, 1, 2]
     assert (one.prompt, one.answer) == ([100, 101, 102], [1, 2])
-    assert (len(one), one.drawn, one.pending) == (5, 2, 5)
+    assert (len(one), one.drawn, one.uncomputed) == (5, 2, 5)
 
 
 def test_it_feeds_what_the_model_has_not_seen() -> None:
     one = drawing(sequence(3), 1, 2, 3)
     for start in range(7):
         one.computed = start
-        assert one.pending == 6 - start
+        assert one.uncomputed == 6 - start
         for count in range(6 - start + 1):
             assert one.next_tokens(count) == one.tokens[start : start + count]
 
@@ -42,7 +42,7 @@ def test_it_feeds_what_the_model_has_not_seen() -> None:
 @given(start=st.integers(0, 5), guesses=st.lists(st.integers(0, 9), max_size=5))
 def test_guesses_come_behind_its_newest_token(start: int, guesses: list[int]) -> None:
     one = drawing(sequence(3), 1, 2, 3)
-    one.computed, one.guesses = start, guesses
+    one.computed, one.draft_tokens = start, guesses
     everything = one.tokens + guesses
     for count in range(len(everything) - start + 1):
         assert one.next_tokens(count) == everything[start : start + count]
@@ -51,10 +51,10 @@ def test_guesses_come_behind_its_newest_token(start: int, guesses: list[int]) ->
 
 def test_the_last_token_is_never_fed_back() -> None:
     one = sequence(4, max_tokens=5)
-    assert one.longest == 8
+    assert one.max_computed == 8
     drawing(one, 1, 2, 3, 4, 5)
     assert one.is_finished
-    assert one.longest == len(one) - 1
+    assert one.max_computed == len(one) - 1
 
 
 def test_it_ends_with_an_end_token_or_its_length() -> None:
@@ -62,7 +62,7 @@ def test_it_ends_with_an_end_token_or_its_length() -> None:
     assert not drawing(one, 1).is_finished
     assert drawing(one, 9).finish_reason == "stop"
     assert one.answer == [1, 9]
-    long = Sequence([9], SamplingParams(), 2, 0, frozenset({9}))  # one in the prompt is no end
+    long = Request([9], SamplingParams(), 2, 0, frozenset({9}))  # one in the prompt is no end
     assert not drawing(long, 1).is_finished
     assert drawing(long, 1).finish_reason == "length"
 
@@ -73,21 +73,21 @@ def test_an_end_token_in_the_last_place_is_a_stop() -> None:
 
 def test_an_error_ends_it_and_stays_with_it() -> None:
     one, error = sequence(1), RuntimeError("the pass went wrong")
-    one.end("error", error)
+    one.finish("error", error)
     assert one.is_finished
     assert (one.finish_reason, one.error) == ("error", error)
 
 
 def test_it_ends_once() -> None:
     one = sequence(1)
-    one.end("cancelled")
-    with pytest.raises(AssertionError, match="ends once"):
-        one.end("length")
+    one.finish("cancelled")
+    with pytest.raises(AssertionError, match="finishes once"):
+        one.finish("length")
     assert one.finish_reason == "cancelled"
 
 
 def test_a_draw_says_where_in_the_request_we_are() -> None:
-    one = Sequence([4, 5], SamplingParams(top_k=3), 5, seed=11, end_ids=frozenset(), index=2)
+    one = Request([4, 5], SamplingParams(top_k=3), 5, seed=11, end_ids=frozenset(), index=2)
     first = one.draw()
     assert (first.params.top_k, first.seed, first.sample_index) == (3, 11, 2)
     assert (list(first.tokens), first.prompt_length, first.position) == ([4, 5], 2, 0)
@@ -97,11 +97,11 @@ def test_a_draw_says_where_in_the_request_we_are() -> None:
 
 def test_behind_a_guess_it_draws_as_if_the_guess_were_right() -> None:
     one = drawing(sequence(2), 6)
-    one.guesses = [7, 8]
+    one.draft_tokens = [7, 8]
     draws = [one.draw(guessed) for guessed in range(3)]
     assert [list(draw.tokens)[2:] for draw in draws] == [[6], [6, 7], [6, 7, 8]]
     assert [draw.position for draw in draws] == [1, 2, 3]
-    one.guesses = []
+    one.draft_tokens = []
     drawing(one, 7)
     assert list(one.draw().tokens) == list(draws[1].tokens)
 
@@ -116,9 +116,9 @@ def test_logprobs_are_kept_where_there_are_some() -> None:
 @given(st.lists(st.integers(0, 2**31 - 1), max_size=150))
 def test_its_table_is_its_blocks_as_numbers_of_four_bytes(blocks: list[int]) -> None:
     one = sequence(2)
-    one.use_blocks(blocks, 16)
-    assert (list(one.blocks), one.room) == (blocks, 16 * len(blocks))
-    table = array("i", one.table).tolist()
+    one.allocation.use(blocks, 16)
+    assert (list(one.blocks), one.allocation.capacity) == (blocks, 16 * len(blocks))
+    table = array("i", one.allocation.table).tolist()
     assert table[: len(blocks)] == blocks
     assert not any(table[len(blocks) :])
 

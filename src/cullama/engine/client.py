@@ -1,0 +1,92 @@
+"""The engine's face: what text generation, a server and tests use of an engine, and no more.
+
+`Engine` (engine.py) implements it in this process. An engine in another process, a replica or a
+test double implements the same: what crosses is frozen records and handles, never the scheduler's
+own `Request`. Work below requests goes through `exclusive()` and `Insider` (insider.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..sampling.params import SamplingParams, TokenLogprobs
+from .insider import Insider
+from .metrics import Metrics
+from .request import FinishReason
+from .validation import Capacity
+
+
+@dataclass(frozen=True)
+class GenerationRequest:
+    """A prompt to continue. `priority`: 1 goes before those that came up to 64 requests earlier,
+    2 before twice as many; negative numbers let others pass."""
+
+    prompt: Sequence[int]  # token ids
+    params: SamplingParams
+    priority: int = 0
+
+
+class RequestOutput(NamedTuple):
+    """What is new of one sample since the last `read`."""
+
+    token_ids: Sequence[int]
+    logprobs: Sequence[TokenLogprobs]  # one a token where the request asked for them, else empty
+    cached_tokens: int  # prompt tokens that were found in the prefix cache
+    finish_reason: FinishReason | None  # None: more will follow
+    error: Exception | None  # where the reason is "error"
+
+
+class RequestHandle(Protocol):
+    """One sample of a submitted request, as its submitter holds it."""
+
+    seed: int  # drawn by the engine where the request names none
+    end_ids: frozenset[int]  # tokens that end the sample; they are no text
+
+    def read(self) -> RequestOutput:
+        """Return what is new, which may be nothing; never waits."""
+
+    def wait(self) -> None:
+        """Return when there is something new to read, in this thread."""
+
+    async def wait_async(self) -> None:
+        """Return when there is something new to read, in an event loop."""
+
+    def cancel(self, reason: FinishReason = "cancelled") -> None:
+        """Finish the sample at once, from any thread; does nothing to one that has finished."""
+
+
+class EngineClient(Protocol):
+    """Takes requests for one model.
+
+    Attributes:
+        capacity: what requests are checked against.
+        metrics: totals since the engine was made.
+    """
+
+    capacity: Capacity
+    metrics: Metrics
+
+    def submit(self, request: GenerationRequest) -> Sequence[RequestHandle]:
+        """Queue a request; returns a handle for each of its n samples.
+
+        Raises:
+            UsageError: an empty prompt, or a token id outside the vocabulary.
+            ContextLengthError: prompt and completion do not fit the context.
+            QueueFullError: too many requests are waiting already.
+            ClosedError: the engine was closed.
+        """
+
+    def logits(self, tokens: Sequence[int]) -> NDArray[np.float32]:
+        """Return what the model predicts after each token, [T, V]. Raises as `submit`."""
+
+    def exclusive(self) -> AbstractContextManager[Insider[Any]]:
+        """Hold the model, for work below requests. Raises ClosedError."""
+
+    def close(self) -> None:
+        """Return the model's memory; running requests finish with `ClosedError`."""

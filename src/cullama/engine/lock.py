@@ -1,0 +1,80 @@
+"""Lets one thread at a time work on the engine, in the order in which they ask.
+
+What other threads want done meanwhile is posted: the thread that holds the lock does it before it
+releases the lock; where none holds it, it is done at once. It knows no engine.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import TypeAlias
+
+Job: TypeAlias = Callable[[], None]
+
+
+class EngineLock:
+    def __init__(self) -> None:
+        self._owner: int | None = None  # the thread that holds the lock
+        self._queue: deque[object] = deque()  # a ticket of each thread that waits for it
+        self._jobs: deque[Job] = deque()
+        # Guards all of these; notified whenever the lock is released. Reentrant: a job may be
+        # posted by the garbage collector, in the middle of anything.
+        self.changed = threading.Condition()
+
+    @property
+    def num_posted(self) -> int:
+        """Jobs that were not yet done."""
+        return len(self._jobs)
+
+    @property
+    def is_mine(self) -> bool:
+        return self._owner == threading.get_ident()
+
+    def acquire(self, is_needless: Callable[[], bool] = lambda: False) -> bool:
+        """Wait for the lock and hold it; False, and not held, where meanwhile `is_needless()`."""
+        with self.changed:
+            if not is_needless() and (self._owner is not None or self._queue):
+                self._wait_in_line(is_needless)
+            if is_needless():
+                return False
+            self._owner = threading.get_ident()
+            return True
+
+    def _wait_in_line(self, is_needless: Callable[[], bool]) -> None:
+        ticket = object()
+        self._queue.append(ticket)
+        try:
+            self.changed.wait_for(
+                lambda: is_needless() or (self._owner is None and self._queue[0] is ticket)
+            )
+        finally:
+            self._queue.remove(ticket)
+            if self._queue and self._owner is None:
+                self.changed.notify_all()
+
+    def release(self) -> None:
+        with self.changed:
+            try:
+                self.do_posted()
+            finally:
+                self._owner = None
+                self.changed.notify_all()
+
+    def post(self, job: Job) -> None:
+        """Have a job done by the thread that holds the lock; at once, where none does."""
+        self._jobs.append(job)
+        with self.changed:
+            if self._owner is None:
+                self._owner = threading.get_ident()
+                self.release()
+
+    def do_posted(self) -> None:
+        while self._jobs:
+            self._jobs.popleft()()
+
+    def wait_for(self, condition: Callable[[], bool]) -> None:
+        """Wait until a condition holds; it is looked at whenever the lock is released."""
+        with self.changed:
+            self.changed.wait_for(condition)

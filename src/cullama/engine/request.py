@@ -1,0 +1,134 @@
+"""Keeps the state of one request: its tokens, how many are computed, and where its blocks are.
+
+Integers only: no arrays, no model. A request with n samples is n of these. One whose `computed` is
+smaller than its length has tokens for the model to compute; a prompt and a single new token differ
+in nothing but how many. Who may run when is the scheduler's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from ..sampling.draw import Draw, Drawn
+from ..sampling.params import SamplingParams, TokenLogprobs
+from ..sampling.philox import fresh_seed
+from .prefix_cache import Allocation
+from .speculation import PromptLookup
+
+FinishReason = Literal["stop", "length", "cancelled", "error"]
+Stage = Literal["out", "waiting", "prefill", "decode", "finishing", "backpressured"]
+
+
+@dataclass(eq=False)
+class Request:
+    tokens: list[int]  # the prompt; what is drawn comes behind it
+    params: SamplingParams
+    max_tokens: int
+    seed: int
+    end_ids: frozenset[int]  # tokens that end it
+    index: int = 0  # which of the n samples
+    leader: Request | None = None  # the first sample: the others wait for its prefill
+    lookup: PromptLookup | None = None  # proposes draft tokens, where speculation was asked for
+    on_change: Callable[[], None] | None = None  # called after new tokens, and at the end
+
+    # How it goes
+    stage: Stage = "out"  # which of the scheduler's queues it is in
+    priority_key: tuple[int, int] = (0, 0)  # the lower goes first
+    was_admitted: bool = False  # before, if only to be preempted
+    draft_tokens: list[int] = field(default_factory=list)  # proposed behind the newest token
+    in_flight: int = 0  # tokens that a pending pass will draw
+    logprobs: list[TokenLogprobs] = field(default_factory=list)
+    delivered: int = 0  # tokens of the completion that were read from outside
+    finish_reason: FinishReason | None = None
+    error: Exception | None = None
+
+    # Its keys and values
+    allocation: Allocation = field(default_factory=Allocation)
+    computed: int = 0  # tokens whose keys and values are in the cache, or will be by a pending pass
+    verified: int = 0  # of those, how many led to a token drawn
+    cached_tokens: int = 0  # prompt tokens found in the prefix cache when first admitted
+
+    def __post_init__(self) -> None:
+        self.prompt_length = len(self.tokens)
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    @property
+    def prompt(self) -> list[int]:
+        return self.tokens[: self.prompt_length]
+
+    @property
+    def answer(self) -> list[int]:
+        """The tokens of the completion."""
+        return self.tokens[self.prompt_length :]
+
+    @property
+    def drawn(self) -> int:
+        """How many tokens the completion has."""
+        return len(self.tokens) - self.prompt_length
+
+    @property
+    def uncomputed(self) -> int:
+        """Tokens that the model has yet to compute, one that is in flight included."""
+        return len(self.tokens) + self.in_flight - self.computed
+
+    @property
+    def max_computed(self) -> int:
+        """Most tokens the cache may have to hold; the last one drawn is never fed back."""
+        return self.prompt_length + self.max_tokens - 1
+
+    @property
+    def blocks(self) -> list[int]:
+        return list(self.allocation.blocks)
+
+    @property
+    def is_finished(self) -> bool:
+        return self.finish_reason is not None
+
+    def next_tokens(self, count: int) -> list[int]:
+        """Return the first `count` uncomputed tokens, draft tokens at the end.
+
+        One that is in flight is filled in later; the newest stands in for it.
+        """
+        if self.in_flight:
+            return self.tokens[-1:]
+        tokens = self.tokens[self.computed : self.computed + count]
+        return tokens + self.draft_tokens[: count - len(tokens)]
+
+    def draw(self, accepted: int = 0) -> Draw:
+        """Describe how the token behind so many accepted draft tokens is drawn."""
+        tokens = self.tokens + self.draft_tokens[:accepted] if accepted else self.tokens
+        return Draw(self.params, self.seed, self.index, tokens, self.prompt_length)
+
+    def append(self, drawn: Drawn) -> None:
+        """Add a new token, and finish where it is the last."""
+        if drawn.logprobs is not None:
+            self.logprobs.append(drawn.logprobs)  # before its token: another thread may read both
+        self.tokens.append(drawn.token)
+        if drawn.token in self.end_ids:
+            self.finish("stop")
+        elif len(self.tokens) - self.prompt_length >= self.max_tokens:
+            self.finish("length")
+
+    def finish(self, reason: FinishReason, error: Exception | None = None) -> None:
+        assert self.finish_reason is None, "a request finishes once"
+        self.error, self.finish_reason = error, reason
+
+
+def make_requests(
+    prompt: Sequence[int], params: SamplingParams, max_tokens: int, eos_ids: Sequence[int]
+) -> list[Request]:
+    """Return one request for each of the n samples, all with the same seed."""
+    seed = fresh_seed() if params.seed is None else params.seed
+    end_ids = frozenset(() if params.ignore_eos else eos_ids) | set(params.stop_token_ids)
+    requests: list[Request] = []
+    for index in range(params.n):
+        leader = requests[0] if requests else None
+        request = Request(list(prompt), params, max_tokens, seed, end_ids, index, leader)
+        if params.speculation:
+            request.lookup = PromptLookup(request.tokens)
+        requests.append(request)
+    return requests

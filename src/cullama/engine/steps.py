@@ -1,0 +1,210 @@
+"""The pass loop: schedule, build the batch, run the model, process what it gave.
+
+Where a pass goes on by itself once it is launched, on a device, the next one is scheduled and its
+batch built while it runs, and launched as soon as its tokens are there; all else that these bring
+about is done while the next one runs. It knows no threads and no submitters: who calls `step`,
+and when, is engine.py's.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from ..errors import ClosedError, NumericalError
+from ..files.tensor import HostArray
+from ..model.batch import Batch
+from ..sampling.draw import Drawn
+from .metrics import Metrics
+from .request import FinishReason, Request
+from .runner import PassOutput, PendingPass, Runner, build_plan_batch, fill_newest_tokens
+from .scheduler import Plan, Scheduler, is_far_ahead
+from .trace import StepRecord, StepWatch
+
+
+class PassLoop:
+    """`observers` are called after each step."""
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        runner: Runner[Any],
+        metrics: Metrics,
+        observers: list[Callable[[StepRecord], None]],
+    ) -> None:
+        self.scheduler, self.metrics, self.observers = scheduler, metrics, observers
+        self._runner: Runner[Any] | None = runner
+        self._pending: PendingPass | None = None
+
+    @property
+    def runner(self) -> Runner[Any]:
+        if self._runner is None:
+            raise ClosedError("this LLM was closed; make a new one to go on")
+        return self._runner
+
+    @property
+    def is_closed(self) -> bool:
+        return self._runner is None
+
+    @property
+    def has_work(self) -> bool:
+        return self._pending is not None or self.scheduler.has_work
+
+    def step(self) -> None:
+        """Run one pass of the model over the next tokens of all requests."""
+        start = time.perf_counter()
+        watch = StepWatch(self.metrics, self.scheduler.cache.pool) if self.observers else None
+        if self._pending is not None and self.scheduler.is_speculating:
+            self.finish_pending()  # draft tokens follow from its tokens
+        plan = self.scheduler.schedule()
+        if watch is not None:
+            watch.note(plan, len(self.scheduler.waiting))
+        self._run(plan)
+        seconds = time.perf_counter() - start
+        self.metrics.steps += 1
+        self.metrics.busy_seconds += seconds
+        if watch is not None:
+            record = watch.record(start, seconds)
+            for observer in self.observers:
+                observer(record)
+
+    def finish_pending(self) -> None:
+        """Wait for the pending pass, if there is one, and process its outputs."""
+        for output in self._read_pending():
+            self._process(output)
+
+    def finish(
+        self, request: Request, reason: FinishReason, error: Exception | None = None
+    ) -> None:
+        """Finish a request from outside; does nothing to one that has finished."""
+        if request.is_finished:
+            return
+        request.finish(reason, error)
+        self._release(request)
+        if request.on_change is not None:
+            request.on_change()
+
+    def close(self) -> None:
+        """Return the model's memory."""
+        if self._runner is not None:
+            self._runner.close()
+        self._runner = None
+
+    def drop_runner(self) -> None:
+        """Close without returning the model's memory, which another process has."""
+        self._runner = None
+
+    # --- a pass --------------------------------------------------------------------------------
+
+    def _run(self, plan: Plan) -> None:
+        batch = failure = None
+        if plan.parts:
+            batch = build_plan_batch(plan, self.runner.cache.block_size)
+        outputs = self._read_pending()
+        try:
+            if batch is not None:
+                self._launch(plan, batch)
+        except Exception as error:
+            failure = error
+        finally:
+            for output in outputs:
+                self._process(output)
+        if failure is not None:  # what has finished by now takes no part in the retry
+            for output in self._retry_one_by_one(plan, failure):
+                self._process(output)
+        if not self.runner.is_asynchronous:
+            self.finish_pending()
+
+    def _launch(self, plan: Plan, batch: Batch[HostArray]) -> None:
+        if self.runner.is_asynchronous:
+            fill_newest_tokens(batch, plan)
+        self._pending = self.runner.launch(plan, batch)
+        self.scheduler.launched(plan)
+
+    def _read_pending(self) -> list[PassOutput]:
+        """Wait for the pending pass and append its tokens, which the next pass needs."""
+        pending, self._pending = self._pending, None
+        if pending is None:
+            return []
+        try:
+            drawn = pending.read()
+        except BaseException as error:
+            self.scheduler.roll_back(pending.plan)
+            if not isinstance(error, Exception):  # Ctrl-C: the next step does it all again
+                raise
+            return self._retry_one_by_one(pending.plan, error)
+        start = 0
+        for output in pending.outputs:
+            append_tokens(output, drawn[start : start + output.num_logits])
+            start += output.num_logits
+        return pending.outputs
+
+    def _retry_one_by_one(self, plan: Plan, error: Exception) -> list[PassOutput]:
+        """Run a failed pass again, one request at a time: only those that fail alone finish."""
+        if len(plan.parts) == 1:
+            [(request, *_)] = plan.parts
+            self.finish(request, "error", error)
+            return []
+        outputs: list[PassOutput] = []
+        for single in plan.one_by_one():
+            [(request, *_)] = single.parts
+            if not request.allocation.blocks:  # preempted while the pass ran; comes back by itself
+                continue
+            try:
+                self._launch(single, build_plan_batch(single, self.runner.cache.block_size))
+            except Exception as its_error:
+                self.finish(request, "error", its_error)
+            else:
+                outputs += self._read_pending()
+        return outputs
+
+    def _process(self, output: PassOutput) -> None:
+        """Do all that a request's new tokens bring about, except for the next pass."""
+        request = output.request
+        if not output.appended and output.error is None:  # drew none, or had finished meanwhile
+            return
+        self.metrics.drawn_tokens += output.appended
+        accepted = max(0, output.appended - (output.error is None))
+        if request.lookup is not None:
+            request.lookup.learn(len(output.draft_tokens), accepted)
+            self.metrics.draft_tokens += len(output.draft_tokens)
+            self.metrics.accepted_tokens += accepted
+        if output.error is not None:
+            self.finish(request, "error", output.error)
+            return
+        self.scheduler.verify(request, output.computed - len(output.draft_tokens) + accepted)
+        if request.finish_reason is not None:
+            self._release(request)
+        elif is_far_ahead(request):
+            self.scheduler.pause(request)
+            if not is_far_ahead(request):  # its reader reads this very moment, see `Engine.read`
+                self.scheduler.resume(request)
+        if request.on_change is not None:
+            request.on_change()
+
+    def _release(self, request: Request) -> None:
+        assert request.finish_reason is not None
+        self.metrics.ended[request.finish_reason] += 1
+        self.scheduler.remove(request)
+
+
+def append_tokens(output: PassOutput, drawn: list[Drawn | NumericalError]) -> None:
+    """Append what was drawn, up to the first token that differs from its draft token, or an error.
+
+    The keys and values of the draft tokens before it are those of the request's tokens.
+    """
+    request = output.request
+    request.in_flight = 0
+    request.draft_tokens = []
+    if request.finish_reason is not None:
+        return
+    for token, draft in zip(drawn, [*output.draft_tokens, None], strict=False):
+        if isinstance(token, NumericalError):
+            output.error = token
+            break
+        request.append(token)
+        output.appended += 1
+        if token.token != draft or request.finish_reason is not None:
+            break
+    request.computed += max(0, output.appended - (output.error is None))
