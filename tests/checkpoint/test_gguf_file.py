@@ -1,4 +1,4 @@
-"""GGUF files: sound ones are read as gguf-py reads them, damaged ones are refused by name.
+"""GGUF files: valid ones are read as gguf-py reads them, damaged ones are refused by name.
 
 The damaged ones are put together byte by byte here, one for each way readers of this format are
 known to have failed (CVE-2024-21802 and its siblings, CVE-2025-49847, CVE-2025-53630).
@@ -537,7 +537,7 @@ def test_a_damaged_file_is_refused_by_name_and_field(name: str, tmp_path: Path) 
     assert ", expected " in str(caught.value)
 
 
-def test_the_files_put_together_by_hand_would_be_sound_without_their_faults(tmp_path: Path) -> None:
+def test_the_files_put_together_by_hand_would_be_valid_without_their_faults(tmp_path: Path) -> None:
     path = tmp_path / "m.gguf"
     texts = entry("k", ARRAY, array(STRING, 2, string("a") + string("é")))
     tensors = [tensor("a"), tensor("b", (32, 2), tag=2, offset=32)]
@@ -567,7 +567,7 @@ UNSUPPORTED = {
 
 @pytest.mark.parametrize("name", UNSUPPORTED)
 @pytest.mark.usefixtures("bounded")
-def test_a_sound_file_of_another_kind_is_refused_as_unsupported(name: str, tmp_path: Path) -> None:
+def test_a_valid_file_of_another_kind_is_refused_as_unsupported(name: str, tmp_path: Path) -> None:
     content, message = UNSUPPORTED[name]
     path = tmp_path / "other.gguf"
     path.write_bytes(content)

@@ -446,11 +446,11 @@ UNSOUND = {
     "merge of nothing": ({**GPT2, "tokenizer.ggml.merges": ["a "]}, "merges holds 'a '"),
     "merge of no token": (
         {**GPT2, "tokenizer.ggml.merges": ["nosuch a"]},
-        "not a sound tokenizer: .*nosuch",
+        "not a valid tokenizer: .*nosuch",
     ),
     "merge into no token": (
         {**GPT2, "tokenizer.ggml.merges": ["z q"]},
-        "not a sound tokenizer: .*zq",
+        "not a valid tokenizer: .*zq",
     ),
 }
 
@@ -471,7 +471,7 @@ def test_cutting_pieces_stays_within_its_limit(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(gguf_tokenizer, "MAX_MERGE_WORK", work)
     build_tokenizer(spm_fields())
     monkeypatch.setattr(gguf_tokenizer, "MAX_MERGE_WORK", work - 1)
-    with pytest.raises(ModelFileError, match="pieces, expected short pieces"):
+    with pytest.raises(ModelFileError, match="tokens, expected shorter tokens"):
         build_tokenizer(spm_fields())
 
 

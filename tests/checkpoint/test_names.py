@@ -80,7 +80,7 @@ def test_a_plain_llama_has_these_tensors() -> None:
 
 def test_a_tied_model_has_one_table() -> None:
     without_head = {name: shape for name, shape in SHAPES.items() if name != HEAD}
-    assert expected_shapes(CONFIG.with_tied(True)) == without_head
+    assert expected_shapes(replace(CONFIG, tied=True)) == without_head
 
 
 def test_biases_and_norms_come_where_the_config_says() -> None:
@@ -177,7 +177,7 @@ def test_tables_that_are_recomputed_are_left_out() -> None:
 
 
 def test_a_tied_model_may_hold_its_table_under_either_name_or_both() -> None:
-    tied = CONFIG.with_tied(True)
+    tied = replace(CONFIG, tied=True)
     changed: list[dict[str, tuple[int, ...] | None]] = [{HEAD: None}, {EMBEDDING: None}, {}]
     for changes in changed:
         taken = checked_tensors(PATH, tied, found(changes))
@@ -191,7 +191,7 @@ def test_an_untied_model_needs_both() -> None:
 
 def test_a_tied_table_under_the_other_name_is_checked_too() -> None:
     tensors = found({EMBEDDING: None, HEAD: (99, 32)})
-    message = refusal(tensors, CONFIG.with_tied(True))
+    message = refusal(tensors, replace(CONFIG, tied=True))
     assert "[99, 32]" in message
     assert "[100, 32]" in message
 

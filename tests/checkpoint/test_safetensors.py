@@ -1,4 +1,4 @@
-"""Safetensors folders, sound ones and all kinds of broken ones, written by the real library."""
+"""Safetensors folders, valid ones and all kinds of broken ones, written by the real library."""
 
 from __future__ import annotations
 
@@ -78,11 +78,11 @@ def halves(tensors: Tensors) -> dict[str, Tensors]:
 
 @pytest.fixture
 def folder(tmp_path: Path, write_model: WriteModel, tiny_tensors: Tensors) -> Path:
-    """A sound model, to be broken."""
+    """A valid model, to be broken."""
     return write_model(tmp_path / "tiny", tiny_tensors)
 
 
-# --- what is sound
+# --- what is valid
 
 
 def test_a_single_file_is_read(folder: Path, tiny_tensors: Tensors) -> None:

@@ -1,4 +1,4 @@
-"""A tokenizer.json is tried in a process of its own once, and whatever that ends of is told."""
+"""A tokenizer.json is probed once, in a child process, and how that ended is reported."""
 
 from __future__ import annotations
 
@@ -42,23 +42,23 @@ def folder(tmp_path: Path, cache: Path, tokenizer_file: Path) -> Path:
 
 @pytest.fixture
 def probed(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """Which files were tried."""
-    tried: list[Path] = []
-    real = tokenizer_file._try
+    """Which files were probed."""
+    paths: list[Path] = []
+    real = tokenizer_file._probe
 
     def noted(path: Path, content: bytes) -> None:
-        tried.append(path)
+        paths.append(path)
         real(path, content)
 
-    monkeypatch.setattr(tokenizer_file, "_try", noted)
-    return tried
+    monkeypatch.setattr(tokenizer_file, "_probe", noted)
+    return paths
 
 
 def probe_program(monkeypatch: pytest.MonkeyPatch, folder: Path, body: str) -> None:
     """Put another program in the place of the probe."""
     program = folder / "program.py"
     program.write_text(f"def main(seconds, size):\n    {body}\n")
-    monkeypatch.setattr(tokenizer_file, "_PROBE", program)
+    monkeypatch.setattr(tokenizer_file, "_PROBE_FILE", program)
 
 
 def refusal(folder: Path) -> str:
@@ -78,7 +78,7 @@ def test_it_is_the_librarys_own_tokenizer(folder: Path) -> None:
     assert load_tokenizer(folder).to_str() == Tokenizer.from_file(str(path)).to_str()
 
 
-def test_padding_and_truncation_are_off_before_anybody_can_use_them(folder: Path) -> None:
+def test_padding_and_truncation_are_off(folder: Path) -> None:
     path = folder / "tokenizer.json"
     plain = Tokenizer.from_file(str(path))
     padded = Tokenizer.from_file(str(path))
@@ -88,16 +88,16 @@ def test_padding_and_truncation_are_off_before_anybody_can_use_them(folder: Path
     assert load_tokenizer(folder).encode(TEXT).ids == plain.encode(TEXT).ids
 
 
-# --- tried once
+# --- probed once
 
 
-def test_a_file_that_passed_is_not_tried_again(folder: Path, probed: list[Path]) -> None:
+def test_a_file_that_passed_is_not_probed_again(folder: Path, probed: list[Path]) -> None:
     first, second = load_tokenizer(folder), load_tokenizer(folder)
     assert first.encode(TEXT).ids == second.encode(TEXT).ids
     assert probed == [folder / "tokenizer.json"]
 
 
-def test_a_copy_of_it_elsewhere_is_not_tried_again(folder: Path, probed: list[Path]) -> None:
+def test_a_copy_of_it_elsewhere_is_not_probed_again(folder: Path, probed: list[Path]) -> None:
     load_tokenizer(folder)
     copy = folder.parent / "copy"
     folder.rename(copy)
@@ -105,7 +105,7 @@ def test_a_copy_of_it_elsewhere_is_not_tried_again(folder: Path, probed: list[Pa
     assert len(probed) == 1
 
 
-def test_a_file_that_changed_by_a_byte_is_tried_again(folder: Path, probed: list[Path]) -> None:
+def test_a_file_that_changed_by_a_byte_is_probed_again(folder: Path, probed: list[Path]) -> None:
     load_tokenizer(folder)
     with (folder / "tokenizer.json").open("ab") as file:
         file.write(b"\n")
@@ -113,7 +113,7 @@ def test_a_file_that_changed_by_a_byte_is_tried_again(folder: Path, probed: list
     assert len(probed) == 2
 
 
-def test_another_library_or_another_probe_tries_again(
+def test_another_library_or_another_probe_is_run_again(
     folder: Path, probed: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     load_tokenizer(folder)
@@ -123,7 +123,7 @@ def test_another_library_or_another_probe_tries_again(
     assert len(probed) == 2
     later = folder / "later.py"
     later.write_text(Path(tokenizer_probe.__file__).read_text() + "\n# a rule more\n")
-    monkeypatch.setattr(tokenizer_file, "_PROBE", later)
+    monkeypatch.setattr(tokenizer_file, "_PROBE_FILE", later)
     load_tokenizer(folder)
     assert len(probed) == 3
 
@@ -134,7 +134,7 @@ def test_a_file_that_failed_is_not_remembered(folder: Path, probed: list[Path]) 
     assert len(probed) == 2
 
 
-def test_without_a_cache_folder_it_is_tried_each_time(
+def test_without_a_cache_folder_it_is_probed_each_time(
     folder: Path, probed: list[Path], cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache.write_text("a file where the folder should be")
@@ -203,7 +203,7 @@ def test_a_python_that_cannot_run_the_probe_is_no_fault_of_the_file(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     probe_program(monkeypatch, folder, "import no_such_module")
-    with pytest.raises(ModelError, match=r"cannot be tried: .* ended with status 1") as caught:
+    with pytest.raises(ModelError, match=r"cannot be probed: .* ended with status 1") as caught:
         load_tokenizer(folder)
     assert type(caught.value) is ModelError
 
@@ -220,7 +220,7 @@ ENDS = {
 
 
 @pytest.mark.parametrize("body", ENDS)
-def test_the_end_of_the_child_is_told(
+def test_how_the_child_ended_is_reported(
     folder: Path, body: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     probe_program(monkeypatch, folder, body)
@@ -232,7 +232,7 @@ def spinning(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     source = Path(tokenizer_probe.__file__).read_text()
     program = folder / "program.py"
     program.write_text(source.replace("tokenizer.no_padding()", "while True: pass", 1))
-    monkeypatch.setattr(tokenizer_file, "_PROBE", program)
+    monkeypatch.setattr(tokenizer_file, "_PROBE_FILE", program)
 
 
 def test_a_library_that_computes_for_ever_is_stopped(
@@ -297,7 +297,7 @@ def replacing(count: int, content: str) -> dict[str, Any]:
     return {"type": "Sequence", "normalizers": [part] * count}
 
 
-def test_many_replacements_are_sound_as_long_as_a_text_stays_about_as_long(folder: Path) -> None:
+def test_many_replacements_are_valid_as_long_as_a_text_stays_about_as_long(folder: Path) -> None:
     changed(folder, normalizer=replacing(100, "..."))  # three bytes for three bytes
     assert load_tokenizer(folder).encode("…").ids == load_tokenizer(folder).encode("...").ids
     changed(folder, normalizer=replacing(20, "...."))
@@ -308,4 +308,4 @@ def test_a_component_that_no_library_knows_yet_is_the_librarys_to_refuse(folder:
     document = {"normalizer": {"type": "Singing", "verses": 4, "refrain": {"type": "Solo"}}}
     tokenizer_probe.check(document)
     changed(folder, **document)
-    assert "not a sound tokenizer: " in refusal(folder)
+    assert "not a valid tokenizer: " in refusal(folder)

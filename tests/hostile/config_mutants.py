@@ -1,6 +1,6 @@
 """Settings that lie: config.json, generation_config.json, and the same in a GGUF's metadata.
 
-It begins with a sound model of each architecture, changes one setting, and opens the whole folder,
+It begins with a valid model of each architecture, changes one setting, and opens the whole folder,
 so that settings are also held against the tensors.
 """
 
@@ -63,7 +63,7 @@ VALUES = ["null", "true", "false", "0", "-1", "1", "3", "7", "2147483648", "2147
           "[" * 40 + "]" * 40, "[" * 9999 + "]" * 9999, "[1,2,3,99]", "[1,-1]", "[1,null]",
           '["GPT2LMHeadModel"]', '["' + "x" * 3000 + '"]', "10001", "1e3"]  # fmt: skip
 
-# A size that is sound by itself is held against the tensors, or against other sizes.
+# A size that is valid by itself is held against the tensors, or against other sizes.
 SIZES = {"hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
          "num_key_value_heads", "head_dim", "vocab_size", "tie_word_embeddings", "mlp_bias",
          "attention_bias", "architectures"}  # fmt: skip
@@ -157,12 +157,12 @@ def _changed_text(text: str, draw: random.Random) -> Mutant:
 def generation_mutants(count: int, seed: int) -> Iterator[Mutant]:
     """End tokens decide where a text ends, and nothing else of generation_config.json is read."""
     draw = random.Random(seed)
-    sound = {"eos_token_id": [1, 2], "bos_token_id": 0, "temperature": 0.6}
+    valid = {"eos_token_id": [1, 2], "bos_token_id": 0, "temperature": 0.6}
     for _ in range(count):
         if draw.random() < 0.3:
-            yield _changed_text(json.dumps(sound), draw)
+            yield _changed_text(json.dumps(valid), draw)
         else:
-            texts = {name: json.dumps(value) for name, value in sound.items()}
+            texts = {name: json.dumps(value) for name, value in valid.items()}
             texts["eos_token_id"] = draw.choice(VALUES)
             words = ("eos_token_id", *FIELD_OF_THE_PARSER)
             yield Mutant(

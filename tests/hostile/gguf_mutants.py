@@ -64,7 +64,7 @@ class Field:
 
 @dataclass
 class Walk:
-    """All numbers of a sound header, in order."""
+    """All numbers of a valid header, in order."""
 
     content: bytes
     at: int = 0
@@ -132,7 +132,7 @@ class Walk:
         self.entries.append((start, self.at))
 
 
-def sound_file(path: Path, draw: random.Random) -> bytes:
+def valid_file(path: Path, draw: random.Random) -> bytes:
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_string("general.name", "a name of é and 東京")
     writer.add_uint32("llama.block_count", draw.randint(1, 9))
@@ -157,7 +157,7 @@ def sound_file(path: Path, draw: random.Random) -> bytes:
 
 def mutants(count: int, seed: int, scratch: Path) -> Iterator[Mutant]:
     draw = random.Random(seed)
-    walks = [Walk.of(sound_file(scratch, draw)) for _ in range(8)]
+    walks = [Walk.of(valid_file(scratch, draw)) for _ in range(8)]
     for _ in range(count):
         yield draw.choices(KINDS, WEIGHTS)[0](draw.choice(walks), draw)
 
@@ -284,10 +284,10 @@ def flipped(walk: Walk, draw: random.Random) -> Mutant:
 
 
 def whole(walk: Walk, draw: random.Random) -> Mutant:
-    """A sound file, with or without the padding behind its last tensor, or of version 2."""
+    """A valid file, with or without the padding behind its last tensor, or of version 2."""
     content = draw.choice([walk.content, _with(walk.content, 4, 4, 2), walk.content.rstrip(b"\0")])
     is_valid = len(content) == len(walk.content)
-    return Mutant("a sound file", content, is_valid=is_valid)
+    return Mutant("a valid file", content, is_valid=is_valid)
 
 
 KINDS: list[Callable[[Walk, random.Random], Mutant]] = [

@@ -189,7 +189,7 @@ ROOT_CAUSES: dict[str, list[Case]] = {
         )
         for n in (1 << 31, (1 << 31) + 4, (1 << 32) + 4, MOST)
     ],
-    # Sizes that were sound one by one overflowed when summed with their padding.
+    # Sizes that were valid one by one overflowed when summed with their padding.
     "CVE-2025-53630": [
         (
             file([], [tensor("a", (1 << 61,)), tensor("b", (1 << 61,), 1 << 63), tensor("c")]),
@@ -197,7 +197,7 @@ ROOT_CAUSES: dict[str, list[Case]] = {
         ),
         (file([], [tensor("a", ((1 << 62) - 1,)), tensor("b")]), "tensor 'a': end of the data"),
     ],
-    # The sum was sound, and overflowed when the tensors' own bookkeeping was added.
+    # The sum was valid, and overflowed when the tensors' own bookkeeping was added.
     "CVE-2026-27940": [
         (
             file([], [tensor("a", ((MOST - 900) // 4 // 8, 8)), tensor("b", (8,), 32)]),

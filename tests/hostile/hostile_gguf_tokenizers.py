@@ -17,14 +17,14 @@ KINDS = [UNKNOWN, CONTROL, CONTROL] + [NORMAL] * 5
 
 
 def spm(**changes: Any) -> Fields:
-    sound = {"model": "llama", "tokens": TOKENS, "token_type": KINDS, "bos_token_id": 1}
-    fields = {**sound, "scores": [-float(it) for it in range(len(TOKENS))], **changes}
+    valid = {"model": "llama", "tokens": TOKENS, "token_type": KINDS, "bos_token_id": 1}
+    fields = {**valid, "scores": [-float(it) for it in range(len(TOKENS))], **changes}
     return {name: value for name, value in fields.items() if value is not None}
 
 
 def bpe(**changes: Any) -> Fields:
-    sound = {"model": "gpt2", "pre": "llama-bpe", "tokens": [*TOKENS, "Ġ", "Ġa"]}
-    fields = {**sound, "merges": ["a b", "Ġ a"], "bos_token_id": 1, **changes}
+    valid = {"model": "gpt2", "pre": "llama-bpe", "tokens": [*TOKENS, "Ġ", "Ġa"]}
+    fields = {**valid, "merges": ["a b", "Ġ a"], "bos_token_id": 1, **changes}
     return {name: value for name, value in fields.items() if value is not None}
 
 
@@ -41,7 +41,7 @@ def of(
 REFUSED: dict[str, tuple[Fields, str]] = {
     "no fields": ({}, "has no tokenizer.ggml.model"),
     "a model of a megabyte": (spm(model="x" * (1 << 20)), "expected one of gpt2, llama"),
-    "a model of 7": (spm(model=7), "model is 7, expected a text"),
+    "a model of 7": (spm(model=7), "model is 7, expected a string"),
     "a splitting of a megabyte": (bpe(pre="x" * (1 << 20)), "expected one of default"),
     "no tokens": (spm(tokens=[]), "tokens is a list"),
     "tokens that are numbers": (spm(tokens=[1, 2, 3]), "expected a list of strings"),
@@ -55,7 +55,7 @@ REFUSED: dict[str, tuple[Fields, str]] = {
     ),
     "long pieces by the thousand": (
         of([("a" * 1000) + str(it) for it in range(2000)]),
-        "expected short pieces",
+        "expected shorter tokens",
     ),
     "kinds for other tokens": (spm(token_type=KINDS * 2), "expected 8 numbers"),
     "kinds in halves": (spm(token_type=[1.5] * 8), "expected 8 numbers"),
@@ -74,8 +74,8 @@ REFUSED: dict[str, tuple[Fields, str]] = {
     "a flag of 7": (spm(add_bos_token=7), "add_bos_token is 7"),
     "a merge of nothing": (bpe(merges=[" "]), "merges holds ' '"),
     "a merge of one": (bpe(merges=["ab"]), "merges holds 'ab'"),
-    "a merge of no token": (bpe(merges=["a z"]), "not a sound tokenizer"),
-    "a merge into no token": (bpe(merges=["b a"]), "not a sound tokenizer"),
+    "a merge of no token": (bpe(merges=["a z"]), "not a valid tokenizer"),
+    "a merge into no token": (bpe(merges=["b a"]), "not a valid tokenizer"),
     "merges that are numbers": (bpe(merges=[1]), "expected a list of strings"),
     "merges of a megabyte": (bpe(merges=["x" * (1 << 20)]), "merges holds '"),
 }

@@ -1,6 +1,6 @@
-"""A corpus of hostile tokenizer.json files, and sound ones to make them of.
+"""A corpus of hostile tokenizer.json files, and valid ones to make them of.
 
-Each is made by code, most by one change to a sound file, and comes with what must be said of it:
+Each is made by code, most by one change to a valid file, and comes with what must be said of it:
 a part of the refusal, or None where it is harmless, which is to say that it loads and that every
 text is then encoded or refused. It knows the format, and nothing of cullama.
 """
@@ -16,17 +16,17 @@ from typing import Any, TypeAlias
 Document: TypeAlias = dict[str, Any]
 Case: TypeAlias = tuple[bytes, str | None]  # a file, and a part of its refusal
 
-# ------------------------------------------------------------------------------------ sound files
+# ------------------------------------------------------------------------------------ valid files
 
 VOCABULARY = {"<unk>": 0, "<s>": 1, "</s>": 2, "a": 3, "b": 4, "ab": 5, " ": 6, "▁": 7, "▁a": 8}
 
 
 def document(**changes: Any) -> Document:
     bpe = {"type": "BPE", "unk_token": "<unk>", "fuse_unk": True, "byte_fallback": False}
-    sound: Document = {"version": "1.0", "truncation": None, "padding": None, "added_tokens": []}
-    sound |= dict.fromkeys(("normalizer", "pre_tokenizer", "post_processor", "decoder"))
-    sound["model"] = {**bpe, "vocab": VOCABULARY, "merges": ["a b", "▁ a"]}
-    return sound | changes
+    valid: Document = {"version": "1.0", "truncation": None, "padding": None, "added_tokens": []}
+    valid |= dict.fromkeys(("normalizer", "pre_tokenizer", "post_processor", "decoder"))
+    valid["model"] = {**bpe, "vocab": VOCABULARY, "merges": ["a b", "▁ a"]}
+    return valid | changes
 
 
 def with_model(**changes: Any) -> Document:
@@ -84,7 +84,7 @@ def charsmap(trie: list[int], replacements: bytes, size: int | None = None) -> D
 
 WORD_PIECE = {"unk_token": "<unk>", "continuing_subword_prefix": "##"}
 
-SOUND: dict[str, Document] = {
+VALID: dict[str, Document] = {
     "sentencepiece": document(
         added_tokens=[added(name, i, special=True) for i, name in enumerate(["<unk>", "<s>"])],
         normalizer=sequence("normalizers", [{"type": "Prepend", "prepend": "▁"}, NFKC]),
@@ -273,17 +273,17 @@ REFUSED: dict[str, tuple[Document, str]] = {
     "an endless pattern": (document(pre_tokenizer=split(regex("(" * 50_000))), "pattern.Regex is"),
     "a deep pattern": (
         document(pre_tokenizer=split(regex("(" * 4000 + "a" + ")" * 4000))),
-        "not a sound tokenizer",
+        "not a valid tokenizer",
     ),
-    "a broken pattern": (document(normalizer=replace(regex("("), "x")), "not a sound tokenizer"),
+    "a broken pattern": (document(normalizer=replace(regex("("), "x")), "not a valid tokenizer"),
     # SentencePiece's table
     "an empty table": (
         document(normalizer={"type": "Precompiled", "precompiled_charsmap": ""}),
-        "is no table",
+        "is not a table",
     ),
     "a table of no base 64": (
         document(normalizer={"type": "Precompiled", "precompiled_charsmap": "§"}),
-        "is no table",
+        "is not a table",
     ),
     "a trie of 4 GiB": (
         document(normalizer=charsmap([1], b"a\0", size=(1 << 32) - 4)),
@@ -300,7 +300,7 @@ REFUSED: dict[str, tuple[Document, str]] = {
     # the library's own panics and complaints
     "a prefix longer than tokens": (
         with_model(continuing_subword_prefix="#" * 100),
-        "not a sound tokenizer",
+        "not a valid tokenizer",
     ),
     "a token made of nothing": (
         document(normalizer=replace(text("zz"), ""), added_tokens=[added("zz", 9)]),
@@ -310,18 +310,18 @@ REFUSED: dict[str, tuple[Document, str]] = {
         document(decoder={"type": "Strip", "content": "a", "start": 5, "stop": 5}),
         "fails to decode",
     ),
-    "a merge of no token": (with_model(merges=["a z"]), "not a sound tokenizer"),
-    "a merge of three": (with_model(merges=["a b c"]), "not a sound tokenizer"),
+    "a merge of no token": (with_model(merges=["a z"]), "not a valid tokenizer"),
+    "a merge of three": (with_model(merges=["a b c"]), "not a valid tokenizer"),
     "a dropout of 1e308": (with_model(dropout=1e308), "model.dropout is 1e+308"),
     "an unknown word out of reach": (
         model("Unigram", unk_id=50, vocab=[["a", 0.0]], byte_fallback=False),
-        "not a sound tokenizer",
+        "not a valid tokenizer",
     ),
-    "a model nobody knows": (model("Oracle", vocab={"a": 0}), "not a sound tokenizer"),
+    "a model nobody knows": (model("Oracle", vocab={"a": 0}), "not a valid tokenizer"),
 }
 
 HARMLESS: dict[str, Document] = {
-    **SOUND,
+    **VALID,
     "padding to 2^40": document(padding=FIXED_PADDING),
     "padding to a multiple of 0": document(
         padding={**FIXED_PADDING, "strategy": "BatchLongest", "pad_to_multiple_of": 0}

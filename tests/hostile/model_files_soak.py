@@ -37,7 +37,7 @@ def attack_safetensors(root: Path, count: int, seed: int) -> Tally:
 
 
 def attack_gguf(root: Path, count: int, seed: int) -> Tally:
-    mutants = gguf_mutants.mutants(count, seed, root / "sound.gguf")
+    mutants = gguf_mutants.mutants(count, seed, root / "valid.gguf")
     return attack(mutants, root / "model.gguf", gguf_mutants.read, agree=gguf_mutants.agree)
 
 
@@ -45,7 +45,7 @@ def attack_root_causes(root: Path, count: int, seed: int) -> Tally:
     """All of them, whatever the count."""
     sets = {
         **gguf_root_causes.ROOT_CAUSES,
-        "hyper-parameter beyond a bound": gguf_root_causes.hyperparameters(root / "sound.gguf"),
+        "hyper-parameter beyond a bound": gguf_root_causes.hyperparameters(root / "valid.gguf"),
     }
     mutants = [Mutant(name, file, (said,)) for name, cases in sets.items() for file, said in cases]
     tally = attack(mutants, root / "model.gguf", open_checkpoint)

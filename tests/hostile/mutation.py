@@ -25,7 +25,7 @@ HANG = 1.0  # seconds of the processor: others may use the machine, too
 
 @dataclass(frozen=True)
 class Mutant:
-    what: str  # was done to a sound file, for people
+    what: str  # was done to a valid file, for people
     content: bytes
     words: tuple[str, ...] = ()  # one of them names the damaged field; empty: it cannot be known
     is_valid: bool = False  # by the format's description: it must be accepted

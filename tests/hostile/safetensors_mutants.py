@@ -88,7 +88,7 @@ def framed(text: bytes, data: bytes = b"") -> bytes:
     return len(text).to_bytes(8, "little") + text + data
 
 
-def sound_file(draw: random.Random) -> bytes:
+def valid_file(draw: random.Random) -> bytes:
     tensors = {}
     for name in draw.sample(NAMES, draw.randint(1, 4)):
         shape = tuple(
@@ -104,7 +104,7 @@ def sound_file(draw: random.Random) -> bytes:
 def mutants(count: int, seed: int) -> Iterator[Mutant]:
     draw = random.Random(seed)
     for _ in range(count):
-        content = sound_file(draw)
+        content = valid_file(draw)
         yield draw.choices(KINDS, WEIGHTS)[0](content, draw)
 
 
@@ -350,7 +350,7 @@ def cut(content: bytes, draw: random.Random) -> Mutant:
 
 
 def whole(content: bytes, draw: random.Random) -> Mutant:
-    return Mutant("a sound file", content, is_valid=has_plain_types(Header.of(content)))
+    return Mutant("a valid file", content, is_valid=has_plain_types(Header.of(content)))
 
 
 KINDS: list[Callable[[bytes, random.Random], Mutant]] = [

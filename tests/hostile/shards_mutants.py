@@ -1,6 +1,6 @@
 """Indexes that reach for other files, or do not tell the truth about their shards.
 
-A sound sharded model lies between decoys: files that would be accepted if a name led to them. It
+A valid sharded model lies between decoys: files that would be accepted if a name led to them. It
 knows what a shard name may be: one plain part, in the folder of the index or in a hub cache.
 """
 
@@ -97,7 +97,7 @@ TRAVERSALS = [
 
 
 def write_sharded(folder: Path) -> dict[str, str]:
-    """A sound model in two shards, decoys above and below it; returns its weight_map."""
+    """A valid model in two shards, decoys above and below it; returns its weight_map."""
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(LLAMA))
     shapes = expected_shapes(ModelConfig.from_huggingface(folder / "config.json", LLAMA))
@@ -130,7 +130,7 @@ def index_mutants(count: int, seed: int, weight_map: dict[str, str]) -> Iterator
     for _ in range(count):
         kind = draw.randrange(5)
         if kind == 0:
-            yield _mutant("sound", weight_map, (), is_valid=True)
+            yield _mutant("valid", weight_map, (), is_valid=True)
         elif kind == 1:
             name = draw.choice(TRAVERSALS)
             yield _mutant(

@@ -21,7 +21,7 @@ LARGE = {"a million strings of é": "one string too many"}
 
 
 def test_mutants_are_refused_by_name_or_read_as_gguf_py_reads_them(tmp_path: Path) -> None:
-    mutants = gguf_mutants.mutants(300, SEED, tmp_path / "sound.gguf")
+    mutants = gguf_mutants.mutants(300, SEED, tmp_path / "valid.gguf")
     tally = attack(mutants, tmp_path / "model.gguf", gguf_mutants.read, agree=gguf_mutants.agree)
     assert not tally.complaints, f"seed {SEED}"
     assert 10 < tally.accepted < 200  # some of each, or the mutants are no good
@@ -33,7 +33,7 @@ def test_a_header_is_the_same_in_whatever_pieces_it_is_read(
 ) -> None:
     monkeypatch.setattr("cullama.checkpoint.gguf_file.READ_BYTES", piece)
     path = tmp_path / "model.gguf"
-    gguf_mutants.sound_file(path, random.Random(SEED))
+    gguf_mutants.valid_file(path, random.Random(SEED))
     assert gguf_mutants.agree(path, gguf_mutants.read(path), "") == ""
 
 
@@ -49,7 +49,7 @@ def test_a_known_attack_is_refused_by_name(cause: str, tmp_path: Path) -> None:
 
 def test_a_hyperparameter_beyond_its_bound_is_named(tmp_path: Path) -> None:
     path = tmp_path / "model.gguf"
-    cases = hyperparameters(tmp_path / "sound.gguf")
+    cases = hyperparameters(tmp_path / "valid.gguf")
     assert len(cases) == sum(map(len, BEYOND.values()))
     for content, said in cases:
         path.write_bytes(content)
@@ -58,8 +58,8 @@ def test_a_hyperparameter_beyond_its_bound_is_named(tmp_path: Path) -> None:
         assert is_named(str(caught.value), path, (said,)), caught.value
 
 
-def test_the_model_that_is_given_such_hyperparameters_is_sound_without(tmp_path: Path) -> None:
-    (tmp_path / "model.gguf").write_bytes(model(tmp_path / "sound.gguf"))
+def test_the_model_that_is_given_such_hyperparameters_is_valid_without(tmp_path: Path) -> None:
+    (tmp_path / "model.gguf").write_bytes(model(tmp_path / "valid.gguf"))
     assert open_checkpoint(tmp_path / "model.gguf").config.layers == 1
 
 

@@ -27,7 +27,7 @@ SEED = 20250607
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A sound sharded model between decoys, to be broken."""
+    """A valid sharded model between decoys, to be broken."""
     write_sharded(tmp_path / "between" / "model")
     return tmp_path / "between" / "model"
 

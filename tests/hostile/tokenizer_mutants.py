@@ -35,7 +35,7 @@ PARTS: dict[str, list[Any]] = {
         *({"type": kind} for kind in ("StripAccents", "ByteLevel")),
         {"type": "Prepend", "prepend": "▁"},
         {"type": "Strip", "strip_left": True, "strip_right": True},
-        hostile.SOUND["word pieces"]["normalizer"],
+        hostile.VALID["word pieces"]["normalizer"],
         hostile.replace(hostile.text("a"), "aa"),
         hostile.replace(hostile.regex("a*"), "ab"),
         hostile.charsmap([0] * 256, b"a\0b\0"),
@@ -88,7 +88,7 @@ COMPONENTS = [part for parts in PARTS.values() for part in parts]
 
 
 def mutant(sources: Sequence[bytes], number: int, seed: int) -> bytes:
-    """The mutant of that number: a sound file with one to four changes."""
+    """The mutant of that number: a valid file with one to four changes."""
     random = Random(f"{seed}/{number}")
     content = random.choice(sources)
     if random.random() < 0.05:
@@ -208,6 +208,6 @@ def _other(value: Any, random: Random) -> Any:
 
 
 def sources() -> Iterator[bytes]:
-    for sound in hostile.SOUND.values():
-        yield json.dumps(sound).encode()
+    for valid in hostile.VALID.values():
+        yield json.dumps(valid).encode()
     yield REAL.read_bytes()

@@ -32,16 +32,18 @@ from tokenizers import (
 from cullama.chat.template import ChatTemplate
 from cullama.checkpoint.checkpoint import Checkpoint
 from cullama.checkpoint.gguf_tokenizer import (
+    BYTE,
     CONTROL,
     NORMAL,
     UNKNOWN,
+    UNUSED,
     USER_DEFINED,
     build_tokenizer,
 )
 from cullama.checkpoint.opening import open_checkpoint
 from cullama.errors import ChatTemplateError, UnsupportedModelError
 from cullama.quantize.sample import sample_text
-from cullama.quantize.tokenizer_fields import BYTE, UNUSED, tokenizer_fields
+from cullama.quantize.tokenizer_fields import tokenizer_fields
 
 MODEL = open_checkpoint(Path(__file__).parents[1] / "fixtures/models/llama_gqa")
 SPECIAL = ["<s>", "</s>", "<|im_end|>"]

@@ -1,10 +1,10 @@
-"""A tokenizer rebuilt from the metadata of a GGUF file, to be run by the `tokenizers` library.
+"""Builds a tokenizer of the `tokenizers` library from the metadata of a GGUF file.
 
-It knows the two families that Llama-like models use, "gpt2" (byte-level BPE, ordered by merges) and
-"llama" (SentencePiece BPE, ordered by scores), and the names llama.cpp gives to ways of splitting
-text into words. It does not know files, chat templates, or what a token is for.
+Two kinds are built: "gpt2" (byte-level BPE, ordered by merges) with the pre-tokenizers that
+llama.cpp has names for, and "llama" (SentencePiece BPE, ordered by scores). It reads no files and
+knows no chat templates.
 
-What the GGUF specification leaves open is taken from llama.cpp's `llama-vocab.cpp`.
+What the GGUF specification leaves open follows llama.cpp's `llama-vocab.cpp`.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ from ..files.tensor import HostArray
 from ..text.rust_panics import is_panic
 from .tokenizer_probe import MAX_TOKEN_LENGTH
 
-# `tokenizer.ggml.token_type`. Unused pieces (5) and byte pieces (6) need no name here.
-NORMAL, UNKNOWN, CONTROL, USER_DEFINED = 1, 2, 3, 4
+# `tokenizer.ggml.token_type`.
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 
-SPACE = "▁"  # what SentencePiece writes for a space
+SPACE = "▁"  # SentencePiece's space
 
-# Cutting a piece everywhere costs the square of its length. A vocabulary of 256 K common pieces
-# takes a tenth of this; as many of the longest pieces allowed would take an hour.
+# Finding the merges of a token costs the square of its length. A usual vocabulary of 256 K takes a
+# tenth of this; as many of the longest tokens allowed would take an hour.
 MAX_MERGE_WORK = 1 << 28
 
 
 def build_tokenizer(metadata: Mapping[str, Any], path: Path = Path("GGUF")) -> Tokenizer:
-    """The tokenizer that `metadata` describes; `path` is for messages.
+    """Build the tokenizer that `metadata` describes; `path` is for messages.
 
     Raises:
-        NoTokenizerError: there is none, or one of a kind that is not rebuilt here.
+        NoTokenizerError: there is none, or one of a kind that is not built here.
         ModelFileError: its fields do not fit one another.
     """
     fields = Fields(path, metadata, prefix="tokenizer.ggml.")
@@ -47,7 +47,7 @@ def build_tokenizer(metadata: Mapping[str, Any], path: Path = Path("GGUF")) -> T
     if model is None:
         raise NoTokenizerError(f"{path}: has no tokenizer.ggml.model; give token ids")
     if model not in ("gpt2", "llama"):
-        raise _not_rebuilt(fields, "model", model, ("gpt2", "llama"))
+        raise _unknown_kind(fields, "model", model, ("gpt2", "llama"))
     vocabulary = _Vocabulary.from_fields(fields)
     build = _build_byte_level if model == "gpt2" else _build_sentencepiece
     try:
@@ -55,14 +55,14 @@ def build_tokenizer(metadata: Mapping[str, Any], path: Path = Path("GGUF")) -> T
         _add_tokens(tokenizer, vocabulary)
     except (ModelFileError, NoTokenizerError):
         raise
-    except BaseException as error:  # the library raises plain Exception, for a merge of no token,
-        if not isinstance(error, Exception) and not is_panic(error):  # say, or panics
+    except BaseException as error:  # the library raises plain Exception, or panics
+        if not isinstance(error, Exception) and not is_panic(error):
             raise
-        raise ModelFileError(f"{path}: tokenizer.ggml: not a sound tokenizer: {error}") from None
+        raise ModelFileError(f"{path}: tokenizer.ggml: not a valid tokenizer: {error}") from None
     return tokenizer
 
 
-def _not_rebuilt(fields: Fields, name: str, found: str, known: Sequence[str]) -> NoTokenizerError:
+def _unknown_kind(fields: Fields, name: str, found: str, known: Sequence[str]) -> NoTokenizerError:
     return NoTokenizerError(
         f"{fields.path}: {fields.prefix}{name} is {found[:80]!r}, expected one of "
         f"{', '.join(known)}; give token ids, or use a model in safetensors"
@@ -77,7 +77,7 @@ class _Vocabulary:
 
     @classmethod
     def from_fields(cls, fields: Fields) -> _Vocabulary:
-        # Empty tokens have no way to be found; llama.cpp gives them this name.
+        # No text can match an empty token; llama.cpp gives them this name.
         tokens = [
             token or f"[EMPTY_{index}]" for index, token in enumerate(_texts(fields, "tokens"))
         ]
@@ -125,7 +125,7 @@ def _error(fields: Fields, name: str, what: str) -> ModelFileError:
 
 
 def _add_tokens(tokenizer: Tokenizer, vocabulary: _Vocabulary) -> None:
-    """Let tokens that are no plain text be found before the text is split."""
+    """Add control and user-defined tokens, which are matched before the text is split."""
     for special, kinds in ((True, (UNKNOWN, CONTROL)), (False, (USER_DEFINED,))):
         tokenizer.add_tokens(
             [
@@ -139,7 +139,7 @@ def _add_tokens(tokenizer: Tokenizer, vocabulary: _Vocabulary) -> None:
 def _template(
     fields: Fields, vocabulary: _Vocabulary, add_bos: bool, add_eos: bool = False
 ) -> TemplateProcessing | None:
-    """BOS before and EOS behind a text, where the file or its family asks for them."""
+    """Add BOS before and EOS after a text where the file, or its kind by default, asks for them."""
     marks = {}
     for mark, default in (("bos", add_bos), ("eos", add_eos)):
         index = fields.integer(f"{mark}_token_id", None, low=0, high=len(vocabulary.tokens) - 1)
@@ -175,13 +175,13 @@ _CASED_WORD = rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+|[^\r\n\p{{L}}\p{{N}}]?
 
 @dataclass(frozen=True)
 class _Splitting:
-    """How text falls into words, inside which alone tokens are merged."""
+    """A pre-tokenizer: how text is split into words, inside which tokens are merged."""
 
-    patterns: tuple[str, ...]  # each splits what those before it left whole
-    normalize: bool = False  # to Unicode's NFC, first
-    # As in tiktoken, where these come from: a word that is a token needs no merges to become it.
+    patterns: tuple[str, ...]  # applied in turn, each to what those before it left whole
+    normalize: bool = False  # to NFC, before splitting
+    # As in tiktoken, which these come from: a word that is a token needs no merges to become it.
     ignore_merges: bool = False
-    add_bos: bool = False  # unless the file says otherwise
+    add_bos: bool = False  # where the file does not say
 
 
 _LLAMA3 = _Splitting(
@@ -191,7 +191,7 @@ _LLAMA3 = _Splitting(
 )
 
 # By `tokenizer.ggml.pre`. The patterns are those of the tokenizer.json of GPT-2, SmolLM, Llama 3,
-# Qwen 2 and Mistral Nemo. "default" is llama.cpp's own, for files that were not told their kind.
+# Qwen 2 and Mistral Nemo. "default" is llama.cpp's, for files without `tokenizer.ggml.pre`.
 _SPLITTINGS = {
     "default": _Splitting((r"[\p{P}\$\+<=>\^~\|]+", _GPT2, r"\p{N}+", r"[0-9][0-9][0-9]")),
     "gpt-2": _Splitting((_GPT2,)),
@@ -213,7 +213,7 @@ _SPLITTINGS = {
 def _build_byte_level(fields: Fields, vocabulary: _Vocabulary) -> Tokenizer:
     name = fields.text("pre", None) or "default"
     if name not in _SPLITTINGS:
-        raise _not_rebuilt(fields, "pre", name, tuple(_SPLITTINGS))
+        raise _unknown_kind(fields, "pre", name, tuple(_SPLITTINGS))
     splitting = _SPLITTINGS[name]
     merges = _merge_pairs(fields)
     tokenizer = Tokenizer(
@@ -274,26 +274,28 @@ def _build_sentencepiece(fields: Fields, vocabulary: _Vocabulary) -> Tokenizer:
 
 
 def _merges_by_score(fields: Fields, vocabulary: _Vocabulary) -> list[tuple[str, str]]:
-    """Every way to join two pieces into a third, the third with the highest score first.
+    """Return all pairs of tokens that make a token, those of the highest score first.
 
-    SentencePiece joins whichever two neighbours make the piece of the highest score, so an
-    order of merges says the same. It cannot say "the leftmost first" of two ways to make one
-    piece; like transformers' conversion, the way with the longer left part then goes first.
+    SentencePiece merges the two neighbours that make the token of the highest score, so this order
+    of merges has the same effect. Of two pairs that make the same token, SentencePiece takes the
+    leftmost, which no order expresses; the pair with the longer left part goes first, as in
+    transformers' conversion.
     """
     scores = _numbers(fields, "scores", len(vocabulary.tokens), "f")
     if not np.isfinite(scores).all():
         raise _error(fields, "scores", "holds NaN or infinity, expected finite numbers")
-    # Only plain pieces: no text may be merged into a control token.
-    plain = [index for index, kind in enumerate(vocabulary.kinds) if kind == NORMAL]
-    pieces = {vocabulary.tokens[index] for index in plain}
-    work = sum(len(piece) ** 2 for piece in pieces)
+    # Only normal tokens: no text may be merged into a control token.
+    normal = [index for index, kind in enumerate(vocabulary.kinds) if kind == NORMAL]
+    tokens = {vocabulary.tokens[index] for index in normal}
+    work = sum(len(token) ** 2 for token in tokens)
     if work > MAX_MERGE_WORK:
-        count = f"{sum(map(len, pieces)):,} characters in {len(pieces):,} pieces"
-        raise _error(fields, "tokens", f"holds {count}, expected short pieces")
-    best_first = sorted(plain, key=lambda index: -scores[index])
-    return [pair for index in best_first for pair in _halves(vocabulary.tokens[index], pieces)]
-
-
-def _halves(piece: str, pieces: set[str]) -> list[tuple[str, str]]:
-    cuts = [(piece[:cut], piece[cut:]) for cut in range(len(piece) - 1, 0, -1)]
-    return [(left, right) for left, right in cuts if left in pieces and right in pieces]
+        count = f"{sum(map(len, tokens)):,} characters in {len(tokens):,} tokens"
+        raise _error(fields, "tokens", f"holds {count}, expected shorter tokens")
+    merges = []
+    for index in sorted(normal, key=lambda index: -scores[index]):
+        token = vocabulary.tokens[index]
+        for cut in range(len(token) - 1, 0, -1):
+            left, right = token[:cut], token[cut:]
+            if left in tokens and right in tokens:
+                merges.append((left, right))
+    return merges

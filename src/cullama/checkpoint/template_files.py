@@ -1,7 +1,7 @@
-"""Where a checkpoint keeps its chat template, and the texts of the tokens a template may name.
+"""Finds a checkpoint's chat template, and the strings of the special tokens that it may name.
 
-It knows the files and fields in which they are found, in folders and in GGUF. What a template
-does is `chat_template`'s.
+It knows the files of a folder and the fields of GGUF that hold them. Templates are compiled and
+rendered by `chat/template.py`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ TEMPLATE, CONFIG, SPECIAL = (
 )
 NAMES = tuple(f"{kind}_token" for kind in ("bos", "eos", "unk", "sep", "pad", "cls", "mask"))
 
-# GGUF: which token ids give the names their texts.
+# The token ids in GGUF that give these names their strings.
 GGUF_NAMES = {
     "bos_token": "bos",
     "eos_token": "eos",
@@ -35,11 +35,11 @@ GGUF_NAMES = {
 
 
 def folder_template(folder: Path) -> ChatTemplate | None:
-    """chat_template.jinja goes before the chat_template of tokenizer_config.json.
+    """Load chat_template.jinja, or else the chat_template of tokenizer_config.json.
 
     Raises:
         ChatTemplateError: there is one, and it cannot be used.
-        ModelFileError: the files round it are damaged.
+        ModelFileError: tokenizer_config.json or special_tokens_map.json is damaged.
     """
     names = folder_names(folder)
     if (folder / TEMPLATE).exists():
@@ -50,7 +50,7 @@ def folder_template(folder: Path) -> ChatTemplate | None:
 
 
 def folder_names(folder: Path) -> Mapping[str, str]:
-    """The texts of bos_token, eos_token and so on: from tokenizer_config.json, or older files."""
+    """Return the strings of bos_token, eos_token …: of tokenizer_config.json, or older files."""
     files = [_fields(folder / SPECIAL), _fields(folder / CONFIG)]
     return {name: _token(fields, name) for fields in files for name in NAMES if name in fields}
 
@@ -60,7 +60,7 @@ def _fields(path: Path) -> Fields:
 
 
 def _token(fields: Fields, name: str) -> str:
-    """A token is its text, or an object that holds it."""
+    """Return the string of a token, which is a string or an object with `content`."""
     value = fields.values[name]
     if isinstance(value, str):
         return value
@@ -69,14 +69,14 @@ def _token(fields: Fields, name: str) -> str:
 
 
 def _source(fields: Fields) -> str | None:
-    """One template, or a list of templates with names; "default" is the one for conversations."""
+    """Return the one template, or "default" out of a list of named ones."""
     named = fields.values.get("chat_template")
     if not isinstance(named, list):
         return fields.text("chat_template", None)
-    for one in named:
-        if not isinstance(one, dict) or not isinstance(one.get("template"), str):
+    for entry in named:
+        if not isinstance(entry, dict) or not isinstance(entry.get("template"), str):
             fields.fail("chat_template", "a string, or a list of objects with name and template")
-    found = {str(one.get("name")): str(one["template"]) for one in named}
+    found = {str(entry.get("name")): str(entry["template"]) for entry in named}
     if found and "default" not in found:
         raise ChatTemplateError(
             f"{fields.path}: chat_template holds {short_repr(sorted(found))}, "
@@ -89,9 +89,11 @@ def _source(fields: Fields) -> str | None:
 
 
 def gguf_template(metadata: Mapping[str, Any], path: Path) -> ChatTemplate | None:
-    """
+    """Load `tokenizer.chat_template`, if there is one.
+
     Raises:
-        ModelFileError: the fields are not what they must be.
+        ChatTemplateError: it cannot be used.
+        ModelFileError: a field is of the wrong kind.
     """
     source = Fields(path, metadata).text("tokenizer.chat_template", None)
     if not source:
@@ -101,7 +103,11 @@ def gguf_template(metadata: Mapping[str, Any], path: Path) -> ChatTemplate | Non
 
 
 def gguf_names(metadata: Mapping[str, Any], path: Path) -> Mapping[str, str]:
-    """The texts of the tokens with a role; a token outside the vocabulary is an error."""
+    """Return the strings of BOS, EOS, unknown and padding, those that the file has.
+
+    Raises:
+        ModelFileError: a token id is outside the vocabulary.
+    """
     fields = Fields(path, metadata, prefix="tokenizer.ggml.")
     tokens = metadata.get("tokenizer.ggml.tokens")
     if not isinstance(tokens, list) or not tokens:

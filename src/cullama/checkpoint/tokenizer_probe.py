@@ -1,14 +1,12 @@
-"""A trial of a tokenizer.json: does the `tokenizers` library survive it, within bounds?
+"""Probes a tokenizer.json: can the `tokenizers` library load it and encode texts within bounds?
 
-This file is run as a process of its own, started by `tokenizer_file.py`, because the library ends
-the whole process where it runs out of memory, and cannot be stopped where it takes for ever. It
-takes the file's bytes from standard input and writes what it is at, line by line, and at the end a
-verdict. It knows the format of tokenizer.json, and imports nothing of cullama: a process that
-holds only the library starts in a few hundredths of a second.
+`tokenizer_file.py` runs this file as a child process, because the library aborts the whole process
+when memory runs out, and cannot be interrupted. It reads the file's bytes from standard input,
+prints each step before it is taken, and at the end a verdict. It imports nothing of cullama, so
+that the process starts in a few hundredths of a second.
 
-First come rules, for what no trial with a few texts can find; then texts. A kind of component
-that is not known here is no reason to refuse: it is held to the bounds that hold for all, and
-to the trial.
+Rules come first, for what encoding a few texts cannot find; then texts. A component of an unknown
+kind is not refused: it is held to the bounds for all components, and to the texts.
 """
 
 from __future__ import annotations
@@ -18,44 +16,45 @@ import json
 import math
 import struct
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any, NoReturn
 
-SOUND, REFUSED, AT = "sound", "refused: ", "at: "  # what a line of output begins with
+VALID, REFUSED, AT = "valid", "refused: ", "at: "  # how lines of output begin
 
 # Far above what published tokenizers hold, and low enough to be harmless.
 MAX_DEPTH = 32  # levels of JSON
 MAX_TOKEN_ID = 1 << 24
 MAX_TOKEN_LENGTH = 1024  # characters
 MAX_PATTERN_LENGTH = 1 << 14
-MAX_STRING_LENGTH = 256  # of any other text in a component
+MAX_STRING_LENGTH = 256  # of any other string in a component
 MAX_LIST_LENGTH = 256  # in any list of a component
-MAX_GROWTH = 64  # bytes that one byte of a text may become
-COUNTS = {
+MAX_GROWTH = 64  # bytes that a normaliser may make of one byte
+RANGES = {  # of numbers in components, by their names
     "length": (1, 1 << 16),  # FixedLength: 0 panics
     "start": (0, 1024),
     "stop": (0, 1024),  # Strip
     "max_input_chars_per_word": (1, 1024),  # WordPiece takes its square
 }
-PIPELINE = ("normalizer", "pre_tokenizer")  # what a text goes through before it is tokens
+PIPELINE = ("normalizer", "pre_tokenizer")  # applied to a text before the model
 COMPONENTS = (*PIPELINE, "post_processor", "decoder")
 
-RUN = 3000  # characters in a probe of one kind: enough for what takes exponential time
+RUN = 3000  # characters of a probe text: enough to expose exponential time
 
 
 class UnsafeTokenizerError(Exception):
-    """The file is refused; the message goes behind the file's name."""
+    """The file is refused; the message follows the file's name."""
 
 
 def main(seconds: int, size: int) -> None:
-    """Read a tokenizer.json from standard input, and say on standard output what it is."""
+    """Probe the tokenizer.json on standard input; print steps and verdict on standard output."""
     content = sys.stdin.buffer.read()
     _limit(seconds, size)
     try:
         for step in probe(content):
             print(AT + step, flush=True)
-        verdict = SOUND
+        verdict = VALID
     except UnsafeTokenizerError as error:
         verdict = REFUSED + str(error)
     except MemoryError:
@@ -71,12 +70,12 @@ def _limit(seconds: int, size: int) -> None:
         (resource.RLIMIT_CPU, seconds),
         (resource.RLIMIT_AS, size),
     ):
-        with suppress(ValueError, OSError):  # macOS knows no limit of memory
+        with suppress(ValueError, OSError):  # macOS has no limit of memory
             resource.setrlimit(limit, (value, resource.getrlimit(limit)[1]))
 
 
 def probe(content: bytes) -> Iterator[str]:
-    """Do the whole of it, naming each step before it is taken.
+    """Run all steps, yielding the name of each before it is taken.
 
     Raises:
         UnsafeTokenizerError: the file breaks a rule, or the library fails on it.
@@ -90,19 +89,20 @@ def probe(content: bytes) -> Iterator[str]:
     for name, text in probe_texts(document):
         yield f"encoding {name}"
         _encode(tokenizer, name, text)
-        tokenizer.encode_special_tokens = True  # once as a template's, then as users' texts
+        # The first text is encoded as a template's, with special tokens; the others as users'.
+        tokenizer.encode_special_tokens = True
     yield "decoding its tokens"
     _decode(tokenizer)
 
 
-# ---------------------------------------------------------------------------------------- its JSON
+# ------------------------------------------------------------------------------------------ JSON
 
 
 def parsed(content: bytes) -> dict[str, Any]:
-    """The object in a JSON text, refusing what JSON parsers disagree about."""
+    """Parse a JSON object, refusing what JSON parsers disagree about."""
     try:
         document = json.loads(
-            content.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_number
+            content.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_refuse_constant
         )
     except (ValueError, RecursionError) as error:  # ValueError: not UTF-8, not JSON
         raise UnsafeTokenizerError(f"cannot be read as JSON: {error}") from None
@@ -114,24 +114,23 @@ def parsed(content: bytes) -> dict[str, Any]:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        seen: set[str] = set()
-        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        [(twice, _)] = Counter(key for key, _ in pairs).most_common(1)
         raise UnsafeTokenizerError(f"key {twice[:80]!r} is given twice, expected once")
     return found
 
 
-def _no_number(word: str) -> NoReturn:
+def _refuse_constant(word: str) -> NoReturn:
     raise UnsafeTokenizerError(f"holds {word}, expected finite numbers")
 
 
-# --------------------------------------------------------------------------------------- the rules
+# ------------------------------------------------------------------------------------------- rules
 
 
 def check(document: dict[str, Any]) -> None:
-    """Hold what a trial with a few texts cannot find to bounds.
+    """Check the bounds that encoding a few texts cannot.
 
     Raises:
-        UnsafeTokenizerError: which setting is what, and what was expected.
+        UnsafeTokenizerError: names the setting, what it is, and what was expected.
     """
     _check_ids(document)
     model = document.get("model")
@@ -156,12 +155,12 @@ def _short(value: object) -> str:
 
 
 def _check_ids(document: dict[str, Any]) -> None:
-    """Each token has an id of its own, or the model would be told another than was meant."""
+    """Check that each token has an id of its own; otherwise the model would read another token."""
     contents: dict[int, str] = {}
     for where, content, index in _tokens(document):
-        shortest = 1 if where == "added_tokens" else 0  # vocabularies hold fillers of nothing
-        if not isinstance(content, str) or not shortest <= len(content) <= MAX_TOKEN_LENGTH:
-            _fail(f"{where}: a token", content, f"{shortest} to {MAX_TOKEN_LENGTH:,} characters")
+        low = 1 if where == "added_tokens" else 0  # vocabularies hold empty filler tokens
+        if not isinstance(content, str) or not low <= len(content) <= MAX_TOKEN_LENGTH:
+            _fail(f"{where}: a token", content, f"{low} to {MAX_TOKEN_LENGTH:,} characters")
         if type(index) is not int or not 0 <= index < MAX_TOKEN_ID:
             expected = f"a whole number below {MAX_TOKEN_ID:,}"
             _fail(f"{where}: the id of token {_short(content)}", index, expected)
@@ -173,12 +172,12 @@ def _check_ids(document: dict[str, Any]) -> None:
 
 
 def _tokens(document: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
-    """Where it stands, content and id of every token."""
+    """Yield place, content and id of every token."""
     model = document.get("model")
     vocabulary = model.get("vocab") if isinstance(model, dict) else None
     if isinstance(vocabulary, dict):
         yield from (("model.vocab", content, index) for content, index in vocabulary.items())
-    if isinstance(vocabulary, list):  # Unigram: the place is the id
+    if isinstance(vocabulary, list):  # Unigram: the index is the id
         for index, entry in enumerate(vocabulary):
             yield "model.vocab", entry[0] if isinstance(entry, list) and entry else entry, index
     added = document.get("added_tokens")
@@ -188,15 +187,17 @@ def _tokens(document: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
 
 
 def _check_component(where: str, value: Any, depth: int = 1) -> None:
-    """Bounds for whatever stands in a component, of a kind that is known here or not."""
+    """Check bounds of all values in a component, whether its kind is known here or not."""
     if depth > MAX_DEPTH:
         raise UnsafeTokenizerError(
             f"{where[:80]} is nested more than {MAX_DEPTH} deep, expected settings"
         )
     if isinstance(value, str):
-        _check_text(where, value)
+        _check_string(where, value)
     elif isinstance(value, int | float):
-        _check_number(where, value)
+        low, high = RANGES.get(where.rpartition(".")[2], (-(1 << 31), 1 << 31))
+        if not math.isfinite(value) or not low <= value <= high:
+            _fail(where, value, f"a number from {low:,} to {high:,}")
     elif isinstance(value, dict | list):
         if len(value) > MAX_LIST_LENGTH:
             raise UnsafeTokenizerError(
@@ -204,35 +205,29 @@ def _check_component(where: str, value: Any, depth: int = 1) -> None:
             )
         if isinstance(value, dict) and value.get("type") == "TemplateProcessing":
             _check_template(where, value.get("single"))
-        inner = value.items() if isinstance(value, dict) else enumerate(value)
-        for key, part in inner:
+        parts = value.items() if isinstance(value, dict) else enumerate(value)
+        for key, part in parts:
             _check_component(f"{where}.{str(key)[:40]}", part, depth + 1)
 
 
-def _check_text(where: str, text: str) -> None:
+def _check_string(where: str, text: str) -> None:
     name = where.rpartition(".")[2]
     if name == "precompiled_charsmap":
         return _check_charsmap(where, text)
-    longest = MAX_PATTERN_LENGTH if name in ("Regex", "String") else MAX_STRING_LENGTH
-    if len(text) > longest:
-        _fail(where, text, f"at most {longest:,}")
+    limit = MAX_PATTERN_LENGTH if name in ("Regex", "String") else MAX_STRING_LENGTH
+    if len(text) > limit:
+        _fail(where, text, f"at most {limit:,}")
     return None
 
 
-def _check_number(where: str, value: float) -> None:
-    low, high = COUNTS.get(where.rpartition(".")[2], (-(1 << 31), 1 << 31))
-    if not math.isfinite(value) or not low <= value <= high:
-        _fail(where, value, f"a number from {low:,} to {high:,}")
-
-
 def _check_charsmap(where: str, text: str) -> None:
-    """SentencePiece's table: the size of a trie, the trie, and replacements, each ended by a 0."""
+    """Check SentencePiece's table: the size of a trie, the trie, and zero-terminated strings."""
     try:
         table = base64.b64decode(text, validate=True)
         [size] = struct.unpack_from("<I", table)
     except (ValueError, struct.error):
         raise UnsafeTokenizerError(
-            f"{where} is no table, expected one of SentencePiece's"
+            f"{where} is not a table, expected one of SentencePiece's"
         ) from None
     if not 0 < size <= len(table) - 4 or size % 4:
         raise UnsafeTokenizerError(
@@ -247,7 +242,7 @@ def _check_charsmap(where: str, text: str) -> None:
 
 
 def _check_template(where: str, pieces: Any) -> None:
-    """Twice the text would be twice its tokens, and two hundred times two hundred times."""
+    """Check that a template holds the text once: each repetition would multiply its tokens."""
     if not isinstance(pieces, list):
         return
     texts = [
@@ -277,24 +272,24 @@ def _components(value: Any) -> Iterator[dict[str, Any]]:
 
 
 def _growth(component: dict[str, Any]) -> float:
-    """How many times as long it can make a text."""
+    """Return by how much a component can lengthen a text, at most."""
     kind, pattern = component.get("type"), component.get("pattern")
     if kind == "ByteLevel":
-        return 2.0  # most bytes are written as a character of two
+        return 2.0  # most bytes become a character of two bytes
     if kind != "Replace":
         return 1.0
     content = len(str(component.get("content")).encode(errors="replace"))
     text = pattern.get("String") if isinstance(pattern, dict) else None
     replaced = len(text.encode(errors="replace")) if isinstance(text, str) else 0
-    # A regular expression may match nothing at all, between any two bytes.
+    # A regular expression may match the empty string, between any two bytes.
     return max(1.0, content / replaced if replaced else 1.0 + content)
 
 
-# --------------------------------------------------------------------------------------- the trial
+# ----------------------------------------------------------------------------------- probe texts
 
 
 def probe_texts(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """Texts that have brought tokenizers down, or to a standstill."""
+    """Yield names and texts that have made tokenizers fail or hang."""
     added = [content for where, content, _ in _tokens(document) if where == "added_tokens"]
     yield "its added tokens", "".join(added)[:RUN]
     yield "nothing", ""
@@ -302,9 +297,9 @@ def probe_texts(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
     places = (place for place in range(0, 0x110000, 997) if not 0xD800 <= place < 0xE000)
     yield "characters from all of Unicode", " ".join(map(chr, places))
     yield "noncharacters", "\0\ufeff\ufffe\uffff\ufffd\u202e\u200d\U0010ffff\x7f\x85\ufdfa" * 20
-    yield "words without end", "the quick brown fox, " * (RUN // 21)
+    yield "a long text", "the quick brown fox, " * (RUN // 21)
     for name, character in RUNS.items():
-        yield f"{name} again and again", character * RUN
+        yield f"{name}, repeated", character * RUN
     tokens = sorted({content for _, content, _ in _tokens(document)}, key=len)[-3:]
     for token in tokens:
         yield "its longest tokens", token * (RUN // max(1, len(token)))
@@ -318,7 +313,7 @@ RUNS = {
     "an exclamation mark": "!",
     "a line's end": "\n",
     "a Chinese character": "漢",
-    "a ligature": "\ufdfa",  # which Unicode's NFKC writes as 18 characters
+    "a ligature": "\ufdfa",  # which NFKC expands to 18 characters
     "an emoji": "🦙",
     "an accent": "\u0301",
 }
@@ -329,8 +324,8 @@ def _loaded(content: bytes) -> Any:
 
     try:
         tokenizer = tokenizers.Tokenizer.from_buffer(content)
-    except BaseException as error:  # a panic of the library's is no Exception
-        raise UnsafeTokenizerError(f"not a sound tokenizer: {error}"[:300]) from None
+    except BaseException as error:  # a panic of the library is no Exception
+        raise UnsafeTokenizerError(f"not a valid tokenizer: {error}"[:300]) from None
     tokenizer.no_padding()
     tokenizer.no_truncation()
     return tokenizer
@@ -339,7 +334,7 @@ def _loaded(content: bytes) -> Any:
 def _encode(tokenizer: Any, name: str, text: str) -> None:
     try:
         ids = tokenizer.encode(text).ids
-    except Exception:  # it has no token for a character: said when a user writes one
+    except Exception:  # no token for a character: reported when a user's text has one
         return
     except BaseException as error:
         raise UnsafeTokenizerError(f"the library panics at {name}: {error}"[:300]) from None
@@ -352,8 +347,8 @@ def _encode(tokenizer: Any, name: str, text: str) -> None:
 
 def _decode(tokenizer: Any) -> None:
     size = tokenizer.get_vocab_size()
-    every = max(1, size // RUN)  # a panic at one token in a hundred is caught when it is met
-    _decode_ids(tokenizer, list(range(0, size, every)))
+    # A sample, because a panic at a token in use is caught there, too.
+    _decode_ids(tokenizer, list(range(0, size, max(1, size // RUN))))
     for index in range(0, size, max(1, size // 500)):
         _decode_ids(tokenizer, [index])
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,9 @@ from .rope import DivisorScaling, LinearScaling, Rope, Scaling
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """A Llama-family model. Letters as in `operators.py`: D, F, H, K, E, V."""
+    """The shape of a Llama-like model; the letters are those of `operators.py`."""
 
-    architecture: str
+    architecture: str  # a key of `FAMILIES`
     hidden_size: int  # D
     intermediate_size: int  # F
     layers: int
@@ -34,12 +34,12 @@ class ModelConfig:
     context_length: int
     norm_eps: float
     rope: Rope
-    windows: tuple[int, ...]  # per layer: how many tokens back it sees, itself included; 0 = all
+    windows: tuple[int, ...]  # per layer: tokens back that it sees, itself included; 0: all
     qkv_bias: bool = False
     output_bias: bool = False
     mlp_bias: bool = False
     qk_norm: bool = False
-    tied: bool = False  # one matrix embeds and predicts
+    tied: bool = False  # the embedding is the output matrix, too
     bos_id: int | None = None
     eos_ids: tuple[int, ...] = ()
 
@@ -47,7 +47,7 @@ class ModelConfig:
     def from_huggingface(
         cls, path: Path, values: Mapping[str, Any], generation: Mapping[str, Any] | None = None
     ) -> ModelConfig:
-        """From config.json, and generation_config.json where there is one.
+        """Read config.json, and the end tokens of generation_config.json if there is one.
 
         Raises:
             UnsupportedModelError: an architecture or setting that cullama does not run.
@@ -95,9 +95,17 @@ class ModelConfig:
         tensors: Mapping[str, tuple[int, ...]],
         rope_divisors: tuple[float, ...] | None = None,
     ) -> ModelConfig:
-        """From a GGUF's metadata; what the metadata leaves out is read off the tensors' shapes."""
-        everything = Fields(path, metadata)
-        name = everything.text("general.architecture")
+        """Read GGUF metadata; which optional parts there are is read from the tensors' names.
+
+        Args:
+            tensors: shapes by GGUF's names.
+            rope_divisors: the values of `rope_freqs.weight`, [E / 2], if the file has it.
+
+        Raises:
+            UnsupportedModelError: an architecture or setting that cullama does not run.
+            ModelFileError: a field is missing, of the wrong kind or out of range.
+        """
+        name = Fields(path, metadata).text("general.architecture")
         families = {family.gguf_name: family for family in FAMILIES.values()}
         if name not in families:
             raise _unsupported(path, "general.architecture", name, families)
@@ -142,7 +150,7 @@ class ModelConfig:
         return config._checked(fields, "attention.head_count_kv", "attention.key_length")
 
     def _checked(self, fields: Fields, kv_heads: str, head_dim: str) -> ModelConfig:
-        """Relations between fields; the names are those of the fields most likely at fault."""
+        """Check relations between fields; `kv_heads` and `head_dim` are their names in the file."""
         path = fields.path
         if self.heads % self.kv_heads:
             raise ModelFileError(
@@ -153,7 +161,7 @@ class ModelConfig:
             raise ModelFileError(
                 f"{path}: {fields.prefix}{head_dim} is {self.head_dim} (where it is left out: "
                 f"{self.hidden_size} hidden numbers shared by {self.heads} heads), "
-                "expected an even number above 0, because rotary embedding turns pairs"
+                "expected an even number above 0, because rotary embedding rotates pairs"
             )
         match self.rope.scaling:
             case DivisorScaling(divisors):
@@ -166,25 +174,21 @@ class ModelConfig:
 
     @property
     def qkv_size(self) -> int:
-        """Columns of the fused query, key and value projection: (H + 2K) E."""
+        """Rows of the fused query, key and value matrix: (H + 2K) E."""
         return (self.heads + 2 * self.kv_heads) * self.head_dim
 
     @property
     def cache_elements(self) -> int:
-        """Numbers kept for each token: a key and a value per layer and key/value head."""
+        """Elements of the KV cache for each token, over all layers."""
         return 2 * self.layers * self.kv_heads * self.head_dim
 
     @property
     def parameters(self) -> int:
-        """Elements in the weight matrices, a tied one counted once."""
+        """Elements of all weight matrices, a tied one counted once."""
         attention = self.hidden_size * (self.qkv_size + self.heads * self.head_dim)
         layer = attention + 3 * self.hidden_size * self.intermediate_size
         embeddings = self.vocab_size * self.hidden_size * (1 if self.tied else 2)
         return self.layers * layer + embeddings
-
-    def with_tied(self, tied: bool) -> ModelConfig:
-        """The same model, once its tensors have shown whether one matrix serves twice."""
-        return replace(self, tied=tied)
 
 
 def _unsupported(path: Path, field: str, found: object, supported: Any) -> UnsupportedModelError:

@@ -1,9 +1,9 @@
-"""Rotary position embedding: which angle turns which pair of a head, at which position.
+"""Rotary position embedding (RoPE): by which angle each pair of a head is rotated at a position.
 
 Su et al., "RoFormer: Enhanced Transformer with Rotary Position Embedding", 2021. Pairs are half
-a head apart (i, i + E/2), as in Hugging Face's checkpoints. It knows the scalings that stretch a
-context ("linear", Llama 3.1's "llama3", GGUF's per-frequency divisors) and nothing of tensors
-other than the table it makes.
+a head apart (i, i + E/2), as in Hugging Face's checkpoints. The scalings are those that stretch a
+context: "linear", Llama 3.1's "llama3", and GGUF's divisors per frequency. It makes the table; the
+rotation itself is the operator `rope_and_store`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ..files.fields import Fields
 from ..files.regular_file import short_repr
 
 SPELLINGS = ("rope_parameters", "rope_scaling")
-MIN_THETA = 1e-3  # real ones are 1e4 and more; far below 1, angles leave float32's range
+MIN_THETA = 1e-3  # models have 1e4 and more; far below 1, angles overflow float32
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class LinearScaling:
 
 @dataclass(frozen=True)
 class Llama3Scaling:
-    """Slow pairs slowed by `factor`, fast ones left, a smooth ramp between (Llama 3.1)."""
+    """Low frequencies divided by `factor`, high ones kept, a linear ramp between (Llama 3.1)."""
 
     factor: float
     low_frequency_factor: float
@@ -43,7 +43,7 @@ class Llama3Scaling:
 
 @dataclass(frozen=True)
 class DivisorScaling:
-    """One divisor for each pair, as GGUF files store any scaling in `rope_freqs.weight`."""
+    """One divisor for each frequency, as GGUF stores any scaling in `rope_freqs.weight`."""
 
     divisors: tuple[float, ...]  # [E / 2]
 
@@ -53,12 +53,19 @@ Scaling: TypeAlias = LinearScaling | Llama3Scaling | DivisorScaling
 
 @dataclass(frozen=True)
 class Rope:
+    """The base of the frequencies, θ, and how they are scaled."""
+
     theta: float = 10000.0
     scaling: Scaling | None = None
 
     @classmethod
     def from_huggingface(cls, fields: Fields) -> Rope:
-        """Both spellings: `rope_parameters` (with theta inside), `rope_theta` + `rope_scaling`."""
+        """Read either spelling: `rope_parameters` with θ inside, `rope_theta` + `rope_scaling`.
+
+        Raises:
+            UnsupportedModelError: a scaling that is not implemented.
+            ModelFileError: a field of the wrong kind or range, or two spellings that disagree.
+        """
         ropes = [cls._from_group(fields, name) for name in SPELLINGS if fields.group(name)]
         if len(ropes) > 1 and ropes[0] != ropes[1]:
             fields.fail("rope_scaling", "what rope_parameters says, or one of the two alone")
@@ -79,7 +86,7 @@ class Rope:
         return cls(theta, _scaling(settings, fields))
 
     def inverse_frequencies(self, head_dim: int) -> NDArray[np.float32]:
-        """Radians a position turns each pair by, [E / 2]."""
+        """Return by how many radians each pair is rotated per position, float32 [E / 2]."""
         exponents = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
         frequencies = np.float32(1) / np.float32(self.theta) ** exponents
         match self.scaling:
@@ -92,11 +99,11 @@ class Rope:
         return frequencies
 
     def table(self, head_dim: int, positions: int) -> NDArray[np.float32]:
-        """(cos, cos, −sin, sin) of every angle, [P, 2E].
+        """Compute (cos, cos, −sin, sin) of every angle, float32 [P, 2E].
 
-        With the sign inside the table, a head is turned by x · (cos, cos) + swapped(x) · (−sin,
-        sin), where `swapped` exchanges its halves. The angles are rounded to float32 before
-        the cosine, because the models were trained, and are compared, with tables made so.
+        With the sign inside the table, a head is rotated by x · (cos, cos) + swapped(x) · (−sin,
+        sin), where `swapped` exchanges its halves. Angles are rounded to float32 before the
+        cosine: models were trained with such tables, and references use them.
         """
         angles = np.outer(
             np.arange(positions, dtype=np.float32), self.inverse_frequencies(head_dim)
@@ -129,9 +136,13 @@ def _llama3_scaling(settings: Fields, model: Fields) -> Llama3Scaling:
 
 
 def _llama3(frequencies: NDArray[np.float32], scaling: Llama3Scaling) -> NDArray[np.float32]:
-    """Wavelengths longer than the old context are stretched, short ones kept, others blended."""
-    turns = scaling.original_context * frequencies / (2 * math.pi)  # over the original context
-    span = scaling.high_frequency_factor - scaling.low_frequency_factor
-    kept = np.clip((turns - scaling.low_frequency_factor) / span, 0, 1)
+    """Scale the frequencies as Llama 3.1 does; [E / 2].
+
+    The weight of a kept frequency grows linearly, from 0 at `low_frequency_factor` full rotations
+    over the original context to 1 at `high_frequency_factor`.
+    """
+    rotations = scaling.original_context * frequencies / (2 * math.pi)
+    ramp = scaling.high_frequency_factor - scaling.low_frequency_factor
+    kept = np.clip((rotations - scaling.low_frequency_factor) / ramp, 0, 1)
     scaled = (1 - kept) * frequencies / scaling.factor + kept * frequencies
     return scaled.astype(np.float32)

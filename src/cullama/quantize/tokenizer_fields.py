@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..checkpoint.checkpoint import Checkpoint
-from ..checkpoint.gguf_tokenizer import CONTROL, NORMAL, UNKNOWN, USER_DEFINED
+from ..checkpoint.gguf_tokenizer import BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED
 from ..checkpoint.template_files import GGUF_NAMES, gguf_names
 from ..errors import ChatTemplateError, UnsupportedModelError
 from ..text.tokenizer import Tokenizer
@@ -33,7 +33,6 @@ Integers = NDArray[np.int32]
 
 TEMPLATE = "tokenizer.chat_template"
 NO_VOCABULARY = "no_vocab"  # llama.cpp's word for a model of bare token ids
-UNUSED, BYTE = 5, 6
 ENDS = ("eos", "eot", "eom")  # as many end tokens as there are names for
 
 # Ways of splitting text into words that `tokenizer.ggml.pre` has names for, in llama.cpp and here.
