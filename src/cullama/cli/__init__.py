@@ -16,7 +16,7 @@ COMMANDS = ("chat", "story", "pull", "models", "quantize", "bench", "diff", "doc
 
 
 class CommandGroup(click.Group):
-    """Finds commands by name; each stands in its own file, which is imported when it is used."""
+    """Imports a command's file when the command is used, so that `--help` stays fast."""
 
     def list_commands(self, context: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -40,6 +40,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def run(arguments: list[str] | None = None) -> int:
+    """Run a command and return its exit code; an error is one line on standard error."""
     _open_streams()
     try:
         code: Any = cli.main(arguments, prog_name="cullama", standalone_mode=False)
@@ -48,24 +49,24 @@ def run(arguments: list[str] | None = None) -> int:
         click.echo(error.ctx.get_help() if error.ctx else "")
         return 2
     except click.UsageError as error:
-        return _complain(f"{error.format_message().rstrip('.')}; see {_help_for(error)}", 2)
+        return _print_error(f"{error.format_message().rstrip('.')}; see {_help_for(error)}", 2)
     except click.ClickException as error:
-        return _complain(error.format_message(), error.exit_code)
+        return _print_error(error.format_message(), error.exit_code)
     except CullamaError as error:
-        return _complain(str(error), error.exit_code)
+        return _print_error(str(error), error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         return 130
-    except BrokenPipeError:  # whoever read our output has gone; there is nobody to tell
+    except BrokenPipeError:  # the reader of our output has closed it, as `head` does
         _discard_output()
         return 1
     except OSError as error:
         _discard_output()
-        return _complain(f"cannot write the output: {error.strerror or error}", 1)
+        return _print_error(f"cannot write the output: {error.strerror or error}", 1)
     return code if isinstance(code, int) else 0
 
 
 def _open_streams() -> None:
-    """Streams that were closed before we started, or that know only some characters."""
+    """Replace streams that are closed; print characters that a stream cannot encode as '?'."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:
@@ -75,11 +76,12 @@ def _open_streams() -> None:
 
 
 def _discard_output() -> None:
-    """Nothing that is still buffered is tried again at exit."""
+    """Send what is still buffered to /dev/null, or Python would fail again at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _complain(message: str, code: int) -> int:
+def _print_error(message: str, code: int) -> int:
+    """Print one line on standard error and return the exit code."""
     click.echo(f"cullama: {' '.join(message.split())}", err=True)
     return code
 
