@@ -40,8 +40,18 @@ TRIPLE, SYSROOT = "aarch64-unknown-linux-gnu", "/usr/aarch64-linux-gnu"
 FEATURES = {"neon": True, "dotprod": True}
 
 ROOT = Path(__file__).resolve().parents[1]
-KERNELS = ("code", "dots", "digits", "unpacking", "products", "rows", "attention", "packing")
-TESTS = [f"tests/cpu/compiled/test_compiled_{name}.py" for name in KERNELS]
+KERNELS = (
+    "code",
+    "dots",
+    "activation_quantisation",
+    "unpacking",
+    "products",
+    "rows",
+    "attention",
+    "packing",
+)
+TESTS = ["tests/cpu/jit/test_jit_kernel_builder.py"]
+TESTS += [f"tests/cpu/compiled/test_compiled_{name}.py" for name in KERNELS]
 TESTS += ["tests/operators", "-k", "compiled"]
 
 # Requests come in eight-byte words and bytes: library, kernel, record, segments, pointers, chunks.

@@ -37,7 +37,9 @@ def bytes_of_rows(name: str, rows: int, columns: int, seed: int = 0, size: float
     draw, format_ = np.random.default_rng(seed), FORMATS[name]
     if isinstance(format_, Plain):
         return (draw.standard_normal((rows, columns)) * size).astype(format_.dtype)
-    blocks = draw.integers(0, 256, (rows * columns // format_.block, format_.block_bytes), np.uint8)
+    blocks = draw.integers(
+        0, 256, (rows * columns // format_.block_columns, format_.block_bytes), np.uint8
+    )
     for start in HALVES[name]:
         scales = draw.standard_normal(len(blocks)) * size / _size_of_codes(name)
         blocks[:, start : start + 2] = scales.astype("<f2")[:, None].view(np.uint8)

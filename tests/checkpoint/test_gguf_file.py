@@ -26,6 +26,7 @@ from gguf.quants import dequantize, quantize
 from cullama.checkpoint import gguf_file
 from cullama.checkpoint.gguf_file import SUPPORTED_TYPES, GgufFile
 from cullama.errors import ModelFileError, UnsupportedModelError
+from cullama.files.quantized_blocks import BLOCK_SIZES
 
 SEED = 20240607
 PLAIN = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
@@ -579,7 +580,8 @@ def test_a_valid_file_of_another_kind_is_refused_as_unsupported(name: str, tmp_p
 def test_block_sizes_are_those_of_gguf_py() -> None:
     for dtype in SUPPORTED_TYPES:
         kind = GGMLQuantizationType[dtype]
-        assert gguf_file._BLOCKS[kind] == (dtype, *GGML_QUANT_SIZES[kind])
+        assert gguf_file._TYPES[kind] == dtype
+        assert BLOCK_SIZES[dtype] == GGML_QUANT_SIZES[kind]
 
 
 @pytest.mark.usefixtures("bounded")

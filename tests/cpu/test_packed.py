@@ -59,7 +59,7 @@ def test_codes_and_scales_at_their_ends(name: str, code: int) -> None:
     for place, start in enumerate(HALVES[name]):
         halves = np.array([pair[place] for pair in pairs], "<u2")
         rows[:, start : start + 2] = halves[:, None].view(np.uint8)
-    assert_same_bits(unpacked(panels_of(name, rows, format_.block)), meaning(name, rows))
+    assert_same_bits(unpacked(panels_of(name, rows, format_.block_columns)), meaning(name, rows))
 
 
 @pytest.mark.parametrize("name", PLAIN)
@@ -222,7 +222,7 @@ def test_a_product_is_with_what_the_file_says(names: tuple[str, ...]) -> None:
 def test_pieces_are_all_rows_however_few_come_at_a_time(
     at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(packed, "UNPACKED", at_once)
+    monkeypatch.setattr(packed, "MAX_UNPACKED", at_once)
     matrix, numbers = matrix_of("Q8_0", "Q4_1", rows=100)
     pieces = list(matrix.pieces())
     assert_same_bits(np.concatenate(pieces), numbers)

@@ -20,12 +20,13 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ModelFileError, UnsupportedModelError
+from ..files.quantized_blocks import BLOCK_SIZES
 from ..files.regular_file import open_regular_file, read_bytes, short_repr
 from ..files.tensor import FILE_DTYPES, HostArray, StoredTensor
 
@@ -45,30 +46,21 @@ READ_BYTES = 1 << 20  # of a header, at once
 TILE_ELEMENTS = 1 << 18  # 1 MB of float32: a tile stays in the second-level cache while converted
 
 
-class _Block(NamedTuple):
-    """The unit of storage of a type."""
-
-    dtype: str
-    elements: int
-    size: int  # bytes
-
-
-# By their tags in `enum ggml_type`; sizes from the structs in ggml-common.h.
-_BLOCKS = {
-    0: _Block("F32", 1, 4),
-    1: _Block("F16", 1, 2),
-    2: _Block("Q4_0", 32, 18),
-    3: _Block("Q4_1", 32, 20),
-    6: _Block("Q5_0", 32, 22),
-    7: _Block("Q5_1", 32, 24),
-    8: _Block("Q8_0", 32, 34),
-    12: _Block("Q4_K", 256, 144),
-    13: _Block("Q5_K", 256, 176),
-    14: _Block("Q6_K", 256, 210),
-    30: _Block("BF16", 1, 2),
+# Types of tensors by their tags in `enum ggml_type`.
+_TYPES = {
+    0: "F32",
+    1: "F16",
+    2: "Q4_0",
+    3: "Q4_1",
+    6: "Q5_0",
+    7: "Q5_1",
+    8: "Q8_0",
+    12: "Q4_K",
+    13: "Q5_K",
+    14: "Q6_K",
+    30: "BF16",
 }
-_BLOCK_OF = {block.dtype: block for block in _BLOCKS.values()}
-SUPPORTED_TYPES = tuple(_BLOCK_OF)
+SUPPORTED_TYPES = tuple(_TYPES.values())
 
 # Types that valid files may have and cullama does not read, so that a refusal can name them.
 # fmt: off
@@ -367,24 +359,23 @@ def _read_tensor(header: _GgufHeader) -> GgufTensor:
         raise UnsupportedModelError(
             f"{header.path}: {header.where}: type is {_OTHER_TYPES[tag]}, expected {expected}"
         )
-    if tag not in _BLOCKS:
+    if tag not in _TYPES:
         raise header.error("type", f"tag {tag}", expected)
-    block = _BLOCKS[tag]
-    return GgufTensor(
-        name, shape, block.dtype, header.u64("offset"), _byte_size(header, shape, block)
-    )
+    dtype, offset = _TYPES[tag], header.u64("offset")
+    return GgufTensor(name, shape, dtype, offset, _byte_size(header, shape, dtype))
 
 
-def _byte_size(header: _GgufHeader, shape: Sequence[int], block: _Block) -> int:
+def _byte_size(header: _GgufHeader, shape: Sequence[int], dtype: str) -> int:
     if 0 in shape:
         raise header.error("shape", list(shape), "no dimension of 0")
     elements = math.prod(shape)
     if elements > MAX_ELEMENTS:
         raise header.error("shape", list(shape), f"at most {MAX_ELEMENTS:,} elements")
-    if shape[-1] % block.elements:
-        expected = f"a multiple of {block.elements}, the block of {block.dtype}"
+    columns, size = BLOCK_SIZES[dtype]
+    if shape[-1] % columns:
+        expected = f"a multiple of {columns}, the block of {dtype}"
         raise header.error("row length", f"{shape[-1]:,}", expected)
-    return elements // block.elements * block.size
+    return elements // columns * size
 
 
 def _alignment(header: _GgufHeader, metadata: dict[str, Any]) -> int:
@@ -443,12 +434,12 @@ def _raw_rows(
     path: Path, tensor: GgufTensor, row_multiple: int
 ) -> Iterator[tuple[NDArray[np.uint8], int]]:
     """Yield the bytes of some rows, and how many rows they are."""
-    max_rows, block = _rows_in_tile(tensor, row_multiple), _BLOCK_OF[tensor.dtype]
+    max_rows, block = _rows_in_tile(tensor, row_multiple), BLOCK_SIZES[tensor.dtype]
     with open_regular_file(path, "a GGUF file") as file:
         file.seek(tensor.offset)
         for first in range(0, tensor.shape[0], max_rows):
             rows = min(max_rows, tensor.shape[0] - first)
-            size = rows * math.prod(tensor.shape[1:]) // block.elements * block.size
+            size = rows * math.prod(tensor.shape[1:]) // block.columns * block.size
             yield read_bytes(file, path, tensor.name, size), rows
 
 
@@ -456,7 +447,7 @@ def _rows_in_tile(tensor: GgufTensor, row_multiple: int) -> int:
     """Return as many rows as make TILE_ELEMENTS, rounded to `row_multiple` and whole blocks."""
     columns = math.prod(tensor.shape[1:])
     # Only a one-dimensional tensor has rows (of one element) shorter than a block.
-    block = _BLOCK_OF[tensor.dtype].elements
+    block = BLOCK_SIZES[tensor.dtype].columns
     unit = math.lcm(row_multiple, block // math.gcd(block, columns))
     return max(1, TILE_ELEMENTS // columns // unit) * unit
 

@@ -1,16 +1,17 @@
-"""Weights in the types that files store them in, packed for compiled kernels.
+"""Weights in the types that files store them in, laid out for compiled kernels.
 
-    panel    16 rows of a matrix; what the rows have in the same columns lies side by side, so that
-             one vector holds a number of each row and a sum over columns needs no rearranging
+    panel    16 rows of a matrix; numbers of the same column lie side by side, so that one vector
+             holds a number of each row and a sum over columns needs no shuffles
     plain    F32, F16, BF16: a panel is [I, 16] numbers
-    grouped  Q8_0, Q4_K, … : a panel is a row of records, one for each block of the file's format
+    grouped  Q8_0, Q4_K, … : a panel is a sequence of records, one for each block of a row
 
-A grouped weight is scale · (code − offset), or scale · code + minimum. Codes of four columns lie
-in four bytes, so that a dot product of bytes takes them at once; what is above four bits lies in a
-plane of its own. Nothing is rounded: every format holds exactly what the file does.
+A grouped weight is scale · (quant − offset), or scale · quant + minimum. Quants of four columns lie
+in four bytes (packed4), so that a dot product of bytes takes them at once; bits above the fourth
+lie in a plane of their own. Nothing is rounded: every format holds exactly what the file does.
 
-Here is what the formats mean, in numpy. What blocks look like in files is `file_blocks.py`'s; how
-kernels read panels, `compiled/unpacking.py`'s, and how they pack them, `compiled/packing.py`'s.
+This file says what the formats mean, in numpy. Blocks as files have them are
+`files/quantized_blocks.py`'s; how kernels read panels, `compiled/unpacking.py`'s, and how they pack
+them, `compiled/packing.py`'s.
 """
 
 from __future__ import annotations
@@ -20,32 +21,38 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeAlias
 
-import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from ..files.quantized_blocks import BLOCKS, Block, Codes, Word, stacked, step_at
-from ..files.tensor import HostArray, StoredTensor
+from ..files.quantized_blocks import (
+    BLOCKS,
+    GROUP,
+    BlockLayout,
+    Quants,
+    Word,
+    byte_at,
+    stack_packed4,
+)
+from ..files.tensor import FILE_DTYPES, HostArray, StoredTensor
 
 Bytes: TypeAlias = NDArray[np.uint8]
 Floats: TypeAlias = NDArray[np.float32]
 
 PANEL = 16  # rows
-GROUP = 32  # columns whose codes and scales lie together
-QUAD = 4  # columns that a dot product of bytes takes at once
-QUADS = GROUP // QUAD
+PACKED4 = 4  # columns in a word of quants: a dot product of bytes takes them at once
+WORDS_IN_GROUP = GROUP // PACKED4
 
-UNPACKED = 1 << 18  # elements made float32 at a time: a megabyte
+MAX_UNPACKED = 1 << 18  # elements made float32 at a time: a megabyte
 
 
 @dataclass(frozen=True)
 class Plain:
-    """Numbers as they are."""
+    """Floats as they are."""
 
     name: str
     dtype: np.dtype[Any]
 
-    block = 1
+    block_columns = 1
 
     @property
     def block_bytes(self) -> int:
@@ -68,135 +75,124 @@ class Plain:
 
 @dataclass(frozen=True)
 class Grouped:
-    """Codes with a scale, and perhaps a minimum, for each group of 32 columns.
+    """Quants with a scale, and perhaps a minimum, for each group of 32 columns.
 
-    In formats of 256 columns a block, what a group has is a small whole number, and the block
-    has what it counts in.
+    Types of 256 columns a block are nested: each group has small integers, by which the block's
+    scale and minimum are multiplied.
     """
 
     name: str
-    block: int  # columns in a block of the file: 32, or 256 with scales of their own for each group
-    bits: int  # of a code: 4, 5, 6 or 8
-    offset: int  # taken from a code
-    has_minimum: bool
-    scales: int  # in a group: 1, or 2 for 16 columns each
+    layout: BlockLayout  # in the file
 
     @property
-    def stored(self) -> Block:
-        """A block of the file."""
-        return BLOCKS[self.name]
+    def block_columns(self) -> int:
+        return self.layout.columns
 
     @property
     def block_bytes(self) -> int:
-        return self.stored.dtype.itemsize
+        return self.layout.dtype.itemsize
 
     @property
     def is_nested(self) -> bool:
-        return self.block > GROUP
+        return self.layout.columns > GROUP
 
     @cached_property
     def group(self) -> np.dtype[Any]:
-        """What each group has, for 16 rows."""
+        """The part of a record that each group has, for 16 rows."""
+        bits = self.layout.bits
         fields: list[tuple[str, str, tuple[int, ...]]] = []
         if self.is_nested:
-            fields.append(("step", "i1", (self.scales, PANEL)))
-            if self.has_minimum:
-                fields.append(("minimum_step", "i1", (PANEL,)))
-        width = 8 if self.bits == 8 else 4
-        fields.append(("low", "u1", (width, PANEL, QUAD)))
-        if self.bits in (5, 6):
-            fields.append(("high", "u1", (self.bits - 4, PANEL, QUAD)))
+            fields.append(("sub_scales", "i1", (self.layout.scales_per_group, PANEL)))
+            if self.layout.has_minimum:
+                fields.append(("sub_minimums", "i1", (PANEL,)))
+        fields.append(("low", "u1", (8 if bits == 8 else 4, PANEL, PACKED4)))
+        if bits in (5, 6):
+            fields.append(("high", "u1", (bits - 4, PANEL, PACKED4)))
         return np.dtype([(name, kind, shape) for name, kind, shape in fields])
 
     @cached_property
     def record(self) -> np.dtype[Any]:
-        """What each block has, for 16 rows."""
-        minimum = [("minimum", "<f2", (PANEL,))] if self.has_minimum else []
-        groups = [("groups", self.group, (self.block // GROUP,))]
+        """A block of 16 rows."""
+        minimum = [("minimum", "<f2", (PANEL,))] if self.layout.has_minimum else []
+        groups = [("groups", self.group, (self.layout.columns // GROUP,))]
         return np.dtype([("scale", "<f2", (PANEL,)), *minimum, *groups])
 
     def panel_bytes(self, columns: int) -> int:
-        return self.record.itemsize * (columns // self.block)
+        return self.record.itemsize * (columns // self.layout.columns)
 
     def pack(self, rows: HostArray) -> Bytes:
         """[16 n, bytes of a row in the file] → [n, bytes of a panel]."""
-        count, blocks = len(rows) // PANEL, rows.shape[1] // self.block_bytes
-        stored = rows.view(self.stored.dtype).reshape(count, PANEL, blocks)
-        fields = {name: _by_panel(stored[name]) for name, _, _ in self.stored.fields()}
+        layout, count, blocks = self.layout, len(rows) // PANEL, rows.shape[1] // self.block_bytes
+        stored = rows.view(layout.dtype).reshape(count, PANEL, blocks)
+        fields = {name: _by_panel(stored[name]) for name, _, _ in layout.fields()}
         records = np.empty((count, blocks), self.record)
         records["scale"] = fields["scale"]
-        if self.has_minimum:
+        if layout.has_minimum:
             records["minimum"] = fields["minimum"]
-        codes = self.stored.parse(fields)
-        for place in range(self.block // GROUP):
-            self._pack_group(records["groups"][:, :, place], codes, place)
+        quants = layout.unpack(fields)
+        for index in range(layout.columns // GROUP):
+            group = records["groups"][:, :, index]  # [n, blocks]
+            for name, planes in self.planes(quants, index).items():
+                for i, plane in enumerate(planes):
+                    group[name][:, :, i] = plane[..., None].view(np.uint8)
+            for name, words in self.sub_scales(quants, index).items():
+                group[name] = np.stack(words, 2).astype(np.int8).reshape(group[name].shape)
         return _as_bytes(records)
 
-    def _pack_group(self, group: HostArray, codes: Codes, place: int) -> None:
-        """`group`: [n, blocks], to be filled; `place`: which of its block it is."""
-        for name, planes in self.planes(codes, place).items():
-            for i, plane in enumerate(planes):
-                group[name][:, :, i] = plane[..., None].view(np.uint8)
-        for name, steps in self.steps(codes, place).items():
-            group[name] = np.stack(steps, 2).astype(np.int8).reshape(group[name].shape)
-
-    def planes(self, codes: Codes, group: int) -> dict[str, list[Word]]:
-        """A group's codes as a panel has them: words of each row, by the field they lie in."""
-        quads = slice(group * QUADS, (group + 1) * QUADS)
-        low = stacked(codes.low[quads], 8 if self.bits == 8 else 4)
-        if self.bits in (4, 8):
+    def planes(self, quants: Quants, group: int) -> dict[str, list[Word]]:
+        """Return a group's quants as a panel has them: words of each row, by the panel's fields."""
+        words, bits = slice(group * WORDS_IN_GROUP, (group + 1) * WORDS_IN_GROUP), self.layout.bits
+        low = stack_packed4(quants.low[words], 8 if bits == 8 else 4)
+        if bits in (4, 8):
             return {"low": low}
-        return {"low": low, "high": stacked(codes.high[quads], self.bits - 4)}
+        return {"low": low, "high": stack_packed4(quants.high[words], bits - 4)}
 
-    def steps(self, codes: Codes, group: int) -> dict[str, list[Word]]:
-        """A group's steps by their fields of a panel, in the lowest bytes of words."""
-        steps = {}
-        if self.is_nested:
-            first = group * self.scales
-            steps["step"] = [step_at(codes.steps, first + i) for i in range(self.scales)]
-            if self.has_minimum:
-                steps["minimum_step"] = [step_at(codes.minimum_steps, group)]
-        return steps
+    def sub_scales(self, quants: Quants, group: int) -> dict[str, list[Word]]:
+        """Return a group's sub-scales in the lowest bytes of words, by the panel's fields."""
+        if not self.is_nested:
+            return {}
+        count = self.layout.scales_per_group
+        scales = [byte_at(quants.sub_scales, group * count + i) for i in range(count)]
+        if not self.layout.has_minimum:
+            return {"sub_scales": scales}
+        return {"sub_scales": scales, "sub_minimums": [byte_at(quants.sub_minimums, group)]}
 
     def unpack(self, panels: Bytes) -> Floats:
-        """[n, bytes of a panel] → [16 n, I]: the numbers the file stands for."""
-        records = panels.view(self.record)  # [n, blocks]
+        """[n, bytes of a panel] → [16 n, I]: the numbers that the file stands for."""
+        layout, records = self.layout, panels.view(self.record)  # [n, blocks]
         groups = records["groups"]  # [n, blocks, groups]
-        codes = self._codes(groups).astype(np.float32) - self.offset
-        half = codes.reshape(*groups.shape, self.scales, -1, PANEL)  # [… halves, columns, 16]
-        half *= self._scales(records, groups)[..., None, :]
-        if self.has_minimum:
-            half += self._minima(records, groups)[..., None, None, :]
-        return half.reshape(len(panels), -1, PANEL).swapaxes(1, 2).reshape(len(panels) * PANEL, -1)
-
-    def _codes(self, groups: HostArray) -> HostArray:
-        """[n, blocks, groups] → [n, blocks, groups, 32, 16]."""
-        low = groups["low"]  # [n, blocks, groups, quads or pairs, 16, 4]
-        if self.bits < 8:
-            low = np.stack([low & 15, low >> 4], 4).reshape(*groups.shape, 8, PANEL, QUAD)
-        if self.bits in (5, 6):
-            low = low | _from_high_plane(groups["high"], self.bits - 4) << 4
-        return low.swapaxes(-1, -2).reshape(*groups.shape, GROUP, PANEL)
-
-    def _scales(self, records: HostArray, groups: HostArray) -> Floats:
-        """[n, blocks, groups, scales, 16]."""
+        numbers = self._quants(groups).astype(np.float32) - layout.offset
+        # [n, blocks, groups, scales in a group, columns, 16]
+        numbers = numbers.reshape(*groups.shape, layout.scales_per_group, -1, PANEL)
         scale: Floats = records["scale"].astype(np.float32)[:, :, None, None]
-        return scale * groups["step"] if self.is_nested else scale
+        numbers *= (scale * groups["sub_scales"] if self.is_nested else scale)[..., None, :]
+        if layout.has_minimum:
+            minimum: Floats = records["minimum"].astype(np.float32)[:, :, None]
+            if self.is_nested:  # these subtract theirs
+                minimum = -minimum * groups["sub_minimums"]
+            numbers += minimum[..., None, None, :]
+        rows = numbers.reshape(len(panels), -1, PANEL).swapaxes(1, 2)
+        return rows.reshape(len(panels) * PANEL, -1)
 
-    def _minima(self, records: HostArray, groups: HostArray) -> Floats:
-        """[n, blocks, groups, 16]; nested formats take theirs away."""
-        minimum: Floats = records["minimum"].astype(np.float32)[:, :, None]
-        return -minimum * groups["minimum_step"] if self.is_nested else minimum
+    def _quants(self, groups: HostArray) -> HostArray:
+        """[n, blocks, groups] → [n, blocks, groups, 32, 16]."""
+        bits, low = self.layout.bits, groups["low"]  # [n, blocks, groups, words, 16, 4]
+        if bits < 8:
+            low = np.stack([low & 15, low >> 4], 4).reshape(*groups.shape, 8, PANEL, PACKED4)
+        if bits in (5, 6):
+            low = low | _from_planes(groups["high"], bits - 4) << 4
+        return low.swapaxes(-1, -2).reshape(*groups.shape, GROUP, PANEL)
 
 
 Format: TypeAlias = Plain | Grouped
 
 
-def _from_high_plane(plane: Bytes, bits: int) -> Bytes:
+def _from_planes(planes: Bytes, bits: int) -> Bytes:
+    """[…, planes, 16, 4], quants of so many bits above each other → […, 8, 16, 4]."""
     shifts = np.arange(8 // bits, dtype=np.uint8)[:, None, None] * np.uint8(bits)
-    quads = (plane[..., None, :, :] >> shifts) & np.uint8((1 << bits) - 1)
-    whole: Bytes = quads.reshape(*plane.shape[:-3], 8, *plane.shape[-2:])
-    return whole
+    quants = (planes[..., None, :, :] >> shifts) & np.uint8((1 << bits) - 1)
+    words: Bytes = quants.reshape(*planes.shape[:-3], 8, *planes.shape[-2:])
+    return words
 
 
 def _by_panel(field: HostArray) -> HostArray:
@@ -208,31 +204,20 @@ def _as_bytes(array: HostArray) -> Bytes:
     return np.ascontiguousarray(array).reshape(len(array), -1).view(np.uint8)
 
 
+# By the names of files.
 FORMATS: dict[str, Format] = {
-    each.name: each
-    for each in (
-        Plain("F32", np.dtype(np.float32)),
-        Plain("F16", np.dtype(np.float16)),
-        Plain("BF16", np.dtype(ml_dtypes.bfloat16)),
-        Grouped("Q4_0", 32, 4, 8, False, 1),
-        Grouped("Q4_1", 32, 4, 0, True, 1),
-        Grouped("Q5_0", 32, 5, 16, False, 1),
-        Grouped("Q5_1", 32, 5, 0, True, 1),
-        Grouped("Q8_0", 32, 8, 128, False, 1),
-        Grouped("Q4_K", 256, 4, 0, True, 1),
-        Grouped("Q5_K", 256, 5, 0, True, 1),
-        Grouped("Q6_K", 256, 6, 32, False, 2),
-    )
+    **{name: Plain(name, dtype) for name, dtype in FILE_DTYPES.items()},
+    **{name: Grouped(name, layout) for name, layout in BLOCKS.items()},
 }
 
 
 def format_of(dtype: str) -> Format:
-    """The format for tensors of a file's type; BF16 for those it has no name for."""
+    """Return the format for tensors of a file's type; BF16 for types that have none."""
     return FORMATS.get(dtype, FORMATS["BF16"])
 
 
 def tiles_of(tensor: StoredTensor, format_: Format) -> Iterator[HostArray]:
-    """A stored matrix, a few rows at a time, as `format_.pack` takes them."""
+    """Yield a stored matrix a few rows at a time, as `format_.pack` takes them."""
     if isinstance(format_, Plain):
         return tensor.tiles()
     if tensor.dtype == format_.name and tensor.blocks is not None:
@@ -255,7 +240,7 @@ def pack_in_numpy(format_: Format, rows: HostArray, panels: Bytes) -> None:
     panels[:] = format_.pack(rows)
 
 
-# Rows as a format packs them, sixteen or a multiple of it, into their panels.
+# Packs rows, sixteen or a multiple of it, as a format takes them, into their panels.
 Pack: TypeAlias = Callable[[Format, HostArray, Bytes], None]
 
 
@@ -264,15 +249,15 @@ class Panels:
     """Rows of one format."""
 
     format: Format
-    rows: int  # of the last panel, some may be no rows of the matrix
+    rows: int  # the last panel may have more; those are zeros
     data: Bytes  # [panels, bytes of a panel]
 
     def unpack(self, first: int, end: int) -> Floats:
-        """Rows of those panels, [at most 16 (end − first), I]."""
+        """Return the rows of those panels, [at most 16 (end − first), I]."""
         return self.format.unpack(self.data[first:end])[: self.rows - first * PANEL]
 
     def fill(self, tiles: Iterable[HostArray], pack: Pack = pack_in_numpy) -> None:
-        """Consecutive rows, as the format packs them, a few at a time."""
+        """Pack consecutive rows, as the format takes them, a few at a time."""
         first = 0
         for rows in _in_panels(tiles):
             end = first + len(rows) // PANEL
@@ -280,15 +265,16 @@ class Panels:
             first = end
 
     def rows_at(self, rows: HostArray) -> Floats:
-        places, lanes = np.divmod(rows, PANEL)
-        whole = self.format.unpack(self.data[places])
-        return whole.reshape(len(rows), PANEL, -1)[np.arange(len(rows)), lanes]
+        """[T] → [T, I]."""
+        panels, lanes = np.divmod(rows, PANEL)
+        numbers = self.format.unpack(self.data[panels]).reshape(len(rows), PANEL, -1)
+        return numbers[np.arange(len(rows)), lanes]
 
 
 def _in_panels(tiles: Iterable[HostArray]) -> Iterator[HostArray]:
-    """The same rows, sixteen or a multiple of it at a time; the last are filled up with zeros.
+    """Yield the same rows, sixteen or a multiple of it at a time; zeros complete the last sixteen.
 
-    Only what lies on both sides of a seam is copied.
+    Only rows that two tiles share a panel of are copied.
     """
     waiting: HostArray | None = None
     for tile in tiles:
@@ -299,10 +285,10 @@ def _in_panels(tiles: Iterable[HostArray]) -> Iterator[HostArray]:
             if len(waiting) < PANEL:
                 continue
             yield waiting
-        whole = len(rows) // PANEL * PANEL
-        if whole:
-            yield rows[:whole]
-        waiting = rows[whole:] if whole < len(rows) else None
+        count = len(rows) // PANEL * PANEL
+        if count:
+            yield rows[:count]
+        waiting = rows[count:] if count < len(rows) else None
     if waiting is not None:
         missing_rows = np.zeros((PANEL - len(waiting), waiting.shape[1]), waiting.dtype)
         yield np.concatenate([waiting, missing_rows])
@@ -324,28 +310,28 @@ class PackedMatrix:
         return sum(part.data.nbytes for part in self.parts)
 
     def placed(self) -> Iterator[tuple[int, Panels]]:
-        """The parts, each behind the row that is its first."""
+        """Yield each part with the row of the matrix that is its first."""
         first = 0
         for part in self.parts:
             yield first, part
             first += part.rows
 
     def pieces(self) -> Iterator[Floats]:
-        """All rows as float32, a few at a time."""
-        step = max(1, UNPACKED // (PANEL * self.columns))
+        """Yield all rows as float32, a few at a time."""
+        step = max(1, MAX_UNPACKED // (PANEL * self.columns))
         for part in self.parts:
             for first in range(0, len(part.data), step):
                 yield part.unpack(first, first + step)
 
     def product(self, x: Floats) -> Floats:
-        """x · weightᵀ: [T, I] → [T, O]. The meaning of every compiled product."""
+        """x · weightᵀ: [T, I] → [T, O]. It specifies every compiled product."""
         return np.concatenate([x @ piece.T for piece in self.pieces()], axis=1)
 
     def rows_at(self, rows: HostArray) -> Floats:
         """[T] → [T, I]."""
         out = np.empty((len(rows), self.columns), np.float32)
         for first, part in self.placed():
-            mine = (rows >= first) & (rows < first + part.rows)
-            if mine.any():
-                out[mine] = part.rows_at(rows[mine] - first)
+            is_here = (rows >= first) & (rows < first + part.rows)
+            if is_here.any():
+                out[is_here] = part.rows_at(rows[is_here] - first)
         return out

@@ -17,11 +17,12 @@ from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.gguf_file import GgufFile
 from ..choices import GGUF_TYPES
 from ..errors import NoTokenizerError, UsageError
+from ..files.quantized_blocks import GROUP
 from ..hub import model_title
 from ..hub.name import quantisation_of
 from . import model_fields
 from .file import Contents, check_free, write
-from .plan import BLOCK, MIN_HEAD_TYPE, Target, targets
+from .plan import MIN_HEAD_TYPE, Target, targets
 from .rows import Bytes, stored_rows
 from .tokenizer_fields import Metadata, bare_fields, tokenizer_fields
 
@@ -163,7 +164,7 @@ def _notes(checkpoint: Checkpoint, written: Sequence[Target], dtype: str) -> Ite
     matrices = [target for target in written if len(target.source.shape) > 1]
     narrow = [target.source.name for target in matrices if target.dtype == "F16"]
     if narrow:
-        yield f"F16: {_few(narrow)}, whose rows are no multiple of {BLOCK}"
+        yield f"F16: {_few(narrow)}, whose rows are no multiple of {GROUP}"
     heads = [
         it.source.name for it in matrices if it.dtype == MIN_HEAD_TYPE.upper() != dtype.upper()
     ]

@@ -13,11 +13,11 @@ import numpy as np
 from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.gguf import ROPE_DIVISORS
 from ..checkpoint.names import EMBEDDING, HEAD, expected_shapes, gguf_name, is_query_or_key
+from ..files.quantized_blocks import GROUP
 from ..files.tensor import HostArray, StoredTensor
 from ..model.config import ModelConfig
 from ..model.rope import DivisorScaling, Llama3Scaling, Rope
 
-BLOCK = 32  # weights of a row that share a scale, in every quantised type there is here
 # What the next token is read off suffers most from few bits. llama.cpp has Q6_K there, or Q8_0
 # where rows are no multiple of 256; gguf-py writes no Q6_K.
 MIN_HEAD_TYPE = "q8_0"
@@ -56,7 +56,7 @@ def _type_of(source: StoredTensor, wanted: str, is_head: bool) -> str:
     """
     if len(source.shape) == 1:
         return "F32"
-    if wanted.startswith("q") and source.shape[-1] % BLOCK:
+    if wanted.startswith("q") and source.shape[-1] % GROUP:
         return "F16"
     return (MIN_HEAD_TYPE if is_head and wanted.startswith("q") else wanted).upper()
 

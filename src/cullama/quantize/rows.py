@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ModelFileError
+from ..files.quantized_blocks import BLOCK_SIZES
 from ..files.tensor import HostArray
 from .plan import Target
 
@@ -42,10 +43,8 @@ def stored_rows(target: Target, path: Path, progress: Callable[[int], None]) -> 
 
 
 def row_bytes(target: Target) -> int:
-    from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
-
-    elements, size = GGML_QUANT_SIZES[GGMLQuantizationType[target.dtype]]
-    return int(prod(target.source.shape[1:]) // elements * size)
+    block = BLOCK_SIZES[target.dtype]
+    return prod(target.source.shape[1:]) // block.columns * block.size
 
 
 def _encoded_tiles(target: Target, path: Path) -> Iterator[Bytes]:

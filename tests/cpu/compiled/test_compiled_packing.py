@@ -15,7 +15,7 @@ from cullama.cpu.packed import FORMATS, PANEL, Panels, pack_in_numpy
 def packed(name: str, format_name: str, rows: Array, threads: int = 1) -> Array:
     """[16 n, …] → panels, in memory that was full of ones."""
     format_ = FORMATS[format_name]
-    columns = rows.view(np.uint8).shape[1] // format_.block_bytes * format_.block
+    columns = rows.view(np.uint8).shape[1] // format_.block_bytes * format_.block_columns
     panels = np.full((len(rows) // PANEL, format_.panel_bytes(columns)), 255, np.uint8)
     kernel, chunks, arguments = packing(format_, rows, panels)
     execute(thread_pool(name, threads), jit(name).compile(kernel), chunks, arguments)
@@ -28,11 +28,13 @@ def test_kernels_pack_as_numpy_does(name: str, format_name: str) -> None:
     """Any bytes at all, in one panel or several, of one block or several."""
     draw, format_ = np.random.default_rng(0), FORMATS[format_name]
     for rows in (16, 48):
-        for blocks in (1, 2, 5) if format_.block > 1 else (1, 2, 3, 7, 8, 9, 15, 16, 17, 40):
+        for blocks in (
+            (1, 2, 5) if format_.block_columns > 1 else (1, 2, 3, 7, 8, 9, 15, 16, 17, 40)
+        ):
             raw = draw.integers(0, 256, (rows, blocks * format_.block_bytes), np.uint8)
             whole = raw.view(format_.dtype) if format_name in PLAIN else raw  # type: ignore[union-attr]
             expected = np.empty(
-                (rows // PANEL, format_.panel_bytes(blocks * format_.block)), np.uint8
+                (rows // PANEL, format_.panel_bytes(blocks * format_.block_columns)), np.uint8
             )
             pack_in_numpy(format_, whole, expected)
             np.testing.assert_array_equal(packed(name, format_name, whole), expected)

@@ -16,9 +16,10 @@ from compiled_cpu import NAMES, in_each_instruction_set, operators
 from numpy.typing import NDArray
 from packed_weights import GROUPED, HALVES, bytes_of_rows, matrix_of, panels_of
 
-from cullama.cpu.compiled.digits import LARGEST, NOTHING
+from cullama.cpu.compiled.activation_quantisation import MAX_QUANT, MIN_MAGNITUDE
 from cullama.cpu.compiled.operators import PANELS_IN_CHUNK, TOKENS_IN_CHUNK
-from cullama.cpu.packed import FORMATS, GROUP, PANEL, PackedMatrix
+from cullama.cpu.packed import FORMATS, PANEL, PackedMatrix
+from cullama.files.quantized_blocks import GROUP
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
@@ -74,7 +75,7 @@ def _plain_room(x: Doubles, weight: Doubles) -> Doubles:
 def _grouped_room(x: Doubles, weight: Doubles) -> Doubles:
     """A group's largest weight stands for the scale and the minimum that made up all of it."""
     x, weight = (each.reshape(len(each), -1, GROUP) for each in (x, weight))
-    steps = np.maximum(x.max(axis=2) * 0.51 / LARGEST, NOTHING) @ weight.sum(axis=2).T
+    steps = np.maximum(x.max(axis=2) * 0.51 / MAX_QUANT, MIN_MAGNITUDE) @ weight.sum(axis=2).T
     return steps + (4 * x.shape[1] + 8) * 2.0**-22 * (x.sum(axis=2) @ weight.max(axis=2).T)
 
 
@@ -138,7 +139,7 @@ def test_bias_and_residual_are_added(name: str, format_name: str) -> None:
 @in_each_instruction_set
 @each_format
 def test_one_block_of_columns_and_an_odd_number_of_them(name: str, format_name: str) -> None:
-    block = FORMATS[format_name].block
+    block = FORMATS[format_name].block_columns
     for columns in (block, 3 * block, 5 * block) if block > 1 else (1, 7, 8, 9, 15, 17):
         weight, x = matrix(format_name, 21, columns), random(9, columns)
         check(product(name, x, weight), x, weight)

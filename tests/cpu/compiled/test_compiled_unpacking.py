@@ -19,7 +19,7 @@ from packed_weights import (
     panels_of,
 )
 
-from cullama.cpu.compiled.unpacking import numbers, place_of
+from cullama.cpu.compiled.unpacking import load_floats, offset_of
 from cullama.cpu.jit.kernel_builder import KernelBuilder
 from cullama.cpu.packed import FORMATS, Grouped, PackedMatrix, Plain
 
@@ -48,7 +48,8 @@ def test_every_number_of_sixteen_bits_becomes_the_right_float(
     def body(builder: KernelBuilder, arrays: SimpleNamespace) -> None:
         with builder.loop(1 << 16, 0, lanes) as place:
             builder.store(
-                numbers(builder, format_, arrays.x + place * size, lanes), arrays.out + place * 4
+                load_floats(builder, format_, arrays.x + place * size, lanes),
+                arrays.out + place * 4,
             )
 
     computed(name, f"numbers_{kind}_{lanes}", body, x=stored, out=out)
@@ -73,12 +74,12 @@ def test_rows_are_those_of_the_file(name: str, format_name: str) -> None:
 def test_strange_scales_mean_what_they_mean_in_numpy(name: str, format_name: str) -> None:
     format_ = FORMATS[format_name]
     pairs = [(scale, minimum) for scale in STRANGE_HALVES for minimum in STRANGE_HALVES]
-    blocks = bytes_of_rows(format_name, len(pairs), format_.block)
+    blocks = bytes_of_rows(format_name, len(pairs), format_.block_columns)
     for place, start in enumerate(HALVES[format_name]):
         halves = np.array([pair[place] for pair in pairs], "<u2")
         blocks[:, start : start + 2] = halves[:, None].view(np.uint8)
-    panels = panels_of(format_name, blocks, format_.block)
-    found = gathered(name, PackedMatrix((panels,), format_.block), np.arange(len(pairs)))
+    panels = panels_of(format_name, blocks, format_.block_columns)
+    found = gathered(name, PackedMatrix((panels,), format_.block_columns), np.arange(len(pairs)))
     with np.errstate(all="ignore"):
         assert_same_bits(found, panels.unpack(0, len(panels.data)))
 
@@ -93,9 +94,9 @@ def test_no_rows_are_no_rows(name: str) -> None:
 def test_fields_lie_where_numpy_has_them(format_name: str) -> None:
     format_ = FORMATS[format_name]
     assert isinstance(format_, Grouped)
-    places = [place_of(format_, field) for field in format_.record.names or ()]
+    places = [offset_of(format_, field) for field in format_.record.names or ()]
     assert places[0] == 0
     assert places == sorted(places)
-    inside = [place_of(format_, field) for field in format_.group.names or ()]
+    inside = [offset_of(format_, field) for field in format_.group.names or ()]
     assert inside[0] == 0
     assert inside == sorted(inside)

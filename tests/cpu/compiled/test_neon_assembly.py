@@ -1,7 +1,7 @@
 """Kernels for 64-bit ARM, as its assembler would read them; `scripts/check_neon.py` runs them.
 
-A product must meet codes with SDOT and numbers with fused multiply-adds, convert float16 by the
-processor's own instruction, and call no function for it: all this would be lost without a word.
+A product must use SDOT for quants and fused multiply-adds for floats, convert float16 by the
+processor's own instruction, and call no function for it: a fallback would be slow and silent.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import re
 import pytest
 from compiled_cpu import assembly
 
-from cullama.cpu.compiled.digits import DIGITS
+from cullama.cpu.compiled.activation_quantisation import QUANTISE_ACTIVATIONS
 from cullama.cpu.compiled.products import product_kernel
 from cullama.cpu.jit.compiler import Kernel
 from cullama.cpu.jit.instruction_sets import INSTRUCTION_SETS
@@ -47,5 +47,5 @@ def test_a_plain_product_is_fused_multiply_adds(monkeypatch: pytest.MonkeyPatch)
     assert "sdot" not in found
 
 
-def test_digits_are_rounded_in_registers(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "frintx" in instructions(monkeypatch, DIGITS)
+def test_activations_are_rounded_in_registers(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "frintx" in instructions(monkeypatch, QUANTISE_ACTIVATIONS)

@@ -16,7 +16,7 @@ from ..jit.compiler import Kernel
 from ..jit.kernel_builder import F32, I32, I64, POINTER, KernelBuilder, Value, Variable, vector
 from ..packed import Plain
 from .rows import exp
-from .unpacking import numbers
+from .unpacking import load_floats
 
 SPLIT = 512  # keys that one item looks at, at most
 SPAN = 128  # keys whose scores are weighed together
@@ -140,7 +140,7 @@ class _Tile:
         queries = [self.a.q + place * (4 * self.width) for place in self.places]
         with builder.loop(self.width) as dimension:
             row = self.a.keys + start + dimension * (self.block_size * item)
-            met = [numbers(builder, self.stored, row + place * item) for place in places]
+            met = [load_floats(builder, self.stored, row + place * item) for place in places]
             builder.prefetch(self.a.values + start + dimension * (self.block_size * item))
             for query, totals in zip(queries, sums, strict=True):
                 number = builder.load(F32, query + dimension * 4).splat(LANES)
@@ -223,7 +223,7 @@ class _Tile:
     ) -> None:
         builder, item = self.builder, self.stored.dtype.itemsize
         heard = [
-            numbers(builder, self.stored, values + (key * self.width + place) * item, lanes)
+            load_floats(builder, self.stored, values + (key * self.width + place) * item, lanes)
             for place in places
         ]
         for row, totals in enumerate(sums):

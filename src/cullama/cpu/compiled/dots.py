@@ -1,9 +1,10 @@
-"""Codes of weights times whole numbers of activations, in each instruction set's own words.
+"""Integer dot products of quantised weights and activations, in each instruction set's own way.
 
-Sixteen sums, one for each row of a panel; the numbers are the same for all rows. A processor that
-multiplies bytes meets four columns' codes with both digits of the numbers (`digits.py`) and puts
-the two sums together. The others widen codes to 16 bits, and two columns meet the numbers
-themselves. Every sum is exact, so all instruction sets find the same.
+Each yields sixteen sums, one for each row of a panel; the activations are the same for all rows.
+Processors that multiply bytes take the quants of four columns at once, times the high and times the
+low bytes of the activations (`activation_quantisation.py`), and combine the two sums. The others
+widen quants to 16 bits and take two columns at once. Every sum is exact, so all instruction sets
+yield the same. It knows no scale and no minimum.
 """
 
 from __future__ import annotations
@@ -16,97 +17,115 @@ from llvmlite import ir
 from ..jit.instruction_sets import architecture
 from ..jit.kernel_builder import I16, I32, KernelBuilder, Value, vector
 from ..packed import PANEL, Grouped
-from .digits import HIGH, LOW, SUMS, WORDS
+from .activation_quantisation import HIGH, LOW, SUMS, WORDS
 
-# (code, a register of sums, codes of as many rows, numbers for each row) → sums
+# (builder, a register of sums, quants of as many rows, activations for each row) → sums
 Dot: TypeAlias = Callable[[KernelBuilder, Value, Value, Value], Value]
 
 Sums: TypeAlias = list[Value]  # of sixteen rows, in registers
 
 
-def whole(
-    builder: KernelBuilder, format_: Grouped, quads: Sequence[Value], group: Value, scale: int
+def int_dot(
+    builder: KernelBuilder, format_: Grouped, packed4: Sequence[Value], record: Value, scale: int
 ) -> Value:
-    """Σ (code − offset) · number over the columns of one of a group's scales: [16 × i32].
+    """Σ (quant − offset) · activation over the columns of one scale: [16 × i32].
 
-    `quads`: their codes, [64 × i8] for four columns; `group`: the numbers' record.
+    Args:
+        packed4: the columns' quants, [64 × i8] for four columns each.
+        record: the address of the group's activations.
+        scale: which of the group's scales.
     """
-    offset, first = format_.offset, scale * len(quads)
-    if builder.instruction_set.name == "neon" and format_.bits == 8:
-        quads, offset = [quad ^ 128 for quad in quads], offset - 128  # SDOT's bytes are signed
+    offset, first = format_.layout.offset, scale * len(packed4)
+    if builder.instruction_set.name == "neon" and format_.layout.bits == 8:
+        # SDOT's bytes are signed.
+        packed4, offset = [quants ^ 128 for quants in packed4], offset - 128
     if builder.instruction_set.multiplies == "bytes":
-        found = _by_bytes(builder, quads, group, first)
+        dot = _dot_bytes(builder, packed4, record, first)
     else:
-        found = _by_words(builder, quads, group, first)
+        dot = _dot_words(builder, packed4, record, first)
     if not offset:
-        return found
-    total = builder.load(I32, group + (SUMS + 4 * scale))
-    if format_.scales == 1:
-        total = total + builder.load(I32, group + (SUMS + 4))
-    return found - (total * offset).splat(PANEL)
+        return dot
+    total = builder.load(I32, record + (SUMS + 4 * scale))
+    if format_.layout.scales_per_group == 1:
+        total = total + builder.load(I32, record + (SUMS + 4))
+    return dot - (total * offset).splat(PANEL)
 
 
-def _by_bytes(builder: KernelBuilder, quads: Sequence[Value], group: Value, first: int) -> Value:
-    sums = {HIGH: _nothing(builder), LOW: _nothing(builder)}
-    for i, quad in enumerate(quads, first):
-        for digit, before in sums.items():
-            sums[digit] = _gained(builder, before, quad, group + (digit + 4 * i))
-    return (joined(builder, sums[HIGH]) << 8) + joined(builder, sums[LOW])
+def _dot_bytes(
+    builder: KernelBuilder, packed4: Sequence[Value], record: Value, first: int
+) -> Value:
+    sums = {HIGH: _zeros(builder), LOW: _zeros(builder)}
+    for i, quants in enumerate(packed4, first):
+        for half, before in sums.items():
+            sums[half] = _accumulate(builder, before, quants, record + (half + 4 * i))
+    return (concatenate(sums[HIGH]) << 8) + concatenate(sums[LOW])
 
 
-def _by_words(builder: KernelBuilder, quads: Sequence[Value], group: Value, first: int) -> Value:
-    sums = _nothing(builder)
-    for i, quad in enumerate(quads, first):
-        pairs = quad.bitcast(vector(I16, 2 * PANEL))  # column 0 below column 1, and 2 below 3
-        sums = _gained(builder, sums, pairs & 255, group + (WORDS + 8 * i))
-        sums = _gained(builder, sums, pairs >> 8, group + (WORDS + 8 * i + 4))
-    return joined(builder, sums)
+def _dot_words(
+    builder: KernelBuilder, packed4: Sequence[Value], record: Value, first: int
+) -> Value:
+    sums = _zeros(builder)
+    for i, quants in enumerate(packed4, first):
+        pairs = quants.bitcast(vector(I16, 2 * PANEL))  # column 0 below column 1, and 2 below 3
+        sums = _accumulate(builder, sums, pairs & 255, record + (WORDS + 8 * i))
+        sums = _accumulate(builder, sums, pairs >> 8, record + (WORDS + 8 * i + 4))
+    return concatenate(sums)
 
 
-def _nothing(builder: KernelBuilder) -> Sums:
+def _zeros(builder: KernelBuilder) -> Sums:
     lanes = builder.instruction_set.lanes
     return [builder.constant(vector(I32, lanes), 0)] * (PANEL // lanes)
 
 
-def _gained(builder: KernelBuilder, sums: Sums, codes: Value, numbers: Value) -> Sums:
-    """Sums, with the products of some columns' codes and the numbers at an address."""
+def _accumulate(builder: KernelBuilder, sums: Sums, quants: Value, activations: Value) -> Sums:
+    """Add the products of some columns' quants and the activations at an address."""
     dot = DOTS[builder.instruction_set.name]
-    registers = _parts(codes, len(sums))
-    for_each = builder.load(I32, numbers).splat(sums[0].lanes).bitcast(registers[0].type)
+    registers = [quants]
+    while len(registers) < len(sums):
+        registers = [half for register in registers for half in register.halves()]
+    lanes = builder.load(I32, activations).splat(sums[0].lanes).bitcast(registers[0].type)
     return [
-        dot(builder, total, register, for_each)
+        dot(builder, total, register, lanes)
         for total, register in zip(sums, registers, strict=True)
     ]
+
+
+def concatenate(parts: Sequence[Value]) -> Value:
+    """Concatenate vectors: one, two, four …"""
+    while len(parts) > 1:
+        pairs = zip(parts[::2], parts[1::2], strict=True)
+        parts = [low.shuffle(range(2 * low.lanes), high) for low, high in pairs]
+    return parts[0]
 
 
 # --- one instruction, or two ---------------------------------------------------------------------
 
 
-def _avx512(builder: KernelBuilder, sums: Value, codes: Value, digits: Value) -> Value:
-    return builder.call("llvm.x86.avx512.vpdpbusd.512", sums.type, sums, codes, digits)
+def _avx512(builder: KernelBuilder, sums: Value, quants: Value, activations: Value) -> Value:
+    return builder.call("llvm.x86.avx512.vpdpbusd.512", sums.type, sums, quants, activations)
 
 
-def _avxvnni(builder: KernelBuilder, sums: Value, codes: Value, digits: Value) -> Value:
+def _avxvnni(builder: KernelBuilder, sums: Value, quants: Value, activations: Value) -> Value:
     """The same instruction by another name."""
-    dot = builder.call("llvm.x86.avx512.vpdpbusd.256", sums.type, sums, codes, digits)
-    return _in_order(builder, dot, "x")
+    dot = builder.call("llvm.x86.avx512.vpdpbusd.256", sums.type, sums, quants, activations)
+    return _keep_order(builder, dot, "x")
 
 
-def _avx2(builder: KernelBuilder, sums: Value, codes: Value, numbers: Value) -> Value:
-    products = builder.call("llvm.x86.avx2.pmadd.wd", sums.type, codes, numbers)
-    return _in_order(builder, sums + products, "x")
+def _avx2(builder: KernelBuilder, sums: Value, quants: Value, activations: Value) -> Value:
+    products = builder.call("llvm.x86.avx2.pmadd.wd", sums.type, quants, activations)
+    return _keep_order(builder, sums + products, "x")
 
 
-def _neon(builder: KernelBuilder, sums: Value, codes: Value, digits: Value) -> Value:
-    """USDOT, which takes unsigned codes, is not in every processor that has SDOT."""
-    dot = builder.call("llvm.aarch64.neon.sdot.v4i32.v16i8", sums.type, sums, codes, digits)
-    return _in_order(builder, dot, "w")
+def _neon(builder: KernelBuilder, sums: Value, quants: Value, activations: Value) -> Value:
+    """USDOT, which takes unsigned quants, is not in every processor that has SDOT."""
+    dot = builder.call("llvm.aarch64.neon.sdot.v4i32.v16i8", sums.type, sums, quants, activations)
+    return _keep_order(builder, dot, "w")
 
 
-def _plain(builder: KernelBuilder, sums: Value, codes: Value, numbers: Value) -> Value:
+def _plain(builder: KernelBuilder, sums: Value, quants: Value, activations: Value) -> Value:
     if architecture(builder.function.module.triple) == "x86_64":  # SSE2 is in all of them
-        return sums + builder.call("llvm.x86.sse2.pmadd.wd", sums.type, codes, numbers)
-    pairs, both = codes.bitcast(sums.type), numbers.bitcast(sums.type)
+        return sums + builder.call("llvm.x86.sse2.pmadd.wd", sums.type, quants, activations)
+    pairs, both = quants.bitcast(sums.type), activations.bitcast(sums.type)
     first = (pairs & 0xFFFF) * (both << 16).arithmetic_shift_right(16)
     return sums + first + (pairs >> 16) * both.arithmetic_shift_right(16)
 
@@ -120,27 +139,12 @@ DOTS: dict[str, Dot] = {
 }
 
 
-def _in_order(builder: KernelBuilder, sums: Value, register: str) -> Value:
-    """The sums, added up here and not later.
+def _keep_order(builder: KernelBuilder, sums: Value, register: str) -> Value:
+    """Return the sums by way of an empty assembly, which LLVM does not move.
 
     LLVM would do all columns of one part of the rows before it begins the next, and run out of
-    registers for the numbers. An assembly of no instructions holds its place.
+    registers for the activations.
     """
     type_ = ir.FunctionType(sums.type, [sums.type])
     nothing = ir.InlineAsm(type_, "", f"={register},0", side_effect=True)
     return Value(builder, builder.llvm.call(nothing, [sums.ir]))
-
-
-def _parts(whole: Value, count: int) -> list[Value]:
-    parts = [whole]
-    while len(parts) < count:
-        parts = [half for part in parts for half in part.halves()]
-    return parts
-
-
-def joined(builder: KernelBuilder, parts: Sequence[Value]) -> Value:
-    """Vectors, one after the other: one, two, four …"""
-    while len(parts) > 1:
-        pairs = zip(parts[::2], parts[1::2], strict=True)
-        parts = [low.shuffle(range(2 * low.lanes), high) for low, high in pairs]
-    return parts[0]

@@ -17,6 +17,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import DTypeLike
 
+from ...files.quantized_blocks import GROUP
 from ...files.tensor import DTYPES, HostArray, StoredTensor
 from ...model.batch import Batch
 from ...model.kv_cache import LayerCache
@@ -30,9 +31,9 @@ from ..jit.thread_pool import KernelThreadPool
 from ..operators import BLOCK_SIZE, CpuOperators
 from ..packed import FORMATS, PANEL, Bytes, Format, Grouped, PackedMatrix, Panels, Plain
 from ..storage import Memory
+from .activation_quantisation import GROUPS_IN_CHUNK, QUANTISE_ACTIVATIONS, RECORD
 from .attention import attention_kernel, merge_kernel, sizes_for
 from .batch import CompiledBatch, pack
-from .digits import DIGITS, GROUPS_IN_CHUNK, RECORD
 from .packing import packing
 from .products import product_kernel
 from .recorded_steps import RecordedSteps
@@ -95,7 +96,7 @@ class CompiledOperators(CpuOperators):
             logger.warning(
                 "kept as float16, since their rows are no multiple of %s's %d numbers: %s%s",
                 self._stored,
-                self._wanted.block,
+                self._wanted.block_columns,
                 others[0],
                 f" and {len(others) - 1} more" if len(others) > 1 else "",
             )
@@ -125,7 +126,7 @@ class CompiledOperators(CpuOperators):
 
     def _format(self, tensor: StoredTensor) -> Format:
         wanted = self._wanted or packed.format_of(tensor.dtype)
-        return wanted if tensor.shape[-1] % wanted.block == 0 else FORMATS["F16"]
+        return wanted if tensor.shape[-1] % wanted.block_columns == 0 else FORMATS["F16"]
 
     def vector(self, parts: Sequence[StoredTensor]) -> HostArray:
         whole = np.concatenate([part.read() for part in parts]).astype(np.float32)
@@ -179,19 +180,19 @@ class CompiledOperators(CpuOperators):
         tokens = len(x)
         out = self._empty((tokens, matrix.rows))
         is_grouped = [isinstance(part.format, Grouped) for part in matrix.parts]
-        digits = self._digits(x) if any(is_grouped) else None
+        activations = self._quantise_activations(x) if any(is_grouped) else None
         added = [None if each is None else self._floats(each) for each in (bias, residual)]
         for first, part in matrix.placed():
             panels_in_chunk = self._panels_in_chunk(len(part.data), tokens)
             self._run(
                 product_kernel(part.format),
                 _shares(len(part.data), panels_in_chunk) * _shares(tokens, TOKENS_IN_CHUNK),
-                x=digits if isinstance(part.format, Grouped) else x,
+                x=activations if isinstance(part.format, Grouped) else x,
                 weight=part.data,
                 out=out[:, first:],
                 **_from(first, bias=added[0], residual=added[1]),
                 tokens=tokens,
-                blocks=matrix.columns // part.format.block,
+                blocks=matrix.columns // part.format.block_columns,
                 rows=part.rows,
                 stride=matrix.rows,
                 panels_in_chunk=panels_in_chunk,
@@ -204,10 +205,12 @@ class CompiledOperators(CpuOperators):
             return PANELS_IN_CHUNK
         return _shares(panels, CHUNKS_A_THREAD * self._launcher.thread_pool.size)
 
-    def _digits(self, x: HostArray) -> HostArray:
-        groups = x.size // packed.GROUP
+    def _quantise_activations(self, x: HostArray) -> HostArray:
+        groups = x.size // GROUP
         out = self._empty((groups, RECORD), np.uint8)
-        self._run(DIGITS, _shares(groups, GROUPS_IN_CHUNK), x=x, out=out, groups=groups)
+        self._run(
+            QUANTISE_ACTIVATIONS, _shares(groups, GROUPS_IN_CHUNK), x=x, out=out, groups=groups
+        )
         return out
 
     def rms_norm(self, x: HostArray, weight: HostArray, eps: float) -> HostArray:

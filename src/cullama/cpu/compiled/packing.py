@@ -1,7 +1,7 @@
-"""Packing weights as they are loaded: rows as their file has them, sixteen at a time, into a panel.
+"""Packs weights as they are loaded: sixteen rows of a file at a time, into a panel.
 
-What a panel holds, the same bytes whoever packs it, is said by `pack` in `../packed.py`. How codes
-come out of a block is `../file_blocks.py`'s, run here on registers: a word of each row in each.
+The bytes of a panel are those that `pack` in `../packed.py` gives. Blocks are unpacked by
+`files/quantized_blocks.py`, run here on registers: a word of each of sixteen rows.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from ...files.quantized_blocks import Codes
+from ...files.quantized_blocks import GROUP
 from ...files.tensor import HostArray
 from ..jit.compiler import Kernel
 from ..jit.kernel_builder import I8, I16, I32, I64, POINTER, KernelBuilder, Type, Value, vector
-from ..packed import GROUP, PANEL, Bytes, Format, Grouped, Plain
-from .dots import joined
-from .unpacking import place_of
+from ..packed import PANEL, Bytes, Format, Grouped, Plain
+from .dots import concatenate
+from .unpacking import offset_of
 
 FIELDS = {
     "rows": POINTER,  # [16 panels, bytes of a row in the file]
@@ -36,9 +36,9 @@ FOUR = 4  # words loaded together: a register of any processor
 
 
 def packing(format_: Format, rows: HostArray, panels: Bytes) -> tuple[Kernel, int, dict[str, Any]]:
-    """The kernel, its chunks and its arguments, for what `format_.pack(rows)` would return."""
+    """Return a kernel, its chunks and its arguments, that fill `panels` as `format_.pack(rows)`."""
     rows = np.ascontiguousarray(rows, format_.dtype if isinstance(format_, Plain) else np.uint8)
-    blocks = panels.shape[1] // format_.panel_bytes(format_.block)
+    blocks = panels.shape[1] // format_.panel_bytes(format_.block_columns)
     assert rows.nbytes == len(panels) * PANEL * blocks * format_.block_bytes
     panels_in_chunk = -(-CHUNK // panels.shape[1])
     arguments = {
@@ -54,11 +54,11 @@ def packing(format_: Format, rows: HostArray, panels: Bytes) -> tuple[Kernel, in
 def packing_kernel(format_: Format) -> Kernel:
     def body(builder: KernelBuilder, a: SimpleNamespace, chunk: Value) -> None:
         row_bytes = a.blocks * format_.block_bytes
-        panel_bytes = a.blocks * format_.panel_bytes(format_.block)
+        panel_bytes = a.blocks * format_.panel_bytes(format_.block_columns)
         first = chunk * a.panels_in_chunk
-        with builder.loop((first + a.panels_in_chunk).minimum(a.count), first) as at:
-            rows = _Rows(builder, a.rows + at * PANEL * row_bytes, row_bytes)
-            panel = a.panels + at * panel_bytes
+        with builder.loop((first + a.panels_in_chunk).minimum(a.count), first) as index:
+            rows = _Rows(builder, a.rows + index * PANEL * row_bytes, row_bytes)
+            panel = a.panels + index * panel_bytes
             if isinstance(format_, Plain):
                 _pack_plain(rows, format_, a.blocks, panel)
             else:
@@ -72,47 +72,42 @@ class _Rows:
     """Sixteen rows of a file, from some byte of each on."""
 
     builder: KernelBuilder
-    first: Value  # where that byte of the first row is
+    address: Value  # of that byte of the first row
     stride: Value  # bytes from there to the next row's
 
-    def at(self, place: Value | int) -> _Rows:
-        return replace(self, first=self.first + place)
+    def at(self, offset: Value | int) -> _Rows:
+        return replace(self, address=self.address + offset)
 
-    def each(self, type_: Type) -> list[Value]:
-        """What lies there, row by row."""
-        return [self.builder.load(type_, self.first + self.stride * row) for row in range(PANEL)]
+    def load(self, type_: Type) -> list[Value]:
+        """Load a value of each row."""
+        return [self.builder.load(type_, self.address + self.stride * row) for row in range(PANEL)]
 
-    def words(self, count: int) -> list[Value]:
-        """[count, 16 rows]: so many words of each; up to three beyond them are read too."""
-        fours = (self.at(4 * start).each(vector(I32, FOUR)) for start in range(0, count, FOUR))
-        return list(chain.from_iterable(transposed(self.builder, four) for four in fours))[:count]
+    def load_words(self, count: int) -> list[Value]:
+        """Load [count, 16 rows] words; up to three beyond them are read too."""
+        fours = (self.at(4 * start).load(vector(I32, FOUR)) for start in range(0, count, FOUR))
+        return list(chain.from_iterable(_transpose(four) for four in fours))[:count]
 
     def copy(self, type_: Type, size: int, to: Value) -> None:
-        """A number of each row, of so many bytes, side by side."""
-        for row, number in enumerate(self.each(type_)):
+        """Store a value of each row, of `size` bytes, side by side."""
+        for row, number in enumerate(self.load(type_)):
             self.builder.store(number, to + size * row)
 
 
-def transposed(builder: KernelBuilder, rows: Sequence[Value]) -> list[Value]:
+def _transpose(rows: Sequence[Value]) -> list[Value]:
     """[16 rows, 4] → [4, 16 rows]. All but the first step stays within quarters of a register."""
-    a, b, c, d = (_end_to_end(builder, rows[start::FOUR]) for start in range(FOUR))
+    a, b, c, d = (
+        concatenate([concatenate(four[:2]), concatenate(four[2:])])
+        for four in (rows[start::FOUR] for start in range(FOUR))
+    )
     columns = []
     for pairs in ((0, 4, 1, 5), (2, 6, 3, 7)):
-        left, right = _in_quarters(builder, a, b, pairs), _in_quarters(builder, c, d, pairs)
-        columns += [
-            _in_quarters(builder, left, right, half) for half in ((0, 1, 4, 5), (2, 3, 6, 7))
-        ]
+        left, right = _shuffle_quarters(a, b, pairs), _shuffle_quarters(c, d, pairs)
+        columns += [_shuffle_quarters(left, right, half) for half in ((0, 1, 4, 5), (2, 3, 6, 7))]
     return columns
 
 
-def _end_to_end(builder: KernelBuilder, four: Sequence[Value]) -> Value:
-    return joined(builder, [joined(builder, list(four[:2])), joined(builder, list(four[2:]))])
-
-
-def _in_quarters(
-    builder: KernelBuilder, first: Value, second: Value, places: Sequence[int]
-) -> Value:
-    """In each run of four lanes: those lanes of the first, or from 4 on of the second."""
+def _shuffle_quarters(first: Value, second: Value, places: Sequence[int]) -> Value:
+    """In each run of four lanes, take those of the first vector, or from 4 on of the second."""
     runs = range(0, first.lanes, FOUR)
     lanes = [run + place % FOUR + place // FOUR * first.lanes for run in runs for place in places]
     return first.shuffle(lanes, second)
@@ -125,15 +120,15 @@ def _pack_plain(rows: _Rows, format_: Plain, columns: Value, panel: Value) -> No
     builder, size = rows.builder, format_.dtype.itemsize
     number = {2: I16, 4: I32}[size]
     in_word = 4 // size
-    together = FOUR * in_word
-    whole = columns // together * together
-    with builder.loop(whole, 0, together) as column:
+    unrolled = FOUR * in_word
+    end = columns // unrolled * unrolled
+    with builder.loop(end, 0, unrolled) as column:
         out = panel + column * (PANEL * size)
-        for place, word in enumerate(rows.at(column * size).words(FOUR)):
+        for index, word in enumerate(rows.at(column * size).load_words(FOUR)):
             for part in range(in_word):
-                beside = place * in_word + part
-                builder.store((word >> 8 * size * part).to(number), out + PANEL * size * beside)
-    with builder.loop(columns, whole) as column:
+                place = index * in_word + part
+                builder.store((word >> 8 * size * part).to(number), out + PANEL * size * place)
+    with builder.loop(columns, end) as column:
         rows.at(column * size).copy(number, size, panel + column * (PANEL * size))
 
 
@@ -141,32 +136,26 @@ def _pack_plain(rows: _Rows, format_: Plain, columns: Value, panel: Value) -> No
 
 
 def _pack_grouped(rows: _Rows, format_: Grouped, blocks: Value, panel: Value) -> None:
-    with rows.builder.loop(blocks) as block:
+    builder, layout = rows.builder, format_.layout
+
+    def store(group: Value, name: str, values: Sequence[Value], size: int) -> None:
+        for i, value in enumerate(values):
+            builder.store(value, group + (offset_of(format_, name) + PANEL * size * i))
+
+    with builder.loop(blocks) as block:
         stored = rows.at(block * format_.block_bytes)
         record = panel + block * format_.record.itemsize
         words = {}
-        for name, place, count in format_.stored.fields():
+        for name, offset, count in layout.fields():
             if count:
-                assert place + -(-count // FOUR) * FOUR * 4 <= format_.block_bytes
-                words[name] = stored.at(place).words(count)
+                assert offset + -(-count // FOUR) * FOUR * 4 <= format_.block_bytes
+                words[name] = stored.at(offset).load_words(count)
             else:
-                stored.at(place).copy(I16, 2, record + place_of(format_, name))
-        codes = format_.stored.parse(words)
-        for index in range(format_.block // GROUP):
-            group = record + (place_of(format_, "groups") + index * format_.group.itemsize)
-            _pack_group(rows.builder, format_, group, codes, index)
-
-
-def _pack_group(
-    builder: KernelBuilder, format_: Grouped, group: Value, codes: Codes, index: int
-) -> None:
-    """`group`: where to write; `index`: which of its block it is."""
-
-    def write(name: str, values: Sequence[Value], size: int) -> None:
-        for i, value in enumerate(values):
-            builder.store(value, group + (place_of(format_, name) + PANEL * size * i))
-
-    for name, planes in format_.planes(codes, index).items():
-        write(name, planes, 4)
-    for name, steps in format_.steps(codes, index).items():
-        write(name, [step.to(I8) for step in steps], 1)
+                stored.at(offset).copy(I16, 2, record + offset_of(format_, name))
+        quants = layout.unpack(words)
+        for index in range(layout.columns // GROUP):
+            group = record + (offset_of(format_, "groups") + index * format_.group.itemsize)
+            for name, planes in format_.planes(quants, index).items():
+                store(group, name, planes, 4)
+            for name, sub_scales in format_.sub_scales(quants, index).items():
+                store(group, name, [each.to(I8) for each in sub_scales], 1)

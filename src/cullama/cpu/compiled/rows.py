@@ -12,7 +12,7 @@ from types import SimpleNamespace
 from ..jit.compiler import Kernel
 from ..jit.kernel_builder import F32, I16, I32, I64, POINTER, KernelBuilder, Type, Value, vector
 from ..packed import PANEL, Format, Plain
-from .unpacking import element
+from .unpacking import load_element
 
 LANES = 16
 ROWS_IN_CHUNK = 4
@@ -159,7 +159,7 @@ def gather_kernel(format_: Format) -> Kernel:
             with builder.when(wanted >= 0), builder.when(wanted < a.part_rows):
                 panel = a.weight + (wanted // PANEL) * a.panel_bytes
                 with builder.loop(a.columns) as column:
-                    number = element(builder, format_, panel, wanted % PANEL, column)
+                    number = load_element(builder, format_, panel, wanted % PANEL, column)
                     builder.store(number, a.out + (at * a.columns + column) * 4)
 
         _rows(builder, a.count, chunk, row)
