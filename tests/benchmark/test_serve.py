@@ -120,10 +120,10 @@ def test_a_recorder_watches_the_continuous_run_only(llm: LLM, recorder: Recorder
 
 
 def test_each_request_waits_reads_writes_and_leaves(recorder: Recorder) -> None:
-    assert len(recorder.lives) == 10
-    for life in recorder.lives:
-        assert [stage for stage, _ in life.stages] == ["waiting", "prefill", "decode", "out"]
-        moments = [moment for _, moment in life.stages]
+    assert len(recorder.timelines) == 10
+    for timeline in recorder.timelines:
+        assert [stage for stage, _ in timeline.stages] == ["waiting", "prefill", "decode", "out"]
+        moments = [moment for _, moment in timeline.stages]
         assert moments == sorted(moments)
 
 

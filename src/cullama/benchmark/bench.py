@@ -1,4 +1,8 @@
-"""One benchmark: runs between two measurements of the limits, on a CPU with each thread count."""
+"""Run one benchmark: prefill and decode, between two measurements of the machine's limits.
+
+On a CPU all of it is done with each thread count. The measurements themselves are in
+benchmark/runs.py and benchmark/yardsticks.py; nothing is printed here.
+"""
 
 from __future__ import annotations
 
@@ -23,19 +27,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class BenchPlan:
-    contexts: tuple[int, ...] = (64, 512, 2048)
-    prompts: tuple[int, ...] = (512,)
-    tokens: int = 48  # written at each context
+    """What to measure."""
+
+    contexts: tuple[int, ...] = (64, 512, 2048)  # tokens, to decode after
+    prompts: tuple[int, ...] = (512,)  # tokens, to prefill
+    tokens: int = 48  # decoded after each context
     repeats: int = 5
-    thread_counts: tuple[int, ...] = ()  # none: one, and every core
-    speculation: int = 0  # guesses a step to be tried; 0 tries none
+    thread_counts: tuple[int, ...] = ()  # empty: one, and every core
+    speculation: int = 0  # draft tokens a step, at most; 0 does not measure speculation
 
 
 def benchmark(llm: LLM, plan: BenchPlan) -> BenchReport:
-    """Measure a loaded model. It must have the machine to itself for figures that mean anything.
+    """Measure a loaded model; other busy processes make the figures worthless.
 
     Raises:
-        UsageError: a context or prompt longer than the model's.
+        UsageError: a context or prompt is longer than the model's context.
     """
     longest = max((*plan.prompts, *(context + plan.tokens for context in plan.contexts)))
     if longest >= llm.context_length:
@@ -50,7 +56,7 @@ def benchmark(llm: LLM, plan: BenchPlan) -> BenchReport:
     with _settings(ops, plan) as settings:
         for setting in settings:
             before = setting.measure()
-            setting.enter()
+            setting.apply()
             read = [runs.prefill(llm.engine, tokens, plan.repeats) for tokens in plan.prompts]
             written = [runs.decode(llm.engine, context, plan.tokens) for context in plan.contexts]
             if plan.speculation:
@@ -73,20 +79,21 @@ def benchmark(llm: LLM, plan: BenchPlan) -> BenchReport:
 
 
 class Setting(NamedTuple):
-    """One way to run: its limits, and how it is set up."""
+    """One way to run the model: a number of threads, or a GPU."""
 
-    measure: Callable[[], Yardsticks]
-    enter: Callable[[], None]
+    measure: Callable[[], Yardsticks]  # the limits
+    apply: Callable[[], None]
 
 
 @contextmanager
 def _settings(ops: Any, plan: BenchPlan) -> Iterator[list[Setting]]:
-    """They hold memory to measure with while they are in use."""
+    """Yield the settings to measure with; they share the memory of one meter."""
     if isinstance(ops, CpuOperators):
         on_cpu = CpuMeter(plan.repeats)
+        counts = plan.thread_counts or sorted({1, physical_cores()})
         yield [
             Setting(partial(on_cpu.measure, threads), partial(ops.use_threads, threads))
-            for threads in _thread_counts(plan)
+            for threads in map(choose_threads, counts)
         ]
         return
     if plan.thread_counts:
@@ -100,22 +107,8 @@ def _settings(ops: Any, plan: BenchPlan) -> Iterator[list[Setting]]:
         on_gpu.close()
 
 
-def _thread_counts(plan: BenchPlan) -> list[int]:
-    counts = plan.thread_counts or sorted({1, physical_cores()})
-    return [choose_threads(count) for count in counts]
-
-
 def _machine(ops: Any) -> str:
-    return _processor() if isinstance(ops, CpuOperators) else _gpu(ops)
-
-
-def _gpu(ops: Any) -> str:
-    major, minor = ops.device.driver_version
-    return f"{ops.device.name}, driver of CUDA {major}.{minor}, {_processor()}"
-
-
-def _processor() -> str:
-    """The processor's name and the versions that decide its speed."""
+    """Describe the processor and the GPU, with the versions that decide their speed."""
     import numpy
 
     name = platform.processor() or platform.machine()
@@ -124,4 +117,8 @@ def _processor() -> str:
         name = next(line.split(":", 1)[1].strip() for line in lines if "model name" in line)
     except (OSError, StopIteration):
         pass
-    return f"{name}, {physical_cores()} cores, numpy {numpy.__version__}"
+    processor = f"{name}, {physical_cores()} cores, numpy {numpy.__version__}"
+    if isinstance(ops, CpuOperators):
+        return processor
+    major, minor = ops.device.driver_version
+    return f"{ops.device.name}, driver of CUDA {major}.{minor}, {processor}"

@@ -1,8 +1,8 @@
-"""What a conversation costs at its second turn: to the first token, beside its new tokens alone.
+"""Time the second turn of a conversation to its first token, and its new tokens alone.
 
-The first turn is in the cache, so the second should cost what its own tokens cost, and no more for
-what was said before. Both are measured in turns, over a whole turn as a user has it: writing the
-conversation down, encoding it, finding what is cached, reading the rest, drawing a token.
+The first turn is in the prefix cache, so the second turn should cost what its own tokens cost. Both
+are measured alternately. The second turn is measured as a user has it: render the conversation,
+encode it, look up cached blocks, prefill the rest, draw a token.
 """
 
 from __future__ import annotations
@@ -13,8 +13,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
-from ..sampling.params import SamplingParams
-from .runs import clear_prefix_cache
+from .runs import clear_prefix_cache, greedy
 
 if TYPE_CHECKING:
     from ..llm import LLM
@@ -25,6 +24,8 @@ ANSWER = 16  # tokens of the first turn's answer
 
 @dataclass(frozen=True)
 class TurnLatency:
+    """Times after one length of first turn."""
+
     before: int  # tokens of the conversation that were cached
     new: int  # tokens of the second turn
     seconds: float  # to its first token, median
@@ -38,6 +39,8 @@ class TurnLatency:
 
 @dataclass(frozen=True)
 class ChatReport:
+    """All figures; `as_json` is the output of `--json`."""
+
     model: str
     runs: tuple[TurnLatency, ...]
 
@@ -49,10 +52,10 @@ class ChatReport:
 def benchmark(
     llm: LLM, histories: tuple[int, ...], words: int = 48, repeats: int = 7
 ) -> ChatReport:
-    """Second turns of `words` words, after first ones of so many tokens.
+    """Time second turns of `words` words, after first turns of `histories` tokens.
 
     Raises:
-        UsageError: a first turn that leaves no room for the second in the context.
+        UsageError: a first turn leaves no room for the second one in the context.
     """
     longest = llm.longest_text - 4 * words - 2 * ANSWER
     if max(histories) > longest:
@@ -73,8 +76,10 @@ def _turn_latency(llm: LLM, history: int, words: int, repeats: int) -> TurnLaten
         before, new = cached, len(prompt) - cached
         turns.append(seconds)
         clear_prefix_cache(llm.engine)
-        alone.append(_seconds_alone(llm, prompt[-new:]))
-    turns, alone = turns[1:], alone[1:]  # the first warm caches and pages
+        start = time.perf_counter()
+        llm.generate(prompt[-new:], greedy(1))
+        alone.append(time.perf_counter() - start)
+    turns, alone = turns[1:], alone[1:]  # the first pair warms caches and pages
     ratios = tuple(turn / one for turn, one in zip(turns, alone, strict=True))
     return TurnLatency(before, new, median(turns), median(alone), ratios)
 
@@ -82,30 +87,17 @@ def _turn_latency(llm: LLM, history: int, words: int, repeats: int) -> TurnLaten
 def _seconds_of_second_turn(
     llm: LLM, history: int, words: int, repeat: int
 ) -> tuple[float, list[int], int]:
-    session = llm.session(params=_greedy(ANSWER))
-    session.send(_text_of(llm, history, repeat))
+    """Return the seconds to the first token, the prompt, and how much of it was cached."""
+    session = llm.session(params=greedy(ANSWER))
+    ids = llm.tokenizer.encode(_text(history, repeat), add_special_tokens=False)
+    session.send(llm.tokenizer.decode(ids[:history]))
     question = _text(words, repeat)
     start = time.perf_counter()
-    completion = session.send(question, _greedy(1))
+    completion = session.send(question, greedy(1))
     seconds = time.perf_counter() - start
     assert session.last_prompt is not None
     return seconds, list(session.last_prompt.token_ids), completion.cached_tokens
 
 
-def _seconds_alone(llm: LLM, tokens: list[int]) -> float:
-    start = time.perf_counter()
-    llm.generate(tokens, _greedy(1))
-    return time.perf_counter() - start
-
-
-def _text_of(llm: LLM, tokens: int, shift: int) -> str:
-    ids = llm.tokenizer.encode(_text(tokens, shift), add_special_tokens=False)
-    return llm.tokenizer.decode(ids[:tokens])
-
-
 def _text(words: int, shift: int) -> str:
     return " ".join(WORDS[(shift + i * i) % len(WORDS)] for i in range(words))
-
-
-def _greedy(tokens: int) -> SamplingParams:
-    return SamplingParams(max_tokens=tokens, temperature=0, ignore_eos=True)

@@ -1,7 +1,7 @@
-"""The limits of a GPU: how fast it copies, reads and multiplies, and how close kernels follow.
+"""Measure the limits of a GPU: how fast it copies, reads and multiplies, and starts kernels.
 
-Measured with the backend's own means: the driver's copy, `kernels/bandwidth.cu`, cuBLAS where it is
-installed, and a graph of empty kernels.
+It uses the driver's copy, kernels/bandwidth.cu, the backend's matrix product (cuBLAS where it is
+installed), and a graph of empty kernels.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from statistics import median
 
 import numpy as np
@@ -16,25 +17,27 @@ import numpy as np
 from ..cuda.memory import Pool, copy_on_device, empty
 from ..cuda.operators import CudaOperators
 
-COPIED_BYTES = 4 << 30  # far beyond any cache; less where the GPU has less
+COPIED_BYTES = 4 << 30  # far beyond any cache; a quarter of the free memory at most
 MATRIX = 8192  # rows and columns: large enough for a product to reach its rate
-KERNELS = 1000  # empty ones in a row
-BLOCKS_EACH = 8  # of the reading kernel, for each multiprocessor
+KERNELS = 1000  # empty ones, in a graph
+BLOCKS_EACH = 8  # of the reading kernel, on each multiprocessor
 THREADS = 256
 
 
 @dataclass(frozen=True)
 class CudaYardsticks:
+    """Limits of a GPU."""
+
     copy: float  # bytes a second, read and written
     read: float  # bytes a second
     products: float  # floating-point operations a second, in the storage type
     gap: float  # seconds from the start of one empty kernel to that of the next, in a graph
-    threads: int | None = None  # has none to be counted
+    threads: int | None = None  # of the CPU: none
     products_name: str = "matrix product"
 
 
 class CudaMeter:
-    """Measures again and again over the same memory."""
+    """Measures the limits repeatedly over the same memory."""
 
     def __init__(self, ops: CudaOperators, repeats: int = 5) -> None:
         """`repeats`: a figure is the median of so many."""
@@ -47,23 +50,23 @@ class CudaMeter:
         self._clear(self._from.address, size)
 
     def measure(self) -> CudaYardsticks:
+        """Measure all limits."""
         size = self._from.nbytes
+        copy = partial(copy_on_device, self._device, self._from, self._to)
         return CudaYardsticks(
-            copy=2 * size / self._seconds(self._copy),
+            copy=2 * size / self._seconds(copy),
             read=size / self._seconds(self._read),
             products=2 * MATRIX**3 / self._product_seconds(),
             gap=self._gap(),
         )
 
     def close(self) -> None:
+        """Free the memory."""
         self._device.synchronize()
         self._pool.close()
 
     def _clear(self, address: int, size: int) -> None:
         self._device.call("cuMemsetD8Async", address, 0, size, self._device.stream)
-
-    def _copy(self) -> None:
-        copy_on_device(self._device, self._from, self._to)
 
     def _read(self) -> None:
         kernel = self._ops.kernels("bandwidth", "read_f32")
@@ -76,7 +79,7 @@ class CudaMeter:
         return self._seconds(lambda: self._ops.linear(matrix, matrix))
 
     def _gap(self) -> float:
-        """Of a graph's empty kernels, one for each multiprocessor."""
+        """Time empty kernels in a graph, each with a block for every multiprocessor."""
         device, kernel = self._device, self._ops.kernels("bandwidth", "nothing_f32")
         mode = device.driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
         device.call("cuStreamBeginCapture", device.stream, mode)
@@ -90,7 +93,7 @@ class CudaMeter:
         return launch / KERNELS
 
     def _seconds(self, work: Callable[[], object]) -> float:
-        """The median of several, each waited for; the first wakes the GPU and is not counted."""
+        """Return the median time of `work`, after a first run that wakes the GPU."""
         times = []
         for _ in range(self._repeats + 1):
             self._device.synchronize()

@@ -1,4 +1,4 @@
-"""What scheduling costs the host: a full house of sequences that write, and no model at all."""
+"""Time the scheduler and the batch builder alone, with many decoding sequences and no model."""
 
 from __future__ import annotations
 
@@ -18,9 +18,11 @@ BLOCK_SIZE = 32
 
 @dataclass(frozen=True)
 class HostCost:
+    """Host time of one step."""
+
     sequences: int
-    schedule_seconds: float  # a step, median
-    batch_seconds: float
+    schedule_seconds: float  # median
+    batch_seconds: float  # median
 
     @property
     def seconds(self) -> float:
@@ -28,8 +30,8 @@ class HostCost:
 
 
 def host_cost(sequences: int = 256, prompt: int = 512, steps: int = 400) -> HostCost:
-    """Steps in which all sequences write one token, some of them needing another block."""
-    scheduler = _full_house(sequences, prompt, steps)
+    """Time steps in which all sequences decode one token, and some need another block."""
+    scheduler = _decoding_scheduler(sequences, prompt, steps)
     scheduled: list[float] = []
     built: list[float] = []
     for _ in range(steps):
@@ -39,24 +41,27 @@ def host_cost(sequences: int = 256, prompt: int = 512, steps: int = 400) -> Host
         build_plan_batch(plan, BLOCK_SIZE)
         built.append(time.perf_counter() - middle)
         scheduled.append(middle - start)
-        _fly(scheduler, plan)
+        _run_pass(scheduler, plan)
     return HostCost(sequences, median(scheduled), median(built))
 
 
-def _full_house(sequences: int, prompt: int, steps: int) -> Scheduler:
-    """All prompts read; their lengths differ, so that they need blocks at different times."""
+def _decoding_scheduler(sequences: int, prompt: int, steps: int) -> Scheduler:
+    """Return a scheduler whose sequences are all past prefill, and of different lengths.
+
+    Their lengths differ so that they need new blocks in different steps.
+    """
     blocks = 3 * sequences * ((prompt + steps) // BLOCK_SIZE + 2)
     scheduler = Scheduler(PrefixCache(blocks, BLOCK_SIZE), 2 * sequences, sequences)
     for index in range(sequences):
         tokens = [index, *range(prompt + index % BLOCK_SIZE)]
         scheduler.add(Request(tokens, SamplingParams(), 10**9, 0, frozenset()))
     while scheduler.waiting or scheduler.prefills:
-        _fly(scheduler, scheduler.schedule())
+        _run_pass(scheduler, scheduler.schedule())
     return scheduler
 
 
-def _fly(scheduler: Scheduler, plan: Plan) -> None:
-    """What a pass does to those who took part."""
+def _run_pass(scheduler: Scheduler, plan: Plan) -> None:
+    """Give the scheduler the results of a pass, without a model."""
     scheduler.launched(plan)
     for request, *_ in plan.parts:
         if request.in_flight:

@@ -1,4 +1,7 @@
-"""Runs set against yardsticks: rates, milliseconds, and the share of what the machine allows."""
+"""Rows of the benchmark's report: rates, milliseconds, and shares of the machine's limits.
+
+It computes from times that benchmark/runs.py measured; `cullama bench` prints the table.
+"""
 
 from __future__ import annotations
 
@@ -25,6 +28,8 @@ class BenchRow:
 
 @dataclass(frozen=True)
 class BenchReport:
+    """All figures of one benchmark; `as_json` is the output of `--json`."""
+
     model: str
     machine: str
     dtype: str
@@ -38,15 +43,16 @@ class BenchReport:
 
 
 def prefill_operations(config: ModelConfig, tokens: int) -> float:
-    """Floating-point operations to read a prompt and predict one token after it."""
+    """Return the floating-point operations of a prompt's prefill and the logits after it."""
     head = config.vocab_size * config.hidden_size
     layers = config.parameters - (head if config.tied else 2 * head)
-    # Causal: each token meets half of the others on average, in two products.
+    # Causal: each token attends to half of the others on average, in two products.
     attention = 2 * tokens**2 * config.heads * config.head_dim * config.layers
     return 2.0 * tokens * layers + 2.0 * head + attention
 
 
 def prefill_row(run: Prefill, limit: Yardsticks, config: ModelConfig) -> BenchRow:
+    """Return a prefill's row; its share is of the rate of matrix products."""
     rate = prefill_operations(config, run.tokens) / run.seconds
     return BenchRow(
         what=f"prefill {run.tokens}",
@@ -59,6 +65,7 @@ def prefill_row(run: Prefill, limit: Yardsticks, config: ModelConfig) -> BenchRo
 
 
 def decode_row(run: Decode, limit: Yardsticks, weight_bytes: int) -> BenchRow:
+    """Return a decode's row; its share is of the rate of reading memory."""
     return BenchRow(
         what=f"decode at {run.context}",
         threads=limit.threads,

@@ -1,7 +1,7 @@
-"""What is measured: reading a prompt, and writing after contexts of several lengths.
+"""Time prefill, decode and speculation through the engine.
 
-Everything goes through the engine, token ids in and out, as any other text does. It knows no
-yardstick and prints nothing.
+Prompts are token ids and are submitted like any other request. The limits of the machine are
+measured in benchmark/yardsticks.py; nothing is printed here.
 """
 
 from __future__ import annotations
@@ -17,51 +17,55 @@ from ..engine.engine import Engine
 from ..engine.insider import Forward
 from ..sampling.params import SamplingParams
 
-VOCABULARY_STEP = 7919  # a prime: prompts walk all over the vocabulary
+VOCABULARY_STEP = 7919  # a prime, so that prompts use the whole vocabulary
 
 
 @dataclass(frozen=True)
 class Prefill:
-    tokens: int
+    """The time to prefill a prompt and draw the first token."""
+
+    tokens: int  # of the prompt
     seconds: float  # median
 
 
 @dataclass(frozen=True)
 class Decode:
-    context: int
-    seconds: float  # a token, median
-    model_seconds: float | None  # of that, in the model's forward pass, if that is waited for
+    """The time to decode one token after a context."""
+
+    context: int  # tokens
+    seconds: float  # median
+    model_seconds: float | None  # of these, in the forward pass; None if it is asynchronous
 
 
 @dataclass(frozen=True)
 class Guessing:
-    """Writing with guesses and without, in turns."""
+    """Decoding with speculation, against decoding without."""
 
-    text: str  # which kind
+    text: str  # its kind
     threads: int | None
-    most: int  # guesses a step
+    most: int  # draft tokens a step
     tokens_per_second: float
-    speed_up: float  # over writing without guesses
-    right: float  # share of the guesses
+    speed_up: float  # over decoding without speculation
+    right: float  # share of the draft tokens that were accepted
     tokens_per_step: float
 
 
 def prefill(engine: Engine, tokens: int, repeats: int) -> Prefill:
-    """Reading a prompt and drawing the first token after it."""
+    """Time the prefill of `tokens` tokens, and the drawing of the first token after them."""
     times = []
     for repeat in range(repeats + 1):
-        clear_prefix_cache(engine)  # what is read is to be read, not found
+        clear_prefix_cache(engine)
         start = time.perf_counter()
-        _write(engine, _prompt(engine, tokens, repeat), _greedy(1))
+        _arrivals(engine, _prompt(engine, tokens, repeat), greedy(1))
         times.append(time.perf_counter() - start)
     return Prefill(tokens, median(times[1:]))  # the first warms caches and pages
 
 
 def decode(engine: Engine, context: int, tokens: int) -> Decode:
-    """Writing `tokens` tokens one by one, the first after `context` tokens."""
+    """Time the decoding of `tokens` tokens one by one, the first after `context` tokens."""
     with _ForwardClock(engine) as clock:
-        arrivals = _write(engine, _prompt(engine, context, 0), _greedy(tokens + 1))
-    # The first step reads the prompt, and the first after it finds caches cold.
+        arrivals = _arrivals(engine, _prompt(engine, context, 0), greedy(tokens + 1))
+    # The first step prefills the prompt, and the next runs with cold caches.
     gaps = [after - before for before, after in pairwise(arrivals[1:])]
     model_seconds = median(clock.seconds[-len(gaps) :])
     return Decode(context, median(gaps), None if clock.is_asynchronous else model_seconds)
@@ -70,12 +74,9 @@ def decode(engine: Engine, context: int, tokens: int) -> Decode:
 def guessing(
     engine: Engine, most: int, tokens: int, repeats: int, threads: int | None
 ) -> list[Guessing]:
-    """A text that repeats itself, as greedy ones after such a prompt do, and one that does not."""
-    repetitive, varied = (
-        _prompt(engine, 16, 0) * 16,
-        _prompt(engine, 256, 1),
-    )
-    plain = _greedy(tokens)
+    """Time speculation with a text that repeats itself, and with one that does not."""
+    repetitive, varied = _prompt(engine, 16, 0) * 16, _prompt(engine, 256, 1)
+    plain = greedy(tokens)
     drawn = replace(plain, temperature=1.0, seed=0)
     return [
         _guessing("repeats itself", engine, repetitive, plain, most, repeats, threads),
@@ -93,22 +94,22 @@ def _guessing(
     threads: int | None,
 ) -> Guessing:
     metrics, tokens = engine.metrics, plain.max_tokens or 0
-    guesses, right = metrics.draft_tokens, metrics.accepted_tokens
-    without, with_guesses, steps = [], [], 0
+    drafts, accepted = metrics.draft_tokens, metrics.accepted_tokens
+    without, with_drafts, steps = [], [], 0
     for _ in range(repeats):
-        without.append(_seconds_after_the_first(engine, prompt, plain))
+        without.append(_seconds_after_first_token(engine, prompt, plain))
         before = metrics.steps
         params = replace(plain, speculation=most)
-        with_guesses.append(_seconds_after_the_first(engine, prompt, params))
+        with_drafts.append(_seconds_after_first_token(engine, prompt, params))
         steps += metrics.steps - before
-    guesses, right = metrics.draft_tokens - guesses, metrics.accepted_tokens - right
+    drafts, accepted = metrics.draft_tokens - drafts, metrics.accepted_tokens - accepted
     return Guessing(
         text=text,
         threads=threads,
         most=most,
-        tokens_per_second=(tokens - 1) / median(with_guesses),
-        speed_up=median(without) / median(with_guesses),
-        right=right / guesses if guesses else 0.0,
+        tokens_per_second=(tokens - 1) / median(with_drafts),
+        speed_up=median(without) / median(with_drafts),
+        right=accepted / drafts if drafts else 0.0,
         tokens_per_step=repeats * tokens / steps,
     )
 
@@ -119,9 +120,9 @@ def clear_prefix_cache(engine: Engine) -> None:
         insider.clear_prefix_cache()
 
 
-def _seconds_after_the_first(engine: Engine, prompt: list[int], params: SamplingParams) -> float:
+def _seconds_after_first_token(engine: Engine, prompt: list[int], params: SamplingParams) -> float:
     clear_prefix_cache(engine)
-    arrivals = _write(engine, prompt, params)
+    arrivals = _arrivals(engine, prompt, params)
     return arrivals[-1] - arrivals[0]
 
 
@@ -129,12 +130,13 @@ def _prompt(engine: Engine, tokens: int, shift: int) -> list[int]:
     return [(shift + i * VOCABULARY_STEP) % engine.capacity.vocab_size for i in range(tokens)]
 
 
-def _greedy(tokens: int) -> SamplingParams:
+def greedy(tokens: int) -> SamplingParams:
+    """Return parameters for exactly `tokens` greedy tokens."""
     return SamplingParams(max_tokens=tokens, temperature=0, ignore_eos=True)
 
 
-def _write(engine: Engine, prompt: list[int], params: SamplingParams) -> list[float]:
-    """The moment each token after a prompt arrived."""
+def _arrivals(engine: Engine, prompt: list[int], params: SamplingParams) -> list[float]:
+    """Return the time at which each token after a prompt arrived."""
     [handle] = engine.submit(GenerationRequest(prompt, params))
     arrivals: list[float] = []
     while True:
@@ -148,7 +150,7 @@ def _write(engine: Engine, prompt: list[int], params: SamplingParams) -> list[fl
 
 
 class _ForwardClock:
-    """Times the forward passes of an engine while it is entered."""
+    """Times an engine's forward passes, as a context manager."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine

@@ -1,13 +1,14 @@
-"""Many requests at once: continuous against static batching, with the same engine and kernels.
+"""Serve many requests: continuous against static batching, with the same engine and kernels.
 
-    continuous  a request joins and leaves between any two steps
-    static      a batch is read and written together, and the next begins when its longest answer
-                is written; until then rows whose answer is long enough are computed on, and thrown
-                away, as a `generate` over a padded batch does
-    leaving     as static, but rows leave when their answer is long enough: what a ragged batch
-                saves by itself
+    continuous  a request may join and leave between any two steps
+    static      a batch starts together and ends with its longest answer; rows whose answer is
+                complete are computed all the same and their tokens dropped, as in a `generate`
+                over a padded batch
+    leaving     as static, but a row leaves the batch when its answer is complete: what a ragged
+                batch saves by itself
 
-Arrivals are a Poisson process, or all at once. Static batches wait until all of theirs are there.
+Requests arrive as a Poisson process, or all at once. A static batch starts when all of its requests
+have arrived.
 """
 
 from __future__ import annotations
@@ -27,9 +28,8 @@ from ..engine.client import GenerationRequest
 from ..engine.engine import Engine, EngineHandle
 from ..errors import UsageError
 from ..model.config import ModelConfig
-from ..sampling.params import SamplingParams
 from .host import HostCost, host_cost
-from .runs import clear_prefix_cache
+from .runs import clear_prefix_cache, greedy
 from .trace import Recorder
 
 if TYPE_CHECKING:
@@ -44,15 +44,19 @@ PERCENTILES = (50, 90, 99)
 
 @dataclass(frozen=True)
 class WorkloadRequest:
+    """A request of the workload."""
+
     prompt: list[int]
     answer: int  # tokens
-    arrival: float  # seconds after the beginning
+    arrival: float  # seconds after the start
 
 
 @dataclass(frozen=True)
 class Workload:
+    """How many requests of which lengths arrive when."""
+
     requests: int = 256
-    shortest: int = 100  # of prompts and of answers, uniformly drawn
+    shortest: int = 100  # tokens, of prompts and of answers; lengths are drawn uniformly
     longest: int = 1024
     rate: float | None = None  # arrivals a second; None: all at once
     seed: int = 0
@@ -72,6 +76,7 @@ class Workload:
         )
 
     def draw(self, config: ModelConfig) -> list[WorkloadRequest]:
+        """Return the requests, the same ones for the same seed."""
         random, arrival, requests = Random(self.seed), 0.0, []
         for _ in range(self.requests):
             prompt = random.randint(self.shortest, self.longest)
@@ -84,10 +89,10 @@ class Workload:
 
 @dataclass
 class Served:
-    """When what happened to one request; seconds after the beginning."""
+    """The times of one request, in seconds after the start."""
 
     arrival: float
-    tokens: list[float] = field(default_factory=list)  # when each of its answer's came
+    tokens: list[float] = field(default_factory=list)  # when each token arrived
 
     @property
     def first_token(self) -> float:
@@ -96,10 +101,12 @@ class Served:
 
 @dataclass(frozen=True)
 class ServeRun:
+    """The figures of one kind of batching."""
+
     kind: str
     seconds: float
-    answered: int  # tokens that were asked for
-    computed: int  # tokens drawn, those thrown away included
+    answered: int  # tokens that were requested
+    computed: int  # tokens that were drawn, dropped ones included
     steps: int
     preemptions: int
     cache_hit_rate: float
@@ -113,6 +120,8 @@ class ServeRun:
 
 @dataclass(frozen=True)
 class ServeReport:
+    """All figures; `as_json` is the output of `--json`."""
+
     model: str
     workload: str
     batch: int
@@ -120,7 +129,7 @@ class ServeReport:
     host: HostCost
 
     def ratio(self, run: ServeRun) -> float:
-        """Throughput of the first run over this one's."""
+        """Return the throughput of the first run over this one's."""
         return self.runs[0].tokens_per_second / run.tokens_per_second
 
     def as_json(self) -> dict[str, Any]:
@@ -138,12 +147,14 @@ def benchmark(
     recorder: Recorder | None = None,
     progress: Progress = lambda done, total: None,
 ) -> ServeReport:
-    """One run of each kind, over the same requests, each with an empty prefix cache.
+    """Serve the same requests with each kind of batching, starting with an empty prefix cache.
 
-    `progress` is called with (done, total) as requests of all runs end.
+    Args:
+        batch: sequences that may run at once.
+        progress: called with (done, total) as requests of all runs finish.
 
     Raises:
-        UsageError: the longest request would not fit the context.
+        UsageError: the longest request does not fit the context.
     """
     engine = llm.engine
     if 2 * workload.longest > engine.capacity.context_length:
@@ -152,14 +163,14 @@ def benchmark(
             f"of {engine.capacity.context_length}; lower --longest or raise --context"
         )
     requests = workload.draw(llm.config)
-    continuous(engine, requests[:WARM_UP], batch)  # the first run would pay for cold caches
+    continuous(engine, requests[:WARM_UP], batch)  # warms caches and pages
     kinds = (partial(continuous, recorder=recorder), static, leaving)
-    ended = count(1)
+    finished = count(1)
 
-    def tell() -> None:
-        progress(next(ended), len(kinds) * len(requests))
+    def report_end() -> None:
+        progress(next(finished), len(kinds) * len(requests))
 
-    runs = tuple(kind(engine, requests, batch, on_end=tell) for kind in kinds)
+    runs = tuple(kind(engine, requests, batch, on_end=report_end) for kind in kinds)
     return ServeReport(llm.description, workload.description, batch, runs, host_cost())
 
 
@@ -170,8 +181,8 @@ def continuous(
     on_end: OnEnd = lambda: None,
     recorder: Recorder | None = None,
 ) -> ServeRun:
-    watching = recorder or nullcontext()
-    with _at_most(engine, batch), watching, _ServeClock(engine, on_end, recorder) as clock:
+    recording = recorder or nullcontext()
+    with _running_limit(engine, batch), recording, _ServeClock(engine, on_end, recorder) as clock:
         served = []
         for request in requests:
             while clock.now() < request.arrival:
@@ -204,8 +215,8 @@ def _batch_by_batch(
     on_end: OnEnd,
     tokens: Callable[[Sequence[WorkloadRequest]], int] | None,
 ) -> ServeRun:
-    """`tokens`: how many each of a group is asked for; None: as many as it wants."""
-    with _at_most(engine, batch), _ServeClock(engine, on_end) as clock:
+    """`tokens` returns how many tokens to draw for each of a batch; None: as its answer has."""
+    with _running_limit(engine, batch), _ServeClock(engine, on_end) as clock:
         served = []
         for start in range(0, len(requests), batch):
             group = requests[start : start + batch]
@@ -218,7 +229,7 @@ def _batch_by_batch(
 
 
 class _ServeClock:
-    """Seconds from the moment it is entered, and what the engine did since."""
+    """Times a run, from when it is entered, and counts what the engine does."""
 
     def __init__(self, engine: Engine, on_end: OnEnd, recorder: Recorder | None = None) -> None:
         self._engine, self._on_end, self._recorder = engine, on_end, recorder
@@ -240,9 +251,8 @@ class _ServeClock:
         return time.perf_counter() - self._start
 
     def submit(self, request: WorkloadRequest, tokens: int) -> Served:
-        """Greedy, past end tokens: lengths are the workload's."""
-        params = SamplingParams(max_tokens=tokens, temperature=0, ignore_eos=True)
-        [handle] = self._engine.submit(GenerationRequest(request.prompt, params))
+        """Submit a request for exactly `tokens` greedy tokens."""
+        [handle] = self._engine.submit(GenerationRequest(request.prompt, greedy(tokens)))
         served = Served(request.arrival)
         self._running.append((handle, served, request.answer))
         if self._recorder is not None:
@@ -260,7 +270,7 @@ class _ServeClock:
             time.sleep(max(0.0, seconds))
 
     def _step(self) -> None:
-        """Run a step of the engine, and note the tokens that came: a reader that keeps up."""
+        """Run a step of the engine, and record when each token arrived."""
         self._engine.step()
         now, running = self.now(), []
         for handle, served, wanted in self._running:
@@ -293,8 +303,8 @@ class _ServeClock:
 
 
 @contextmanager
-def _at_most(engine: Engine, batch: int) -> Iterator[None]:
-    """So many sequences at once."""
+def _running_limit(engine: Engine, batch: int) -> Iterator[None]:
+    """Limit how many sequences run at once."""
     with engine.exclusive() as insider:
         before = insider.limit_running(batch)
     try:

@@ -1,6 +1,6 @@
-"""Known shapes of models, to be run with random weights and no files: speed needs no training.
+"""Shapes of public models, and checkpoints of these shapes with random weights, without files.
 
-It knows the numbers of a few public models; sources are their config.json files.
+The numbers are those of the models' config.json files. Speed does not depend on the weights.
 """
 
 from __future__ import annotations
@@ -65,10 +65,10 @@ SHAPES = {
 
 
 def random_checkpoint(name: str, seed: int = 0) -> Checkpoint:
-    """A model of a known shape with random weights, read like any other.
+    """Return a checkpoint of a known shape with random weights.
 
     Raises:
-        UsageError: a shape that is not known.
+        UsageError: the shape is unknown.
     """
     if name not in SHAPES:
         raise UsageError(f"config is {name!r}, expected one of {', '.join(SHAPES)}")
@@ -83,7 +83,7 @@ def random_checkpoint(name: str, seed: int = 0) -> Checkpoint:
 def _random_tiles(shape: tuple[int, ...], seed: int) -> Callable[[], Iterator[HostArray]]:
     columns = shape[1] if len(shape) > 1 else 1
     rows = max(1, TILE_ELEMENTS // columns)
-    # A spread that keeps activations of any width within float16's range.
+    # This spread keeps activations of any width within float16's range.
     spread = np.float32(2 / columns**0.5)
 
     def tiles() -> Iterator[HostArray]:

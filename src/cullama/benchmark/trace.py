@@ -1,4 +1,4 @@
-"""What the engine did, step by step and request by request, as one page that needs nothing else."""
+"""Record an engine's steps and the stages of its requests, as one self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ DATA = "/* the data */ null"
 
 
 @dataclass
-class Life:
-    """The stages of one request, each with the moment it began."""
+class Timeline:
+    """The stages of one request, each with the time at which it began."""
 
     request: Request
     stages: list[tuple[Stage, float]] = field(default_factory=list)
 
 
 class Recorder:
-    """Watches an engine while it is entered."""
+    """Observes an engine, as a context manager."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self.steps: list[StepRecord] = []
-        self.lives: list[Life] = []
-        self._alive: list[Life] = []
+        self.timelines: list[Timeline] = []
+        self._open: list[Timeline] = []
 
     def __enter__(self) -> Recorder:
         self._engine.observers.append(self._note)
@@ -40,38 +40,38 @@ class Recorder:
         self._engine.observers.remove(self._note)
 
     def follow(self, handle: EngineHandle, arrival: float) -> None:
-        """`arrival`: seconds, of time.perf_counter."""
-        life = Life(handle.request, [("waiting", arrival)])
-        self.lives.append(life)
-        self._alive.append(life)
+        """Record the stages of a request that arrived at `arrival` (time.perf_counter)."""
+        timeline = Timeline(handle.request, [("waiting", arrival)])
+        self.timelines.append(timeline)
+        self._open.append(timeline)
 
     def _note(self, step: StepRecord) -> None:
         self.steps.append(step)
-        for life in self._alive:
-            before, stage = life.stages[-1][0], life.request.stage
-            if before == "waiting" and (stage == "prefill" or life.request.drawn):
-                life.stages.append(("prefill", step.start))  # maybe for this one step only
-            if stage != life.stages[-1][0]:
-                life.stages.append((stage, step.start + step.seconds))
-        self._alive = [life for life in self._alive if life.request.stage != "out"]
+        for timeline in self._open:
+            before, stage = timeline.stages[-1][0], timeline.request.stage
+            if before == "waiting" and (stage == "prefill" or timeline.request.drawn):
+                timeline.stages.append(("prefill", step.start))  # possibly for this step only
+            if stage != timeline.stages[-1][0]:
+                timeline.stages.append((stage, step.start + step.seconds))
+        self._open = [timeline for timeline in self._open if timeline.request.stage != "out"]
 
     def page(self, title: str, description: str) -> str:
-        """HTML with everything in it."""
+        """Return the page, which loads nothing."""
         data = {"title": title, "description": description, **self._data()}
-        # "<" would end the script if a title held a tag.
+        # "<" is escaped because a tag in the title could end the script.
         text = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
         return PAGE.read_text(encoding="utf-8").replace(DATA, text)
 
     def _data(self) -> dict[str, Any]:
-        begin = min((life.stages[0][1] for life in self.lives), default=0.0)
+        begin = min((timeline.stages[0][1] for timeline in self.timelines), default=0.0)
         return {
             "requests": [
                 {
-                    "prompt": life.request.prompt_length,
-                    "answer": life.request.drawn,
-                    "stages": [[stage, _since(begin, at)] for stage, at in life.stages],
+                    "prompt": timeline.request.prompt_length,
+                    "answer": timeline.request.drawn,
+                    "stages": [[stage, _since(begin, at)] for stage, at in timeline.stages],
                 }
-                for life in self.lives
+                for timeline in self.timelines
             ],
             "steps": [
                 {

@@ -1,7 +1,7 @@
-"""The limits of this machine: how fast it reads memory, how fast it multiplies matrices.
+"""Measure the limits of this machine: how fast it reads memory and multiplies matrices.
 
-It knows numpy and its BLAS only: the same library that the CPU backend works with, so that a share
-of these figures is a share of what could have been.
+It uses numpy and its BLAS alone, and none of our operators. The limits of a GPU are measured in
+benchmark/cuda_yardsticks.py.
 """
 
 from __future__ import annotations
@@ -21,12 +21,14 @@ from ..cpu.threads import limit_blas
 Floats: TypeAlias = NDArray[np.float32]
 
 READ_BYTES = 1 << 30  # far beyond any cache
-PIECE = 1 << 20  # elements read by one call
+CHUNK = 1 << 20  # elements read by one call
 MATRIX = 2048  # rows and columns: large enough for the product to reach its rate
 
 
 @dataclass(frozen=True)
 class CpuYardsticks:
+    """Limits of the CPU with a number of threads."""
+
     threads: int
     read_huge: float  # bytes a second through huge pages
     read_small: float  # bytes a second through 4 KiB pages
@@ -36,7 +38,7 @@ class CpuYardsticks:
 
     @property
     def read(self) -> float:
-        """The better of the two: the limit of anything that must read all its weights."""
+        """The better of the two: the limit of decoding, which reads all weights for each token."""
         return max(self.read_huge, self.read_small)
 
     @property
@@ -45,7 +47,7 @@ class CpuYardsticks:
 
 
 class Yardsticks(Protocol):
-    """What a machine can do at most."""
+    """Limits of a machine."""
 
     @property
     def threads(self) -> int | None: ...
@@ -66,7 +68,7 @@ Limits = TypeVar("Limits")
 
 
 def between(before: Limits, after: Limits) -> Limits:
-    """The mean of limits measured before and after some runs: machines drift, shared ones most."""
+    """Return the mean of limits measured before and after some runs: shared machines drift."""
     first, second = asdict(before), asdict(after)  # type: ignore[call-overload]
     means = {
         name: (first[name] + second[name]) / 2 for name in first if isinstance(first[name], float)
@@ -75,41 +77,41 @@ def between(before: Limits, after: Limits) -> Limits:
 
 
 class CpuMeter:
-    """Measures the limits again and again over the same memory, which is costly to come by."""
+    """Measures the limits repeatedly over the same memory, which is slow to allocate."""
 
     def __init__(self, repeats: int = 5, size: int = READ_BYTES) -> None:
         """`repeats`: a figure is the median of so many; `size`: bytes read for each."""
         self._repeats = repeats
-        self._huge, self._small = _huge_paged(size), _small_paged(size)
+        # numpy asks the kernel for huge pages for an array of this size; mmap does not.
+        self._huge = np.empty(size // 4, np.float32)
+        self._small = np.frombuffer(mmap.mmap(-1, size), np.float32)
+        self._huge.fill(1)
+        self._small.fill(1)
 
     def measure(self, threads: int) -> CpuYardsticks:
-        """With numpy's BLAS at that many threads."""
+        """Measure with `threads` threads of numpy's BLAS."""
         limit_blas(threads)
+        matrix = np.full((MATRIX, MATRIX), 0.5, np.float32)
+        other = matrix.copy()
         try:
             return CpuYardsticks(
                 threads=threads,
                 read_huge=_read_rate(self._huge, self._repeats),
                 read_small=_read_rate(self._small, self._repeats),
-                sgemm=_sgemm_rate(self._repeats),
+                sgemm=2 * MATRIX**3 / _median_seconds(lambda: matrix @ other, self._repeats),
             )
         finally:
             limit_blas(1)
 
 
 def _read_rate(buffer: Floats, repeats: int) -> float:
-    pieces = [buffer[start : start + PIECE] for start in range(0, len(buffer), PIECE)]
+    chunks = [buffer[start : start + CHUNK] for start in range(0, len(buffer), CHUNK)]
 
     def read() -> None:
-        for piece in pieces:
-            np.dot(piece, piece)  # reads each number once, and adds nothing to the time of reading
+        for chunk in chunks:
+            np.dot(chunk, chunk)  # reads each number once, and computes faster than it reads
 
     return buffer.nbytes / _median_seconds(read, repeats)
-
-
-def _sgemm_rate(repeats: int) -> float:
-    a = np.full((MATRIX, MATRIX), 0.5, np.float32)
-    b = a.copy()
-    return 2 * MATRIX**3 / _median_seconds(lambda: a @ b, repeats)
 
 
 def _median_seconds(work: Callable[[], object], repeats: int) -> float:
@@ -120,16 +122,3 @@ def _median_seconds(work: Callable[[], object], repeats: int) -> float:
         work()
         times.append(time.perf_counter() - start)
     return median(times)
-
-
-def _huge_paged(size: int) -> Floats:
-    """numpy asks the kernel for huge pages for anything this large."""
-    buffer = np.empty(size // 4, np.float32)
-    buffer.fill(1)
-    return buffer
-
-
-def _small_paged(size: int) -> Floats:
-    buffer = np.frombuffer(mmap.mmap(-1, size), np.float32)
-    buffer.fill(1)
-    return buffer
