@@ -76,8 +76,10 @@ class Memory:
         for position in range(sequence.computed, sequence.computed + tokens):
             index, offset = divmod(position, BLOCK_SIZE)
             block = sequence.blocks[index]
-            assert cache.pool.ref_count(block) == 1, "nobody writes to what others read"
-            assert offset >= listed_in(cache, block), "nobody writes to what others may find"
+            assert cache.pool.ref_count(block) == 1, "no request writes to blocks that others read"
+            assert offset >= listed_in(cache, block), (
+                "no request writes to blocks that others may find"
+            )
             self.slots[block][offset] = DAMAGED if is_damaged else numbers[position]
             written.append((block, offset))
         return written
@@ -120,18 +122,18 @@ def close_blocks(cache: PrefixCache, request: Request) -> None:
     request.computed = request.verified = 0
 
 
-def check_holders(cache: PrefixCache, sequences: Iterable[Request]) -> None:
+def check_ref_counts(cache: PrefixCache, sequences: Iterable[Request]) -> None:
     """Whether each block is held by those sequences that have it, and all others by none."""
     pool = cache.pool
-    holders: Counter[int] = Counter()
+    ref_counts: Counter[int] = Counter()
     for sequence in sequences:
         assert len(set(sequence.blocks)) == len(sequence.blocks)
         assert sequence.allocation.capacity == len(sequence.blocks) * BLOCK_SIZE
-        holders.update(sequence.blocks)
+        ref_counts.update(sequence.blocks)
     assert [pool.ref_count(block) for block in range(pool.count)] == [
-        holders[block] for block in range(pool.count)
+        ref_counts[block] for block in range(pool.count)
     ]
-    assert pool.referenced == len(holders)
+    assert pool.referenced == len(ref_counts)
     assert min(pool.free, pool.cached) >= 0
     assert pool.free + pool.referenced + pool.cached == pool.count
 
@@ -194,7 +196,7 @@ class Simulation:
 
     def step(self, failing: Collection[Request] = ()) -> Plan:
         """One pass; with any that are `failing` in it, it is repeated one by one, without them."""
-        first, had_work = self.first_in_rank(), self.scheduler.has_work
+        first, had_work = self.first_in_order(), self.scheduler.has_work
         before = [*self.scheduler.decodes, *self.scheduler.prefills]
         plan = self.scheduler.schedule()
         self.check_who_left(before)
@@ -336,17 +338,17 @@ class Simulation:
         return self.scheduler.token_budget - self.scheduler.max_running
 
     def longest_turn(self, sequence: Request) -> int:
-        """Steps that a sequence needs at most while it is the first in rank."""
+        """Steps that a sequence needs at most while it is the first in order."""
         return -(-sequence.max_computed // self.share) + sequence.max_tokens
 
-    def first_in_rank(self) -> Request | None:
+    def first_in_order(self) -> Request | None:
         """Of those that could go on, if they were let."""
         ready = [s for s in self.alive if s.stage != "backpressured" and is_ready(s)]
         return min(ready, key=lambda sequence: sequence.priority_key, default=None)
 
     def check_plan(self, plan: Plan, first: Request | None) -> None:
         everyone = {sequence: tokens for sequence, tokens, _ in plan.parts}
-        assert len(everyone) == len(plan.parts), "nobody takes part twice"
+        assert len(everyone) == len(plan.parts), "no request takes part twice"
         assert sum(everyone.values()) == plan.tokens <= self.scheduler.token_budget
         assert len(self.scheduler.running) <= self.scheduler.max_running
         for sequence, tokens in everyone.items():
@@ -361,7 +363,7 @@ class Simulation:
             assert 1 <= tokens <= reader.uncomputed
             assert tokens == reader.uncomputed or index == len(plan.prefills) - 1
         if first is not None:  # so that it ends, and then the next is first
-            assert first in everyone, "the first in rank was passed over"
+            assert first in everyone, "the first in order was passed over"
             assert everyone[first] >= min(first.uncomputed, self.share)
 
     def check_who_left(self, before: list[Request]) -> None:
@@ -372,7 +374,7 @@ class Simulation:
 
     def check(self) -> None:
         """Between two steps."""
-        check_holders(self.cache, self.alive)
+        check_ref_counts(self.cache, self.alive)
         queues = self.scheduler._queues
         for stage, queue in queues.items():
             assert all(sequence.stage == stage for sequence in queue)

@@ -15,10 +15,10 @@ class Blocks(RuleBasedStateMachine):
 
     @initialize(count=st.one_of(st.integers(0, 12), st.integers(0, 120)))
     def open(self, count: int) -> None:
-        self.forgotten: list[int] = []
-        self.pool = BlockPool(count, self.forgotten.append)
+        self.told: list[int] = []
+        self.pool = BlockPool(count, self.told.append)
         self.free = set(range(count))
-        self.kept: list[int] = []
+        self.cached: list[int] = []
         self.owners: list[list[int]] = []
 
     @rule(
@@ -28,49 +28,49 @@ class Blocks(RuleBasedStateMachine):
     )
     def allocate(self, count: int, growth: int, data: st.DataObject) -> None:
         after = data.draw(st.none() | st.integers(0, max(0, self.pool.count - 1)), "after")
-        self.forgotten.clear()
+        self.told.clear()
         follows = after is not None and count > 0 and self.is_free(after + 1, count)
-        given_away = [] if follows else self.to_be_given_away(count, min(growth, MAX_RESERVED))
-        unpromised = self.unpromised | set(given_away)
+        evicted = [] if follows else self.to_be_evicted(count, min(growth, MAX_RESERVED))
+        unreserved = self.unreserved | set(evicted)
         blocks = self.pool.allocate(count, after, growth)
-        if count > len(self.free) + len(self.kept):
+        if count > len(self.free) + len(self.cached):
             assert blocks is None
-            assert self.forgotten == []
+            assert self.told == []
             return
-        assert self.forgotten == given_away
-        del self.kept[: len(given_away)]
-        self.free.update(given_away)
+        assert self.told == evicted
+        del self.cached[: len(evicted)]
+        self.free.update(evicted)
         assert blocks is not None
-        self.check(blocks, count, after if follows else None, unpromised)
+        self.check(blocks, count, after if follows else None, unreserved)
         self.free.difference_update(blocks)
         self.owners.append(blocks)
 
     @property
-    def unpromised(self) -> set[int]:
+    def unreserved(self) -> set[int]:
         return {block for block in self.free if self.pool._states[block] == FREE}
 
-    def to_be_given_away(self, count: int, growth: int) -> list[int]:
+    def to_be_evicted(self, count: int, growth: int) -> list[int]:
         """The oldest: as many as are needed, and for growth to grow while most blocks are kept."""
-        free, unpromised, kept = len(self.free), len(self.unpromised), len(self.kept)
-        if count > free + kept:
+        free, unreserved, cached = len(self.free), len(self.unreserved), len(self.cached)
+        if count > free + cached:
             return []
         given = 0
         while free + given < count or (
-            kept - given > self.pool.count // 2 and unpromised + given < count + growth
+            cached - given > self.pool.count // 2 and unreserved + given < count + growth
         ):
             given += 1
-        return self.kept[:given]
+        return self.cached[:given]
 
-    def check(self, blocks: list[int], count: int, after: int | None, unpromised: set[int]) -> None:
+    def check(self, blocks: list[int], count: int, after: int | None, unreserved: set[int]) -> None:
         assert len(blocks) == len(set(blocks)) == count
         assert self.free.issuperset(blocks)
         if after is not None:
             assert blocks[0] == after + 1
-        elif count and any(unpromised.issuperset(range(s, s + count)) for s in unpromised):
+        elif count and any(unreserved.issuperset(range(s, s + count)) for s in unreserved):
             assert blocks == list(range(blocks[0], blocks[0] + count))
-            assert unpromised.issuperset(blocks), "what was promised to others"
-        elif len(unpromised) >= count:
-            assert unpromised.issuperset(blocks), "what was promised to others"
+            assert unreserved.issuperset(blocks), "what was reserved for others"
+        elif len(unreserved) >= count:
+            assert unreserved.issuperset(blocks), "what was reserved for others"
 
     @precondition(lambda self: self.pool.count)
     @rule(which=st.integers(0, 119))
@@ -78,7 +78,7 @@ class Blocks(RuleBasedStateMachine):
         self.pool.unreserve(which % self.pool.count)
 
     @invariant()
-    def what_is_promised_is_free(self) -> None:
+    def reserved_blocks_are_free(self) -> None:
         states = self.pool._states
         assert [block for block in range(self.pool.count) if states[block] != USED] == sorted(
             self.free
@@ -95,12 +95,12 @@ class Blocks(RuleBasedStateMachine):
         self.pool.reference(blocks)
         self.owners.append(blocks)
 
-    @precondition(lambda self: self.kept)
+    @precondition(lambda self: self.cached)
     @rule(which=st.sets(st.integers(0, 99), min_size=1))
     def take_up_what_was_kept(self, which: set[int]) -> None:
-        blocks = list({self.kept[index % len(self.kept)] for index in which})
+        blocks = list({self.cached[index % len(self.cached)] for index in which})
         self.pool.reference(blocks)
-        self.kept = [block for block in self.kept if block not in blocks]
+        self.cached = [block for block in self.cached if block not in blocks]
         self.owners.append(blocks)
 
     @precondition(lambda self: self.owners)
@@ -112,9 +112,9 @@ class Blocks(RuleBasedStateMachine):
         else:
             self.pool.release(blocks, wanted.__contains__)
         for block in blocks:
-            if self.holders(block) == 0 and wanted is not None and block in wanted:
-                self.kept.append(block)
-            elif self.holders(block) == 0:
+            if self.ref_counts(block) == 0 and wanted is not None and block in wanted:
+                self.cached.append(block)
+            elif self.ref_counts(block) == 0:
                 self.free.add(block)
 
     @precondition(lambda self: self.pool.count)
@@ -123,22 +123,22 @@ class Blocks(RuleBasedStateMachine):
         """Kept, held or free: only what was kept is let go of by it."""
         block = which % self.pool.count
         self.pool.discard(block)
-        if block in self.kept:
-            self.kept.remove(block)
+        if block in self.cached:
+            self.cached.remove(block)
             self.free.add(block)
 
-    def holders(self, block: int) -> int:
+    def ref_counts(self, block: int) -> int:
         return sum(block in owner for owner in self.owners)
 
     @invariant()
     def every_block_is_free_or_held_or_kept(self) -> None:
         held = {block for owner in self.owners for block in owner}
-        assert len(self.free) + len(held) + len(self.kept) == self.pool.count
-        assert (self.pool.free, self.pool.cached) == (len(self.free), len(self.kept))
+        assert len(self.free) + len(held) + len(self.cached) == self.pool.count
+        assert (self.pool.free, self.pool.cached) == (len(self.free), len(self.cached))
         assert self.pool.referenced == len(held)
-        assert self.pool.available == len(self.free) + len(self.kept)
+        assert self.pool.available == len(self.free) + len(self.cached)
         for block in range(self.pool.count):
-            assert self.pool.ref_count(block) == self.holders(block)
+            assert self.pool.ref_count(block) == self.ref_counts(block)
 
     def teardown(self) -> None:
         if not hasattr(self, "owners"):
@@ -146,10 +146,10 @@ class Blocks(RuleBasedStateMachine):
         for blocks in self.owners:
             self.pool.release(blocks)
         assert self.pool.referenced == 0
-        self.forgotten.clear()
+        self.told.clear()
         everything = self.pool.allocate(self.pool.count) or []
         assert sorted(everything) == list(range(self.pool.count))
-        assert self.forgotten == self.kept
+        assert self.told == self.cached
 
 
 Blocks.TestCase.settings = settings(max_examples=100, stateful_step_count=30)
@@ -165,7 +165,7 @@ def delivered(count: int, *, free: str) -> BlockPool:
     return pool
 
 
-def test_a_refusal_takes_nothing() -> None:
+def test_a_refusal_allocates_nothing() -> None:
     forgotten: list[int] = []
     pool = BlockPool(4, forgotten.append)
     assert pool.allocate(3) == [0, 1, 2]
@@ -179,7 +179,7 @@ def test_a_refusal_takes_nothing() -> None:
     assert pool.allocate(1) is None
 
 
-def test_of_nothing_there_is_always_enough() -> None:
+def test_zero_blocks_can_always_be_allocated() -> None:
     pool = BlockPool(0)
     assert pool.allocate(0) == []
     assert pool.allocate(1) is None
@@ -189,7 +189,7 @@ def test_of_nothing_there_is_always_enough() -> None:
     assert full.allocate(0, after=1) == []
 
 
-def test_what_was_let_go_of_first_is_given_away_first() -> None:
+def test_the_block_released_first_is_evicted_first() -> None:
     forgotten: list[int] = []
     pool = BlockPool(5, forgotten.append)
     pool.allocate(5)
@@ -202,7 +202,7 @@ def test_what_was_let_go_of_first_is_given_away_first() -> None:
     assert forgotten == [3, 4, 0, 2, 1]
 
 
-def test_free_blocks_go_before_kept_ones() -> None:
+def test_free_blocks_are_allocated_before_cached_ones() -> None:
     forgotten: list[int] = []
     pool = BlockPool(4, forgotten.append)
     pool.allocate(4)
@@ -212,7 +212,7 @@ def test_free_blocks_go_before_kept_ones() -> None:
     assert forgotten == []
 
 
-def test_whoever_is_told_may_discard_more() -> None:
+def test_the_eviction_callback_may_discard_more_blocks() -> None:
     """What follows a forgotten block is of no use either."""
     pool = BlockPool(4, on_evict=lambda block: pool.discard(block + 1))
     pool.allocate(4)
@@ -223,7 +223,7 @@ def test_whoever_is_told_may_discard_more() -> None:
     assert pool.allocate(1) == [3]
 
 
-def test_the_blocks_behind_the_last_one_come_first() -> None:
+def test_the_blocks_behind_the_last_one_are_preferred() -> None:
     pool = delivered(8, free="..x..x..")
     assert pool.allocate(2, after=5) == [6, 7]
     assert pool.allocate(1, after=2) == [3]
@@ -231,19 +231,19 @@ def test_the_blocks_behind_the_last_one_come_first() -> None:
     assert pool.allocate(1, after=0) == [4]
 
 
-def test_neighbours_are_found_where_there_are_some() -> None:
+def test_contiguous_blocks_are_found_where_there_are_some() -> None:
     assert delivered(9, free=".x..x...x").allocate(3) == [5, 6, 7]
     assert delivered(9, free=".x..x...x").allocate(2) == [2, 3]
     assert delivered(9, free="xxxxxxx..").allocate(2) == [7, 8]
 
 
-def test_without_neighbours_any_blocks_will_do() -> None:
+def test_without_contiguous_blocks_any_are_allocated() -> None:
     pool = delivered(9, free=".x..x.x.x")
     assert sorted(pool.allocate(5) or []) == [0, 2, 3, 5, 7]
     assert pool.free == 0
 
 
-def test_a_sequence_grows_into_what_it_was_promised() -> None:
+def test_a_request_grows_into_its_reserved_blocks() -> None:
     pool = BlockPool(100)
     first, second = pool.allocate(3, growth=10) or [], pool.allocate(5, growth=10) or []
     assert (first, second) == ([0, 1, 2], [13, 14, 15, 16, 17])
@@ -255,7 +255,7 @@ def test_a_sequence_grows_into_what_it_was_promised() -> None:
     assert pool._reserved == 0
 
 
-def test_a_promise_is_kept_as_long_as_there_is_anything_else() -> None:
+def test_reserved_blocks_are_allocated_to_others_last() -> None:
     pool = BlockPool(10)
     assert pool.allocate(2, growth=4) == [0, 1]
     assert pool.allocate(2) == [6, 7]
@@ -263,7 +263,7 @@ def test_a_promise_is_kept_as_long_as_there_is_anything_else() -> None:
     assert pool.allocate(1, after=1) == [3]
 
 
-def test_a_promise_that_is_withdrawn_binds_nobody() -> None:
+def test_unreserved_blocks_are_free_for_all() -> None:
     pool = BlockPool(10)
     blocks = pool.allocate(2, growth=8) or []
     pool.unreserve(blocks[-1])
@@ -272,13 +272,13 @@ def test_a_promise_that_is_withdrawn_binds_nobody() -> None:
     assert pool._reserved == 0
 
 
-def test_nobody_is_promised_more_than_enough() -> None:
+def test_no_more_than_max_reserved_blocks_are_reserved() -> None:
     pool = BlockPool(1000)
     pool.allocate(1, growth=900)
     assert pool._reserved == MAX_RESERVED
 
 
-def test_room_to_grow_is_made_of_what_is_kept_only_while_most_blocks_are() -> None:
+def test_cached_blocks_are_evicted_for_growth_only_while_most_are_cached() -> None:
     pool = BlockPool(20)
     pool.allocate(20)
     pool.release(range(20), is_cacheable=lambda block: True)
@@ -289,7 +289,7 @@ def test_room_to_grow_is_made_of_what_is_kept_only_while_most_blocks_are() -> No
     assert pool.cached == 10
 
 
-def test_neighbours_given_back_apart_are_neighbours_again() -> None:
+def test_blocks_released_apart_are_contiguous_again() -> None:
     pool = BlockPool(6)
     first, second = pool.allocate(3), pool.allocate(3)
     pool.release(second or [])
@@ -298,7 +298,7 @@ def test_neighbours_given_back_apart_are_neighbours_again() -> None:
 
 
 @pytest.mark.parametrize("blocks", [[0], [1], [2, 2]])
-def test_giving_back_what_nobody_has_is_our_mistake(blocks: list[int]) -> None:
+def test_releasing_a_free_block_is_an_assertion_error(blocks: list[int]) -> None:
     pool = BlockPool(3)
     pool.allocate(3)
     pool.release([0], is_cacheable=lambda block: True)
@@ -307,7 +307,7 @@ def test_giving_back_what_nobody_has_is_our_mistake(blocks: list[int]) -> None:
         pool.release(blocks)
 
 
-def test_sharing_what_nobody_knows_is_our_mistake() -> None:
+def test_referencing_a_free_block_is_an_assertion_error() -> None:
     pool = BlockPool(3)
     pool.allocate(1)
     pool.reference([0])

@@ -82,7 +82,7 @@ WISHES: list[SamplingParams] = [
     ],
     ids=["roomy", "a few tokens a step", "short of blocks"],
 )
-def test_texts_are_those_of_an_engine_that_waits(
+def test_overlapped_passes_give_the_tokens_of_passes_waited_for(
     make: Callable[..., LLM], plain: LLM, params: SamplingParams, limits: dict[str, int]
 ) -> None:
     asked = prompts(14)
@@ -97,13 +97,13 @@ def test_texts_are_those_of_an_engine_that_waits(
         ]
 
 
-def test_blocks_do_run_out_in_these_tests(make: Callable[..., LLM]) -> None:
+def test_the_small_cache_of_these_tests_preempts(make: Callable[..., LLM]) -> None:
     llm = make(budget=40, running=16, cache_tokens=320)
     llm.generate(prompts(14), replace(PARAMS, max_tokens=60))
     assert llm.engine.metrics.preemptions > 0
 
 
-def test_the_next_pass_is_made_ready_while_one_runs(make: Callable[..., LLM]) -> None:
+def test_the_next_pass_is_scheduled_while_one_runs(make: Callable[..., LLM]) -> None:
     """Each pass on the device ends only when the one after it has been scheduled."""
     llm = make()
     scheduled, schedule = threading.Semaphore(0), llm.engine.scheduler.schedule
@@ -137,7 +137,7 @@ def test_tokens_are_read_one_step_late(make: Callable[..., LLM]) -> None:
     assert not engine.has_work
 
 
-def test_one_row_is_computed_in_vain_for_a_text_that_stops(make: Callable[..., LLM]) -> None:
+def test_one_row_is_computed_in_vain_for_a_request_that_stops(make: Callable[..., LLM]) -> None:
     """That it stops is not known when the next pass begins; that its length is reached, is."""
     engine = make().engine
     rows: list[int] = []
@@ -175,7 +175,7 @@ def test_streams_and_event_loops_read_from_it_too(make: Callable[..., LLM], plai
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_whoever_leaves_while_a_pass_runs_leaves_nothing_behind(
+def test_cancelling_while_a_pass_runs_leaves_no_block_behind(
     make: Callable[..., LLM], plain: LLM, seed: int
 ) -> None:
     rng = random.Random(seed)
@@ -212,7 +212,7 @@ def _generate(engine: Any, asked: list[list[int]], params: SamplingParams = PARA
     return [Answer(sequence) for sequence in sequences]
 
 
-def test_a_pass_that_breaks_on_the_device_ends_only_the_guilty(
+def test_a_pass_that_fails_on_the_device_ends_only_the_request_at_fault(
     make: Callable[..., LLM], plain: LLM
 ) -> None:
     llm = make()
@@ -234,7 +234,7 @@ def test_a_pass_that_breaks_on_the_device_ends_only_the_guilty(
             assert tuple(sequences[index].answer) == alone.token_ids
 
 
-def test_a_pass_that_breaks_once_hurts_nobody(make: Callable[..., LLM], plain: LLM) -> None:
+def test_a_pass_that_fails_once_changes_no_token(make: Callable[..., LLM], plain: LLM) -> None:
     llm = make()
     passes = [0]
 
@@ -251,7 +251,7 @@ def test_a_pass_that_breaks_once_hurts_nobody(make: Callable[..., LLM], plain: L
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_passes_that_break_now_and_then_change_no_text(
+def test_passes_that_fail_now_and_then_change_no_token(
     make: Callable[..., LLM], plain: LLM, seed: int
 ) -> None:
     """Also where blocks are short, and some have given theirs up while the pass ran."""
@@ -271,7 +271,7 @@ def test_passes_that_break_now_and_then_change_no_text(
     assert engine.metrics.preemptions > 0
 
 
-def test_what_is_no_number_ends_its_text_while_others_go_on(
+def test_nan_ends_its_request_while_others_go_on(
     make: Callable[..., LLM], tmp_path: Path, write_model: Any, tiny_tensors: dict[str, Any]
 ) -> None:
     tiny_tensors["model.embed_tokens.weight"][42] = np.nan
@@ -285,7 +285,7 @@ def test_what_is_no_number_ends_its_text_while_others_go_on(
     assert isinstance(harmless.error, NumericalError) or harmless.drawn == 20
 
 
-def test_closing_waits_for_the_pass_that_runs(make: Callable[..., LLM]) -> None:
+def test_closing_waits_for_the_pending_pass(make: Callable[..., LLM]) -> None:
     llm = make()
     engine = llm.engine
     done = threading.Event()
@@ -299,7 +299,7 @@ def test_closing_waits_for_the_pass_that_runs(make: Callable[..., LLM]) -> None:
     assert engine._loop._pending is None
 
 
-def test_logits_can_be_had_while_a_pass_runs(make: Callable[..., LLM], plain: LLM) -> None:
+def test_logits_are_computed_while_a_pass_is_pending(make: Callable[..., LLM], plain: LLM) -> None:
     llm = make()
     stream = llm.stream([5, 6, 7], PARAMS)
     next(stream)

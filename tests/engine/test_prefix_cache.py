@@ -14,8 +14,8 @@ from shadow import (
     Memory,
     Simulation,
     blocks_for,
-    check_holders,
     check_nothing_is_lost,
+    check_ref_counts,
     close_blocks,
     next_token,
     open_blocks,
@@ -140,7 +140,7 @@ class Reuse(RuleBasedStateMachine):
         assert len(one.blocks) == one.computed == one.allocation.capacity == 0
 
     @rule()
-    def forget_everything(self) -> None:
+    def clear_the_cache(self) -> None:
         self.cache.clear()
         assert self.cache.pool.cached == 0
         assert not any(self.cache.match(text).tokens for text in self.texts)
@@ -148,7 +148,7 @@ class Reuse(RuleBasedStateMachine):
     @invariant()
     def each_block_is_held_by_those_who_have_it(self) -> None:
         if hasattr(self, "cache"):
-            check_holders(self.cache, self.open)
+            check_ref_counts(self.cache, self.open)
 
     @invariant()
     def what_is_found_is_there(self) -> None:
@@ -157,7 +157,7 @@ class Reuse(RuleBasedStateMachine):
                 self.memory.check_match(self.cache, [*text, 0])
 
     @invariant()
-    def those_at_work_still_have_what_they_had(self) -> None:
+    def running_requests_keep_their_contents(self) -> None:
         for one in getattr(self, "open", []):
             if one not in self.ill:
                 self.memory.check(one.blocks, one.tokens[: one.computed])
@@ -173,7 +173,7 @@ Reuse.TestCase.settings = settings(max_examples=150, stateful_step_count=50)
 TestReuse = Reuse.TestCase
 
 
-def test_a_thousand_trees_of_prompts_are_answered_as_if_each_came_alone() -> None:
+def test_a_thousand_trees_of_prompts_give_the_tokens_of_each_alone() -> None:
     """With pools too small for them: blocks are given away all the time."""
     draw = Random(26)
     reused = copied = 0
@@ -201,7 +201,7 @@ def test_a_thousand_trees_of_prompts_are_answered_as_if_each_came_alone() -> Non
     held=st.lists(st.integers(0, 1), min_size=1, max_size=30),
     asked=st.lists(st.integers(0, 1), min_size=1, max_size=30),
 )
-def test_all_that_two_texts_have_in_common_is_found(held: list[int], asked: list[int]) -> None:
+def test_the_whole_common_prefix_of_two_texts_is_found(held: list[int], asked: list[int]) -> None:
     """But for the last token, which the model has to see for its logits."""
     cache = PrefixCache(8, BLOCK_SIZE)
     leave(cache, held)
@@ -230,7 +230,7 @@ def test_a_prompt_of_whole_blocks_leaves_its_last_token_to_compute(blocks: int) 
 
 
 @pytest.mark.parametrize("common", range(1, 13))
-def test_a_few_tokens_in_common_are_not_reused(common: int) -> None:
+def test_a_short_common_prefix_is_not_reused(common: int) -> None:
     cache = PrefixCache(20, BLOCK_SIZE)
     leave(cache, list(range(common)))
     one = sequence([*range(common), 100, 101])
@@ -261,7 +261,7 @@ def test_a_block_with_nothing_in_common_is_not_copied() -> None:
     assert open_blocks(cache, sequence([*range(8), 50, 51, 52])) == []
 
 
-def test_what_is_to_be_read_comes_right_behind_what_was_found() -> None:
+def test_new_blocks_come_right_behind_the_ones_found() -> None:
     """Where those blocks are free: the CPU reads neighbours in place."""
     cache = PrefixCache(200, BLOCK_SIZE)
     leave(cache, list(range(100, 108)))
@@ -285,7 +285,7 @@ def test_the_answer_is_found_by_the_next_turn_of_a_chat() -> None:
     assert cache.match([*range(9), 20, 21, 22, 23, 30]).tokens == 12  # the last was never fed back
 
 
-def test_nothing_is_found_while_it_is_being_read() -> None:
+def test_a_prompt_is_not_found_during_its_prefill() -> None:
     """Whether it was a number that it led to shows with the first token."""
     cache = PrefixCache(20, BLOCK_SIZE)
     one = sequence(list(range(12)))
@@ -298,7 +298,7 @@ def test_nothing_is_found_while_it_is_being_read() -> None:
     assert cache.pool.free == 20
 
 
-def test_a_sequence_that_failed_leaves_nothing_behind() -> None:
+def test_a_failed_request_leaves_nothing_in_the_cache() -> None:
     cache = PrefixCache(20, BLOCK_SIZE)
     leave(cache, list(range(9)))
     one = sequence([*range(9), *range(100, 110)])
@@ -315,7 +315,7 @@ def test_a_sequence_that_failed_leaves_nothing_behind() -> None:
     assert cache.match([*range(9), 0]).tokens == 9
 
 
-def test_a_guess_that_was_wrong_is_not_found() -> None:
+def test_a_rejected_draft_token_is_not_found() -> None:
     cache = PrefixCache(20, BLOCK_SIZE)
     one = sequence(list(range(8)))
     open_blocks(cache, one)
@@ -327,7 +327,7 @@ def test_a_guess_that_was_wrong_is_not_found() -> None:
     assert cache.match([*range(8), 20, 21, 22, 23, 24]).tokens == 10
 
 
-def test_a_text_is_forgotten_from_its_end() -> None:
+def test_a_text_is_evicted_from_its_end() -> None:
     cache = PrefixCache(6, BLOCK_SIZE)
     tokens = list(range(24))
     leave(cache, tokens)
@@ -338,7 +338,7 @@ def test_a_text_is_forgotten_from_its_end() -> None:
     assert found == [24, 20, 16, 12, 8, 0]  # fewer than eight are not reused
 
 
-def test_the_text_that_was_left_first_is_forgotten_first() -> None:
+def test_the_text_released_first_is_evicted_first() -> None:
     cache = PrefixCache(9, BLOCK_SIZE)
     first, second, third = ([start + i for i in range(12)] for start in (100, 200, 300))
     for tokens in (first, second, third):
@@ -348,7 +348,7 @@ def test_the_text_that_was_left_first_is_forgotten_first() -> None:
     assert [cache.match([*t, 0]).tokens for t in (first, second, third)] == [12, 0, 12]
 
 
-def test_what_follows_a_forgotten_block_is_forgotten_with_it() -> None:
+def test_the_blocks_that_follow_an_evicted_block_are_evicted_with_it() -> None:
     """A node whose parent is gone could never be met again."""
     cache = PrefixCache(8, BLOCK_SIZE)
     tokens = list(range(16))
@@ -363,7 +363,7 @@ def test_what_follows_a_forgotten_block_is_forgotten_with_it() -> None:
     check_nothing_is_lost(cache)
 
 
-def test_a_sequence_whose_beginning_was_forgotten_lists_it_anew() -> None:
+def test_a_request_whose_prefix_was_evicted_indexes_it_again() -> None:
     cache = PrefixCache(9, BLOCK_SIZE)
     tokens = list(range(12))
     one, twin = sequence(tokens), sequence(tokens)
@@ -379,7 +379,7 @@ def test_a_sequence_whose_beginning_was_forgotten_lists_it_anew() -> None:
     assert not set(cache.match([*tokens, 0]).blocks) & set(delivered)
 
 
-def test_those_at_work_keep_their_blocks_when_everything_is_forgotten() -> None:
+def test_running_requests_keep_their_blocks_when_the_cache_is_cleared() -> None:
     cache = PrefixCache(9, BLOCK_SIZE)
     leave(cache, list(range(100, 112)))
     one = sequence(list(range(12)))
@@ -392,7 +392,7 @@ def test_those_at_work_keep_their_blocks_when_everything_is_forgotten() -> None:
     assert cache.match([*range(12), 0]).tokens == 12
 
 
-def test_the_block_to_copy_may_be_given_away_in_the_same_breath() -> None:
+def test_the_block_to_copy_may_be_allocated_to_the_same_request() -> None:
     """It is read before anything is written, so that is no harm."""
     cache, memory = PrefixCache(4, BLOCK_SIZE), Memory(4)
     first = sequence(list(range(14)))
@@ -410,7 +410,7 @@ def test_the_block_to_copy_may_be_given_away_in_the_same_breath() -> None:
     memory.check(second.blocks, second.tokens)
 
 
-def test_a_refusal_changes_nothing() -> None:
+def test_a_refused_allocation_changes_nothing() -> None:
     cache = PrefixCache(5, BLOCK_SIZE)
     leave(cache, list(range(12)))
     one = sequence(list(range(24)))
@@ -421,7 +421,7 @@ def test_a_refusal_changes_nothing() -> None:
     assert open_blocks(cache, sequence(list(range(16))), spare=1) is not None
 
 
-def test_no_more_room_than_there_is() -> None:
+def test_a_request_grows_no_further_than_the_pool() -> None:
     cache = PrefixCache(3, BLOCK_SIZE)
     one, other = sequence([1]), sequence([2])
     assert open_blocks(cache, one) == open_blocks(cache, other) == []
@@ -459,7 +459,7 @@ def test_of_many_that_begin_alike_the_newest_are_compared() -> None:
     assert cache.match([*beginning, 100, 0, 1, 0]).tokens == 8  # one too old
 
 
-def test_a_chain_of_thousands_of_blocks_is_no_trouble() -> None:
+def test_a_chain_of_thousands_of_blocks_is_matched_and_evicted() -> None:
     """Neither too deep, nor slow: each of these looks at each block a few times at most."""
     blocks = 3000
     cache = PrefixCache(blocks + 1, BLOCK_SIZE)
@@ -478,7 +478,7 @@ def test_a_chain_of_thousands_of_blocks_is_no_trouble() -> None:
     assert perf_counter() - start < 1  # s, of which it takes a fiftieth
 
 
-def test_a_long_chain_is_forgotten_at_once_when_its_first_block_goes() -> None:
+def test_a_long_chain_is_evicted_at_once_with_its_first_block() -> None:
     blocks = 3000
     cache = PrefixCache(2 * blocks, BLOCK_SIZE)
     tokens = [i % 1000 for i in range(blocks * BLOCK_SIZE)]

@@ -107,7 +107,7 @@ class Forest:
     [(600, 16, 512, 256), (200, 6, 512, 3), (200, 5, 24, 4)],
     ids=["small cache", "room for two", "a few tokens a step"],
 )
-def test_a_thousand_trees_are_answered_as_if_nothing_was_cached(
+def test_a_thousand_trees_give_the_tokens_of_an_empty_cache(
     open_llm: Callable[..., LLM],
     cold: LLM,
     monkeypatch: pytest.MonkeyPatch,
@@ -151,7 +151,7 @@ def test_a_thousand_trees_are_answered_as_if_nothing_was_cached(
 
 @pytest.mark.parametrize("prompt", [1, 20, 31, 32, 33, 63, 64, 65])
 @pytest.mark.parametrize("answer", [1, 10, 32])
-def test_a_second_turn_reads_only_what_is_new(llm: LLM, prompt: int, answer: int) -> None:
+def test_a_second_turn_computes_only_its_new_tokens(llm: LLM, prompt: int, answer: int) -> None:
     first = ids(prompt)
     completion = llm.generate(first, replace(PARAMS, max_tokens=answer))
     second = [*first, *completion.token_ids, *ids(9, seed=1)]
@@ -163,7 +163,7 @@ def test_a_second_turn_reads_only_what_is_new(llm: LLM, prompt: int, answer: int
     assert llm.engine.metrics.prompt_tokens == prompt + len(second)
 
 
-def test_a_conversation_reads_each_token_once(llm: LLM, cold: LLM) -> None:
+def test_a_conversation_computes_each_token_once(llm: LLM, cold: LLM) -> None:
     text = ids(12)
     records: list[StepRecord] = []
     llm.engine.observers.append(records.append)
@@ -176,7 +176,7 @@ def test_a_conversation_reads_each_token_once(llm: LLM, cold: LLM) -> None:
 
 
 @pytest.mark.parametrize("length", [9, 31, 32, 33, 64, 65, 118])
-def test_the_same_prompt_again_reads_its_last_token(llm: LLM, length: int) -> None:
+def test_the_same_prompt_again_computes_its_last_token(llm: LLM, length: int) -> None:
     first = llm.generate(ids(length), PARAMS)
     again: list[Completion] = []
     assert tokens_read(llm, lambda: again.append(llm.generate(ids(length), PARAMS))) == 1
@@ -185,9 +185,7 @@ def test_the_same_prompt_again_reads_its_last_token(llm: LLM, length: int) -> No
 
 
 @pytest.mark.parametrize("common", [0, 1, 7, 8, 31, 32, 40, 64, 69])
-def test_prompts_that_begin_alike_share_what_they_have_in_common(
-    llm: LLM, cold: LLM, common: int
-) -> None:
+def test_prompts_share_their_common_prefix(llm: LLM, cold: LLM, common: int) -> None:
     first, other = ids(70), ids(70, seed=1)
     assert first[common] != other[common]
     llm.generate(first, PARAMS)
@@ -198,9 +196,7 @@ def test_prompts_that_begin_alike_share_what_they_have_in_common(
     assert found == (common if common >= 8 else 0)  # fewer are read faster than found
 
 
-def test_a_text_that_is_still_being_written_is_shared_from_its_first_token_on(
-    llm: LLM, cold: LLM
-) -> None:
+def test_a_running_request_shares_its_prompt_from_its_first_token_on(llm: LLM, cold: LLM) -> None:
     prompt = ids(50)
     [writer] = submit_to(llm.engine, prompt, replace(PARAMS, max_tokens=60))
     llm.engine.step()
@@ -214,7 +210,7 @@ def test_a_text_that_is_still_being_written_is_shared_from_its_first_token_on(
     confirm(cold, writer)  # nobody wrote into its blocks
 
 
-def test_a_text_that_was_left_half_way_is_known_that_far(llm: LLM) -> None:
+def test_a_cancelled_request_is_cached_as_far_as_it_came(llm: LLM) -> None:
     prompt = ids(40)
     [sequence] = submit_to(llm.engine, prompt, replace(PARAMS, max_tokens=60))
     for _ in range(30):
@@ -225,7 +221,7 @@ def test_a_text_that_was_left_half_way_is_known_that_far(llm: LLM) -> None:
     assert cached(llm, lambda: llm.generate([*written, 5], PARAMS)) == 69
 
 
-def test_a_prompt_that_was_only_half_read_is_not_known(
+def test_a_prompt_cancelled_during_its_prefill_is_not_cached(
     open_llm: Callable[..., LLM], cold: LLM
 ) -> None:
     """Nothing has come of it yet that would show that it is verified."""
@@ -240,7 +236,7 @@ def test_a_prompt_that_was_only_half_read_is_not_known(
     confirm_answer(cold, ids(100), completion[0].token_ids, PARAMS)
 
 
-def test_a_forgotten_text_is_read_anew(open_llm: Callable[..., LLM], cold: LLM) -> None:
+def test_an_evicted_text_is_computed_again(open_llm: Callable[..., LLM], cold: LLM) -> None:
     llm = open_llm(blocks=4)
     llm.generate(ids(70), PARAMS)
     llm.generate(ids(100, seed=1), PARAMS)
@@ -250,13 +246,15 @@ def test_a_forgotten_text_is_read_anew(open_llm: Callable[..., LLM], cold: LLM) 
     confirm_answer(cold, ids(70), again[0].token_ids, PARAMS)
 
 
-def test_logits_neither_use_nor_spoil_what_is_cached(llm: LLM, cold: LLM) -> None:
+def test_logits_neither_use_nor_change_the_cached_blocks(llm: LLM, cold: LLM) -> None:
     llm.generate(ids(60), PARAMS)
     np.testing.assert_array_equal(llm.logits(ids(60)), cold.logits(ids(60)))
     assert cached(llm, lambda: llm.generate(ids(60), PARAMS)) == 59
 
 
-def test_logits_that_need_the_room_take_it(open_llm: Callable[..., LLM], cold: LLM) -> None:
+def test_logits_evict_cached_blocks_where_they_need_room(
+    open_llm: Callable[..., LLM], cold: LLM
+) -> None:
     llm = open_llm(blocks=4)
     llm.generate(ids(100), PARAMS)
     assert llm.engine.prefix_cache.pool.free == 0
@@ -292,7 +290,7 @@ def test_each_sample_is_the_one_drawn_alone(
         assert len({sample.token_ids for sample in samples}) > 1
 
 
-def test_samples_go_on_where_the_first_is_cancelled(llm: LLM, cold: LLM) -> None:
+def test_samples_continue_where_the_first_is_cancelled(llm: LLM, cold: LLM) -> None:
     """Before it has read, or after: the others do not wait for one that never comes."""
     for steps in (0, 1, 2):
         params = SamplingParams(max_tokens=8, seed=steps, n=3, ignore_eos=True)
@@ -314,7 +312,7 @@ class PassFailedError(RuntimeError):
     pass
 
 
-def test_a_pass_that_is_repeated_finds_its_copies_as_they_were(
+def test_a_repeated_pass_finds_its_copies_unchanged(
     open_llm: Callable[..., LLM], cold: LLM, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The block that a prompt begins in may be given away in the step in which it is copied; once
@@ -370,7 +368,7 @@ def without_42(tokens: Ids) -> Ids:
 
 
 @pytest.mark.parametrize("at", [0, 20, 50, 79])
-def test_what_led_to_nan_is_never_found(with_nan: LLM, cold: LLM, at: int) -> None:
+def test_blocks_that_led_to_nan_are_never_found(with_nan: LLM, cold: LLM, at: int) -> None:
     prompt = without_42(ids(90))[:80]
     unsound = [*prompt[:at], 42, *prompt[at + 1 :]]
     assert ends_in_nan(with_nan, unsound).answer == []
@@ -383,7 +381,7 @@ def test_what_led_to_nan_is_never_found(with_nan: LLM, cold: LLM, at: int) -> No
     assert found == 0
 
 
-def test_nan_after_a_sound_text_leaves_what_was_sound(with_nan: LLM, cold: LLM) -> None:
+def test_nan_leaves_the_verified_blocks_before_it(with_nan: LLM, cold: LLM) -> None:
     prompt = without_42(ids(90))[:50]
     with_nan.generate(prompt, PARAMS)
     assert cached(with_nan, lambda: ends_in_nan(with_nan, [*prompt[:45], 42])) == 45
@@ -394,7 +392,7 @@ def test_nan_after_a_sound_text_leaves_what_was_sound(with_nan: LLM, cold: LLM) 
     assert found == 49
 
 
-def test_nan_in_the_middle_of_an_answer_keeps_the_tokens_before_it(
+def test_nan_in_the_middle_of_a_completion_keeps_the_tokens_before_it(
     with_nan: LLM, cold: LLM
 ) -> None:
     """The token itself was drawn from numbers; the row after it was none."""
@@ -410,7 +408,7 @@ def test_nan_in_the_middle_of_an_answer_keeps_the_tokens_before_it(
     confirm_answer(cold, prompt, with_nan.generate(prompt, PARAMS).token_ids, PARAMS)
 
 
-def test_blocks_that_held_nan_serve_others_as_well_as_any(with_nan: LLM, cold: LLM) -> None:
+def test_blocks_that_held_nan_can_be_reused(with_nan: LLM, cold: LLM) -> None:
     for seed in range(5):
         ends_in_nan(with_nan, [42] * 100)
         prompts = [without_42(ids(40, seed))[:n] for n in (1, 17, 33)]

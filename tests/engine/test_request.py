@@ -23,14 +23,14 @@ def drawing(one: Request, *tokens: int) -> Request:
     return one
 
 
-def test_a_sequence_is_its_prompt_and_then_its_answer() -> None:
+def test_a_request_holds_its_prompt_and_then_its_completion() -> None:
     one = drawing(sequence(3), 1, 2)
     assert one.tokens == [100, 101, 102, 1, 2]
     assert (one.prompt, one.answer) == ([100, 101, 102], [1, 2])
     assert (len(one), one.drawn, one.uncomputed) == (5, 2, 5)
 
 
-def test_it_feeds_what_the_model_has_not_seen() -> None:
+def test_next_tokens_are_the_uncomputed_ones() -> None:
     one = drawing(sequence(3), 1, 2, 3)
     for start in range(7):
         one.computed = start
@@ -40,7 +40,7 @@ def test_it_feeds_what_the_model_has_not_seen() -> None:
 
 
 @given(start=st.integers(0, 5), guesses=st.lists(st.integers(0, 9), max_size=5))
-def test_guesses_come_behind_its_newest_token(start: int, guesses: list[int]) -> None:
+def test_draft_tokens_come_behind_the_newest_token(start: int, guesses: list[int]) -> None:
     one = drawing(sequence(3), 1, 2, 3)
     one.computed, one.draft_tokens = start, guesses
     everything = one.tokens + guesses
@@ -57,7 +57,7 @@ def test_the_last_token_is_never_fed_back() -> None:
     assert one.max_computed == len(one) - 1
 
 
-def test_it_ends_with_an_end_token_or_its_length() -> None:
+def test_it_finishes_with_an_end_token_or_at_max_tokens() -> None:
     one = sequence(1, max_tokens=5, ends=frozenset({9}))
     assert not drawing(one, 1).is_finished
     assert drawing(one, 9).finish_reason == "stop"
@@ -78,7 +78,7 @@ def test_an_error_ends_it_and_stays_with_it() -> None:
     assert (one.finish_reason, one.error) == ("error", error)
 
 
-def test_it_ends_once() -> None:
+def test_it_finishes_once() -> None:
     one = sequence(1)
     one.finish("cancelled")
     with pytest.raises(AssertionError, match="finishes once"):
@@ -86,7 +86,7 @@ def test_it_ends_once() -> None:
     assert one.finish_reason == "cancelled"
 
 
-def test_a_draw_says_where_in_the_request_we_are() -> None:
+def test_a_draw_holds_seed_sample_and_position() -> None:
     one = Request([4, 5], SamplingParams(top_k=3), 5, seed=11, end_ids=frozenset(), index=2)
     first = one.draw()
     assert (first.params.top_k, first.seed, first.sample_index) == (3, 11, 2)
@@ -95,7 +95,7 @@ def test_a_draw_says_where_in_the_request_we_are() -> None:
     assert (list(one.draw().tokens), one.draw().position) == ([4, 5, 6], 1)
 
 
-def test_behind_a_guess_it_draws_as_if_the_guess_were_right() -> None:
+def test_behind_a_draft_token_it_draws_as_if_that_were_accepted() -> None:
     one = drawing(sequence(2), 6)
     one.draft_tokens = [7, 8]
     draws = [one.draw(guessed) for guessed in range(3)]
@@ -114,7 +114,7 @@ def test_logprobs_are_kept_where_there_are_some() -> None:
 
 
 @given(st.lists(st.integers(0, 2**31 - 1), max_size=150))
-def test_its_table_is_its_blocks_as_numbers_of_four_bytes(blocks: list[int]) -> None:
+def test_the_block_table_is_its_blocks_as_int32(blocks: list[int]) -> None:
     one = sequence(2)
     one.allocation.use(blocks, 16)
     assert (list(one.blocks), one.allocation.capacity) == (blocks, 16 * len(blocks))
@@ -123,7 +123,7 @@ def test_its_table_is_its_blocks_as_numbers_of_four_bytes(blocks: list[int]) -> 
     assert not any(table[len(blocks) :])
 
 
-def test_sequences_of_the_same_tokens_are_not_the_same() -> None:
+def test_requests_of_the_same_tokens_are_not_equal() -> None:
     first, second = sequence(2), sequence(2)
     assert first != second
     assert len({first, second}) == 2

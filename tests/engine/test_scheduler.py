@@ -122,7 +122,7 @@ class Traffic(RuleBasedStateMachine):
     def all_is_in_order(self) -> None:
         if hasattr(self, "many"):
             self.many.check()
-            ready = self.many.first_in_rank() is not None
+            ready = self.many.first_in_order() is not None
             assert self.many.scheduler.has_work == ready
 
     def teardown(self) -> None:
@@ -153,7 +153,7 @@ def random_request(draw: Random, many: Simulation) -> list[Request]:
     )
 
 
-def test_ten_thousand_are_cancelled_and_no_block_is_lost(few_ahead: int) -> None:
+def test_ten_thousand_cancelled_requests_lose_no_block(few_ahead: int) -> None:
     """At any moment, twice, from all over: waiting, reading, writing, paused, and ended."""
     draw, many = Random(13), Simulation(blocks=40, budget=40, max_running=6)
     cancelled, gone, stages = 0, list[Request](), set[str]()
@@ -182,7 +182,7 @@ def test_ten_thousand_are_cancelled_and_no_block_is_lost(few_ahead: int) -> None
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_nobody_waits_for_ever(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+def test_no_request_waits_for_ever(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
     """However many of higher priority keep coming, and whatever they take from whom.
 
     "The first in rank is never passed over": in each step it gets a token, or at least
@@ -238,7 +238,7 @@ def test_a_request_waits_for_no_more_newcomers_than_their_head_start() -> None:
 # --------------------------------------------------------------------------- by hand: one step
 
 
-def test_one_sequence_is_read_at_once_and_then_written_token_by_token() -> None:
+def test_one_request_is_one_prefill_and_then_decodes() -> None:
     many = Simulation(100, 8, 7)
     [one] = many.submit(prompt(5), max_tokens=3)
     assert [counts(many.step()) for _ in range(3)] == [[5], [1], [1]]
@@ -247,14 +247,14 @@ def test_one_sequence_is_read_at_once_and_then_written_token_by_token() -> None:
     assert one.answer == written_alone(prompt(5), 3)
 
 
-def test_a_long_prompt_is_read_in_steps_of_the_budget() -> None:
+def test_a_long_prompt_is_prefilled_in_chunks_of_the_budget() -> None:
     many = Simulation(100, 8, 7)
     [one] = many.submit(prompt(20), max_tokens=1)
     assert [counts(many.step()) for _ in range(3)] == [[8], [8], [4]]
     assert one.is_finished
 
 
-def test_those_who_write_do_not_wait_for_those_who_read() -> None:
+def test_decodes_do_not_wait_for_prefills() -> None:
     many = Simulation(100, 8, 7)
     [writer] = many.submit(prompt(2), max_tokens=50)
     many.step()
@@ -265,7 +265,7 @@ def test_those_who_write_do_not_wait_for_those_who_read() -> None:
         assert writer.drawn == 1 + step
 
 
-def test_equals_keep_their_order() -> None:
+def test_requests_of_equal_priority_keep_their_order() -> None:
     many = Simulation(100, 7, 6)
     equals = [many.submit(prompt(3, kind))[0] for kind in range(4)]
     assert prefills(many.step()) == list(zip(equals, (3, 3, 1), strict=False))
@@ -281,7 +281,7 @@ def test_a_large_request_is_not_overtaken_by_small_ones() -> None:
     assert [one for one, *_ in many.step().parts] == [small]
 
 
-def test_no_more_run_than_may() -> None:
+def test_no_more_than_max_running_requests_run() -> None:
     many = Simulation(100, 64, 2)
     for kind in range(5):
         many.submit(prompt(1, kind), max_tokens=5)
@@ -289,7 +289,7 @@ def test_no_more_run_than_may() -> None:
     assert len(many.scheduler.waiting) == 3
 
 
-def test_a_sequence_joins_between_any_two_steps() -> None:
+def test_a_request_joins_between_any_two_steps() -> None:
     many = Simulation(100, 8, 7)
     many.submit(prompt(2), max_tokens=9)
     many.step()
@@ -298,7 +298,7 @@ def test_a_sequence_joins_between_any_two_steps() -> None:
     assert counts(many.step()) == [1, 1]
 
 
-def test_the_last_token_needs_no_room() -> None:
+def test_the_last_token_needs_no_cache_slot() -> None:
     """It is drawn and never fed back: 4 + 5 − 1 tokens are two blocks of four."""
     many = Simulation(2, 8, 7)
     [one] = many.submit(prompt(4), max_tokens=5)
@@ -307,7 +307,7 @@ def test_the_last_token_needs_no_room() -> None:
     assert many.metrics.preemptions == 0
 
 
-def test_what_is_removed_makes_room_at_once() -> None:
+def test_removing_a_request_frees_its_blocks_at_once() -> None:
     many = Simulation(2, 64, 8)
     [first], [second] = (many.submit(prompt(5, kind), max_tokens=3) for kind in range(2))
     assert [one for one, *_ in many.step().parts] == [first]
@@ -327,7 +327,7 @@ def test_removing_twice_and_removing_strangers_does_nothing() -> None:
     assert not many.scheduler.has_work
 
 
-def test_whoever_writes_must_leave_something_to_those_who_read() -> None:
+def test_decodes_must_leave_budget_to_prefills() -> None:
     with pytest.raises(AssertionError, match="leave nothing of the budget to prefills"):
         Scheduler(PrefixCache(8, BLOCK_SIZE), token_budget=8, max_running=8)
 
@@ -361,7 +361,7 @@ def test_priority_is_a_head_start() -> None:
     ]
 
 
-def test_the_first_in_rank_does_not_wait_for_a_long_prompt_to_be_read() -> None:
+def test_the_first_in_order_does_not_wait_for_a_long_prefill() -> None:
     many = Simulation(100, 8, 4)
     [long] = many.submit(prompt(100))
     many.step()
@@ -370,7 +370,7 @@ def test_the_first_in_rank_does_not_wait_for_a_long_prompt_to_be_read() -> None:
     assert urgent.is_finished
 
 
-def test_those_who_come_later_wait_until_there_are_tokens_left_for_them() -> None:
+def test_later_requests_wait_until_the_budget_has_tokens_for_them() -> None:
     """They would only hold blocks meanwhile."""
     many = Simulation(100, 8, 4)
     many.submit(prompt(24), max_tokens=2)
@@ -381,7 +381,7 @@ def test_those_who_come_later_wait_until_there_are_tokens_left_for_them() -> Non
     assert counts(many.step()) == [1, 7]
 
 
-def test_the_first_in_rank_takes_the_seat_of_the_last() -> None:
+def test_the_first_in_order_preempts_the_last() -> None:
     many = Simulation(100, 8, 2)
     [first], [last] = (many.submit(prompt(2, kind), max_tokens=9) for kind in range(2))
     many.step()
@@ -393,7 +393,7 @@ def test_the_first_in_rank_takes_the_seat_of_the_last() -> None:
     assert many.metrics.preemptions == 1
 
 
-def test_where_blocks_run_out_the_last_in_rank_gives_its_own() -> None:
+def test_where_blocks_run_out_the_last_in_order_is_preempted() -> None:
     many = Simulation(6, 32, 4)
     [first], [last] = (many.submit(prompt(8, kind), max_tokens=12) for kind in range(2))
     many.step()
@@ -409,7 +409,7 @@ def test_where_blocks_run_out_the_last_in_rank_gives_its_own() -> None:
     assert many.metrics.preemptions > 0
 
 
-def test_what_a_sequence_had_computed_is_found_again_when_it_comes_back() -> None:
+def test_a_preempted_request_finds_its_cached_blocks_again() -> None:
     many = Simulation(40, 32, 1)
     [one] = many.submit(prompt(10), max_tokens=9)
     for _ in range(4):
@@ -422,7 +422,7 @@ def test_what_a_sequence_had_computed_is_found_again_when_it_comes_back() -> Non
     assert many.metrics.cached_tokens == 0  # of its prompt, when it first came
 
 
-def test_who_writes_without_room_sits_out_and_keeps_what_it_has() -> None:
+def test_a_starved_decode_sits_out_and_keeps_its_blocks() -> None:
     many = Simulation(5, 32, 4)
     [first], [last] = (many.submit(prompt(7, kind), max_tokens=5) for kind in range(2))
     many.step()
@@ -434,7 +434,7 @@ def test_who_writes_without_room_sits_out_and_keeps_what_it_has() -> None:
     assert many.metrics.preemptions == 0
 
 
-def test_whoever_comes_in_leaves_a_block_for_each_that_is_there() -> None:
+def test_admission_leaves_a_spare_block_for_each_running_request() -> None:
     """Or else somebody would have to leave again at the next step."""
     many = Simulation(6, 32, 4)
     [first], [second], [third] = (
@@ -448,7 +448,7 @@ def test_whoever_comes_in_leaves_a_block_for_each_that_is_there() -> None:
     assert prefills(many.step()) == [(third, 1)]
 
 
-def test_the_last_in_rank_leaves_though_it_writes_and_the_other_reads() -> None:
+def test_a_decode_last_in_order_is_preempted_before_a_prefill() -> None:
     many = Simulation(100, 8, 2)
     [last] = many.submit(prompt(2), max_tokens=9)
     many.step()
@@ -460,7 +460,7 @@ def test_the_last_in_rank_leaves_though_it_writes_and_the_other_reads() -> None:
     assert (last.stage, first.stage) == ("waiting", "prefill")
 
 
-def test_the_last_in_rank_leaves_though_it_reads_and_the_other_writes() -> None:
+def test_a_prefill_last_in_order_is_preempted_before_a_decode() -> None:
     many = Simulation(100, 8, 2)
     [first], [last] = (
         many.submit(prompt(tokens, kind), max_tokens=9) for kind, tokens in enumerate((2, 20))
@@ -472,7 +472,7 @@ def test_the_last_in_rank_leaves_though_it_reads_and_the_other_writes() -> None:
     assert (last.stage, first.stage) == ("waiting", "decode")
 
 
-def test_samples_wait_for_the_first_of_them_to_read_their_prompt() -> None:
+def test_samples_wait_for_the_prefill_of_the_first() -> None:
     many = Simulation(100, 8, 7)
     leader, *others = many.submit(prompt(20), max_tokens=5, n=3)
     for tokens in (8, 8, 4):
@@ -481,7 +481,7 @@ def test_samples_wait_for_the_first_of_them_to_read_their_prompt() -> None:
 
 
 @pytest.mark.parametrize("steps", [0, 1])
-def test_samples_do_not_wait_for_one_that_is_gone(steps: int) -> None:
+def test_samples_do_not_wait_for_a_cancelled_first_one(steps: int) -> None:
     many = Simulation(100, 8, 7)
     leader, *others = many.submit(prompt(20), max_tokens=5, n=3)
     for _ in range(steps):
@@ -494,7 +494,7 @@ def test_samples_do_not_wait_for_one_that_is_gone(steps: int) -> None:
 # ------------------------------------------------------------------ by hand: readers, and guesses
 
 
-def test_a_sequence_whose_reader_has_fallen_behind_rests(few_ahead: int) -> None:
+def test_a_request_far_ahead_of_its_reader_is_backpressured(few_ahead: int) -> None:
     many = Simulation(100, 8, 4)
     [one] = many.submit(prompt(2), max_tokens=9, is_lazy=True)
     for _ in range(few_ahead):
@@ -507,7 +507,7 @@ def test_a_sequence_whose_reader_has_fallen_behind_rests(few_ahead: int) -> None
     assert many.step().decodes == [one]
 
 
-def test_one_whose_reader_sleeps_gives_up_its_blocks_to_anyone(few_ahead: int) -> None:
+def test_a_backpressured_request_is_preempted_for_any_other(few_ahead: int) -> None:
     many = Simulation(3, 8, 4)
     [asleep] = many.submit(prompt(8), max_tokens=4, is_lazy=True)
     for _ in range(few_ahead):
@@ -522,7 +522,7 @@ def test_one_whose_reader_sleeps_gives_up_its_blocks_to_anyone(few_ahead: int) -
     assert (asleep.drawn, later.drawn) == (4, 4)
 
 
-def test_resuming_who_does_not_pause_does_nothing() -> None:
+def test_resuming_a_request_that_is_not_backpressured_does_nothing() -> None:
     many = Simulation(100, 8, 4)
     [one] = many.submit(prompt(2), max_tokens=9)
     many.scheduler.resume(one)
@@ -540,7 +540,7 @@ def repeating(tokens: int) -> list[int]:
     return [1, 2, 3, 4] * (tokens // 4)
 
 
-def test_guesses_stop_one_short_of_the_end() -> None:
+def test_draft_tokens_stop_one_short_of_max_tokens() -> None:
     """The last token comes out of the pass that the guesses go into."""
     many = Simulation(100, 64, 4)
     [one] = many.submit(repeating(16), max_tokens=30, speculation=8)
@@ -551,7 +551,7 @@ def test_guesses_stop_one_short_of_the_end() -> None:
     assert many.steps < 30
 
 
-def test_nobody_guesses_while_others_read_or_wait() -> None:
+def test_no_draft_tokens_while_others_prefill_or_wait() -> None:
     many = Simulation(100, 16, 2)
     [guesser] = many.submit([1, 2] * 8, max_tokens=60, speculation=8)
     many.step()
@@ -566,7 +566,7 @@ def test_nobody_guesses_while_others_read_or_wait() -> None:
     assert (plan.has_drafts, guesser.draft_tokens) == (False, [])
 
 
-def test_guesses_are_dropped_before_anyone_has_to_leave() -> None:
+def test_draft_tokens_are_dropped_before_a_request_is_preempted() -> None:
     many = Simulation(6, 64, 4)
     certain = [0, 0, 0, 1, 0, 2, 0, 3, 0, 4, 0]  # whatever is drawn next, it has followed a 0
     [first] = many.submit(certain, max_tokens=12, speculation=8)
@@ -579,7 +579,7 @@ def test_guesses_are_dropped_before_anyone_has_to_leave() -> None:
     assert (many.metrics.draft_tokens, many.metrics.preemptions) == (0, 0)
 
 
-def test_the_budget_is_shared_among_those_who_guess() -> None:
+def test_the_budget_is_shared_among_speculating_requests() -> None:
     many = Simulation(200, 12, 4)
     for kind in range(4):
         many.submit([kind, *repeating(20)], max_tokens=60, speculation=30)

@@ -24,12 +24,12 @@ def slowly_guessed(tokens: list[int], most: int) -> list[int]:
 
 
 @given(tokens=few_kinds, most=st.integers(1, 12))
-def test_a_guess_is_what_followed_the_last_time(tokens: list[int], most: int) -> None:
+def test_draft_tokens_are_what_followed_the_last_time(tokens: list[int], most: int) -> None:
     assert PromptLookup(tokens).propose(most) == slowly_guessed(tokens, most)
 
 
 @given(tokens=few_kinds, more=st.lists(st.lists(st.integers(0, 2), max_size=4), max_size=12))
-def test_it_follows_a_growing_text(tokens: list[int], more: list[list[int]]) -> None:
+def test_the_lookup_follows_a_growing_text(tokens: list[int], more: list[list[int]]) -> None:
     lookup = PromptLookup(tokens)
     for each in more:
         tokens += each
@@ -42,27 +42,27 @@ def test_a_text_that_repeats_itself_goes_on_repeating_itself() -> None:
     assert PromptLookup([5, 5, 5]).propose(4) == [5, 5, 5, 5]
 
 
-def test_three_tokens_in_a_row_say_more_than_two() -> None:
+def test_a_match_of_three_tokens_goes_before_one_of_two() -> None:
     assert PromptLookup([1, 2, 3, 40, 9, 2, 3, 50, 1, 2, 3]).propose(1) == [40]
     assert PromptLookup([1, 2, 3, 40, 9, 2, 3, 50, 8, 2, 3]).propose(1) == [50]
 
 
-def test_the_last_time_counts() -> None:
+def test_the_last_occurrence_counts() -> None:
     assert PromptLookup([1, 2, 3, 1, 2, 4, 1, 2]).propose(1) == [4]
 
 
-def test_where_nothing_is_repeated_nothing_is_guessed() -> None:
+def test_where_nothing_is_repeated_nothing_is_proposed() -> None:
     for tokens in ([], [1], [1, 1], [1, 2], [1, 2, 3, 4, 5], [1, 2, 1, 3, 1]):
         assert PromptLookup(tokens).propose(9) == []
 
 
-def test_there_are_never_more_guesses_than_asked_for() -> None:
+def test_there_are_never_more_draft_tokens_than_asked_for() -> None:
     lookup = PromptLookup([1, 2, 3] * 5)
     for most in range(1, 20):
         assert len(lookup.propose(most)) == most
 
 
-def test_after_a_wrong_guess_it_tries_one_and_then_more() -> None:
+def test_after_a_rejection_it_proposes_one_and_then_more() -> None:
     lookup = PromptLookup([1, 2, 3] * 5)
     sizes = []
     for right in (0, 0, 1, 2, 7, 20):
@@ -74,7 +74,7 @@ def test_after_a_wrong_guess_it_tries_one_and_then_more() -> None:
     assert len(lookup.propose(4)) == 4
 
 
-def test_where_nothing_was_guessed_nothing_is_learned() -> None:
+def test_where_nothing_was_proposed_nothing_is_learned() -> None:
     lookup = PromptLookup([1, 2, 3] * 5)
     lookup.learn(0, 0)
     assert len(lookup.propose(9)) == 9

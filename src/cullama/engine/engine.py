@@ -281,7 +281,8 @@ class EngineHandle(RequestHandle):
 
 
 def _has_news(request: Request) -> bool:
-    return request.delivered < request.drawn or request.is_finished
+    drawn = len(request.tokens) - request.prompt_length
+    return request.delivered < drawn or request.finish_reason is not None
 
 
 def _wake(loop: asyncio.AbstractEventLoop, news: asyncio.Event) -> None:

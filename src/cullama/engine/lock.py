@@ -57,7 +57,8 @@ class EngineLock:
     def release(self) -> None:
         with self.changed:
             try:
-                self.do_posted()
+                if self._jobs:
+                    self.do_posted()
             finally:
                 self._owner = None
                 self.changed.notify_all()

@@ -143,10 +143,12 @@ class Scheduler:
         """Count the plan's tokens as computed: a pass over it is pending."""
         for request, tokens, _ in plan.parts:
             request.computed += tokens - len(request.draft_tokens)
-            if request.computed < len(request.tokens):
+            length = len(request.tokens)
+            if request.computed < length:
                 continue
             request.in_flight = 1
-            if not request.draft_tokens and request.drawn + 1 >= request.max_tokens:
+            is_last = length + 1 >= request.prompt_length + request.max_tokens
+            if is_last and not request.draft_tokens:
                 self._move(request, "finishing")
             elif request.stage == "prefill":
                 self._move(request, "decode")

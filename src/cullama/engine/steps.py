@@ -34,7 +34,8 @@ class PassLoop:
         observers: list[Callable[[StepRecord], None]],
     ) -> None:
         self.scheduler, self.metrics, self.observers = scheduler, metrics, observers
-        self._runner: Runner[Any] | None = runner
+        self._runner: Runner[Any] | None = runner  # None: closed
+        self._block_size, self._is_asynchronous = runner.cache.block_size, runner.is_asynchronous
         self._pending: PendingPass | None = None
 
     @property
@@ -100,7 +101,7 @@ class PassLoop:
     def _run(self, plan: Plan) -> None:
         batch = failure = None
         if plan.parts:
-            batch = build_plan_batch(plan, self.runner.cache.block_size)
+            batch = build_plan_batch(plan, self._block_size)
         outputs = self._read_pending()
         try:
             if batch is not None:
@@ -113,11 +114,11 @@ class PassLoop:
         if failure is not None:  # what has finished by now takes no part in the retry
             for output in self._retry_one_by_one(plan, failure):
                 self._process(output)
-        if not self.runner.is_asynchronous:
+        if not self._is_asynchronous:
             self.finish_pending()
 
     def _launch(self, plan: Plan, batch: Batch[HostArray]) -> None:
-        if self.runner.is_asynchronous:
+        if self._is_asynchronous:
             fill_newest_tokens(batch, plan)
         self._pending = self.runner.launch(plan, batch)
         self.scheduler.launched(plan)
@@ -152,7 +153,7 @@ class PassLoop:
             if not request.allocation.blocks:  # preempted while the pass ran; comes back by itself
                 continue
             try:
-                self._launch(single, build_plan_batch(single, self.runner.cache.block_size))
+                self._launch(single, build_plan_batch(single, self._block_size))
             except Exception as its_error:
                 self.finish(request, "error", its_error)
             else:
