@@ -19,8 +19,9 @@ import threading
 import weakref
 from collections.abc import Callable, Sequence
 from contextvars import copy_context
+from dataclasses import dataclass
 from queue import SimpleQueue
-from typing import Generic, NamedTuple, TypeAlias, TypeVar
+from typing import Generic, TypeAlias, TypeVar
 
 Task: TypeAlias = Callable[[], object]
 
@@ -29,7 +30,8 @@ MIN_SHARED_SECONDS = 1e-3  # work that takes one thread less is not shared
 Channel = TypeVar("Channel")
 
 
-class _Started(NamedTuple, Generic[Channel]):
+@dataclass(frozen=True)
+class _Started(Generic[Channel]):
     process: int
     channel: Channel
 
