@@ -1,10 +1,10 @@
-"""Compiles PTX to a shared object that this machine's processor runs, once for each text.
+"""Compiles PTX to a shared object for this machine's processor, and caches it by its text.
 
     python build.py PTX_FILE        prints the path of the shared object
 
-The scheduler is compiled once, as libemulated-….so; every module links to it. Both lie in a folder
-of $CULLAMA_EMULATION_CACHE that is named for the emulator's own sources and the compiler's options.
-A file appears there under its name only when it is whole: processes may build at the same time.
+The scheduler is compiled once, as libemulated-….so; every module links to it. Both are in a folder
+of $CULLAMA_EMULATION_CACHE named for the emulator's sources and the compiler's options. Files
+are renamed into it when they are complete, so processes may build at the same time.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import sys
 from functools import cache
 from pathlib import Path
 
-if __name__ == "__main__":  # started as a script: the package is found from here
+if __name__ == "__main__":  # as a script: makes the package importable
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from emulation.ptx import PtxError, parse
@@ -31,7 +31,7 @@ SOURCES = (
     *("ptx.py", "operands.py", "translate.py", "build.py"),
     *(f"instructions/{family}.py" for family in FAMILIES),
 )
-# PTX says itself which multiply-adds fuse, that integers wrap, and that bits may change their type.
+# PTX states which multiply-adds fuse; its integers wrap, and its bits may change their type.
 OPTIONS = (
     *("-std=gnu++17", "-fPIC", "-fvisibility=hidden", "-fno-gnu-unique", "-fno-exceptions"),
     *("-ffp-contract=off", "-fno-math-errno", "-fwrapv", "-fno-strict-aliasing", "-w"),
@@ -41,7 +41,7 @@ OPTIMISATION = "-O1"  # kernels run as fast as with -O2, and compile in half the
 
 
 class BuildError(Exception):
-    """The compiler is missing, or did not like what it was given."""
+    """The compiler is missing, or failed."""
 
 
 @cache
@@ -54,7 +54,7 @@ def compiler() -> str:
 
 @cache
 def processor_options() -> tuple[str, ...]:
-    """fma() is a function call, and slow, unless the compiler may use the processor's own."""
+    """Return options for the processor's FMA instruction, without which fma() is a slow call."""
     if platform.machine() != "x86_64":
         return ()
     try:
@@ -66,7 +66,7 @@ def processor_options() -> tuple[str, ...]:
 
 
 def cache_folder() -> Path:
-    """Where all that is built for tests is kept between runs."""
+    """Return the folder in which everything built for tests is cached."""
     if chosen := os.environ.get("CULLAMA_EMULATION_CACHE"):
         return Path(chosen)
     caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
@@ -75,7 +75,7 @@ def cache_folder() -> Path:
 
 @cache
 def folder() -> Path:
-    """Where this emulator's shared objects lie."""
+    """Return the folder of shared objects built by this version of the emulator."""
     digest = hashlib.sha256(" ".join([*OPTIONS, OPTIMISATION, *processor_options()]).encode())
     for source in SOURCES:
         digest.update((HERE / source).read_bytes())
@@ -85,7 +85,7 @@ def folder() -> Path:
 
 
 def _compile(source: Path, target: Path, *options: str) -> None:
-    """Writes under another name first: nobody must see half a file."""
+    """Compile to a temporary name, then rename, so that no partial file is ever seen."""
     temporary = target.with_name(f".{target.name}.{os.getpid()}")
     command = [compiler(), *OPTIONS, OPTIMISATION, *processor_options(), "-shared", f"-I{HERE}"]
     command += ["-o", str(temporary), str(source), *options]
@@ -96,7 +96,7 @@ def _compile(source: Path, target: Path, *options: str) -> None:
 
 
 def scheduler_library() -> Path:
-    """Its name tells the emulator's versions apart: the loader goes by the name."""
+    """Return the scheduler's library, named for its version, as the loader goes by names."""
     target = folder() / f"libemulated-{folder().name}.so"
     if not target.exists():
         _compile(HERE / "scheduler.cpp", target, "-pthread", f"-Wl,-soname,{target.name}")
@@ -104,7 +104,7 @@ def scheduler_library() -> Path:
 
 
 def build_text(ptx: str) -> Path:
-    """The shared object for a PTX text; quick if that text was built before."""
+    """Return the shared object for a PTX text, building it unless it is cached."""
     target = folder() / f"{hashlib.sha256(ptx.encode()).hexdigest()[:32]}.so"
     if target.exists():
         return target

@@ -1,9 +1,8 @@
-"""A GPU played by the CPU: builds the emulated libcuda and libcublas, and offers their knobs.
+"""Builds the emulated libcuda and libcublas, loads them, and sets their knobs.
 
-`preload()` puts them into this process, before `cuda.bindings` looks for the real ones;
-`environment()` is for subprocesses. What the knobs mean is said in libcuda/settings.cpp, what a
-fault looks like in libcuda/faults.cpp. Kernels are not known here: the emulated driver has
-build.py translate the PTX that it is given.
+`preload()` loads them into this process, before `cuda.bindings` looks for the real ones;
+`environment()` is for subprocesses. Knobs are described in libcuda/settings.cpp, the notation of
+faults in libcuda/faults.cpp. PTX is translated by build.py, which the emulated driver calls.
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ COMPILE = ("g++", "-std=gnu++17", "-Wall", "-Wextra", "-shared", "-fPIC", "-fvis
 
 @dataclass(frozen=True)
 class Library:
-    """One shared object: what it is made of, and the name under which programs look for it."""
+    """A shared object: the name that programs load it by, its sources, and compiler options."""
 
     name: str
     sources: tuple[Path, ...]
@@ -57,7 +56,7 @@ class Library:
 
 
 def missing() -> str | None:
-    """What this machine lacks for an emulated GPU, if it lacks something."""
+    """Return what this machine lacks for the emulated GPU, or None."""
     if sys.platform != "linux":
         return "the emulated GPU needs Linux"
     if shutil.which("g++") is None:
@@ -78,12 +77,12 @@ def driver_library() -> Library:
 
 
 def old_driver_library() -> Library:
-    """A driver of before CUDA 12, in which the bindings do not find what they begin with."""
+    """A driver older than CUDA 12, without a function that the bindings need to start."""
     return Library("libcuda.so.1", driver_sources(), ("-O0", "-DWITHOUT_PROC_ADDRESS"))
 
 
 def cublas_libraries(major: int) -> tuple[Library, ...]:
-    """cuBLAS, and an empty cuBLASLt, which cuda.pathfinder loads first."""
+    """Return cuBLAS, and an empty cuBLASLt, which cuda.pathfinder loads first."""
     version = f"-DMAJOR_VERSION={major}"
     source = (HERE / "libcublas.cpp",)
     options = ("-O3", version)
@@ -94,7 +93,7 @@ def cublas_libraries(major: int) -> tuple[Library, ...]:
 
 
 def fingerprint(library: Library) -> str:
-    """Changes with the sources, their headers and the options."""
+    """Return a hash of the sources, their headers and the options."""
     digest = hashlib.sha256(repr((library.name, COMPILE, library.options)).encode())
     headers = {header for source in library.sources for header in source.parent.glob("*.h")}
     for path in sorted({*library.sources, *headers}):
@@ -103,7 +102,7 @@ def fingerprint(library: Library) -> str:
 
 
 def compile_into(folder: Path, library: Library) -> None:
-    """All sources in one go: the standard library's headers are most of the work."""
+    """Compile all sources as one file, as most time goes into the standard library's headers."""
     whole = "".join(f'#include "{source}"\n' for source in library.sources)
     names = (f"-Wl,-soname,{library.name}", "-o", str(folder / library.name))
     command = [*COMPILE, *library.options, *names, "-x", "c++", "-", "-ldl", "-lpthread"]
@@ -113,7 +112,7 @@ def compile_into(folder: Path, library: Library) -> None:
 
 
 def built(library: Library) -> Path:
-    """The library in a folder of its own; two processes may build it at once."""
+    """Return the library's path, building it if needed; processes may do so at the same time."""
     target = cache_folder() / f"{library.name}-{fingerprint(library)}"
     if not target.exists():
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -130,7 +129,7 @@ def built(library: Library) -> Path:
 
 
 def build_variables() -> dict[str, str]:
-    """How the emulated driver has PTX translated, and where it finds what was."""
+    """Return the variables by which the emulated driver finds build.py and what it has built."""
     return {
         PREFIX + "PYTHON": sys.executable,
         PREFIX + "BUILD": str(HERE / "build.py"),
@@ -153,10 +152,9 @@ def prepended(variable: str, paths: Sequence[Path]) -> str:
 def environment(
     *, cublas: int | None = 13, old_driver: bool = False, **knobs: str | int
 ) -> dict[str, str]:
-    """What a subprocess's environment needs on top of this one's to find the emulated GPU.
+    """Return the variables that a subprocess needs, besides this one's, to use the emulated GPU.
 
-    `cublas` is 12 or 13 or None. It is preloaded, so that a real one which happens to be installed
-    is not taken instead.
+    `cublas` is 12 or 13 or None. It is preloaded, so that it takes precedence over a real one.
     """
     library = built(old_driver_library() if old_driver else driver_library())
     libraries = cublas_libraries(cublas) if cublas else ()
@@ -167,7 +165,7 @@ def environment(
 
 
 def loaded_driver() -> Path | None:
-    """The libcuda.so.1 that is in this process, if any is."""
+    """Return the path of the libcuda.so.1 that is loaded in this process, or None."""
     for line in Path("/proc/self/maps").read_text().splitlines():
         path = line.partition("/")[2]
         if "/libcuda.so" in "/" + path:
@@ -200,15 +198,15 @@ class Device:
         return self._text("get", name.encode())
 
     def fault(self, text: str) -> None:
-        """Faults to come, counted from now: "cuMemAlloc:5:2,*:17:719"; "" for none."""
+        """Inject faults, counted from now: "cuMemAlloc:5:2,*:17:719"; "" for none."""
         self.set("faults", text)
 
     def calls(self, name: str) -> int:
-        """How often a driver function was called since the last reset; "kernel": kernels run."""
+        """Return how often a driver function was called since the last reset, or "kernel" ran."""
         return int(self._library.fakecuda_calls(name.encode()))
 
     def all_calls(self) -> dict[str, int]:
-        """Every function that was called since the last reset, and how often."""
+        """Return the functions called since the last reset, and how often."""
         lines = self._text("all_calls").splitlines()
         return {name: int(count) for name, count in (line.split() for line in lines)}
 
@@ -222,19 +220,19 @@ class Device:
         return int(self._library.fakecuda_pinned_allocations())
 
     def report(self) -> str:
-        """One line about the last failure: which kernel, thread and address, or what else."""
+        """Return one line about the last failure: kernel, thread, address, or another cause."""
         return self._text("report")
 
     def schedule(
         self, order: str = "ascending", seed: int = 0, has_eager_copies: bool = False
     ) -> None:
-        """The order of threads and blocks (BLOCK_ORDERS), and when cp.async copies."""
+        """Set the order of threads and blocks (BLOCK_ORDERS), and when cp.async copies."""
         self.set("eager_copies", int(has_eager_copies))
         self.set("block_seed", seed)
         self.set("block_order", BLOCK_ORDERS[order])
 
     def streams(self, order: str = "lazy", seed: int = 0) -> None:
-        """When queued work runs (libcuda/timeline.cpp): lazy, random, issued or eager."""
+        """Set when queued work runs (libcuda/timeline.cpp): lazy, random, issued or eager."""
         if order not in STREAM_ORDERS:
             raise ValueError(f"no such order: {order}; there are {', '.join(STREAM_ORDERS)}")
         self.set("streams", order)
@@ -242,7 +240,7 @@ class Device:
 
     @contextmanager
     def set_aside(self) -> Iterator[None]:
-        """Inside, the driver is one that was never used; what is held in this one waits."""
+        """Replace the driver by an unused one inside the `with`, and restore it afterwards."""
         self._library.fakecuda_set_aside()
         try:
             yield
@@ -250,15 +248,15 @@ class Device:
             self._library.fakecuda_take_back()
 
     def reset(self) -> None:
-        """A fresh start: memory, handles, errors and knobs are gone; cuInit's effect is not."""
+        """Reset memory, handles, errors and knobs; cuInit stays called."""
         self._library.fakecuda_reset()
 
 
 def preload(cublas: int | None = 13) -> Device:
-    """Puts the emulated libraries into this process; again, it gives the same device.
+    """Load the emulated libraries into this process; repeated calls return the same device.
 
-    It has to come before the first call through `cuda.bindings`, which would load the real
-    driver. Importing `cuda.bindings` first does no harm.
+    Must come before the first call through `cuda.bindings`, which would load the real driver.
+    Importing `cuda.bindings` first does no harm.
     """
     path = built(driver_library())
     present = loaded_driver()

@@ -1,7 +1,7 @@
 """Launches kernels from PTX on this machine's processor, with numpy arrays for device memory.
 
-It knows the C interface of a built module, and memory between guard pages. It does not know how a
-module is built (build.py). Nothing of CUDA's driver takes part: the fake libcuda has its own road.
+It calls the C interface of a built module, with arrays between guard pages. Modules are built by
+build.py. The emulated libcuda is not involved: it calls modules itself.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ POISON = 0xFF
 
 
 class KernelError(Exception):
-    """A kernel broke a rule. `code` is CUDA's number for it, the text one line that says where."""
+    """A kernel broke a rule; `code` is CUDA's error code, the message one line that says where."""
 
     def __init__(self, code: int, message: str) -> None:
         super().__init__(f"CUDA error {code}: {message}")
@@ -36,7 +36,7 @@ class KernelError(Exception):
 
 @dataclass(frozen=True)
 class Schedule:
-    """In which order blocks and threads run, and when asynchronous copies happen."""
+    """The order of blocks and threads, and when asynchronous copies run."""
 
     order: str = "ascending"  # | "descending" | "random"
     seed: int = 0
@@ -55,7 +55,7 @@ SCHEDULES = (
 
 
 class _GuardedMemory:
-    """A copy of an array that ends at a page which nobody may touch, and begins after one."""
+    """A copy of an array between two guard pages."""
 
     def __init__(self, contents: Array) -> None:
         self._array, size = contents, contents.nbytes
@@ -111,7 +111,7 @@ class LoadedModule:
         return [library.emulated_parameter_size(name, index) for index in range(count)]
 
     def static_bytes(self, kernel: str) -> tuple[int, int]:
-        """Of shared and of local memory."""
+        """Return the kernel's bytes of static shared memory and of local memory."""
         shared, local = ctypes.c_size_t(), ctypes.c_size_t()
         self._library.emulated_static(kernel.encode(), ctypes.byref(shared), ctypes.byref(local))
         return shared.value, local.value
@@ -129,16 +129,16 @@ class LoadedModule:
         self._library.emulated_eager_copies(int(schedule.has_eager_copies))
 
     def check_pointers(self, is_live: ctypes.c_void_p | None) -> None:
-        """The C function int is_live(unsigned long long address, size_t size), or none.
+        """Set the C function int is_live(unsigned long long address, size_t size), or None.
 
-        Not a Python function: kernels run on small stacks.
+        A Python function would not do: kernels run on small stacks.
         """
         self._is_live = is_live
         self._library.emulated_check_pointers(is_live)
 
     @contextmanager
     def watchdog(self, steps: int) -> Iterator[None]:
-        """How many turns of loops and waits a block may take."""
+        """Limit the loop iterations and waits of a block."""
         self._library.emulated_watchdog(steps)
         try:
             yield
@@ -154,7 +154,10 @@ class LoadedModule:
         shared_bytes: int = 0,
         schedule: Schedule | None = None,
     ) -> None:
-        """Arrays go in as copies and come back; scalars must be numpy's or ctypes', or fit."""
+        """Launch a kernel; arrays are copied in and back.
+
+        Scalars are numpy's or ctypes', or Python's, which are converted to the parameter's size.
+        """
         memories: list[_GuardedMemory] = []
         packed = self._packed(kernel, arguments, memories)
         if self._is_live is None:  # an emulated driver in this process may have left its own
@@ -194,14 +197,14 @@ class LoadedModule:
 
 
 class Module(LoadedModule):
-    """The kernels of one PTX file, or of a PTX text."""
+    """The kernels of a PTX file or text."""
 
     def __init__(self, ptx: Path | str) -> None:
         super().__init__(build_file(ptx) if isinstance(ptx, Path) else build_text(ptx))
 
 
 def _bytes(value: Any, size: int) -> bytes:
-    """Python's own int and float take the parameter's size."""
+    """Convert a scalar to bytes; Python's int and float take the parameter's size."""
     if isinstance(value, bool | int):
         return int(value).to_bytes(size, "little", signed=value < 0)
     if isinstance(value, float):

@@ -2,9 +2,9 @@
 //
 // C = alpha op(A) op(B) + beta C, column-major, for the types of the GemmEx support table that
 // multiply in float32 (CUBLAS_COMPUTE_32F). It checks what the real library checks, that every
-// operand lies in live memory when the work runs, and uses (spoils) the workspace it was given.
-// It knows nothing of memory or streams: those are the driver's, through its fakecuda_ functions.
-// Built with MAJOR_VERSION 12 or 13; as far as this goes, they differ in nothing else.
+// operand lies in live memory when the work runs, and uses (overwrites) its workspace.
+// Memory and streams are the driver's, through its fakecuda_ functions.
+// Built with MAJOR_VERSION 12 or 13, the only difference between the two here.
 #include <dlfcn.h>
 
 #include <algorithm>
@@ -88,7 +88,7 @@ bool is_handle(Handle* handle) {
   return handles().count(handle) > 0;
 }
 
-// What every call begins with. A dead or missing context looks to cuBLAS's callers like this.
+// The prologue of every call, which fails like this with a lost or missing context.
 cublasStatus_t refusal(const char* name) {
   if (!driver().is_complete) return NOT_INITIALIZED;
   int fault = 0;
@@ -198,7 +198,7 @@ void pack(float* panel, const Matrix& matrix, const char* data, bool k_is_contig
     }
 }
 
-// Four rows at once. Said with a vector type: the loops alone are vectorised over columns, slowly.
+// Four rows at once, with a vector type: compilers vectorise the loops over columns, which is slow.
 using Quad = float __attribute__((vector_size(16), aligned(4)));
 const int64_t QUADS = ROWS / 4;
 
@@ -268,7 +268,7 @@ void multiply(const Product& product, const char* a, const char* b, char* c) {
     }
 }
 
-// ---- What runs in the stream ----------------------------------------------------------------
+// ---- Execution in the stream ----------------------------------------------------------------
 
 char* of_batch(const Matrix& matrix, int64_t index) {
   return matrix.data + index * matrix.stride * static_cast<int64_t>(size_of(matrix.type));
@@ -319,7 +319,7 @@ int run(void* payload) {
 
 void release(void* payload) { delete static_cast<Product*>(payload); }
 
-// ---- What is checked at the call ------------------------------------------------------------
+// ---- Checks at the call ---------------------------------------------------------------------
 
 bool is_supported(const Product& product, int compute) {
   int type = product.a.type;

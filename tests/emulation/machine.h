@@ -1,9 +1,9 @@
-// machine.h - what PTX instructions mean, as C++ that the translated kernels call.
+// machine.h - implements PTX instructions as C++ functions that translated kernels call.
 //
-// Knows: number formats and their rounding, memory accesses with their checks, warp and block
-// operations by their PTX names. Does not know how threads take turns (scheduler.h). It is compiled
-// with every module, so it includes next to nothing. Bits change their type with
-// __builtin_bit_cast; halves travel as the uint16_t that a .b16 register holds.
+// Number formats and their rounding, memory accesses with their checks, warp and block operations
+// by their PTX names. How threads are scheduled is in scheduler.h. It is compiled with every
+// module, so it includes very little. Bits change their type with __builtin_bit_cast; halves are
+// passed as the uint16_t that a .b16 register holds.
 #pragma once
 #include <string.h>
 
@@ -12,8 +12,8 @@
 namespace emulated {
 
 #define ALWAYS inline __attribute__((always_inline))
-#define UNSEEN \
-  __attribute__((no_sanitize("thread")))  // what hardware does is no race of the kernel's
+#define NO_RACE_CHECK \
+  __attribute__((no_sanitize("thread")))  // what hardware does is not a race of the kernel
 #define UNLIKELY(condition) __builtin_expect(!!(condition), 0)
 
 // --- numbers ------------------------------------------------------------------------------------
@@ -211,9 +211,9 @@ ALWAYS Int larger(Int a, Int b) {
 template <class Int>
 constexpr bool is_signed = Int(-1) < Int(0);
 template <class Int>
-constexpr Int most = is_signed<Int> ? Int((uint64_t(1) << (8 * sizeof(Int) - 1)) - 1) : Int(-1);
+constexpr Int highest = is_signed<Int> ? Int((uint64_t(1) << (8 * sizeof(Int) - 1)) - 1) : Int(-1);
 template <class Int>
-constexpr Int least = is_signed<Int> ? Int(-most<Int> - 1) : Int(0);
+constexpr Int lowest = is_signed<Int> ? Int(-highest<Int> - 1) : Int(0);
 
 ALWAYS float rounded(float x, Rounding rounding) {
   return rounding == NEAREST ? __builtin_rintf(x)
@@ -234,17 +234,18 @@ ALWAYS Int to_integer(Float x, Rounding rounding) {
   const Float y = rounded(x, rounding);
   const Float end = Float(uint64_t(1) << (8 * sizeof(Int) - 1)) * (is_signed<Int> ? 1 : 2);
   if (UNLIKELY(!(y < end)))
-    return y >= end                             ? most<Int>
+    return y >= end                             ? highest<Int>
            : sizeof(Int) == 8 || sizeof(x) == 8 ? Int(uint64_t(1) << (8 * sizeof(Int) - 1))
                                                 : Int(0);
-  return y <= Float(least<Int>) ? least<Int> : Int(y);
+  return y <= Float(lowest<Int>) ? lowest<Int> : Int(y);
 }
 
 // .sat between integers. Every narrower one fits into 64 bits with its sign.
 template <class To, class From>
 ALWAYS To clamped(From x) {
-  if (is_signed<From> && int64_t(x) < 0) return int64_t(x) < int64_t(least<To>) ? least<To> : To(x);
-  return uint64_t(x) > uint64_t(most<To>) ? most<To> : To(x);
+  if (is_signed<From> && int64_t(x) < 0)
+    return int64_t(x) < int64_t(lowest<To>) ? lowest<To> : To(x);
+  return uint64_t(x) > uint64_t(highest<To>) ? highest<To> : To(x);
 }
 
 ALWAYS float neighbour(float x, float toward) { return __builtin_nextafterf(x, toward); }
@@ -392,7 +393,7 @@ inline uint64_t reversed(uint64_t x) {
   return uint64_t(reversed(uint32_t(x))) << 32 | reversed(uint32_t(x >> 32));
 }
 
-// The place of the highest bit that differs from the sign; or how far it is from the top.
+// The position of the highest bit that differs from the sign; or its distance from the top.
 template <class Int>
 inline uint32_t highest_bit(Int x, bool as_shift) {
   const uint64_t y = is_signed<Int> && x < 0 ? uint64_t(~x) : uint64_t(x);
@@ -535,7 +536,7 @@ ALWAYS void store(unsigned char* to, T value) {
   memcpy(to, &value, sizeof value);
 }
 
-// One thread runs at a time, so read, change, write is atomic. Returns what was there.
+// One thread runs at a time, so read-modify-write is atomic. Returns the old value.
 template <class T, class Change>
 ALWAYS T atomically(unsigned char* at, Change change) {
   const T old = load<T>(at);
@@ -554,7 +555,7 @@ struct Shuffle {
 enum ShuffleMode { SHUFFLE_IDX, SHUFFLE_UP, SHUFFLE_DOWN, SHUFFLE_BFLY };
 
 // The lane to read from, by PTX's own rule; and whether it is within the segment.
-UNSEEN inline int shuffle_source(const Shuffle& own, int lane, bool& is_inside) {
+NO_RACE_CHECK inline int shuffle_source(const Shuffle& own, int lane, bool& is_inside) {
   const int control = int(own.control & 31), clamp = int(own.segments & 31);
   const int mask = int(own.segments >> 8 & 31);
   const int last = (lane & mask) | (clamp & ~mask), first = lane & mask;
@@ -577,8 +578,8 @@ UNSEEN inline int shuffle_source(const Shuffle& own, int lane, bool& is_inside) 
   return is_inside ? source : lane;
 }
 
-// A lane that takes no part has no value: it reads as poison.
-UNSEEN static void complete_shuffle(void* const payloads[WARP], uint32_t lanes) {
+// The value of a lane that takes no part reads as poison.
+NO_RACE_CHECK static void complete_shuffle(void* const payloads[WARP], uint32_t lanes) {
   for (uint32_t left = lanes; left; left &= left - 1) {
     const int lane = __builtin_ctz(left);
     Shuffle& own = *static_cast<Shuffle*>(payloads[lane]);
@@ -595,32 +596,32 @@ inline uint32_t shuffle(Thread& self, ShuffleMode mode, uint32_t value, uint32_t
   return payload.result;
 }
 
-struct Gathered {
+struct LaneMasks {
   uint64_t value;
-  uint32_t lanes, yes;  // who took part; who said yes, or has the same value
+  uint32_t lanes, yes;  // lanes that took part; lanes that voted yes, or have the same value
 };
 
-UNSEEN static void complete_gather(void* const payloads[WARP], uint32_t lanes) {
+NO_RACE_CHECK static void complete_gather(void* const payloads[WARP], uint32_t lanes) {
   for (uint32_t left = lanes; left; left &= left - 1) {
-    Gathered& own = *static_cast<Gathered*>(payloads[__builtin_ctz(left)]);
+    LaneMasks& own = *static_cast<LaneMasks*>(payloads[__builtin_ctz(left)]);
     own.lanes = lanes;
     own.yes = 0;
     for (uint32_t other = lanes; other; other &= other - 1)
-      if (static_cast<Gathered*>(payloads[__builtin_ctz(other)])->value == own.value)
+      if (static_cast<LaneMasks*>(payloads[__builtin_ctz(other)])->value == own.value)
         own.yes |= other & -other;
   }
 }
 
-// Which lanes hold the value that this lane holds.
-inline Gathered gather(Thread& self, const char* name, uint64_t value, uint32_t mask, int line) {
-  Gathered payload = {value, 0, 0};
+// The lanes with the same value as this lane.
+inline LaneMasks gather(Thread& self, const char* name, uint64_t value, uint32_t mask, int line) {
+  LaneMasks payload = {value, 0, 0};
   collective(self, name, mask, line, &payload, complete_gather);
   return payload;
 }
 
-// Which lanes say yes, and which there are.
-inline Gathered ballot(Thread& self, bool vote, uint32_t mask, int line) {
-  Gathered payload = gather(self, "vote.sync", vote, mask, line);
+// The lanes that vote yes, and the lanes that vote.
+inline LaneMasks ballot(Thread& self, bool vote, uint32_t mask, int line) {
+  LaneMasks payload = gather(self, "vote.sync", vote, mask, line);
   if (!vote) payload.yes = payload.lanes & ~payload.yes;
   return payload;
 }
@@ -631,7 +632,7 @@ struct Reduced {
 };
 
 template <class Int, class Operation>
-UNSEEN static void complete_reduction(void* const payloads[WARP], uint32_t lanes) {
+NO_RACE_CHECK static void complete_reduction(void* const payloads[WARP], uint32_t lanes) {
   Int result = static_cast<Reduced<Int>*>(payloads[__builtin_ctz(lanes)])->value;
   for (uint32_t left = lanes & (lanes - 1); left; left &= left - 1)
     result = Operation()(result, static_cast<Reduced<Int>*>(payloads[__builtin_ctz(left)])->value);
@@ -672,7 +673,7 @@ struct MatrixLoad {
   uint32_t result[4];
 };
 
-UNSEEN static void complete_matrix_load(void* const payloads[WARP], uint32_t lanes) {
+NO_RACE_CHECK static void complete_matrix_load(void* const payloads[WARP], uint32_t lanes) {
   auto payload = [&](int lane) { return static_cast<MatrixLoad*>(payloads[lane]); };
   const int first = __builtin_ctz(lanes), count = payload(first)->count;
   if (lanes != ALL_LANES) fail(LAUNCH_FAILED, payload(first)->line, "ldmatrix needs all 32 lanes");
@@ -704,7 +705,7 @@ struct MatrixProduct {
 };
 
 template <class Half, int K>
-UNSEEN static void complete_product(void* const payloads[WARP], uint32_t lanes) {
+NO_RACE_CHECK static void complete_product(void* const payloads[WARP], uint32_t lanes) {
   auto payload = [&](int lane) { return static_cast<MatrixProduct*>(payloads[lane]); };
   if (lanes != ALL_LANES)
     fail(LAUNCH_FAILED, payload(__builtin_ctz(lanes))->line, "mma.sync needs all 32 lanes");

@@ -1,4 +1,4 @@
-"""How PTX's operands are written in C++: registers, numbers, addresses, and bits that change type.
+"""Writes PTX operands as C++: registers, literals, addresses, and conversions of their bits.
 
 A register is a local variable of the C++ type that its declaration names: `.b32` is uint32_t,
 `.f32` float, `.pred` bool, halves are the uint16_t that holds them. An instruction's own type may
@@ -47,11 +47,11 @@ _SPECIAL = {
 
 
 class UnsupportedError(Exception):
-    """The emulator has no meaning for this."""
+    """The emulator does not support this."""
 
 
 def c_type(type: str) -> str:
-    """The C++ type for values of a PTX type."""
+    """Return the C++ type for values of a PTX type."""
     if type in _ALIKE:
         return _ALIKE[type]
     kind, width = type[:1], type[1:]
@@ -61,25 +61,25 @@ def c_type(type: str) -> str:
 
 
 def register_type(type: str) -> str:
-    """Registers of integers have no sign: an instruction brings its own."""
+    """Return the C++ type of a register; integers are unsigned, as instructions say the sign."""
     if type in _ALIKE:
         return _ALIKE[type]
     return c_type("u" + type[1:])
 
 
 def identifier(name: str) -> str:
-    """A PTX name as a C++ name that no helper of the machine has: %p1 and p1 are two."""
+    """Return a C++ name for a PTX name, distinct from names in machine.h; %p1 and p1 differ."""
     prefix = "" if name.startswith("%") else "at_"
     return prefix + re.sub(r"\W", "_", name.lstrip("%")) + "_"
 
 
 def bit_type(type: str) -> str:
-    """The integer that has the bits of a float."""
+    """Return the integer type with the width of a float type."""
     return "uint64_t" if type in ("f64", "double") else "uint32_t"
 
 
 def _number(text: str) -> tuple[str, str] | None:
-    """A literal as C++, and the float type whose bits it spells, if it does."""
+    """Return a literal as C++, and the float type if it spells the bits of a float."""
     if found := re.fullmatch(r"0[fF]([0-9a-fA-F]{8})", text):
         return f"0x{found[1]}u", "f32"
     if found := re.fullmatch(r"0[dD]([0-9a-fA-F]{16})", text):
@@ -91,7 +91,7 @@ def _number(text: str) -> tuple[str, str] | None:
 
 @dataclass
 class Context:
-    """The instruction that is being translated, and where its names are declared."""
+    """The instruction that is being translated, and the declarations that it refers to."""
 
     function: Function
     symbols: dict[str, str]  # variables and parameters: C++ for their address
@@ -115,7 +115,7 @@ class Context:
 
     @property
     def type(self) -> str:
-        """Most instructions end with their type."""
+        """Return the instruction's type, which most end with."""
         return self.parts[-1]
 
     def has(self, *modifiers: str) -> bool:
@@ -145,7 +145,7 @@ class Context:
         raise UnsupportedError(f"operand {text}")
 
     def write(self, operand: str | int, type: str, value: str) -> str:
-        """A statement that puts a value of the instruction's type into a register."""
+        """Return a statement that writes a value of the instruction's type to a register."""
         text = self.operands[operand] if isinstance(operand, int) else operand
         if text == "_":
             return f"(void)({value});"
@@ -155,14 +155,14 @@ class Context:
         return f"{identifier(text)} = {_extended(value, type, target)};"
 
     def vector(self, operand: int) -> list[str]:
-        """The registers of {a, b, …}, or the one register."""
+        """Return the registers of {a, b, …}, or the one register."""
         text = self.operands[operand]
         return [part.strip() for part in text.strip("{}").split(",")]
 
     # --- memory
 
     def space(self, operand: int) -> str:
-        """Where an access goes: the instruction says it, or the name in its address, or neither."""
+        """Return an access's state space, from the instruction or the name in its address."""
         for part in self.parts:
             if part.partition("@")[0] in ("global", "shared", "local", "const", "param"):
                 return part.partition("@")[0]
@@ -182,7 +182,7 @@ class Context:
         return value if offset == "0" else f"{value} + {offset}"
 
     def pointer(self, operand: int, size: int, space: str = "") -> str:
-        """C++ for the checked address of `size` bytes."""
+        """Return C++ for the checked address of `size` bytes."""
         space = space or self.space(operand)
         address = self.address(operand)
         if space == "param":
@@ -203,7 +203,7 @@ def _literal(digits: str, spells: str, type: str) -> str:
 
 
 def _converted(name: str, declared: str, type: str) -> str:
-    """Reading: the low bits of a register, as the instruction's type."""
+    """Convert a register's low bits to the instruction's type, for reading."""
     wanted = c_type(type)
     if declared == wanted:
         return name
@@ -215,7 +215,7 @@ def _converted(name: str, declared: str, type: str) -> str:
 
 
 def _extended(value: str, type: str, target: str) -> str:
-    """Writing: a value of the instruction's type, extended to the register's width."""
+    """Extend a value of the instruction's type to the register's width, for writing."""
     source = c_type(type)
     if source == target:
         return value

@@ -1,4 +1,4 @@
-"""Compiles the .cu files beside this one, with the compiler that the project itself builds with."""
+"""Compiles the kernels with planted bugs, with the project's own compiler script."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ COMPILER = HERE.parents[1] / "scripts" / "build_ptx.py"
 
 
 def compiled(name: str, folder: Path) -> Path:
-    """kernels/NAME.cu as PTX for compute 8.0; the test is skipped where nothing can compile it."""
+    """Return kernels/NAME.cu as PTX for compute 8.0; skips the test where there is no compiler."""
     source, target = HERE / "kernels" / f"{name}.cu", folder / "compute_80" / f"{name}.ptx"
     target.parent.mkdir(exist_ok=True)
     command = [sys.executable, str(COMPILER), str(source), str(target)]

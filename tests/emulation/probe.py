@@ -1,7 +1,7 @@
-"""Runs single PTX instructions, one thread for each element of the operands.
+"""Runs single PTX instructions on arrays, with one thread for each element.
 
-A test's way to ask what an instruction does. It writes the smallest kernel around it: load the
-operands, the instruction, store the result.
+It writes the smallest kernel around an instruction: load the operands, execute, store the result.
+The tests of instructions are written with it.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def results(
     schedule: Schedule | None = None,
     declarations: str = "",
 ) -> list[Array]:
-    """What each of the codes makes of the operands; `result`'s array is loaded too, as ones."""
+    """Return the result of each code on the operands; the result's register starts as 1."""
     types = (np.dtype(result), *(operand.dtype for operand in operands))
     codes = list(codes)
     kernels = [_kernel(f"probe{n}", code, types) for n, code in enumerate(codes)]
@@ -105,7 +105,7 @@ def by_name(codes: Mapping[str, str], type: DTypeLike, *operands: Array) -> dict
     return dict(zip(codes, results(codes.values(), type, *operands), strict=True))
 
 
-# --- operands with the values at which things break -----------------------------------------------
+# --- operands with edge cases ---------------------------------------------------------------------
 
 BF16 = np.dtype(ml_dtypes.bfloat16)
 F16, F32, F64 = np.dtype(np.float16), np.dtype(np.float32), np.dtype(np.float64)
@@ -130,7 +130,7 @@ _EDGES = (
 
 
 def floats(dtype: DTypeLike, seed: int = 0, count: int = 500) -> Array:
-    """Every magnitude, and the numbers that are special."""
+    """Return random floats of all magnitudes, and special values."""
     draw = np.random.default_rng(seed)
     spread = draw.standard_normal(count) * 10.0 ** draw.integers(-6, 6, count)
     with np.errstate(all="ignore"):

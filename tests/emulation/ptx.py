@@ -1,8 +1,8 @@
-"""PTX text as plain data: variables, functions, registers, instructions with their lines.
+"""Parses PTX into plain data: variables, functions, registers, instructions with their lines.
 
-It knows PTX's grammar: directives, scopes, labels, declarations. It does not know what any
-instruction means (instructions/), nor anything of C++ (translate.py). Names that are declared
-inside an inner scope are made unique here, so that everything behind this file is flat.
+It handles PTX's grammar: directives, scopes, labels, declarations. What instructions mean is in
+instructions/, C++ in translate.py. Names declared in an inner scope are made unique here, so that
+the result has no scopes.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 
 class PtxError(Exception):
-    """The text is not the PTX that we know."""
+    """The text is not PTX, or not supported."""
 
     def __init__(self, line: int, message: str) -> None:
         super().__init__(f"line {line}: {message}")
@@ -121,7 +121,7 @@ _OPENS_FUNCTION = re.compile(r"\.(entry|func)\b")
 
 
 class _Reader:
-    """Cuts the text into statements; braces inside a statement (vectors, initialisers) stay."""
+    """Splits the text into statements; braces of vectors and initialisers stay inside them."""
 
     def __init__(self) -> None:
         self.root = _Scope(_Statement("", 0))
@@ -193,7 +193,7 @@ class _Reader:
 
 
 def _without_comments(text: str) -> str:
-    """Comments go, line ends stay."""
+    """Remove comments, but keep line ends."""
     text = re.sub(r"/\*.*?\*/", lambda found: "\n" * found[0].count("\n"), text, flags=re.DOTALL)
     return re.sub(r"//[^\n]*", "", text)
 
@@ -263,7 +263,7 @@ _INSTRUCTION = re.compile(r"(?:@(!?)\s*([%\w$]+)\s+)?([a-z][\w.:]*)\s*(.*)$")
 
 
 def _operands(text: str) -> tuple[str, ...]:
-    """Split at the commas that stand outside of every bracket."""
+    """Split at commas outside brackets."""
     parts, depth = [""], 0
     for character in text:
         depth += (character in "[{(") - (character in "]})")
@@ -309,7 +309,7 @@ class _Body:
             self._instruction(statement, names)
 
     def _location(self, text: str) -> None:
-        """With `inlined_at` we name the line of the kernel's own file, where the call stands."""
+        """Use the line of the call in the kernel's file where `inlined_at` gives it."""
         places = re.findall(r"(?:^\.loc|inlined_at) (\d+) (\d+)", text)
         file, line = places[-1]
         self.source = Source(self.files.get(file, "?"), int(line))
@@ -339,7 +339,7 @@ class _Body:
 
 
 def _declared(scope: _Scope) -> Iterator[str]:
-    """The names that a scope itself declares: registers, variables and labels."""
+    """Yield the names that a scope itself declares: registers, variables and labels."""
     for item in scope.items:
         if isinstance(item, _Scope):
             continue
@@ -386,6 +386,6 @@ def _directive(module: Module, statement: _Statement) -> None:
     elif text.startswith(".target"):
         module.target = text.split()[1].rstrip(",")
     elif _OPENS_FUNCTION.search(text) or text.startswith((".address_size", ".file", ".loc ")):
-        return  # a function that is defined elsewhere, or further down
+        return  # a function defined elsewhere or further down
     elif not text.startswith((".pragma", ".alias", ".weak .alias")):
         module.variables.append(_variable(statement))

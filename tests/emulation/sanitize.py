@@ -1,11 +1,11 @@
-"""Runs tests with the kernels compiled from source under ASan, UBSan and TSan.
+"""Runs tests under ASan, UBSan and TSan, with the kernels compiled from source.
 
     python tests/emulation/sanitize.py [address|undefined|thread …] [-- pytest arguments]
 
-It knows how each sanitizer is brought into a Python process. The tests are those that launch
-kernels through the emulated driver; build.py gives its place to source.py. ASan finds accesses out
-of bounds, UBSan what C++ leaves undefined, TSan accesses of a block's threads that no barrier
-orders. A run ends at the first finding.
+The sanitizers are preloaded into Python. The tests are those that launch kernels through the
+emulated driver, with source.py instead of build.py. ASan finds accesses out of bounds, UBSan
+undefined behaviour, TSan accesses by threads of a block that no barrier orders. A run ends at the
+first report.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ import subprocess
 import sys
 from pathlib import Path
 
-if __name__ == "__main__":  # started as a script: the package is found from here
+if __name__ == "__main__":  # as a script: makes the package importable
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 LIBRARIES = {"address": "libasan.so", "undefined": "libubsan.so", "thread": "libtsan.so"}
 OPTIONS = {
-    # Python itself leaks, and fibers are no stacks that a use after return could be seen on.
+    # Python itself leaks, and use after return cannot be detected on fibers.
     "ASAN_OPTIONS": "detect_leaks=0:detect_stack_use_after_return=0",
     "UBSAN_OPTIONS": "print_stacktrace=1",
-    "OPENBLAS_NUM_THREADS": "1",  # its locks are not TSan's, and look like races
+    "OPENBLAS_NUM_THREADS": "1",  # TSan does not know its locks, and reports races
     "TSAN_OPTIONS": "report_signal_unsafe=0:halt_on_error=1:exitcode=66",
 }
 
@@ -47,27 +47,27 @@ def environment(sanitizer: str) -> dict[str, str]:
 
 
 def command(arguments: list[str]) -> list[str]:
-    """TSan wants the addresses that it was made for: no randomised ones."""
+    """Return the command that runs Python without address randomisation, which TSan needs."""
     fixed = [path, "-R"] if (path := shutil.which("setarch")) else []
     return [*fixed, sys.executable, *arguments]
 
 
 def pytest_configure() -> None:
-    """As pytest's plugin: the emulated driver has kernels built from source, never from PTX."""
+    """pytest plugin: makes the emulated driver build kernels from source, not from PTX."""
     from emulation import device
 
     usual = device.build_variables
 
     def from_source() -> dict[str, str]:
         variables = {**usual(), "CULLAMA_EMULATION_BUILD": str(HERE / "source.py")}
-        del variables["CULLAMA_EMULATION_BUILT"]  # remembers by PTX text, not by source
+        del variables["CULLAMA_EMULATION_BUILT"]  # it caches by PTX text, not by source
         return variables
 
     device.build_variables = from_source
 
 
 def build_driver() -> None:
-    """Ahead of the sanitizers: their libraries are not for compilers."""
+    """Build the libraries first: the compiler cannot run with a sanitizer preloaded."""
     from emulation import device
 
     for each in (device.driver_library(), *device.cublas_libraries(13)):

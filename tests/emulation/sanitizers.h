@@ -1,9 +1,9 @@
-// sanitizers.h - what ASan and TSan must be told about fibers; nothing, in an ordinary build.
+// sanitizers.h - tells ASan and TSan about fibers; does nothing in an ordinary build.
 //
-// Knows how each sanitizer's fiber interface is called. TSan sees every CUDA thread as a thread of
-// its own, which barriers and __syncwarp order and nothing else does. It sees blocks one after
-// another, since they share their shared memory here. Part of scheduler.cpp, which is itself not
-// instrumented: EMULATED_BOUNDS and EMULATED_RACES say which sanitizer watches the kernels.
+// TSan sees every CUDA thread as a thread of its own, ordered by barriers and __syncwarp alone. It
+// sees blocks one after another, as they use the same shared memory here. Part of scheduler.cpp,
+// which is itself not instrumented: EMULATED_BOUNDS and EMULATED_RACES say which sanitizer checks
+// the kernels.
 #pragma once
 #include <stddef.h>
 
@@ -42,7 +42,7 @@ inline void write_unseen(unsigned char* memory, unsigned char value, size_t byte
 
 #if defined(EMULATED_RACES)
 constexpr bool HAS_FIBER_FOR_EACH_THREAD = true;
-constexpr unsigned NO_ORDER = 1;  // switching is not synchronising
+constexpr unsigned NO_ORDER = 1;  // switching does not synchronise
 void *tsan_main, *tsan_fibers[1024];
 char block_start, block_end;
 
@@ -90,13 +90,13 @@ inline void sanitizer_leaves_for(int stack) {
   __sanitizer_start_switch_fiber(nullptr, bottom,
                                  is_main ? asan_main_size : asan_stride - asan_guard);
 }
-// Frames that were left for ever would still be fenced in.
+// Unpoisons the frames of abandoned fibers.
 inline void sanitizer_begins_stack(int stack) {
   __asan_unpoison_memory_region(asan_stacks + stack * asan_stride + asan_guard,
                                 asan_stride - asan_guard);
 }
 inline void sanitizer_has_arrived() { __sanitizer_finish_switch_fiber(nullptr, nullptr, nullptr); }
-// What lies behind the block's shared memory may not be touched.
+// Poisons what follows the block's shared memory.
 inline void sanitizer_bounds(unsigned char* memory, size_t bytes, size_t window) {
   __asan_unpoison_memory_region(memory, bytes);
   __asan_poison_memory_region(memory + bytes, window - bytes);

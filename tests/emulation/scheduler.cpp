@@ -1,9 +1,9 @@
-// scheduler.cpp - runs kernels: blocks one after another, a fiber for each of a block's threads.
+// scheduler.cpp - runs kernels: blocks one after another, with a fiber for each thread of a block.
 //
-// Knows: the order of blocks and threads, switching between fibers, barriers, warp collectives,
-// asynchronous copies, and how a kernel that breaks the rules is stopped and described. Does not
-// know PTX. Fibers change only where CUDA threads wait for each other, so a thread runs alone
-// until its next barrier, and one order always gives one result.
+// The order of blocks and threads, switching between fibers, barriers, warp collectives,
+// asynchronous copies, and stopping and reporting kernels that break the rules. Nothing here
+// depends on PTX. Fibers are switched only where CUDA threads wait for each other, so a thread runs
+// alone until its next barrier, and a given order always gives the same result.
 #include "scheduler.h"
 
 #include "sanitizers.h"
@@ -21,7 +21,7 @@
 #include <mutex>
 #include <vector>
 
-// Saves the registers that a function must preserve, and goes on where `load` was saved.
+// Saves the callee-saved registers, and continues where `load` was saved.
 extern "C" void emulated_switch(void** save, void* load);
 
 #if defined(__x86_64__)
@@ -48,7 +48,7 @@ emulated_switch:
   ret
 .size emulated_switch, . - emulated_switch
 )");
-constexpr int SAVED_WORDS = 7;  // the last is the return address
+constexpr int SAVED_WORDS = 7;  // the last one is the return address
 constexpr int RETURN_WORD = 6;
 constexpr int ENTRY_OFFSET = 1;  // at a function's entry the stack is 8 bytes off 16
 #elif defined(__aarch64__)
@@ -99,7 +99,7 @@ Machine machine;
 
 namespace {
 
-constexpr size_t PAGE = 65536;  // guards work with pages of 4, 16 and 64 KiB
+constexpr size_t PAGE = 65536;  // a multiple of the page sizes 4, 16 and 64 KiB
 constexpr size_t STACK_ROOM = EMULATED_STACK_ROOM;
 constexpr int NAMED_BARRIERS = 16;
 
@@ -107,7 +107,7 @@ enum State : unsigned char { NEW, READY, WAITING, DONE };
 enum Order { ASCENDING, DESCENDING, RANDOM };
 
 struct Wait {
-  const char* name;  // what the thread waits at
+  const char* name;  // of what the thread waits at
   int line;
   uint32_t mask;  // of a warp collective
   void* payload;
@@ -125,7 +125,7 @@ struct Barrier {
   int line;
 };
 
-// What a race detector knows a barrier by. Who leaves one may be at the next before others leave.
+// A barrier's identity for a race detector: a thread may reach the next one before others leave.
 struct MemoryOrder {
   unsigned phase;
   char tokens[2];
@@ -148,30 +148,30 @@ struct Settings {
   uint64_t seed = 0;
   int (*is_live)(unsigned long long, size_t) = nullptr;
   bool eager_copies = false;
-  uint64_t steps = 2000000000;  // loop turns and waits of one block: some seconds
+  uint64_t steps = 2000000000;  // loop iterations and waits of one block: some seconds
 };
 
-// The launch that is going on. There is one at a time: `turn` sees to that.
+// The current launch; `launch_mutex` allows one at a time.
 struct Run {
   const Module* module;
   const Kernel* kernel;
   unsigned threads, living;
-  Thread thread[MOST_THREADS];
-  State state[MOST_THREADS];
-  Wait wait[MOST_THREADS];
-  void* stack_pointer[MOST_THREADS];
-  int stack[MOST_THREADS];  // which stack a thread that has begun runs on
-  Warp warp[MOST_THREADS / WARP];
+  Thread thread[MAX_THREADS];
+  State state[MAX_THREADS];
+  Wait wait[MAX_THREADS];
+  void* stack_pointer[MAX_THREADS];
+  int stack[MAX_THREADS];  // the stack of a thread that has started
+  Warp warp[MAX_THREADS / WARP];
   Barrier barrier[NAMED_BARRIERS];
-  MemoryOrder barrier_order[NAMED_BARRIERS], warp_order[MOST_THREADS / WARP];
-  Copies copies[MOST_THREADS];
+  MemoryOrder barrier_order[NAMED_BARRIERS], warp_order[MAX_THREADS / WARP];
+  Copies copies[MAX_THREADS];
   bool has_copies;
 
-  unsigned order[MOST_THREADS];  // in which threads begin
+  unsigned order[MAX_THREADS];  // in which threads start
   unsigned begun;
-  unsigned ready[2 * MOST_THREADS], ready_head, ready_tail;  // a ring
+  unsigned ready[2 * MAX_THREADS], ready_head, ready_tail;  // a ring
 
-  int free_stack[MOST_THREADS], free_stacks;
+  int free_stack[MAX_THREADS], free_stacks;
   unsigned char* stacks;
   size_t stack_stride;
   void* main_stack_pointer;
@@ -183,7 +183,7 @@ struct Run {
   void* fault_address;
 };
 
-std::mutex turn;
+std::mutex launch_mutex;
 Settings settings;
 Run run;
 volatile bool in_kernel;
@@ -219,7 +219,7 @@ void record_failure(int code, int line, const char* what) {
 
 constexpr int MAIN = -1;  // the stack that launched the kernel
 
-// Leaves the present stack for another one; sanitizers want to be told.
+// Switches to another stack, and tells the sanitizers.
 void switch_stacks(void** save, void* load, int to) {
   sanitizer_leaves_for(to);
   emulated_switch(save, load);
@@ -232,19 +232,20 @@ void switch_stacks(void** save, void* load, int to) {
   abort();
 }
 
-// Who waits where, most telling when nobody can go on.
+// Describes which threads wait where, for reports of deadlocks.
 [[noreturn]] void report_deadlock() {
   char text[700];
   int length = snprintf(text, sizeof text, "deadlock");
-  bool told[MOST_THREADS] = {};
+  bool is_reported[MAX_THREADS] = {};
   unsigned returned = 0;
   int line = 0;
   for (unsigned i = 0; i < run.threads; i++) {
     if (run.state[i] == DONE) returned++;
-    if (run.state[i] == DONE || told[i]) continue;
+    if (run.state[i] == DONE || is_reported[i]) continue;
     unsigned count = 0;
     for (unsigned j = i; j < run.threads; j++)
-      if (run.state[j] == WAITING && run.wait[j].line == run.wait[i].line) told[j] = true, count++;
+      if (run.state[j] == WAITING && run.wait[j].line == run.wait[i].line)
+        is_reported[j] = true, count++;
     if (!line) line = run.wait[i].line, machine.current = &run.thread[i];
     if (length < 550)
       length += snprintf(text + length, sizeof text - length,
@@ -256,7 +257,7 @@ void switch_stacks(void** save, void* load, int to) {
   leave_block();
 }
 
-// --- who runs next ------------------------------------------------------------------------------
+// --- choosing the next thread -------------------------------------------------------------------
 
 uint64_t next_random() {  // splitmix64
   uint64_t z = run.random += 0x9e3779b97f4a7c15;
@@ -265,7 +266,7 @@ uint64_t next_random() {  // splitmix64
   return z ^ z >> 31;
 }
 
-unsigned& ready_at(unsigned position) { return run.ready[position % (2 * MOST_THREADS)]; }
+unsigned& ready_at(unsigned position) { return run.ready[position % (2 * MAX_THREADS)]; }
 
 void make_ready(unsigned number) {
   run.state[number] = READY;
@@ -277,7 +278,7 @@ void make_ready_first(unsigned number) {
   ready_at(--run.ready_head) = number;
 }
 
-// Any that can run, with equal chances.
+// Any ready thread, with equal probability.
 int pick_random() {
   const unsigned ready = run.ready_tail - run.ready_head, fresh = run.threads - run.begun;
   if (ready + fresh == 0) return -1;
@@ -290,7 +291,7 @@ int pick_random() {
   return int(run.order[run.begun++]);
 }
 
-// Those that have begun go first: few stacks are in use at once, and they stay in the caches.
+// Threads that have started go first: few stacks are then in use at once, and stay in the caches.
 int pick() {
   if (settings.order == RANDOM) return pick_random();
   if (run.ready_head != run.ready_tail) return int(ready_at(run.ready_head++));
@@ -301,7 +302,7 @@ void finish(Thread& thread);
 
 [[noreturn]] void switch_away(int next);
 
-// What a fiber does: its thread, then, on the same stack, threads that have not begun.
+// Runs a fiber's thread, then, on the same stack, threads that have not started.
 void fiber() {
   sanitizer_has_arrived();
   for (;;) {
@@ -321,7 +322,7 @@ void fiber() {
   }
 }
 
-// Stacks begin at different offsets into their pages: all would share a few cache sets otherwise.
+// Stacks start at different offsets into their pages; otherwise they would share few cache sets.
 void* new_fiber(int stack) {
   sanitizer_begins_stack(stack);
   unsigned char* end = run.stacks + (size_t(stack) + 1) * run.stack_stride - 1024;
@@ -354,7 +355,7 @@ void take_step(int line) {
   if (--machine.steps_left <= 0) out_of_steps(line);
 }
 
-// The current thread waits; returns when something has made it ready and its turn has come.
+// Blocks the current thread; returns when it was made ready and is scheduled again.
 void wait_here() {
   const unsigned me = machine.current->number;
   const int next = pick();
@@ -414,7 +415,7 @@ void begin_wait(Thread& self, const char* name, int line, unsigned barrier) {
 
 // --- warp collectives ---------------------------------------------------------------------------
 
-// Do all lanes that lane `first` waits for wait for each other?
+// Whether all lanes that lane `first` waits for wait for each other.
 bool is_complete(const Warp& warp, const Wait* lanes, unsigned first, uint32_t needed) {
   if ((warp.waiting & needed) != needed) return false;
   for (uint32_t left = needed; left; left &= left - 1) {
@@ -438,21 +439,21 @@ void complete(Warp& warp, const Wait* lanes, unsigned first, uint32_t needed) {
   run.warp_order[(lanes - run.wait) / WARP].phase++;
 }
 
-// In ascending order warps keep step with each other; in descending order one runs ahead until the
-// next block barrier, so that what it does too early is seen.
+// In ascending order warps proceed together; in descending order one runs ahead to the next block
+// barrier, so that what it does too early shows.
 void wake(unsigned warp, uint32_t lanes) {
   while (lanes) {
     const int lane = __builtin_ctz(lanes);
     lanes &= lanes - 1;
     const unsigned number = warp * WARP + unsigned(lane);
     if (settings.order == DESCENDING)
-      make_ready_first(number);  // the highest lane comes out first
+      make_ready_first(number);  // the highest lane runs first
     else
       make_ready(number);
   }
 }
 
-// A lane has come, or gone for ever: complete what can be. `self`'s lane is not put in the queue.
+// Called when a lane has arrived or exited: completes what is complete. `self` is not queued.
 bool advance_warp(unsigned number, uint32_t self) {
   Warp& warp = run.warp[number];
   const Wait* lanes = &run.wait[number * WARP];
@@ -493,7 +494,7 @@ void on_fault(int signal, siginfo_t* information, void* context) {
   else if (earlier.sa_handler != SIG_DFL && earlier.sa_handler != SIG_IGN)
     earlier.sa_handler(signal);
   else
-    sigaction(signal, &earlier, nullptr);  // the instruction is done again, and now it kills
+    sigaction(signal, &earlier, nullptr);  // the instruction is repeated, and now ends the process
 }
 
 void record_fault() {
@@ -508,11 +509,11 @@ void record_fault() {
   record_failure(is_overflow ? HARDWARE_STACK_ERROR : ILLEGAL_ADDRESS, machine.line, text);
 }
 
-// Our handlers stand while a kernel runs, on a stack of their own: the kernel's may have ended.
+// Signal handlers while a kernel runs, on their own stack, as the kernel's may be full.
 class FaultHandlers {
  public:
   FaultHandlers() {
-    if (IS_SANITIZED) return;  // who reports better, and ends the process
+    if (IS_SANITIZED) return;  // the sanitizer reports it better, and ends the process
     static unsigned char room[64 << 10];
     stack_t ours = {};
     ours.ss_sp = room;
@@ -593,7 +594,7 @@ void run_blocks() {
   acquire_block_end();
 }
 
-// A fault jumps back to here; nothing on this frame needs to be undone.
+// A fault jumps back to here; nothing in this frame needs cleaning up.
 void run_blocks_or_fault() {
   if (sigsetjmp(run.after_fault, 0))
     record_fault();
@@ -623,18 +624,18 @@ unsigned char* map(size_t bytes) {
 void prepare_stacks(size_t local_bytes) {
   const size_t stride = (local_bytes + STACK_ROOM + PAGE - 1) / PAGE * PAGE + PAGE;
   if (stride <= run.stack_stride) return;
-  if (run.stacks) munmap(run.stacks, MOST_THREADS * run.stack_stride);
+  if (run.stacks) munmap(run.stacks, MAX_THREADS * run.stack_stride);
   run.stack_stride = stride;
-  run.stacks = map(MOST_THREADS * stride);
-  for (size_t i = 0; i < MOST_THREADS; i++) mprotect(run.stacks + i * stride, PAGE, PROT_NONE);
+  run.stacks = map(MAX_THREADS * stride);
+  for (size_t i = 0; i < MAX_THREADS; i++) mprotect(run.stacks + i * stride, PAGE, PROT_NONE);
   machine.stacks_first = uintptr_t(run.stacks);
-  machine.stacks_bytes = MOST_THREADS * stride;
+  machine.stacks_bytes = MAX_THREADS * stride;
 }
 
-// A launch that failed has left its fibers where they were.
+// After a launch that failed: its fibers are abandoned.
 void free_all_stacks() {
   run.free_stacks = 0;
-  for (unsigned i = MOST_THREADS; i-- > 0;) run.free_stack[run.free_stacks++] = int(i);
+  for (unsigned i = MAX_THREADS; i-- > 0;) run.free_stack[run.free_stacks++] = int(i);
 }
 
 unsigned char* shared_room() {
@@ -655,7 +656,7 @@ bool is_laid_out(const std::vector<SharedArray>& arrays) {
   return is_same;
 }
 
-// Done anew only when something has changed: it costs more than a small launch.
+// Repeated only when something has changed: it takes longer than a small launch.
 void lay_out_shared(size_t dynamic_bytes) {
   static unsigned char* const window = map(SHARED_WINDOW);
   const Kernel& kernel = *run.kernel;
@@ -703,7 +704,7 @@ bool set_site(Site& site, const Range& range, uint64_t address, unsigned bytes) 
   return true;
 }
 
-// Ranges seen in earlier launches stay as long as they are still alive.
+// Ranges of earlier launches stay while they are live.
 void forget_dead_ranges() {
   memset(run.module->sites, 0, run.module->site_count * sizeof(Site));
   auto is_dead = [](const Range& r) { return !settings.is_live || !is_live(r.first, r.size); };
@@ -722,14 +723,14 @@ const char* objection(const unsigned grid[3], const unsigned block[3], size_t dy
   const uint64_t threads = uint64_t(block[0]) * block[1] * block[2];
   if (!grid[0] || !grid[1] || !grid[2] || !threads) return "a grid or block of size 0";
   if (grid[0] > 0x7fffffff || grid[1] > 65535 || grid[2] > 65535) return "the grid is too large";
-  if (threads > MOST_THREADS || block[0] > 1024 || block[1] > 1024 || block[2] > 64)
+  if (threads > MAX_THREADS || block[0] > 1024 || block[1] > 1024 || block[2] > 64)
     return "more than 1024 threads in a block";
-  if (run.kernel->most_threads && threads > run.kernel->most_threads)
+  if (run.kernel->max_threads && threads > run.kernel->max_threads)
     return "more threads in a block than its __launch_bounds__";
   size_t bytes = dynamic_bytes;
   for (int i = 0; i < run.kernel->shared_count; i++) bytes += run.kernel->shared[i].size;
   const bool fits = run.kernel->dynamic_first + dynamic_bytes <= SHARED_WINDOW;
-  return bytes > MOST_SHARED || !fits ? "more shared memory than 227 KiB" : nullptr;
+  return bytes > MAX_SHARED || !fits ? "more shared memory than 227 KiB" : nullptr;
 }
 
 void prepare(const unsigned grid[3], const unsigned block[3], size_t dynamic_bytes) {
@@ -794,7 +795,7 @@ void collective(Thread& self, const char* name, uint32_t mask, int line, void* p
   wait.payload = payload;
   wait.complete = complete;
   run.warp[self.warp].waiting |= 1u << self.lane;
-  const bool orders_memory = !complete;  // bar.warp.sync does, shuffles do not
+  const bool orders_memory = !complete;  // bar.warp.sync does; shuffles do not
   char* const token = run.warp_order[self.warp].token();
   if (orders_memory) release_memory(token);
   if (advance_warp(self.warp, 1u << self.lane))
@@ -860,7 +861,7 @@ const Kernel* find_kernel(const Module& module, const char* name) {
 
 int launch(const Module& module, const char* name, const unsigned grid[3], const unsigned block[3],
            size_t dynamic_bytes, void** arguments) {
-  std::lock_guard<std::mutex> lock(turn);
+  std::lock_guard<std::mutex> lock(launch_mutex);
   run.module = &module;
   run.kernel = find_kernel(module, name);
   machine.current = nullptr;
@@ -879,24 +880,24 @@ int launch(const Module& module, const char* name, const unsigned grid[3], const
 const char* last_error() { return run.message; }
 
 void set_schedule(int order, unsigned long long seed) {
-  std::lock_guard<std::mutex> lock(turn);
+  std::lock_guard<std::mutex> lock(launch_mutex);
   settings.order = order;
   settings.seed = seed;
 }
 
 void set_pointer_check(int (*is_live)(unsigned long long address, size_t size)) {
-  std::lock_guard<std::mutex> lock(turn);
+  std::lock_guard<std::mutex> lock(launch_mutex);
   settings.is_live = is_live;
   live_ranges.clear();
 }
 
 void set_eager_copies(int eager) {
-  std::lock_guard<std::mutex> lock(turn);
+  std::lock_guard<std::mutex> lock(launch_mutex);
   settings.eager_copies = eager != 0;
 }
 
 void set_watchdog(unsigned long long steps) {
-  std::lock_guard<std::mutex> lock(turn);
+  std::lock_guard<std::mutex> lock(launch_mutex);
   settings.steps = steps;
 }
 

@@ -1,7 +1,7 @@
-// scheduler.h - what a translated module is, and what the scheduler offers to it.
+// scheduler.h - the interface between a translated module and the scheduler.
 //
-// Knows: kernels as functions of one thread, the block that is running, barriers and warp
-// collectives, failures. Does not know PTX (machine.h) nor how fibers are switched (scheduler.cpp).
+// Kernels as functions of one thread, the running block, barriers and warp collectives, failures.
+// PTX is in machine.h, the switching of fibers in scheduler.cpp.
 #pragma once
 #include <stddef.h>
 #include <stdint.h>
@@ -23,10 +23,10 @@ enum Error {
 };
 
 constexpr unsigned WARP = 32;
-constexpr unsigned MOST_THREADS = 1024;
+constexpr unsigned MAX_THREADS = 1024;
 constexpr uint32_t SHARED_BASE = 1024;         // no array lies at shared address 0
 constexpr uint32_t SHARED_WINDOW = 256 << 10;  // shared addresses end here
-constexpr size_t MOST_SHARED = 232448;         // per block, static and dynamic: compute 9.0's limit
+constexpr size_t MAX_SHARED = 232448;          // per block, static and dynamic: compute 9.0's limit
 
 struct Index {
   unsigned x, y, z;
@@ -54,14 +54,14 @@ struct Kernel {
   Body body;
   int parameter_count;
   const size_t* parameter_sizes;
-  unsigned most_threads;  // .maxntid, or 0
+  unsigned max_threads;  // .maxntid, or 0
   size_t local_bytes;
   const SharedArray* shared;
   int shared_count;
   uint32_t dynamic_first;  // where dynamic shared memory begins
 };
 
-// The last range of live memory that an instruction was seen to use: an access of n bytes at
+// The last range of live memory that an instruction accessed: an access of n bytes at
 // `address` is in it when address - first < span. Zero, before the first access: in none.
 struct Site {
   uint64_t first, span;
@@ -87,7 +87,7 @@ struct Module {
   int variable_count;
   const SourceLine* lines;
   int line_count;
-  const char* line_name;  // what the numbers count: "PTX line"
+  const char* line_name;  // what line numbers refer to: "PTX line"
   Range shared_section;   // of a module from source: where its __shared__ variables lie
 };
 
@@ -103,30 +103,30 @@ struct Machine {
   uint32_t shared_bytes, dynamic_first, dynamic_bytes;
   uint64_t stacks_first, stacks_bytes;  // where the threads' local memory lies
   int line;                             // of the last access outside of shared memory
-  int64_t steps_left;                   // of the block, until the watchdog bites
+  int64_t steps_left;                   // of the block, before the watchdog ends it
 };
 EMULATED_EXPORT extern Machine machine;
 
 // Ends the launch with a CUDA error code and one line: kernel, block, thread, PTX line, message.
 [[noreturn]] EMULATED_EXPORT void fail(int code, int line, const char* format, ...);
 
-// bar.sync and its kin: waits until `expected` threads have come to barrier `number`; 0: all.
+// bar.sync and its variants: waits until `expected` threads arrived at barrier `number`; 0: all.
 EMULATED_EXPORT void barrier(Thread& self, unsigned number, unsigned expected, int line);
 EMULATED_EXPORT void barrier_arrive(Thread& self, unsigned number, unsigned expected, int line);
 struct Votes {
-  unsigned count, all;  // how many said yes, how many there were
+  unsigned count, all;  // threads that voted yes, threads that voted
 };
 EMULATED_EXPORT Votes barrier_vote(Thread& self, unsigned number, unsigned expected, bool vote,
                                    int line);
 
-// Waits until all living lanes of `mask` have come to this line; the last to come calls `complete`
-// with every lane's payload. `line` and `name` tell collectives apart.
+// Waits until all live lanes of `mask` have arrived at this line; the last one calls `complete`
+// with the payloads of all lanes. `line` and `name` tell collectives apart.
 using Complete = void (*)(void* const payloads[WARP], uint32_t lanes);
 EMULATED_EXPORT void collective(Thread& self, const char* name, uint32_t mask, int line,
                                 void* payload, Complete complete);
 EMULATED_EXPORT uint32_t living_lanes(const Thread& self);
 
-// cp.async: copies of one thread, gathered in groups. They happen at issue, or not before the wait.
+// cp.async: a thread's copies, in groups. They run at issue, or not before the wait.
 EMULATED_EXPORT void copy_asynchronously(Thread& self, unsigned char* to, const unsigned char* from,
                                          unsigned bytes, unsigned source_bytes);
 EMULATED_EXPORT void commit_copies(Thread& self);
@@ -135,7 +135,7 @@ EMULATED_EXPORT void wait_for_copies(Thread& self, unsigned groups_left);
 EMULATED_EXPORT void find_live_range(Site& site, uint64_t address, unsigned bytes, int line);
 [[noreturn]] EMULATED_EXPORT void out_of_steps(int line);
 
-// Behind the C functions that every module exports.
+// Implements the C functions that every module exports.
 EMULATED_EXPORT const Kernel* find_kernel(const Module& module, const char* name);
 EMULATED_EXPORT int launch(const Module& module, const char* kernel, const unsigned grid[3],
                            const unsigned block[3], size_t dynamic_bytes, void** arguments);

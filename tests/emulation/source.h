@@ -1,8 +1,8 @@
-// source.h - lets g++ compile a kernel file as C++, onto the scheduler that runs its threads.
+// source.h - lets g++ compile a kernel file as C++ that runs on the scheduler.
 //
-// Knows: CUDA C++'s built-in names, as far as our kernels use them. Included before the kernel file
-// is preprocessed; source.py then turns the words that are left, __global__ and __shared__, into
-// C++. Number formats come from the CUDA toolkit's own headers, which compile for the host too.
+// Defines CUDA C++'s built-in names, as far as our kernels use them. It is included before the
+// kernel file; source.py then replaces __global__ and __shared__ in the preprocessed text. Number
+// formats come from the CUDA toolkit's own headers, which compile for the host too.
 #pragma once
 #include <math.h>
 #include <stdint.h>
@@ -37,7 +37,7 @@ inline unsigned char* dynamic_memory() { return machine.shared + machine.dynamic
 template <class T>
 using Words = uint32_t[(sizeof(T) + 3) / 4];
 
-// Values of any size go word by word.
+// Values of any size are shuffled word by word.
 template <class T>
 inline T shuffle_value(int line, ShuffleMode mode, uint32_t mask, T value, int control,
                        int width = 32) {
@@ -54,7 +54,7 @@ inline void warp_barrier(int line, uint32_t mask = ALL_LANES) {
   collective(*machine.current, "__syncwarp", mask, line, nullptr, nullptr);
 }
 
-// Relaxed, so that a race detector knows them for what they are.
+// With atomic loads and stores, so that a race detector does not report them.
 template <class T, class Change>
 inline T atomic_change(T* at, Change change) {
   T old = __atomic_load_n(at, __ATOMIC_RELAXED);

@@ -1,8 +1,8 @@
-"""Compiles a kernel's source, not its PTX, for this processor: so that sanitizers can look inside.
+"""Compiles a kernel's source, not its PTX, for this processor, so that sanitizers can check it.
 
-    python source.py PTX_FILE       the place of build.py: finds the .cu that these kernels are from
+    python source.py PTX_FILE       replaces build.py: finds the .cu file of these kernels
 
-It knows what is CUDA's own in our kernel files, and the options of each sanitizer. The object has
+It rewrites CUDA's own syntax in our kernel files, and has each sanitizer's options. The object has
 the same C interface as one from PTX, on the same scheduler, which is compiled into it and is not
 instrumented itself. $CULLAMA_EMULATION_SANITIZER is "address", "undefined", "thread" or empty.
 """
@@ -18,7 +18,7 @@ import sys
 from functools import cache
 from pathlib import Path
 
-if __name__ == "__main__":  # started as a script: the package is found from here
+if __name__ == "__main__":  # as a script: makes the package importable
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from emulation.build import HERE, BuildError, compiler, folder, processor_options
@@ -43,7 +43,7 @@ SECTION = '__attribute__((section("emulated_shared")))'
 
 @cache
 def toolkit_headers() -> Path:
-    """Where cuda_fp16.h lies: nvcc says where its own folder is."""
+    """Return the folder of cuda_fp16.h, found through nvcc."""
     if not (nvcc := shutil.which("nvcc")):
         raise BuildError("no nvcc found on PATH: its headers are needed")
     said = _finished([nvcc, "--dryrun", "-x", "cu", os.devnull, "-o", os.devnull]).stderr
@@ -55,7 +55,7 @@ def toolkit_headers() -> Path:
 
 
 def _finished(command: list[str]) -> subprocess.CompletedProcess[str]:
-    """Without the sanitizer's library, which is loaded into this process and not for compilers."""
+    """Run a command without the sanitizer's library, which is preloaded into this process."""
     ours = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
     return subprocess.run(command, capture_output=True, text=True, check=False, env=ours)
 
@@ -78,7 +78,7 @@ def exported(text: str) -> list[str]:
 
 
 def as_cpp(text: str) -> str:
-    """Preprocessed CUDA C++ as C++, with the table of its kernels."""
+    """Rewrite preprocessed CUDA C++ as C++, with the table of its kernels."""
     names = exported(text)
     text = _DYNAMIC.sub(r"\2* \3 = reinterpret_cast<\2*>(emulated::dynamic_memory())", text)
     text = _SHARED.sub(rf"\1static {SECTION} ", text).replace("__global__", "")
@@ -102,7 +102,7 @@ const emulated::Module emulated::source_module = {
 
 
 def build_source(source: Path, sanitizer: str = "") -> Path:
-    """The shared object for a kernel file; compiled once for each text and sanitizer."""
+    """Return the shared object for a kernel file, compiled once for each text and sanitizer."""
     text = as_cpp(preprocessed(source))
     key = hashlib.sha256((text + sanitizer + " ".join(OPTIONS)).encode())
     for name in ("source.py", "sanitizers.h"):
@@ -130,7 +130,7 @@ def _compile(text: str, target: Path, sanitizer: str) -> None:
 
 
 def source_of(ptx: str) -> Path:
-    """The kernel file that exports what this PTX holds."""
+    """Return the kernel file that exports the kernels of this PTX."""
     wanted = {entry.name for entry in parse(ptx).entries}
     for source in sorted(KERNELS.glob("*.cu")):
         if wanted <= set(exported(preprocessed(source))):

@@ -1,7 +1,7 @@
-"""A PTX module as one C++ file: its variables, its functions, and the table that describes them.
+"""Translates a PTX module to one C++ file: variables, functions, and a table that describes them.
 
-It knows where arrays lie and what a translated function looks like. It does not know any
-instruction (instructions/), nor how the file is compiled (build.py).
+It lays out arrays and writes the frame of functions. Instructions are translated in instructions/,
+and build.py compiles the file.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from emulation.operands import Context, UnsupportedError, c_type, identifier, re
 from emulation.ptx import Function, Instruction, Label, Module, PtxError, Variable, size_of
 
 SHARED_BASE = 1024  # as in scheduler.h
-RED_ZONE = 256  # bytes between shared arrays that belong to none: an overrun falls into them
+RED_ZONE = 256  # unused bytes between shared arrays, so that overruns are found
 
 
 @dataclass(frozen=True)
 class _Shared:
-    """Where the shared arrays of one kernel lie."""
+    """Addresses of the shared arrays of one kernel."""
 
     first: dict[str, int]
     end: int
@@ -43,7 +43,7 @@ def _is_dynamic(variable: Variable) -> bool:
 
 
 def translate(module: Module) -> str:
-    """The C++ text; raises PtxError for an instruction that we do not know."""
+    """Return the module as C++; raises PtxError for an unsupported instruction."""
     return "\n".join(_Translator(module).text())
 
 
@@ -69,7 +69,7 @@ class _Translator:
         yield from self._tables()
 
     def _data(self) -> list[Variable]:
-        """Arrays in global and constant memory, those that a function declares too."""
+        """Return arrays in global and constant memory, including those that functions declare."""
         functions = [v for function in self.module.functions for v in function.variables]
         everything = self.module.variables + functions
         return [variable for variable in everything if variable.space in ("global", "const")]
@@ -87,7 +87,7 @@ class _Translator:
         return -(-self._layout(function).end // align) * align
 
     def _used_arrays(self, entry: Function) -> list[Variable]:
-        """Its own, and those that it or a function of the module names."""
+        """Return the entry's own shared arrays, and those that it or a called function names."""
         own = _shared_arrays(entry.variables)
         words = {
             word
@@ -99,7 +99,7 @@ class _Translator:
         return [array for array in self.common_arrays if array.name in words] + own
 
     def _with_callees(self, entry: Function) -> list[Function]:
-        """Which of the module's functions it calls is not looked into: all, if it calls any."""
+        """Return the entry, and all functions of the module if it calls any."""
         return [entry, *(f for f in self.module.functions if _calls(entry) and not f.is_entry)]
 
     # --- functions
@@ -119,7 +119,7 @@ class _Translator:
         yield "}\n"
 
     def _symbols(self, function: Function) -> tuple[dict[str, str], dict[str, str]]:
-        """C++ for the address of everything that has a name, and the space that it is in."""
+        """Return C++ for the address of every named variable, and its state space."""
         shared, symbols = self._layout(function).first, {}
         variables = self.module.variables + function.variables
         for variable in variables:
@@ -199,7 +199,7 @@ def _signature(function: Function) -> str:
 
 
 def _declarations(function: Function) -> Iterator[str]:
-    """Everything at the top: a goto may not jump over a declaration."""
+    """Declare everything at the top, as a goto may not jump over a declaration."""
     yield "  bool carry = false, ignored_carry; (void)carry, (void)ignored_carry, (void)self;"
     if function.is_entry:
         for number, parameter in enumerate(function.parameters):
@@ -215,7 +215,7 @@ def _declarations(function: Function) -> Iterator[str]:
 
 
 def _definition(variable: Variable) -> str:
-    """An array of its element's bits; what has no initial value is zero."""
+    """Define a variable as an array of bits; zero without an initial value."""
     element = c_type(f"u{8 * size_of(variable.type)}")
     values = ", ".join(_initial(value, variable) for value in variable.initial)
     return (

@@ -1,7 +1,7 @@
-"""What each PTX instruction is in C++: one small function for each family, in one table.
+"""Translates PTX instructions to C++: a table of one small function for each family.
 
-It knows the instructions of plain CUDA C++ kernels as nvcc and NVRTC write them for compute 8.0 and
-9.0a. The meaning of an operation that C++ has no operator for is in machine.h, under a plain name.
+It covers plain CUDA C++ kernels as nvcc and NVRTC compile them for compute 8.0 and 9.0a. Operations
+without a C++ operator are functions in machine.h.
 """
 
 from . import arithmetic, control, logic, memory, moves, warps

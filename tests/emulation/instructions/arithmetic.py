@@ -1,4 +1,4 @@
-"""Sums, products, quotients, and functions of one float."""
+"""Arithmetic: sums, products, quotients, and functions of one float."""
 
 from __future__ import annotations
 

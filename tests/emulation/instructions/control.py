@@ -1,4 +1,4 @@
-"""Where a thread goes next: branches, calls, the end."""
+"""Control flow: branches, calls, returns."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from .table import instruction
 
 
 def _jump(context: Context, label: str) -> str:
-    """Turns of loops are counted: the watchdog ends a block that never does."""
+    """Jump to a label; backward jumps are counted, so that the watchdog can end the block."""
     step = ""
     if label in context.labels_behind:
         step = f"if (UNLIKELY(--machine.steps_left <= 0)) out_of_steps({context.line}); "

@@ -1,4 +1,4 @@
-"""Comparisons, choices, and bits."""
+"""Comparisons, selection, and bitwise operations."""
 
 from __future__ import annotations
 

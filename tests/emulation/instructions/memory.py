@@ -11,7 +11,7 @@ _VECTORS = {"v2": 2, "v4": 4, "v8": 8}
 
 
 def _vector(context: Context, operand: int) -> tuple[list[str], int]:
-    """The registers of a load or store, and the bytes that they take together."""
+    """Return the registers of a load or store, and their size in bytes."""
     type, registers = context.type, context.vector(operand)
     if type == "b128":
         raise UnsupportedError("type .b128")
@@ -82,7 +82,7 @@ def _atomic_change(operation: str, type: str, values: list[str]) -> str:
 
 
 def _atomic_part(context: Context, first: int) -> str:
-    """The read, change, write; operand `first` is the address."""
+    """Return the read-modify-write; operand `first` is the address."""
     type = context.type
     operation = next(part for part in context.parts if part in _ATOMIC_OPERATIONS)
     if context.has(*_VECTORS):
@@ -106,7 +106,7 @@ def _atomic_without_result(context: Context) -> str:
 
 @instruction("fence", "membar", "griddepcontrol", "nanosleep", "setmaxnreg", "pmevent")
 def _nothing(context: Context) -> str:
-    """Threads of an emulated grid see each other's writes at once, and nothing runs ahead."""
+    """A fence does nothing: emulated threads see each other's writes at once."""
     return ";"
 
 
@@ -122,7 +122,7 @@ def _copy_asynchronously(context: Context) -> str:
         source_bytes = f"({value} ? 0 : {size})" if is_predicate else value
     to = context.pointer(0, size, "shared")
     context.sites.append(context.line)
-    # Nothing is read where no source bytes are: the address may be anything.
+    # With 0 source bytes nothing is read, and the address may be invalid.
     source = (
         f"source_bytes ? global(sites[{len(context.sites) - 1}], {context.address(1)}, {size}, "
         f"{context.line}) : nullptr"

@@ -1,4 +1,4 @@
-"""From register to register, and from one type to another."""
+"""Moves between registers, and conversions."""
 
 from __future__ import annotations
 

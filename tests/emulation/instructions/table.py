@@ -1,7 +1,7 @@
-"""The table of instructions, how one is looked up in it, and shapes that several families share.
+"""The table of instructions, its lookup, and templates that several families share.
 
 An instruction that is not in the table, or has a modifier that its function does not know, is
-`UnsupportedError`: nothing is translated by guessing.
+`UnsupportedError`: nothing is guessed.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def instruction(*names: str) -> Callable[[Translate], Translate]:
 
 
 def translate(context: Context) -> str:
-    """The longest known beginning of the opcode decides: bar.warp.sync before bar."""
+    """Translate by the longest known prefix of the opcode: bar.warp.sync before bar."""
     parts = context.parts
     for length in range(len(parts), 0, -1):
         if found := TABLE.get(".".join(parts[:length]).replace("@", "::")):
@@ -41,13 +41,13 @@ def translate(context: Context) -> str:
 
 
 def only(context: Context, *known: str) -> None:
-    """Refuse modifiers that would change the meaning unseen."""
+    """Raise UnsupportedError for modifiers other than these."""
     for part in context.parts[1:-1]:
         if part not in known:
             raise UnsupportedError(f"modifier .{part}")
 
 
-# --- shapes that many instructions share ---------------------------------------------------------
+# --- templates that many instructions share -------------------------------------------------------
 
 
 def rounding_of(context: Context) -> str:
@@ -62,7 +62,7 @@ def inputs(context: Context, first: int = 1, type: str = "") -> list[str]:
 
 
 def float_result(context: Context, value: str) -> str:
-    """.ftz and .sat work on what comes out."""
+    """Write a float result, with .ftz and .sat applied."""
     if context.has("ftz") and context.type == "f32":
         value = f"flushed({value})"
     if context.has("sat"):
@@ -92,7 +92,7 @@ def half(context: Context, operation: str) -> str:
 
 
 def integer(context: Context, template: str) -> str:
-    """`template` names the operands {0} {1} {2}; narrow results are cut to their type."""
+    """Write an integer result; `template` has the operands {}, and is cast to the type."""
     return context.write(
         0, context.type, f"({c_type(context.type)})({template.format(*inputs(context))})"
     )

@@ -1,4 +1,4 @@
-"""What threads do together: barriers, shuffles, votes, and products of small matrices."""
+"""Operations of several threads: barriers, shuffles, votes, and small matrix products."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def _vote(context: Context) -> str:
     }
     mode = context.parts[2]
     write = context.write(0, "b32" if mode == "ballot" else "pred", results[mode])
-    return f"{{ const Gathered votes = ballot(self, {vote}, {mask}, {context.line}); {write} }}"
+    return f"{{ const LaneMasks votes = ballot(self, {vote}, {mask}, {context.line}); {write} }}"
 
 
 @instruction("match.any.sync", "match.all.sync")
@@ -80,7 +80,7 @@ def _match(context: Context) -> str:
     """match.all.sync.b32 d|p, a, mask: d is all lanes or none, p says which."""
     target, _, predicate = (part.strip() for part in context.operands[0].partition("|"))
     value, mask = context.read(1, context.type), context.read(2, "u32")
-    gathered = f'const Gathered all = gather(self, "match.sync", {value}, {mask}, {context.line});'
+    gathered = f'const LaneMasks all = gather(self, "match.sync", {value}, {mask}, {context.line});'
     if context.parts[1] == "any":
         return f"{{ {gathered} {context.write(target, 'b32', 'all.yes')} }}"
     writes = context.write(target, "b32", "all.yes == all.lanes ? all.lanes : 0u")
@@ -101,7 +101,7 @@ def _reduce(context: Context) -> str:
 
 @instruction("activemask")
 def _active_lanes(context: Context) -> str:
-    """Fibers do not run in step: we say that the whole warp is there, as far as it lives."""
+    """Return all live lanes of the warp, as fibers do not run in lockstep."""
     return context.write(0, "b32", "living_lanes(self)")
 
 

@@ -1,5 +1,5 @@
-// planted: kernels that are wrong on purpose, each in one way. The emulator must find every one.
-//   `correct_*` stand beside those whose bug is a matter of order: they must pass under all orders.
+// planted: kernels with one bug each, all of which the emulator must find.
+//   `correct_*` are the corrected versions of bugs that depend on order: they pass in all orders.
 
 extern "C" __global__ void missing_barrier(float* out, const float* x) {
   __shared__ float row[128];
@@ -30,7 +30,7 @@ extern "C" __global__ void early_return(float* out, int count) {
   out[threadIdx.x] = 1.f;
 }
 
-// Lanes 8 and up never come to the shuffle that the full mask promises them to.
+// The full mask names lanes 8 and up, which never reach the shuffle.
 extern "C" __global__ void lanes_missing(float* out) {
   float sum = threadIdx.x;
   if (threadIdx.x % 32 < 8) sum += __shfl_xor_sync(0xffffffff, sum, 1);
@@ -42,7 +42,7 @@ extern "C" __global__ void lane_not_in_mask(float* out) {
   out[threadIdx.x] = __shfl_sync(0xff, float(threadIdx.x), 0);
 }
 
-// The upper lanes go on to the __syncwarp, the lower ones still wait for them in the shuffle.
+// The upper lanes continue to the __syncwarp, while the lower ones wait for them in the shuffle.
 extern "C" __global__ void different_masks(float* out) {
   out[threadIdx.x] = __shfl_xor_sync(threadIdx.x % 32 < 16 ? 0xffffffff : 0xffff0000, 1.f, 1);
   __syncwarp();
@@ -90,7 +90,7 @@ extern "C" __global__ void uninitialised_shared(float* out) {
   out[threadIdx.x] = sum;
 }
 
-// Whose write stands is a matter of who comes last.
+// The last thread to write wins.
 extern "C" __global__ void last_writer_wins(float* out) { out[0] = threadIdx.x; }
 
 extern "C" __global__ void lost_updates(float* out) {

@@ -1,6 +1,6 @@
-// planted_copies: cp.async used wrongly, each kernel in one way; `correct_*` are right.
+// planted_copies: kernels that misuse cp.async, in one way each; `correct_*` do not.
 
-// One more group is left in flight than may be.
+// One group too many is left in flight.
 template <int LEFT, bool COMMITS>
 __device__ void copy_through_shared(float* out, const float* x) {
   __shared__ __align__(16) float rows[2][128];

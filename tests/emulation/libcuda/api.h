@@ -1,4 +1,4 @@
-// The binary interface of NVIDIA's driver library, as far as it is played here.
+// The binary interface of NVIDIA's driver library, as far as it is emulated.
 //
 // Written out instead of included, so that no CUDA toolkit is needed to build this. Handles are
 // pointers to our own structures; result codes and enumerators have the driver's numbers, under the

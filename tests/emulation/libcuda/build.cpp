@@ -1,6 +1,6 @@
 // See build.h. The command comes from CULLAMA_EMULATION_PYTHON and CULLAMA_EMULATION_BUILD.
 //
-// What it built is remembered as a link in CULLAMA_EMULATION_BUILT, the folder of this version of
+// The result is recorded as a link in CULLAMA_EMULATION_BUILT, the folder of this version of
 // the emulator, if that is set: starting Python takes longer than running most kernels.
 #include "build.h"
 
@@ -17,7 +17,7 @@ extern char** environ;
 
 namespace {
 
-// By text. Never unloaded: kernels of a module that is gone may still be in a graph.
+// By text. Never unloaded: kernels of an unloaded module may still be in a graph.
 std::map<std::string, BuiltModule>& modules() {
   static auto& all = *new std::map<std::string, BuiltModule>;
   return all;
@@ -63,22 +63,22 @@ std::string written_to_file(const std::string& text) {
 }
 
 // The path of the shared object; empty where that failed.
-std::string translated(const std::string& text, std::string& complaint) {
+std::string translated(const std::string& text, std::string& error) {
   const char* python = getenv("CULLAMA_EMULATION_PYTHON");
   const char* script = getenv("CULLAMA_EMULATION_BUILD");
   if (!python || !script) {
-    complaint = "CULLAMA_EMULATION_PYTHON and CULLAMA_EMULATION_BUILD must say what builds PTX";
+    error = "CULLAMA_EMULATION_PYTHON and CULLAMA_EMULATION_BUILD must name the builder of PTX";
     return "";
   }
   std::string path = written_to_file(text);
   Ended ended = run(python, script, path.c_str());
   unlink(path.c_str());
   if (ended.status == 0 && !ended.out.empty()) return ended.out;
-  complaint = ended.err.empty() ? "the build of the PTX failed without a word" : ended.err;
+  error = ended.err.empty() ? "the build of the PTX failed without output" : ended.err;
   return "";
 }
 
-// FNV-1a, and the length: good enough to tell the texts of one folder apart.
+// FNV-1a and the length: enough to tell the texts of one folder apart.
 std::string remembered_path(const std::string& text) {
   const char* folder = getenv("CULLAMA_EMULATION_BUILT");
   if (!folder) return "";
@@ -88,12 +88,12 @@ std::string remembered_path(const std::string& text) {
   return std::string(folder) + "/" + name;
 }
 
-std::string path_of(const std::string& text, std::string& complaint) {
+std::string path_of(const std::string& text, std::string& error) {
   std::string remembered = remembered_path(text);
   char* known = remembered.empty() ? nullptr : realpath(remembered.c_str(), nullptr);
   if (known) return std::unique_ptr<char, decltype(&free)>(known, free).get();
-  std::string path = translated(text, complaint);
-  // Another process may have been first; then the link is there already.
+  std::string path = translated(text, error);
+  // If another process was first, the link exists already.
   if (!path.empty() && !remembered.empty()) (void)!symlink(path.c_str(), remembered.c_str());
   return path;
 }
@@ -104,7 +104,7 @@ bool find(void* library, const char* name, Function& function) {
   return function != nullptr;
 }
 
-bool load(const std::string& path, BuiltModule& module, std::string& complaint) {
+bool load(const std::string& path, BuiltModule& module, std::string& error) {
   void* library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
   bool is_complete = library && find(library, "emulated_parameter_count", module.parameter_count) &&
                      find(library, "emulated_parameter_size", module.parameter_size) &&
@@ -113,7 +113,7 @@ bool load(const std::string& path, BuiltModule& module, std::string& complaint) 
                      find(library, "emulated_schedule", module.schedule) &&
                      find(library, "emulated_check_pointers", module.check_pointers) &&
                      find(library, "emulated_static", module.static_memory);
-  if (!is_complete) complaint = dlerror();
+  if (!is_complete) error = dlerror();
   if (is_complete) find(library, "emulated_eager_copies", module.eager_copies);
   return is_complete;
 }
@@ -130,12 +130,12 @@ int is_live_to_kernels(unsigned long long address, size_t size) {
 
 }  // namespace
 
-const BuiltModule* built_from(const std::string& text, std::string& complaint) {
+const BuiltModule* built_from(const std::string& text, std::string& error) {
   auto known = modules().find(text);
   if (known != modules().end()) return &known->second;
-  std::string path = path_of(text, complaint);
+  std::string path = path_of(text, error);
   BuiltModule module;
-  if (path.empty() || !load(path, module, complaint)) return nullptr;
+  if (path.empty() || !load(path, module, error)) return nullptr;
   return &(modules()[text] = module);
 }
 

@@ -1,5 +1,5 @@
-// How every driver call begins: the lock, the count, injected faults, and the states in which the
-// real driver refuses to do anything (a forked child, before cuInit, no context, a dead context).
+// The prologue of every driver call: lock, count, injected faults, and the states in which the real
+// driver refuses all calls (a forked child, before cuInit, no context, a dead context).
 #pragma once
 
 #include <unistd.h>
@@ -23,20 +23,20 @@ inline CUresult refusal(const char* name, Needs needs) {
 
 template <class Body>
 CUresult call(const char* name, Needs needs, Body body) {
-  // Asked before the lock: at the fork another thread may have held it.
+  // Checked before the lock, which another thread may have held at the fork.
   if (driver().process && driver().process != getpid()) return NOT_INITIALIZED;
   std::lock_guard<std::recursive_mutex> holding(driver().lock);
   if (CUresult code = refusal(name, needs)) return code;
   return body();
 }
 
-// A call that needs a current, living context: most of them.
+// A call that needs a current context that is not lost, as most do.
 template <class Body>
 CUresult in_context(const char* name, Body body) {
   return call(name, Needs::CONTEXT, [&] { return body(*current_context()); });
 }
 
-// … and that stream capture forbids, because a replay would not repeat it.
+// As above, for calls that stream capture forbids because a replay would not repeat them.
 template <class Body>
 CUresult outside_capture(const char* name, Body body) {
   return in_context(name, [&](Context& context) -> CUresult {

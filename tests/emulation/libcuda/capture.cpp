@@ -1,5 +1,5 @@
 // Stream capture: calls become nodes instead of work, events join streams to a capture, and what
-// the real driver forbids meanwhile is refused with its code and spoils the capture.
+// the real driver forbids meanwhile is refused with its code and invalidates the capture.
 //
 // The rules are those of cuStreamBeginCapture and cuThreadExchangeStreamCaptureMode in NVIDIA's
 // documentation of the driver.
@@ -87,7 +87,7 @@ bool a_blocking_stream_captures(const Context& context) {
 
 CUresult invalidate(Capture& capture, CUresult code) {
   capture.is_invalid = true;
-  return failed(code, "a call that stream capture forbids spoiled the capture");
+  return failed(code, "a call that stream capture forbids invalidated the capture");
 }
 
 CUresult refuse_while_capturing() {

@@ -102,7 +102,7 @@ void tear_down(Context& context) {
   context.is_active = false;
 }
 
-// Even a dead context is like new then: only a test may do that.
+// Resets even a lost context, which only tests may do.
 void forget_contexts() {
   for (const auto& context : driver().contexts) {
     tear_down(*context);
@@ -206,7 +206,7 @@ DRIVER_API CUresult cuDevicePrimaryCtxRelease_v2(CUdevice device) {
   });
 }
 
-// Whoever retained the context still holds it, but everything in it is gone; a dead one stays dead.
+// The context stays retained, but everything in it is freed; a lost one stays lost.
 DRIVER_API CUresult cuDevicePrimaryCtxReset_v2(CUdevice device) {
   return call("cuDevicePrimaryCtxReset", Needs::DRIVER, [&]() -> CUresult {
     if (!exists(device)) return INVALID_DEVICE;

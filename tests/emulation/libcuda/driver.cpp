@@ -1,4 +1,4 @@
-// The one driver of this process, or the one that has taken its place for a while.
+// The driver of this process, or the one that temporarily replaces it.
 #include "driver.h"
 
 namespace {
@@ -8,7 +8,7 @@ struct SetAside {
   Context* current;  // of the thread that set it aside
 };
 
-// Neither is ever destroyed: threads may still call while the process ends.
+// Neither is ever destroyed: threads may still call while the process exits.
 Driver*& present() {
   static Driver* one = new Driver;
   return one;
@@ -24,7 +24,7 @@ std::vector<SetAside>& set_aside() {
 Driver& driver() {
   Driver& self = *present();
   if (!self.has_settings) {
-    self.has_settings = true;  // first, for this asks for the driver
+    self.has_settings = true;  // first, as the next line calls driver()
     put_settings_in_effect();
   }
   return self;

@@ -1,6 +1,6 @@
-// What the pretended driver knows, and what its files offer one another.
+// The state of the emulated driver, and the functions that its files share.
 //
-// One `Driver` for each process, as with the real one; every entry point holds its lock (calls.h).
+// One `Driver` per process, as with the real one; every entry point holds its lock (calls.h).
 // Work on a stream is a list of closures that run when something waits for them (timeline.cpp).
 #pragma once
 
@@ -62,7 +62,7 @@ struct Stream {
   Context* context;
   unsigned flags;
   std::deque<std::shared_ptr<Work>> queue;
-  bool is_destroyed = false;  // what was queued still runs, as in the real driver
+  bool is_destroyed = false;  // queued work still runs, as in the real driver
   int not_ready_answers = 0;
   std::shared_ptr<Capture> capture;
   std::vector<size_t> tips;  // nodes that the next captured node comes after
@@ -83,7 +83,7 @@ struct Allocation {
   Context* owner;
   char* mapping;  // begins and ends with a guard page
   size_t mapped;
-  size_t size;     // as asked for
+  size_t size;     // as requested
   size_t rounded;  // as counted against the device's memory
 };
 
@@ -114,20 +114,20 @@ struct Kernel {
 
 struct Module {
   std::string original, text;          // as given, and without comments
-  const BuiltModule* built = nullptr;  // made when the first function is asked for
-  std::map<std::string, std::shared_ptr<Kernel>> kernels;  // those asked for
+  const BuiltModule* built = nullptr;  // built when the first function is requested
+  std::map<std::string, std::shared_ptr<Kernel>> kernels;  // those requested
 };
 
 struct Range {
   CUdeviceptr begin = 1, end = 0;
 };
 
-// A device's primary context: there are no others here.
+// A device's primary context; others are not emulated.
 struct Context {
   CUdevice device;
   int retained = 0;
   bool is_active = false;
-  CUresult dead = SUCCESS;  // the sticky error, once there was one
+  CUresult dead = SUCCESS;  // the sticky error, if there was one
   size_t used = 0;
   std::unique_ptr<Stream> legacy;
   std::vector<std::unique_ptr<Stream>> streams;
@@ -156,9 +156,9 @@ struct Driver {
   std::vector<std::unique_ptr<Context>> contexts;  // by device, never destroyed
   std::map<CUdeviceptr, Allocation> allocations;
   std::map<const char*, Allocation> pinned;
-  std::array<Range, 4> remembered;  // of allocations: kernels ask again and again about few
+  std::array<Range, 4> remembered;  // of allocations, as kernels check few of them repeatedly
   size_t next_to_forget = 0;
-  std::vector<std::shared_ptr<Capture>> captures;  // those under way
+  std::vector<std::shared_ptr<Capture>> captures;  // in progress
   std::set<std::unique_ptr<Graph>> graphs;
   std::set<std::unique_ptr<GraphExecution>> executions;
 };
@@ -193,7 +193,7 @@ size_t shared_memory_limit(CUdevice device);
 // memory.cpp
 bool is_live(CUdeviceptr address, size_t size);
 bool is_pinned(const void* address, size_t size);
-void release_memory(Context* owner);  // null: everybody's
+void release_memory(Context* owner);  // null: all
 
 // timeline.cpp
 std::shared_ptr<Work> enqueue(Stream& stream, Action run, std::shared_ptr<Work> after = nullptr);

@@ -1,4 +1,4 @@
-// The names and descriptions of result codes; where the description is not played, it is the name.
+// The names and descriptions of result codes; where no description is emulated, it is the name.
 #include <map>
 
 #include "api.h"

@@ -1,7 +1,7 @@
-// Failures: those that tests ask for ("cuLaunchKernel:3:700,cuMemAlloc:5+:2,*:17:719"), which of
-// them kill a context for good, and the one line that says what went wrong last.
+// Failures: those that tests inject ("cuLaunchKernel:3:700,cuMemAlloc:5+:2,*:17:719"), which of
+// them make a context unusable, and the one line that says what went wrong last.
 //
-// "kernel" names no call but the execution of a kernel, however it was launched.
+// "kernel" stands not for a call, but for the execution of a kernel, however it was launched.
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -50,12 +50,13 @@ std::vector<Fault> parse_faults(const std::string& text) {
 
 CUresult injected(const std::string& call) {
   CUresult code = SUCCESS;
-  for (Fault& fault : driver().faults)  // every fault counts the call, the first to strike is told
+  // All faults count the call; the first that matches is reported.
+  for (Fault& fault : driver().faults)
     if (strikes(fault, call) && !code) code = fault.code;
   return code ? failed(code, call + ": injected error " + std::to_string(code)) : SUCCESS;
 }
 
-// As the driver's documentation has it: "the process must be terminated and relaunched".
+// The driver's documentation: "the process must be terminated and relaunched".
 bool is_sticky(CUresult code) {
   switch (code) {
     case ECC_UNCORRECTABLE:

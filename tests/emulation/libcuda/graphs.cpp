@@ -1,4 +1,4 @@
-// Graphs: what a capture made, instantiated once and launched any number of times.
+// Graphs: made by a capture, instantiated once and launched any number of times.
 #include <algorithm>
 
 #include "calls.h"

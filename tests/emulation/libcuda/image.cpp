@@ -1,4 +1,4 @@
-// See image.h. The complaints are those of ptxas, with the codes that the driver gives them.
+// See image.h. Error messages are those of ptxas, with the driver's codes.
 #include "image.h"
 
 #include <sys/uio.h>
@@ -17,14 +17,14 @@ namespace {
 const size_t PAGE = 4096;
 const unsigned MAX_THREADS_PER_BLOCK = 1024;
 
-// The bytes up to the next page's begin, or none where nothing is mapped.
+// The bytes up to the start of the next page, or none where nothing is mapped.
 size_t read_to_page_end(const char* from, char* into) {
   size_t size = PAGE - reinterpret_cast<uintptr_t>(from) % PAGE;
   iovec local{into, size}, remote{const_cast<char*>(from), size};
   if (process_vm_readv(getpid(), &local, 1, &remote, 1, 0) == static_cast<ssize_t>(size))
     return size;
   if (errno == EFAULT) return 0;
-  memcpy(into, from, size);  // a sandbox without that system call: trust the caller
+  memcpy(into, from, size);  // the system call is not allowed here: trust the caller
   return size;
 }
 
@@ -58,7 +58,7 @@ size_t line_at(const std::string& text, size_t position) {
   return 1 + std::count(text.begin(), text.begin() + std::min(position, text.size()), '\n');
 }
 
-// The newest PTX a driver reads (PTX ISA, "Release notes"), as 80 for 8.0.
+// The newest PTX version that a driver loads (PTX ISA, "Release notes"), as 80 for 8.0.
 int newest_ptx(long driver_version) {
   static const int of_cuda_12[] = {80, 81, 82, 83, 84, 85, 85, 86, 87, 88};
   long major = driver_version / 1000, minor = driver_version % 1000 / 10;
@@ -70,10 +70,10 @@ std::string dotted(int version) {
   return std::to_string(version / 10) + "." + std::to_string(version % 10);
 }
 
-Image complain(Image image, CUresult code, size_t position, const std::string& complaint) {
+Image rejected(Image image, CUresult code, size_t position, const std::string& error) {
   image.code = code;
   image.line = position == std::string::npos ? 0 : line_at(image.text, position);
-  image.complaint = complaint;
+  image.error = error;
   return image;
 }
 
@@ -81,10 +81,10 @@ Image check_version(Image image) {
   size_t at = image.text.find(".version");
   int version = version_of(image.text);
   if (at == std::string::npos || version == 0)
-    return complain(image, INVALID_PTX, 0, "Missing .version directive at start of file");
+    return rejected(image, INVALID_PTX, 0, "Missing .version directive at start of file");
   int newest = newest_ptx(number("driver_version"));
   if (version <= newest) return image;
-  return complain(
+  return rejected(
       image, UNSUPPORTED_PTX_VERSION, at,
       "Unsupported .version " + dotted(version) + "; current version is '" + dotted(newest) + "'");
 }
@@ -95,16 +95,16 @@ Image check_target(Image image, CUdevice device) {
   size_t at = image.text.find(".target");
   if (at == std::string::npos ||
       sscanf(image.text.c_str() + at, ".target sm_%d%c", &target, &feature) < 1)
-    return complain(image, INVALID_PTX, 0, "Missing .target directive at start of file");
+    return rejected(image, INVALID_PTX, 0, "Missing .target directive at start of file");
   int capability = static_cast<int>(number_of_device("compute_capabilities", device));
   if (target > capability)
-    return complain(image, INVALID_PTX, std::string::npos,
+    return rejected(image, INVALID_PTX, std::string::npos,
                     "SM version specified by .target is higher than default SM version assumed");
   bool is_future = feature == 'a'   ? target != capability
                    : feature == 'f' ? target / 10 != capability / 10
                                     : false;
   if (!is_future) return image;
-  return complain(image, INVALID_PTX, std::string::npos,
+  return rejected(image, INVALID_PTX, std::string::npos,
                   "Program with .target 'sm_" + std::to_string(target) + feature +
                       "' cannot be compiled to future architecture");
 }
@@ -112,14 +112,14 @@ Image check_target(Image image, CUdevice device) {
 Image check_syntax(Image image) {
   const std::string& text = image.text;
   if (std::count(text.begin(), text.end(), '{') != std::count(text.begin(), text.end(), '}'))
-    return complain(image, INVALID_PTX, text.size(), "Parsing error near '': syntax error");
+    return rejected(image, INVALID_PTX, text.size(), "Parsing error near '': syntax error");
   size_t last = text.rfind('}');
   size_t rest = text.find_first_not_of(" \t\r\n", last == std::string::npos ? 0 : last + 1);
   if (rest != std::string::npos && text[rest] != '.')
-    return complain(image, INVALID_PTX, rest,
+    return rejected(image, INVALID_PTX, rest,
                     "Parsing error near '" + text.substr(rest, 8) + "': syntax error");
   if (text.find(".entry") == std::string::npos)
-    return complain(image, INVALID_PTX, text.size(), "no .entry: there is nothing to launch in it");
+    return rejected(image, INVALID_PTX, text.size(), "no .entry: there is nothing to launch in it");
   return image;
 }
 
@@ -152,12 +152,12 @@ Image read_image(const void* bytes, CUdevice device) {
   Image image;
   auto* begin = static_cast<const char*>(bytes);
   if (is_binary(begin))
-    return complain(image, NO_BINARY_FOR_GPU, std::string::npos,
+    return rejected(image, NO_BINARY_FOR_GPU, std::string::npos,
                     "only PTX runs here, not binaries");
   bool has_end = read_to_nul(begin, image.original);
   image.text = without_comments(image.original);
   if (!has_end)
-    return complain(image, INVALID_PTX, image.text.size(), "the image does not end with a NUL");
+    return rejected(image, INVALID_PTX, image.text.size(), "the image does not end with a NUL");
   image = check_version(std::move(image));
   if (!image.code) image = check_target(std::move(image), device);
   if (!image.code) image = check_syntax(std::move(image));

@@ -1,15 +1,15 @@
-// What the driver reads in a PTX text before it compiles anything, and what it says about it.
+// What the driver checks in a PTX text before it compiles it, and its error messages.
 #pragma once
 
 #include <string>
 
 #include "api.h"
 
-// A text, or what is wrong with it. The line is counted from 1; 0: no line in particular.
+// A text, or its error. Lines count from 1; 0: no particular line.
 struct Image {
   std::string original;
   std::string text;  // comments blanked out
-  std::string complaint;
+  std::string error;
   size_t line = 0;
   CUresult code = SUCCESS;
 };

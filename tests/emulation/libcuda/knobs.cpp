@@ -1,4 +1,4 @@
-// What tests and the emulated cuBLAS call besides the driver's own functions.
+// Functions for tests and the emulated cuBLAS, besides the driver's own.
 //
 // For tests: settings, faults, counts, what is still allocated, the last error's line, and a fresh
 // start. For cuBLAS: the beginning of a call, and work for a stream.
@@ -16,7 +16,7 @@ size_t live_bytes() {
 
 }  // namespace
 
-// 0, or 1 where there is no such setting.
+// Returns 0, or 1 if there is no such setting.
 DRIVER_API int fakecuda_set(const char* name, const char* value) {
   Holding lock(driver().lock);
   return set_setting(name, value) ? 0 : 1;
@@ -69,7 +69,7 @@ DRIVER_API const char* fakecuda_report() {
   return report.c_str();
 }
 
-// As if the process began anew, except that cuInit has been called if it has.
+// Resets everything as if the process had just started, except that cuInit stays called.
 DRIVER_API void fakecuda_reset() {
   Holding lock(driver().lock);
   forget_contexts();
@@ -80,12 +80,11 @@ DRIVER_API void fakecuda_reset() {
   forget_settings();
 }
 
-// A driver that was never used takes this one's place, until it is taken back as it was. Between
-// tests that hold something in this driver and tests of the driver itself; no other thread may be
-// in a call.
+// Replaces this driver by an unused one, until it is restored unchanged: for tests of the driver
+// itself among tests that hold something in it. No other thread may be in a call.
 DRIVER_API void fakecuda_set_aside() { set_driver_aside(); }
 
-// 0, or 1 where none was set aside.
+// Returns 0, or 1 if none was set aside.
 DRIVER_API int fakecuda_take_back() { return take_driver_back() ? 0 : 1; }
 
 // Begins a call of another library in the current context. Returns the driver's refusal, or 0 with
@@ -103,7 +102,7 @@ DRIVER_API CUresult fakecuda_enter(const char* name, int* fault) {
   return SUCCESS;
 }
 
-// The payload is released when nothing can run it any more: after its turn, or with its graph.
+// The payload is released when it cannot run again: after it ran, or with its graph.
 DRIVER_API CUresult fakecuda_enqueue(Stream* stream, CUresult (*run)(void*), void* payload,
                                      void (*release)(void*)) {
   Holding lock(driver().lock);

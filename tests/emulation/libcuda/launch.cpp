@@ -1,4 +1,4 @@
-// Kernel launches: what is checked at the call, what is copied then, and what happens later.
+// Kernel launches: checks and copies at the call, and the later execution.
 #include "calls.h"
 
 namespace {
@@ -64,12 +64,12 @@ CUresult run(const Launch& launch) {
 
 CUresult launch(Context& context, Kernel* function, Size3 grid, Size3 block, size_t shared,
                 Stream* stream, void** arguments, void** extra) {
-  Launch asked{kernel_of(context, function), grid, block, shared, {}};
-  if (!asked.kernel || !stream_of(stream)) return INVALID_HANDLE;
-  if (extra) return arguments ? INVALID_VALUE : NOT_SUPPORTED;  // packed arguments: not played
-  if (CUresult code = check(asked)) return code;
-  if (CUresult code = copy_arguments(asked, arguments)) return code;
-  return submit_kernel(stream, [asked = std::move(asked)] { return run(asked); });
+  Launch requested{kernel_of(context, function), grid, block, shared, {}};
+  if (!requested.kernel || !stream_of(stream)) return INVALID_HANDLE;
+  if (extra) return arguments ? INVALID_VALUE : NOT_SUPPORTED;  // packed arguments are not emulated
+  if (CUresult code = check(requested)) return code;
+  if (CUresult code = copy_arguments(requested, arguments)) return code;
+  return submit_kernel(stream, [requested = std::move(requested)] { return run(requested); });
 }
 
 // CUlaunchConfig. Its attributes say when a kernel may start, never what it computes.

@@ -1,9 +1,9 @@
 // Device memory and pinned host memory, and the copies between them.
 //
 // An allocation lies between two guard pages, its end 256-byte aligned against the second, and is
-// filled with 0xFF (NaN in every float type). An address is never handed out twice in a process, so
-// a stale pointer cannot come to life again. Copies check live allocations when they are asked for
-// and again when they run.
+// filled with 0xFF (NaN in every float type). An address is never reused in a process, so a stale
+// pointer cannot become valid again. Copies check for live allocations when they are called and
+// again when they run.
 #include <sys/mman.h>
 
 #include <cstring>
@@ -32,7 +32,7 @@ Allocation mapped_between_guards(size_t size) {
   return made;
 }
 
-// Gives the memory back but keeps the addresses, so that every later access faults.
+// Frees the memory but keeps the addresses, so that every later access faults.
 void retire(const Allocation& allocation) {
   mmap(allocation.mapping, allocation.mapped, PROT_NONE,
        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
@@ -64,7 +64,7 @@ CUresult check_range(const char* call, CUdeviceptr address, size_t size) {
   return failed(INVALID_VALUE, std::string(call) + ": " + described(address, size));
 }
 
-// For work that was checked when it was queued: only a graph can find its memory gone.
+// For work that was checked when it was queued: only a graph's memory can be freed since.
 CUresult check_range_now(CUdeviceptr address, size_t size) {
   if (is_live(address, size)) return SUCCESS;
   return failed(ILLEGAL_ADDRESS, "queued copy or fill: " + described(address, size));
@@ -171,7 +171,7 @@ DRIVER_API CUresult cuMemAlloc_v2(CUdeviceptr* address, size_t size) {
   });
 }
 
-// Waits for everything queued, as the real one does: work may still use the memory.
+// Waits for all queued work, which may still use the memory, as the real one does.
 DRIVER_API CUresult cuMemFree_v2(CUdeviceptr address) {
   return outside_capture("cuMemFree", [&](Context& context) -> CUresult {
     if (address == 0) return SUCCESS;

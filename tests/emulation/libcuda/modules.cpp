@@ -1,5 +1,5 @@
 // Modules and their functions. A module is checked when it is loaded and compiled when its first
-// function is asked for, which is the real driver's lazy loading.
+// function is requested, like the real driver's lazy loading.
 #include <algorithm>
 #include <cstring>
 
@@ -39,7 +39,7 @@ void write_log(const LogBuffer& log, const std::string& message) {
 std::string message_of(const Image& image) {
   std::string where;
   if (image.line) where = " application ptx input, line " + std::to_string(image.line) + ";";
-  return "ptxas" + where + " fatal   : " + image.complaint;
+  return "ptxas" + where + " fatal   : " + image.error;
 }
 
 CUresult load(Context& context, Module** module, const void* bytes, const LogBuffer& log) {
@@ -75,9 +75,9 @@ std::shared_ptr<Kernel> kernel_from(const Context& context, const Module& module
 }
 
 CUresult build(Module& module) {
-  std::string complaint;
-  if (!module.built) module.built = built_from(module.original, complaint);
-  return module.built ? SUCCESS : failed(INVALID_PTX, complaint);
+  std::string error;
+  if (!module.built) module.built = built_from(module.original, error);
+  return module.built ? SUCCESS : failed(INVALID_PTX, error);
 }
 
 CUresult get_function(Context& context, Module& module, const char* name, Kernel** function) {
@@ -98,7 +98,7 @@ CUresult set_dynamic_shared(const Context& context, Kernel& kernel, int bytes) {
   return SUCCESS;
 }
 
-const int REGISTERS = 32;  // nobody allocates registers here
+const int REGISTERS = 32;  // registers are not allocated here
 
 }  // namespace
 

@@ -1,7 +1,7 @@
 // The knobs: their names, their defaults, and where their values come from.
 //
 // A value set in the process wins over the environment variable CULLAMA_EMULATION_<NAME>, which
-// wins over the default. What a setting means is known to the file that reads it.
+// wins over the default. The files that read a setting say what it means.
 #include <cstdlib>
 
 #include "driver.h"
