@@ -1,6 +1,6 @@
-"""A quick check of every kernel against numpy, in float32: enough to find what is planted in them.
+"""Quick float32 checks of every kernel against numpy, for kernels with planted bugs.
 
-The operator tests ask far more; these are for kernels that are compiled for the occasion.
+The operator tests check far more.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def check_attention(
     rng: np.random.Generator,
     read: Callable[..., tuple[Any, ...]] | None = None,
 ) -> None:
-    """A prompt, and tokens behind it over contexts that are split; in dirty memory."""
+    """Prefill, then decode with split contexts, in memory full of NaN."""
     qkv = [floats(rng, tokens, 48) for tokens in (40, 300, 1, 1)]
     cos_sin = [floats(rng, len(each), 12) for each in qkv]
     chunks = [
@@ -92,7 +92,7 @@ def check_attention(
     ]
     backends = [(backend, backend.cache(HEADS, 640)) for backend in (ops, cpu)]
     if read is None:
-        spoil(ops, backends[0][1])
+        fill_with_nan(ops, backends[0][1])
     for step, numbers, turn in zip(chunks, qkv, cos_sin, strict=True):
         batch = build_batch(step, 32)
         if read is not None:
@@ -119,8 +119,8 @@ def outcome(
     return q, attn_out
 
 
-def spoil(ops: Any, cache: Any) -> None:
-    """What others left behind is no number."""
+def fill_with_nan(ops: Any, cache: Any) -> None:
+    """Fill a cache with NaN."""
     for layer in cache.layers:
         for array in (layer.keys, layer.values):
             ops.device.call("cuMemsetD8Async", array.address, 0xFF, array.nbytes, ops.device.stream)
@@ -161,7 +161,7 @@ def check_sample(ops: Any, cpu: Any, rng: np.random.Generator) -> None:
 
 
 def tokens_of(drawn: Any) -> list[int]:
-    """The one that was drawn, and those reported."""
+    """Return the drawn token and the reported ones."""
     return [drawn.token, *(token for token, _ in (drawn.logprobs.top if drawn.logprobs else ()))]
 
 

@@ -1,4 +1,4 @@
-"""The kernels as they were compiled, twice: by whichever compiler is here, and for a release."""
+"""Fixtures: the PTX that `make ptx` built, and that of a release."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def ptxas() -> Assembler:
 
 @pytest.fixture(scope="session")
 def built() -> Path:
-    """The folder of the PTX that `make ptx` built."""
+    """The folder of PTX that `make ptx` built."""
     folder = ROOT / "src" / "cullama" / "cuda" / "ptx"
     if any(folder.glob("*/*.ptx")):
         return folder
@@ -34,7 +34,7 @@ def built() -> Path:
 
 @pytest.fixture(scope="session")
 def released() -> Path:
-    """The folder of PTX as a release has it, apart from the one in use; made by NVRTC 12.0."""
+    """A separate folder of PTX as in a release, compiled by NVRTC 12.0."""
     if not NVRTC.is_dir():
         pytest.skip("NVRTC 12.0, which builds releases, is not in .venv: `make test` fetches it")
     folder = ROOT / "build" / "ptx-release"
@@ -45,7 +45,7 @@ def released() -> Path:
 
 @pytest.fixture(params=["built", "released"])
 def folder(request: pytest.FixtureRequest) -> Path:
-    """Either folder: what holds for PTX holds whoever wrote it."""
+    """Each of the two folders."""
     path = request.getfixturevalue(request.param)
     assert isinstance(path, Path)
     return path

@@ -1,4 +1,4 @@
-"""Where kernels and their PTX are, what a PTX file says of itself, and how make is asked.
+"""Paths of kernels and their PTX, contents of a PTX file, and calls of make.
 
 Knows the layout of the project and PTX's `.entry`; not what any kernel computes.
 """
@@ -19,7 +19,7 @@ KERNELS = sorted(path.stem for path in (ROOT / "kernels").glob("*.cu"))
 def make(
     folder: Path, *arguments: str, path: str | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """make in `folder`, as if no make had started this test; `path` stands for PATH."""
+    """Run make in `folder`, without the variables of an outer make; `path` replaces PATH."""
     ours = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
     ours |= {"LC_ALL": "C"} | ({} if path is None else {"PATH": path})
     ours.pop("MFLAGS", None)
@@ -35,13 +35,13 @@ def make(
 
 
 def entries(ptx: str) -> dict[str, list[str]]:
-    """Each kernel of a PTX file, and the types of its arguments: `.u64`, `.align 4 .b8[96]`."""
+    """Return the argument types of each kernel in a PTX file: `.u64`, `.align 4 .b8[96]`."""
     found = re.findall(r"^\.visible \.entry (\w+)\(([^)]*)\)", ptx, re.MULTILINE)
     return {name: [_type(line) for line in body.split(",") if line.strip()] for name, body in found}
 
 
 def _type(parameter: str) -> str:
-    """nvcc 13 says of a pointer what it points to; that is no part of how it is passed."""
+    """Remove what nvcc 13 adds about a pointer's target, which does not affect how it is passed."""
     words = re.sub(r"\.ptr( \.\w+)?( \.align \d+)?", "", parameter).split()
     name, size = re.fullmatch(r"(\w+)(\[\d+\])?", words[-1]).groups("")  # type: ignore[union-attr]
     assert name

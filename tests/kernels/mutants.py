@@ -1,7 +1,7 @@
-"""Kernels of ours with one thing wrong, to see whether the tests would notice.
+"""Compiles our kernels with planted bugs, to test whether the tests find them.
 
-A mutant is a line of a kernel file replaced by another. It is compiled for float32 alone and run on
-the GPU that the CPU plays, in memory of its own. What it knows of a kernel is its text.
+A mutant is a kernel file with one line replaced. It is compiled for float32 only and run on the
+emulated GPU, with every array in its own allocation.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from kernel_files import NVRTC, ROOT
 
 from cullama.cuda.module import FIRST_LOADED
 
-TARGET = "compute_90a"  # of the GPU that is played
+TARGET = "compute_90a"  # of the emulated GPU
 
-# Kernels whose checks look at what they did through another's eyes.
+# Kernels whose checks also run other kernels.
 NEEDED = {"rope_and_store": ["attention.cu"], "attention": ["rope_and_store.cu"]}
 
 
 class Mutant(NamedTuple):
-    """`kernel` names the file, and the check, that must notice."""
+    """`kernel` names the file, and the check that must find the bug."""
 
     what: str
     kernel: str
@@ -42,7 +42,7 @@ class Mutant(NamedTuple):
 
 @contextmanager
 def operators_with(mutant: Mutant) -> Iterator[Any]:
-    """The CUDA backend with one kernel, changed, on a GPU that others do not use."""
+    """The CUDA backend with one changed kernel, on an emulated GPU of its own."""
     with gpu.emulated().set_aside(), pytest.MonkeyPatch.context() as patch:
         patch.setattr("cullama.cuda.module.PTX_FOLDER", _compiled(mutant))
         ops = gpu.operators("float32", has_cublas=False)
@@ -53,14 +53,14 @@ def operators_with(mutant: Mutant) -> Iterator[Any]:
 
 
 def _compiled(mutant: Mutant) -> Path:
-    """Its PTX; kept by content."""
+    """Return the folder of its PTX, which is cached by content."""
     sources = {path.name: path.read_text() for path in (ROOT / "kernels").glob("*.cuh")}
     kernel = f"{mutant.kernel}.cu"
     for name in {kernel, f"{FIRST_LOADED}.cu", *NEEDED.get(mutant.kernel, ())}:
         sources[name] = (ROOT / "kernels" / name).read_text()
     every, one = r"#define FOR_EACH_DTYPE(.*\\\n)*.*", "#define FOR_EACH_DTYPE(E) E(f32, float)"
     sources["common.cuh"] = re.sub(every, one, sources["common.cuh"])
-    for name, text in sources.items():  # what float32 and narrow heads do without
+    for name, text in sources.items():  # not needed for float32 and narrow heads
         text = re.sub(r" +EXPORT_WIDTH\((128|256), .*\n", "", text)
         sources[name] = re.sub(r"EXPORT_TO\(b?f16_to_f32.*\n", "", text)
     changed = mutant.header or kernel

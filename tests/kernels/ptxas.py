@@ -1,4 +1,4 @@
-"""NVIDIA's assembler over a PTX file: what the driver's own compiler will make of it.
+"""Runs ptxas, NVIDIA's assembler, on a PTX file, as the driver's compiler will do.
 
 Knows how ptxas reports registers, stack and spills, and keeps its reports by content, because
 assembling every file for every card takes half a minute and seldom says anything new.
@@ -23,7 +23,7 @@ USED = re.compile(r"Compiling entry function '(\w+)'.*?Used (\d+) registers", re
 
 @dataclass(frozen=True)
 class Function:
-    """What one kernel takes of a card."""
+    """The resources that a kernel needs."""
 
     name: str
     registers: int
@@ -38,7 +38,7 @@ class Assembler:
     cache: Path
 
     def assemble(self, ptx: str, card: str) -> list[Function]:
-        """Every kernel in `ptx`, assembled for a card such as `sm_80`."""
+        """Return every kernel in `ptx`, assembled for an architecture such as `sm_80`."""
         key = hashlib.sha256("\0".join((self.version, card, ptx)).encode()).hexdigest()[:32]
         kept = self.cache / f"{key}.txt"
         if not kept.is_file():
@@ -62,7 +62,7 @@ class Assembler:
 
 
 def functions(report: str) -> list[Function]:
-    """What `ptxas -v` says of each kernel."""
+    """Parse the output of `ptxas -v`."""
     registers = {name: int(count) for name, count in USED.findall(report)}
     found = []
     # A function that was not inlined is reported too, without registers of its own.

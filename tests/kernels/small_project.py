@@ -1,4 +1,4 @@
-"""A project to call make in: this Makefile, three kernels of one line each, and two headers.
+"""A small project to run make in: this Makefile, three one-line kernels, and two headers.
 
 Knows how to keep compilers away from it; not what a test wants to see.
 """
@@ -20,7 +20,7 @@ TOOLS = ("make", "sh", "uname", "rm", "awk")
 
 
 def folder_of_tools(folder: Path, *more: str) -> str:
-    """A PATH with little on it: no compiler but what is asked for."""
+    """Return a PATH with few programs, and no compiler but the given one."""
     folder.mkdir()
     for tool in (*TOOLS, *more):
         found = shutil.which(tool)
@@ -30,7 +30,7 @@ def folder_of_tools(folder: Path, *more: str) -> str:
 
 
 class Project:
-    """A folder to call make in, with one compiler and no other."""
+    """A folder to run make in, with one compiler only."""
 
     def __init__(self, folder: Path, path: str, *variables: str) -> None:
         self.folder, self.path = folder, path
@@ -45,7 +45,7 @@ class Project:
         file.write_text(file.read_text() if text is None else text)
 
     def rebuilt(self) -> set[str]:
-        """What `make ptx` compiles now."""
+        """Run `make ptx` and return what it compiled."""
         code, said = self.make("ptx")
         assert code == 0, said
         lines = [line.split() for line in said.splitlines() if line.startswith("ptx ")]
@@ -57,7 +57,7 @@ class Project:
 
 
 def write_project(folder: Path) -> Path:
-    """`gather` reads common.cuh, `scale` reads it through scale.cuh, and `add` reads no header."""
+    """`gather` includes common.cuh, `scale` includes it through scale.cuh, `add` has no header."""
     kernels, scripts = folder / "kernels", folder / "scripts"
     kernels.mkdir(parents=True)
     scripts.mkdir()

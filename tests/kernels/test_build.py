@@ -1,4 +1,4 @@
-"""`make ptx` compiles what changed and nothing else, and says plainly what it cannot do.
+"""`make ptx` compiles only what changed, and reports what it cannot do.
 
 Every test has a small project of its own: see small_project.py.
 """
@@ -27,7 +27,7 @@ def both(*names: str) -> set[str]:
 def first_build(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Project:
-    """A project built once by each compiler; only to be copied."""
+    """A project built once by each compiler, to be copied."""
     folder = tmp_path_factory.mktemp(request.param)
     if request.param == "nvcc":
         if not (shutil.which("nvcc") and shutil.which("gcc")):
@@ -44,7 +44,7 @@ def first_build(
 
 @pytest.fixture
 def project(first_build: Project, tmp_path: Path) -> Project:
-    """A copy with the same times, so that nothing in it is out of date."""
+    """A copy with the same file times, so that nothing in it is out of date."""
     copied = Path(shutil.copytree(first_build.folder, tmp_path / "project"))
     return Project(copied, first_build.path, *first_build.variables[1:])
 
@@ -58,14 +58,14 @@ def without_compiler(tmp_path: Path) -> Project:
 # --------------------------------------------------------------------------------- what is rebuilt
 
 
-def test_every_kernel_is_built_for_both_targets_with_a_list_of_what_it_read(
+def test_every_kernel_is_built_for_both_targets_with_a_dependency_file(
     project: Project,
 ) -> None:
     names = both("add", "gather", "scale")
     assert project.files() == {f"{name}.{kind}" for name in names for kind in ("ptx", "d")}
 
 
-def test_nothing_changed_rebuilds_nothing(project: Project) -> None:
+def test_without_changes_nothing_is_rebuilt(project: Project) -> None:
     assert project.make("--question", "ptx") == (0, "")
     assert project.rebuilt() == set()
 
@@ -75,12 +75,12 @@ def test_a_changed_kernel_rebuilds_its_two_files(project: Project) -> None:
     assert project.rebuilt() == both("add")
 
 
-def test_a_changed_header_rebuilds_what_reads_it_and_nothing_else(project: Project) -> None:
+def test_a_changed_header_rebuilds_only_what_includes_it(project: Project) -> None:
     project.edit("scale.cuh")
     assert project.rebuilt() == both("scale")
 
 
-def test_a_changed_header_is_seen_through_another(project: Project) -> None:
+def test_a_header_included_by_a_header_is_a_dependency(project: Project) -> None:
     project.edit("common.cuh")
     assert project.rebuilt() == both("gather", "scale")
 
@@ -97,7 +97,7 @@ def test_a_changed_build_script_rebuilds_everything(project: Project) -> None:
     assert project.rebuilt() == both("add", "gather", "scale")
 
 
-def test_ptx_of_a_kernel_that_is_no_more_goes(project: Project) -> None:
+def test_ptx_of_a_deleted_kernel_is_deleted(project: Project) -> None:
     (project.folder / "kernels" / "add.cu").unlink()
     assert project.rebuilt() == set()
     assert {name for name in project.files() if "add" in name} == set()
@@ -113,7 +113,7 @@ def test_clean_leaves_no_ptx(project: Project) -> None:
 # ------------------------------------------------------------------------------- what goes wrong
 
 
-def test_a_mistake_shows_the_compiler_s_words_and_leaves_no_file(project: Project) -> None:
+def test_a_compile_error_is_shown_and_leaves_no_file(project: Project) -> None:
     project.edit("gather.cu", "this is no C++;\n")
     shutil.rmtree(project.folder / PTX)
     code, said = project.make("--keep-going", "ptx")
@@ -124,7 +124,7 @@ def test_a_mistake_shows_the_compiler_s_words_and_leaves_no_file(project: Projec
     assert project.files() == {f"{name}.{kind}" for name in names for kind in ("ptx", "d")}
 
 
-def test_what_was_built_before_a_mistake_is_out_of_date_and_whole(project: Project) -> None:
+def test_after_a_compile_error_the_old_ptx_is_complete_and_out_of_date(project: Project) -> None:
     built = project.folder / PTX / "compute_80" / "gather.ptx"
     before = built.read_bytes()
     project.edit("gather.cu", "this is no C++;\n")
@@ -133,7 +133,7 @@ def test_what_was_built_before_a_mistake_is_out_of_date_and_whole(project: Proje
     assert project.make("--question", "ptx")[0] == 1
 
 
-def test_a_missing_header_is_the_compiler_s_error(project: Project) -> None:
+def test_a_missing_header_is_a_compile_error(project: Project) -> None:
     (project.folder / "kernels" / "common.cuh").unlink()
     code, said = project.make("ptx")
     assert code == 2
@@ -154,7 +154,7 @@ def test_without_any_compiler_one_line_says_what_to_do(without_compiler: Project
 
 @pytest.mark.skipif(not shutil.which("nvcc"), reason="no nvcc on this machine")
 @pytest.mark.skipif(not NVRTC.is_dir(), reason="no NVRTC in .venv: `make test` fetches it")
-def test_nvcc_without_gcc_is_passed_over(tmp_path: Path) -> None:
+def test_nvcc_without_gcc_is_not_used(tmp_path: Path) -> None:
     folder = write_project(tmp_path / "project")
     path = folder_of_tools(tmp_path / "bin", "nvcc")
     code, said = Project(folder, path, f"NVRTC={NVRTC}").make("ptx")
@@ -166,7 +166,7 @@ def test_nvcc_without_gcc_is_passed_over(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not NVRTC.is_dir(), reason="no NVRTC in .venv: `make test` fetches it")
-def test_a_release_replaces_whatever_was_built(project: Project) -> None:
+def test_a_release_replaces_earlier_ptx(project: Project) -> None:
     code, said = project.make("ptx-release", f"VENV={NVRTC.parent}")
     assert code == 0, said
     assert said.count("by NVRTC 12.0") == 6
@@ -199,7 +199,7 @@ def test_a_release_refuses_ptx_that_older_drivers_do_not_load(tmp_path: Path) ->
         script.build(source, ptx, TooNew(), release=True)
 
 
-def test_a_release_is_built_by_no_other_compiler(without_compiler: Project) -> None:
+def test_a_release_is_built_by_its_own_compiler_only(without_compiler: Project) -> None:
     code, said = without_compiler.make("ptx", "RELEASE=--release")
     assert code == 2
     assert "`make ptx-release` fetches" in said

@@ -1,4 +1,4 @@
-"""gpu_check.sh, with a Python, a driver and a sanitizer that only pretend.
+"""gpu_check.sh, with fakes of Python, the driver and the sanitizer.
 
 What the steps do on a real card is not tested here, nor can it be.
 """
@@ -28,7 +28,7 @@ PRETENDING = {
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """A folder with the script and nothing to check, and programs that say yes to everything."""
+    """A folder with the script, and fake programs that always succeed."""
     (tmp_path / "scripts").mkdir()
     (tmp_path / "bin").mkdir()
     shutil.copy(ROOT / "scripts" / "gpu_check.sh", tmp_path / "scripts")
@@ -40,7 +40,7 @@ def project(tmp_path: Path) -> Path:
 
 
 def check(project: Path, *arguments: str, **variables: str) -> tuple[int, str, Path]:
-    """Exit code, summary, folder."""
+    """Return exit code, summary and folder."""
     out = project / "out"
     programs = project / "bin"
     path = os.pathsep.join([str(programs), os.environ["PATH"]])
@@ -58,7 +58,7 @@ def check(project: Path, *arguments: str, **variables: str) -> tuple[int, str, P
 
 
 def results(summary: str) -> dict[str, str]:
-    """Step → pass or fail."""
+    """Return pass or fail by step."""
     lines = [line.split() for line in summary.splitlines()[:-1]]
     return {words[2]: words[0] for words in lines}
 
@@ -72,14 +72,14 @@ def test_every_step_has_its_line_and_its_file(project: Path) -> None:
     assert {path.name for path in out.iterdir()} == names | {"summary.txt"}
 
 
-def test_a_step_that_fails_is_noted_and_the_rest_goes_on(project: Path) -> None:
+def test_a_failed_step_is_noted_and_the_next_ones_run(project: Path) -> None:
     code, summary, _ = check(project, FAILING="story")
     assert code == 1
     assert results(summary) == dict.fromkeys(STEPS, "pass") | {"story": "fail"}
     assert "exit 1: 05-story.txt" in summary
 
 
-def test_a_model_is_handed_to_every_step_that_takes_one(project: Path) -> None:
+def test_the_model_is_passed_to_every_step_that_takes_one(project: Path) -> None:
     _, _, out = check(project, "--model", "some/folder")
     commands = {path.stem[3:]: path.read_text().splitlines()[0] for path in out.glob("[0-9]*")}
     assert {name for name, command in commands.items() if "some/folder" in command} == {
@@ -89,7 +89,7 @@ def test_a_model_is_handed_to_every_step_that_takes_one(project: Path) -> None:
     assert commands["diff-float32"].endswith("--models some/folder")
 
 
-def test_every_tool_of_the_sanitizer_watches_the_operators(project: Path) -> None:
+def test_every_tool_of_the_sanitizer_runs_the_operator_tests(project: Path) -> None:
     _, _, out = check(project)
     for number, name in enumerate(STEPS, start=1):
         if name.endswith("check") or name == "test-gpu":
@@ -112,7 +112,7 @@ def test_an_older_driver_is_given_older_ptx(project: Path, driver: str, target: 
     assert f"make {target}\n" in (out / "02-ptx.txt").read_text()
 
 
-def test_when_the_time_is_over_the_remaining_steps_say_so(project: Path) -> None:
+def test_steps_after_the_time_limit_fail_and_say_so(project: Path) -> None:
     code, summary, _ = check(project, "--minutes", "0")
     assert code == 1
     assert summary.count("not started: the 0 minutes are over") == len(STEPS)

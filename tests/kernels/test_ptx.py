@@ -1,4 +1,4 @@
-"""Every kernel is there for every card: compiled, named, typed alike, and without a spill."""
+"""Every kernel is compiled for every GPU, with the right names and arguments, without spills."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ import pytest
 from kernel_files import KERNELS, ROOT, TARGETS, entries, make, version
 from ptxas import Assembler, Function, functions
 
-CARDS = {
+ARCHITECTURES = {
     "compute_80": ["sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120"],
-    "compute_90a": ["sm_90a"],  # the architecture's own features: no other card takes it
+    "compute_90a": ["sm_90a"],  # with features of that architecture only
 }
 TYPES = {"f32", "f16", "bf16"}
 WIDENING = {"f16_to_f32", "bf16_to_f32"}  # rows of a narrow type in, float32 out
-MOST_REGISTERS = 254  # 255 is the limit of the hardware: whoever reaches it is about to spill
+MAX_REGISTERS = 254  # 255 is the hardware's limit, at which kernels spill
 
-# Kernels that are there for one type only, and why.
+# Kernels of one type only, and why.
 OF_ONE_TYPE = {
     "sample_f32": "logits are float32 whatever the storage type is",
-    "read_f32": "bytes are read, whatever they mean",
+    "read_f32": "it only reads bytes",
     "nothing_f32": "it does nothing",
 }
 # Kernels that are allowed local memory: the bytes of stack, and why.
 ALLOWED_STACK: dict[str, tuple[int, str]] = {}
 
-PAIRS = [(target, card) for target in TARGETS for card in CARDS[target]]
+PAIRS = [(target, card) for target in TARGETS for card in ARCHITECTURES[target]]
 
 
 def ptx_of(folder: Path, target: str, kernel: str) -> str:
@@ -123,9 +123,7 @@ def test_a_card_runs_the_kernels_out_of_registers_alone(
 
 def is_lean(function: Function) -> bool:
     stack, _ = ALLOWED_STACK.get(function.name, (0, ""))
-    return (
-        function.registers <= MOST_REGISTERS and function.spilled == 0 and function.stack <= stack
-    )
+    return function.registers <= MAX_REGISTERS and function.spilled == 0 and function.stack <= stack
 
 
 def test_what_ptxas_reports_is_read_right() -> None:

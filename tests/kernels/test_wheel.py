@@ -1,4 +1,4 @@
-"""What a wheel brings: the kernels if they were built or can be, and otherwise a CPU and a word.
+"""Wheels contain kernels that are or can be built; others are for the CPU only, and say so.
 
 hatchling builds for real, from a copy of the source with kernels of one line each.
 """
@@ -41,7 +41,7 @@ def source(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def no_compiler(tmp_path: Path) -> str:
-    """A PATH that leads to none; pip may have brought one all the same."""
+    """A PATH without a compiler; skips the test if pip has installed one."""
     path = folder_of_tools(tmp_path / "bin")
     asked = [sys.executable, str(ROOT / "scripts" / "build_ptx.py"), "--which"]
     found = subprocess.run(asked, env={"PATH": path}, capture_output=True, text=True, check=False)
@@ -51,7 +51,7 @@ def no_compiler(tmp_path: Path) -> str:
 
 
 def write_ptx(source: Path) -> None:
-    """PTX newer than its source: nothing is left to do, so nothing looks into it."""
+    """PTX newer than its source, which is therefore not rebuilt."""
     for name in ("add", "gather", "scale"):
         for target in ("compute_80", "compute_90a"):
             file = source / PTX / target / f"{name}.ptx"
@@ -76,7 +76,7 @@ def build(source: Path, path: str, kind: str = "wheel") -> tuple[int, str, list[
 
 
 def ptx_in(wheel: Path) -> dict[str, str]:
-    """What the wheel has under cullama/cuda."""
+    """Return the wheel's files under cullama/cuda."""
     with ZipFile(wheel) as archive:
         return {
             name: archive.read(name).decode()
@@ -93,21 +93,19 @@ def shipped() -> dict[str, str]:
     }
 
 
-def test_a_wheel_ships_the_ptx_that_was_built_and_nothing_beside_it(
-    source: Path, no_compiler: str
-) -> None:
+def test_a_wheel_contains_the_ptx_and_no_dependency_files(source: Path, no_compiler: str) -> None:
     write_ptx(source)
     code, said, [wheel] = build(source, no_compiler)
     assert (code, "this build is" in said) == (0, False)
     assert ptx_in(wheel) == shipped()
 
 
-def test_a_source_archive_brings_its_ptx_along(source: Path, no_compiler: str) -> None:
+def test_a_source_archive_contains_its_ptx(source: Path, no_compiler: str) -> None:
     write_ptx(source)
     _, _, [archive] = build(source, no_compiler, "sdist")
     unpacked = source.parent / "unpacked"
     with tarfile.open(archive) as files:
-        files.extraction_filter = tarfile.fully_trusted_filter  # Python 3.12 asks for a choice
+        files.extraction_filter = tarfile.fully_trusted_filter  # Python 3.12 wants it set
         files.extractall(unpacked)
     [folder] = unpacked.iterdir()
     for kernel in (folder / "kernels").iterdir():
@@ -127,7 +125,7 @@ def test_without_a_compiler_the_wheel_is_for_the_cpu_and_says_what_is_missing(
     assert ptx_in(wheel) == {}
 
 
-def test_without_make_it_says_so_too(source: Path, tmp_path: Path) -> None:
+def test_without_make_the_build_says_so(source: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     code, said, [wheel] = build(source, str(tmp_path / "empty"))
     assert code == 0
@@ -136,7 +134,7 @@ def test_without_make_it_says_so_too(source: Path, tmp_path: Path) -> None:
 
 
 @needs_nvcc
-def test_with_a_compiler_the_kernels_are_built_on_the_way(source: Path) -> None:
+def test_with_a_compiler_the_kernels_are_built_with_the_wheel(source: Path) -> None:
     code, said, [wheel] = build(source, os.environ["PATH"])
     assert code == 0, said
     built = ptx_in(wheel)
