@@ -10,7 +10,7 @@ cuBLAS matrices are column-major. A row-major C = A · Bᵀ is, column-major, C�
 from __future__ import annotations
 
 import ctypes
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 
@@ -113,15 +113,13 @@ class Cublas:
         self._library.cublasDestroy_v2(self._handle)
 
     def _call(self, function: str, *arguments: Any) -> None:
-        if function in LAUNCHING:
-            self._device.make_current()
-        self._device.last_launched = f"cuBLAS's {function}"
-        status = getattr(self._library, function)(*arguments)
-        if status != 0:
-            self._raise(function, status)
-
-    def _raise(self, function: str, status: int) -> NoReturn:
         device = self._device
+        if function in LAUNCHING:
+            device.make_current()
+        device.last_launched = f"cuBLAS's {function}"
+        status = getattr(self._library, function)(*arguments)
+        if status == 0:
+            return
         state = device.driver.cuStreamQuery(device.stream)
         if int(state[0]) in LOST:
             device.check(function, state)

@@ -16,7 +16,7 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NoReturn
+from typing import Any
 
 from ..errors import (
     ClosedError,
@@ -94,7 +94,6 @@ class Device:
             None  # the last kernel, to have something to say if it fails
         )
         self.index, self.name = index, "the GPU"
-        self._initialize_driver()
         self._handle = self._device_handle(index)
         self.name = self.call("cuDeviceGetName", 256, self._handle).split(b"\0")[0].decode()
         self.capability = self._checked_capability()
@@ -126,9 +125,26 @@ class Device:
 
     def check(self, function: str, result: tuple[Any, ...]) -> Any:
         """Return a driver function's result without its status; raise if that is an error."""
-        if result[0] != 0:
-            self._raise(function, int(result[0]))
-        return result[1] if len(result) == 2 else None
+        if result[0] == 0:
+            return result[1] if len(result) == 2 else None
+        status = int(result[0])
+        found = self._describe(status)
+        can_query_memory = self._context is not None and function not in MEMORY_QUERIES
+        if status == OUT_OF_MEMORY and can_query_memory:
+            raise out_of_memory(self, f"what {function} needs")
+        if status not in LOST:
+            raise DeviceError(f"{function} of the CUDA driver failed: {found}")
+        self._token = object()
+        launched = "no kernel was launched since the model was opened"
+        if self.last_launched is not None:
+            launched = (
+                f"launched last was {self.last_launched} (to be sure, set CUDA_LAUNCH_BLOCKING=1)"
+            )
+        self._lost = (
+            f"{self.name} (cuda:{self.index}) failed: {found}, reported by {function}; {launched}. "
+            "This process cannot use the GPU again: restart it, or continue with --backend cpu"
+        )
+        raise DeviceLostError(self._lost)
 
     def make_current(self, force: bool = False) -> None:
         """Make our context current in the calling thread; called before any work is submitted.
@@ -206,7 +222,8 @@ class Device:
 
     # --- opening ---------------------------------------------------------------------------------
 
-    def _initialize_driver(self) -> None:
+    def _device_handle(self, index: int) -> Any:
+        """Initialise the driver, and return the handle of a device."""
         try:
             status = int(self.driver.cuInit(0)[0])
         except RuntimeError as error:  # no driver is found, or it lacks a function
@@ -222,8 +239,6 @@ class Device:
                 f"the NVIDIA driver does not start: {self._describe(status)}",
                 "see what `nvidia-smi` says",
             )
-
-    def _device_handle(self, index: int) -> Any:
         count = self.call("cuDeviceGetCount")
         if count == 0:
             raise DeviceUnavailableError(*NO_GPU_VISIBLE)
@@ -252,27 +267,6 @@ class Device:
                 "use a GPU of the Ampere generation or newer",
             )
         return major, minor
-
-    # --- errors ----------------------------------------------------------------------------------
-
-    def _raise(self, function: str, status: int) -> NoReturn:
-        found = self._describe(status)
-        can_query_memory = self._context is not None and function not in MEMORY_QUERIES
-        if status == OUT_OF_MEMORY and can_query_memory:
-            raise out_of_memory(self, f"what {function} needs")
-        if status not in LOST:
-            raise DeviceError(f"{function} of the CUDA driver failed: {found}")
-        self._token = object()
-        launched = "no kernel was launched since the model was opened"
-        if self.last_launched is not None:
-            launched = (
-                f"launched last was {self.last_launched} (to be sure, set CUDA_LAUNCH_BLOCKING=1)"
-            )
-        self._lost = (
-            f"{self.name} (cuda:{self.index}) failed: {found}, reported by {function}; {launched}. "
-            "This process cannot use the GPU again: restart it, or continue with --backend cpu"
-        )
-        raise DeviceLostError(self._lost)
 
     def _describe(self, status: int) -> str:
         """Return the driver's text for a status, its name and its number."""

@@ -184,7 +184,10 @@ class Staging:
         raw = np.ascontiguousarray(host).reshape(-1).view(np.uint8)
         for start in range(0, len(raw), self._size):
             part = raw[start : start + self._size]
-            page = self._next_free_page()
+            self._device.make_current()
+            page = self._pages[0]
+            self._pages.rotate(-1)
+            self._device.call("cuEventSynchronize", page.event)
             page.bytes[: len(part)] = part
             self._device.call(
                 "cuMemcpyHtoDAsync", address + start, page.address, len(part), self._device.stream
@@ -194,13 +197,6 @@ class Staging:
     def close(self) -> None:
         while self._pages:
             self._pages.pop().close()
-
-    def _next_free_page(self) -> _PinnedPage:
-        self._device.make_current()
-        page = self._pages[0]
-        self._pages.rotate(-1)
-        self._device.call("cuEventSynchronize", page.event)
-        return page
 
 
 class _PinnedPage:

@@ -183,18 +183,16 @@ def read_drawn(
     found: HostArray, draws: Sequence[Draw], vocabulary: int
 ) -> list[Drawn | NumericalError]:
     """Convert the kernel's results [R] of `DRAWN`; rows whose best score is not finite fail."""
+    drawn: list[Drawn | NumericalError] = []
     tokens, are_finite = found["token"].tolist(), np.isfinite(found["best"]).tolist()
-    return [
-        _drawn(found[row], token, _num_logprobs(draws[row], vocabulary))
-        if is_finite
-        else not_finite(float(found["best"][row]))
-        for row, (token, is_finite) in enumerate(zip(tokens, are_finite, strict=True))
-    ]
-
-
-def _drawn(row: np.void, token: int, num_logprobs: int) -> Drawn:
-    if num_logprobs < 0:
-        return Drawn(token, None)
-    tokens, logprobs = row["top"][:num_logprobs], row["top_logprobs"][:num_logprobs]
-    top = tuple(zip(tokens.tolist(), logprobs.tolist(), strict=True))
-    return Drawn(token, TokenLogprobs(token, float(row["logprob"]), top))
+    for row, token, is_finite, draw in zip(found, tokens, are_finite, draws, strict=True):
+        count = _num_logprobs(draw, vocabulary)
+        if not is_finite:
+            drawn.append(not_finite(float(row["best"])))
+        elif count < 0:
+            drawn.append(Drawn(token, None))
+        else:
+            logprobs = row["top_logprobs"][:count].tolist()
+            top = tuple(zip(row["top"][:count].tolist(), logprobs, strict=True))
+            drawn.append(Drawn(token, TokenLogprobs(token, float(row["logprob"]), top)))
+    return drawn
