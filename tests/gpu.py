@@ -1,7 +1,7 @@
-"""The GPU that tests of the CUDA backend run on: one played by the CPU, or a real one.
+"""The GPU that tests of the CUDA backend run on: emulated on the CPU, or real.
 
-With CULLAMA_TEST_GPU=1 (`make test-gpu`) it is this machine's; else `tests/emulation` plays it,
-from the very PTX files that ship. `missing()` says why neither can be had.
+With CULLAMA_TEST_GPU=1 (`make test-gpu`) it is this machine's; else `tests/emulation` emulates one,
+with the PTX files that ship. `missing()` says why neither is available.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ IS_REAL = os.environ.get("CULLAMA_TEST_GPU") == "1"
 
 @cache
 def missing() -> str | None:
-    """What keeps the CUDA backend from being tested here."""
+    """Return why the CUDA backend cannot be tested here, or None."""
     if not any(PTX_FOLDER.glob("*/*.ptx")):
         return "the kernels are not built: run `make ptx`"
     if IS_REAL:
         return None
     if shutil.which("g++") is None:
-        return "g++ is not installed, and the GPU is played by C++"
+        return "g++ is not installed, which builds the emulated GPU"
     try:
         import cuda.bindings  # noqa: F401
     except ImportError:
@@ -38,7 +38,7 @@ def missing() -> str | None:
 
 @cache
 def emulated() -> Any:
-    """The knobs of the GPU that the CPU plays; from now on, this process has it."""
+    """Load the emulated GPU into this process, and return its knobs."""
     assert not IS_REAL
     from emulation import device
 
@@ -46,7 +46,7 @@ def emulated() -> Any:
 
 
 def require() -> None:
-    """A GPU for the test or fixture that calls this; without one, it is skipped, saying why."""
+    """Skip the test or fixture that calls this where there is no GPU, real or emulated."""
     if reason := missing():
         pytest.skip(reason)
     if not IS_REAL:
@@ -54,7 +54,7 @@ def require() -> None:
 
 
 def operators(dtype: str, *, has_cublas: bool = True, deterministic: bool = False) -> Any:
-    """The CUDA backend, each array in memory of its own."""
+    """Return the CUDA backend, with every array in its own allocation."""
     require()
     from cullama.cuda.driver import Device
     from cullama.cuda.operators import CudaOperators
@@ -62,11 +62,11 @@ def operators(dtype: str, *, has_cublas: bool = True, deterministic: bool = Fals
     with pytest.MonkeyPatch.context() as patch:
         if not has_cublas:
             patch.setattr("cullama.cuda.operators.find_cublas", lambda: None)
-        return CudaOperators(dtype, Device(), deterministic, pool=EachItsOwn)
+        return CudaOperators(dtype, Device(), deterministic, pool=SeparateAllocations)
 
 
-class EachItsOwn(Pool):
-    """Every array in an allocation of its own: a step past its end is found out."""
+class SeparateAllocations(Pool):
+    """A pool that allocates every array separately, so that accesses past its end are found."""
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
@@ -83,7 +83,7 @@ class EachItsOwn(Pool):
         return Buffer(self, address, size)
 
     def reserve(self, pieces: int, size: int) -> None:
-        """Each piece is asked for when it is taken."""
+        """Does nothing: each buffer is allocated from the driver."""
 
     def _free_returned(self) -> None:
         while self._returned:
