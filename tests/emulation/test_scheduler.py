@@ -132,7 +132,7 @@ def test_a_copy_at_the_wrong_time_shows_too(planted_copies: Module, case: Wrong)
 
 def test_a_failure_names_the_line_of_the_source(planted: Module) -> None:
     source = Path(__file__).parent / "kernels" / "planted.cu"
-    line = 1 + source.read_text().split("\n").index("    row[threadIdx.x + shift] = 1.f;")
+    line = 1 + source.read_text().split("\n").index("  row[threadIdx.x + shift] = 1.f;")
     with pytest.raises(KernelError) as caught:
         planted.launch("static_shared_out_of_bounds", 1, 64, [zeros(64), 1])
     if "planted.cu" in str(caught.value):  # NVRTC's release build writes no lines

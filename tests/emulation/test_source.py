@@ -56,7 +56,7 @@ def test_the_same_scheduler_runs_it(schedule: Schedule) -> None:
     module, out = LoadedModule(build_source(PLANTED)), np.zeros(512, np.float32)
     module.launch("correct_reuse", 1, 128, [out, X], schedule=schedule)
     assert_array_equal(out, np.repeat(X[:16].reshape(4, 4).sum(1), 128))
-    line = 1 + PLANTED.read_text().split("\n").index("    if (threadIdx.x % 2) {") + 2
+    line = 1 + PLANTED.read_text().split("\n").index("  if (threadIdx.x % 2) {") + 2
     with pytest.raises(KernelError, match=f"divergent barrier: .* source line {line}|line {line}"):
         module.launch("divergent_barrier", 1, 64, [out], schedule=schedule)
 

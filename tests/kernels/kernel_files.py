@@ -1,6 +1,6 @@
 """Paths of kernels and their PTX, contents of a PTX file, and calls of make.
 
-Knows the layout of the project and PTX's `.entry`; not what any kernel computes.
+It reads the layout of the project and PTX's `.entry`; it computes nothing.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Runs ptxas, NVIDIA's assembler, on a PTX file, as the driver's compiler will do.
 
-Knows how ptxas reports registers, stack and spills, and keeps its reports by content, because
-assembling every file for every card takes half a minute and seldom says anything new.
+It parses registers, stack and spills, and caches reports by content, because assembling every file
+for every architecture takes half a minute.
 """
 
 from __future__ import annotations

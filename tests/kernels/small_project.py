@@ -1,6 +1,6 @@
 """A small project to run make in: this Makefile, three one-line kernels, and two headers.
 
-Knows how to keep compilers away from it; not what a test wants to see.
+It controls which compilers make can find; what must happen is said in the tests.
 """
 
 from __future__ import annotations

@@ -68,7 +68,7 @@ CUresult submit(Stream* handle, Action run) {
   return setting("streams") == "eager" ? finish(work) : SUCCESS;
 }
 
-// With CUDA_LAUNCH_BLOCKING=1 the launch itself tells what a kernel did wrong, as with NVIDIA's.
+// With CUDA_LAUNCH_BLOCKING=1 the launch itself reports a kernel's error, as with NVIDIA's.
 CUresult submit_kernel(Stream* handle, Action run) {
   if (CUresult code = submit(handle, std::move(run))) return code;
   const char* blocking = getenv("CUDA_LAUNCH_BLOCKING");
