@@ -1,4 +1,8 @@
-"""The library's face: load a model, generate, stream, look at logits, let go of it."""
+"""Provides `LLM`: loads a model, and generates, streams, chats and inspects with it.
+
+It connects the rooms below and computes nothing itself: the engine runs the model, text/ makes
+text of its tokens, chat/ and inspect/ are imported when they are first used.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +50,7 @@ MAX_CONTEXTS = 64  # the cache has room for at most so many full contexts
 
 
 class LLM:
-    """A model, ready to write.
+    """A loaded model.
 
     Args:
         model: a folder with safetensors, a GGUF file, a hub id ("owner/name", "owner/name:Q4_K_M",
@@ -59,18 +63,18 @@ class LLM:
         threads: for the CPU; None takes one for each physical core.
         context_length: the longest prompt and answer together, in tokens; None takes the
             model's own, up to 32,768.
-        cache_tokens: room for so many tokens of all texts under way together; None takes 64
+        cache_tokens: how many tokens the KV cache holds, of all requests together; None takes 64
             contexts, or what fits a quarter of the machine's memory (of which only what is used
             costs anything), or nine tenths of the GPU's free memory.
-        deterministic: the same bits for a text whatever else is under way, however its prompt is
-            cut up and whatever of it is cached; slower where there are many rows.
+        deterministic: the same bits for a request whatever else is in its batches, however its
+            prompt is chunked and whatever of it is cached; slower where there are many rows.
         keep_converted: keep the converted weights of GGUF files in the cache folder, so that
             they open in milliseconds the next time.
         progress: called with (done, total) while weights are read.
         download_progress: called with (done, total) bytes while a model is fetched.
         chat_template: a jinja2 file that takes the place of the checkpoint's own template, or
-            "none": then what is said in a chat is continued as text, line by line.
-        template_variables: what the template may be told besides the conversation, such as
+            "none": then a conversation is continued as text, line by line.
+        template_variables: what the template is given besides the conversation, such as
             {"enable_thinking": False} for Qwen3.
 
     Raises:
@@ -98,7 +102,7 @@ class LLM:
         self._checkpoint, config = model, model.config
         self._chosen_template, self._template_variables = chat_template, template_variables
         if chat_template not in (None, "none"):
-            self.chat_template  # noqa: B018  (a file that cannot be used is known at once)
+            _ = self.chat_template  # so that a file that cannot be used is refused at once
         self.context_length = _context_length(config, context_length)
         folder = cache_folder() / "converted" if keep_converted else None
         ops = operators_for(backend, dtype, threads, folder, deterministic)
@@ -120,7 +124,7 @@ class LLM:
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        """Between text and token ids.
+        """Converts between text and token ids.
 
         Raises:
             NoTokenizerError: the checkpoint came without one.
@@ -129,10 +133,10 @@ class LLM:
 
     @cached_property
     def chat_template(self) -> ChatTemplate | None:
-        """How a conversation is written down for this model; None continues it as text.
+        """Renders a conversation for this model; None continues it as text.
 
         Raises:
-            ChatTemplateError: there is one, and it cannot be used.
+            ChatTemplateError: the template cannot be used.
         """
         own = self._checkpoint.load_chat_template
         if self._chosen_template is None:
@@ -147,7 +151,7 @@ class LLM:
 
     @cached_property
     def chat_format(self) -> ChatFormat:
-        """Between messages and token ids."""
+        """Converts messages to token ids."""
         if self.chat_template is None and self._chosen_template is None:
             logging.getLogger("cullama").warning(
                 "%s has no chat template, as base models have none: "
@@ -160,7 +164,7 @@ class LLM:
 
     @property
     def longest_text(self) -> int:
-        """Tokens of a prompt and its answer together: the context, or what the cache holds."""
+        """Most tokens of a prompt and its answer: the context, or what the cache holds."""
         return self.engine.capacity.max_length
 
     @overload  # a text is also a sequence of texts, as far as types can tell
@@ -188,8 +192,8 @@ class LLM:
         Args:
             prompts: a text or its token ids → a `Completion`; a list of those → a list, in order.
             params: the same for all prompts.
-            priority: where others are under way: 1 goes before those that came up to 64 requests
-                earlier, 2 before twice as many; negative numbers let others pass.
+            priority: 1 goes before requests that came up to 64 earlier, 2 before twice as many;
+                negative numbers let others pass.
 
         Raises:
             UsageError: an empty prompt, or ids outside the vocabulary.
@@ -240,7 +244,7 @@ class LLM:
         *,
         priority: int = 0,
     ) -> Stream:
-        """The same piece by piece, as `stream`."""
+        """Answer the last message piece by piece, as `stream` does."""
         params = self.chat_format.with_stop_tokens(_checked(params))
         return self.stream(self._conversation(messages), params, priority=priority)
 
@@ -250,13 +254,13 @@ class LLM:
         params: SamplingParams | None = None,
         messages: Sequence[Message] = (),
     ) -> Session:
-        """A conversation that is kept: `send`, `stream`, `undo`, `retry`, `fork`."""
+        """Begin a conversation that is kept: `send`, `stream`, `undo`, `retry`, `fork`."""
         from .chat.session import Session
 
         return Session(self, system, _checked(params), messages)
 
     def logits(self, prompt: Prompt) -> NDArray[np.float32]:
-        """What the model predicts after each token of a prompt: float32 [T, V]."""
+        """Return the logits after each token of a prompt: float32 [T, V]."""
         return self.engine.logits(self._token_ids(prompt))
 
     def diff(
@@ -269,7 +273,7 @@ class LLM:
         detail: bool = False,
         tolerance: float | None = None,
     ) -> Comparison:
-        """Hold another model, or this one otherwise, against this one, operator by operator.
+        """Compare another model, or this one in another setting, with this one, by operator.
 
         Args:
             other: this model in another type, on another backend or from another file; or `self`,
@@ -277,7 +281,7 @@ class LLM:
             prompt: a text or its token ids.
             batches: how many sequences go through each of the two with the prompt.
             chunks: how many tokens of the prompt each takes at a time; 0 takes all.
-            detail: every operator, the larger ones spelled out in smaller ones.
+            detail: compare every operator; composite ones run as their smaller parts.
             tolerance: of relative errors; None takes that of the coarser of the storage types.
 
         Raises:
@@ -293,11 +297,11 @@ class LLM:
         return compare(record(first, checked, detail), second, tolerance)
 
     def inside(self, prompt: Prompt, hook: Hook | None = None) -> Inside:
-        """What a prompt meets on its way: hidden states, attention maps, the logit lens.
+        """Return the hidden states of a prompt, its attention maps and the logit lens.
 
         Args:
             prompt: a text or its token ids, T of them.
-            hook: as `watch` has it; what it changes, the rest of the model goes on with.
+            hook: as for `watch`; the rest of the model goes on with what it returns.
 
         Raises:
             UsageError: an empty prompt, or more than fits half the machine's memory.
@@ -309,7 +313,7 @@ class LLM:
         return look_inside(self.engine, self._token_ids(prompt), tokenizer, hook)
 
     def watch(self, prompt: Prompt, hook: Hook, *, detail: bool = False) -> NDArray[np.float32]:
-        """Run a prompt and show a hook what each operator gave; it may have it changed.
+        """Run a prompt and call a hook with the result of each operator, which it may replace.
 
         Args:
             prompt: a text or its token ids, T of them.
@@ -317,13 +321,13 @@ class LLM:
                 the layer, operator and operand of the call, and its result in float32 [T, …],
                 which cannot be written to. It returns None, or numbers of the same shape for the
                 model to go on with ("activation patching").
-            detail: every operator, the larger ones spelled out in smaller ones.
+            detail: show every operator; composite ones run as their smaller parts.
 
         Returns:
-            What the model predicts behind each token: float32 [T, V].
+            The logits after each token: float32 [T, V].
 
         Raises:
-            UsageError: an empty prompt; a hook that is none, or that answers in another shape.
+            UsageError: an empty prompt; a hook that is not callable, or returns another shape.
             ContextLengthError: a prompt longer than the context.
         """
         from .inspect.hook import watch
@@ -331,7 +335,7 @@ class LLM:
         return watch(self.engine, self._token_ids(prompt), hook, detail)
 
     def close(self) -> None:
-        """Return the model's memory. Texts under way end; any later use raises `ClosedError`."""
+        """Return the model's memory. Running requests end; any later use raises `ClosedError`."""
         if self._engine is not None:
             self._engine.close()
         self._engine = None
@@ -408,7 +412,7 @@ def _checked(params: SamplingParams | None) -> SamplingParams:
 
 
 def _is_one_prompt(prompts: Any) -> bool:
-    """A text, or token ids; a list of either is several prompts. An empty list is no prompts."""
+    """Tell one prompt, a text or token ids, from a list of several; an empty list is no prompts."""
     if isinstance(prompts, str):
         return True
     if not _is_list(prompts):

@@ -1,4 +1,4 @@
-"""What a request asks of the sampler, and the sampler: logits become tokens."""
+"""Sampling: what a request may ask for, and how logits become tokens."""
 
 from .params import SamplingParams, TokenLogprobs
 

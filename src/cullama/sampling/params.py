@@ -1,6 +1,6 @@
-"""What a request may ask of the sampler, checked: `SamplingParams`. It imports no numpy.
+"""Holds and checks what a request may ask of the sampler: `SamplingParams`. Imports no numpy.
 
-The chain that these parameters steer is in `sampler.py`.
+The sampler that these parameters control is in `sampling/sampler.py`.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from ..errors import UsageError
@@ -16,7 +17,7 @@ MAX_LOGPROBS = 20
 
 
 class TokenLogprobs(NamedTuple):
-    """Natural logarithms of probability under the model itself, before bias and temperature."""
+    """Log-probabilities (natural logarithm) under the model itself, before bias and temperature."""
 
     token_id: int
     logprob: float
@@ -44,8 +45,8 @@ class SamplingParams:
         logprobs: report this many likeliest tokens at each step; None reports nothing.
         n: how many answers to draw.
         ignore_eos: go on past the model's end tokens.
-        speculation: guess up to so many tokens at once where the text repeats itself; the same
-            text, in fewer steps.
+        speculation: propose up to so many draft tokens a step where the text repeats itself
+            (prompt lookup); the same text, in fewer steps.
 
     Raises:
         UsageError: a value out of range, or a name that does not exist.
@@ -88,12 +89,12 @@ class SamplingParams:
             )
         return cls(**values)
 
-    @property
+    @cached_property
     def is_plain_greedy(self) -> bool:
-        """Whether the likeliest token of the untouched logits is all that is wanted."""
+        """Whether the likeliest token of the unchanged logits is all that is asked for."""
         return self.temperature == 0 and self.logprobs is None and not self.changes_logits
 
-    @property
+    @cached_property
     def changes_logits(self) -> bool:
         return bool(
             self.logit_bias
@@ -103,21 +104,21 @@ class SamplingParams:
         )
 
 
-# Far beyond any use, and far within float32: no wish can turn a logit into an infinity.
-LARGEST = 1_000_000.0
-SMALLEST = 1 / LARGEST
-MOST_TOKENS = (1 << 63) - 1
+# Far beyond any use, and far within float32: no parameter can turn a logit into an infinity.
+MAX_VALUE = 1_000_000.0
+MIN_VALUE = 1 / MAX_VALUE
+MAX_TOKENS = (1 << 63) - 1
 
 # name → kind, lowest, highest
 _RANGES: dict[str, tuple[type, float, float]] = {
-    "max_tokens": (int, 1, MOST_TOKENS),
-    "temperature": (float, 0, LARGEST),
-    "top_k": (int, 0, MOST_TOKENS),
+    "max_tokens": (int, 1, MAX_TOKENS),
+    "temperature": (float, 0, MAX_VALUE),
+    "top_k": (int, 0, MAX_TOKENS),
     "top_p": (float, math.ulp(0), 1),
     "min_p": (float, 0, 1),
-    "repetition_penalty": (float, SMALLEST, LARGEST),
-    "presence_penalty": (float, -LARGEST, LARGEST),
-    "frequency_penalty": (float, -LARGEST, LARGEST),
+    "repetition_penalty": (float, MIN_VALUE, MAX_VALUE),
+    "presence_penalty": (float, -MAX_VALUE, MAX_VALUE),
+    "frequency_penalty": (float, -MAX_VALUE, MAX_VALUE),
     "seed": (int, 0, (1 << 64) - 1),
     "logprobs": (int, 0, MAX_LOGPROBS),
     "n": (int, 1, 1024),
@@ -158,16 +159,16 @@ def _checked_biases(biases: Any) -> dict[int, float]:
     if not isinstance(biases, Mapping):
         raise UsageError(f"logit_bias is {_short(biases)}, expected token ids and numbers")
     for token, bias in biases.items():
-        if not _is_token_id(token) or not _is_number(bias) or not -LARGEST <= bias <= LARGEST:
+        if not _is_token_id(token) or not _is_number(bias) or not -MAX_VALUE <= bias <= MAX_VALUE:
             raise UsageError(
                 f"logit_bias[{_short(token)}] is {_short(bias)}, expected a token id and a number "
-                f"from {-LARGEST:,.0f} to {LARGEST:,.0f}"
+                f"from {-MAX_VALUE:,.0f} to {MAX_VALUE:,.0f}"
             )
     return dict(biases)
 
 
 def biases_from_json(biases: Mapping[str, Any]) -> dict[Any, Any]:
-    """`logit_bias` with token ids in place of JSON's texts; what is no number stays as it is."""
+    """Turn JSON's keys of `logit_bias` into token ids; others stay as they are, to be refused."""
     return {int(key) if key.isdecimal() else key: bias for key, bias in biases.items()}
 
 
@@ -184,7 +185,7 @@ def _is_token_id(value: Any) -> bool:
 
 
 def _short(value: Any) -> str:
-    """Numbers of any length, too: Python refuses to write out the longest."""
+    """Write a value in at most 80 characters; Python refuses to write out very long numbers."""
     try:
         shown = repr(value)
     except ValueError:

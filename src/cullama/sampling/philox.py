@@ -1,9 +1,9 @@
-"""Random numbers that depend on nothing but where they are used: Philox4x32-10.
+"""Computes random numbers that depend only on where they are used: Philox4x32-10.
 
 Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3", SC 2011. A counter-based generator
 has no state to carry: the number for token 17 of sample 2 of a request is a function of (seed, 17,
 2), so a text is the same alone, in a batch, streamed, or on another backend. The same ten rounds
-are a few integer instructions on a GPU.
+are a few integer instructions on a GPU. It draws no token.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _WORD = 0xFFFFFFFF
 
 
 def philox(counter: tuple[int, int, int, int], key: tuple[int, int]) -> tuple[int, int, int, int]:
-    """Four random 32-bit words of a 128-bit counter under a 64-bit key."""
+    """Return four random 32-bit words for a 128-bit counter under a 64-bit key."""
     a, b, c, d = counter
     low, high = key
     for _ in range(10):
@@ -32,12 +32,12 @@ def philox(counter: tuple[int, int, int, int], key: tuple[int, int]) -> tuple[in
 
 
 def uniform(seed: int, step: int, index: int = 0, purpose: int = 0) -> float:
-    """A float64 in [0, 1) for one draw of one sample of one request."""
+    """Return a float64 in [0, 1) for one draw of one sample of one request."""
     counter = (step & _WORD, index & _WORD, purpose & _WORD, 0)
     a, b, _, _ = philox(counter, (seed & _WORD, seed >> 32 & _WORD))
     return ((a >> 5) * (1 << 26) + (b >> 6)) / (1 << 53)
 
 
 def fresh_seed() -> int:
-    """A seed for a request that came without one; short enough to be typed again."""
+    """Return a seed for a request without one; short enough to be typed again."""
     return int.from_bytes(os.urandom(4), "little")

@@ -1,9 +1,9 @@
-"""From logits to a token: the chain of small steps that draws it.
+"""Draws a token from logits, in a chain of small steps.
 
     bias → penalties → temperature → top-k → top-p → min-p → draw
 
-The order is that of transformers. It knows one row of logits at a time, in float32 on the host;
-this is the meaning that any device's sampler is held to. Ties go to the lower token id.
+The order is that of transformers. One row of logits at a time, in float32 on the host: every
+device's sampler is tested against it. Ties go to the lower token id. It runs no model.
 """
 
 from __future__ import annotations
@@ -23,27 +23,25 @@ Row = NDArray[np.float32]  # [V]
 
 
 def sample(logits: NDArray[np.float32], draws: Sequence[Draw]) -> list[Drawn | NumericalError]:
-    """One token for each row: [R, V] and R draws → R tokens.
+    """Draw one token for each row: logits [R, V] and R draws → R tokens.
 
-    A row that holds no numbers brings its own request to an end, and no other: its place in the
-    list holds the error.
+    A row that holds NaN gives an error in place of its token, so that only its own request ends.
     """
-    return [_drawn_or_error(row, draw) for row, draw in zip(logits, draws, strict=True)]
-
-
-def _drawn_or_error(logits: Row, draw: Draw) -> Drawn | NumericalError:
-    try:
-        return sample_row(logits, draw)
-    except NumericalError as error:
-        return error
+    drawn: list[Drawn | NumericalError] = []
+    for row, draw in zip(logits, draws, strict=True):
+        try:
+            drawn.append(sample_row(row, draw))
+        except NumericalError as error:
+            drawn.append(error)
+    return drawn
 
 
 def sample_row(logits: Row, draw: Draw) -> Drawn:
-    """Raises NumericalError where the row holds NaN, or nothing but infinities."""
+    """Draw a token from one row. Raises NumericalError for NaN, or nothing but infinities."""
     params = draw.params
     if params.is_plain_greedy:
         return Drawn(likeliest(logits), None)
-    likeliest(logits)  # refuses what is not a number
+    likeliest(logits)  # refuses NaN
     with np.errstate(over="ignore"):  # −∞ is the right answer for a hopeless token
         scores = adjusted(logits, draw) if params.changes_logits else logits
         token = likeliest(scores) if params.temperature == 0 else _drawn(scores, draw)
@@ -78,7 +76,7 @@ def _drawn(scores: Row, draw: Draw) -> int:
 
 
 def adjusted(logits: Row, draw: Draw) -> Row:
-    """A copy of the row with bias and penalties applied."""
+    """Return a copy of the row with bias and penalties applied."""
     params, scores = draw.params, logits.copy()
     for token, bias in params.logit_bias.items():
         check_bias(token, len(scores))
@@ -101,7 +99,7 @@ def check_bias(token: int, vocabulary: int) -> None:
 
 
 def softmax(scores: Row, temperature: float) -> Row:
-    """Probabilities [V]. The difference to the best comes first, so no temperature overflows."""
+    """Return probabilities [V]. The maximum is subtracted first, so no temperature overflows."""
     weights = scores - scores.max()
     if temperature != 1:
         weights /= np.float32(max(temperature, 1e-30))
@@ -111,7 +109,7 @@ def softmax(scores: Row, temperature: float) -> Row:
 
 
 def keep_top_k(weights: Row, k: int) -> None:
-    """Zeroes all but the k largest, in place."""
+    """Zero all but the k largest, in place."""
     if k >= len(weights):
         return
     threshold = np.partition(weights, -k)[-k]
@@ -122,7 +120,7 @@ def keep_top_k(weights: Row, k: int) -> None:
 
 
 def keep_top_p(weights: Row, share: float) -> None:
-    """Zeroes all but the smallest set of largest weights that reaches `share` of their sum."""
+    """Zero all but the smallest set of largest weights that reaches `share` of their sum."""
     total = float(weights.sum())
     # All weights below this line sum to less than (1 − share) · total, so the set lies above it
     # and only the few that do need sorting. The line is drawn a little lower than rounding could.
@@ -137,12 +135,12 @@ def keep_top_p(weights: Row, share: float) -> None:
 
 
 def keep_min_p(weights: Row, share: float) -> None:
-    """Zeroes weights below `share` of the largest, in place."""
+    """Zero weights below `share` of the largest, in place."""
     weights[weights < np.float32(share) * weights.max()] = 0
 
 
 def pick(weights: Row, uniform_number: float) -> int:
-    """The token whose stretch of the cumulative weights, in order of ids, holds the number."""
+    """Invert the cumulative weights, in order of token ids, at a number in [0, 1)."""
     reached = np.cumsum(weights, dtype=np.float64)
     token = int(np.searchsorted(reached, uniform_number * reached[-1], side="right"))
     return token if token < len(weights) else int(np.flatnonzero(weights)[-1])

@@ -1,4 +1,4 @@
-"""What a request gave: its text, its tokens, and how long it took."""
+"""Holds the result of a request: its text, its tokens, and how long it took."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Timings:
 
 @dataclass(frozen=True, repr=False)
 class Completion:
-    """An answer. `print` it for its text; at the end of a notebook's cell, it shows its tokens.
+    """The result of a request. `print` shows its text; a notebook's cell shows its tokens.
 
     Attributes:
         text: the complete characters of the answer, without the end token or stop string; empty
@@ -34,7 +34,7 @@ class Completion:
         finish_reason: "stop" (end token or stop string), "length" or "cancelled".
         logprobs: one entry a token where `SamplingParams.logprobs` asked for them.
         prompt_tokens: tokens of the prompt.
-        cached_tokens: of those, how many had been read before, for another text.
+        cached_tokens: of those, how many were found in the prefix cache.
         seed: gives the same text again.
         timings: how long it took.
         alternatives: the other answers where `SamplingParams.n` is above 1.
