@@ -91,16 +91,21 @@ def build_plan_batch(plan: Plan, block_size: int) -> Batch[HostArray]:
             for request, count, logits in plan.parts
         ]
         return build_batch(chunks, block_size)
+    requests = plan.decodes + [request for request, *_ in plan.prefills]
     tokens = [request.tokens[-1] for request in plan.decodes]
+    counts = [1] * len(plan.decodes)
     if plan.has_drafts:
         tokens = [
             token
             for request in plan.decodes
             for token in (request.tokens[-1], *request.draft_tokens)
         ]
-    for request, count, _ in plan.prefills:
+        counts = [1 + len(request.draft_tokens) for request in plan.decodes]
+    num_logits = counts[:]
+    for request, count, logits in plan.prefills:
         tokens += request.next_tokens(count)
-    requests, counts, num_logits = zip(*plan.parts, strict=True)
+        counts.append(count)
+        num_logits.append(logits)
     starts = [request.computed for request in requests]
     tables = [request.allocation.table for request in requests]
     return build_large_batch(tokens, starts, counts, num_logits, tables, block_size)

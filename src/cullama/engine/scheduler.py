@@ -224,12 +224,11 @@ class Scheduler:
         Returns those that found none and sit this pass out.
         """
         starved: set[Request] = set()
-        full = [
-            request
-            for request in self.decodes
-            if request.computed + (len(request.draft_tokens) if has_drafts else 0)
-            >= request.allocation.capacity
-        ]
+        full = [r for r in self.decodes if r.computed >= r.allocation.capacity]
+        if has_drafts:
+            full = [
+                r for r in self.decodes if r.computed + len(r.draft_tokens) >= r.allocation.capacity
+            ]
         for request in full:
             while request.allocation.blocks:  # one before it may have preempted it
                 tokens = request.computed + 1 + len(request.draft_tokens)
