@@ -24,7 +24,7 @@ from .trace import StepRecord, StepWatch
 
 
 class PassLoop:
-    """`observers` are called after each step."""
+    """Runs the requests of one scheduler; `observers` are called after each step."""
 
     def __init__(
         self,
@@ -53,22 +53,40 @@ class PassLoop:
         return self._pending is not None or self.scheduler.has_work
 
     def step(self) -> None:
-        """Run one pass of the model over the next tokens of all requests."""
+        """Run one pass of the model over the next tokens of all requests, and measure it."""
         start = time.perf_counter()
         watch = StepWatch(self.metrics, self.scheduler.cache.pool) if self.observers else None
-        if self._pending is not None and self.scheduler.is_speculating:
-            self.finish_pending()  # draft tokens follow from its tokens
-        plan = self.scheduler.schedule()
-        if watch is not None:
-            watch.note(plan, len(self.scheduler.waiting))
-        self._run(plan)
+        plan = self._pass()
         seconds = time.perf_counter() - start
         self.metrics.steps += 1
         self.metrics.busy_seconds += seconds
         if watch is not None:
-            record = watch.record(start, seconds)
+            record = watch.record(plan, len(self.scheduler.waiting), start, seconds)
             for observer in self.observers:
                 observer(record)
+
+    def _pass(self) -> Plan:
+        """Schedule, build the batch, run the model, process what it gave."""
+        if self._pending is not None and self.scheduler.is_speculating:
+            self.finish_pending()  # draft tokens follow from its tokens
+        plan = self.scheduler.schedule()
+        batch = build_plan_batch(plan, self._block_size) if plan.parts else None
+        outputs = self._read_pending()  # until here, the pass before this one may have run
+        failure = None
+        try:
+            if batch is not None:
+                self._launch(plan, batch)
+        except Exception as error:
+            failure = error
+        finally:
+            for output in outputs:
+                self._process(output)
+        if failure is not None:  # what has finished by now takes no part in the retry
+            for output in self._retry_one_by_one(plan, failure):
+                self._process(output)
+        if not self._is_asynchronous:
+            self.finish_pending()
+        return plan
 
     def finish_pending(self) -> None:
         """Wait for the pending pass, if there is one, and process its outputs."""
@@ -96,26 +114,7 @@ class PassLoop:
         """Close without returning the model's memory, which another process has."""
         self._runner = None
 
-    # --- a pass --------------------------------------------------------------------------------
-
-    def _run(self, plan: Plan) -> None:
-        batch = failure = None
-        if plan.parts:
-            batch = build_plan_batch(plan, self._block_size)
-        outputs = self._read_pending()
-        try:
-            if batch is not None:
-                self._launch(plan, batch)
-        except Exception as error:
-            failure = error
-        finally:
-            for output in outputs:
-                self._process(output)
-        if failure is not None:  # what has finished by now takes no part in the retry
-            for output in self._retry_one_by_one(plan, failure):
-                self._process(output)
-        if not self._is_asynchronous:
-            self.finish_pending()
+    # --- the parts of a pass -------------------------------------------------------------------
 
     def _launch(self, plan: Plan, batch: Batch[HostArray]) -> None:
         if self._is_asynchronous:

@@ -32,28 +32,24 @@ class StepRecord:
 
 
 class StepWatch:
-    """Follows one step: what was planned, and by how much the totals have grown at its end."""
+    """Follows one step: by how much the totals have grown at its end."""
 
     def __init__(self, metrics: Metrics, pool: BlockPool) -> None:
         self._metrics, self._pool = metrics, pool
         self._before = self._totals()
 
-    def note(self, plan: Plan, waiting: int) -> None:
-        self._decodes, self._prefills = len(plan.decodes), len(plan.prefills)
-        self._tokens, self._waiting = plan.tokens, waiting
-
-    def record(self, start: float, seconds: float) -> StepRecord:
+    def record(self, plan: Plan, waiting: int, start: float, seconds: float) -> StepRecord:
         drawn, preemptions, cached_tokens, ended = (
             after - before for before, after in zip(self._before, self._totals(), strict=True)
         )
         return StepRecord(
             start=start,
             seconds=seconds,
-            decodes=self._decodes,
-            prefills=self._prefills,
-            tokens=self._tokens,
+            decodes=len(plan.decodes),
+            prefills=len(plan.prefills),
+            tokens=plan.tokens,
             drawn=drawn,
-            waiting=self._waiting,
+            waiting=waiting,
             blocks_free=self._pool.free,
             blocks_cached=self._pool.cached,
             blocks_referenced=self._pool.referenced,
