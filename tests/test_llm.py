@@ -152,7 +152,7 @@ def test_importing_the_package_imports_nothing_heavy() -> None:
     assert not modules & heavy
 
 
-def test_a_contract_of_fields_is_kept() -> None:
+def test_a_completion_has_the_documented_fields() -> None:
     params = "max_tokens temperature top_k top_p min_p repetition_penalty presence_penalty "
     params += (
         "frequency_penalty seed stop stop_token_ids logit_bias logprobs n ignore_eos speculation"
@@ -166,7 +166,7 @@ def test_a_contract_of_fields_is_kept() -> None:
 # --- the same seed, the same text
 
 
-def test_a_completion_tells_how_it_came_about(llm: LLM, alone: Completion) -> None:
+def test_a_completion_reports_tokens_seed_and_timings(llm: LLM, alone: Completion) -> None:
     assert len(alone.token_ids) == 24
     assert all(type(token) is int and 0 <= token < VOCABULARY for token in alone.token_ids)
     assert alone.text
@@ -187,7 +187,7 @@ def test_another_seed_gives_another_text(llm: LLM, alone: Completion) -> None:
     assert llm.generate(PROMPT, replace(PARAMS, seed=8)).text != alone.text
 
 
-def test_without_a_seed_one_is_drawn_and_named(llm: LLM) -> None:
+def test_without_a_seed_one_is_drawn_and_reported(llm: LLM) -> None:
     first, second = (llm.generate(PROMPT, replace(PARAMS, seed=None)) for _ in range(2))
     assert first.seed != second.seed
     assert first.text != second.text
@@ -214,7 +214,7 @@ def test_the_text_is_the_same_streamed(llm: LLM, alone: Completion) -> None:
     assert stream.completion.finish_reason == "length"
 
 
-def test_the_text_is_the_same_in_streams_that_take_turns(llm: LLM, alone: Completion) -> None:
+def test_the_text_is_the_same_in_interleaved_streams(llm: LLM, alone: Completion) -> None:
     prompts = [PROMPT, *OTHERS[:2]]
     single = [llm.generate(prompt, PARAMS).text for prompt in prompts]
     streams = [llm.stream(prompt, PARAMS) for prompt in prompts]
@@ -226,7 +226,7 @@ def test_the_text_is_the_same_in_streams_that_take_turns(llm: LLM, alone: Comple
     assert texts[0] == alone.text
 
 
-def test_the_text_is_the_same_while_others_come_and_go(llm: LLM, alone: Completion) -> None:
+def test_the_text_is_the_same_while_other_requests_come_and_go(llm: LLM, alone: Completion) -> None:
     stream = llm.stream(PROMPT, PARAMS)
     text = next(stream) + next(stream)
     llm.generate(OTHERS, replace(PARAMS, seed=1))
@@ -248,7 +248,7 @@ def test_the_text_is_the_same_in_threads(llm: LLM, alone: Completion) -> None:
     assert written == streamed == [single[prompt] for prompt in prompts]
 
 
-def test_the_text_is_the_same_where_the_cache_has_room_for_one(
+def test_the_text_is_the_same_where_the_cache_holds_one_request(
     small_cache: LLM, alone: Completion
 ) -> None:
     prompts = [*OTHERS[:2], PROMPT, *OTHERS[2:4]]
@@ -309,7 +309,7 @@ def test_without_max_tokens_the_context_is_the_end(llm: LLM) -> None:
     assert completion.finish_reason == "length"
 
 
-def test_the_end_token_ends_it_and_is_no_text(llm: LLM) -> None:
+def test_the_end_token_ends_the_completion_and_has_no_text(llm: LLM) -> None:
     params = SamplingParams(max_tokens=5, seed=1, logit_bias={END: 1000})
     completion = llm.generate(PROMPT, params)
     assert completion.token_ids == (END,)
@@ -326,7 +326,7 @@ def test_the_end_token_can_be_ignored(llm: LLM) -> None:
     assert completion.text == ""
 
 
-def test_a_stop_token_ends_it_even_where_the_end_token_is_ignored(
+def test_a_stop_token_ends_the_completion_even_where_the_end_token_is_ignored(
     llm: LLM, alone: Completion
 ) -> None:
     stop = alone.token_ids[10]
@@ -413,7 +413,7 @@ def test_a_shorter_context_can_be_asked_for(tiny_model: Path, alone: Completion)
             llm.generate([5] * 17, PARAMS)
 
 
-def test_a_prompt_without_tokens_is_refused(llm: LLM) -> None:
+def test_an_empty_list_of_token_ids_is_refused(llm: LLM) -> None:
     no_ids: Any = np.array([], np.int64)
     for call in (
         lambda: llm.generate([[]], PARAMS),
@@ -426,7 +426,7 @@ def test_a_prompt_without_tokens_is_refused(llm: LLM) -> None:
             call()
 
 
-def test_an_empty_text_is_what_the_tokenizer_puts_in_front(llm: LLM) -> None:
+def test_an_empty_text_is_the_tokens_that_the_tokenizer_adds(llm: LLM) -> None:
     assert llm.generate("", PARAMS).prompt_tokens == 1
     assert llm.generate("", PARAMS).token_ids == llm.generate([0], PARAMS).token_ids
 
@@ -434,7 +434,7 @@ def test_an_empty_text_is_what_the_tokenizer_puts_in_front(llm: LLM) -> None:
 @pytest.mark.parametrize(
     "token", [-1, VOCABULARY, 2**31, 2**63, 10**30, -(10**30), 1.0, 1.5, "1", None, True, [1]]
 )
-def test_an_id_that_is_none_is_refused_by_name(llm: LLM, token: Any) -> None:
+def test_an_invalid_token_id_is_refused_by_name(llm: LLM, token: Any) -> None:
     for call in (
         lambda: llm.generate([5, token], PARAMS),
         lambda: llm.generate([[5], [5, token]], PARAMS),
@@ -470,14 +470,14 @@ def test_ids_may_not_be_numpy_floats_or_bools(llm: LLM, kind: Any) -> None:
     [None, 5, 1.5, b"Once", [None], [1.5], ["Once", 5], [["Once"]], {"role": "user"}, print],
     ids=str,
 )
-def test_what_is_no_prompt_is_refused(llm: LLM, prompt: Any) -> None:
+def test_an_invalid_prompt_is_refused(llm: LLM, prompt: Any) -> None:
     with pytest.raises(UsageError) as caught:
         llm.generate(prompt, PARAMS)
     one_line(caught)
 
 
 @pytest.mark.parametrize("prompt", [None, 5, b"Once", [None], ["Once"], print], ids=str)
-def test_what_is_no_prompt_for_a_stream_is_refused(llm: LLM, prompt: Any) -> None:
+def test_an_invalid_prompt_of_a_stream_is_refused(llm: LLM, prompt: Any) -> None:
     for call in (llm.stream, llm.logits):
         with pytest.raises(UsageError) as caught:
             call(prompt)
@@ -485,7 +485,7 @@ def test_what_is_no_prompt_for_a_stream_is_refused(llm: LLM, prompt: Any) -> Non
 
 
 @pytest.mark.parametrize("params", [{"max_tokens": 5}, 5, "seed=1", SamplingParams], ids=str)
-def test_what_are_no_params_is_refused(llm: LLM, params: Any) -> None:
+def test_invalid_params_are_refused(llm: LLM, params: Any) -> None:
     for call in (llm.generate, llm.stream):
         with pytest.raises(UsageError, match="SamplingParams"):
             call(PROMPT, params)
@@ -512,7 +512,7 @@ def test_a_stream_has_one_sample(llm: LLM) -> None:
         llm.stream(PROMPT, replace(PARAMS, n=2))
 
 
-def test_a_bias_outside_of_the_vocabulary_is_refused_before_anything_is_written(llm: LLM) -> None:
+def test_a_bias_outside_of_the_vocabulary_is_refused_before_any_token(llm: LLM) -> None:
     for call in (llm.generate, llm.stream):
         with pytest.raises(UsageError, match=r"logit_bias.* 300, expected .*below 300"):
             call(PROMPT, replace(PARAMS, logit_bias={300: 1.0}))
@@ -572,7 +572,7 @@ def test_a_model_that_is_not_there_is_named() -> None:
         LLM("no/such/model")
 
 
-def test_a_text_longer_than_the_whole_cache_is_refused_and_not_waited_for(small_cache: LLM) -> None:
+def test_a_request_longer_than_the_whole_cache_is_refused_at_once(small_cache: LLM) -> None:
     params = SamplingParams(max_tokens=60)
     for call in (small_cache.generate, lambda *arguments: list(small_cache.stream(*arguments))):
         with pytest.raises(UsageError) as caught:
@@ -583,7 +583,7 @@ def test_a_text_longer_than_the_whole_cache_is_refused_and_not_waited_for(small_
     assert len(small_cache.generate([5] * 5, PARAMS).token_ids) == 24
 
 
-def test_by_default_an_answer_shrinks_to_what_the_cache_has_room_for(small_cache: LLM) -> None:
+def test_the_default_max_tokens_shrinks_to_what_the_cache_holds(small_cache: LLM) -> None:
     params = replace(PARAMS, max_tokens=None)
     written = len(small_cache.generate([5] * 30, params).token_ids)
     assert 24 < written <= 64 - 30 + 1  # the last one is never fed back
@@ -592,7 +592,7 @@ def test_by_default_an_answer_shrinks_to_what_the_cache_has_room_for(small_cache
 # --- whatever happens
 
 
-def test_a_stream_that_is_dropped_half_way_gives_its_blocks_back(llm: LLM) -> None:
+def test_a_dropped_stream_releases_its_blocks(llm: LLM) -> None:
     stream = llm.stream(PROMPT, PARAMS)
     next(stream)
     assert not is_idle(llm)
@@ -601,7 +601,7 @@ def test_a_stream_that_is_dropped_half_way_gives_its_blocks_back(llm: LLM) -> No
     assert is_idle(llm)
 
 
-def test_a_stream_that_was_never_started_gives_its_blocks_back(llm: LLM) -> None:
+def test_a_stream_never_iterated_over_releases_its_blocks(llm: LLM) -> None:
     stream = llm.stream(PROMPT, PARAMS)
     llm.generate(OTHERS[0], PARAMS)  # takes the waiting one along
     del stream
@@ -634,7 +634,7 @@ def test_closing_a_stream_that_has_ended_changes_nothing(llm: LLM, alone: Comple
     assert stream.completion.text == alone.text
 
 
-def test_a_loop_that_is_left_can_go_on_later(llm: LLM, alone: Completion) -> None:
+def test_a_stream_left_in_the_middle_can_be_continued(llm: LLM, alone: Completion) -> None:
     stream = llm.stream(PROMPT, PARAMS)
     text = ""
     for piece in stream:
@@ -679,7 +679,7 @@ def refuse_token(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Ex
     return arm
 
 
-def test_a_pass_that_fails_once_is_repeated_and_hurts_nobody(
+def test_a_pass_that_fails_once_is_repeated_and_changes_no_text(
     llm: LLM, alone: Completion, break_next_step: Callable[[BaseException], None]
 ) -> None:
     streams = [llm.stream(PROMPT, PARAMS) for _ in range(4)]
@@ -689,7 +689,7 @@ def test_a_pass_that_fails_once_is_repeated_and_hurts_nobody(
     assert texts == [alone.text] * 4
 
 
-def test_a_request_that_breaks_the_pass_ends_alone(
+def test_a_request_that_makes_the_pass_fail_ends_alone(
     llm: LLM, alone: Completion, refuse_token: Callable[[int, Exception], None]
 ) -> None:
     guilty, harmless = llm.stream([5, 299, 6], PARAMS), llm.stream(PROMPT, PARAMS)
@@ -723,7 +723,7 @@ def test_an_interrupted_batch_leaves_nothing_behind(
     assert llm.generate(PROMPT, PARAMS).text == alone.text
 
 
-def test_an_interrupt_ends_the_stream_it_meets_and_no_other(
+def test_an_interrupt_ends_the_stream_being_read_and_no_other(
     llm: LLM, alone: Completion, break_next_step: Callable[[BaseException], None]
 ) -> None:
     interrupted, other = llm.stream(OTHERS[0], PARAMS), llm.stream(PROMPT, PARAMS)
@@ -736,7 +736,7 @@ def test_an_interrupt_ends_the_stream_it_meets_and_no_other(
     assert text + "".join(other) == alone.text
 
 
-def test_logits_that_fail_give_their_blocks_back(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_logits_that_fail_release_their_blocks(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(pieces: Any) -> Any:
         raise BrokenError("fire")
 
@@ -756,7 +756,7 @@ def with_nan(tmp_path: Path, write_model: WriteModel, tiny_tensors: dict[str, An
 
 
 @pytest.mark.parametrize("params", [PARAMS, GREEDY, replace(PARAMS, logprobs=2)])
-def test_a_model_of_nan_writes_no_token(with_nan: LLM, params: SamplingParams) -> None:
+def test_a_model_of_nan_draws_no_token(with_nan: LLM, params: SamplingParams) -> None:
     for call in (with_nan.generate, lambda *arguments: list(with_nan.stream(*arguments))):
         with pytest.raises(NumericalError) as caught:
             call([1, 42], params)
@@ -764,7 +764,7 @@ def test_a_model_of_nan_writes_no_token(with_nan: LLM, params: SamplingParams) -
     assert is_idle(with_nan)
 
 
-def test_nan_ends_the_text_it_is_in_and_no_other(with_nan: LLM) -> None:
+def test_nan_ends_its_own_request_and_no_other(with_nan: LLM) -> None:
     expected = with_nan.generate([5, 6], PARAMS).token_ids
     sound, unsound = with_nan.stream([5, 6], PARAMS), with_nan.stream([5, 42], PARAMS)
     with pytest.raises(NumericalError):
@@ -777,7 +777,7 @@ def test_nan_ends_the_text_it_is_in_and_no_other(with_nan: LLM) -> None:
 # --- closing
 
 
-def test_a_closed_model_says_so(tiny_model: Path) -> None:
+def test_using_a_closed_model_raises_closed_error(tiny_model: Path) -> None:
     llm = LLM(tiny_model)
     assert "closed" not in repr(llm)
     llm.close()
@@ -801,7 +801,7 @@ def test_a_with_block_closes_the_model_also_after_an_error(tiny_model: Path) -> 
         llm.generate(PROMPT)
 
 
-def test_texts_under_way_end_when_the_model_is_closed(tiny_model: Path) -> None:
+def test_running_requests_end_when_the_model_is_closed(tiny_model: Path) -> None:
     llm = LLM(tiny_model)
     streams = [llm.stream(prompt, PARAMS) for prompt in (PROMPT, OTHERS[0])]
     next(streams[0])
@@ -815,7 +815,7 @@ def test_texts_under_way_end_when_the_model_is_closed(tiny_model: Path) -> None:
 
 
 @pytest.mark.parametrize("has_stream", [False, True])
-def test_closing_gives_the_memory_back(tiny_model: Path, has_stream: bool) -> None:
+def test_closing_returns_the_memory(tiny_model: Path, has_stream: bool) -> None:
     llm = LLM(tiny_model)
     llm.generate(PROMPT, PARAMS)
     kept = llm.stream(PROMPT, PARAMS) if has_stream else None
@@ -827,7 +827,7 @@ def test_closing_gives_the_memory_back(tiny_model: Path, has_stream: bool) -> No
     del kept
 
 
-def test_a_model_can_be_closed_while_another_thread_writes(tiny_model: Path) -> None:
+def test_a_model_can_be_closed_while_another_thread_generates(tiny_model: Path) -> None:
     llm = LLM(tiny_model)
     begun, ended = threading.Event(), []
 
@@ -861,7 +861,7 @@ def test_ids_need_no_tokenizer(without_tokenizer: LLM, llm: LLM, alone: Completi
     np.testing.assert_array_equal(without_tokenizer.logits(ids), llm.logits(ids))
 
 
-def test_text_needs_one(without_tokenizer: LLM) -> None:
+def test_text_needs_a_tokenizer(without_tokenizer: LLM) -> None:
     for call in (
         lambda: without_tokenizer.generate(PROMPT),
         lambda: without_tokenizer.generate([[5], PROMPT]),
@@ -913,7 +913,7 @@ def test_logits_of_a_token_do_not_depend_on_those_after_it(llm: LLM) -> None:
     np.testing.assert_allclose(llm.logits([5, 6, 7, 8])[:2], llm.logits([5, 6]), atol=1e-5)
 
 
-def test_logits_that_find_no_room_say_so(small_cache: LLM) -> None:
+def test_logits_that_find_no_blocks_are_refused(small_cache: LLM) -> None:
     stream = small_cache.stream([5] * 33, PARAMS)  # both of its blocks
     next(stream)
     with pytest.raises(UsageError, match="no room"):
@@ -952,7 +952,7 @@ def test_16_bit_storage_takes_half_the_bytes(
         assert not np.array_equal(logits, expected)
 
 
-def test_a_tied_model_keeps_its_table_once(tmp_path: Path, write_model: WriteModel) -> None:
+def test_a_tied_model_holds_its_embedding_once(tmp_path: Path, write_model: WriteModel) -> None:
     with LLM(write_model(tmp_path, tie_word_embeddings=True)) as llm:
         assert weight_bytes(llm) == numbers(llm.config.parameters)
         assert llm.engine.runner.model.weights.head is llm.engine.runner.model.weights.embedding
@@ -967,7 +967,7 @@ def test_a_model_is_named_by_path_text_or_open_checkpoint(
             assert llm.description.startswith("tiny · safetensors F32 · cpu · ")
 
 
-def test_progress_is_told_up_to_the_end(tiny_model: Path) -> None:
+def test_progress_is_reported_up_to_the_end(tiny_model: Path) -> None:
     told: list[tuple[int, int]] = []
     with LLM(tiny_model, progress=lambda done, total: told.append((done, total))) as llm:
         elements = sum(tensor.size for tensor in open_checkpoint(tiny_model).tensors.values())

@@ -364,12 +364,12 @@ class LLM:
         try:
             for prompt in prompts:
                 groups.append(self._submit(prompt, params, priority))
-            generate([sample for group in groups for sample in group])
+            completions = iter(generate([sample for group in groups for sample in group]))
         finally:  # also where a later prompt is refused
             for sample in (sample for group in groups for sample in group):
                 sample.handle.cancel()
-        completions = [[sample.output.completion() for sample in group] for group in groups]
-        return [replace(first, alternatives=tuple(others)) for first, *others in completions]
+        by_prompt = [[next(completions) for _ in group] for group in groups]
+        return [replace(first, alternatives=tuple(others)) for first, *others in by_prompt]
 
     def _submit(self, prompt: Prompt, params: SamplingParams, priority: int) -> list[Sample]:
         tokenizer = self._tokenizer_or_none(needed=isinstance(prompt, str) or bool(params.stop))

@@ -28,7 +28,7 @@ def words(text: str) -> tuple[int, ...]:
 
 
 @pytest.mark.parametrize(("counter", "key", "result"), KNOWN_ANSWERS)
-def test_the_published_answers(counter: str, key: str, result: str) -> None:
+def test_philox_gives_the_published_numbers(counter: str, key: str, result: str) -> None:
     a, b, c, d = words(counter)
     low, high = words(key)
     assert philox((a, b, c, d), (low, high)) == words(result)

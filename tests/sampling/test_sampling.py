@@ -447,7 +447,7 @@ def test_the_same_draw_is_the_same_token() -> None:
     assert len(drawn) > 25
 
 
-def test_a_token_does_not_depend_on_what_was_said_but_on_how_much() -> None:
+def test_the_random_number_depends_on_the_position_not_on_the_tokens() -> None:
     logits = np.random.default_rng(1).normal(size=1000).astype(np.float32)
     one = sample_row(logits, draw(seed=9, prompt=[1, 2], answer=[3, 4]))
     assert one == sample_row(logits, draw(seed=9, prompt=[5], answer=[6, 7]))
@@ -541,14 +541,12 @@ SICK = [
     [{}, {"temperature": 0}, {"temperature": 0, "logprobs": 2}, {"top_p": 0.5, "top_k": 1}],
     ids=str,
 )
-def test_what_is_not_a_number_is_refused(
-    logits: NDArray[np.float32], wishes: dict[str, Any]
-) -> None:
+def test_nan_is_refused(logits: NDArray[np.float32], wishes: dict[str, Any]) -> None:
     with pytest.raises(NumericalError, match=r"logits hold (nan|inf|-inf), expected finite"):
         sample_row(logits, draw(**wishes))
 
 
-def test_a_sick_row_ends_its_own_request_and_no_other() -> None:
+def test_a_nan_row_ends_its_own_request_and_no_other() -> None:
     rows = np.stack([row(5, 1), row(1, math.nan), row(INFINITY, 1), row(1, 5)])
     drawn = sample(rows, [draw(temperature=0)] * 4)
     assert [type(one) for one in drawn] == [Drawn, NumericalError, NumericalError, Drawn]
@@ -574,7 +572,7 @@ BEYOND_FLOAT32: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("wishes", BEYOND_FLOAT32, ids=str)
 @pytest.mark.parametrize("greedy", [False, True])
-def test_a_wish_that_float32_cannot_hold_is_refused_or_does_no_harm(
+def test_a_parameter_that_float32_cannot_hold_is_refused_or_harmless(
     wishes: dict[str, Any], greedy: bool
 ) -> None:
     if greedy:
@@ -626,7 +624,7 @@ def test_the_greedy_token_leads_the_top_even_by_a_hair() -> None:
     assert drawn.logprobs.top[0][0] == 700
 
 
-def test_logprobs_are_the_model_s_own_whatever_is_wished() -> None:
+def test_logprobs_are_the_model_s_own_whatever_the_parameters() -> None:
     wishes: dict[str, Any] = {"temperature": 0, "logit_bias": {3: 50.0}, "presence_penalty": 9.0}
     drawn = sample_row(PROBABILITIES, draw(answer=[0], logprobs=1, **wishes))
     assert drawn.token == 3
@@ -699,7 +697,7 @@ VALID: dict[str, list[Any]] = {
 @pytest.mark.parametrize(
     ("name", "value"), [(name, value) for name, values in INVALID.items() for value in values]
 )
-def test_what_cannot_be_is_refused_by_name_and_value(name: str, value: Any) -> None:
+def test_an_invalid_value_is_refused_by_name_and_value(name: str, value: Any) -> None:
     with pytest.raises(UsageError) as caught:
         SamplingParams(**{name: value})
     message = str(caught.value)
@@ -711,7 +709,7 @@ def test_what_cannot_be_is_refused_by_name_and_value(name: str, value: Any) -> N
 
 
 @pytest.mark.parametrize("bias", [math.nan, INFINITY, -INFINITY, "1", None, True])
-def test_a_bias_that_is_no_number_is_refused(bias: Any) -> None:
+def test_a_bias_that_is_not_a_number_is_refused(bias: Any) -> None:
     with pytest.raises(UsageError, match=r"logit_bias\[7\] is .*, expected") as caught:
         SamplingParams(logit_bias={3: 1.0, 7: bias})
     assert repr(bias) in str(caught.value)
@@ -720,7 +718,7 @@ def test_a_bias_that_is_no_number_is_refused(bias: Any) -> None:
 @pytest.mark.parametrize(
     ("name", "value"), [(name, value) for name, values in VALID.items() for value in values]
 )
-def test_what_can_be_is_taken(name: str, value: Any) -> None:
+def test_every_valid_value_is_accepted(name: str, value: Any) -> None:
     taken = getattr(SamplingParams(**{name: value}), name)
     assert taken == (tuple(value) if isinstance(value, list) else value)
     assert SamplingParams.from_mapping({name: value}) == SamplingParams(**{name: value})
@@ -742,7 +740,7 @@ def test_every_parameter_has_been_tried() -> None:
         ("logit_bias", "abc"),
     ],
 )
-def test_what_is_no_collection_is_refused(name: str, value: Any) -> None:
+def test_a_value_that_is_not_a_collection_is_refused(name: str, value: Any) -> None:
     with pytest.raises(UsageError, match=name):
         SamplingParams(**{name: value})
 
@@ -843,7 +841,7 @@ def test_the_defaults_are_the_model_s_own_distribution() -> None:
     ],
     ids=str,
 )
-def test_whoever_changes_logits_is_not_plainly_greedy(wishes: dict[str, Any]) -> None:
+def test_params_that_change_logits_are_not_plain_greedy(wishes: dict[str, Any]) -> None:
     assert SamplingParams(**wishes).changes_logits
     assert not SamplingParams(temperature=0, **wishes).is_plain_greedy
     assert SamplingParams(temperature=0).is_plain_greedy

@@ -44,7 +44,7 @@ def test_pieces_add_up_to_the_text(whole: Completion, pieces: list[str]) -> None
     assert len(pieces) > 5
 
 
-def test_a_completion_can_be_looked_at_while_it_is_written(llm: LLM, pieces: list[str]) -> None:
+def test_a_completion_can_be_read_during_generation(llm: LLM, pieces: list[str]) -> None:
     stream = llm.stream(PROMPT, PARAMS)
     assert stream.completion.text == ""
     assert stream.completion.token_ids == ()
@@ -185,7 +185,7 @@ def test_no_piece_shows_a_part_of_a_stop_string(llm: LLM, whole: Completion) -> 
     assert shown == whole.text[: whole.text.index(stop)]
 
 
-def test_a_stopped_text_gives_its_blocks_back_at_once(llm: LLM, whole: Completion) -> None:
+def test_a_stopped_request_releases_its_blocks_at_once(llm: LLM, whole: Completion) -> None:
     stream = llm.stream(PROMPT, replace(PARAMS, stop=(whole.text[5:8],)))
     list(stream)
     assert llm.engine.prefix_cache.pool.referenced == 0
@@ -200,7 +200,7 @@ def test_one_of_a_batch_may_stop_early(llm: LLM, whole: Completion) -> None:
 
 
 @pytest.mark.parametrize("stop", ["", ("a", ""), (1,), (None,), (b"a",), 5, {"a": 1}])
-def test_what_is_no_stop_string_is_refused(stop: object) -> None:
+def test_an_invalid_stop_string_is_refused(stop: object) -> None:
     with pytest.raises(UsageError, match="stop is"):
         SamplingParams(stop=stop)  # type: ignore[arg-type]
 
@@ -208,7 +208,7 @@ def test_what_is_no_stop_string_is_refused(stop: object) -> None:
 # --- the completion
 
 
-def test_every_reason_to_finish_has_its_name(llm: LLM, whole: Completion) -> None:
+def test_every_finish_reason_is_reported(llm: LLM, whole: Completion) -> None:
     assert whole.finish_reason == "length"
     assert llm.generate(PROMPT, replace(PARAMS, stop_token_ids=whole.token_ids[:1])).text == ""
     ends = SamplingParams(logit_bias={1: 1000.0})
@@ -218,7 +218,7 @@ def test_every_reason_to_finish_has_its_name(llm: LLM, whole: Completion) -> Non
     assert stream.completion.finish_reason == "cancelled"
 
 
-def test_the_end_token_does_not_spoil_the_text_before_it(llm: LLM, whole: Completion) -> None:
+def test_the_end_token_does_not_change_the_text_before_it(llm: LLM, whole: Completion) -> None:
     at = whole.token_ids.index(whole.token_ids[12])
     params = replace(PARAMS, stop_token_ids=(whole.token_ids[12],))
     completion = llm.generate(PROMPT, params)
@@ -245,7 +245,7 @@ def test_every_token_that_logprobs_name_has_its_text(llm: LLM, whole: Completion
     assert whole.token_texts == {}
 
 
-def test_a_completion_is_short_to_look_at_and_prints_its_text(whole: Completion) -> None:
+def test_the_repr_is_short_and_str_is_the_text(whole: Completion) -> None:
     assert str(whole) == whole.text
     shown = repr(whole)
     assert shown.startswith("Completion(")
@@ -261,7 +261,7 @@ def test_a_completion_can_be_kept_in_a_set_and_written_as_json(llm: LLM) -> None
     assert json.loads(json.dumps(asdict(completion)))["text"] == completion.text
 
 
-def test_timings_are_told_for_every_end(llm: LLM, whole: Completion) -> None:
+def test_timings_are_reported_for_every_finish_reason(llm: LLM, whole: Completion) -> None:
     for completion in (whole, stopped(llm, whole.text[3:5])):
         assert 0 < completion.timings.first_token <= completion.timings.total
     stream = llm.stream(PROMPT, PARAMS)

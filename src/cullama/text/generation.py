@@ -17,9 +17,11 @@ from .completion import Completion
 from .output import OutputStream
 from .tokenizer import Tokenizer
 
+Event: TypeAlias = str | RequestHandle  # a piece of text, or the handle to be waited for
+
 
 class Sample(NamedTuple):
-    """One sample while it is generated: the engine's end, and the text's."""
+    """One sample while it is generated: the handle its tokens come from, and their text."""
 
     handle: RequestHandle
     output: OutputStream
@@ -28,7 +30,7 @@ class Sample(NamedTuple):
 def submit(
     engine: EngineClient, request: GenerationRequest, tokenizer: Tokenizer | None
 ) -> list[Sample]:
-    """Submit a request; returns its n samples. Raises as `EngineClient.submit`."""
+    """Submit a request and return its n samples. Raises what `EngineClient.submit` raises."""
     return [
         Sample(
             handle,
@@ -39,7 +41,7 @@ def submit(
 
 
 def generate(samples: Sequence[Sample]) -> list[Completion]:
-    """Return the completions of all samples, generated together."""
+    """Generate all samples together, in this thread; returns their completions."""
     for event in _generate(samples):
         if not isinstance(event, str):
             event.wait()
@@ -47,10 +49,10 @@ def generate(samples: Sequence[Sample]) -> list[Completion]:
 
 
 class Stream:
-    """Iterate for the pieces of the answer; `completion` tells the rest once it has ended.
+    """Iterate for the pieces of the answer; `completion` holds the rest when it has ended.
 
-    `for` works in the thread that asks; `async for` leaves the work to a thread of the engine.
-    Closing it, or dropping it, ends the answer and returns its memory.
+    `for` runs the engine in the calling thread; `async for` lets a thread of the engine run it.
+    Closing the stream, or dropping it, cancels the request and frees its cache blocks.
     """
 
     def __init__(self, sample: Sample) -> None:
@@ -78,9 +80,6 @@ class Stream:
     def completion(self) -> Completion:
         """What has been generated so far."""
         return self._sample.output.completion()
-
-
-Event: TypeAlias = str | RequestHandle  # a piece of text, or what has to be waited for
 
 
 def _read(sample: Sample) -> Generator[str, None, None]:
