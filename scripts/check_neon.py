@@ -41,14 +41,13 @@ FEATURES = {"neon": True, "dotprod": True}
 
 ROOT = Path(__file__).resolve().parents[1]
 KERNELS = (
-    "code",
-    "dots",
     "activation_quantisation",
-    "unpacking",
+    "attention",
+    "dots",
+    "packing",
     "products",
     "rows",
-    "attention",
-    "packing",
+    "unpacking",
 )
 TESTS = ["tests/cpu/jit/test_jit_kernel_builder.py"]
 TESTS += [f"tests/cpu/compiled/test_compiled_{name}.py" for name in KERNELS]

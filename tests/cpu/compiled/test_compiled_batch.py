@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cullama.cpu.compiled.attention import SPLIT, sizes_for
+from cullama.cpu.compiled.attention import SPLIT, row_tiles
 from cullama.cpu.compiled.batch import TABLE_STEP, CompiledBatch, FixedBatch, Work, pack
 from cullama.cpu.operators import BLOCK_SIZE
 from cullama.model.batch import Batch, Chunk, build_batch
@@ -55,7 +55,7 @@ def test_every_query_meets_every_split_it_sees_once(
     sequences: list[tuple[int, int]], group: int, kv_heads: int, window: int, registers: int
 ) -> None:
     batch = batch_of(*((min(tokens, context), context) for tokens, context in sequences))
-    sizes = sizes_for(registers)
+    sizes = row_tiles(registers)
     work = batch.work(window, group, kv_heads, sizes)
     assert batch.work(window, group, kv_heads, sizes) is work  # worked out once for all layers
     expected = Counter(
@@ -75,7 +75,7 @@ def test_every_query_meets_every_split_it_sees_once(
 
 @pytest.mark.parametrize("registers", [1, 2, 4, 8, 32])
 def test_tiles_have_the_sizes_that_there_is_code_for(registers: int) -> None:
-    sizes = sizes_for(registers)
+    sizes = row_tiles(registers)
     assert sizes[-1] == 1
     assert max(sizes) <= registers
     assert list(sizes) == sorted(set(sizes), reverse=True)
@@ -113,7 +113,7 @@ def test_which_shapes_come_again(
 
 # --- a batch in one place ------------------------------------------------------------------------
 
-SIZES = sizes_for(8)
+SIZES = row_tiles(8)
 IN_ROOM = st.integers(1, TABLE_STEP * BLOCK_SIZE)  # contexts
 
 

@@ -12,7 +12,7 @@ from compiled_cpu import computed, in_each_instruction_set, operators
 from numpy.typing import NDArray
 from packed_weights import assert_same_bits
 
-from cullama.cpu.compiled.rows import exp, narrowed
+from cullama.cpu.compiled.rows import exp, round_to
 from cullama.cpu.jit.kernel_builder import F32, KernelBuilder, vector
 from cullama.cpu.operators import CpuOperators
 from cullama.cpu.packed import FORMATS, Plain
@@ -90,7 +90,7 @@ def narrow(name: str, kind: str, x: Floats, lanes: int) -> NDArray[Any]:
     def body(builder: KernelBuilder, arrays: SimpleNamespace) -> None:
         with builder.loop(count, 0, lanes) as place:
             number = builder.load(at(F32, lanes), arrays.x + place * 4)
-            builder.store(narrowed(builder, format_, number), arrays.out + place * size)
+            builder.store(round_to(builder, format_, number), arrays.out + place * size)
 
     computed(name, f"narrowed_{kind}_{lanes}_{count}", body, x=x, out=out)
     return out

@@ -32,7 +32,7 @@ from ..operators import BLOCK_SIZE, CpuOperators
 from ..packed import FORMATS, PANEL, Bytes, Format, Grouped, PackedMatrix, Panels, Plain
 from ..storage import Memory
 from .activation_quantisation import GROUPS_IN_CHUNK, QUANTISE_ACTIVATIONS, RECORD
-from .attention import attention_kernel, merge_kernel, sizes_for
+from .attention import attention_kernel, merge_kernel, row_tiles
 from .batch import CompiledBatch, pack
 from .packing import packing
 from .products import product_kernel
@@ -265,7 +265,7 @@ class CompiledOperators(CpuOperators):
         assert isinstance(batch, CompiledBatch)
         tokens, heads, width = q.shape
         kv_heads, blocks = cache.keys.shape[:2]
-        sizes = sizes_for(self._launcher.jit.instruction_set.registers)
+        sizes = row_tiles(self._launcher.jit.instruction_set.registers)
         work = batch.work(cache.window, heads // kv_heads, kv_heads, sizes)
         arguments = {
             "out": self._empty((tokens, heads * width)),
