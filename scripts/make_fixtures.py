@@ -44,7 +44,7 @@ LONG_PROMPT = 40
 
 @dataclass(frozen=True)
 class Ablation:
-    """A feature taken away, by other config entries or by other values in some tensors."""
+    """Removes a feature, by config entries or by values of some tensors."""
 
     feature: str
     config: Config = field(default_factory=dict)
@@ -54,7 +54,7 @@ class Ablation:
 
 @dataclass(frozen=True)
 class Variant:
-    """One way in which a model comes in the wild."""
+    """A form in which published models come."""
 
     name: str
     config: Config
@@ -342,7 +342,7 @@ def write_tensors(path: Path, tensors: Weights, **metadata: str) -> None:
 
 
 def write_weights(folder: Path, weights: Weights, shards: int = 1) -> None:
-    """One file, or several and their index. Shards cut through a layer, as they do in the wild."""
+    """One file, or several and their index. Shards split a layer, as published ones do."""
     if shards == 1:
         write_tensors(folder / "model.safetensors", weights, format="pt")
         return
@@ -386,9 +386,9 @@ def logits_of(model: Any, ids: list[int]) -> Tensor:
 
 
 def greedy_steps(model: Any, ids: list[int]) -> Iterator[tuple[int, float]]:
-    """The likeliest token, and how far it is ahead of the second, again and again.
+    """Yield the likeliest token and its margin over the second, step by step.
 
-    The whole text is computed anew at every step: nothing here can be wrong about a cache.
+    The whole text is computed again at every step, so that no cache can be wrong.
     """
     tokens = list(ids)
     while True:
@@ -423,7 +423,7 @@ def is_telling(expected: Weights, config: Config) -> bool:
 
 
 def first_telling_expectation(variant: Variant, model: Any) -> Weights:
-    """Draws prompts, always the same ones, until greedy decoding is telling."""
+    """Draws prompts, always the same, until greedy decoding is telling."""
     for draw in range(200):
         generator = generator_for(variant.name, "prompt", draw)
         ids = generator.integers(3, variant.config["vocab_size"], variant.prompt_length).tolist()

@@ -1,47 +1,47 @@
-"""Every error that cullama raises on purpose; anything else that escapes is a bug of ours.
+"""Every error that cullama raises on purpose; any other exception that escapes is a bug.
 
     CullamaError                     failure: the command line exits with 1
-    ├── UsageError                   what was asked for cannot be right: exits with 2
+    ├── UsageError                   the request itself is wrong: exits with 2
     │   └── ContextLengthError       a prompt, or prompt and answer, longer than the context
     ├── ModelError
     │   ├── ModelNotFoundError       nothing at that path, or under that name
     │   ├── ModelFileError           a file is damaged, or not what it claims to be
-    │   ├── UnsupportedModelError    a sound file of a model that cullama does not run
+    │   ├── UnsupportedModelError    a valid file of a model that cullama does not run
     │   ├── NoTokenizerError         text was asked of a checkpoint that has only token ids
     │   └── ChatTemplateError        a chat template is missing, damaged, or does what it must not
     ├── DownloadError                a model could not be fetched
     ├── DeviceError                  something about the GPU
     │   ├── DeviceUnavailableError   no driver, no device, or one that cannot run our kernels
     │   ├── DeviceMemoryError        it has no room for what was asked
-    │   └── DeviceLostError          it failed; nothing runs on it until the process is started anew
+    │   └── DeviceLostError          it failed; nothing runs on it until the process is restarted
     ├── ClosedError                  the model was used after `close()`
     ├── QueueFullError               too many requests are waiting already
-    └── NumericalError               the model's output is not a number
+    └── NumericalError               the model's output is NaN or infinite
 
-A message names what was found, what was expected, and what to do. It knows no traceback.
+A message names what was found, what was expected, and what to do. This file imports nothing.
 """
 
 from __future__ import annotations
 
 
 class CullamaError(Exception):
-    """The root: catch this to catch everything cullama raises."""
+    """The root of the tree: catch this to catch everything that cullama raises."""
 
     exit_code = 1
 
 
 class UsageError(CullamaError):
-    """What was asked for cannot be right, whatever the machine or the model."""
+    """The request is wrong on any machine and for any model."""
 
     exit_code = 2
 
 
 class ContextLengthError(UsageError):
-    """A prompt, or a prompt with the answer asked for, does not fit the context."""
+    """A prompt, or a prompt and its `max_tokens`, does not fit the context."""
 
 
 class ModelError(CullamaError):
-    """Something about a model keeps it from being used."""
+    """A model cannot be used."""
 
 
 class ModelNotFoundError(ModelError):
@@ -53,27 +53,27 @@ class ModelFileError(ModelError):
 
 
 class UnsupportedModelError(ModelError):
-    """The files are sound; the model is one that cullama does not run."""
+    """The files are valid; cullama does not run this kind of model."""
 
 
 class NoTokenizerError(ModelError):
-    """Text was asked of a checkpoint that came without a usable tokenizer."""
+    """Text was given to, or asked of, a checkpoint without a usable tokenizer."""
 
 
 class ChatTemplateError(ModelError):
-    """A conversation cannot be written down: the template is missing, damaged or hostile."""
+    """A conversation cannot be rendered: the template is missing, damaged or hostile."""
 
 
 class DownloadError(CullamaError):
-    """A model could not be fetched; nothing half-written is taken for a model."""
+    """A model could not be fetched; partial files are never taken for a model."""
 
 
 class DeviceError(CullamaError):
-    """The GPU, its driver or its libraries did not do what was asked."""
+    """The GPU, its driver or one of its libraries failed."""
 
 
 class DeviceUnavailableError(DeviceError):
-    """There is no GPU that can be used: for what `reason`, and what to do about it."""
+    """No GPU can be used; `reason` says why, `remedy` what to do about it."""
 
     def __init__(self, reason: str, remedy: str) -> None:
         super().__init__(f"{reason}; {remedy}, or use --backend cpu")
@@ -81,19 +81,19 @@ class DeviceUnavailableError(DeviceError):
 
 
 class DeviceMemoryError(DeviceError):
-    """The GPU has no room for what was asked."""
+    """The GPU has too little free memory."""
 
 
 class DeviceLostError(DeviceError):
-    """The GPU failed and does nothing more for this process; the CPU backend goes on."""
+    """The GPU failed and is lost to this process; the CPU backend still works."""
 
 
 class ClosedError(CullamaError):
-    """The model was closed, and its memory returned, before this call."""
+    """The model was closed before this call."""
 
 
 class QueueFullError(CullamaError):
-    """So many requests are waiting that another would only wait; try again later."""
+    """Too many requests are waiting; try again later."""
 
 
 class NumericalError(CullamaError):

@@ -153,7 +153,7 @@ def q6_k_by_hand(block: bytes) -> list[np.float32]:
 @pytest.mark.parametrize(
     ("dtype", "by_hand", "size"), [("Q4_0", q4_0_by_hand, 18), ("Q6_K", q6_k_by_hand, 210)]
 )
-def test_the_bits_of_a_block_mean_what_the_format_says(
+def test_blocks_are_dequantised_as_the_format_says(
     dtype: str, by_hand: Any, size: int, tmp_path: Path, rng: np.random.Generator
 ) -> None:
     raw = stored_bytes(rng, dtype, (5, 512))
@@ -221,7 +221,7 @@ def test_reading_holds_little_more_than_a_tile(tmp_path: Path) -> None:
     assert peak < 12 << 20
 
 
-def test_scales_that_are_not_numbers_are_handed_on_in_silence(tmp_path: Path) -> None:
+def test_scales_of_nan_or_infinity_are_read_without_a_warning(tmp_path: Path) -> None:
     raw = np.zeros((1, 18), np.uint8)
     raw[0, 0:2] = np.array([np.inf], np.float16).view(np.uint8)
     raw[0, 2] = 8  # zero times infinity
@@ -617,7 +617,7 @@ def test_a_message_does_not_repeat_a_page_of_someone_elses_text(tmp_path: Path) 
 
 
 @pytest.mark.usefixtures("bounded")
-def test_what_is_no_regular_file_is_refused(tmp_path: Path) -> None:
+def test_a_path_that_is_not_a_regular_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelFileError, match="not a regular file"):
         GgufFile(tmp_path)
     with pytest.raises(ModelFileError, match=r"missing\.gguf: cannot be read: No such file"):

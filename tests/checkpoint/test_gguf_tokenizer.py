@@ -1,4 +1,4 @@
-"""Tokenizers rebuilt from GGUF fields give the ids of the tokenizers they were taken from.
+"""Tokenizers built from GGUF fields give the ids of their originals.
 
 For byte-level BPE the original is made here with the `tokenizers` library and put through a file;
 for SentencePiece a naive merging by score stands in for the original.
@@ -142,7 +142,7 @@ def test_byte_level_decoding_undoes_encoding(pre: str, text: str) -> None:
     assert tokenizer.decode(ids, skip_special_tokens=False) == normal
 
 
-def test_special_tokens_survive_the_way_through_a_file(tmp_path: Path) -> None:
+def test_special_tokens_survive_a_file(tmp_path: Path) -> None:
     original = ORIGINALS["smollm"]
     stored = gpt2_fields(original, "smollm")
     writer = gguf.GGUFWriter(tmp_path / "m.gguf", "llama")
@@ -187,7 +187,7 @@ SPLITS = {
 
 
 @pytest.mark.parametrize("pre", SPLITS)
-def test_text_falls_into_words_as_the_name_says(pre: str) -> None:
+def test_text_is_split_into_words_as_the_pre_tokenizer_says(pre: str) -> None:
     tokenizer = build_tokenizer(gpt2_fields(ORIGINALS["gpt-2"], pre))
     assert tokenizer.pre_tokenizer is not None
     for text, expected in SPLITS[pre]:
@@ -308,7 +308,7 @@ def test_control_tokens_are_found_where_they_are_asked_for() -> None:
     assert tokenizer.encode("<s>").ids.count(1) == 1
 
 
-def test_user_defined_tokens_are_found_whole_and_are_not_special() -> None:
+def test_user_defined_tokens_are_matched_whole_and_are_not_special() -> None:
     metadata = spm_fields(
         tokens=[*TOKENS, "<|tool  x|>"],
         scores=[*SCORES, -1000.0],
@@ -320,7 +320,7 @@ def test_user_defined_tokens_are_found_whole_and_are_not_special() -> None:
     assert tokenizer.decode(encoded.ids) == "hello <|tool  x|>"
 
 
-def test_unused_pieces_are_never_produced() -> None:
+def test_unused_tokens_are_never_produced() -> None:
     kinds = [
         UNUSED if token == "▁hello" else kind for token, kind in zip(TOKENS, KINDS, strict=True)
     ]
@@ -365,7 +365,7 @@ def test_an_empty_token_keeps_its_place() -> None:
         (False, False, ["▁a"]),
     ],
 )
-def test_a_text_begins_and_ends_as_the_file_says(
+def test_bos_and_eos_are_added_as_the_file_says(
     add_bos: bool | None, add_eos: bool | None, expected: list[str]
 ) -> None:
     tokenizer = build_tokenizer(spm_fields(add_bos_token=add_bos, add_eos_token=add_eos))
@@ -376,7 +376,7 @@ def test_a_text_begins_and_ends_as_the_file_says(
 @pytest.mark.parametrize(
     ("pre", "begins"), [("gpt-2", False), ("smollm", False), ("llama-bpe", True), ("tekken", True)]
 )
-def test_without_a_word_on_it_llama_3_and_mistral_begin_with_bos(pre: str, begins: bool) -> None:
+def test_llama_3_and_mistral_add_bos_by_default(pre: str, begins: bool) -> None:
     tokenizer = build_tokenizer(gpt2_fields(ORIGINALS["gpt-2"], pre))
     assert (tokenizer.encode("a").ids[0] == 1) == begins
     stated = gpt2_fields(ORIGINALS["gpt-2"], pre, add_bos_token=not begins)
@@ -466,7 +466,7 @@ def test_fields_that_do_not_fit_are_refused_by_name(name: str) -> None:
     assert len(str(caught.value)) < 300
 
 
-def test_cutting_pieces_stays_within_its_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_finding_merges_stays_within_its_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     work = sum(len(token) ** 2 for token, kind in zip(TOKENS, KINDS, strict=True) if kind == NORMAL)
     monkeypatch.setattr(gguf_tokenizer, "MAX_MERGE_WORK", work)
     build_tokenizer(spm_fields())
@@ -511,7 +511,7 @@ def as_byte_letters(text: str) -> str:
     return "".join(word for word, _ in words)
 
 
-def test_smollm_knows_words_it_is_known_for(smollm: tuple[Tokenizer, Tokenizer]) -> None:
+def test_smollm_encodes_known_texts(smollm: tuple[Tokenizer, Tokenizer]) -> None:
     text = "<|im_start|>user\nHello, world! 42<|im_end|>\n"
     encoded = smollm[0].encode(text)
     assert encoded.ids == [1, 4093, 198, 19556, 28, 905, 17, 216, 36, 34, 2, 198]

@@ -1,4 +1,4 @@
-"""Names and shapes of a model's tensors; what is wrong with them is said all at once."""
+"""Names and shapes of a model's tensors; all problems are reported at once."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_a_tied_model_has_one_table() -> None:
     assert expected_shapes(replace(CONFIG, tied=True)) == without_head
 
 
-def test_biases_and_norms_come_where_the_config_says() -> None:
+def test_biases_and_norms_are_those_of_the_config() -> None:
     config = replace(CONFIG, qkv_bias=True, output_bias=True, mlp_bias=True, qk_norm=True)
     more = {
         "self_attn.q_proj.bias": (64,),
@@ -152,7 +152,7 @@ def test_an_unknown_name_stays_and_is_reported_later(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["blk.00.attn_q.weight", "blk.\u0660.attn_q.weight"])
-def test_only_the_plain_spelling_of_a_layer_counts(name: str) -> None:
+def test_layer_numbers_with_leading_zeros_are_unknown_names(name: str) -> None:
     """Or two tensors of a file would silently be one."""
     assert huggingface_name(name) == name
 
@@ -160,7 +160,7 @@ def test_only_the_plain_spelling_of_a_layer_counts(name: str) -> None:
 # --- what is found
 
 
-def test_exactly_the_expected_is_taken() -> None:
+def test_exactly_the_expected_tensors_are_returned() -> None:
     tensors = found()
     assert checked_tensors(PATH, CONFIG, tensors) == tensors
 
@@ -224,7 +224,7 @@ def test_one_wrong_tensor_is_one_tensor() -> None:
     assert "1 tensor does not fit" in refusal(found({"model.norm.weight": None}))
 
 
-def test_a_bias_that_the_config_does_not_promise_is_unexpected() -> None:
+def test_a_bias_that_the_config_does_not_name_is_unexpected() -> None:
     name = "model.layers.0.self_attn.q_proj.bias"
     assert f"unexpected '{name}'" in refusal(found({name: (64,)}))
 
@@ -234,7 +234,7 @@ def test_names_with_control_characters_stay_in_the_line() -> None:
     assert "\x1b" not in message
 
 
-def test_a_file_of_another_model_altogether_is_refused_in_a_line_that_can_be_read() -> None:
+def test_a_file_of_another_model_is_refused_in_one_short_line() -> None:
     """Ten thousand layers miss 90,000 tensors: their number is said, and some of them."""
     config = replace(CONFIG, layers=10_000, windows=(0,) * 10_000)
     message = refusal(found(), config)

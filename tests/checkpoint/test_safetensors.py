@@ -97,7 +97,7 @@ def test_a_single_file_is_read(folder: Path, tiny_tensors: Tensors) -> None:
 @pytest.mark.parametrize(
     ("dtype", "spelled"), [("float32", "F32"), ("float16", "F16"), ("bfloat16", "BF16")]
 )
-def test_each_type_is_handed_out_as_it_is_stored(
+def test_each_type_is_read_as_it_is_stored(
     tmp_path: Path, write_model: WriteModel, dtype: str, spelled: str
 ) -> None:
     checkpoint = open_checkpoint(write_model(tmp_path, dtype=dtype))
@@ -106,7 +106,7 @@ def test_each_type_is_handed_out_as_it_is_stored(
     assert {tensor.read().dtype.name for tensor in checkpoint.tensors.values()} == {dtype}
 
 
-def test_the_commonest_type_is_named_where_they_are_mixed(
+def test_the_most_common_type_is_named_where_types_are_mixed(
     folder: Path, tiny_tensors: Tensors
 ) -> None:
     mixed = {
@@ -119,7 +119,7 @@ def test_the_commonest_type_is_named_where_they_are_mixed(
     assert checkpoint.format_name == "safetensors BF16"
 
 
-def test_shards_are_put_together(folder: Path, tiny_tensors: Tensors) -> None:
+def test_shards_are_read_as_one_model(folder: Path, tiny_tensors: Tensors) -> None:
     write_shards(folder, halves(tiny_tensors))
     assert_holds(open_checkpoint(folder), tiny_tensors)
 
@@ -158,9 +158,7 @@ def test_end_tokens_come_from_generation_config(folder: Path) -> None:
     assert open_checkpoint(folder).config.eos_ids == (7, 9)
 
 
-def test_files_that_are_none_of_our_business_do_not_matter(
-    folder: Path, tiny_tensors: Tensors
-) -> None:
+def test_other_files_in_the_folder_are_ignored(folder: Path, tiny_tensors: Tensors) -> None:
     (folder / "README.md").write_bytes(b"\xff")
     (folder / "pytorch_model.bin").write_bytes(b"junk")
     (folder / "model-00001-of-00002.safetensors").write_bytes(b"junk")
@@ -233,7 +231,7 @@ def test_a_folder_with_a_config_only_misses_its_weights(folder: Path) -> None:
     refusal(folder, ModelNotFoundError, str(folder), WEIGHTS, "holds config.json")
 
 
-def test_a_folder_of_pickled_weights_is_told_what_is_read(folder: Path) -> None:
+def test_a_folder_of_pickled_weights_is_refused_with_what_is_expected(folder: Path) -> None:
     (folder / WEIGHTS).rename(folder / "pytorch_model.bin")
     refusal(folder, ModelNotFoundError, str(folder), "pytorch_model.bin", WEIGHTS)
 
@@ -243,7 +241,7 @@ def test_weights_without_a_config_are_not_enough(folder: Path) -> None:
     refusal(folder, ModelNotFoundError, str(folder), WEIGHTS, "expected config.json")
 
 
-def test_a_folder_of_gguf_files_is_told_to_name_one(tmp_path: Path) -> None:
+def test_a_folder_of_gguf_files_is_refused_with_their_names(tmp_path: Path) -> None:
     (tmp_path / "model.Q4_1.gguf").write_bytes(b"GGUF")
     refusal(tmp_path, ModelNotFoundError, str(tmp_path), "model.Q4_1.gguf")
 
@@ -259,19 +257,19 @@ def test_file_names_with_control_characters_stay_in_the_line(tmp_path: Path) -> 
     assert "\x1b" not in refusal(tmp_path, ModelNotFoundError)
 
 
-def test_a_weights_file_by_itself_wants_its_folder(folder: Path) -> None:
+def test_a_weights_file_alone_is_refused_with_its_folder_expected(folder: Path) -> None:
     refusal(folder / WEIGHTS, ModelNotFoundError, WEIGHTS, "folder")
 
 
-def test_a_device_is_no_model() -> None:
+def test_a_device_is_not_a_model() -> None:
     refusal(Path("/dev/null"), ModelFileError, "/dev/null", "not a regular file")
 
 
-def test_a_path_below_a_file_is_no_model(folder: Path) -> None:
+def test_a_path_below_a_file_is_not_a_model(folder: Path) -> None:
     refusal(folder / "config.json" / "more", ModelNotFoundError, "more")
 
 
-def test_a_path_longer_than_paths_can_be_is_no_model() -> None:
+def test_a_path_longer_than_the_system_allows_is_not_a_model() -> None:
     with pytest.raises(CullamaError):
         open_checkpoint(Path("x" * 5000))
 
@@ -322,13 +320,13 @@ def entry(shape: list[int], start: int, end: int, dtype: str = "F32") -> dict[st
         *("overlap", "hole", "overflow", "negative", "backwards", "type", "deep"),
     ],
 )
-def test_what_is_no_safetensors_file_is_refused(folder: Path, content: bytes) -> None:
+def test_a_file_that_is_not_safetensors_is_refused(folder: Path, content: bytes) -> None:
     (folder / WEIGHTS).write_bytes(content)
     refusal(folder, ModelFileError, str(folder / WEIGHTS))
 
 
 def test_a_pointer_of_git_lfs_is_recognised(folder: Path) -> None:
-    """The commonest broken download of all."""
+    """The most common broken download."""
     (folder / WEIGHTS).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:12\n")
     refusal(folder, ModelFileError, str(folder / WEIGHTS), "git lfs")
 
@@ -408,7 +406,7 @@ def test_a_file_that_changes_after_it_was_opened_is_named(
 # --- tensors that do not fit
 
 
-def test_all_that_is_wrong_is_listed_in_one_error(folder: Path, tiny_tensors: Tensors) -> None:
+def test_all_problems_are_listed_in_one_error(folder: Path, tiny_tensors: Tensors) -> None:
     del tiny_tensors[NORM]
     del tiny_tensors["model.layers.1.mlp.up_proj.weight"]
     tiny_tensors["model.layers.7.mlp.up_proj.weight"] = np.zeros((2, 2), np.float32)
@@ -441,19 +439,19 @@ def test_a_tensor_that_is_empty_or_flat_has_the_wrong_shape(
 
 
 @pytest.mark.parametrize("shape", [(), (0,), (0, 0, 0)])
-def test_an_empty_tensor_that_nobody_expects_is_unexpected(
+def test_an_empty_tensor_that_is_not_expected_is_named(
     folder: Path, tiny_tensors: Tensors, shape: tuple[int, ...]
 ) -> None:
     save_file({**tiny_tensors, "extra": np.zeros(shape, np.float32)}, folder / WEIGHTS)
     refusal(folder, ModelFileError, str(folder), "unexpected 'extra'")
 
 
-def test_a_file_without_any_tensor_misses_them_all(folder: Path) -> None:
+def test_a_file_without_tensors_lists_all_as_missing(folder: Path) -> None:
     save_file({}, folder / WEIGHTS)
     refusal(folder, ModelFileError, str(folder), "missing 'model.embed_tokens.weight'")
 
 
-def test_an_untied_model_without_a_head_misses_it(folder: Path, tiny_tensors: Tensors) -> None:
+def test_an_untied_model_needs_an_output_matrix(folder: Path, tiny_tensors: Tensors) -> None:
     del tiny_tensors[HEAD]
     save_file(tiny_tensors, folder / WEIGHTS)
     refusal(folder, ModelFileError, str(folder), "missing 'lm_head.weight' [300, 32]")
@@ -491,14 +489,14 @@ def test_a_tensor_in_two_shards_is_named(folder: Path, tiny_tensors: Tensors) ->
     refusal(folder, ModelFileError, str(folder / INDEX), repr(NORM))
 
 
-def test_a_tensor_of_no_shard_is_named(folder: Path, tiny_tensors: Tensors) -> None:
+def test_a_tensor_in_no_shard_is_named(folder: Path, tiny_tensors: Tensors) -> None:
     shards = halves(tiny_tensors)
     truth = {name: file for file, tensors in shards.items() for name in tensors}
     write_shards(folder, shards, {**truth, "ghost": FIRST})
     refusal(folder, ModelFileError, str(folder / INDEX), FIRST, "'ghost'")
 
 
-def test_a_tensor_that_the_index_forgets_is_named(folder: Path, tiny_tensors: Tensors) -> None:
+def test_a_tensor_missing_from_the_index_is_named(folder: Path, tiny_tensors: Tensors) -> None:
     shards = halves(tiny_tensors)
     truth = {name: file for file, tensors in shards.items() for name in tensors}
     shard = truth.pop(NORM)
@@ -556,7 +554,7 @@ ELSEWHERE = [
 
 
 @pytest.mark.parametrize("name", ELSEWHERE, ids=range(len(ELSEWHERE)))
-def test_an_index_reaches_for_nothing_outside_of_its_folder(
+def test_an_index_reaches_nothing_outside_its_folder(
     folder: Path, tiny_tensors: Tensors, name: Any
 ) -> None:
     shards = halves(tiny_tensors)

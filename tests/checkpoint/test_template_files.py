@@ -59,7 +59,7 @@ def test_the_template_of_the_settings(write: Callable[..., Path]) -> None:
     assert template.render([]) == "<s>"
 
 
-def test_of_several_templates_the_default_one(write: Callable[..., Path]) -> None:
+def test_the_default_of_several_templates_is_used(write: Callable[..., Path]) -> None:
     tools, default = ({"name": name, "template": name} for name in ("tool_use", "default"))
     template = folder_template(write(chat_template=[tools, default]))
     assert template is not None
@@ -68,7 +68,7 @@ def test_of_several_templates_the_default_one(write: Callable[..., Path]) -> Non
         folder_template(write(chat_template=[tools]))
 
 
-def test_a_template_in_its_own_file_goes_before(write: Callable[..., Path]) -> None:
+def test_a_template_file_is_preferred_to_the_settings(write: Callable[..., Path]) -> None:
     folder = write(jinja="file", chat_template="settings", eos_token={"content": "</s>"})
     template = folder_template(folder)
     assert template is not None
@@ -125,7 +125,7 @@ def test_the_folders_of_the_fixtures_have_their_templates() -> None:
     assert (template.source, template.names) == (style.source, style.names)
 
 
-def test_a_checkpoint_in_a_folder_knows_its_template(write_model: Any, tmp_path: Path) -> None:
+def test_a_checkpoint_in_a_folder_loads_its_template(write_model: Any, tmp_path: Path) -> None:
     folder = write_model(tmp_path / "model")
     assert open_checkpoint(folder).load_chat_template() is None
     (folder / "chat_template.jinja").write_text("{{ eos_token }}", encoding="utf-8")

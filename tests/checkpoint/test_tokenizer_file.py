@@ -179,7 +179,7 @@ def test_it_loads_from_any_kind_of_program(folder: Path, way: str, tmp_path: Pat
     assert (done.stdout, done.stderr) == ("300\n", "")
 
 
-def test_the_child_runs_nothing_that_lies_where_the_user_is(
+def test_the_child_imports_nothing_from_the_current_folder(
     folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """The folder of a model may hold a stranger's tokenizers.py."""
@@ -199,7 +199,7 @@ def test_a_python_that_cannot_be_started_is_named(
         load_tokenizer(folder)
 
 
-def test_a_python_that_cannot_run_the_probe_is_no_fault_of_the_file(
+def test_a_python_that_cannot_run_the_probe_is_not_blamed_on_the_file(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     probe_program(monkeypatch, folder, "import no_such_module")
@@ -235,7 +235,7 @@ def spinning(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     monkeypatch.setattr(tokenizer_file, "_PROBE_FILE", program)
 
 
-def test_a_library_that_computes_for_ever_is_stopped(
+def test_a_library_that_never_finishes_is_stopped(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spinning(monkeypatch, folder)
@@ -243,7 +243,7 @@ def test_a_library_that_computes_for_ever_is_stopped(
     assert "took more than 1 s while loading it" in refusal(folder)
 
 
-def test_a_library_that_waits_for_ever_is_stopped(
+def test_a_library_that_never_returns_is_stopped(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waiting = "import time; print('at: waiting', flush=True); time.sleep(600)"
@@ -264,12 +264,12 @@ def test_a_file_that_takes_more_memory_than_is_given_is_refused(
 # --- files that are not read at all
 
 
-def test_a_folder_without_one_says_so(tmp_path: Path) -> None:
+def test_a_folder_without_a_tokenizer_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(NoTokenizerError, match=r"has no tokenizer\.json; give token ids"):
         load_tokenizer(tmp_path)
 
 
-def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
+def test_a_named_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "tokenizer.json")
     assert "not a regular file" in refusal(tmp_path)
 
@@ -304,7 +304,7 @@ def test_many_replacements_are_valid_as_long_as_a_text_stays_about_as_long(folde
     assert "can make a text 631 times as long" in refusal(folder)
 
 
-def test_a_component_that_no_library_knows_yet_is_the_librarys_to_refuse(folder: Path) -> None:
+def test_a_component_of_an_unknown_kind_is_refused_by_the_library(folder: Path) -> None:
     document = {"normalizer": {"type": "Singing", "verses": 4, "refrain": {"type": "Solo"}}}
     tokenizer_probe.check(document)
     changed(folder, **document)

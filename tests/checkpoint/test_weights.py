@@ -1,4 +1,4 @@
-"""What is read of a model's weights for each token it writes."""
+"""How many bytes of weights a decode step reads."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ WriteModel: TypeAlias = Callable[..., Path]
 
 
 @pytest.mark.parametrize("is_tied", [True, False])
-def test_a_token_reads_every_matrix_but_the_embedding(
+def test_a_decode_step_reads_every_matrix_but_the_embedding(
     tmp_path: Path, write_model: WriteModel, is_tied: bool
 ) -> None:
     folder = write_model(tmp_path, tie_word_embeddings=is_tied)

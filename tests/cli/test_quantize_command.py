@@ -145,7 +145,11 @@ def test_a_file_that_is_there_is_replaced_only_when_asked(quantize: Any, tmp_pat
     [
         ((), 2, "Missing option '--type'"),
         (("--type", "q4_k"), 2, "'q4_0', 'q4_1', 'q8_0', 'f16', 'bf16', 'f32'"),
-        (("--type", "q8_0", "-o", "none/x.gguf"), 2, "'none' is no folder, expected one to write"),
+        (
+            ("--type", "q8_0", "-o", "none/x.gguf"),
+            2,
+            "'none' is not a folder, expected one to write",
+        ),
         (("--type", "q8_0", "--text", "none"), 2, "cannot read none: No such file"),
         (("--type", "q8_0", "--text", "binary"), 2, "binary is not UTF-8 text"),
         (("--type", "q8_0", "--text", "binary", "--no-check"), 2, "--no-check leaves it out"),

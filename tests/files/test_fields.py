@@ -1,4 +1,4 @@
-"""Settings in files: what is wrong with one is said in one line that names file and field."""
+"""Settings in files: errors are one line that names file and field."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def refusal(read: Callable[[], Any], *named: str) -> str:
 
 
 def refusal_if_any(read: Callable[[], Any]) -> str:
-    """Nothing but our own error may come of it, in one line."""
+    """Only a ModelFileError of one line may be raised."""
     try:
         read()
     except ModelFileError as error:
@@ -66,18 +66,18 @@ def test_an_object_is_read_as_it_is(file: Path) -> None:
     "text",
     ['{"a": 1, "a": 1}', '{"b": {"a": 1, "a": 2}}', '[{"a": 1, "a": 2}]'],
 )
-def test_a_key_that_stands_twice_is_refused_by_name(file: Path, text: str) -> None:
+def test_a_key_given_twice_is_refused_by_name(file: Path, text: str) -> None:
     file.write_text(text)
     refusal(lambda: load_json(file), "config.json", "'a'", "twice")
 
 
-def test_a_key_that_stands_twice_among_thousands_is_named(file: Path) -> None:
+def test_a_key_given_twice_among_thousands_is_named(file: Path) -> None:
     entries = [f'"key {index}": 0' for index in range(5000)]
     file.write_text("{" + ", ".join([*entries, '"key 4999": 1']) + "}")
     refusal(lambda: load_json(file), "config.json", "'key 4999'", "twice")
 
 
-def test_a_hundred_thousand_keys_take_no_long_time(file: Path) -> None:
+def test_a_hundred_thousand_keys_are_read_quickly(file: Path) -> None:
     file.write_text(json.dumps({f"key {index}": 0 for index in range(100_000)}))
     started = time.perf_counter()
     assert len(load_json(file)) == 100_000
@@ -91,7 +91,7 @@ def test_numbers_that_json_does_not_have_are_refused(file: Path, word: str) -> N
 
 
 @pytest.mark.parametrize("number", ["1e309", "-1e309", "1e999999"])
-def test_a_number_beyond_a_float_is_no_number(file: Path, number: str) -> None:
+def test_a_number_beyond_float64_is_refused(file: Path, number: str) -> None:
     file.write_text(f'{{"a": {number}}}')
     refusal(lambda: Fields(file, load_json(file)).number("a"), "config.json", "number")
 
@@ -101,7 +101,7 @@ def test_an_integer_of_five_thousand_digits_is_refused(file: Path) -> None:
     refusal(lambda: Fields(file, load_json(file)).integer("a"), "config.json")
 
 
-def test_an_integer_too_large_for_a_float_is_no_number(file: Path) -> None:
+def test_an_integer_beyond_float64_is_refused(file: Path) -> None:
     file.write_text('{"a": 1' + "0" * 400 + "}")
     refusal(lambda: Fields(file, load_json(file)).number("a"), "config.json", "a is 1000")
 
@@ -120,7 +120,7 @@ def test_deep_nesting_that_is_closed_is_refused(file: Path, depth: int) -> None:
 
 
 @pytest.mark.parametrize("text", ["[]", "[1, 2]", "1", "null", "true", '"a text"'])
-def test_what_is_no_object_is_refused(file: Path, text: str) -> None:
+def test_json_that_is_not_an_object_is_refused(file: Path, text: str) -> None:
     file.write_text(text)
     refusal(lambda: load_json(file), "config.json", "expected a JSON object")
 
@@ -144,7 +144,7 @@ def test_what_is_no_object_is_refused(file: Path, text: str) -> None:
     ],
     ids=range(13),
 )
-def test_what_is_not_json_is_refused(file: Path, content: bytes) -> None:
+def test_a_file_that_is_not_json_is_refused(file: Path, content: bytes) -> None:
     file.write_bytes(content)
     refusal(lambda: load_json(file), "config.json", "JSON")
 
@@ -196,7 +196,7 @@ def test_a_whole_number_is_read(value: int) -> None:
 @pytest.mark.parametrize(
     "value", [None, "7", 7.0, 7.5, True, False, [], [7], {}, 0, -1, MAX_COUNT + 1, 10**30]
 )
-def test_what_is_no_whole_number_in_range_is_refused(value: Any) -> None:
+def test_an_integer_out_of_range_is_refused(value: Any) -> None:
     refusal(lambda: fields(a=value).integer("a"), str(PATH), "a is ", "expected a whole number")
 
 
@@ -212,27 +212,27 @@ def test_a_number_is_read_as_a_float(value: float) -> None:
     [None, "1", True, [], {}, 0, 0.0, -1.5, 1.1e12, math.nan, math.inf, -math.inf, 10**400],
     ids=lambda value: str(value)[:8],
 )
-def test_what_is_no_number_in_range_is_refused(value: Any) -> None:
+def test_a_number_out_of_range_is_refused(value: Any) -> None:
     refusal(lambda: fields(a=value).number("a"), str(PATH), "a is ", "expected a number")
 
 
 @pytest.mark.parametrize("value", ["true", 0, 1, [], {}, 1.0])
-def test_what_is_neither_true_nor_false_is_refused(value: Any) -> None:
+def test_a_flag_that_is_not_a_bool_is_refused(value: Any) -> None:
     refusal(lambda: fields(a=value).flag("a", False), str(PATH), "expected true or false")
 
 
 @pytest.mark.parametrize("value", [None, 0, True, [], {}, ["a"]])
-def test_what_is_no_text_is_refused(value: Any) -> None:
+def test_a_text_that_is_not_a_string_is_refused(value: Any) -> None:
     refusal(lambda: fields(a=value).text("a"), str(PATH), "expected a string")
 
 
 @pytest.mark.parametrize("value", ["a", 0, True, [], [{}]])
-def test_what_is_no_group_is_refused(value: Any) -> None:
+def test_a_group_that_is_not_an_object_is_refused(value: Any) -> None:
     refusal(lambda: fields(a=value).group("a"), str(PATH), "expected an object")
 
 
 @pytest.mark.parametrize("value", ["1", -1, 1.0, True, [1, "2"], [1, -1], [None], [[1]], {}])
-def test_what_is_no_token_id_is_refused(value: Any) -> None:
+def test_a_token_id_of_another_type_is_refused(value: Any) -> None:
     refusal(lambda: fields(a=value).token_ids("a"), str(PATH), "expected a token id")
 
 
@@ -276,7 +276,7 @@ def test_bounds_include_their_ends_as_said() -> None:
     refusal(lambda: fields(a=0.0).number("a", low=0.0, high=1.0), "above 0, at most 1")
 
 
-def test_a_prefix_is_part_of_the_name_also_in_complaints() -> None:
+def test_a_prefix_is_part_of_the_name_in_errors() -> None:
     prefixed = Fields(PATH, {"llama.a": "x", "a": 7}, prefix="llama.")
     refusal(lambda: prefixed.integer("a"), "llama.a is 'x'")
     assert "b" not in prefixed

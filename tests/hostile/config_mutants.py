@@ -1,7 +1,7 @@
-"""Settings that lie: config.json, generation_config.json, and the same in a GGUF's metadata.
+"""Mutants of config.json, generation_config.json, and the same settings in GGUF metadata.
 
 It begins with a valid model of each architecture, changes one setting, and opens the whole folder,
-so that settings are also held against the tensors.
+so that settings are also compared with the tensors.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """One goal of docs/hostile-files.md, and what was reached.
 
-Whoever attacks a kind of file offers `figures(count, seed) -> list[Figure]`, and
+Each module that attacks a kind of file has `figures(count, seed) -> list[Figure]`, and
 `scripts/soak_files.py` prints them, one row each. It knows no goal by itself.
 """
 

@@ -1,4 +1,4 @@
-"""GGUF files that lie, each in one field, and what gguf-py says of them.
+"""Mutants of GGUF files, each wrong in one field, and what gguf-py makes of them.
 
 It begins with files written by gguf-py's GGUFWriter, walks through their header to learn where each
 field lies, and changes one. It knows the container by its description alone.

@@ -1,4 +1,4 @@
-"""Safetensors files that lie, each in one field, and what the real library says of them.
+"""Mutants of safetensors files, each wrong in one field, and what the library makes of them.
 
 It begins with files written by the `safetensors` library, takes their header apart, and puts it
 together again with one thing changed. It knows the format by its description alone.

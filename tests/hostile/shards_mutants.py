@@ -1,4 +1,4 @@
-"""Indexes that reach for other files, or do not tell the truth about their shards.
+"""Mutants of shard indexes: they name other files, or disagree with their shards.
 
 A valid sharded model lies between decoys: files that would be accepted if a name led to them. It
 knows what a shard name may be: one plain part, in the folder of the index or in a hub cache.

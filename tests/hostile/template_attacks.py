@@ -1,4 +1,4 @@
-"""Templates that want out of their sandbox, and templates that want to use the machine up.
+"""Templates that try to escape the sandbox, and templates that try to exhaust the machine.
 
 Data only: name → source. CANARY is a file that some try to make, SECRET a variable of the
 environment that some try to print. Known ways come from jinja2's security advisories, from the

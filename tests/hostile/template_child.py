@@ -1,4 +1,4 @@
-"""Renders attacks in a process of its own, and tells what became of each: JSON lines on stdout.
+"""Renders attacks in a process of its own, and reports the outcome of each: JSON lines on stdout.
 
 It watches what only a process that will end can watch: an audit hook, which cannot be taken off,
 sees every file, module or process that a rendering touches, and the largest memory of the process

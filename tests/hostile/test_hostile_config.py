@@ -1,4 +1,4 @@
-"""No config.json hurts, nor a generation_config.json: a slice of `make soak-files`."""
+"""Mutants of config.json and generation_config.json are refused: a slice of `make soak-files`."""
 
 from __future__ import annotations
 

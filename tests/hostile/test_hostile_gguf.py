@@ -1,4 +1,4 @@
-"""No GGUF file hurts: a slice of `make soak-files`, and every known way to break a reader."""
+"""Mutants of GGUF files are refused: a slice of `make soak-files`, and every known attack."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_mutants_are_refused_by_name_or_read_as_gguf_py_reads_them(tmp_path: Pat
 
 
 @pytest.mark.parametrize("piece", [1, 7, 64, 1000])
-def test_a_header_is_the_same_in_whatever_pieces_it_is_read(
+def test_a_header_reads_the_same_in_pieces_of_any_size(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, piece: int
 ) -> None:
     monkeypatch.setattr("cullama.checkpoint.gguf_file.READ_BYTES", piece)

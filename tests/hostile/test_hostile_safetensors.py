@@ -1,4 +1,4 @@
-"""No safetensors file hurts: a slice of `make soak-files`, and what its mutants cannot reach."""
+"""Mutants of safetensors files are refused: a slice of `make soak-files`, and what it misses."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_mutants_are_refused_by_name_or_read_as_the_library_reads_them(tmp_path:
     assert 20 < tally.accepted < 200  # some of each, or the mutants are no good
 
 
-def test_the_attack_notices_whatever_goes_wrong(tmp_path: Path) -> None:
+def test_the_attack_notices_every_kind_of_failure(tmp_path: Path) -> None:
     """Otherwise no complaint would mean nothing."""
 
     def read(path: Path) -> object:
@@ -112,7 +112,7 @@ def test_what_a_json_parser_would_overlook_is_refused(name: str, tmp_path: Path)
         SafetensorsFile(path)
 
 
-def test_metadata_is_none_of_the_65_536_tensors(
+def test_metadata_does_not_count_as_a_tensor(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("cullama.checkpoint.safetensors_file.MAX_ENTRIES", 3)

@@ -1,4 +1,4 @@
-"""An index reaches for nothing outside its folder, and does not lie about its shards."""
+"""An index names nothing outside its folder, and has to agree with its shards."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_links_to_the_blobs_of_a_hub_cache_alone_leave_the_folder(folder: Path, 
         open_checkpoint(snapshot)
 
 
-def test_shards_of_another_series_are_none_of_our_business(folder: Path) -> None:
+def test_shards_of_another_series_are_ignored(folder: Path) -> None:
     (folder / "other-00001-of-00002.safetensors").write_bytes(b"junk")
     (folder / "model-00003-of-00007.safetensors").write_bytes(b"junk")
     assert NORM in open_checkpoint(folder).tensors

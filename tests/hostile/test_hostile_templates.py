@@ -1,4 +1,4 @@
-"""F6: a chat template can neither get out of its sandbox nor use the machine up."""
+"""F6: a chat template can neither escape its sandbox nor exhaust the machine."""
 
 from __future__ import annotations
 
@@ -40,7 +40,9 @@ def test_no_template_gets_out(injections: list[Outcome]) -> None:
     assert [it for it in injections if it.has_escaped] == []
 
 
-def test_most_are_refused_by_name_and_the_others_print_nothing(injections: list[Outcome]) -> None:
+def test_most_attacks_are_refused_by_name_and_the_others_print_nothing(
+    injections: list[Outcome],
+) -> None:
     assert all(it.is_named for it in injections)
     harmless = [it for it in injections if not it.is_refused]
     assert {it.said for it in harmless} <= {""}
@@ -83,7 +85,7 @@ def test_a_conversation_may_cost_more_the_longer_it_is() -> None:
         ChatTemplate("{{ 'a' * 32000000 }}", "somewhere").render([small])
 
 
-def test_names_of_the_checkpoint_buy_nothing() -> None:
+def test_names_from_the_checkpoint_do_not_help_a_template_to_escape() -> None:
     names = {"bos_token": "a" * 4_000_000}
     template = ChatTemplate("{% for i in range(8) %}{{ bos_token }}{% endfor %}", "here", names)
     with pytest.raises(ChatTemplateError, match="asks for more time or memory"):
@@ -114,7 +116,7 @@ ESCAPES: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("escape", ESCAPES)
-def test_a_figure_falls_with_one_escape(escape: str, injections: list[Outcome]) -> None:
+def test_a_goal_is_missed_when_one_template_escapes(escape: str, injections: list[Outcome]) -> None:
     escaped = replace(injections[0], **ESCAPES[escape])
     row = injection_figure([*injections[1:], escaped])
     assert not row.is_met
@@ -124,7 +126,7 @@ def test_a_figure_falls_with_one_escape(escape: str, injections: list[Outcome]) 
 @pytest.mark.parametrize(
     "change", [{"outcome": "printed"}, {"said": "a"}, {"seconds": 1.1}, {"grown": MUCH + 1}]
 )
-def test_a_figure_falls_with_one_attack_that_works(
+def test_a_goal_is_missed_when_one_attack_works(
     change: dict[str, Any], resources: list[Outcome]
 ) -> None:
     assert not resource_figure([*resources[1:], replace(resources[0], **change)]).is_met

@@ -1,4 +1,4 @@
-"""Hostile tokenizers end as refusals, and never a process (F7 in docs/hostile-files.md)."""
+"""Hostile tokenizers are refused and kill no process (F7 in docs/hostile-files.md)."""
 
 from __future__ import annotations
 
@@ -72,12 +72,12 @@ def test_the_corpora_are_large_enough() -> None:
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_hostile_file_is_refused_by_name_or_harms_nobody(name: str, of_files: Outcomes) -> None:
+def test_a_hostile_file_is_refused_by_name_or_harmless(name: str, of_files: Outcomes) -> None:
     check(of_files, name, FILES[name][1], "tokenizer.json: ")
 
 
 @pytest.mark.parametrize("name", FIELDS)
-def test_hostile_fields_are_refused_by_name_or_harm_nobody(name: str, of_fields: Outcomes) -> None:
+def test_hostile_fields_are_refused_by_name_or_harmless(name: str, of_fields: Outcomes) -> None:
     check(of_fields, name, FIELDS[name][1], "GGUF: ")
 
 
@@ -92,7 +92,7 @@ def check(outcomes: Outcomes, name: str, refusal: str | None, file: str) -> None
         assert len(message) < MAX_MESSAGE_LENGTH
 
 
-def test_no_mutant_gets_past_its_probe_and_brings_a_process_down() -> None:
+def test_no_mutant_passes_the_probe_and_then_kills_a_process() -> None:
     """A slice of `make soak-files`."""
     [figure] = tokenizers_soak.figures(30, seed=7)
     assert figure.is_met, figure.reached

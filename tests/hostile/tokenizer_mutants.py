@@ -1,4 +1,4 @@
-"""Sound tokenizer.json files, changed at random with an eye to their structure.
+"""Valid tokenizer.json files, changed at random with an eye to their structure.
 
 It knows JSON, and what has brought the `tokenizers` library down before; it does not know what a
 change means. The same seed gives the same mutants.

@@ -1,5 +1,5 @@
-"""A process that hostile tokenizers may bring down: it loads each, gives it texts, and writes what
-came of it.
+"""A process that hostile tokenizers may kill: it loads each, encodes texts with it, and prints the
+outcome.
 
 It takes names of folders from standard input, one a line, and answers with JSON lists: the folder,
 what it is at or what came out, a message. Or, started with --mutants, it takes files in

@@ -1,4 +1,4 @@
-"""Thousands of mutated tokenizer.json files, and what became of the process that loaded each.
+"""Thousands of mutated tokenizer.json files, and how the process that loaded each fared.
 
 It knows how to keep processes that may die or hang at their work. Each takes the steps of
 `load_tokenizer` in turn: the probe first, within the probe's own limits, where dying is what a

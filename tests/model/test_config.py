@@ -1,4 +1,4 @@
-"""Both spellings of a model's shape give the same config, and nothing doubtful gives one."""
+"""config.json and GGUF give the same ModelConfig, and doubtful settings are refused."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def refusal(caught: pytest.ExceptionInfo[CullamaError], *named: str) -> None:
 # --- what a config means
 
 
-def test_a_terse_llama_has_the_defaults_of_the_first() -> None:
+def test_a_minimal_llama_has_the_defaults_of_llama_1() -> None:
     assert huggingface() == ModelConfig(
         architecture="LlamaForCausalLM",
         hidden_size=32,
@@ -251,7 +251,7 @@ def test_a_partly_rotated_head_is_refused_also_outside_of_rope_parameters() -> N
 @example(theta=1e-60)
 @example(theta=1e-38)
 @example(theta=1e12)
-def test_any_theta_is_refused_or_gives_angles_that_are_numbers(theta: float) -> None:
+def test_any_theta_is_refused_or_gives_finite_angles(theta: float) -> None:
     try:
         rope = huggingface(rope_theta=theta).rope
     except ModelFileError:
@@ -275,7 +275,7 @@ FLAGS = ["attention_bias", "mlp_bias", "tie_word_embeddings"]
 
 @pytest.mark.parametrize("value", [ABSENT, None], ids=["absent", "null"])
 @pytest.mark.parametrize("name", [*REQUIRED, "architectures"])
-def test_a_field_that_must_be_there_is_asked_for(name: str, value: Any) -> None:
+def test_a_required_field_that_is_missing_is_named(name: str, value: Any) -> None:
     with pytest.raises(ModelFileError) as caught:
         huggingface(**{name: value})
     refusal(caught, str(PATH), f"{name} is missing")
@@ -326,7 +326,7 @@ def test_more_layers_than_any_model_has_are_refused() -> None:
     refusal(caught, str(PATH), "num_hidden_layers is 10001", "from 1 to 10000")
 
 
-def test_heads_that_cannot_be_shared_out_are_refused() -> None:
+def test_heads_that_are_no_multiple_of_kv_heads_are_refused() -> None:
     with pytest.raises(ModelFileError) as caught:
         huggingface(num_key_value_heads=3)
     refusal(caught, str(PATH), "4 attention heads share 3")
@@ -390,24 +390,24 @@ def test_qwen3_has_norms_on_query_and_key() -> None:
     assert features(with_bias) == {"qk_norm", "qkv_bias", "output_bias"}
 
 
-def test_others_have_neither_unless_they_say_so() -> None:
+def test_other_families_have_biases_and_norms_only_where_config_says_so() -> None:
     for base in (LLAMA, MISTRAL):
         assert features(huggingface(base)) == set()
 
 
-def test_llama_never_slides() -> None:
+def test_llama_has_no_window() -> None:
     assert huggingface(sliding_window=16, use_sliding_window=True).windows == (0, 0, 0)
 
 
-def test_mistral_slides_by_transformers_default_where_it_does_not_say() -> None:
+def test_mistral_has_transformers_default_window_where_none_is_given() -> None:
     assert huggingface(MISTRAL).windows == (4096,) * 3
 
 
-def test_mistral_does_not_slide_where_it_says_null() -> None:
+def test_mistral_has_no_window_where_it_is_null() -> None:
     assert huggingface(MISTRAL, sliding_window=None).windows == (0, 0, 0)
 
 
-def test_mistral_slides_everywhere_by_what_it_says() -> None:
+def test_mistral_has_its_window_in_all_layers() -> None:
     assert huggingface(MISTRAL, sliding_window=16).windows == (16, 16, 16)
 
 
@@ -436,7 +436,9 @@ def test_mistral_slides_everywhere_by_what_it_says() -> None:
         ),
     ],
 )
-def test_qwen_slides_where_it_says_so(base: Values, changes: Values, windows: Any) -> None:
+def test_qwen_has_windows_in_the_layers_it_names(
+    base: Values, changes: Values, windows: Any
+) -> None:
     assert huggingface(base, **changes).windows == windows
 
 
@@ -477,7 +479,7 @@ def test_the_end_tokens_of_generation_config_come_first() -> None:
 
 
 @pytest.mark.parametrize("generation", [None, {}, {"eos_token_id": None}, {"eos_token_id": []}])
-def test_without_them_the_config_counts(generation: Values | None) -> None:
+def test_without_generation_config_the_config_counts(generation: Values | None) -> None:
     assert huggingface(eos_token_id=[2, 3], generation=generation).eos_ids == (2, 3)
     assert huggingface(generation=generation).eos_ids == ()
 
@@ -532,7 +534,7 @@ def test_a_spelled_out_gguf_is_read_field_by_field() -> None:
     assert config.tied
 
 
-def test_what_the_metadata_leaves_out_is_read_off_the_tensors() -> None:
+def test_optional_parts_are_recognised_by_their_tensors() -> None:
     biases = {f"blk.0.{stem}.bias": (1,) for stem in ("attn_q", "attn_output", "ffn_down")}
     config = gguf(None, {**SHAPES, **biases, "blk.0.attn_q_norm.weight": (8,)})
     assert features(config) == {"qkv_bias", "output_bias", "mlp_bias", "qk_norm"}
@@ -570,7 +572,7 @@ GGUF_REQUIRED = [
 
 
 @pytest.mark.parametrize("name", GGUF_REQUIRED)
-def test_a_key_that_must_be_there_is_asked_for(name: str) -> None:
+def test_a_required_key_that_is_missing_is_named(name: str) -> None:
     with pytest.raises(ModelFileError) as caught:
         gguf({f"llama.{name}": ABSENT})
     refusal(caught, str(GGUF), f"llama.{name} is missing")
@@ -627,7 +629,7 @@ def test_a_linear_scaling_needs_its_factor() -> None:
     refusal(caught, str(GGUF), "llama.rope.scaling.factor is missing")
 
 
-def test_divisors_stand_for_any_scaling() -> None:
+def test_divisors_express_any_scaling() -> None:
     divisors = (1.0, 1.0, 4.0, 8.0)
     config = gguf({"llama.rope.scaling.type": "yarn"}, rope_divisors=divisors)
     assert config.rope.scaling == DivisorScaling(divisors)

@@ -1,4 +1,4 @@
-"""Angles of the rotary embedding: against complex numbers, and against the published scalings."""
+"""RoPE against complex numbers, and against the published scalings."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_frequencies_fall_from_one_towards_one_over_theta(theta: float, head_dim
 
 @pytest.mark.parametrize("scaling", SCALINGS, ids=str)
 @pytest.mark.parametrize("position", [0, 1, 2, 31, 299])
-def test_a_turn_is_a_product_of_complex_numbers(scaling: Scaling | None, position: int) -> None:
+def test_a_rotation_is_a_product_of_complex_numbers(scaling: Scaling | None, position: int) -> None:
     rope = Rope(10_000.0, scaling)
     table = rope.table(64, 300)
     assert table.shape == (300, 128)
@@ -77,7 +77,7 @@ def test_angles_are_rounded_to_float32_before_the_cosine() -> None:
 
 
 @pytest.mark.parametrize("head_dim", [2, 64])
-def test_position_zero_turns_nothing(head_dim: int) -> None:
+def test_position_zero_rotates_nothing(head_dim: int) -> None:
     x = np.random.default_rng(0).normal(size=head_dim)
     np.testing.assert_array_equal(turned(x, Rope().table(head_dim, 1)[0]), x)
 
@@ -88,7 +88,7 @@ def test_a_table_is_the_beginning_of_a_longer_one() -> None:
 
 
 @pytest.mark.parametrize("scaling", SCALINGS, ids=str)
-def test_a_turn_keeps_lengths(scaling: Scaling | None) -> None:
+def test_a_rotation_keeps_lengths(scaling: Scaling | None) -> None:
     table, x = Rope(10_000.0, scaling).table(64, 500), np.random.default_rng(1).normal(size=64)
     for position in (1, 77, 499):
         pairs = turned(x, table[position]).reshape(2, 32)
@@ -122,7 +122,7 @@ def test_a_score_depends_on_the_distance_alone(
 
 
 @pytest.mark.parametrize("factor", [1.0, 2.0, 4.5])
-def test_linear_scaling_slows_all_pairs(factor: float) -> None:
+def test_linear_scaling_divides_all_frequencies(factor: float) -> None:
     scaled = Rope(10_000.0, LinearScaling(factor))
     expected = [f / factor for f in plain_frequencies(10_000.0, 64)]
     np.testing.assert_allclose(scaled.inverse_frequencies(64), expected, rtol=2e-6)
@@ -131,7 +131,7 @@ def test_linear_scaling_slows_all_pairs(factor: float) -> None:
     np.testing.assert_allclose(twofold[::2], Rope().table(64, 30), atol=1e-5)
 
 
-def test_divisors_slow_each_pair_by_its_own() -> None:
+def test_divisors_divide_each_frequency() -> None:
     divisors = (1.0, 2.0, 8.0, 0.5)
     found = Rope(100.0, DivisorScaling(divisors)).inverse_frequencies(8)
     expected = [f / d for f, d in zip(plain_frequencies(100.0, 8), divisors, strict=True)]
@@ -247,7 +247,7 @@ def test_the_original_context_is_the_model_s_where_it_is_not_told() -> None:
     assert rope.scaling == Llama3Scaling(8.0, 1.0, 4.0, 8192)
 
 
-def test_two_spellings_must_say_the_same() -> None:
+def test_two_spellings_that_disagree_are_refused() -> None:
     linear = {"rope_type": "linear", "factor": 2.0}
     assert rope_of(rope_parameters=linear, rope_scaling=linear).scaling == LinearScaling(2.0)
     with pytest.raises(ModelFileError, match=r"rope_scaling is .*, expected what rope_parameters"):
@@ -286,12 +286,12 @@ def test_a_scaling_that_is_not_known_is_named(group: str, kind: str) -> None:
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5"),
     ],
 )
-def test_what_is_wrong_is_named(values: dict[str, Any], named: str) -> None:
+def test_a_damaged_file_is_refused_with_what_is_wrong(values: dict[str, Any], named: str) -> None:
     with pytest.raises(ModelFileError, match=f"config.json: {re.escape(named)}, expected"):
         rope_of(**values)
 
 
-def test_rotations_told_for_each_kind_of_layer_are_refused() -> None:
+def test_rope_parameters_per_layer_type_are_refused() -> None:
     """As transformers writes them for models with `layer_types`."""
     by_kind = {"full_attention": {"rope_type": "default", "rope_theta": 1e6}}
     with pytest.raises((ModelFileError, UnsupportedModelError)):

@@ -46,7 +46,7 @@ def leftovers(folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("name", SAYABLE)
-def test_in_float32_a_model_predicts_what_it_did(name: str, tmp_path: Path) -> None:
+def test_in_float32_the_file_predicts_what_its_source_does(name: str, tmp_path: Path) -> None:
     source = open_checkpoint(MODELS / name)
     written = quantize(source, tmp_path / "m.gguf", "f32")
     assert set(written.types) == {"F32"}
@@ -58,7 +58,7 @@ def test_in_float32_a_model_predicts_what_it_did(name: str, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("name", SAYABLE)
-def test_its_shape_is_said_in_full(name: str, tmp_path: Path) -> None:
+def test_the_shape_is_written_in_full(name: str, tmp_path: Path) -> None:
     before = open_checkpoint(MODELS / name).config
     quantize(open_checkpoint(MODELS / name), tmp_path / "m.gguf", "f16")
     after = open_checkpoint(tmp_path / "m.gguf").config
@@ -70,7 +70,7 @@ def test_its_shape_is_said_in_full(name: str, tmp_path: Path) -> None:
     assert replace(after, norm_eps=0, rope=Rope()) == replace(before, norm_eps=0, rope=Rope())
 
 
-def test_quantised_weights_lie_where_plain_ones_do(tmp_path: Path, tiny_model: Path) -> None:
+def test_quantised_weights_have_the_layout_of_float_ones(tmp_path: Path, tiny_model: Path) -> None:
     """Names, order of rows and of dimensions, seen with gguf-py's eyes."""
     source = open_checkpoint(tiny_model)
     for dtype in ("f32", "q8_0"):
@@ -84,7 +84,9 @@ def test_quantised_weights_lie_where_plain_ones_do(tmp_path: Path, tiny_model: P
 
 
 @pytest.mark.parametrize("dtype", TYPES)
-def test_llama_cpp_is_told_what_it_asks_for(tmp_path: Path, tiny_model: Path, dtype: str) -> None:
+def test_the_metadata_that_llama_cpp_requires_is_written(
+    tmp_path: Path, tiny_model: Path, dtype: str
+) -> None:
     written = quantize(open_checkpoint(tiny_model), tmp_path / "m.gguf", dtype)
     reader = gguf.GGUFReader(written.path)
     said = {name: field.contents() for name, field in reader.fields.items()}
@@ -105,7 +107,7 @@ def test_llama_cpp_is_told_what_it_asks_for(tmp_path: Path, tiny_model: Path, dt
     assert written.types == {name: found.count(name) for name in found}
 
 
-def test_a_file_speaks_as_its_source(tmp_path: Path, chat_model: Path) -> None:
+def test_a_file_encodes_and_renders_as_its_source(tmp_path: Path, chat_model: Path) -> None:
     quantize(open_checkpoint(chat_model), tmp_path / "m.gguf", "q8_0")
     before, after = open_checkpoint(chat_model), open_checkpoint(tmp_path / "m.gguf")
     text = "<|user|>once upon a naïve café\n<|end|>東京 42"
@@ -124,7 +126,7 @@ def test_a_file_speaks_as_its_source(tmp_path: Path, chat_model: Path) -> None:
 # --- from one GGUF file to another
 
 
-def test_a_gguf_file_keeps_its_words(tmp_path: Path, chat_model: Path) -> None:
+def test_a_gguf_source_keeps_its_metadata(tmp_path: Path, chat_model: Path) -> None:
     first = quantize(open_checkpoint(chat_model), tmp_path / "first.gguf", "f32").path
     second = quantize(open_checkpoint(first), tmp_path / "second.gguf", "q4_0").path
     before, after = GgufFile(first).metadata, GgufFile(second).metadata
@@ -143,7 +145,7 @@ def test_weights_of_the_type_already_are_copied(tmp_path: Path, tiny_model: Path
     first = quantize(open_checkpoint(tiny_model), tmp_path / "first.gguf", "q4_0")
     second = quantize(open_checkpoint(first.path), tmp_path / "second.gguf", "q4_0")
     assert first.path.read_bytes() == second.path.read_bytes()
-    assert second.notes[0] == "GGUF Q4_0 had a loss of its own: this one comes on top of it"
+    assert second.notes[0] == "the source is GGUF Q4_0 already: the losses add up"
 
 
 # --- without a tokenizer
@@ -181,7 +183,7 @@ def test_random_weights_of_a_known_shape_can_be_written(tmp_path: Path) -> None:
 # --- what is said, and what is refused
 
 
-def test_what_is_not_as_one_might_expect_is_said(tmp_path: Path, tiny_model: Path) -> None:
+def test_deviations_from_the_type_asked_for_are_noted(tmp_path: Path, tiny_model: Path) -> None:
     narrow = "model.layers.0.mlp.down_proj.weight and 1 more matrices"
     assert quantize(open_checkpoint(tiny_model), tmp_path / "a.gguf", "q4_0").notes == (
         f"F16: {narrow}, whose rows are no multiple of 32",
@@ -206,12 +208,14 @@ def test_what_is_not_as_one_might_expect_is_said(tmp_path: Path, tiny_model: Pat
         ),
     ],
 )
-def test_what_llama_cpp_would_not_load_is_not_written(
+def test_models_that_llama_cpp_cannot_load_are_not_written(
     tmp_path: Path, name: str, changes: dict[str, Any], what: str
 ) -> None:
     source = open_checkpoint(MODELS / name)
     source = replace(source, config=replace(source.config, **changes))
-    with pytest.raises(UnsupportedModelError, match=f"{name}: has {what}, which GGUF cannot say"):
+    with pytest.raises(
+        UnsupportedModelError, match=f"{name}: has {what}, which llama.cpp cannot read"
+    ):
         quantize(source, tmp_path / "m.gguf", "f16")
     assert leftovers(tmp_path) == []
 
@@ -221,7 +225,7 @@ def test_types_that_are_not_known_are_refused(tmp_path: Path, tiny_model: Path) 
         quantize(open_checkpoint(tiny_model), tmp_path / "m.gguf", "q4_k")
 
 
-def test_a_file_that_is_there_stays_unless_it_may_be_replaced(
+def test_an_existing_file_is_not_replaced_without_overwrite(
     tmp_path: Path, tiny_model: Path
 ) -> None:
     path = tmp_path / "m.gguf"
@@ -235,7 +239,7 @@ def test_a_file_that_is_there_stays_unless_it_may_be_replaced(
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_a_model_never_takes_the_place_of_its_source(
+def test_a_file_never_replaces_its_source(
     tmp_path: Path, tiny_model: Path, overwrite: bool
 ) -> None:
     path = quantize(open_checkpoint(tiny_model), tmp_path / "m.gguf", "f32").path
@@ -245,7 +249,7 @@ def test_a_model_never_takes_the_place_of_its_source(
         quantize(open_checkpoint(path), link, "q8_0", overwrite=overwrite)
     with pytest.raises(UsageError, match="is a folder"):
         quantize(open_checkpoint(path), tmp_path, "q8_0", overwrite=overwrite)
-    with pytest.raises(UsageError, match="is no folder"):
+    with pytest.raises(UsageError, match="is not a folder"):
         quantize(open_checkpoint(path), tmp_path / "none/m.gguf", "q8_0", overwrite=overwrite)
 
 
@@ -265,7 +269,7 @@ def failing(checkpoint: Checkpoint, at: str, error: BaseException) -> Checkpoint
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), ModelFileError("damaged")])
 @pytest.mark.parametrize("is_there", [False, True])
-def test_what_ends_early_leaves_nothing_behind(
+def test_an_interrupted_write_leaves_nothing_behind(
     tmp_path: Path, tiny_model: Path, error: BaseException, is_there: bool
 ) -> None:
     path = tmp_path / "m.gguf"
@@ -302,7 +306,7 @@ def test_progress_ends_at_everything(tmp_path: Path, tiny_model: Path) -> None:
     assert seen[-1] == (written.parameters, written.parameters)
 
 
-def test_a_disk_without_room_is_known_before_anything_is_written(
+def test_a_disk_without_room_is_found_before_anything_is_written(
     tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=2_000_000))
@@ -339,11 +343,11 @@ def test_a_disk_that_fills_up_is_named_and_leaves_nothing(tmp_path: Path, tiny_m
         ("hub/models--owner--name/snapshots/abcdef/name.Q6_K.gguf", "name-q8_0.gguf"),
     ],
 )
-def test_a_file_is_called_after_its_model(source: str, expected: str) -> None:
+def test_the_default_file_name_is_the_models_name(source: str, expected: str) -> None:
     assert file_name(Path(source), "q8_0") == expected
 
 
-def test_the_folder_one_is_in_has_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_current_folder_has_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "story").mkdir()
     monkeypatch.chdir(tmp_path / "story")
     assert file_name(Path("."), "f16") == "story-f16.gguf"

@@ -1,4 +1,4 @@
-"""What a file loses is measured on the text, window by window, one model at a time."""
+"""The loss of a file is measured on a text, window by window, one model at a time."""
 
 from __future__ import annotations
 
@@ -56,9 +56,7 @@ def test_fewer_bits_lose_more(written: Any, tiny_model: Path) -> None:
     assert losses[-1].same_top < 1
 
 
-def test_it_is_what_the_models_predict_behind_the_texts_tokens(
-    written: Any, tiny_model: Path
-) -> None:
+def test_the_loss_is_that_of_the_logits_after_each_token(written: Any, tiny_model: Path) -> None:
     text = "The old clock struck twelve."
     path = written("q4_0")
     with load(tiny_model, 64) as source, load(path, 64) as coarse:
@@ -68,7 +66,7 @@ def test_it_is_what_the_models_predict_behind_the_texts_tokens(
     assert found.as_json() == expected.as_json()
 
 
-def test_one_model_at_a_time_is_open_and_told_of(written: Any, tiny_model: Path) -> None:
+def test_one_model_at_a_time_is_open_and_progress_is_shown(written: Any, tiny_model: Path) -> None:
     happened: list[str] = []
 
     def watched(path: Path, context_length: int) -> cullama.LLM:
@@ -92,7 +90,7 @@ def test_one_model_at_a_time_is_open_and_told_of(written: Any, tiny_model: Path)
         assert amounts[-1][0] == amounts[-1][1] > 0
 
     measured_loss(open_checkpoint(tiny_model), written("q8_0"), TEXT, watched, watch)
-    texts = ["reading a text with the model", "and with the file"]
+    texts = ["reading with the model", "reading with the file"]
     assert happened == ["open", texts[0], "close", "open", texts[1], "close"]
 
 
@@ -102,10 +100,10 @@ def test_one_model_at_a_time_is_open_and_told_of(written: Any, tiny_model: Path)
 def cut(text: str, **changes: Any) -> list[list[int]]:
     source = open_checkpoint(MODELS.parent / "text")
     tokenizer = Tokenizer(source.load_tokenizer())
-    return loss.cut(tokenizer, text, replace(source.config, **changes))
+    return loss.split_windows(tokenizer, text, replace(source.config, **changes))
 
 
-def test_each_window_begins_as_a_text_does() -> None:
+def test_each_window_begins_with_bos() -> None:
     tokenizer = Tokenizer(open_checkpoint(MODELS.parent / "text").load_tokenizer())
     ids = tokenizer.encode(TEXT, add_special_tokens=False)
     [bos] = tokenizer.encode("")
@@ -124,12 +122,12 @@ def test_long_texts_are_read_up_to_a_limit(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.parametrize("text", ["", "a"])
-def test_a_text_of_nothing_tells_nothing(text: str) -> None:
-    with pytest.raises(UsageError, match=f"holds {len(text)} tokens, expected a page or so"):
+def test_a_text_of_fewer_than_two_tokens_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match=f"holds {len(text)} tokens, expected about a page"):
         cut(text)
 
 
-def test_the_text_of_our_own_is_a_page_of_many_kinds() -> None:
+def test_the_sample_text_is_long_and_varied_enough() -> None:
     text = sample_text()
     assert 1000 < len(text.split()) < 1200
     assert all(kind in text for kind in ('"', "def ", "| ", "Question:", "2.25", "Dear "))
@@ -146,7 +144,7 @@ def test_without_a_tokenizer_no_text_can_be_read(tmp_path: Path) -> None:
         measured_loss(source, path, TEXT, load)
 
 
-def test_predictions_that_are_no_numbers_are_no_loss(written: Any, tiny_model: Path) -> None:
+def test_predictions_of_nan_raise(written: Any, tiny_model: Path) -> None:
     class Broken:
         def __enter__(self) -> Broken:
             return self
@@ -159,5 +157,5 @@ def test_predictions_that_are_no_numbers_are_no_loss(written: Any, tiny_model: P
     def broken(path: Path, context_length: int) -> Any:
         return Broken() if path.suffix == ".gguf" else load(path, context_length)
 
-    with pytest.raises(NumericalError, match=r"q8_0.gguf: predicts what is no number"):
+    with pytest.raises(NumericalError, match=r"q8_0.gguf: predicts NaN"):
         measured_loss(open_checkpoint(tiny_model), written("q8_0"), TEXT, broken)

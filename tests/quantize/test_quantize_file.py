@@ -1,4 +1,4 @@
-"""Metadata and tensors of any kind lie in a file as they were given."""
+"""Metadata and tensors of any kind are written as given."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def written(path: Path, words: dict[str, object]) -> GgufFile:
     return GgufFile(path)
 
 
-def test_what_is_said_is_kept_whatever_it_is(tmp_path: Path) -> None:
+def test_any_metadata_is_written_and_read_back(tmp_path: Path) -> None:
     metadata = written(tmp_path / "m.gguf", WORDS).metadata
     assert metadata.pop("general.architecture") == "llama"
     assert metadata.keys() == WORDS.keys()
@@ -56,7 +56,7 @@ def test_numbers_are_of_the_kinds_that_llama_cpp_expects(tmp_path: Path) -> None
     assert (kinds["flag"], kinds["small"], kinds["tags"]) == ("BOOL", "INT8", "STRING")
 
 
-def test_arrays_of_nothing_are_left_out(tmp_path: Path) -> None:
+def test_empty_arrays_are_left_out(tmp_path: Path) -> None:
     empty = {"general.tags": [], "general.scores": np.zeros(0, np.float32)}
     assert written(tmp_path / "m.gguf", empty).metadata.keys() == {"general.architecture"}
 

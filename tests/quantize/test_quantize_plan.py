@@ -1,4 +1,4 @@
-"""Which type each tensor gets, and by which name llama.cpp knows it."""
+"""Each tensor's type in the file, and its name in llama.cpp."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_queries_and_keys_of_a_llama_are_interleaved_and_nothing_else() -> None:
 
 
 @pytest.mark.parametrize("architecture", ["Qwen2ForCausalLM", "Qwen3ForCausalLM"])
-def test_a_qwen_is_not(architecture: str) -> None:
+def test_queries_and_keys_of_a_qwen_are_not_interleaved(architecture: str) -> None:
     plan = planned(replace(CONFIG, architecture=architecture), "f16")
     assert {target.head_dim for target in plan.values()} == {None}
 
@@ -101,7 +101,7 @@ def test_matrices_get_the_type_and_vectors_float32(dtype: str) -> None:
     ("dtype", "head"), [("q4_0", "Q8_0"), ("q4_1", "Q8_0"), ("q8_0", "Q8_0"), ("bf16", "BF16")]
 )
 @pytest.mark.parametrize("tied", [False, True])
-def test_what_predicts_tokens_has_eight_bits_at_least(dtype: str, head: str, tied: bool) -> None:
+def test_the_output_matrix_has_eight_bits_at_least(dtype: str, head: str, tied: bool) -> None:
     plan = planned(replace(CONFIG, tied=tied), dtype)
     if tied:
         assert plan[EMBEDDING].dtype == head

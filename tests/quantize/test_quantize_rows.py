@@ -1,4 +1,4 @@
-"""Rows of numbers become blocks of a type: how near, in which order, and what is refused."""
+"""Rows encoded as blocks of a type: error, order, and what is refused."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gguf.quants import dequantize
 from cullama.errors import ModelFileError
 from cullama.files.tensor import HostArray, StoredTensor
 from cullama.quantize.plan import Target
-from cullama.quantize.rows import MAX_FLOAT16, stored_rows
+from cullama.quantize.rows import MAX_FLOAT16, encoded_rows
 
 ROWS, COLUMNS = 24, 96
 SOURCE = Path("source")
@@ -34,7 +34,7 @@ def stored(values: HostArray, rows_in_tile: int = ROWS) -> StoredTensor:
 
 def read_back(values: HostArray, dtype: str, rows_in_tile: int = ROWS) -> HostArray:
     target = Target(stored(values, rows_in_tile), "some", dtype)
-    rows = stored_rows(target, SOURCE, lambda elements: None)
+    rows = encoded_rows(target, SOURCE, lambda elements: None)
     return dequantize(rows, GGMLQuantizationType[dtype]).reshape(values.shape)
 
 
@@ -69,39 +69,39 @@ def test_plain_types_are_rounded_to_the_nearest() -> None:
 
 
 @pytest.mark.parametrize("dtype", ["F32", "F16", "BF16", "Q8_0", "Q4_1", "Q4_0"])
-def test_tiles_leave_no_trace(dtype: str) -> None:
+def test_reading_tiles_leaves_no_file_open(dtype: str) -> None:
     whole, pieces = (read_back(numbers(), dtype, rows) for rows in (ROWS, 5))
     assert whole.tolist() == pieces.tolist()
 
 
 def test_progress_counts_elements() -> None:
     done: list[int] = []
-    stored_rows(Target(stored(numbers(), 5), "some", "Q8_0"), SOURCE, done.append)
+    encoded_rows(Target(stored(numbers(), 5), "some", "Q8_0"), SOURCE, done.append)
     assert done == [5 * COLUMNS] * 4 + [4 * COLUMNS]
 
 
-def test_rotated_pairs_come_to_lie_side_by_side() -> None:
+def test_rotated_pairs_are_interleaved() -> None:
     """Of a head of eight rows, the first and the fifth are the first pair."""
     values = np.repeat(np.arange(ROWS, dtype=np.float32)[:, None], COLUMNS, axis=1)
     target = Target(stored(values, 5), "some", "F32", head_dim=8)
-    rows = stored_rows(target, SOURCE, lambda elements: None).view(np.float32)
+    rows = encoded_rows(target, SOURCE, lambda elements: None).view(np.float32)
     assert rows[:8, 0].tolist() == [0, 4, 1, 5, 2, 6, 3, 7]
     assert rows[16:, 0].tolist() == [16, 20, 17, 21, 18, 22, 19, 23]
 
 
-def test_blocks_that_are_of_the_type_already_are_not_computed_anew() -> None:
+def test_blocks_of_the_target_type_are_copied() -> None:
     blocks = np.random.default_rng(1).integers(0, 256, (ROWS, 3 * 18), np.uint8)
     source = StoredTensor(
         "some.weight", (ROWS, COLUMNS), "Q4_0", lambda: iter([numbers()]), lambda: iter([blocks])
     )
-    same = stored_rows(Target(source, "some", "Q4_0"), SOURCE, lambda elements: None)
+    same = encoded_rows(Target(source, "some", "Q4_0"), SOURCE, lambda elements: None)
     assert same.tolist() == blocks.tolist()
-    other = stored_rows(Target(source, "some", "Q8_0"), SOURCE, lambda elements: None)
+    other = encoded_rows(Target(source, "some", "Q8_0"), SOURCE, lambda elements: None)
     assert dequantize(other, GGMLQuantizationType.Q8_0) == pytest.approx(numbers(), abs=0.02)
 
 
 @pytest.mark.parametrize("dtype", ["Q8_0", "Q4_1", "Q4_0"])
-def test_a_block_of_next_to_nothing_is_nothing(dtype: str) -> None:
+def test_a_block_of_tiny_numbers_becomes_zeros(dtype: str) -> None:
     tiny = np.full((1, 32), 1e-42, np.float32)
     tiny[0, 3] = -1e-42
     assert np.abs(read_back(tiny, dtype)).max() <= 1e-42
@@ -109,7 +109,7 @@ def test_a_block_of_next_to_nothing_is_nothing(dtype: str) -> None:
 
 @pytest.mark.parametrize("broken", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("dtype", ["F32", "Q4_0"])
-def test_what_is_no_number_is_refused(broken: float, dtype: str) -> None:
+def test_a_number_of_another_type_is_refused(broken: float, dtype: str) -> None:
     values = numbers()
     values[7, 7] = broken
     with pytest.raises(ModelFileError, match=r"source: tensor 'some.weight': holds NaN or inf"):

@@ -1,4 +1,4 @@
-"""A tokenizer.json said in GGUF reads texts as it did, or is refused.
+"""A tokenizer.json written as GGUF encodes as it did, or is refused.
 
 The tokenizers are trained here, in the ways published ones are made; the one in `story` form has
 pieces over several words, as models of small vocabularies have.
@@ -155,7 +155,7 @@ REBUILT = {pre: rebuilt(tokenizer) for pre, tokenizer in BYTE_LEVEL.items()}
 
 
 @pytest.mark.parametrize("pre", SPLITTINGS)
-def test_a_way_of_splitting_is_called_by_its_name(pre: str) -> None:
+def test_a_pre_tokenizer_is_recognised_by_name(pre: str) -> None:
     fields = said(BYTE_LEVEL[pre])
     assert (fields["model"], fields["pre"]) == ("gpt2", pre)
     assert fields["add_bos_token"] == (pre == "llama-bpe")
@@ -184,7 +184,7 @@ def test_small_vocabularies_do_not_hide_how_text_is_split() -> None:
         assert said(Tokenizer.from_str(json.dumps(bare)))["pre"] == pre
 
 
-def test_words_that_are_tokens_are_part_of_a_way_of_splitting() -> None:
+def test_ignore_merges_is_part_of_a_pre_tokenizer() -> None:
     with pytest.raises(UnsupportedModelError, match="gives other ids"):
         said(byte_level("gpt-2", ignore_merges=True))
 
@@ -214,7 +214,7 @@ SENTENCEPIECE = sentencepiece()
 SPM_SIZE = SENTENCEPIECE.get_vocab_size() + 3
 
 
-def test_pieces_keep_the_order_in_which_they_merge() -> None:
+def test_scores_keep_the_order_of_merges() -> None:
     fields = said(SENTENCEPIECE, size=SPM_SIZE)
     assert (fields["model"], fields["add_space_prefix"]) == ("llama", True)
     tokens, kinds = fields["tokens"], fields["token_type"].tolist()
@@ -240,11 +240,11 @@ def test_pieces_of_texts_keep_their_ids(text: str) -> None:
     assert SPM_REBUILT.decode(ids) == SENTENCEPIECE.decode(ids)
 
 
-def test_a_text_without_a_space_before_it_stays_so() -> None:
+def test_no_space_is_added_before_a_text_where_the_file_says_so() -> None:
     assert said(sentencepiece(prefix=False), size=SPM_SIZE)["add_space_prefix"] is False
 
 
-def test_a_piece_that_no_merge_makes_is_never_used() -> None:
+def test_a_token_that_no_merges_make_is_never_produced() -> None:
     """In GGUF a score alone would have it made of any two pieces that are there."""
     document = json.loads(SENTENCEPIECE.to_str())
     places = {left + right: at for at, (left, right) in enumerate(document["model"]["merges"])}
@@ -260,7 +260,7 @@ def test_a_piece_that_no_merge_makes_is_never_used() -> None:
     assert build_tokenizer(fields).encode(text).ids == tokenizer.encode(text).ids
 
 
-def test_where_a_piece_can_be_made_in_two_ways_the_one_that_is_taken_counts() -> None:
+def test_of_two_ways_to_merge_a_token_the_one_taken_counts() -> None:
     """ "abc" is made of a and bc, at rank 2; the merge of ab and c is listed, and never met."""
     pieces = ["<s>", "</s>", "a", "b", "c", "bc", "ab", "abc", "cc"]
     merges = [("b", "c"), ("a", "b"), ("c", "c"), ("ab", "c"), ("a", "bc")]
@@ -291,7 +291,7 @@ def test_added_tokens_are_of_their_kind() -> None:
     assert kinds["[PAD650]"] == UNUSED
 
 
-def test_the_end_that_templates_name_comes_first_of_up_to_three() -> None:
+def test_the_templates_eos_comes_first_of_up_to_three() -> None:
     fields = said(BYTE_LEVEL["gpt-2"], eos_ids=(2, 1, 5), names={"eos_token": "</s>"})
     assert [fields[f"{it}_token_id"] for it in ("eos", "eot", "eom")] == [1, 2, 5]
     assert fields["bos_token_id"] == 0  # the config's, where nothing is named
@@ -301,12 +301,12 @@ def test_the_end_that_templates_name_comes_first_of_up_to_three() -> None:
     assert notes == ["of the model's 4 end tokens, GGUF has names for 3: eos, eot, eom"]
 
 
-def test_a_named_end_stands_in_where_the_model_has_none() -> None:
+def test_the_templates_eos_is_used_where_the_model_has_no_end_token() -> None:
     assert said(BYTE_LEVEL["gpt-2"], eos_ids=())["eos_token_id"] == 1
     assert said(BYTE_LEVEL["gpt-2"], eos_ids=(2,))["eos_token_id"] == 2
 
 
-def test_an_end_behind_each_text_is_said() -> None:
+def test_eos_after_each_text_is_written() -> None:
     tokenizer = byte_level("gpt-2")
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 1)]
@@ -318,7 +318,7 @@ def test_an_end_behind_each_text_is_said() -> None:
 # --- chat templates
 
 
-def test_a_template_is_taken_along_and_told_apart_from_what_it_was() -> None:
+def test_a_template_is_copied_and_changed_tokens_are_noted() -> None:
     source = "{{ bos_token }}{% for m in messages %}{{ m.content }}{{ eos_token }}{% endfor %}"
     metadata, notes = tokenizer_fields(checkpoint(BYTE_LEVEL["gpt-2"], template=source), {})
     assert metadata["tokenizer.chat_template"] == source
@@ -329,7 +329,7 @@ def test_a_template_is_taken_along_and_told_apart_from_what_it_was() -> None:
     ]
 
 
-def test_a_template_that_cannot_be_used_is_left_out_and_said() -> None:
+def test_a_template_that_cannot_be_used_is_left_out_with_a_note() -> None:
     def refused() -> None:
         raise ChatTemplateError("no default")
 
@@ -342,14 +342,14 @@ def test_a_template_that_cannot_be_used_is_left_out_and_said() -> None:
 # --- what GGUF has no words for
 
 
-def test_rare_texts_that_are_read_otherwise_are_said() -> None:
+def test_kinds_of_texts_that_are_encoded_differently_are_noted() -> None:
     """Llama's newer tokenizers put a space before the first word alone, and none before a space."""
     tokenizer = sentencepiece()
     tokenizer.normalizer = None
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
     _, notes = tokenizer_fields(checkpoint(tokenizer, SPM_SIZE), {})
     assert notes == [
-        "a tokenizer in GGUF reads a little otherwise: text beside control tokens, "
+        "the tokenizer in GGUF encodes differently: text beside control tokens, "
         "text that begins with a space"
     ]
 
@@ -377,13 +377,15 @@ def unsayable() -> dict[str, tuple[Tokenizer, str]]:
     }
 
 
-UNSAYABLE = unsayable()
+INEXPRESSIBLE = unsayable()
 
 
-@pytest.mark.parametrize("name", UNSAYABLE)
-def test_what_gguf_cannot_say_is_refused(name: str) -> None:
-    tokenizer, reason = UNSAYABLE[name]
-    with pytest.raises(UnsupportedModelError, match=f"cannot be said in GGUF: {reason}") as caught:
+@pytest.mark.parametrize("name", INEXPRESSIBLE)
+def test_tokenizers_that_gguf_cannot_express_are_refused(name: str) -> None:
+    tokenizer, reason = INEXPRESSIBLE[name]
+    with pytest.raises(
+        UnsupportedModelError, match=f"GGUF cannot express its tokenizer: {reason}"
+    ) as caught:
         said(tokenizer, size=SPM_SIZE)
     assert str(caught.value).endswith("add --no-tokenizer to write the model without it")
 
@@ -393,7 +395,7 @@ def test_more_tokens_than_the_model_has_are_refused() -> None:
         said(BYTE_LEVEL["gpt-2"], size=599)
 
 
-def test_a_gguf_files_own_words_are_taken_over() -> None:
+def test_the_tokenizer_fields_of_a_gguf_source_are_copied() -> None:
     own = {
         "tokenizer.ggml.model": "never heard of",
         "tokenizer.ggml.scores": np.zeros(3),

@@ -1,4 +1,4 @@
-"""`cullama models`: what is cached, how large it is, and away with it."""
+"""`cullama models`: lists cached models with their sizes, and removes them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 SPANS = ((86400 * 365, "year"), (86400, "day"), (3600, "hour"), (60, "minute"))
 GAP = "  "
-EXPENDABLE = ("used", "kind", "note")  # columns that go first where there is no room
+OPTIONAL_COLUMNS = ("used", "kind", "note")  # left out, in this order, on narrow terminals
 
 
 @click.command("models", short_help="List cached models, or remove them.")
@@ -55,7 +55,9 @@ def _show(models: list[CachedModel]) -> None:
     from ..hub.cache import hub_cache_folder
 
     if models:
-        click.echo("\n".join(table(models, _width())))
+        # Into a pipe or a file, all columns are written.
+        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+        click.echo("\n".join(table(models, width)))
     else:
         click.secho("nothing is cached; `cullama pull` fetches the default model", err=True)
     total = in_words(sum(model.size for model in models))
@@ -63,13 +65,8 @@ def _show(models: list[CachedModel]) -> None:
     click.secho(f"{len(models)} cached, {total}, in {places}", dim=True, err=True)
 
 
-def _width() -> int | None:
-    """Columns of the terminal; into a pipe or a file, everything is written."""
-    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-
-
 def table(models: list[CachedModel], width: int | None) -> list[str]:
-    """One line for each model: names are never cut, columns left out where `width` is too small."""
+    """Return a line for each model, without columns that do not fit; names are never cut."""
     columns = {
         "name": [model.name for model in models],
         "size": [in_words(model.size) for model in models],
@@ -79,31 +76,21 @@ def table(models: list[CachedModel], width: int | None) -> list[str]:
     }
     if not any(columns["note"]):
         del columns["note"]
-    for column in EXPENDABLE:
-        if width is not None and _widest_line(columns) > width:
-            columns.pop(column, None)
-    return _lines(columns)
+    padded = {title: _padded([title, *cells]) for title, cells in columns.items()}
+    padded["size"] = [cell.strip().rjust(len(cell)) for cell in padded["size"]]
+    for title in OPTIONAL_COLUMNS:
+        if width is not None and len(GAP.join(cells[0] for cells in padded.values())) > width:
+            padded.pop(title, None)
+    return [GAP.join(cells).rstrip() for cells in zip(*padded.values(), strict=True)]
 
 
-def _widest_line(columns: dict[str, list[str]]) -> int:
-    return sum(_widths(columns)) + len(GAP) * (len(columns) - 1)
-
-
-def _widths(columns: dict[str, list[str]]) -> list[int]:
-    return [max(len(text) for text in (name, *texts)) for name, texts in columns.items()]
-
-
-def _lines(columns: dict[str, list[str]]) -> list[str]:
-    rows = [tuple(columns), *zip(*columns.values(), strict=True)]
-    return [GAP.join(map(_cell, row, columns, _widths(columns))).rstrip() for row in rows]
-
-
-def _cell(text: str, column: str, width: int) -> str:
-    return text.rjust(width) if column == "size" else text.ljust(width)
+def _padded(cells: list[str]) -> list[str]:
+    longest = max(map(len, cells))
+    return [cell.ljust(longest) for cell in cells]
 
 
 def in_words(size: int) -> str:
-    """Bytes: "1.2 GB"."""
+    """Format a number of bytes: "1.2 GB"."""
     for factor, unit in UNITS:
         if size >= factor:
             return f"{size / factor:.1f} {unit}"
@@ -111,6 +98,7 @@ def in_words(size: int) -> str:
 
 
 def ago(moment: float) -> str:
+    """Format how long ago a time (seconds since the epoch) was: "3 days ago"."""
     past = time.time() - moment
     for seconds, name in SPANS:
         if (count := int(past // seconds)) > 0:
@@ -124,8 +112,10 @@ def ago(moment: float) -> str:
 def _remove(names: tuple[str, ...], yes: bool, as_json: bool) -> int:
     from ..hub.cached import removal_of, remove
 
-    removals = [removal_of(name) for name in names]  # all are known before the first goes
-    if not yes and not _is_agreed(removals):
+    removals = [
+        removal_of(name) for name in names
+    ]  # all names are checked before the first is removed
+    if not yes and not _is_confirmed(removals):
         return 1
     for removal in removals:
         remove(removal)
@@ -137,8 +127,8 @@ def _remove(names: tuple[str, ...], yes: bool, as_json: bool) -> int:
     return 0
 
 
-def _is_agreed(removals: list[Removal]) -> bool:
+def _is_confirmed(removals: list[Removal]) -> bool:
     if sys.stdin is None or not sys.stdin.isatty():
-        raise UsageError("standard input is no terminal to ask on; add --yes to remove")
+        raise UsageError("standard input is not a terminal to ask on; add --yes to remove")
     what = ", ".join(f"{removal.name} ({in_words(removal.size)})" for removal in removals)
     return click.confirm(f"Remove {what}?", err=True)

@@ -1,9 +1,8 @@
-"""`cullama quantize`: a model in fewer bits, as a GGUF file, and what that costs."""
+"""`cullama quantize`: writes a model in fewer bits as a GGUF file, and shows what that loses."""
 
 from __future__ import annotations
 
 import json
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
     "dtype",
     type=click.Choice(GGUF_TYPES[::-1], case_sensitive=False),
     required=True,
-    help="How its matrices are to be stored.",
+    help="The type of its matrices.",
 )
 @click.option(
     "-o",
@@ -49,7 +48,11 @@ if TYPE_CHECKING:
     help="Run model and file on a text, and show the loss.",
 )
 @click.option(
-    "--text", "text_file", type=click.Path(path_type=Path), metavar="FILE", help="That text."
+    "--text",
+    "text_file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Text of the check.",
 )
 @shape_option
 @click.option(
@@ -76,7 +79,7 @@ def command(
     as_json: bool,
     **device: Any,
 ) -> int:
-    """Write MODEL to a GGUF file in which matrices take fewer bits, and show what it loses.
+    """Write MODEL to a GGUF file in which matrices take fewer bits, and show what that loses.
 
     MODEL is named as for --model: a folder, a GGUF file, a hub id, or nothing for the default
     model. Vectors stay float32, the matrix that predicts tokens keeps 8 bits, and matrices whose
@@ -89,12 +92,14 @@ def command(
     show_log(quiet)
     if text_file is not None and not check:
         raise UsageError("--text is for the check, and --no-check leaves it out: give one of them")
-    text = None if text_file is None else _read(text_file)
-    source = _source(model, shape)
+    text = None if text_file is None else _read_text(text_file)
+    source = _open_source(model, shape)
     path = output or Path(file_name(source.path, dtype))
     with ProgressBar(f"writing {path.name}") as progress:
         written = quantize(
-            *(source, path, dtype),
+            source,
+            path,
+            dtype,
             overwrite=force,
             has_tokenizer=not no_tokenizer,
             progress=progress,
@@ -109,7 +114,7 @@ def command(
     return 0
 
 
-def _read(path: Path) -> str:
+def _read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except OSError as error:
@@ -118,7 +123,7 @@ def _read(path: Path) -> str:
         raise UsageError(f"{path} is not UTF-8 text: {error}") from None
 
 
-def _source(model: str | None, shape: str | None) -> Checkpoint:
+def _open_source(model: str | None, shape: str | None) -> Checkpoint:
     from ..benchmark.shapes import random_checkpoint
     from ..checkpoint.opening import open_checkpoint
     from ..hub import resolve_model
@@ -144,7 +149,10 @@ def _loss(
 ) -> Divergence | None:
     from ..quantize import measured_loss, sample_text
 
-    open_model = partial(_open, quiet=quiet, **device)
+    def open_model(path: Path, context_length: int) -> LLM:
+        options = {**device, "context_length": context_length, "cache_tokens": context_length}
+        return load(str(path), dtype="float32", keep_converted=False, quiet=quiet, **options)
+
     page = sample_text() if text is None else text
     try:
         return measured_loss(source, path, page, open_model, ProgressBar)
@@ -154,11 +162,6 @@ def _loss(
         if not quiet:
             click.secho("no check: the model has no tokenizer to read a text", dim=True, err=True)
         return None
-
-
-def _open(path: Path, context_length: int, **options: Any) -> LLM:
-    options |= {"context_length": context_length, "cache_tokens": context_length}
-    return load(str(path), dtype="float32", keep_converted=False, **options)
 
 
 def _in_words(loss: Divergence) -> str:

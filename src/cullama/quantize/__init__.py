@@ -1,16 +1,16 @@
-"""A model written anew, as a GGUF file of another type, and what that costs.
+"""Writes a model as a GGUF file of another type, and measures what that loses.
 
-    conversion.py        the whole of it: a checkpoint becomes a file
-    plan.py              each tensor's name in the file, its type, the order of its rows
-    rows.py              a tensor's rows as the bytes of that type
-    model_fields.py      the model's shape in GGUF's words
-    tokenizer_fields.py  its tokenizer and chat template in GGUF's words
-    tokenizer_equivalence.py  whether that tokenizer reads as the model's does
-    file.py              the file on its way to the disk
-    loss.py              source and file on one text: how far they lie apart
-    sample.py            that text
+    conversion.py             a checkpoint becomes a file
+    plan.py                   each tensor's name in the file, its type, the order of its rows
+    rows.py                   a tensor's rows encoded in that type
+    model_fields.py           the model's shape as GGUF metadata
+    tokenizer_fields.py       its tokenizer and chat template as GGUF metadata
+    tokenizer_equivalence.py  whether that tokenizer encodes as the model's own does
+    file.py                   writes the file, whole or not at all
+    loss.py                   divergence between source and file on a text
+    sample.py                 that text
 
-Reading such a file is `cullama.checkpoint`'s.
+Such files are read by `cullama.checkpoint`.
 """
 
 from ..choices import GGUF_TYPES as TYPES

@@ -1,6 +1,6 @@
-"""A checkpoint becomes a GGUF file: the parts put together, and what came of it.
+"""Converts a checkpoint to a GGUF file: puts the parts together and reports the result.
 
-It knows what a file says of itself as a whole. What each part is made of is the other files' here.
+The parts are made by the other files of this folder; here are the fields about the file itself.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from ..hub.name import quantisation_of
 from . import model_fields
 from .file import Contents, check_free, write
 from .plan import MIN_HEAD_TYPE, Target, targets
-from .rows import Bytes, stored_rows
+from .rows import RowBytes, encoded_rows
 from .tokenizer_fields import Metadata, bare_fields, tokenizer_fields
 
 Progress = Callable[[int, int], None]  # (elements done, elements in all)
 
-OWN = ("general.architecture", "general.alignment")  # which gguf-py sees to
+WRITER_FIELDS = ("general.architecture", "general.alignment")  # written by gguf-py
 
 
 @dataclass(frozen=True)
@@ -39,11 +39,11 @@ class Quantized:
     size: int  # bytes
     parameters: int
     types: dict[str, int]  # how many tensors of each
-    notes: tuple[str, ...]  # what is not as one might expect
+    notes: tuple[str, ...]  # what differs from what was asked for, for users
 
     @property
     def bits(self) -> float:
-        """Of the file, for each parameter."""
+        """Bits of the file per parameter."""
         return 8 * self.size / self.parameters
 
     def as_json(self) -> dict[str, Any]:
@@ -65,7 +65,7 @@ def quantize(
     has_tokenizer: bool = True,
     progress: Progress = lambda done, total: None,
 ) -> Quantized:
-    """Write a model to a GGUF file (version 3) that llama.cpp loads, a tensor at a time.
+    """Write a model to a GGUF file (version 3) that llama.cpp loads, one tensor at a time.
 
     Args:
         dtype: one of GGUF_TYPES. Where it is a quantised one, matrices whose rows are no multiple
@@ -74,24 +74,24 @@ def quantize(
         has_tokenizer: whether the file gets the model's tokenizer and chat template, if it has any.
 
     Raises:
-        UsageError: there is a file of that name; there is no such type.
-        UnsupportedModelError: GGUF has no words for this model, or for its tokenizer.
-        ModelFileError: the model's files are damaged, or hold what the type cannot.
+        UsageError: a file of that name exists, or the type does not.
+        UnsupportedModelError: GGUF cannot express this model, or its tokenizer.
+        ModelFileError: the model's files are damaged, or hold values beyond the type's range.
         CullamaError: the file cannot be written.
     """
     if dtype not in GGUF_TYPES:
         raise UsageError(f"the type is {dtype!r}, expected one of {', '.join(GGUF_TYPES)}")
     check_free(path, checkpoint.path, overwrite)
-    model_fields.check_can_be_said(checkpoint.path, checkpoint.config)
-    said = GgufFile(checkpoint.path).metadata if checkpoint.path.is_file() else {}
-    tokenizer, notes = _tokenizer(checkpoint, said, has_tokenizer)
-    fields = _general(checkpoint, said, dtype) | model_fields.model_fields(checkpoint.config)
+    model_fields.check_expressible(checkpoint.path, checkpoint.config)
+    metadata = GgufFile(checkpoint.path).metadata if checkpoint.path.is_file() else {}
+    tokenizer, notes = _tokenizer(checkpoint, metadata, has_tokenizer)
+    fields = _general(checkpoint, metadata, dtype) | model_fields.model_fields(checkpoint.config)
     contents = Contents(
         checkpoint.config.family.written_name,
         fields | tokenizer,
         list(targets(checkpoint, dtype)),
     )
-    write(path, contents, _Reader(checkpoint.path, contents, progress))
+    write(path, contents, _rows_reader(checkpoint.path, contents, progress))
     return Quantized(
         path,
         path.stat().st_size,
@@ -102,7 +102,7 @@ def quantize(
 
 
 def file_name(source: Path, dtype: str) -> str:
-    """What to call a model in another type: "SmolLM2-135M-Instruct-q8_0.gguf"."""
+    """Return the default file name: "SmolLM2-135M-Instruct-q8_0.gguf"."""
     name = _title(source).rpartition("/")[2].removesuffix(".gguf")
     before = quantisation_of(name)
     if before and name.endswith(before) and name != before:
@@ -114,38 +114,41 @@ def _title(source: Path) -> str:
     return model_title(Path(os.path.abspath(source)))  # "." has no name of its own
 
 
-class _Reader:
-    """Reads one tensor after the other, and tells how far it is."""
+def _rows_reader(
+    source: Path, contents: Contents, progress: Progress
+) -> Callable[[Target], RowBytes]:
+    """Return a function that encodes the rows of a target and reports progress."""
+    done, total = 0, sum(target.source.size for target in contents.targets)
 
-    def __init__(self, source: Path, contents: Contents, progress: Progress) -> None:
-        self._source, self._progress = source, progress
-        self._done, self._total = 0, sum(target.source.size for target in contents.targets)
+    def count(elements: int) -> None:
+        nonlocal done
+        done += elements
+        progress(done, total)
 
-    def __call__(self, target: Target) -> Bytes:
-        return stored_rows(target, self._source, self._count)
-
-    def _count(self, elements: int) -> None:
-        self._done += elements
-        self._progress(self._done, self._total)
+    return lambda target: encoded_rows(target, source, count)
 
 
 def _tokenizer(
-    checkpoint: Checkpoint, said: Metadata, is_wanted: bool
+    checkpoint: Checkpoint, metadata: Metadata, is_wanted: bool
 ) -> tuple[Metadata, list[str]]:
     if not is_wanted:
         return bare_fields(checkpoint), []
     try:
-        return tokenizer_fields(checkpoint, said)
+        return tokenizer_fields(checkpoint, metadata)
     except NoTokenizerError:
         return bare_fields(checkpoint), ["the model has no tokenizer, so the file takes token ids"]
 
 
-def _general(checkpoint: Checkpoint, said: Metadata, dtype: str) -> Metadata:
-    """What a file says of itself as a whole; of author, licence and so on, what the source said."""
+def _general(checkpoint: Checkpoint, metadata: Metadata, dtype: str) -> Metadata:
+    """Return the `general.` fields; author, licence and so on are the source's."""
     import gguf
 
     kind = "ALL_F32" if dtype == "f32" else f"MOSTLY_{dtype.upper()}"
-    kept = {key: said[key] for key in said if key.startswith("general.") and key not in OWN}
+    kept = {
+        key: value
+        for key, value in metadata.items()
+        if key.startswith("general.") and key not in WRITER_FIELDS
+    }
     return {
         "general.type": "model",
         "general.name": _title(checkpoint.path),
@@ -160,17 +163,13 @@ def _notes(checkpoint: Checkpoint, written: Sequence[Target], dtype: str) -> Ite
     if not dtype.startswith("q"):
         return
     if any(tensor.dtype.startswith("Q") for tensor in checkpoint.tensors.values()):
-        yield f"{checkpoint.format_name} had a loss of its own: this one comes on top of it"
+        yield f"the source is {checkpoint.format_name} already: the losses add up"
     matrices = [target for target in written if len(target.source.shape) > 1]
     narrow = [target.source.name for target in matrices if target.dtype == "F16"]
     if narrow:
-        yield f"F16: {_few(narrow)}, whose rows are no multiple of {GROUP}"
-    heads = [
-        it.source.name for it in matrices if it.dtype == MIN_HEAD_TYPE.upper() != dtype.upper()
-    ]
-    yield from (f"{MIN_HEAD_TYPE.upper()}: {name}, which predicts the tokens" for name in heads)
-
-
-def _few(names: list[str]) -> str:
-    more = f" and {len(names) - 1} more matrices" if len(names) > 1 else ""
-    return names[0] + more
+        more = f" and {len(narrow) - 1} more matrices" if len(narrow) > 1 else ""
+        yield f"F16: {narrow[0]}{more}, whose rows are no multiple of {GROUP}"
+    if dtype.upper() != MIN_HEAD_TYPE:
+        for target in matrices:
+            if target.dtype == MIN_HEAD_TYPE:
+                yield f"{MIN_HEAD_TYPE}: {target.source.name}, which predicts the tokens"

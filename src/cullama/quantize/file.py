@@ -1,7 +1,7 @@
-"""A GGUF file on its way to the disk: under a passing name until it is whole.
+"""Writes a GGUF file under a temporary name, and renames it when it is whole.
 
-It knows the order of the parts of such a file, and what disks do; the bytes of the parts are
-gguf-py's. It does not know what the tensors are.
+gguf-py writes the parts; here is their order, and what is done when the disk is full. It does not
+know what the tensors are.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ import numpy as np
 
 from ..errors import CullamaError, UsageError
 from .plan import Target
-from .rows import Bytes, row_bytes
+from .rows import RowBytes, row_bytes
 
 if TYPE_CHECKING:
     import gguf
 
-HEADER_ROOM = 8 << 20  # bytes: more than the headers of known models take
-MAX_FLOAT32 = 3.4e38  # of 32 bits
+HEADER_ROOM = 8 << 20  # bytes; headers of known models are smaller
+MAX_FLOAT32 = 3.4e38
 
 
 @dataclass(frozen=True)
 class Contents:
-    """What a file is to hold."""
+    """What to write to a file."""
 
     architecture: str
-    fields: Mapping[str, Any]  # metadata; arrays are lists of strings, or of numpy
+    fields: Mapping[str, Any]  # metadata; arrays are lists of strings, or numpy arrays
     targets: Sequence[Target]
 
     @property
@@ -42,13 +42,15 @@ class Contents:
 
 
 def check_free(path: Path, source: Path, overwrite: bool) -> None:
-    """Whether a file may get this name.
+    """Check that a file may be written under this name.
 
     Raises:
-        UsageError: it is taken, by the source even, or there is no such folder.
+        UsageError: a file or the source is there, or there is no such folder.
     """
     if not path.parent.is_dir():
-        raise UsageError(f"{str(path.parent)!r} is no folder, expected one to write {path.name} in")
+        raise UsageError(
+            f"{str(path.parent)!r} is not a folder, expected one to write {path.name} in"
+        )
     if not path.exists():
         return
     is_source = source.exists() and path.samefile(source)
@@ -59,13 +61,13 @@ def check_free(path: Path, source: Path, overwrite: bool) -> None:
         raise UsageError(f"{path} exists; add --force to replace it, or choose another with -o")
 
 
-def write(path: Path, contents: Contents, rows_of: Callable[[Target], Bytes]) -> None:
-    """The whole file; `rows_of` gives a tensor's bytes, one tensor after the other.
+def write(path: Path, contents: Contents, rows_of: Callable[[Target], RowBytes]) -> None:
+    """Write the whole file; `rows_of` returns a tensor's bytes, called in order.
 
     Raises:
-        CullamaError: the disk is full, or does not let us write.
+        CullamaError: the disk is full, or cannot be written to.
     """
-    with _landing(path, contents.data_bytes) as part:
+    with _renamed_when_whole(path, contents.data_bytes) as part:
         import gguf
 
         writer = gguf.GGUFWriter(part, contents.architecture)
@@ -78,14 +80,14 @@ def write(path: Path, contents: Contents, rows_of: Callable[[Target], Bytes]) ->
 
 
 @contextmanager
-def _landing(path: Path, size: int) -> Iterator[Path]:
-    """A passing name beside `path`; what is there then gets the name, or is removed."""
+def _renamed_when_whole(path: Path, size: int) -> Iterator[Path]:
+    """Yield a temporary path; rename its file to `path` at the end, or remove it on an error."""
     part = path.with_name(f".{path.name}.{os.urandom(4).hex()}.part")
     try:
         _check_room(path, size + HEADER_ROOM)
         yield part
         with part.open("rb") as file:
-            os.fsync(file.fileno())  # before the rename: a name never without its bytes
+            os.fsync(file.fileno())  # before the rename, so that a crash leaves no half file
         os.replace(part, path)
     except OSError as error:
         raise CullamaError(
@@ -106,7 +108,7 @@ def _check_room(path: Path, size: int) -> None:
 
 
 def _describe(writer: gguf.GGUFWriter, contents: Contents) -> None:
-    """The header: metadata, and a list of the tensors to come."""
+    """Write the header: metadata, and the list of tensors."""
     import gguf
 
     for key, value in contents.fields.items():
@@ -121,7 +123,7 @@ def _describe(writer: gguf.GGUFWriter, contents: Contents) -> None:
 
 
 def _add(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
-    """A field of metadata. Arrays of nothing are left out: GGUF has none."""
+    """Add a field of metadata; empty arrays are left out, because GGUF has none."""
     import gguf
 
     kinds = gguf.GGUFValueType
@@ -134,7 +136,7 @@ def _add(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
 
 
 def _kind(value: bool | int | float | str) -> str:
-    """Numbers are of 32 bits, whole ones without a sign, as llama.cpp expects; else of 64."""
+    """Return the type of a value: 32 bits, unsigned, as llama.cpp expects, or else 64 bits."""
     match value:
         case bool():
             return "BOOL"

@@ -1,7 +1,7 @@
-"""What the types of a file cost: the source and the file, both computed in float32, on one text.
+"""Measures what a file's types lose: source and file on one text, both computed in float32.
 
-It knows how a text goes through a model, window by window; how far two predictions lie apart is
-`divergence`'s. One model at a time is in memory, and beside it what the first one predicted.
+The text is read in windows. One model is in memory at a time, beside the logits of the first. The
+divergence itself is computed by `inspect/divergence.py`.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from ..llm import LLM
 
 Progress = Callable[[int, int], None]  # (tokens done, tokens in all)
-Load = Callable[[Path, int], "LLM"]  # a model's file, for a context of so many tokens, in float32
-Watch = Callable[[str], AbstractContextManager[Progress]]  # what is under way, in words
+Load = Callable[[Path, int], "LLM"]  # (path, context length) → the model, in float32
+ShowProgress = Callable[[str], AbstractContextManager[Progress]]  # of a task named in words
 
-WINDOW = 512  # tokens; each is read by itself, from the beginning of its context
+WINDOW = 512  # tokens; each starts with an empty context
 MAX_TOKENS = 2048  # of a text …
 MAX_LOGIT_BYTES = (
     512 << 20
@@ -39,20 +39,23 @@ def measured_loss(
     path: Path,
     text: str,
     load: Load,
-    watch: Watch = lambda what: nullcontext(lambda done, total: None),
+    show_progress: ShowProgress = lambda what: nullcontext(lambda done, total: None),
 ) -> Divergence:
-    """How far the file at `path` predicts otherwise than its source, over a text's beginning.
+    """Measure how the predictions of the file at `path` diverge from its source's on a text.
 
     Raises:
         NoTokenizerError: the source has none.
-        UsageError: the text holds too few tokens to tell.
-        NumericalError: what one of the two predicts is no number.
+        UsageError: the text holds fewer than two tokens.
+        NumericalError: one of the two predicts NaN.
     """
-    windows = cut(Tokenizer(source.load_tokenizer()), text, source.config)
+    windows = split_windows(Tokenizer(source.load_tokenizer()), text, source.config)
     length = max(map(len, windows))
-    with load(source.path, length) as llm, watch("reading a text with the model") as progress:
+    with (
+        load(source.path, length) as llm,
+        show_progress("reading with the model") as progress,
+    ):
         expected = list(_predictions(llm, windows, progress))
-    with load(path, length) as llm, watch("and with the file") as progress:
+    with load(path, length) as llm, show_progress("reading with the file") as progress:
         found = _predictions(llm, windows, progress)
         parts = [
             divergence(expected.pop(0), logits, window)
@@ -60,17 +63,17 @@ def measured_loss(
         ]
     whole = Divergence.joined(parts)
     if np.isnan(whole.mean):
-        raise NumericalError(f"{path}: predicts what is no number; choose a type of more bits")
+        raise NumericalError(f"{path}: predicts NaN; choose a type of more bits")
     return whole
 
 
-def cut(tokenizer: Tokenizer, text: str, config: ModelConfig) -> list[list[int]]:
-    """A text's beginning in windows, each behind the token that begins a text, if there is one."""
+def split_windows(tokenizer: Tokenizer, text: str, config: ModelConfig) -> list[list[int]]:
+    """Split the first tokens of a text into windows, each after BOS if the model has one."""
     before = tokenizer.encode("")[:1]
-    most = min(MAX_TOKENS, MAX_LOGIT_BYTES // (4 * config.vocab_size))
-    ids = tokenizer.encode(text, add_special_tokens=False)[:most]
+    max_tokens = min(MAX_TOKENS, MAX_LOGIT_BYTES // (4 * config.vocab_size))
+    ids = tokenizer.encode(text, add_special_tokens=False)[:max_tokens]
     if len(ids) < 2:
-        raise UsageError(f"the text holds {len(ids)} tokens, expected a page or so to tell a loss")
+        raise UsageError(f"the text holds {len(ids)} tokens, expected about a page of text")
     step = max(1, min(WINDOW, config.context_length) - len(before))
     return [before + ids[first : first + step] for first in range(0, len(ids), step)]
 
@@ -78,7 +81,7 @@ def cut(tokenizer: Tokenizer, text: str, config: ModelConfig) -> list[list[int]]
 def _predictions(
     llm: LLM, windows: list[list[int]], progress: Progress
 ) -> Iterator[NDArray[np.float32]]:
-    """Logits of one window after the other, [T, V]."""
+    """Yield the logits of each window, float32 [T, V]."""
     done, total = 0, sum(map(len, windows))
     for window in windows:
         yield llm.logits(window)

@@ -1,7 +1,6 @@
-"""A model's shape in the words of GGUF's metadata: what `ModelConfig.from_gguf` reads.
+"""Writes a model's shape as GGUF metadata, the reverse of `ModelConfig.from_gguf`.
 
-It knows the keys of the architectures that cullama runs, and what of a model GGUF, or llama.cpp,
-has no words for. It knows no tensors and no tokenizer.
+It refuses models that GGUF, or llama.cpp, cannot express. It knows no tensors and no tokenizer.
 
 Keys: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
@@ -18,7 +17,7 @@ from ..model.rope import DivisorScaling, LinearScaling, Llama3Scaling
 
 
 def model_fields(config: ModelConfig) -> dict[str, Any]:
-    """Metadata without the tokenizer's; whole numbers are to be uint32, others float32."""
+    """Return the metadata of a model's shape; integers are written as uint32, others float32."""
     values: dict[str, Any] = {
         "block_count": config.layers,
         "context_length": config.context_length,
@@ -41,20 +40,21 @@ def model_fields(config: ModelConfig) -> dict[str, Any]:
     return {f"{config.family.written_name}.{name}": value for name, value in values.items()}
 
 
-def check_can_be_said(path: Path, config: ModelConfig) -> None:
-    """
+def check_expressible(path: Path, config: ModelConfig) -> None:
+    """Check that a GGUF file of this model can exist and llama.cpp reads it.
+
     Raises:
-        UnsupportedModelError: GGUF has no words for this model, or llama.cpp does not know them.
+        UnsupportedModelError: names the part of the model that cannot be written.
     """
-    what = _unsayable(config)
+    what = _inexpressible(config)
     if what is not None:
         raise UnsupportedModelError(
-            f"{path}: has {what}, which GGUF cannot say to llama.cpp; run the model as it is"
+            f"{path}: has {what}, which llama.cpp cannot read from GGUF; run the model as it is"
         )
 
 
-def _unsayable(config: ModelConfig) -> str | None:
-    """The first thing that llama.cpp would not read; found by having it load such files."""
+def _inexpressible(config: ModelConfig) -> str | None:
+    """Return the first part that llama.cpp does not read; found by loading such files with it."""
     family, windows = config.family, sorted(set(config.windows))
     if len(windows) > 1:
         return f"layers with windows of {windows[0]} and of {windows[1]} tokens"
@@ -72,8 +72,8 @@ def _unsayable(config: ModelConfig) -> str | None:
 
 
 def notes(config: ModelConfig) -> list[str]:
-    """What the file says and llama.cpp does not listen to."""
+    """Return what the file holds and llama.cpp ignores."""
     window = config.windows[0]
     if not window or window >= config.context_length:
         return []
-    return [f"llama.cpp does not know of this model's window: beyond {window} tokens it differs"]
+    return [f"llama.cpp ignores this model's window: beyond {window} tokens it differs"]

@@ -1,6 +1,6 @@
-"""What a file will hold: each tensor's name there, its type, and the order of its rows.
+"""Plans a file: each tensor's name there, its type, and the order of its rows.
 
-It knows llama.cpp's names and the rule by which types are given out; it reads no weights.
+It reads no weights.
 """
 
 from __future__ import annotations
@@ -18,23 +18,27 @@ from ..files.tensor import HostArray, StoredTensor
 from ..model.config import ModelConfig
 from ..model.rope import DivisorScaling, Llama3Scaling, Rope
 
-# What the next token is read off suffers most from few bits. llama.cpp has Q6_K there, or Q8_0
-# where rows are no multiple of 256; gguf-py writes no Q6_K.
-MIN_HEAD_TYPE = "q8_0"
+# The output matrix loses most by few bits. llama.cpp uses Q6_K there, or Q8_0 where rows are no
+# multiple of 256; gguf-py does not write Q6_K.
+MIN_HEAD_TYPE = "Q8_0"
 
 
 @dataclass(frozen=True)
 class Target:
-    """A tensor on its way into a file."""
+    """A tensor to be written to a file."""
 
     source: StoredTensor
     name: str  # llama.cpp's
     dtype: str  # "Q4_0"
-    head_dim: int | None = None  # for q and k, whose rotated pairs come to lie side by side
+    head_dim: int | None = None  # of q and k whose rows are to be interleaved
 
 
 def targets(checkpoint: Checkpoint, wanted: str) -> Iterator[Target]:
-    """Every tensor of the model, and the rotary divisors where there are any."""
+    """Yield every tensor of the model, then the RoPE divisors if it has a scaling that needs them.
+
+    Args:
+        wanted: the type of matrices, one of GGUF_TYPES.
+    """
     config = checkpoint.config
     for name in expected_shapes(config):
         source = checkpoint.tensors[name]
@@ -50,19 +54,20 @@ def targets(checkpoint: Checkpoint, wanted: str) -> Iterator[Target]:
 
 
 def _type_of(source: StoredTensor, wanted: str, is_head: bool) -> str:
-    """Vectors are few and precious; a row that is no whole number of blocks has no quantised form.
+    """Return the GGUF type of a tensor.
 
-    The matrix that predicts tokens keeps at least eight bits.
+    Vectors stay float32, being small; rows that are not whole blocks cannot be quantised; the
+    output matrix gets at least eight bits.
     """
     if len(source.shape) == 1:
         return "F32"
     if wanted.startswith("q") and source.shape[-1] % GROUP:
         return "F16"
-    return (MIN_HEAD_TYPE if is_head and wanted.startswith("q") else wanted).upper()
+    return MIN_HEAD_TYPE if is_head and wanted.startswith("q") else wanted.upper()
 
 
 def _divisors(config: ModelConfig) -> Target:
-    """By what each rotated pair's angle is divided, [E / 2]: any scaling can be said so."""
+    """Express any RoPE scaling as one divisor for each frequency, [E / 2]."""
     plain = Rope(config.rope.theta).inverse_frequencies(config.head_dim)
     values: HostArray = plain / config.rope.inverse_frequencies(config.head_dim)
     values = values.astype(np.float32)

@@ -1,8 +1,6 @@
-"""A tensor's rows as the bytes of a GGUF type.
+"""Encodes a tensor's rows as the bytes of a GGUF type, refusing numbers that the type cannot hold.
 
-It knows how numbers become blocks, and refuses numbers that a type cannot hold; the arithmetic of
-quantised types is gguf-py's, which gives what llama.cpp gives. It does not know what the tensor
-is for.
+Quantising is gguf-py's, whose results are llama.cpp's. It does not know what the tensor is for.
 """
 
 from __future__ import annotations
@@ -20,15 +18,15 @@ from ..files.quantized_blocks import BLOCK_SIZES
 from ..files.tensor import HostArray
 from .plan import Target
 
-Bytes = NDArray[np.uint8]
+RowBytes = NDArray[np.uint8]  # [rows, bytes of a row]
 
-MAX_FLOAT16 = 65504.0  # of float16: that of F16, and of the scales of all quantised types
+MAX_FLOAT16 = 65504.0  # F16 is float16, and so are the scales of all quantised types
 
 
-def stored_rows(target: Target, path: Path, progress: Callable[[int], None]) -> Bytes:
-    """All rows, [rows, bytes of one]; `path` is for messages.
+def encoded_rows(target: Target, path: Path, progress: Callable[[int], None]) -> RowBytes:
+    """Encode all rows, [rows, bytes of a row]; `path` is for messages.
 
-    `progress` is called with the number of elements done, tile by tile.
+    `progress` is called with the number of elements of each tile.
 
     Raises:
         ModelFileError: a number is NaN or infinite, or too large for the type.
@@ -39,7 +37,11 @@ def stored_rows(target: Target, path: Path, progress: Callable[[int], None]) -> 
         rows[first : first + len(tile)] = tile
         first += len(tile)
         progress(len(tile) * prod(target.source.shape[1:]))
-    return rows if target.head_dim is None else _interleaved(rows, target.head_dim)
+    if target.head_dim is None:
+        return rows
+    # From Hugging Face's order of rows in a head, [2, E/2], to llama.cpp's, [E/2, 2].
+    by_half = rows.reshape(-1, 2, target.head_dim // 2, rows.shape[1])
+    return by_half.swapaxes(1, 2).reshape(rows.shape)
 
 
 def row_bytes(target: Target) -> int:
@@ -47,19 +49,19 @@ def row_bytes(target: Target) -> int:
     return prod(target.source.shape[1:]) // block.columns * block.size
 
 
-def _encoded_tiles(target: Target, path: Path) -> Iterator[Bytes]:
-    """Some rows at a time; blocks that are of the type already are taken as they are."""
+def _encoded_tiles(target: Target, path: Path) -> Iterator[RowBytes]:
+    """Yield encoded rows; blocks that are of the type already are copied unchanged."""
     source = target.source
     if source.blocks is not None and source.dtype == target.dtype:
         yield from source.blocks()
         return
     for tile in source.tiles():
         numbers = tile.astype(np.float32, copy=False)
-        _check(target, path, numbers)
+        _check_range(target, path, numbers)
         yield _encoded(numbers, target.dtype).reshape(len(tile), -1)
 
 
-def _check(target: Target, path: Path, numbers: HostArray) -> None:
+def _check_range(target: Target, path: Path, numbers: HostArray) -> None:
     largest = float(np.abs(numbers).max())
     where = f"{path}: tensor {target.source.name!r}: holds"
     if not np.isfinite(largest):
@@ -71,20 +73,14 @@ def _check(target: Target, path: Path, numbers: HostArray) -> None:
         )
 
 
-def _encoded(numbers: HostArray, dtype: str) -> Bytes:
+def _encoded(numbers: HostArray, dtype: str) -> RowBytes:
     if dtype == "BF16":
         return numbers.astype(ml_dtypes.bfloat16).view(np.uint8)
     from gguf.constants import GGMLQuantizationType
     from gguf.quants import quantize
 
-    # Where a block is next to nothing, one by its scale is infinite, and the scale 0 in float16.
-    # As one long row: gguf-py converts 16 rows at a time, which is slow for narrow ones.
+    # In a block of tiny numbers, 1 / scale overflows, and the scale becomes 0 in float16.
+    # As one long row, because gguf-py converts 16 rows at a time: slow for narrow ones.
     with np.errstate(over="ignore", invalid="ignore"):
         encoded: HostArray = quantize(numbers.reshape(1, -1), GGMLQuantizationType[dtype])
     return encoded.view(np.uint8)
-
-
-def _interleaved(rows: Bytes, head_dim: int) -> Bytes:
-    """Rows of each head from (half, pair) order to (pair, half) order, as llama.cpp has them."""
-    by_half = rows.reshape(-1, 2, head_dim // 2, rows.shape[1])
-    return by_half.swapaxes(1, 2).reshape(rows.shape)

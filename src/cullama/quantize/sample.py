@@ -1,5 +1,7 @@
-"""A text to try a model on: prose, talk, a table, code and letters, some 1,500 tokens, written for
-this purpose. It knows where the text is."""
+"""The text that `cullama quantize` measures the loss on: prose, dialogue, a table and code.
+
+It has some 1,500 tokens and was written for this purpose.
+"""
 
 from __future__ import annotations
 

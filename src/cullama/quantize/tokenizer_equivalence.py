@@ -1,11 +1,11 @@
-"""Whether a tokenizer as GGUF says it gives the ids of the one it was taken from.
+"""Whether a tokenizer described by GGUF metadata gives the ids of the original.
 
-It knows texts in which tokenizers part, and nothing of where either came from.
+It encodes texts in which tokenizers differ; it does not know where either came from.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 PREFIX = "tokenizer.ggml."
 
-# Where ways of splitting part: endings, numbers, cases, line ends, combining marks, symbols.
+# Where pre-tokenizers differ: endings, numbers, case, line ends, combining marks, symbols.
 BOUNDARIES = (
     "It's 7 o'clock, they'LL say: 42, 123, 1234, 12345678!\r\n\r\n\tHTTPServer/camelCase x=y+1;\n"
     "/*  two   three    spaces \n \n  naïve e\u0301 Å ½ ٣٤ 漢字かな 🦙🙂 don't I'D a_b $9.99 (#1)…"
@@ -28,46 +28,46 @@ BOUNDARIES = (
 
 
 def is_equivalent(original: tokenizers.Tokenizer, metadata: Mapping[str, Any]) -> bool:
-    """Whether what the metadata says reads any text of a user's as the original does."""
+    """Whether the tokenizer of the metadata encodes users' texts as the original does."""
     try:
         rebuilt = build_tokenizer(metadata)
     except (ModelFileError, NoTokenizerError):
         return False
-    if not _splits_alike(original, rebuilt):
+    if not _has_same_splitting(original, rebuilt):
         return False
     pair = Tokenizer(original), Tokenizer(rebuilt)
-    plain = set(np.flatnonzero(metadata[f"{PREFIX}token_type"] == NORMAL).tolist())
-    return all(_reads_alike(*pair, text, plain) for text in (BOUNDARIES, sample_text()))
+    normal = set(np.flatnonzero(metadata[f"{PREFIX}token_type"] == NORMAL).tolist())
+    return all(_encodes_equally(*pair, text, normal) for text in (BOUNDARIES, sample_text()))
 
 
 def differing_texts(original: tokenizers.Tokenizer, metadata: Mapping[str, Any]) -> list[str]:
-    """Kinds of text in which tokenizers that are alike otherwise part. Templates write such."""
+    """Name the kinds of texts, as templates write them, that the two encode differently."""
     kinds, tokens = metadata[f"{PREFIX}token_type"], metadata[f"{PREFIX}tokens"]
     control = [tokens[place] for place in np.flatnonzero(np.isin(kinds, (CONTROL, USER_DEFINED)))]
     texts = {
         "text beside control tokens": "".join(f"{it}user\nWell {it}\n\nyes" for it in control),
         "text that begins with a space": " Well",
     }
-    pair = Tokenizer(original), Tokenizer(build_tokenizer(metadata))
-    return [what for what, text in texts.items() if len(_readings(pair, text)) > 1]
+    first, second = Tokenizer(original), Tokenizer(build_tokenizer(metadata))
+    return [
+        what
+        for what, text in texts.items()
+        if first.encode(text, allow_special=True) != second.encode(text, allow_special=True)
+    ]
 
 
-def _readings(pair: Iterable[Tokenizer], text: str) -> set[tuple[int, ...]]:
-    return {tuple(tokenizer.encode(text, allow_special=True)) for tokenizer in pair}
-
-
-def _reads_alike(original: Tokenizer, rebuilt: Tokenizer, text: str, plain: set[int]) -> bool:
-    """The same ids of a text, and the same text of those ids that are `plain` tokens."""
+def _encodes_equally(original: Tokenizer, rebuilt: Tokenizer, text: str, normal: set[int]) -> bool:
+    """Whether both give the same ids for a text, and the same text for its `normal` ids."""
     ids = original.encode(text)
-    words = [index for index in ids if index in plain]
+    words = [index for index in ids if index in normal]
     return rebuilt.encode(text) == ids and rebuilt.decode(words) == original.decode(words)
 
 
-def _splits_alike(original: tokenizers.Tokenizer, rebuilt: tokenizers.Tokenizer) -> bool:
-    """Whether text falls into the same words first, those included that a small vocabulary would
-    take apart anyway, and whether words that are tokens are treated the same.
+def _has_same_splitting(original: tokenizers.Tokenizer, rebuilt: tokenizers.Tokenizer) -> bool:
+    """Whether both split text into the same words, and treat words that are tokens the same.
 
-    A tokenizer without such a step is known by its ids alone.
+    Ids alone would not show it where a small vocabulary splits the words further. A tokenizer that
+    does not pre-tokenize is compared by its ids.
     """
     if rebuilt.pre_tokenizer is None:
         return True

@@ -1,14 +1,13 @@
-"""A checkpoint's tokenizer and chat template in the words of GGUF's metadata.
+"""Writes a checkpoint's tokenizer and chat template as GGUF metadata.
 
-A GGUF file's own words are taken over. A tokenizer.json says more than GGUF can, so what becomes of
-one is read back, and has to give the ids of the original. It knows both spellings; by which texts
-two tokenizers are told apart is `tokenizer_equivalence`'s.
+The fields of a GGUF source are copied. A tokenizer.json can express more than GGUF, so its fields
+are built back into a tokenizer, which has to give the ids of the original; that comparison is in
+`tokenizer_equivalence.py`.
 """
 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from math import inf
@@ -32,47 +31,52 @@ Merge = tuple[str, str]
 Integers = NDArray[np.int32]
 
 TEMPLATE = "tokenizer.chat_template"
-NO_VOCABULARY = "no_vocab"  # llama.cpp's word for a model of bare token ids
-ENDS = ("eos", "eot", "eom")  # as many end tokens as there are names for
+NO_VOCABULARY = "no_vocab"  # llama.cpp's name for a model without a tokenizer
+ENDS = ("eos", "eot", "eom")  # the end tokens that GGUF has names for
 
-# Ways of splitting text into words that `tokenizer.ggml.pre` has names for, in llama.cpp and here.
-SPLITTINGS = ("llama-bpe", "qwen2", "smollm", "gpt-2", "tekken")
-
-
-class _UnsayableError(Exception):
-    """What of a tokenizer GGUF has no words for."""
+# Pre-tokenizers to try, by their names in `tokenizer.ggml.pre`; llama.cpp and cullama know them.
+PRE_TOKENIZERS = ("llama-bpe", "qwen2", "smollm", "gpt-2", "tekken")
 
 
-def tokenizer_fields(checkpoint: Checkpoint, said: Metadata) -> tuple[Metadata, list[str]]:
-    """Metadata that says which token is which, and notes on what it leaves out.
+class _InexpressibleError(Exception):
+    """GGUF cannot express the tokenizer; the message is the reason."""
+
+
+def tokenizer_fields(checkpoint: Checkpoint, source: Metadata) -> tuple[Metadata, list[str]]:
+    """Return the metadata of tokenizer and chat template, and notes on what it leaves out.
 
     Args:
-        said: the metadata of a checkpoint that is a GGUF file.
+        source: the metadata of a checkpoint that is a GGUF file; empty for others.
 
     Raises:
-        UnsupportedModelError: GGUF cannot say this tokenizer.
+        UnsupportedModelError: GGUF cannot express this tokenizer.
         NoTokenizerError: there is none; `bare_fields` writes the model without.
-        ModelFileError: the files that tell are damaged.
+        ModelFileError: the tokenizer's files are damaged.
     """
-    if said.get(f"{PREFIX}model", NO_VOCABULARY) != NO_VOCABULARY:
-        return {key: said[key] for key in said if key.startswith("tokenizer.")}, []
+    if source.get(f"{PREFIX}model", NO_VOCABULARY) != NO_VOCABULARY:
+        return {key: source[key] for key in source if key.startswith("tokenizer.")}, []
     tokenizer = checkpoint.load_tokenizer()
     try:
         fields = _translated(checkpoint, tokenizer)
-    except _UnsayableError as error:
+    except _InexpressibleError as error:
         raise UnsupportedModelError(
-            f"{checkpoint.path}: its tokenizer cannot be said in GGUF: {error}; "
+            f"{checkpoint.path}: GGUF cannot express its tokenizer: {error}; "
             "add --no-tokenizer to write the model without it"
         ) from None
     template, notes = _template(checkpoint, fields)
-    otherwise = differing_texts(tokenizer, fields)
-    if otherwise:
-        notes.append(f"a tokenizer in GGUF reads a little otherwise: {', '.join(otherwise)}")
-    return {**fields, **template}, [*notes, *_lost_ends(checkpoint)]
+    different = differing_texts(tokenizer, fields)
+    if different:
+        notes.append(f"the tokenizer in GGUF encodes differently: {', '.join(different)}")
+    ends = len(checkpoint.config.eos_ids)
+    if ends > len(ENDS):
+        notes.append(
+            f"of the model's {ends} end tokens, GGUF has names for {len(ENDS)}: {', '.join(ENDS)}"
+        )
+    return {**fields, **template}, notes
 
 
 def bare_fields(checkpoint: Checkpoint) -> Metadata:
-    """Metadata of a model without a tokenizer: which token ids begin and end a text."""
+    """Return the metadata of a model without a tokenizer: the ids of BOS and the end tokens."""
     return {f"{PREFIX}model": NO_VOCABULARY, **_ids(checkpoint, [])}
 
 
@@ -85,12 +89,12 @@ def _translated(checkpoint: Checkpoint, tokenizer: tokenizers.Tokenizer) -> Meta
     shared = _named({"tokens": tokens, "token_type": kinds}) | _ids(checkpoint, tokens)
     if UNKNOWN in kinds:
         shared[f"{PREFIX}unknown_token_id"] = kinds.tolist().index(UNKNOWN)
-    shared |= _edges(tokenizer, shared)
-    for candidate in _candidates(document["model"], tokens, kinds):
+    shared |= _added_tokens(tokenizer, shared)
+    for candidate in _candidate_fields(document["model"], tokens, kinds):
         found = shared | _named(candidate)
         if is_equivalent(tokenizer, found):
             return found
-    raise _UnsayableError("it gives other ids than any tokenizer that GGUF has a name for")
+    raise _InexpressibleError("it gives other ids than any tokenizer that GGUF can name")
 
 
 def _named(fields: Mapping[str, Any]) -> Metadata:
@@ -98,34 +102,30 @@ def _named(fields: Mapping[str, Any]) -> Metadata:
 
 
 def _vocabulary(document: dict[str, Any], size: int) -> tuple[list[str], Integers]:
-    """Tokens by id, and of what kind each is; ids without a token get one that is never used."""
+    """Return tokens by id, and the kind of each; ids without a token get an unused one."""
     model, added = document["model"], document["added_tokens"]
     if model["type"] != "BPE":
-        raise _UnsayableError(f"its model is {model['type']}, expected BPE")
+        raise _InexpressibleError(f"its model is {model['type']}, expected BPE")
     texts = {index: token for token, index in model["vocab"].items()}
-    kinds = {index: _plain_kind(token, model) for index, token in texts.items()}
+    byte_tokens = {f"<0x{byte:02X}>" for byte in range(256)} if model["byte_fallback"] else ()
+    kinds = {index: BYTE if it in byte_tokens else NORMAL for index, it in texts.items()}
     texts |= {token["id"]: token["content"] for token in added}
     kinds |= {token["id"]: CONTROL if token["special"] else USER_DEFINED for token in added}
     kinds |= {index: UNKNOWN for index, token in texts.items() if token == model["unk_token"]}
     if max(texts) >= size:
-        raise _UnsayableError(f"it has {max(texts) + 1:,} tokens, and the model {size:,}")
+        raise _InexpressibleError(f"it has {max(texts) + 1:,} tokens, and the model {size:,}")
     tokens = [texts.get(index, f"[PAD{index}]") for index in range(size)]
     return tokens, np.array([kinds.get(index, UNUSED) for index in range(size)], np.int32)
 
 
-def _plain_kind(token: str, model: dict[str, Any]) -> int:
-    is_byte = model["byte_fallback"] and re.fullmatch("<0x[0-9A-F]{2}>", token)
-    return BYTE if is_byte else NORMAL
-
-
-def _candidates(
+def _candidate_fields(
     model: dict[str, Any], tokens: list[str], kinds: Integers
 ) -> Iterator[dict[str, Any]]:
-    """What a file could say of how text becomes tokens."""
+    """Yield the descriptions of the model that GGUF has, to be tried in turn."""
     merges = [(left, right) for left, right in model["merges"]]
     if not model["byte_fallback"]:
         plain = [f"{left} {right}" for left, right in merges]
-        for pre in SPLITTINGS:
+        for pre in PRE_TOKENIZERS:
             yield {"model": "gpt2", "pre": pre, "merges": plain}
         return
     scores = _scores(tokens, merges)
@@ -141,10 +141,10 @@ def _candidates(
 
 
 def _scores(tokens: list[str], merges: list[Merge]) -> NDArray[np.float32]:
-    """Scores that merge as the ranks of merges do: the rank of the last merge that makes a piece.
+    """Return scores with the same effect as merges: minus the rank of the last merge of a token.
 
-    A piece is made in one way only, wherever it stands: what lies within its bounds merges as it
-    would alone. So a score for each piece says as much as a rank for each pair.
+    A token is always merged in the same way, because what lies within its bounds merges as it would
+    alone. So one score for each token expresses as much as one rank for each pair.
     """
     ranks = {merge: rank for rank, merge in reversed(list(enumerate(merges)))}
     made = [_last_rank(token, ranks) for token in tokens]
@@ -152,7 +152,7 @@ def _scores(tokens: list[str], merges: list[Merge]) -> NDArray[np.float32]:
 
 
 def _last_rank(token: str, ranks: Mapping[Merge, int]) -> int:
-    """Of the merges that make a token; for one that is not made by merging, one more than any."""
+    """Return the rank of the last merge that makes a token; len(ranks) if no merges make it."""
     pieces, last = list(token), len(ranks)
     while len(pieces) > 1:
         rank, at = min((ranks.get(pair, inf), at) for at, pair in enumerate(pairwise(pieces)))
@@ -163,11 +163,11 @@ def _last_rank(token: str, ranks: Mapping[Merge, int]) -> int:
     return last
 
 
-# ------------------------------------------------------------------------------------------ special
+# ---------------------------------------------------------------------------------- special tokens
 
 
 def _ids(checkpoint: Checkpoint, tokens: list[str]) -> Metadata:
-    """The tokens with a role. The end token that the chat template may name comes first."""
+    """Return the ids of BOS, end tokens and so on; the template's own end token is the EOS."""
     names, ends = checkpoint.template_names(), checkpoint.config.eos_ids
     ids = {token: index for index, token in enumerate(tokens)}
     roles = {role: ids.get(names.get(name, "")) for name, role in GGUF_NAMES.items()}
@@ -179,23 +179,16 @@ def _ids(checkpoint: Checkpoint, tokens: list[str]) -> Metadata:
     return {f"{PREFIX}{role}_token_id": index for role, index in roles.items() if index is not None}
 
 
-def _edges(tokenizer: tokenizers.Tokenizer, ids: Metadata) -> Metadata:
-    """Whether a text gets a token before it, and one behind."""
+def _added_tokens(tokenizer: tokenizers.Tokenizer, ids: Metadata) -> Metadata:
+    """Return whether the tokenizer adds BOS before a text, and EOS after it."""
     marks = Tokenizer(tokenizer).encode("")
     has_bos = marks[:1] == [ids.get(f"{PREFIX}bos_token_id")]
     has_eos = marks[has_bos:] == [ids.get(f"{PREFIX}eos_token_id")]
     return _named({"add_bos_token": has_bos, "add_eos_token": has_eos})
 
 
-def _lost_ends(checkpoint: Checkpoint) -> list[str]:
-    count = len(checkpoint.config.eos_ids)
-    if count <= len(ENDS):
-        return []
-    return [f"of the model's {count} end tokens, GGUF has names for {len(ENDS)}: {', '.join(ENDS)}"]
-
-
 def _template(checkpoint: Checkpoint, fields: Metadata) -> tuple[Metadata, list[str]]:
-    """The chat template, and what it would be told otherwise than now."""
+    """Return the chat template, and notes on tokens whose strings change for it."""
     try:
         template = checkpoint.load_chat_template()
     except ChatTemplateError as error:
