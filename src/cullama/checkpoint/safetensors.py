@@ -43,7 +43,12 @@ def open_safetensors(folder: Path) -> Checkpoint:
         load_json(generation) if generation.is_file() else None,
     )
     weights = _weights_path(folder)
-    tensors = checked_tensors(weights, config, _stored_tensors(weights))
+    if weights.name == INDEX:
+        stored = _sharded_tensors(weights)
+    else:
+        file = SafetensorsFile(weights)
+        stored = {name: file.stored_tensor(name) for name in file.tensors}
+    tensors = checked_tensors(weights, config, stored)
     return Checkpoint(
         path=folder,
         config=config,
@@ -65,13 +70,6 @@ def _weights_path(folder: Path) -> Path:
         if (folder / name).exists():
             return folder / name
     raise ModelNotFoundError(f"{folder}: holds {_listing(folder)}, expected {SINGLE} or {INDEX}")
-
-
-def _stored_tensors(weights: Path) -> dict[str, StoredTensor]:
-    if weights.name == INDEX:
-        return _sharded_tensors(weights)
-    file = SafetensorsFile(weights)
-    return {name: file.stored_tensor(name) for name in file.tensors}
 
 
 def _sharded_tensors(index: Path) -> dict[str, StoredTensor]:

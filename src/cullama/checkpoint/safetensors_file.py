@@ -349,18 +349,13 @@ def _read_header(text: bytes, path: Path) -> dict[str, SafetensorsTensor]:
         raise header.error("number of escapes", f"{escapes:,}", f"at most {MAX_ESCAPES:,}")
     tensors: dict[str, SafetensorsTensor] = {}
     for name in header.members("tensor"):
-        if name == "__metadata__":
-            _skip_metadata(header)
+        if name == "__metadata__":  # strings that describe the file; none is used
+            for _ in header.members("metadata"):
+                header.string("value")
         else:
             tensors[name] = _read_tensor(header, name)
     header.end()
     return tensors
-
-
-def _skip_metadata(header: _SafetensorsHeader) -> None:
-    """Skip strings that describe the file; none is used."""
-    for _ in header.members("metadata"):
-        header.string("value")
 
 
 def _read_tensor(header: _SafetensorsHeader, name: str) -> SafetensorsTensor:

@@ -112,9 +112,8 @@ def ago(moment: float) -> str:
 def _remove(names: tuple[str, ...], yes: bool, as_json: bool) -> int:
     from ..hub.cached import removal_of, remove
 
-    removals = [
-        removal_of(name) for name in names
-    ]  # all names are checked before the first is removed
+    # All names are checked before the first model is removed.
+    removals = [removal_of(name) for name in names]
     if not yes and not _is_confirmed(removals):
         return 1
     for removal in removals:

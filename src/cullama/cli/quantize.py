@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     "text_file",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Text of the check.",
+    help="Text of the check, instead of a page of prose, tables and code.",
 )
 @shape_option
 @click.option(

@@ -23,7 +23,7 @@ from ..files.cache_folder import cache_folder
 from ..model.families import FAMILIES
 from .cache import INDEX, MAIN, SINGLE, cached_model, hub_cache_folder
 from .name import HubName, is_weights, quantisation_of
-from .resolve import DEFAULT_MODEL
+from .resolve import DEFAULT_MODEL, default_model_folder
 
 if TYPE_CHECKING:
     from huggingface_hub import CachedRepoInfo, CachedRevisionInfo, HFCacheInfo
@@ -55,7 +55,7 @@ def cached_models() -> list[CachedModel]:
 
 def default_path() -> Path:
     """Return where the default model's file is kept; it may not be there."""
-    return cache_folder() / "models" / DEFAULT_MODEL.file_name
+    return default_model_folder() / DEFAULT_MODEL.file_name
 
 
 def _own_models() -> Iterator[CachedModel]:

@@ -32,6 +32,11 @@ DEFAULT_MODEL = PackagedModel(
 )
 
 
+def default_model_folder() -> Path:
+    """Return the folder that the default model is cached in."""
+    return cache_folder() / "models"
+
+
 def resolve_model(
     name: str | os.PathLike[str] | None,
     progress: Progress | None = None,
@@ -51,7 +56,7 @@ def resolve_model(
         DownloadError: it could not be downloaded.
     """
     if name is None:
-        return cached_or_fetched(default, cache_folder() / "models", progress)
+        return cached_or_fetched(default, default_model_folder(), progress)
     text = os.fspath(name)
     if not text:
         raise ModelNotFoundError(

@@ -18,6 +18,8 @@ from ..files.regular_file import short_repr
 from .families import FAMILIES, Family
 from .rope import DivisorScaling, LinearScaling, Rope, Scaling
 
+GGUF_ENDS = ("eos_token_id", "eot_token_id", "eom_token_id")
+
 
 @dataclass(frozen=True)
 class ModelConfig:
@@ -137,14 +139,10 @@ class ModelConfig:
             tied="output.weight" not in tensors,
             bos_id=next(iter(tokens.token_ids("bos_token_id")), None),
             eos_ids=tuple(
-                dict.fromkeys(
-                    tokens.token_ids("eos_token_id")
-                    + tokens.token_ids("eot_token_id")
-                    + tokens.token_ids("eom_token_id")
-                )
+                dict.fromkeys(end for name in GGUF_ENDS for end in tokens.token_ids(name))
             ),
         )
-        for name in ("eos_token_id", "eot_token_id", "eom_token_id"):
+        for name in GGUF_ENDS:
             tokens.check_token_ids(name, config.vocab_size)
         fields.integer("rope.dimension_count", config.head_dim, config.head_dim, config.head_dim)
         return config._checked(fields, "attention.head_count_kv", "attention.key_length")
@@ -165,7 +163,12 @@ class ModelConfig:
             )
         match self.rope.scaling:
             case DivisorScaling(divisors):
-                _check_divisors(path, divisors, self.head_dim // 2)
+                pairs = self.head_dim // 2
+                if len(divisors) != pairs or not all(0 < it < math.inf for it in divisors):
+                    raise ModelFileError(
+                        f"{path}: tensor 'rope_freqs.weight': values are {divisors!r:.80}, "
+                        f"expected {pairs} numbers above 0, one for each rotated pair"
+                    )
         return self
 
     @property
@@ -215,14 +218,6 @@ def _gguf_vocabulary(path: Path, tensors: Mapping[str, tuple[int, ...]]) -> int:
             "expected [vocabulary, hidden size]"
         )
     return shape[0]
-
-
-def _check_divisors(path: Path, divisors: tuple[float, ...], pairs: int) -> None:
-    if len(divisors) != pairs or not all(0 < d < math.inf for d in divisors):
-        raise ModelFileError(
-            f"{path}: tensor 'rope_freqs.weight': values are {divisors!r:.80}, "
-            f"expected {pairs} numbers above 0, one for each rotated pair"
-        )
 
 
 def _gguf_scaling(fields: Fields, divisors: tuple[float, ...] | None) -> Scaling | None:

@@ -84,7 +84,12 @@ def _renamed_when_whole(path: Path, size: int) -> Iterator[Path]:
     """Yield a temporary path; rename its file to `path` at the end, or remove it on an error."""
     part = path.with_name(f".{path.name}.{os.urandom(4).hex()}.part")
     try:
-        _check_room(path, size + HEADER_ROOM)
+        needed, free = size + HEADER_ROOM, shutil.disk_usage(path.parent).free
+        if free < needed:
+            raise CullamaError(
+                f"{path} needs {needed / 1e6:,.0f} MB, and there are {free / 1e6:,.0f} MB free; "
+                "make room, or name another place with --output"
+            )
         yield part
         with part.open("rb") as file:
             os.fsync(file.fileno())  # before the rename, so that a crash leaves no half file
@@ -96,15 +101,6 @@ def _renamed_when_whole(path: Path, size: int) -> Iterator[Path]:
         ) from None
     finally:
         part.unlink(missing_ok=True)
-
-
-def _check_room(path: Path, size: int) -> None:
-    free = shutil.disk_usage(path.parent).free
-    if free < size:
-        raise CullamaError(
-            f"{path} needs {size / 1e6:,.0f} MB, and there are {free / 1e6:,.0f} MB free; "
-            "make room, or name another place with --output"
-        )
 
 
 def _describe(writer: gguf.GGUFWriter, contents: Contents) -> None:
