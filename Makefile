@@ -46,7 +46,7 @@ gpu-check: $(VENV)/.gpu  ## Put all there is to know of a machine with a GPU int
 soak-files: $(VENV)/.dev  ## Try to break the readers of model files, templates and tokenizers (six minutes)
 	@$(BIN)/python scripts/soak_files.py
 
-coverage: $(VENV)/.dev ptx  ## Run all tests and show which lines they run, in htmlcov/ too
+coverage: $(VENV)/.dev $(if $(HAS_NVRTC_WHEELS)$(shell command -v nvcc),ptx)  ## Run all tests and show which lines they run, in htmlcov/ too
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --max-worker-restart 1 --cov --cov-report term --cov-report html
 
 # Each folder of tests may have a conftest.py; mypy takes one module of a name at a time.

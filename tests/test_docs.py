@@ -193,7 +193,7 @@ def test_the_evening_path_has_about_the_lines_it_states() -> None:
     assert len(rows) >= 10
     for row in rows:
         lines = len((ROOT / row["path"]).read_text().splitlines())
-        assert lines == pytest.approx(int(row["lines"]), rel=0.5, abs=20), row["path"]
+        assert lines == pytest.approx(int(row["lines"]), rel=0.25, abs=10), row["path"]
 
 
 @pytest.mark.parametrize("name", PROJECT)
