@@ -55,7 +55,7 @@ def test_a_machine_without_a_gpu_is_not_sick(cullama_command: CommandLine) -> No
     assert ended.err == ""
     assert "\n  CUDA         not available: " in ended.out
     assert "\n               → " in ended.out
-    assert "\n  auto         takes cpu · " in ended.out
+    assert "\n  auto         chooses cpu · " in ended.out
     assert ended.out.endswith("nothing is wrong\n")
 
 
@@ -101,7 +101,7 @@ def test_a_sound_gpu_is_described_and_tested(doctor: Doctor) -> None:
     assert facts["cuda:0 PTX"]["found"].startswith("compute_90a · PTX ")
     assert facts["cuBLAS"]["details"]["version"].startswith("13.")
     assert facts["driver"]["details"]["cuda"] == "13.0"
-    assert facts["auto"]["found"].startswith("takes cuda:0 · ")
+    assert facts["auto"]["found"].startswith("chooses cuda:0 · ")
 
 
 def test_two_gpus_are_both_tested_and_one_of_them_if_named(doctor: Doctor) -> None:
@@ -123,7 +123,7 @@ def test_no_devices_are_no_problem(doctor: Doctor) -> None:
 
 def test_a_driver_older_than_the_kernels_is_told_what_to_do(doctor: Doctor) -> None:
     problem = problems_of(doctor("--json", driver_version=11080))["cuda:0 PTX"]
-    assert "this driver knows CUDA 11.8" in problem["found"]
+    assert "this driver supports CUDA 11.8" in problem["found"]
     assert problem["expected"].startswith("PTX 7.")
     assert "install a driver from 5" in problem["remedy"]
 

@@ -138,7 +138,7 @@ def test_after_an_interruption_the_next_try_goes_on(
         assert process.returncode == 130
         assert (
             errors.splitlines()[-1]
-            == b"owner/name: interrupted; the same command goes on from there"
+            == b"owner/name: interrupted; the same command continues the download"
         )
     hub.seconds_between_pieces = 0.0
     offline = pull("owner/name", HF_HUB_OFFLINE="1")  # half a model is not taken for one

@@ -51,7 +51,7 @@ def test_the_verdict_names_what_is_wrong_and_counts_all() -> None:
     )
     first, *_, last = verdict(report).splitlines()
     assert first == (
-        "✗ self-test cpu float32: matmul is wrong: error no number, at most 1e-05 expected; "
+        "✗ self-test cpu float32: matmul is wrong: error NaN, at most 1e-05 expected; "
         "mul: it is tired"
     )
     assert last == "2 problems"

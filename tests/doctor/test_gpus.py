@@ -15,7 +15,7 @@ import pytest
 from cullama.cuda import module
 from cullama.cuda.module import PTX_FOLDER
 from cullama.doctor.findings import Fact
-from cullama.doctor.gpus import KNOWN_BY, gpu_facts
+from cullama.doctor.gpus import SUPPORTED_BY, gpu_facts
 from cullama.doctor.plan import DoctorPlan
 
 pytestmark = pytest.mark.gpu
@@ -74,7 +74,7 @@ def test_a_damaged_file_is_a_problem_that_says_which(kernels: Path) -> None:
     assert usable == []
     assert problem is not None
     assert "silu_mul.ptx" in problem.found
-    assert "install cullama anew" in problem.remedy
+    assert "reinstall cullama" in problem.remedy
 
 
 def test_without_cuda_python_there_is_no_problem_unless_a_gpu_is_asked_for(
@@ -99,7 +99,7 @@ def test_the_drivers_cache_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_newer_ptx_needs_newer_drivers() -> None:
-    needs = [KNOWN_BY[version] for version in sorted(KNOWN_BY)]
+    needs = [SUPPORTED_BY[version] for version in sorted(SUPPORTED_BY)]
     assert needs == sorted(needs)
 
 

@@ -1,4 +1,7 @@
-"""The command line: parse, call the library, print. Nothing here that a notebook cannot do."""
+"""The command line: parse, call the library, print.
+
+Each command is in a file of its own; what they do, the library can do without them.
+"""
 
 from __future__ import annotations
 
@@ -35,11 +38,12 @@ def cli() -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """The `cullama` command: exits with 0, 2 for misuse, 1 for failure, 130 after Ctrl-C."""
+    """Run the `cullama` command, and exit with 0, 1 for failure, 2 for misuse, 130 after Ctrl-C."""
     sys.exit(run(arguments))
 
 
 def run(arguments: list[str] | None = None) -> int:
+    """Run the command, print an error as one line, and return the exit status."""
     """Run a command and return its exit code; an error is one line on standard error."""
     _open_streams()
     try:
@@ -49,7 +53,8 @@ def run(arguments: list[str] | None = None) -> int:
         click.echo(error.ctx.get_help() if error.ctx else "")
         return 2
     except click.UsageError as error:
-        return _print_error(f"{error.format_message().rstrip('.')}; see {_help_for(error)}", 2)
+        path = error.ctx.command_path if error.ctx else "cullama"
+        return _print_error(f"{error.format_message().rstrip('.')}; see `{path} --help`", 2)
     except click.ClickException as error:
         return _print_error(error.format_message(), error.exit_code)
     except CullamaError as error:
@@ -84,7 +89,3 @@ def _print_error(message: str, code: int) -> int:
     """Print one line on standard error and return the exit code."""
     click.echo(f"cullama: {' '.join(message.split())}", err=True)
     return code
-
-
-def _help_for(error: click.UsageError) -> str:
-    return f"`{error.ctx.command_path if error.ctx else 'cullama'} --help`"

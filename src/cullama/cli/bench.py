@@ -1,4 +1,4 @@
-"""`cullama bench`: how fast a model runs here, beside how fast this machine could run it."""
+"""`cullama bench`: prefill and decode speed, as shares of this machine's limits."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _thread_counts(threads: int | None, counts: list[int] | None) -> tuple[int, 
 
 @click.group(
     "bench",
-    short_help="Measure speed beside the machine's limits.",
+    short_help="Measure speed against the machine's limits.",
     invoke_without_command=True,
     commands={"serve": serve, "chat": chat},
 )
@@ -49,7 +49,7 @@ def _thread_counts(threads: int | None, counts: list[int] | None) -> tuple[int, 
     default="64,512,2048",
     show_default=True,
     callback=_numbers,
-    help="Context lengths to write after.",
+    help="Context lengths to decode after.",
 )
 @click.option(
     "--prefill",
@@ -57,21 +57,21 @@ def _thread_counts(threads: int | None, counts: list[int] | None) -> tuple[int, 
     default="512",
     show_default=True,
     callback=_numbers,
-    help="Lengths of prompts to read.",
+    help="Lengths of prompts to prefill.",
 )
 @click.option(
     "--tokens",
     type=click.IntRange(min=3),
     default=48,
     show_default=True,
-    help="Written after each context.",
+    help="Tokens to decode after each context.",
 )
 @click.option(
     "--repeats",
     type=click.IntRange(min=1),
     default=5,
     show_default=True,
-    help="A figure is the median of so many.",
+    help="Runs of which a figure is the median.",
 )
 @click.option(
     "--thread-counts",
@@ -84,14 +84,15 @@ def _thread_counts(threads: int | None, counts: list[int] | None) -> tuple[int, 
     type=click.IntRange(0, 64),
     default=0,
     metavar="K",
-    help="Try guessing up to K tokens a step, too.",
+    help="Measure speculation with up to K draft tokens a step, too.",
 )
 @click.option("--json", "as_json", is_flag=True, help="JSON instead of a table.")
 @click.pass_context
 def command(context: click.Context, /, shape: str | None, as_json: bool, **options: Any) -> None:
     """Measure the limits of this machine, then prefill and decode as shares of them.
 
-    `cullama bench serve` measures many requests at once, `cullama bench chat` a second turn.
+    `cullama bench serve` measures many requests at once, `cullama bench chat` the second turn of a
+    conversation.
     """
     from ..benchmark.bench import BenchPlan, benchmark
 
@@ -112,11 +113,11 @@ def command(context: click.Context, /, shape: str | None, as_json: bool, **optio
 
 
 def _refuse_options(context: click.Context) -> None:
-    """What stands before a subcommand's name would be ignored."""
+    """Refuse options before a subcommand's name, which would be ignored."""
     for option in context.command.params:
         if context.get_parameter_source(option.name or "") is ParameterSource.COMMANDLINE:
             name, subcommand = option.opts[0], context.invoked_subcommand
-            raise UsageError(f"{name} stands before {subcommand!r}, expected behind it")
+            raise UsageError(f"{name} stands before {subcommand!r}, expected after it")
 
 
 def _count(threads: int | None) -> str:
@@ -171,11 +172,11 @@ def _table(report: BenchReport) -> str:
             f"{row.share:.0%} of {row.limit}",
             engine,
         )
-    guesses = Table(
-        "text", "threads", "tok/s", "speed-up", "right", "tokens a step", title="guesses"
+    speculation = Table(
+        *("text", "threads", "tok/s", "speed-up", "accepted", "tokens a step"), title="speculation"
     )
     for run in report.guessing:
-        guesses.add_row(
+        speculation.add_row(
             run.text,
             _count(run.threads),
             f"{run.tokens_per_second:.1f}",
@@ -188,5 +189,5 @@ def _table(report: BenchReport) -> str:
         console.print(f"{report.machine} · {report.weight_bytes / 1e6:.1f} MB of weights a token")
         console.print(limits, rows)
         if report.guessing:
-            console.print(guesses)
+            console.print(speculation)
     return capture.get().rstrip("\n")

@@ -1,4 +1,4 @@
-"""`cullama bench chat`: what the second turn of a conversation costs."""
+"""`cullama bench chat`: the latency of a conversation's second turn."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ..benchmark.chat_latency import ChatReport
 
 
-@click.command("chat", short_help="Measure the second turn of a conversation.")
+@click.command("chat", short_help="Measure the latency of a conversation's second turn.")
 @model_options
 @click.option(
     "--history",
@@ -40,8 +40,7 @@ def command(
 ) -> None:
     """Time the second turn of a conversation to its first token, and its new tokens alone.
 
-    What was said before is in the cache and is not read again: the ratio of the two says what it
-    still costs.
+    The first turn is in the prefix cache: the ratio of the two times tells what it still costs.
     """
     from ..benchmark.chat_latency import benchmark
 

@@ -1,4 +1,4 @@
-"""`cullama bench serve`: many requests at once, continuous against static batching."""
+"""`cullama bench serve`: throughput and latency of continuous against static batching."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ WORKLOAD = ("requests", "shortest", "longest", "rate", "seed")
     type=click.IntRange(1, 256),
     default=32,
     show_default=True,
-    help="Sequences that may be under way at once.",
+    help="Sequences that may run at once.",
 )
 @click.option(
     "--trace",
@@ -64,7 +64,8 @@ def command(
     """Answer many requests: continuous batching against static batching, with the same kernels.
 
     Prompts are random tokens, answers are greedy and of drawn length. "static" keeps a batch
-    together until its longest answer is written, "leaving" lets rows leave, but nobody in.
+    together until its longest answer is complete, "leaving" lets sequences leave earlier, but none
+    join.
     """
     from ..benchmark.serve import Workload, benchmark
     from ..benchmark.trace import Recorder
@@ -74,14 +75,11 @@ def command(
     llm = load_or_invent(shape, **options)
     recorder = Recorder(llm.engine) if trace else None
     with ProgressBar("answering") as progress:
-        report = benchmark(llm, workload, batch, recorder, _quiet if is_quiet else progress)
+        shown = (lambda done, total: None) if is_quiet else progress
+        report = benchmark(llm, workload, batch, recorder, shown)
     if trace is not None and recorder is not None:
         _write(trace, recorder.page(f"{llm.description} · batch {batch}", workload.description))
     click.echo(json.dumps(report.as_json()) if as_json else _table(report))
-
-
-def _quiet(done: int, total: int) -> None:
-    pass
 
 
 def _write(path: Path, page: str) -> None:

@@ -1,4 +1,4 @@
-"""`cullama doctor`: what this machine has, whether all of it works, and what to do where not."""
+"""`cullama doctor`: describe this machine, test and time every operator, and say what to mend."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import click
 from .log import show_log
 
 
-@click.command("doctor", short_help="Look for what is wrong with this machine.")
+@click.command("doctor", short_help="Examine this machine: what it has, what works, how fast.")
 @click.option(
     "-m", "--model", metavar="NAME", help="Take this model's sizes.  [default: SmolLM2-135M's]"
 )
@@ -19,7 +19,7 @@ from .log import show_log
     metavar="[auto|cpu|cpu:KERNELS|cuda|cuda:N]",
     default="auto",
     show_default=True,
-    help="What to examine; auto: the CPU, and every GPU there is.",
+    help="What to examine; auto: the CPU and every GPU.",
 )
 @click.option(
     "--dtype",
@@ -33,17 +33,17 @@ from .log import show_log
     "--deterministic", "is_deterministic", is_flag=True, help="Test what --deterministic runs."
 )
 @click.option(
-    "--quick", "is_quick", is_flag=True, help="Small sizes: whether it works, not how fast."
+    "--quick", "is_quick", is_flag=True, help="Small sizes: test, but do not measure speed."
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON document.")
 def command(as_json: bool, **options: Any) -> int:
-    """Say what is here, then run every operator against numpy: its error, and its speed.
+    """Describe this machine, then run every operator: its error against numpy, and its speed.
 
     "of a copy's" is the share of the rate at which this device copies memory; numbers that stay
     in a cache exceed it.
 
-    Exits with 0 where nothing is wrong, 1 where something is, with what to do about it, 2 after
-    misuse. A machine without a GPU is not wrong, unless --backend asks for one.
+    The exit status is 0 if there is no problem, 1 if there is one (with a remedy), 2 after misuse.
+    A missing GPU is a problem only if --backend asks for one.
     """
     from ..doctor.examination import examine
     from ..doctor.plan import DoctorPlan

@@ -1,4 +1,4 @@
-"""`cullama pull`: fetch models, so that the first use does not have to wait."""
+"""`cullama pull`: download models before their first use."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from .progress import ProgressBar
 DEFAULT = "the default model"
 
 
-@click.command("pull", short_help="Fetch models.")
+@click.command("pull", short_help="Download models.")
 @click.argument("names", nargs=-1, metavar="[NAME]...")
-@click.option("--update", is_flag=True, help="Ask the hub for newer versions of what is here.")
-@click.option("-q", "--quiet", is_flag=True, help="Only the paths.")
+@click.option("--update", is_flag=True, help="Ask the hub for newer versions of cached models.")
+@click.option("-q", "--quiet", is_flag=True, help="Print only the paths.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object, at the end.")
 def command(names: tuple[str, ...], update: bool, quiet: bool, as_json: bool) -> int:
-    """Fetch models and print where they are; without a NAME, the default model.
+    """Download models and print their paths; without a NAME, the default model.
 
     \b
     owner/name                 a repository on the Hugging Face hub
@@ -28,8 +28,8 @@ def command(names: tuple[str, ...], update: bool, quiet: bool, as_json: bool) ->
     owner/name:folder/a.gguf   that GGUF file
     owner/name@revision        a branch, tag or commit, with any of the above
 
-    What an interruption leaves is kept: the same command goes on from there. A token for private
-    models comes from HF_TOKEN or `hf auth login`.
+    After an interruption, the same command continues the download. The token for private models
+    is taken from HF_TOKEN or from `hf auth login`.
     """
     show_log(quiet)
     pulled = []
@@ -48,16 +48,16 @@ def _pull(name: str | None, update: bool, quiet: bool) -> dict[str, Any]:
     if name == "":
         raise ModelNotFoundError("a model's name is empty; leave it out for the default model")
     title = name or DEFAULT
-    watch = _Watch(title, quiet)
+    download = _Download(title, quiet)
     try:
-        with watch.bar:
-            path = resolve_model(name, watch, update=update)
+        with download.bar:
+            path = resolve_model(name, download, update=update)
     except KeyboardInterrupt:
-        kept = "; the same command goes on from there" if name else ""
+        kept = "; the same command continues the download" if name else ""
         _say(f"\n{title}: interrupted{kept}", quiet)
         raise click.exceptions.Exit(130) from None
-    _say(f"{title}: {'fetched' if watch.has_fetched else 'already here'}", quiet)
-    return {"name": name, "path": str(path), "fetched": watch.has_fetched}
+    _say(f"{title}: {'fetched' if download.has_fetched else 'already here'}", quiet)
+    return {"name": name, "path": str(path), "fetched": download.has_fetched}
 
 
 def _say(line: str, quiet: bool) -> None:
@@ -65,8 +65,8 @@ def _say(line: str, quiet: bool) -> None:
         click.secho(line, dim=True, err=True)
 
 
-class _Watch:
-    """Draws how far it is, and remembers whether anything came."""
+class _Download:
+    """Draws the progress of a download, and records whether there was one."""
 
     def __init__(self, title: str, quiet: bool) -> None:
         self.bar = ProgressBar(f"fetching {title}", in_bytes=True)

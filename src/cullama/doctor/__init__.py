@@ -1,1 +1,1 @@
-"""`cullama doctor`: what this machine has, and whether every operator works on it."""
+"""`cullama doctor`: describe this machine, and test and time every operator on it."""

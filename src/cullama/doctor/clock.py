@@ -1,7 +1,8 @@
-"""How long an operator takes, and how fast memory is copied: on the CPU, and on a GPU.
+"""Time operators, and copies of memory, on the CPU and on a GPU.
 
-A figure is the median of a few runs after one that warms up. On a GPU, the runs are captured in a
-graph and timed by events, so that it is the kernels' time, not that of launching them from Python.
+A figure is the median of a few runs after a warm-up. On a GPU the runs are captured in a graph and
+timed by events, so that the time is that of the kernels without their launches from Python. Which
+operators are timed is stated in doctor/cases.py.
 """
 
 from __future__ import annotations
@@ -19,34 +20,38 @@ from ..cuda import memory
 from ..cuda.driver import Device
 from ..cuda.memory import Pool
 
-BUDGET = 0.02  # seconds, for the runs of a figure
+BUDGET = 0.02  # seconds, for all runs of one figure
 SAMPLES = 5
-MOST_RUNS = 20  # in a sample
-COPIED = 256 << 20  # bytes: beyond most caches
-COPIED_QUICKLY = 4 << 20
+MAX_RUNS = 20  # of a sample
+COPIED_BYTES = 256 << 20  # larger than most caches
+COPIED_BYTES_QUICK = 4 << 20
 
-Run = Callable[[], Any]
+Work = Callable[[], Any]
 
 
 class Clock(Protocol):
-    def seconds(self, run: Run, can_be_captured: bool) -> float:
-        """Of one run; it has run before."""
+    """Times work on one device."""
+
+    def seconds(self, run: Work, can_be_captured: bool) -> float:
+        """Return the time of one run; `run` must have run before."""
 
     def copy_rate(self, is_quick: bool) -> float:
-        """Bytes a second that a copy reads and writes."""
+        """Return the bytes a second that a copy reads and writes."""
 
 
 class HostClock(Clock):
+    """Times work on the CPU."""
+
     def __init__(self, thread_pool: ThreadPool) -> None:
         self._thread_pool = thread_pool
 
-    def seconds(self, run: Run, can_be_captured: bool = True) -> float:
-        count = max(1, min(SAMPLES * MOST_RUNS, int(BUDGET / max(_once(run), 1e-7))))
+    def seconds(self, run: Work, can_be_captured: bool = True) -> float:
+        count = max(1, min(SAMPLES * MAX_RUNS, int(BUDGET / max(_once(run), 1e-7))))
         return median(_once(run) for _ in range(count))
 
     def copy_rate(self, is_quick: bool) -> float:
-        """With as many threads as the operators have."""
-        size = COPIED_QUICKLY if is_quick else COPIED
+        """Copy with as many threads as the operators have."""
+        size = COPIED_BYTES_QUICK if is_quick else COPIED_BYTES
         source, target = np.ones(size, np.uint8), np.ones(size, np.uint8)
         share = -(-size // self._thread_pool.size)
         parts = [slice(start, start + share) for start in range(0, size, share)]
@@ -54,21 +59,28 @@ class HostClock(Clock):
         return 2 * size / self.seconds(lambda: self._thread_pool.execute(tasks))
 
 
-def _once(run: Run) -> float:
+def _once(run: Work) -> float:
     start = time.perf_counter()
     run()
     return time.perf_counter() - start
 
 
 class DeviceClock(Clock):
+    """Times work on a GPU."""
+
     def __init__(self, device: Device) -> None:
         self._device = device
 
-    def seconds(self, run: Run, can_be_captured: bool) -> float:
+    def seconds(self, run: Work, can_be_captured: bool) -> float:
         device = self._device
+
+        def run_to_end() -> None:
+            run()
+            device.synchronize()
+
         device.synchronize()
-        first = _once(lambda: self._finished(run))
-        runs = max(1, min(MOST_RUNS, int(BUDGET / SAMPLES / max(first, 1e-7))))
+        first = _once(run_to_end)
+        runs = max(1, min(MAX_RUNS, int(BUDGET / SAMPLES / max(first, 1e-7))))
         samples = SAMPLES if first < BUDGET else 1
         if not can_be_captured:
             return self._timed(lambda: [run() for _ in range(runs)], samples) / runs
@@ -79,30 +91,25 @@ class DeviceClock(Clock):
         finally:
             device.driver.cuGraphExecDestroy(graph)
 
-    def _finished(self, run: Run) -> None:
-        run()
-        self._device.synchronize()
-
-    def _timed(self, work: Run, samples: int) -> float:
-        """Seconds between two events, the median."""
+    def _timed(self, work: Work, samples: int) -> float:
+        """Return the median of `samples` times, each between two events."""
         device = self._device
         start, end = device.call("cuEventCreate", 0), device.call("cuEventCreate", 0)
         try:
-            return median(self._between(start, end, work) for _ in range(samples))
+            times = []
+            for _ in range(samples):
+                device.call("cuEventRecord", start, device.stream)
+                work()
+                device.call("cuEventRecord", end, device.stream)
+                device.call("cuEventSynchronize", end)
+                times.append(float(device.call("cuEventElapsedTime", start, end)) / 1e3)
+            return median(times)
         finally:
             for event in (start, end):
                 device.driver.cuEventDestroy(event)
 
-    def _between(self, start: Any, end: Any, work: Run) -> float:
-        device = self._device
-        device.call("cuEventRecord", start, device.stream)
-        work()
-        device.call("cuEventRecord", end, device.stream)
-        device.call("cuEventSynchronize", end)
-        return float(device.call("cuEventElapsedTime", start, end)) / 1e3
-
-    def _captured(self, run: Run, runs: int) -> Any:
-        """So many runs as one launch; each takes the memory that the one before gave back."""
+    def _captured(self, run: Work, runs: int) -> Any:
+        """Capture `runs` runs in one graph; each reuses the memory that the one before freed."""
         device = self._device
         mode = device.driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
         device.call("cuStreamBeginCapture", device.stream, mode)
@@ -119,7 +126,7 @@ class DeviceClock(Clock):
     def copy_rate(self, is_quick: bool) -> float:
         device, pool = self._device, Pool(self._device)
         free, _ = device.free_and_total
-        size = COPIED_QUICKLY if is_quick else min(COPIED, free // 8)
+        size = COPIED_BYTES_QUICK if is_quick else min(COPIED_BYTES, free // 8)
         source, target = (memory.empty(pool, (size,), np.uint8) for _ in range(2))
         copy = partial(memory.copy_on_device, device, source, target)
         try:

@@ -1,4 +1,4 @@
-"""The examination from beginning to end: facts first, then every operator of every backend."""
+"""The whole examination, in order: facts, then a self-test of every backend and storage type."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from .selftest import SelfTest, self_tests
 
 
 def examine(plan: DoctorPlan) -> Iterator[Fact | SelfTest]:
-    """Findings as they are made.
+    """Yield facts and self-tests as they are made.
 
     Raises:
-        UsageError: the number of a GPU that there is not.
+        UsageError: there is no GPU of the number asked for.
     """
     usable: list[int] = []
     check_number(plan)

@@ -1,4 +1,4 @@
-"""What an examination finds: facts, and problems, each with its remedy. It knows no machine."""
+"""The results of an examination: facts, and problems with their remedies."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Problem:
-    """Something that is wrong, and keeps cullama from working as it should."""
+    """A fault that keeps cullama from working correctly."""
 
     what: str
     found: str
@@ -18,15 +18,15 @@ class Problem:
 
 @dataclass(frozen=True)
 class Fact:
-    """One line about this machine. A `remedy` without a problem is advice: nothing is wrong."""
+    """One line about this machine. A `remedy` without a problem is advice."""
 
     name: str
     found: str
-    details: dict[str, Any] = field(default_factory=dict)  # the same, for machines
+    details: dict[str, Any] = field(default_factory=dict)  # the same, for `--json`
     problem: Problem | None = None
     remedy: str = ""
 
 
 def failing(name: str, found: str, expected: str, remedy: str, /, **details: Any) -> Fact:
-    """A fact that is a problem."""
+    """Return a fact that is a problem."""
     return Fact(name, found, details, Problem(name, found, expected, remedy), remedy)

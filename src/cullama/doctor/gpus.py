@@ -1,7 +1,7 @@
 """Facts about CUDA: the driver, each GPU and the kernels for it, cuBLAS, the driver's cache.
 
-The driver is asked here without `Device`, too, which refuses what cullama cannot use: that is just
-what is to be described. It knows no operator.
+The driver is called directly here, because `Device` refuses GPUs that cullama cannot use, and these
+are to be described as well. Operators are tested in doctor/selftest.py.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ from .findings import Fact, failing
 from .host import bytes_in, gigabytes, megabytes
 from .plan import DoctorPlan
 
-STUB_LIBRARY = 34  # CUresult of a libcuda that is only there to be linked with
-VERSION_LINE = "\n.version "  # of a PTX file; behind comments
+STUB_LIBRARY = 34  # CUresult of the stub libcuda, which is only for linking
+VERSION_LINE = "\n.version "  # of a PTX file; comments may precede it
 ABSENT = (STUB_LIBRARY, NO_DEVICE)
-SEE_SMI = "see what `nvidia-smi` says of it, and which other programs use it"
+SEE_SMI = "see what `nvidia-smi` says about it, and which other programs use it"
 
 Version = tuple[int, int]
 
-# PTX → the first CUDA that knows it, and the first driver branch that knows that (PTX ISA,
-# "Release notes"; CUDA toolkit release notes, "CUDA driver").
-KNOWN_BY: dict[Version, tuple[Version, int]] = {
+# PTX → the first CUDA that supports it, and that CUDA's first driver branch (PTX ISA, "Release
+# notes"; CUDA toolkit release notes, "CUDA driver").
+SUPPORTED_BY: dict[Version, tuple[Version, int]] = {
     (8, 0): ((12, 0), 525),
     (8, 1): ((12, 1), 530),
     (8, 2): ((12, 2), 535),
@@ -55,7 +55,11 @@ KNOWN_BY: dict[Version, tuple[Version, int]] = {
 
 
 def check_number(plan: DoctorPlan) -> None:
-    """Raises UsageError for the number of a GPU that there is not."""
+    """Check that the GPU asked for exists.
+
+    Raises:
+        UsageError: it does not.
+    """
     with suppress(DeviceUnavailableError):
         count = _start(load_bindings())[0] if plan.gpu else 0
         if plan.gpu and 0 < count <= plan.gpu:
@@ -63,7 +67,7 @@ def check_number(plan: DoctorPlan) -> None:
 
 
 def gpu_facts(plan: DoctorPlan, usable: list[int]) -> Iterator[Fact]:
-    """What is found about CUDA; the numbers of the GPUs that can be used go into a list."""
+    """Yield all facts about CUDA; append the numbers of the usable GPUs to `usable`."""
     try:
         driver = load_bindings()
     except DeviceUnavailableError as error:
@@ -73,10 +77,10 @@ def gpu_facts(plan: DoctorPlan, usable: list[int]) -> Iterator[Fact]:
     yield _driver(driver)
     count, is_absent = _start(driver)
     if count == 0:
-        yield _absence(_refusal(), plan.needs_cuda or not is_absent)
+        yield _absence(_reason_for_no_device(), plan.needs_cuda or not is_absent)
         return
     for index in range(count) if plan.gpu is None else [plan.gpu]:
-        yield from _facts_of(driver, index, usable)
+        yield from _gpu_facts(driver, index, usable)
     yield _cublas(_cuda_version(driver))
     yield _jit_cache()
 
@@ -85,17 +89,17 @@ def gpu_facts(plan: DoctorPlan, usable: list[int]) -> Iterator[Fact]:
 
 
 def _start(driver: Any) -> tuple[int, bool]:
-    """How many GPUs there are; and of none, whether that is all right."""
+    """Return the number of GPUs, and whether 0 means that there is none, and not a fault."""
     try:
         status = int(driver.cuInit(0)[0])
-    except RuntimeError:  # a function is missing from it
+    except RuntimeError:  # the driver lacks the function
         return 0, False
-    count = int(_ask(driver, "cuDeviceGetCount")) if status == 0 else 0
+    count = int(_call(driver, "cuDeviceGetCount")) if status == 0 else 0
     return count, status in (0, *ABSENT)
 
 
-def _refusal() -> DeviceUnavailableError:
-    """What `Device` says where it finds none."""
+def _reason_for_no_device() -> DeviceUnavailableError:
+    """Return the error of `Device` where there is no GPU."""
     try:
         Device(0).close()
     except DeviceUnavailableError as error:
@@ -114,24 +118,24 @@ def _absence(error: DeviceUnavailableError, is_problem: bool) -> Fact:
 def _bindings() -> Fact:
     try:
         version = metadata.version("cuda-bindings")
-    except metadata.PackageNotFoundError:  # put on the path by hand
+    except metadata.PackageNotFoundError:  # not installed, but on the path
         version = "unknown"
     return Fact("cuda-python", f"bindings {version}", {"version": version})
 
 
 def _driver(driver: Any) -> Fact:
-    """The version in driver numbers is known to the kernel module only."""
-    path, module = _loaded("libcuda.so"), _kernel_module()
+    """Describe the driver; its version, as opposed to CUDA's, only the kernel module has."""
+    path, module = _loaded_library("libcuda.so"), _kernel_module_version()
     try:
         cuda = _dotted(_cuda_version(driver))
-    except RuntimeError:  # the bindings miss a function
+    except RuntimeError:  # the driver lacks the function
         cuda = None
-    words = [module, f"knows CUDA {cuda}" if cuda else "is older than CUDA 12", path]
+    words = [module, f"supports CUDA {cuda}" if cuda else "is older than CUDA 12", path]
     details = {"version": module, "cuda": cuda, "library": path}
     return Fact("driver", " · ".join(filter(None, words)), details)
 
 
-def _kernel_module() -> str | None:
+def _kernel_module_version() -> str | None:
     try:
         text = Path("/proc/driver/nvidia/version").read_text()
     except OSError:
@@ -140,8 +144,8 @@ def _kernel_module() -> str | None:
     return found[1] if found else None
 
 
-def _loaded(name: str) -> str | None:
-    """The path of a library in this process."""
+def _loaded_library(name: str) -> str | None:
+    """Return the path of a library that this process has loaded."""
     try:
         maps = Path("/proc/self/maps").read_text()
     except OSError:
@@ -150,21 +154,21 @@ def _loaded(name: str) -> str | None:
 
 
 def _cuda_version(driver: Any) -> Version:
-    version = int(_ask(driver, "cuDriverGetVersion"))
+    version = int(_call(driver, "cuDriverGetVersion"))
     return version // 1000, version % 1000 // 10
 
 
-def _ask(driver: Any, function: str, *arguments: Any) -> Any:
-    status, answer = getattr(driver, function)(*arguments)
+def _call(driver: Any, function: str, *arguments: Any) -> Any:
+    status, result = getattr(driver, function)(*arguments)
     if status != 0:
         raise DeviceError(f"{function} of the CUDA driver failed ({status!s}); {SEE_SMI}")
-    return answer
+    return result
 
 
 # --- each GPU ------------------------------------------------------------------------------------
 
 
-def _facts_of(driver: Any, index: int, usable: list[int]) -> Iterator[Fact]:
+def _gpu_facts(driver: Any, index: int, usable: list[int]) -> Iterator[Fact]:
     attributes = _attributes(driver, index)
     try:
         device = Device(index)
@@ -172,19 +176,15 @@ def _facts_of(driver: Any, index: int, usable: list[int]) -> Iterator[Fact]:
         yield _unusable(attributes, error)
         return
     try:
-        yield _gpu(device, attributes)
+        free, total = device.free_and_total
+        found = f"{_described(attributes)} · {gigabytes(free)} of {gigabytes(total)} free"
+        yield Fact(f"cuda:{index}", found, {**attributes, "free_bytes": free})
         kernels = _kernels(device)
         yield kernels
     finally:
         device.close()
     if kernels.problem is None:
         usable.append(index)
-
-
-def _gpu(device: Device, attributes: dict[str, Any]) -> Fact:
-    free, total = device.free_and_total
-    found = f"{_described(attributes)} · {gigabytes(free)} of {gigabytes(total)} free"
-    return Fact(f"cuda:{device.index}", found, {**attributes, "free_bytes": free})
 
 
 def _unusable(attributes: dict[str, Any], error: CullamaError) -> Fact:
@@ -204,20 +204,20 @@ def _described(attributes: dict[str, Any]) -> str:
 
 
 def _attributes(driver: Any, index: int) -> dict[str, Any]:
-    handle = _ask(driver, "cuDeviceGet", index)
+    handle = _call(driver, "cuDeviceGet", index)
 
     def number(name: str) -> int:
         kind = getattr(driver.CUdevice_attribute, f"CU_DEVICE_ATTRIBUTE_{name}")
-        return int(_ask(driver, "cuDeviceGetAttribute", kind, handle))
+        return int(_call(driver, "cuDeviceGetAttribute", kind, handle))
 
     domain, bus, slot = (number(f"PCI_{part}_ID") for part in ("DOMAIN", "BUS", "DEVICE"))
     return {
         "index": index,
-        "name": _ask(driver, "cuDeviceGetName", 256, handle).split(b"\0")[0].decode(),
+        "name": _call(driver, "cuDeviceGetName", 256, handle).split(b"\0")[0].decode(),
         "compute_capability": [number(f"COMPUTE_CAPABILITY_{part}") for part in ("MAJOR", "MINOR")],
         "multiprocessors": number("MULTIPROCESSOR_COUNT"),
         "pci": f"{domain:04x}:{bus:02x}:{slot:02x}.0",
-        "total_bytes": int(_ask(driver, "cuDeviceTotalMem", handle)),
+        "total_bytes": int(_call(driver, "cuDeviceTotalMem", handle)),
     }
 
 
@@ -225,10 +225,11 @@ def _attributes(driver: Any, index: int) -> dict[str, Any]:
 
 
 def _kernels(device: Device) -> Fact:
-    """Load them all: whether the driver takes them is for the driver to say."""
+    """Load every kernel file into the driver, and describe the files or the driver's error."""
     name = f"cuda:{device.index} PTX"
     try:
-        texts = _texts(ptx_folder(device.capability))
+        paths = sorted(ptx_folder(device.capability).glob("*.ptx"))
+        texts = {path: path.read_text(encoding="utf-8", errors="replace") for path in paths}
         started = time.perf_counter()
         _load(device, texts)
         return _loaded_kernels(name, texts, time.perf_counter() - started)
@@ -238,11 +239,6 @@ def _kernels(device: Device) -> Fact:
         return _refused_kernels(name, texts, device.driver_version, error)
     except CullamaError as error:
         return failing(name, str(error), "kernels that load", SEE_SMI)
-
-
-def _texts(folder: Path) -> dict[Path, str]:
-    paths = sorted(folder.glob("*.ptx"))
-    return {path: path.read_text(encoding="utf-8", errors="replace") for path in paths}
 
 
 def _load(device: Device, texts: dict[Path, str]) -> None:
@@ -255,7 +251,7 @@ def _load(device: Device, texts: dict[Path, str]) -> None:
 
 
 def _load_one(kernels: Kernels, path: Path, text: str) -> None:
-    """A driver may compile a file when it is loaded, or only when a kernel is taken from it."""
+    """Load a file and one kernel of it: a driver may compile either at the first or the second."""
     names = list(read_signatures(text))
     if not names or VERSION_LINE not in text:
         raise DeviceUnavailableError(f"{path.name} holds no kernels", "nothing else will help")
@@ -278,8 +274,12 @@ def _loaded_kernels(name: str, texts: dict[Path, str], seconds: float) -> Fact:
         "kernels": count,
         "load_seconds": seconds,
     }
+    needs = ""
+    if version in SUPPORTED_BY:
+        cuda, branch = SUPPORTED_BY[version]
+        needs = f", for drivers from {branch} (CUDA {_dotted(cuda)}) on"
     found = (
-        f"{folder.name} · PTX {_dotted(version)}{_needs(version)} · {count} kernels in "
+        f"{folder.name} · PTX {_dotted(version)}{needs} · {count} kernels in "
         f"{len(texts)} files, loaded in {seconds:.2f} s"
     )
     return Fact(name, found, details)
@@ -290,27 +290,20 @@ def _newest(texts: dict[Path, str]) -> Version:
     return max(versions, default=(0, 0))
 
 
-def _needs(version: Version) -> str:
-    if version not in KNOWN_BY:
-        return ""
-    cuda, branch = KNOWN_BY[version]
-    return f", for drivers from {branch} (CUDA {_dotted(cuda)}) on"
-
-
 def _refused_kernels(
     name: str, texts: dict[Path, str], known: Version, error: DeviceUnavailableError
 ) -> Fact:
-    """The driver is too old, or the files are damaged."""
+    """Explain why the driver refuses the kernels: it is too old, or the files are damaged."""
     version = _newest(texts)
     details = {"ptx": _dotted(version), "driver_cuda": _dotted(known)}
-    cuda, branch = KNOWN_BY.get(version, (known, 0))
+    cuda, branch = SUPPORTED_BY.get(version, (known, 0))
     if cuda <= known:
-        remedy = f"run `make ptx`, or install cullama anew; or {error.remedy}"
+        remedy = f"run `make ptx`, or reinstall cullama; or {error.remedy}"
         return failing(name, error.reason, "kernels that load", remedy, **details)
-    newest = max((ptx for ptx, (by, _) in KNOWN_BY.items() if by <= known), default=(7, 8))
+    newest = max((ptx for ptx, (by, _) in SUPPORTED_BY.items() if by <= known), default=(7, 8))
     return failing(
         name,
-        f"the kernels are PTX {_dotted(version)}; this driver knows CUDA {_dotted(known)}",
+        f"the kernels are PTX {_dotted(version)}; this driver supports CUDA {_dotted(known)}",
         f"PTX {_dotted(newest)} or older",
         f"install a driver from {branch} on (CUDA {_dotted(cuda)}), or build the kernels for older "
         "ones with `make ptx-release`, or use --backend cpu",
@@ -331,16 +324,21 @@ def _cublas(known: Version) -> Fact:
     if found is None:
         return Fact(
             "cuBLAS",
-            "not found: long prompts are read with cullama's own kernels, which are slower",
+            "not found: long prompts are prefilled with cullama's own kernels, which are slower",
             {"is_available": False},
             remedy=_wheel(known),
         )
     library, path = found
-    major, minor, patch = (_property(library, kind) for kind in range(3))
+    numbers = []
+    for kind in range(3):  # libraryPropertyType: major, minor, patch; it needs no handle
+        value = ctypes.c_int()
+        library.cublasGetProperty(kind, ctypes.byref(value))
+        numbers.append(value.value)
+    major, minor, patch = numbers
     details = {"is_available": True, "version": f"{major}.{minor}.{patch}", "library": path}
     words = f"{major}.{minor}.{patch} (CUDA {major}) · {path}"
     if major > known[0]:
-        expected = f"one for CUDA {known[0]}, as the driver knows"
+        expected = f"one for CUDA {known[0]}, as the driver supports"
         return failing("cuBLAS", words, expected, _wheel(known), **details)
     return Fact("cuBLAS", words, details)
 
@@ -349,20 +347,13 @@ def _wheel(known: Version) -> str:
     return f"pip install {'nvidia-cublas-cu12' if known[0] < 13 else 'nvidia-cublas'}"
 
 
-def _property(library: ctypes.CDLL, kind: int) -> int:
-    """0: major version, 1: minor, 2: patch; unlike the version, it needs no handle."""
-    value = ctypes.c_int()
-    library.cublasGetProperty(kind, ctypes.byref(value))
-    return value.value
-
-
 def _jit_cache() -> Fact:
-    """Where the driver keeps what it has compiled our PTX to."""
+    """Describe the folder in which the driver caches the code that it compiles from PTX."""
     folder = Path(os.environ.get("CUDA_CACHE_PATH") or "~/.nv/ComputeCache").expanduser()
     size, is_disabled = bytes_in(folder), os.environ.get("CUDA_CACHE_DISABLE") == "1"
     details = {"folder": str(folder), "bytes": size, "is_disabled": is_disabled}
     if is_disabled:
-        found = "disabled by CUDA_CACHE_DISABLE: kernels are compiled anew at each start"
+        found = "disabled by CUDA_CACHE_DISABLE: kernels are compiled at each start"
         return Fact("JIT cache", found, details, remedy="unset CUDA_CACHE_DISABLE")
     return Fact("JIT cache", f"{folder} · {megabytes(size)}", details)
 
@@ -372,16 +363,16 @@ def _dotted(version: Version) -> str:
 
 
 def fact_about_auto(plan: DoctorPlan) -> Iterator[Fact]:
-    """What `--backend auto` would take here, as it says itself."""
+    """Yield which backend `--backend auto` chooses here, and why."""
     from ..backends import operators_for
 
     if plan.backend != "auto":
         return
     try:
         ops = operators_for("auto", plan.dtype, plan.threads, None, plan.is_deterministic)
-    except Exception as error:  # a file of kernels that is missing, anything
+    except Exception as error:  # for example a missing file of kernels
         yield failing("auto", f"fails: {error}", "a backend", "name one with --backend")
         return
     why = "" if ops.description.startswith("cpu") else " · auto: the first GPU can be used"
-    yield Fact("auto", f"takes {ops.description}{why}", {"description": ops.description})
+    yield Fact("auto", f"chooses {ops.description}{why}", {"description": ops.description})
     ops.close()

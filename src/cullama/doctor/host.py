@@ -1,4 +1,7 @@
-"""Facts about Python, numpy and its BLAS, the processor, the environment, and our own files."""
+"""Facts about Python, numpy and its BLAS, the processor, the environment, and cullama's cache.
+
+Facts about GPUs are in doctor/gpus.py.
+"""
 
 from __future__ import annotations
 
@@ -18,26 +21,25 @@ from ..errors import CullamaError
 from ..files.cache_folder import cache_folder
 from .findings import Fact
 
-# What people set and forget. Their meanings are those of NVIDIA's CUDA programming guide, and of
-# numpy's BLAS.
+# Variables that are easily forgotten. NVIDIA's CUDA programming guide and numpy's BLAS define them.
 VARIABLES = {
     "CUDA_VISIBLE_DEVICES": "the GPUs that programs see",
     "CUDA_DEVICE_ORDER": "how GPUs are numbered",
     "CUDA_LAUNCH_BLOCKING": "1 waits for every kernel, which is slow",
     "CUDA_MODULE_LOADING": "when kernels are loaded",
-    "CUDA_FORCE_PTX_JIT": "1 compiles PTX that has been compiled already",
-    "CUDA_DISABLE_PTX_JIT": "1 keeps the driver from compiling our PTX at all",
+    "CUDA_FORCE_PTX_JIT": "1 compiles PTX even if it has been compiled before",
+    "CUDA_DISABLE_PTX_JIT": "1 keeps the driver from compiling PTX",
     "CUDA_CACHE_DISABLE": "1 compiles PTX at every start",
-    "CUDA_CACHE_PATH": "where compiled PTX is kept",
-    "CUDA_CACHE_MAXSIZE": "bytes of compiled PTX that are kept",
+    "CUDA_CACHE_PATH": "where the driver caches compiled PTX",
+    "CUDA_CACHE_MAXSIZE": "how many bytes of compiled PTX are cached",
     "NVIDIA_TF32_OVERRIDE": "1 lets cuBLAS round float32 to ten bits",
-    "LD_PRELOAD": "libraries that come before all others",
+    "LD_PRELOAD": "libraries that are loaded before all others",
     "OPENBLAS_NUM_THREADS": "cullama sets numpy's threads itself",
     "OMP_NUM_THREADS": "cullama sets numpy's threads itself",
     "MKL_NUM_THREADS": "cullama sets numpy's threads itself",
     "CULLAMA_CACHE": "where cullama keeps models",
 }
-# Of the processor's features, those that decide how fast it multiplies.
+# The processor features that decide how fast it multiplies.
 FEATURES = (
     "avx2",
     "fma",
@@ -55,6 +57,7 @@ FEATURES = (
 
 
 def host_facts() -> Iterator[Fact]:
+    """Yield all facts about the host."""
     version = metadata.version("cullama")
     yield Fact("cullama", f"{version} · {Path(__file__).parents[1]}", {"version": version})
     yield _python()
@@ -83,7 +86,7 @@ def _numpy() -> Fact:
         "blas_threads": blas.get("num_threads"),
     }
     if not blas:
-        found = f"{np.__version__} · a BLAS that does not say its name"
+        found = f"{np.__version__} · an unknown BLAS"
         return Fact("numpy", found, details)
     kind = f"{blas.get('internal_api')} {blas.get('version') or 'of unknown version'}"
     architecture = blas.get("architecture") or "unknown"
@@ -104,7 +107,7 @@ def _processor() -> Fact:
 
 
 def _kernels() -> Fact:
-    """What compiles the CPU's kernels, and for which instruction sets it can here."""
+    """Name the compiler of the CPU's kernels, and the instruction sets that are used here."""
     if not find_spec(COMPILER):
         remedy = f"several times as fast: {INSTALL_COMPILER}"
         return Fact("CPU kernels", "numpy's, as there is no llvmlite", remedy=remedy)
@@ -139,11 +142,11 @@ def _own_cache() -> Fact:
 def _environment() -> Fact:
     present = {name: os.environ[name] for name in VARIABLES if name in os.environ}
     words = [f"{name}={value!r} ({VARIABLES[name]})" for name, value in present.items()]
-    return Fact("environment", "; ".join(words) or "nothing set that matters", dict(present))
+    return Fact("environment", "; ".join(words) or "no variable set that matters", dict(present))
 
 
 def bytes_in(folder: Path) -> int:
-    """Of all files in a folder; what vanishes meanwhile, or may not be read, counts nothing."""
+    """Return the size of all files in a folder; files that cannot be read count nothing."""
     total = 0
     for parent, _, names in os.walk(folder):
         for name in names:
@@ -167,7 +170,7 @@ def _count(number: int, noun: str) -> str:
 
 
 def _key_values(path: Path) -> dict[str, str]:
-    """The first of each key in a file of `key : value` lines; nothing where there is no file."""
+    """Return the first value of each key in a file of `key : value` lines; {} if it is missing."""
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:

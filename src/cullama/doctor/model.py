@@ -1,4 +1,4 @@
-"""A model that was named: whether its files can be read, and the sizes that its operators have."""
+"""Examine the model that `--model` names: whether its files can be read, and its sizes."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from .host import gigabytes
 
 
 def examine_model(name: str) -> tuple[Fact, ModelSizes]:
-    """Where it cannot be read, the sizes are those of the default model."""
+    """Return a fact about a model, and its sizes: the default model's if it cannot be read."""
     try:
         checkpoint = open_checkpoint(resolve_model(name))
     except CullamaError as error:
-        remedy = "name another with --model, or fetch this one anew"
+        remedy = "name another with --model, or fetch this one again"
         return failing("model", str(error), "a model that cullama runs", remedy), MODEL
     config = checkpoint.config
     return _described(str(checkpoint.path), config), _sizes(checkpoint.path.name, config)
@@ -34,7 +34,7 @@ def _described(path: str, config: ModelConfig) -> Fact:
 
 
 def _sizes(name: str, config: ModelConfig) -> ModelSizes:
-    """As many tokens as for the default model, within this one's context."""
+    """Return a model's sizes, with the default model's numbers of tokens up to its context."""
     return ModelSizes(
         name=name,
         hidden=config.hidden_size,

@@ -1,4 +1,4 @@
-"""What is to be examined: which backends, in which storage types, how thoroughly."""
+"""What to examine: which backends, in which storage types, with which sizes."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ CUDA_DTYPES = ("float32", "float16", "bfloat16")
 
 @dataclass(frozen=True)
 class DoctorPlan:
-    """Of `auto`: the CPU, and every GPU; of a type of `auto`: all that are usual there.
+    """The options of `cullama doctor`.
 
-    `model`: take its sizes. Quickly: small ones, whatever it is.
+    The backend "auto" stands for the CPU and every GPU, the type "auto" for all that are usual
+    there. The sizes are those of `model`, or small ones if `is_quick`.
 
     Raises:
-        UsageError: a backend or a number of threads that there is not, or threads for a GPU.
+        UsageError: an unknown backend, a wrong number of threads, or threads for a GPU.
     """
 
     model: str | None = None
@@ -60,12 +61,12 @@ class DoctorPlan:
 
     @property
     def needs_cuda(self) -> bool:
-        """Whether it is wrong that there is no GPU."""
+        """Whether it is a problem if there is no GPU."""
         return self.backend.startswith("cuda")
 
     @property
     def gpu(self) -> int | None:
-        """The only one to look at, or None for all."""
+        """The number of the only GPU to examine, None for all."""
         _, _, index = self.backend.partition(":")
         return int(index) if index and self.needs_cuda else None
 

@@ -1,4 +1,4 @@
-"""Findings as text, one after the other, and as one document for machines."""
+"""Findings as text, one by one, and as one JSON document."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ from .findings import Fact, Problem
 from .selftest import OperatorResult, SelfTest
 
 NAME_WIDTH = 12
-TABLE_WIDTH = 200  # more than any row takes: nothing is cut off
+TABLE_WIDTH = 200  # wider than any row, so that nothing is cut off
 
 
 @dataclass(frozen=True)
 class DoctorReport:
+    """All findings of an examination."""
+
     facts: tuple[Fact, ...]
     self_tests: tuple[SelfTest, ...]
 
@@ -40,14 +42,18 @@ class DoctorReport:
             "cullama": metadata.version("cullama"),
             "healthy": self.is_healthy,
             "problems": [asdict(problem) for problem in self.problems],
-            "facts": [_fact_as_json(fact) for fact in self.facts],
+            "facts": [
+                {
+                    "name": fact.name,
+                    "found": fact.found,
+                    "details": fact.details,
+                    "remedy": fact.remedy,
+                    "is_problem": fact.problem is not None,
+                }
+                for fact in self.facts
+            ],
             "self_tests": [_test_as_json(test) for test in self.self_tests],
         }
-
-
-def _fact_as_json(fact: Fact) -> dict[str, Any]:
-    plain = {name: value for name, value in asdict(fact).items() if name != "problem"}
-    return {**plain, "is_problem": fact.problem is not None}
 
 
 def _test_as_json(test: SelfTest) -> dict[str, Any]:
@@ -63,21 +69,22 @@ def _test_as_json(test: SelfTest) -> dict[str, Any]:
 
 
 def _row_as_json(row: OperatorResult) -> dict[str, Any]:
-    """JSON knows no infinities."""
+    """Return a row for JSON, which has no infinities or NaN."""
     error = row.error if math.isfinite(row.error) else None
     failure = row.failure or None
     return {**asdict(row), "error": error, "failure": failure, "is_right": row.is_right}
 
 
-# --- for people ----------------------------------------------------------------------------------
+# --- text ----------------------------------------------------------------------------------------
 
 
 def as_text(finding: Fact | SelfTest) -> str:
+    """Return a fact as a line or more, a self-test as a table."""
     return _fact_as_text(finding) if isinstance(finding, Fact) else _table(finding)
 
 
 def _fact_as_text(fact: Fact) -> str:
-    """What is wrong has a cross before it; what to do is on the line below."""
+    """Mark a problem with a cross, and put the remedy on a line below."""
     mark = "✗" if fact.problem else " "
     lines = [f"{mark} {fact.name:<{NAME_WIDTH}} {fact.found}"]
     indent = " " * (NAME_WIDTH + 3)
@@ -110,37 +117,31 @@ def _table(test: SelfTest) -> str:
 def _cells(row: OperatorResult) -> list[str]:
     if row.failure:
         return ["✗", row.operator, "failed", *[""] * 5]
+    error = f"{row.error:.1e}"
+    if row.tolerance == 0:  # an exact operator: the share of wrong elements
+        error = f"{row.error:.0%}" if row.error else "none"
+    rate = f"{(row.bytes_per_second or 0) / 1e9:,.1f} GB/s"
+    if row.operations_per_second is not None:
+        rate = f"{row.operations_per_second / 1e9:,.1f} GFLOP/s"
     return [
         "✓" if row.is_right else "✗",
         row.operator,
         row.shape,
-        _error(row),
+        error,
         f"{row.tolerance:.0e}" if row.tolerance else "none",
         f"{(row.seconds or 0) * 1e6:,.1f}",
-        _rate(row),
+        rate,
         "" if row.share_of_copy is None else f"{row.share_of_copy:.0%}",
     ]
 
 
-def _error(row: OperatorResult) -> str:
-    if row.tolerance == 0:
-        return f"{row.error:.0%}" if row.error else "none"
-    return f"{row.error:.1e}"
-
-
-def _rate(row: OperatorResult) -> str:
-    if row.operations_per_second is not None:
-        return f"{row.operations_per_second / 1e9:,.1f} GFLOP/s"
-    return f"{(row.bytes_per_second or 0) / 1e9:,.1f} GB/s"
-
-
 def verdict(report: DoctorReport) -> str:
-    """Problems of facts have been shown where they were found; those of self-tests come here."""
-    lines = [_problem_as_text(each) for test in report.self_tests for each in test.problems]
+    """Return the problems of the self-tests, and the number of all; facts have shown their own."""
+    lines = [
+        f"✗ {problem.what}: {problem.found}\n  expected {problem.expected}\n  → {problem.remedy}"
+        for test in report.self_tests
+        for problem in test.problems
+    ]
     count = len(report.problems)
-    lines.append(f"{count} problem{'s' * (count > 1)}" if count else "nothing is wrong")
+    lines.append(f"{count} problem{'s' if count > 1 else ''}" if count else "nothing is wrong")
     return "\n".join(lines)
-
-
-def _problem_as_text(problem: Problem) -> str:
-    return f"✗ {problem.what}: {problem.found}\n  expected {problem.expected}\n  → {problem.remedy}"

@@ -80,9 +80,7 @@ class SelfTest:
     @property
     def _remedy(self) -> str:
         if self.backend.startswith("cpu"):
-            return (
-                "install numpy and llvmlite anew (pip install --force-reinstall), and report this"
-            )
+            return "reinstall numpy and llvmlite (pip install --force-reinstall), and report this"
         if self.is_lost:
             return (
                 "run again with CUDA_LAUNCH_BLOCKING=1, which names the kernel; look for Xid errors"
@@ -90,15 +88,15 @@ class SelfTest:
                 "use --backend cpu"
             )
         return (
-            "build the kernels anew (`make clean ptx`) or install cullama anew; if it stays, "
-            "report this, and use --backend cpu"
+            "rebuild the kernels (`make clean ptx`) or reinstall cullama; if the error stays, "
+            "report it, and use --backend cpu"
         )
 
 
 def _said(row: OperatorResult) -> str:
     if row.failure:
         return f"{row.operator}: {row.failure}"
-    error = f"{row.error:.1e}" if math.isfinite(row.error) else "no number"
+    error = f"{row.error:.1e}" if math.isfinite(row.error) else "NaN"
     return f"{row.operator} is wrong: error {error}, at most {row.tolerance:.0e} expected"
 
 
