@@ -176,10 +176,10 @@ struct Product {
   const char* call;
   bool transpose_a, transpose_b;
   int64_t m, n, k, batch;
-  float alpha, beta;
-  Matrix a, b, c;
-  char* workspace;
-  size_t workspace_size;
+  float alpha = 0, beta = 0;
+  Matrix a = {}, b = {}, c = {};
+  char* workspace = nullptr;
+  size_t workspace_size = 0;
 };
 
 const int64_t ROWS = 16, COLUMNS = 4, DEPTH = 192;  // of a block of C, and of one partial sum
@@ -408,20 +408,10 @@ CUBLAS_API cublasStatus_t cublasGemmStridedBatchedEx(
   const char* name = "cublasGemmStridedBatchedEx";
   return with_handle(name, handle, [&](Handle& self) -> cublasStatus_t {
     if (!alpha || !beta) return INVALID_VALUE;
-    Product product{name,
-                    operation_a != KEEP,
-                    operation_b != KEEP,
-                    m,
-                    n,
-                    k,
-                    batch,
-                    0,
-                    0,
-                    matrix(a, type_a, leading_a, stride_a),
-                    matrix(b, type_b, leading_b, stride_b),
-                    matrix(c, type_c, leading_c, stride_c),
-                    nullptr,
-                    0};
+    Product product{name, operation_a != KEEP, operation_b != KEEP, m, n, k, batch};
+    product.a = matrix(a, type_a, leading_a, stride_a);
+    product.b = matrix(b, type_b, leading_b, stride_b);
+    product.c = matrix(c, type_c, leading_c, stride_c);
     if (!is_valid(product, operation_a, operation_b)) return INVALID_VALUE;
     if (!is_supported(product, compute)) return NOT_SUPPORTED;
     memcpy(&product.alpha, alpha, sizeof product.alpha);
@@ -438,20 +428,10 @@ CUBLAS_API cublasStatus_t cublasGemmEx(Handle* handle, int operation_a, int oper
   const char* name = "cublasGemmEx";
   return with_handle(name, handle, [&](Handle& self) -> cublasStatus_t {
     if (!alpha || !beta) return INVALID_VALUE;
-    Product product{name,
-                    operation_a != KEEP,
-                    operation_b != KEEP,
-                    m,
-                    n,
-                    k,
-                    1,
-                    0,
-                    0,
-                    matrix(a, type_a, leading_a, 0),
-                    matrix(b, type_b, leading_b, 0),
-                    matrix(c, type_c, leading_c, 0),
-                    nullptr,
-                    0};
+    Product product{name, operation_a != KEEP, operation_b != KEEP, m, n, k, 1};
+    product.a = matrix(a, type_a, leading_a, 0);
+    product.b = matrix(b, type_b, leading_b, 0);
+    product.c = matrix(c, type_c, leading_c, 0);
     if (!is_valid(product, operation_a, operation_b)) return INVALID_VALUE;
     if (!is_supported(product, compute)) return NOT_SUPPORTED;
     memcpy(&product.alpha, alpha, sizeof product.alpha);
