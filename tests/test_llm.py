@@ -152,7 +152,7 @@ def test_importing_the_package_imports_nothing_heavy() -> None:
     assert not modules & heavy
 
 
-def test_a_completion_has_the_documented_fields() -> None:
+def test_params_and_completions_have_the_documented_fields() -> None:
     params = "max_tokens temperature top_k top_p min_p repetition_penalty presence_penalty "
     params += (
         "frequency_penalty seed stop stop_token_ids logit_bias logprobs n ignore_eos speculation"

@@ -29,7 +29,7 @@ def long_model(
 
 @pytest.fixture
 def open_llm(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Open]:
-    """A model whose engine has so many blocks, tokens a step, and sequences at once."""
+    """A model whose engine has so many blocks, tokens a step, and requests at once."""
     opened: list[LLM] = []
 
     def open_one(

@@ -74,12 +74,12 @@ def run(engine: Engine, *until: Request, most: int = 20_000) -> None:
 
 
 def submit(llm: LLM, prompt: Ids, params: SamplingParams = GREEDY, priority: int = 0) -> Request:
-    [sequence] = submit_to(llm.engine, prompt, params, priority)
-    return sequence
+    [request] = submit_to(llm.engine, prompt, params, priority)
+    return request
 
 
 def check_blocks(engine: Engine) -> None:
-    """Nothing is lost, and nobody writes where another reads."""
+    """No block is lost, and no request writes to a block that another reads."""
     pool, size = engine.prefix_cache.pool, engine.prefix_cache.block_size
     running = engine.scheduler.running
     assert pool.free + pool.cached + pool.referenced == pool.count
@@ -92,18 +92,18 @@ def check_blocks(engine: Engine) -> None:
 
 
 class Ends:
-    """How often, and how, each sequence told that it had ended."""
+    """How often, and how, each request told that it had ended."""
 
     def __init__(self) -> None:
         self.order: list[Request] = []
 
-    def watch(self, sequence: Request) -> Request:
+    def watch(self, request: Request) -> Request:
         def told() -> None:
-            if sequence.is_finished:
-                self.order.append(sequence)
+            if request.is_finished:
+                self.order.append(request)
 
-        sequence.on_change = told
-        return sequence
+        request.on_change = told
+        return request
 
     def check(self, engine: Engine, submitted: list[Request]) -> None:
         assert Counter(map(id, self.order)) == Counter(map(id, submitted))

@@ -25,13 +25,13 @@ SHARE = 1e-4  # … and so far may the borders between the tokens' shares move
 LOGPROB = 1e-4
 
 
-def confirm(cold: LLM, sequence: Request) -> None:
+def confirm(cold: LLM, request: Request) -> None:
     """Raises where a token of the answer is not the one."""
     confirm_answer(
-        cold, sequence.prompt, sequence.answer, sequence.params, sequence.seed, sequence.index
+        cold, request.prompt, request.answer, request.params, request.seed, request.index
     )
-    if sequence.params.logprobs is not None:
-        confirm_logprobs(cold, sequence.prompt, sequence.answer, sequence.logprobs)
+    if request.params.logprobs is not None:
+        confirm_logprobs(cold, request.prompt, request.answer, request.logprobs)
 
 
 def confirm_answer(

@@ -1,7 +1,7 @@
 """A cache that remembers for which text each of its slots was computed, and a model that reads it.
 
-Scheduler and prefix cache run against this as they do in the engine, and whoever reads a slot
-finds out whether it holds what it should. The next token follows from all tokens before it, so
+Scheduler and prefix cache run against this as they do in the engine, and each read of a slot
+checks that it holds what it should. The next token follows from all tokens before it, so
 each text can also be written alone, without any of the machinery: that is what it must equal.
 """
 
@@ -29,13 +29,13 @@ NOTHING, DAMAGED = -1, -2  # what a slot holds that no text was computed for
 
 
 def next_token(tokens: list[int]) -> int:
-    """Repeats itself often enough for some guesses to be right, and not for all."""
+    """Repeats itself often enough for some drafts to be right, and not for all."""
     seen = tokens if len(tokens) % 7 == 0 else tokens[-2:]
     return crc32(bytes(seen)) % VOCABULARY
 
 
 def written_alone(prompt: list[int], max_tokens: int, ends: Collection[int] = ()) -> list[int]:
-    """The answer that a sequence gets which has the machine for itself."""
+    """The answer that a request gets which has the machine for itself."""
     tokens = list(prompt)
     while len(tokens) < len(prompt) + max_tokens:
         tokens.append(next_token(tokens))
@@ -68,14 +68,14 @@ class Memory:
             self.slots[target] = list(self.slots[source])
 
     def write(
-        self, cache: PrefixCache, sequence: Request, tokens: int, is_damaged: bool = False
+        self, cache: PrefixCache, request: Request, tokens: int, is_damaged: bool = False
     ) -> list[tuple[int, int]]:
         """What a pass keeps of so many tokens; returns the slots."""
-        numbers = self.numbers(sequence.tokens + sequence.draft_tokens)
+        numbers = self.numbers(request.tokens + request.draft_tokens)
         written = []
-        for position in range(sequence.computed, sequence.computed + tokens):
+        for position in range(request.computed, request.computed + tokens):
             index, offset = divmod(position, BLOCK_SIZE)
-            block = sequence.blocks[index]
+            block = request.blocks[index]
             assert cache.pool.ref_count(block) == 1, "no request writes to blocks that others read"
             assert offset >= listed_in(cache, block), (
                 "no request writes to blocks that others may find"
@@ -122,14 +122,14 @@ def close_blocks(cache: PrefixCache, request: Request) -> None:
     request.computed = request.verified = 0
 
 
-def check_ref_counts(cache: PrefixCache, sequences: Iterable[Request]) -> None:
-    """Whether each block is held by those sequences that have it, and all others by none."""
+def check_ref_counts(cache: PrefixCache, requests: Iterable[Request]) -> None:
+    """Whether each block is held by those requests that have it, and all others by none."""
     pool = cache.pool
     ref_counts: Counter[int] = Counter()
-    for sequence in sequences:
-        assert len(set(sequence.blocks)) == len(sequence.blocks)
-        assert sequence.allocation.capacity == len(sequence.blocks) * BLOCK_SIZE
-        ref_counts.update(sequence.blocks)
+    for request in requests:
+        assert len(set(request.blocks)) == len(request.blocks)
+        assert request.allocation.capacity == len(request.blocks) * BLOCK_SIZE
+        ref_counts.update(request.blocks)
     assert [pool.ref_count(block) for block in range(pool.count)] == [
         ref_counts[block] for block in range(pool.count)
     ]
@@ -139,7 +139,7 @@ def check_ref_counts(cache: PrefixCache, sequences: Iterable[Request]) -> None:
 
 
 def check_nothing_is_lost(cache: PrefixCache) -> None:
-    """Whether all blocks can be had again, once nobody has any."""
+    """Whether all blocks can be allocated again, once no request has any."""
     pool = cache.pool
     assert pool.referenced == 0
     assert pool.free + pool.cached == pool.count
@@ -161,7 +161,7 @@ class Simulation:
         self.memory = Memory(blocks)
         self.alive: list[Request] = []
         self.ill: set[Request] = set()  # their next token will not be a number
-        self.lazy: set[Request] = set()  # nobody reads these unless asked to
+        self.lazy: set[Request] = set()  # these are read only when a test asks for it
         self.steps = 0
         self.copies = 0
         self.passes: list[int] = []  # tokens of each
@@ -179,20 +179,20 @@ class Simulation:
     ) -> list[Request]:
         assert blocks_for(len(prompt) + max_tokens - 1) <= self.cache.pool.count, "not for us"
         params = SamplingParams(n=n, speculation=speculation)
-        sequences: list[Request] = []
+        requests: list[Request] = []
         for index in range(n):
-            leader = sequences[0] if sequences else None
-            sequences.append(
+            leader = requests[0] if requests else None
+            requests.append(
                 Request(list(prompt), params, max_tokens, 0, frozenset(ends), index, leader)
             )
-        for sequence in sequences:
+        for request in requests:
             if speculation:
-                sequence.lookup = PromptLookup(sequence.tokens)
-            self.scheduler.add(sequence, priority)
-        self.alive += sequences
+                request.lookup = PromptLookup(request.tokens)
+            self.scheduler.add(request, priority)
+        self.alive += requests
         if is_lazy:
-            self.lazy.update(sequences)
-        return sequences
+            self.lazy.update(requests)
+        return requests
 
     def step(self, failing: Collection[Request] = ()) -> Plan:
         """One pass; with any that are `failing` in it, it is repeated one by one, without them."""
@@ -203,37 +203,35 @@ class Simulation:
         assert bool(plan.parts) == had_work
         self.check_plan(plan, first)
         self.copies += len(plan.copies)
-        self.passes.append(plan.tokens)  # guesses are gone afterwards
-        taking_part = [sequence for sequence, *_ in plan.parts]
-        if any(sequence in failing for sequence in taking_part):
+        self.passes.append(plan.tokens)  # drafts are gone afterwards
+        taking_part = [request for request, *_ in plan.parts]
+        if any(request in failing for request in taking_part):
             self.break_down(plan)
             for each in plan.one_by_one():
                 self.run(each, failing)
         else:
             self.run(plan)
         self.steps += 1
-        for sequence in taking_part:
-            if sequence not in self.lazy:
-                self.take(sequence)
+        for request in taking_part:
+            if request not in self.lazy:
+                self.take(request)
         return plan
 
     def run(self, plan: Plan, failing: Collection[Request] = ()) -> None:
         """All are written before any is read, as in each layer of a model."""
         self.copy(plan)
-        if any(sequence in failing for sequence, *_ in plan.parts):
-            [(sequence, *_)] = plan.parts
-            self.end(sequence, "error", RuntimeError("the pass went wrong"))
+        if any(request in failing for request, *_ in plan.parts):
+            [(request, *_)] = plan.parts
+            self.end(request, "error", RuntimeError("the pass went wrong"))
             return
-        slots = [
-            slot for sequence, tokens, _ in plan.parts for slot in self.write(sequence, tokens)
-        ]
+        slots = [slot for request, tokens, _ in plan.parts for slot in self.write(request, tokens)]
         assert len(set(slots)) == len(slots), "two write to the same slot"
-        for sequence, tokens, _ in plan.parts:
-            self.read(sequence, tokens)
+        for request, tokens, _ in plan.parts:
+            self.read(request, tokens)
         drawn = [self.draw(part) for part in plan.parts]
         outputs = [
-            PassOutput(sequence, sequence.computed + tokens, sequence.draft_tokens, num_logits)
-            for sequence, tokens, num_logits in plan.parts
+            PassOutput(request, request.computed + tokens, request.draft_tokens, num_logits)
+            for request, tokens, num_logits in plan.parts
         ]
         self.scheduler.launched(plan)
         for output, its_drawn in zip(outputs, drawn, strict=True):
@@ -243,87 +241,87 @@ class Simulation:
     def break_down(self, plan: Plan) -> None:
         """A pass that goes wrong has copied, and left whatever it likes in its own slots."""
         self.copy(plan)
-        for sequence, tokens, _ in plan.parts:
-            self.memory.write(self.cache, sequence, tokens, is_damaged=True)
+        for request, tokens, _ in plan.parts:
+            self.memory.write(self.cache, request, tokens, is_damaged=True)
 
     def copy(self, plan: Plan) -> None:
         """Once: the sources may be written over by the very pass that comes next."""
         self.memory.copy(plan.copies)
         plan.copies.clear()
 
-    def write(self, sequence: Request, tokens: int) -> list[tuple[int, int]]:
-        everything = sequence.tokens + sequence.draft_tokens
-        end = sequence.computed + tokens
-        assert sequence.next_tokens(tokens) == everything[sequence.computed : end]
-        return self.memory.write(self.cache, sequence, tokens, sequence in self.ill)
+    def write(self, request: Request, tokens: int) -> list[tuple[int, int]]:
+        everything = request.tokens + request.draft_tokens
+        end = request.computed + tokens
+        assert request.next_tokens(tokens) == everything[request.computed : end]
+        return self.memory.write(self.cache, request, tokens, request in self.ill)
 
-    def read(self, sequence: Request, tokens: int) -> None:
-        if sequence not in self.ill:
-            everything = sequence.tokens + sequence.draft_tokens
-            self.memory.check(sequence.blocks, everything[: sequence.computed + tokens])
+    def read(self, request: Request, tokens: int) -> None:
+        if request not in self.ill:
+            everything = request.tokens + request.draft_tokens
+            self.memory.check(request.blocks, everything[: request.computed + tokens])
 
     def draw(self, part: Part) -> list[Drawn | NumericalError]:
-        """What a pass gives a sequence: a token behind its newest one, and behind each guess."""
-        sequence, tokens, num_logits = part
-        assert num_logits == max(0, tokens - sequence.uncomputed + 1)
+        """What a pass gives a request: a token behind its newest one, and behind each draft."""
+        request, tokens, num_logits = part
+        assert num_logits == max(0, tokens - request.uncomputed + 1)
         drawn: list[Drawn | NumericalError] = []
         for guessed in range(num_logits):
-            token = next_token(sequence.tokens + sequence.draft_tokens[:guessed])
-            is_ill = sequence in self.ill
+            token = next_token(request.tokens + request.draft_tokens[:guessed])
+            is_ill = request in self.ill
             drawn.append(NumericalError("not a number") if is_ill else Drawn(token, None))
         return drawn
 
     def process(self, output: PassOutput) -> None:
         """What the engine does with the tokens of a pass."""
-        sequence = output.request
+        request = output.request
         if not output.appended and output.error is None:
             return
         if output.error is not None:
-            self.end(sequence, "error", output.error)
+            self.end(request, "error", output.error)
             return
         drafts, accepted = len(output.draft_tokens), output.appended - 1
-        if sequence.lookup is not None:
-            sequence.lookup.learn(drafts, accepted)
+        if request.lookup is not None:
+            request.lookup.learn(drafts, accepted)
             self.metrics.draft_tokens += drafts
             self.metrics.accepted_tokens += accepted
-        self.scheduler.verify(sequence, output.computed - drafts + accepted)
-        if sequence.is_finished:
-            self.leave(sequence)
-        elif sequence.drawn - sequence.delivered >= scheduling.MAX_AHEAD:
-            self.scheduler.pause(sequence)
+        self.scheduler.verify(request, output.computed - drafts + accepted)
+        if request.is_finished:
+            self.leave(request)
+        elif request.drawn - request.delivered >= scheduling.MAX_AHEAD:
+            self.scheduler.pause(request)
 
-    def take(self, sequence: Request) -> None:
-        was_ahead = sequence.drawn - sequence.delivered >= scheduling.MAX_AHEAD
-        sequence.delivered = sequence.drawn
+    def take(self, request: Request) -> None:
+        was_ahead = request.drawn - request.delivered >= scheduling.MAX_AHEAD
+        request.delivered = request.drawn
         if was_ahead:
-            self.scheduler.resume(sequence)
+            self.scheduler.resume(request)
 
-    def cancel(self, sequence: Request) -> None:
+    def cancel(self, request: Request) -> None:
         """Anyone, at any time, as often as one likes."""
-        if sequence.is_finished:
-            self.scheduler.remove(sequence)
+        if request.is_finished:
+            self.scheduler.remove(request)
         else:
-            self.end(sequence, "cancelled")
+            self.end(request, "cancelled")
 
-    def end(self, sequence: Request, reason: FinishReason, error: Exception | None = None) -> None:
-        sequence.finish(reason, error)
-        self.leave(sequence)
+    def end(self, request: Request, reason: FinishReason, error: Exception | None = None) -> None:
+        request.finish(reason, error)
+        self.leave(request)
 
-    def leave(self, sequence: Request) -> None:
-        self.scheduler.remove(sequence)
-        self.alive.remove(sequence)
-        answer = written_alone(sequence.prompt, sequence.max_tokens, sequence.end_ids)
-        if sequence.finish_reason in ("stop", "length"):
-            assert sequence.answer == answer, "not what it would have written alone"
+    def leave(self, request: Request) -> None:
+        self.scheduler.remove(request)
+        self.alive.remove(request)
+        answer = written_alone(request.prompt, request.max_tokens, request.end_ids)
+        if request.finish_reason in ("stop", "length"):
+            assert request.answer == answer, "not what it would have written alone"
         else:
-            assert sequence.answer == answer[: sequence.drawn]
+            assert request.answer == answer[: request.drawn]
 
     def finish(self) -> None:
-        """Until all have ended, which nobody may take longer for than one by one."""
-        left = sum(self.longest_turn(sequence) for sequence in self.alive)
+        """Step until all have finished, in no more steps than one by one would take."""
+        left = sum(self.longest_turn(request) for request in self.alive)
         for _ in range(left):
-            for sequence in list(self.alive):
-                self.take(sequence)
+            for request in list(self.alive):
+                self.take(request)
             if not self.alive:
                 return
             self.step()
@@ -337,22 +335,22 @@ class Simulation:
         """Tokens of a step that are left to those who read, however many write."""
         return self.scheduler.token_budget - self.scheduler.max_running
 
-    def longest_turn(self, sequence: Request) -> int:
-        """Steps that a sequence needs at most while it is the first in order."""
-        return -(-sequence.max_computed // self.share) + sequence.max_tokens
+    def longest_turn(self, request: Request) -> int:
+        """Steps that a request needs at most while it is the first in order."""
+        return -(-request.max_computed // self.share) + request.max_tokens
 
     def first_in_order(self) -> Request | None:
         """Of those that could go on, if they were let."""
         ready = [s for s in self.alive if s.stage != "backpressured" and is_ready(s)]
-        return min(ready, key=lambda sequence: sequence.priority_key, default=None)
+        return min(ready, key=lambda request: request.priority_key, default=None)
 
     def check_plan(self, plan: Plan, first: Request | None) -> None:
-        everyone = {sequence: tokens for sequence, tokens, _ in plan.parts}
+        everyone = {request: tokens for request, tokens, _ in plan.parts}
         assert len(everyone) == len(plan.parts), "no request takes part twice"
         assert sum(everyone.values()) == plan.tokens <= self.scheduler.token_budget
         assert len(self.scheduler.running) <= self.scheduler.max_running
-        for sequence, tokens in everyone.items():
-            assert sequence.computed + tokens <= sequence.allocation.capacity
+        for request, tokens in everyone.items():
+            assert request.computed + tokens <= request.allocation.capacity
         for writer in plan.decodes:
             assert (writer.stage, writer.uncomputed) == ("decode", 1)
             assert everyone[writer] == 1 + len(writer.draft_tokens)
@@ -367,9 +365,9 @@ class Simulation:
             assert everyone[first] >= min(first.uncomputed, self.share)
 
     def check_who_left(self, before: list[Request]) -> None:
-        """Of those at work, the last in rank go first."""
-        left = [sequence.priority_key for sequence in before if sequence.stage == "waiting"]
-        stayed = [sequence.priority_key for sequence in before if sequence.stage != "waiting"]
+        """Of the running requests, the last in order are preempted first."""
+        left = [request.priority_key for request in before if request.stage == "waiting"]
+        stayed = [request.priority_key for request in before if request.stage != "waiting"]
         assert not left or not stayed or max(stayed) < min(left)
 
     def check(self) -> None:
@@ -377,23 +375,23 @@ class Simulation:
         check_ref_counts(self.cache, self.alive)
         queues = self.scheduler._queues
         for stage, queue in queues.items():
-            assert all(sequence.stage == stage for sequence in queue)
-            ranks = [sequence.priority_key for sequence in queue]
+            assert all(request.stage == stage for request in queue)
+            ranks = [request.priority_key for request in queue]
             assert ranks == sorted(set(ranks))
-        there = [sequence for queue in queues.values() for sequence in queue]
+        there = [request for queue in queues.values() for request in queue]
         assert len(there) == len(self.alive)
         assert set(there) == set(self.alive)
-        for sequence in self.scheduler.waiting:
-            assert len(sequence.blocks) == sequence.computed == 0
-        for sequence in self.scheduler.running:
-            assert sequence.verified <= sequence.computed < len(sequence)
-            assert sequence.computed <= sequence.allocation.capacity
+        for request in self.scheduler.waiting:
+            assert len(request.blocks) == request.computed == 0
+        for request in self.scheduler.running:
+            assert request.verified <= request.computed < len(request)
+            assert request.computed <= request.allocation.capacity
 
 
-def is_ready(sequence: Request) -> bool:
-    if sequence.drawn - sequence.delivered >= scheduling.MAX_AHEAD:
+def is_ready(request: Request) -> bool:
+    if request.drawn - request.delivered >= scheduling.MAX_AHEAD:
         return False
-    leader = sequence.leader
+    leader = request.leader
     return leader is None or leader.drawn > 0 or leader.is_finished
 
 

@@ -21,15 +21,15 @@ from cullama.errors import QueueFullError
 def test_a_request_beyond_the_queue_limit_is_refused(llm: LLM, cold: LLM) -> None:
     engine = llm.engine
     engine.max_waiting = 4
-    sequences = [submit(llm, ids(5, n)) for n in range(4)]
+    requests = [submit(llm, ids(5, n)) for n in range(4)]
     for _ in range(3):
         with pytest.raises(QueueFullError, match="4 requests are waiting"):
             submit(llm, ids(5))
     engine.step()
-    sequences.append(submit(llm, ids(5, 9)))  # those before it have been let in
+    requests.append(submit(llm, ids(5, 9)))  # those before it have been let in
     run(engine)
-    assert [one.finish_reason for one in sequences] == ["length"] * 5
-    for one in sequences:
+    assert [one.finish_reason for one in requests] == ["length"] * 5
+    for one in requests:
         confirm(cold, one)
     assert engine.metrics.submitted == 5
 
@@ -103,11 +103,11 @@ def test_an_unread_request_is_backpressured_while_others_go_on(open_llm: Open, c
 def test_speculation_does_not_run_away_from_a_reader(open_llm: Open) -> None:
     llm = open_llm(max_ahead=8)
     params = replace(GREEDY, max_tokens=60, speculation=10, logit_bias={70: 1000.0})
-    sequence = submit(llm, [70] * 10, params)
+    request = submit(llm, [70] * 10, params)
     run(llm.engine)
-    assert sequence.stage == "backpressured"
-    assert 8 <= sequence.drawn < 8 + 11
-    assert list(tokens_of(llm.engine, sequence)) == [70] * 60
+    assert request.stage == "backpressured"
+    assert 8 <= request.drawn < 8 + 11
+    assert list(tokens_of(llm.engine, request)) == [70] * 60
 
 
 @pytest.mark.parametrize("has_thread", [False, True])
@@ -116,15 +116,15 @@ def test_a_reader_that_resumes_gets_the_rest(open_llm: Open, cold: LLM, has_thre
     engine = llm.engine
     if has_thread:
         engine.start()
-    sequence = submit(llm, ids(5), replace(GREEDY, max_tokens=60))
+    request = submit(llm, ids(5), replace(GREEDY, max_tokens=60))
     if not has_thread:
         run(engine)
-    assert eventually(lambda: sequence.stage == "backpressured")
-    assert sequence.drawn == 8
-    [tokens] = in_threads(lambda: list(tokens_of(engine, sequence)))
+    assert eventually(lambda: request.stage == "backpressured")
+    assert request.drawn == 8
+    [tokens] = in_threads(lambda: list(tokens_of(engine, request)))
     assert len(tokens) == 60
-    assert sequence.finish_reason == "length"
-    confirm(cold, sequence)
+    assert request.finish_reason == "length"
+    confirm(cold, request)
 
 
 def test_slow_async_readers_get_all_tokens(open_llm: Open) -> None:
@@ -154,7 +154,7 @@ def test_a_backpressured_request_is_preempted_first(open_llm: Open, cold: LLM) -
     assert len(other.token_ids) == 30
     assert engine.metrics.preemptions == 1
     assert sleeper.stage == "waiting"
-    assert not engine.scheduler.has_work  # it is not read again before somebody wants it
+    assert not engine.scheduler.has_work  # not computed again before it is read
     assert len(list(tokens_of(engine, sleeper))) == 40
     confirm(cold, sleeper)
     confirm_answer(cold, ids(90, seed=1), other.token_ids, GREEDY)
@@ -177,7 +177,7 @@ def test_a_preempted_backpressured_request_resumes_when_it_is_read(
 
 
 class StepsWhileRead(list[int]):
-    """Tokens of a sequence; the engine takes a step in the middle of the next look at them."""
+    """Tokens of a request; the engine takes a step in the middle of the next look at them."""
 
     step: Callable[[], None] | None = None
     is_before = True
@@ -200,17 +200,17 @@ def test_a_read_at_the_moment_of_backpressure_resumes_the_request(
     """Threads may change places anywhere: here, in the middle of taking tokens."""
     llm = open_llm(max_ahead=8)
     engine = llm.engine
-    sequence = submit(llm, ids(5), replace(GREEDY, max_tokens=40))
-    sequence.tokens = tokens = StepsWhileRead(sequence.tokens)
+    request = submit(llm, ids(5), replace(GREEDY, max_tokens=40))
+    request.tokens = tokens = StepsWhileRead(request.tokens)
     for _ in range(ready):
         engine.step()
     tokens.step, tokens.is_before = engine.step, is_before
-    delivered = list(engine.read(sequence).token_ids)
+    delivered = list(engine.read(request).token_ids)
     for _ in range(200):
-        if sequence.is_finished:
+        if request.is_finished:
             break
         assert engine.scheduler.has_work, "it sleeps, and its reader waits"
         engine.step()
-        delivered += engine.read(sequence).token_ids
-    assert delivered == sequence.answer
+        delivered += engine.read(request).token_ids
+    assert delivered == request.answer
     assert len(delivered) == 40

@@ -59,22 +59,22 @@ def test_each_finish_reason_is_told_once(open_llm: Open) -> None:
 
 def test_a_finish_reason_cannot_be_changed(llm: LLM) -> None:
     ends = Ends()
-    sequence = ends.watch(submit(llm, ids(5), replace(GREEDY, max_tokens=3)))
+    request = ends.watch(submit(llm, ids(5), replace(GREEDY, max_tokens=3)))
     run(llm.engine)
     for _ in range(3):
-        llm.engine.cancel(sequence, "cancelled")
-    assert sequence.finish_reason == "length"
-    ends.check(llm.engine, [sequence])
+        llm.engine.cancel(request, "cancelled")
+    assert request.finish_reason == "length"
+    ends.check(llm.engine, [request])
 
 
 def test_cancelling_twice_is_cancelling_once(llm: LLM) -> None:
     ends = Ends()
-    sequence = ends.watch(submit(llm, ids(5)))
+    request = ends.watch(submit(llm, ids(5)))
     llm.engine.step()
     for _ in range(3):
-        llm.engine.cancel(sequence, "cancelled")
-    ends.check(llm.engine, [sequence])
-    assert sequence.drawn == 1
+        llm.engine.cancel(request, "cancelled")
+    ends.check(llm.engine, [request])
+    assert request.drawn == 1
 
 
 @pytest.mark.parametrize("stage", ["waiting", "prefill", "decode", "backpressured"])
@@ -123,8 +123,8 @@ def test_submits_and_cancels_during_a_step_are_done_after_it(llm: LLM, cold: LLM
     engine.observers.append(ask)
     first = submit(llm, ids(9))
     run(engine)
-    for sequence in (first, *more):
-        confirm(cold, sequence)
+    for request in (first, *more):
+        confirm(cold, request)
     assert [one.finish_reason for one in more] == ["cancelled", *["length"] * 4]
     assert engine.metrics.ended.total() == engine.metrics.submitted == 6
 
@@ -135,7 +135,7 @@ def test_a_closed_engine_refuses_requests_and_has_finished_all(
 ) -> None:
     llm = open_llm(max_running=2)
     engine, ends = llm.engine, Ends()
-    sequences = [ends.watch(submit(llm, ids(5, n))) for n in range(5)]
+    requests = [ends.watch(submit(llm, ids(5, n))) for n in range(5)]
     engine.step()
     if has_thread:
         engine.start()
@@ -147,8 +147,8 @@ def test_a_closed_engine_refuses_requests_and_has_finished_all(
         engine.logits(ids(5))
     engine.step()
     engine.start()
-    assert all(isinstance(s.error, ClosedError) for s in sequences if s.finish_reason == "error")
-    ends.check(engine, sequences)
+    assert all(isinstance(s.error, ClosedError) for s in requests if s.finish_reason == "error")
+    ends.check(engine, requests)
 
 
 @pytest.mark.parametrize("has_thread", [False, True])
@@ -165,14 +165,14 @@ def test_draining_finishes_submitted_requests_and_refuses_new_ones(
             refused.append(True)
 
     engine.observers.append(knock)
-    sequences = [ends.watch(submit(llm, ids(40, n))) for n in range(9)]
+    requests = [ends.watch(submit(llm, ids(40, n))) for n in range(9)]
     if has_thread:
         engine.start()
     in_threads(engine.drain)
-    assert [one.finish_reason for one in sequences] == ["length"] * 9
+    assert [one.finish_reason for one in requests] == ["length"] * 9
     assert refused
-    ends.check(engine, sequences)
-    for one in sequences:
+    ends.check(engine, requests)
+    for one in requests:
         confirm(cold, one)
     with pytest.raises(ClosedError):
         submit_to(engine, ids(5), GREEDY)
@@ -182,41 +182,41 @@ def test_draining_finishes_submitted_requests_and_refuses_new_ones(
 
 @pytest.mark.parametrize("has_thread", [False, True])
 def test_draining_waits_for_slow_readers(open_llm: Open, has_thread: bool) -> None:
-    """A text that pauses is under way: its reader still wants the rest."""
+    """A backpressured request has not finished: its reader still wants the rest."""
     llm = open_llm(max_ahead=4)
     engine = llm.engine
-    sequence = submit(llm, ids(5), replace(GREEDY, max_tokens=30))
+    request = submit(llm, ids(5), replace(GREEDY, max_tokens=30))
     run(engine)
-    assert sequence.stage == "backpressured"
+    assert request.stage == "backpressured"
     if has_thread:
         engine.start()
 
     def read_slowly() -> list[int]:
         tokens = []
-        for token in tokens_of(engine, sequence):
+        for token in tokens_of(engine, request):
             tokens.append(token)
             time.sleep(0.001)
         return tokens
 
     def drain() -> list[int]:
         engine.drain()
-        assert sequence.is_finished
+        assert request.is_finished
         return []
 
     [tokens, _] = in_threads(read_slowly, drain)
     assert len(tokens) == 30
-    assert sequence.finish_reason == "length"
+    assert request.finish_reason == "length"
 
 
 def test_closing_ends_a_drain_that_waits_for_a_reader(open_llm: Open) -> None:
     llm = open_llm(max_ahead=4)
     engine = llm.engine
-    sequence = submit(llm, ids(5), replace(GREEDY, max_tokens=30))
+    request = submit(llm, ids(5), replace(GREEDY, max_tokens=30))
 
     def close() -> None:
-        assert eventually(lambda: sequence.stage == "backpressured")
+        assert eventually(lambda: request.stage == "backpressured")
         engine.close()
 
     in_threads(engine.drain, close)
-    assert isinstance(sequence.error, ClosedError)
+    assert isinstance(request.error, ClosedError)
     assert engine.metrics.ended == {"error": 1}

@@ -58,17 +58,17 @@ def test_a_failing_pass_ends_only_the_requests_that_make_it_fail(
     engine, draw, ends = llm.engine, random.Random(seed), Ends()
     break_passes_with(llm, monkeypatch, 299)
     trunk = [token for token in ids(50, seed) if token != 299]
-    sequences = []
+    requests = []
     for number in range(20):
         guilty = [299] if number % 4 == 0 else []
         prompt = trunk[: draw.randint(0, 48)] + guilty + [draw.randint(3, 298)]
         params = replace(GREEDY, max_tokens=draw.randint(1, 10), logit_bias={299: -1000.0})
-        sequences.append(ends.watch(submit(llm, prompt, params)))
+        requests.append(ends.watch(submit(llm, prompt, params)))
         engine.step()
         check_blocks(engine)
     run(engine)
-    ends.check(engine, sequences)
-    for number, one in enumerate(sequences):
+    ends.check(engine, requests)
+    for number, one in enumerate(requests):
         is_guilty = number % 4 == 0
         assert one.finish_reason == ("error" if is_guilty else "length")
         assert isinstance(one.error, BrokenError) == is_guilty
@@ -79,7 +79,7 @@ def test_a_failing_pass_ends_only_the_requests_that_make_it_fail(
 def test_nan_logits_end_one_request_of_many(
     llm: LLM, cold: LLM, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also where it was a guess that led there: what came before is right, and is counted."""
+    """Also where it was a draft that led there: what came before is right, and is counted."""
     records: list[StepRecord] = []
     llm.engine.observers.append(records.append)
     ops = llm.engine.runner.ops
@@ -120,11 +120,11 @@ def test_ctrl_c_in_a_step_leaves_an_engine_that_works(
 
     monkeypatch.setattr(runner, "forward", interrupted)
     params = replace(GREEDY, max_tokens=20, speculation=4)
-    sequences = [submit(llm, prompt, params) for prompt in (ids(9), REPETITIVE, [70] * 9)]
+    requests = [submit(llm, prompt, params) for prompt in (ids(9), REPETITIVE, [70] * 9)]
     with pytest.raises(KeyboardInterrupt):
         run(llm.engine)
     run(llm.engine)
-    for one in sequences:
+    for one in requests:
         assert one.finish_reason == "length"
         confirm(cold, one)
 
@@ -149,7 +149,7 @@ def test_ctrl_c_between_two_steps_leaves_an_engine_that_works(llm: LLM, cold: LL
 def test_an_error_of_the_engine_thread_ends_the_requests_that_wait(
     llm: LLM, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An error of our own in the engine's thread: whoever waits must hear of it."""
+    """An error of our own in the engine's thread must be raised where requests are awaited."""
     schedule, failures = llm.engine.scheduler.schedule, [BrokenError("our own mistake")]
 
     def broken() -> Any:
@@ -197,7 +197,7 @@ def test_a_step_cut_short_by_ctrl_c_is_done_again(
 def test_a_draw_cut_short_by_ctrl_c_is_drawn_again(
     llm: LLM, cold: LLM, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sequence = submit(llm, ids(9))
+    request = submit(llm, ids(9))
     ops = llm.engine.runner.ops
     download, cuts = ops.download, [0]
 
@@ -212,5 +212,5 @@ def test_a_draw_cut_short_by_ctrl_c_is_drawn_again(
         with pytest.raises(KeyboardInterrupt):
             run(llm.engine)
     run(llm.engine)
-    assert sequence.finish_reason == "length"
-    confirm(cold, sequence)
+    assert request.finish_reason == "length"
+    confirm(cold, request)

@@ -13,16 +13,16 @@ from cullama import LLM, SamplingParams
 from cullama.errors import UsageError
 
 
-def ends_in_order(llm: LLM, requests: list[tuple[int, SamplingParams]]) -> list[int]:
+def ends_in_order(llm: LLM, asked: list[tuple[int, SamplingParams]]) -> list[int]:
     """Indices of requests of these priorities, in the order in which they end."""
     ends = Ends()
-    sequences = [
+    requests = [
         ends.watch(submit(llm, ids(5, index), params, priority))
-        for index, (priority, params) in enumerate(requests)
+        for index, (priority, params) in enumerate(asked)
     ]
     run(llm.engine)
-    ends.check(llm.engine, sequences)
-    return [sequences.index(one) for one in ends.order]
+    ends.check(llm.engine, requests)
+    return [requests.index(one) for one in ends.order]
 
 
 def test_without_priorities_requests_are_served_in_order_of_arrival(open_llm: Open) -> None:
@@ -53,7 +53,7 @@ def test_an_urgent_request_preempts_a_running_one(open_llm: Open, cold: LLM) -> 
 
 @pytest.mark.parametrize("priority", [1, 2])
 def test_a_priority_is_a_head_start_and_no_more(open_llm: Open, priority: int) -> None:
-    """However many come behind it, nobody waits for more than so many of them."""
+    """However many come behind it, a request waits for no more than so many of them."""
     llm = open_llm(max_running=1)
     params = replace(GREEDY, max_tokens=1)
     order = ends_in_order(llm, [(0, params), *[(priority, params)] * 150])
@@ -70,8 +70,8 @@ def test_no_request_starves_while_urgent_ones_keep_coming(open_llm: Open) -> Non
         engine.step()
         came += 1
         assert came < 100
-    for sequence in list(engine.scheduler.waiting):
-        engine.cancel(sequence, "cancelled")
+    for request in list(engine.scheduler.waiting):
+        engine.cancel(request, "cancelled")
 
 
 @pytest.mark.parametrize("priority", [None, 1.0, "1", True, 10**7, -(10**7)])

@@ -26,11 +26,11 @@ from cullama.engine.trace import StepRecord
 
 
 def with_and_without_guesses(
-    llm: LLM, prompt: Ids | str, params: SamplingParams, guesses: int = 6
+    llm: LLM, prompt: Ids | str, params: SamplingParams, drafts: int = 6
 ) -> Completion:
     """The guessed one, which has to be the plain one in all but speed."""
     plain = llm.generate(prompt, replace(params, speculation=0))
-    guessed = llm.generate(prompt, replace(params, speculation=guesses))
+    guessed = llm.generate(prompt, replace(params, speculation=drafts))
     assert guessed.token_ids == plain.token_ids
     assert guessed.text == plain.text
     assert guessed.finish_reason == plain.finish_reason
@@ -43,10 +43,10 @@ def with_and_without_guesses(
     return guessed
 
 
-@pytest.mark.parametrize("guesses", [1, 2, 5, 64])
+@pytest.mark.parametrize("drafts", [1, 2, 5, 64])
 @pytest.mark.parametrize("prompt", [REPETITIVE, ids(36), [5], [5] * 40], ids=len)
-def test_speculation_changes_no_greedy_token(llm: LLM, prompt: Ids, guesses: int) -> None:
-    with_and_without_guesses(llm, prompt, replace(GREEDY, max_tokens=80), guesses)
+def test_speculation_changes_no_greedy_token(llm: LLM, prompt: Ids, drafts: int) -> None:
+    with_and_without_guesses(llm, prompt, replace(GREEDY, max_tokens=80), drafts)
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -62,14 +62,14 @@ def test_speculation_changes_no_sampled_token(llm: LLM, seed: int) -> None:
         with_and_without_guesses(llm, REPETITIVE, params)
 
 
-@pytest.mark.parametrize("guesses", [1, 4, 64])
-def test_speculation_saves_steps_where_the_text_repeats_itself(llm: LLM, guesses: int) -> None:
+@pytest.mark.parametrize("drafts", [1, 4, 64])
+def test_speculation_saves_steps_where_the_text_repeats_itself(llm: LLM, drafts: int) -> None:
     records: list[StepRecord] = []
     llm.engine.observers.append(records.append)
-    params = replace(GREEDY, max_tokens=60, logit_bias={70: 1000.0}, speculation=guesses)
+    params = replace(GREEDY, max_tokens=60, logit_bias={70: 1000.0}, speculation=drafts)
     assert llm.generate([70] * 10, params).token_ids == (70,) * 60
     metrics = llm.engine.metrics
-    assert metrics.steps <= 60 / (1 + guesses) + 10
+    assert metrics.steps <= 60 / (1 + drafts) + 10
     assert metrics.drawn_tokens == 60 == metrics.steps + metrics.accepted_tokens
     assert 0 < metrics.accepted_tokens <= metrics.draft_tokens
     assert metrics.acceptance_rate == metrics.accepted_tokens / metrics.draft_tokens
@@ -88,7 +88,7 @@ def test_rejected_draft_tokens_are_counted_and_cost_no_token(llm: LLM) -> None:
 @pytest.mark.parametrize("count", range(1, 20))
 def test_max_tokens_cuts_in_the_middle_of_accepted_draft_tokens(llm: LLM, count: int) -> None:
     params = replace(GREEDY, max_tokens=count, logit_bias={70: 1000.0}, logprobs=1)
-    guessed = with_and_without_guesses(llm, [70] * 10, params, guesses=7)
+    guessed = with_and_without_guesses(llm, [70] * 10, params, drafts=7)
     assert guessed.token_ids == (70,) * count
     assert guessed.finish_reason == "length"
 
@@ -106,7 +106,7 @@ def circle(
     tokenizer_file: Path,
     tiny_tensors: dict[str, Any],
 ) -> LLM:
-    """A model whose likeliest token is always the next in the circle: guesses are often right."""
+    """A model whose likeliest token is always the next in the circle: drafts are often right."""
     for name, tensor in tiny_tensors.items():
         if name.endswith(("o_proj.weight", "down_proj.weight")):
             tensor[:] = 0  # nothing but the newest token counts
@@ -187,7 +187,7 @@ def test_streams_with_speculation_give_the_text_of_those_without(circle: LLM) ->
 
 
 def test_accepted_draft_tokens_are_found_in_the_prefix_cache(circle: LLM) -> None:
-    """Its own tokens, and not the guesses that were wrong."""
+    """Its own tokens, and not the drafts that were wrong."""
     for seed in range(20):
         prompt = circle_from(73, 15)
         params = replace(DRAWN, seed=seed, temperature=0.6, max_tokens=50, speculation=6)
@@ -200,7 +200,7 @@ def test_accepted_draft_tokens_are_found_in_the_prefix_cache(circle: LLM) -> Non
 
 
 def test_draft_tokens_fit_the_cache_and_the_budget(open_llm: Open, cold: LLM) -> None:
-    """Where there is no room for a guess there is room for the token."""
+    """Where there is no room for a draft there is room for the token."""
     llm = open_llm(blocks=2, budget=5, max_running=2)
     records: list[StepRecord] = []
     llm.engine.observers.append(records.append)

@@ -32,23 +32,23 @@ class Traffic:
         self.llm, self.engine = llm, llm.engine
         self.draw = random.Random(seed)
         self.ends = Ends()
-        self.sequences: list[Request] = []
+        self.requests: list[Request] = []
         self.records: list[StepRecord] = []
         self.engine.observers.append(self.records.append)
         self.trunk = ids(60, seed)
         self.longest = self.engine.prefix_cache.pool.count * BLOCK
 
-    def run(self, requests: int) -> None:
-        while len(self.sequences) < requests:
+    def run(self, count: int) -> None:
+        while len(self.requests) < count:
             action = self.draw.choice([self.come, self.step, self.step, self.step, self.leave])
             action()
-            if self.sequences and self.draw.random() < 0.5:
-                self.wake(self.draw.choice(self.sequences))
+            if self.requests and self.draw.random() < 0.5:
+                self.wake(self.draw.choice(self.requests))
             check_blocks(self.engine)
         rounds = 0
-        while not all(one.is_finished for one in self.sequences):
+        while not all(one.is_finished for one in self.requests):
             self.step()
-            self.wake(*self.sequences)
+            self.wake(*self.requests)
             check_blocks(self.engine)
             rounds += 1
             assert rounds < 5_000, "it turns for ever"
@@ -66,21 +66,21 @@ class Traffic:
             ignore_eos=True,
         )
         priority = draw.choice([0, 0, 0, 1, -1])
-        for sequence in submit_to(self.engine, prompt, params, priority):
-            self.sequences.append(self.ends.watch(sequence))
+        for request in submit_to(self.engine, prompt, params, priority):
+            self.requests.append(self.ends.watch(request))
 
     def step(self) -> None:
         if self.engine.scheduler.has_work:
             self.engine.step()
 
     def leave(self) -> None:
-        if self.sequences and self.draw.random() < 0.3:
-            self.engine.cancel(self.draw.choice(self.sequences), "cancelled")
+        if self.requests and self.draw.random() < 0.3:
+            self.engine.cancel(self.draw.choice(self.requests), "cancelled")
 
     def wake(self, *readers: Request) -> None:
         """Readers take what has been written for them."""
-        for sequence in readers:
-            self.engine.read(sequence)
+        for request in readers:
+            self.engine.read(request)
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -101,20 +101,20 @@ def test_each_request_gets_the_tokens_it_would_get_alone(
 ) -> None:
     llm = open_llm(**limits)
     traffic = Traffic(llm, seed)
-    traffic.run(requests=20)
-    for sequence in traffic.sequences:
-        confirm(cold, sequence)
-        if sequence.finish_reason == "length":
-            assert sequence.drawn == sequence.params.max_tokens
+    traffic.run(count=20)
+    for request in traffic.requests:
+        confirm(cold, request)
+        if request.finish_reason == "length":
+            assert request.drawn == request.params.max_tokens
         else:
-            assert sequence.finish_reason == "cancelled"
-    traffic.ends.check(llm.engine, traffic.sequences)
+            assert request.finish_reason == "cancelled"
+    traffic.ends.check(llm.engine, traffic.requests)
     check_records(llm.engine, traffic.records, limits.get("budget", 512))
 
 
 def test_the_random_traffic_preempts_cancels_and_hits_the_cache(open_llm: Open) -> None:
     llm = open_llm(blocks=6)
-    Traffic(llm, 0).run(requests=60)
+    Traffic(llm, 0).run(count=60)
     metrics = llm.engine.metrics
     assert metrics.preemptions > 5
     assert metrics.cached_tokens > 100

@@ -128,11 +128,11 @@ def test_the_next_pass_is_scheduled_while_one_runs(make: Callable[..., LLM]) -> 
 
 def test_tokens_are_read_one_step_late(make: Callable[..., LLM]) -> None:
     engine = make().engine
-    [sequence] = submit_to(engine, [5, 6, 7], replace(PARAMS, max_tokens=3))
+    [request] = submit_to(engine, [5, 6, 7], replace(PARAMS, max_tokens=3))
     drawn = []
-    while not sequence.is_finished:
+    while not request.is_finished:
         engine.step()
-        drawn.append((sequence.drawn, sequence.in_flight))
+        drawn.append((request.drawn, request.in_flight))
     assert drawn == [(0, 1), (1, 1), (2, 1), (3, 0)]
     assert not engine.has_work
 
@@ -183,7 +183,7 @@ def test_cancelling_while_a_pass_runs_leaves_no_block_behind(
     asked = prompts(24, seed)
     expected = [c.token_ids for c in plain.generate(asked, PARAMS)]
     alive = [submit_to(engine, prompt, PARAMS)[0] for prompt in asked]
-    sequences = list(alive)
+    requests = list(alive)
     while engine.has_work:
         engine.step()
         pool = engine.prefix_cache.pool
@@ -191,25 +191,25 @@ def test_cancelling_while_a_pass_runs_leaves_no_block_behind(
         if alive and rng.random() < 0.2:
             engine.cancel(alive.pop(rng.randrange(len(alive))), "cancelled")
     assert engine.prefix_cache.pool.referenced == 0
-    for sequence, tokens in zip(sequences, expected, strict=True):
-        if sequence.finish_reason == "length":
-            assert tuple(sequence.answer) == tokens
+    for request, tokens in zip(requests, expected, strict=True):
+        if request.finish_reason == "length":
+            assert tuple(request.answer) == tokens
         else:
-            assert tuple(sequence.answer) == tokens[: sequence.drawn]
+            assert tuple(request.answer) == tokens[: request.drawn]
     # What the cancelled left in the cache is verified.
     assert [c.token_ids for c in _generate(engine, asked)] == expected
 
 
 def _generate(engine: Any, asked: list[list[int]], params: SamplingParams = PARAMS) -> list[Any]:
-    sequences = [submit_to(engine, prompt, params)[0] for prompt in asked]
+    requests = [submit_to(engine, prompt, params)[0] for prompt in asked]
     while engine.has_work:
         engine.step()
 
     class Answer:
-        def __init__(self, sequence: Any) -> None:
-            self.token_ids = tuple(sequence.answer)
+        def __init__(self, request: Any) -> None:
+            self.token_ids = tuple(request.answer)
 
-    return [Answer(sequence) for sequence in sequences]
+    return [Answer(request) for request in requests]
 
 
 def test_a_pass_that_fails_on_the_device_ends_only_the_request_at_fault(
@@ -224,14 +224,14 @@ def test_a_pass_that_fails_on_the_device_ends_only_the_request_at_fault(
     ops: Any = llm.engine.runner.ops
     ops.before_pass = broken
     asked = [[5, 6, 7], [8, 299], [9] * 40]
-    sequences = [submit_to(llm.engine, prompt, PARAMS)[0] for prompt in asked]
+    requests = [submit_to(llm.engine, prompt, PARAMS)[0] for prompt in asked]
     while llm.engine.has_work:
         llm.engine.step()
-    assert str(sequences[1].error) == "no such token"
+    assert str(requests[1].error) == "no such token"
     for index in (0, 2):
         [alone] = plain.generate([asked[index]], PARAMS)
         if 299 not in alone.token_ids:
-            assert tuple(sequences[index].answer) == alone.token_ids
+            assert tuple(requests[index].answer) == alone.token_ids
 
 
 def test_a_pass_that_fails_once_changes_no_token(make: Callable[..., LLM], plain: LLM) -> None:
@@ -291,11 +291,11 @@ def test_closing_waits_for_the_pending_pass(make: Callable[..., LLM]) -> None:
     done = threading.Event()
     ops: Any = engine.runner.ops
     ops.before_pass = lambda batch: done.wait(0.05) and None
-    [sequence] = submit_to(engine, [5, 6, 7], PARAMS)
+    [request] = submit_to(engine, [5, 6, 7], PARAMS)
     engine.step()
     assert engine.has_work
     llm.close()
-    assert isinstance(sequence.error, ClosedError)
+    assert isinstance(request.error, ClosedError)
     assert engine._loop._pending is None
 
 

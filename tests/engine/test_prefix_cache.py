@@ -30,12 +30,12 @@ from cullama.sampling.draw import Drawn
 from cullama.sampling.params import SamplingParams
 
 
-def sequence(tokens: list[int]) -> Request:
+def request(tokens: list[int]) -> Request:
     return Request(list(tokens), SamplingParams(), 1000, 0, frozenset())
 
 
 def read(cache: PrefixCache, one: Request, draw: int = 0) -> None:
-    """Let a sequence that is open compute all it has, and draw its next token."""
+    """Let a request that is open compute all it has, and draw its next token."""
     one.append(Drawn(draw, None))
     one.computed = one.verified = len(one) - 1
     cache.index(one.allocation, one.tokens, one.verified)
@@ -43,7 +43,7 @@ def read(cache: PrefixCache, one: Request, draw: int = 0) -> None:
 
 def leave(cache: PrefixCache, tokens: list[int]) -> None:
     """Have a text read and left in the cache."""
-    one = sequence(tokens)
+    one = request(tokens)
     assert open_blocks(cache, one) is not None
     read(cache, one)
     close_blocks(cache, one)
@@ -53,7 +53,7 @@ def leave(cache: PrefixCache, tokens: list[int]) -> None:
 
 
 class Reuse(RuleBasedStateMachine):
-    """Sequences that read, write, guess, fail and leave, in any order, beside a memory that
+    """Sequences that read, write, draft, fail and leave, in any order, beside a memory that
     knows for which text each slot was computed."""
 
     @initialize(blocks=st.integers(1, 20))
@@ -71,7 +71,7 @@ class Reuse(RuleBasedStateMachine):
     )
     def come_in(self, which: int, tokens: int, more: list[int], spare: int) -> None:
         """With a text that begins as an older one does, and may go on differently."""
-        one = sequence(self.texts[which % len(self.texts)][:tokens] + more)
+        one = request(self.texts[which % len(self.texts)][:tokens] + more)
         pool = self.cache.pool
         match, available, free = self.cache.match(one.tokens), pool.available, pool.free
         self.memory.check_match(self.cache, one.tokens)
@@ -92,12 +92,12 @@ class Reuse(RuleBasedStateMachine):
         self.open.append(one)
 
     @precondition(lambda self: self.open)
-    @rule(which=st.integers(0, 99), most=st.integers(1, 9), guesses=st.lists(st.integers(0, 4)))
-    def compute(self, which: int, most: int, guesses: list[int]) -> None:
-        """Some of what a sequence has to read; or its newest token, guesses and all."""
+    @rule(which=st.integers(0, 99), most=st.integers(1, 9), drafts=st.lists(st.integers(0, 4)))
+    def compute(self, which: int, most: int, drafts: list[int]) -> None:
+        """Some of what a request has to read; or its newest token, drafts and all."""
         one = self.open[which % len(self.open)]
         if one.drawn and one.uncomputed == 1:
-            one.draft_tokens = guesses[:6]
+            one.draft_tokens = drafts[:6]
         tokens = min(most, one.uncomputed) if one.uncomputed > 1 else 1 + len(one.draft_tokens)
         if not self.cache.grow(one.allocation, one.computed + tokens):
             one.draft_tokens = []
@@ -113,9 +113,9 @@ class Reuse(RuleBasedStateMachine):
 
     def draw(self, one: Request) -> None:
         is_first = one.drawn == 0
-        for guess in [*one.draft_tokens, None]:
+        for draft in [*one.draft_tokens, None]:
             one.append(Drawn(next_token(one.tokens), None))
-            if one.tokens[-1] != guess:
+            if one.tokens[-1] != draft:
                 break
         one.draft_tokens = []
         one.computed = one.verified = len(one) - 1
@@ -220,7 +220,7 @@ def test_a_prompt_of_whole_blocks_leaves_its_last_token_to_compute(blocks: int) 
     cache = PrefixCache(20, BLOCK_SIZE)
     tokens = list(range(blocks * BLOCK_SIZE))
     leave(cache, tokens)
-    again = sequence(tokens)
+    again = request(tokens)
     [copy] = open_blocks(cache, again) or []
     assert again.uncomputed == 1
     assert len(again.blocks) == blocks
@@ -233,7 +233,7 @@ def test_a_prompt_of_whole_blocks_leaves_its_last_token_to_compute(blocks: int) 
 def test_a_short_common_prefix_is_not_reused(common: int) -> None:
     cache = PrefixCache(20, BLOCK_SIZE)
     leave(cache, list(range(common)))
-    one = sequence([*range(common), 100, 101])
+    one = request([*range(common), 100, 101])
     copies = open_blocks(cache, one)
     assert one.computed == (common if common >= MIN_REUSED else 0)
     if common < MIN_REUSED:
@@ -242,10 +242,10 @@ def test_a_short_common_prefix_is_not_reused(common: int) -> None:
 
 def test_full_blocks_are_shared_and_the_last_one_is_copied() -> None:
     cache = PrefixCache(20, BLOCK_SIZE)
-    first = sequence(list(range(10)))
+    first = request(list(range(10)))
     assert open_blocks(cache, first) == []
     read(cache, first)
-    second = sequence([*range(10), 50])
+    second = request([*range(10), 50])
     copies = open_blocks(cache, second)
     assert list(second.blocks[:2]) == list(first.blocks[:2])
     assert second.blocks[2] != first.blocks[2]
@@ -258,7 +258,7 @@ def test_a_block_with_nothing_in_common_is_not_copied() -> None:
     cache = PrefixCache(20, BLOCK_SIZE)
     leave(cache, list(range(16)))
     assert cache.match([*range(8), 50, 51, 52]).partial is None
-    assert open_blocks(cache, sequence([*range(8), 50, 51, 52])) == []
+    assert open_blocks(cache, request([*range(8), 50, 51, 52])) == []
 
 
 def test_new_blocks_come_right_behind_the_ones_found() -> None:
@@ -266,7 +266,7 @@ def test_new_blocks_come_right_behind_the_ones_found() -> None:
     cache = PrefixCache(200, BLOCK_SIZE)
     leave(cache, list(range(100, 108)))
     leave(cache, list(range(8)))
-    one = sequence(list(range(20)))
+    one = request(list(range(20)))
     open_blocks(cache, one)
     assert one.computed == 8
     first = one.blocks[0]
@@ -276,7 +276,7 @@ def test_new_blocks_come_right_behind_the_ones_found() -> None:
 
 def test_the_answer_is_found_by_the_next_turn_of_a_chat() -> None:
     cache = PrefixCache(20, BLOCK_SIZE)
-    one = sequence(list(range(9)))
+    one = request(list(range(9)))
     open_blocks(cache, one)
     for token in (20, 21, 22, 23):
         assert cache.grow(one.allocation, len(one))
@@ -288,7 +288,7 @@ def test_the_answer_is_found_by_the_next_turn_of_a_chat() -> None:
 def test_a_prompt_is_not_found_during_its_prefill() -> None:
     """Whether it was a number that it led to shows with the first token."""
     cache = PrefixCache(20, BLOCK_SIZE)
-    one = sequence(list(range(12)))
+    one = request(list(range(12)))
     open_blocks(cache, one)
     one.computed = 10
     cache.index(one.allocation, one.tokens, one.verified)
@@ -301,7 +301,7 @@ def test_a_prompt_is_not_found_during_its_prefill() -> None:
 def test_a_failed_request_leaves_nothing_in_the_cache() -> None:
     cache = PrefixCache(20, BLOCK_SIZE)
     leave(cache, list(range(9)))
-    one = sequence([*range(9), *range(100, 110)])
+    one = request([*range(9), *range(100, 110)])
     open_blocks(cache, one)
     read(cache, one)
     one.computed = one.verified = 16
@@ -317,10 +317,10 @@ def test_a_failed_request_leaves_nothing_in_the_cache() -> None:
 
 def test_a_rejected_draft_token_is_not_found() -> None:
     cache = PrefixCache(20, BLOCK_SIZE)
-    one = sequence(list(range(8)))
+    one = request(list(range(8)))
     open_blocks(cache, one)
     read(cache, one, 20)
-    cache.grow(one.allocation, 12)  # computed for 20 and three guesses, of which one was right
+    cache.grow(one.allocation, 12)  # computed for 20 and three drafts, of which one was right
     one.tokens += [21, 99]
     one.computed = one.verified = len(one) - 1
     close_blocks(cache, one)
@@ -352,7 +352,7 @@ def test_the_blocks_that_follow_an_evicted_block_are_evicted_with_it() -> None:
     """A node whose parent is gone could never be met again."""
     cache = PrefixCache(8, BLOCK_SIZE)
     tokens = list(range(16))
-    one, twin = sequence(tokens), sequence(tokens)
+    one, twin = request(tokens), request(tokens)
     assert open_blocks(cache, one) == open_blocks(cache, twin) == []
     read(cache, one)
     read(cache, twin)  # its blocks are the same as those of the other, which were listed first
@@ -366,11 +366,11 @@ def test_the_blocks_that_follow_an_evicted_block_are_evicted_with_it() -> None:
 def test_a_request_whose_prefix_was_evicted_indexes_it_again() -> None:
     cache = PrefixCache(9, BLOCK_SIZE)
     tokens = list(range(12))
-    one, twin = sequence(tokens), sequence(tokens)
+    one, twin = request(tokens), request(tokens)
     assert open_blocks(cache, one) == open_blocks(cache, twin) == []
     read(cache, one)
     read(cache, twin)
-    close_blocks(cache, one)  # the blocks under which the twin is listed are nobody's now
+    close_blocks(cache, one)  # the blocks under which the twin is indexed are only cached now
     assert cache.pool.cached == 3
     delivered = cache.pool.allocate(6) or []
     assert cache.match([*tokens, 0]).tokens == 0
@@ -382,7 +382,7 @@ def test_a_request_whose_prefix_was_evicted_indexes_it_again() -> None:
 def test_running_requests_keep_their_blocks_when_the_cache_is_cleared() -> None:
     cache = PrefixCache(9, BLOCK_SIZE)
     leave(cache, list(range(100, 112)))
-    one = sequence(list(range(12)))
+    one = request(list(range(12)))
     open_blocks(cache, one)
     read(cache, one)
     cache.clear()
@@ -395,12 +395,12 @@ def test_running_requests_keep_their_blocks_when_the_cache_is_cleared() -> None:
 def test_the_block_to_copy_may_be_allocated_to_the_same_request() -> None:
     """It is read before anything is written, so that is no harm."""
     cache, memory = PrefixCache(4, BLOCK_SIZE), Memory(4)
-    first = sequence(list(range(14)))
+    first = request(list(range(14)))
     open_blocks(cache, first)
     memory.write(cache, first, 14)
     read(cache, first)
     close_blocks(cache, first)
-    second = sequence([*range(10), *range(50, 56)])  # two blocks shared, all others needed
+    second = request([*range(10), *range(50, 56)])  # two blocks shared, all others needed
     copies = open_blocks(cache, second)
     assert copies is not None
     assert second.computed == 10
@@ -413,17 +413,17 @@ def test_the_block_to_copy_may_be_allocated_to_the_same_request() -> None:
 def test_a_refused_allocation_changes_nothing() -> None:
     cache = PrefixCache(5, BLOCK_SIZE)
     leave(cache, list(range(12)))
-    one = sequence(list(range(24)))
+    one = request(list(range(24)))
     assert open_blocks(cache, one) is None
     assert (one.blocks, one.computed, cache.pool.referenced) == ([], 0, 0)
     assert cache.match([*range(12), 0]).tokens == 12
-    assert open_blocks(cache, sequence(list(range(16))), spare=2) is None
-    assert open_blocks(cache, sequence(list(range(16))), spare=1) is not None
+    assert open_blocks(cache, request(list(range(16))), spare=2) is None
+    assert open_blocks(cache, request(list(range(16))), spare=1) is not None
 
 
 def test_a_request_grows_no_further_than_the_pool() -> None:
     cache = PrefixCache(3, BLOCK_SIZE)
-    one, other = sequence([1]), sequence([2])
+    one, other = request([1]), request([2])
     assert open_blocks(cache, one) == open_blocks(cache, other) == []
     assert cache.grow(one.allocation, 8)
     assert one.allocation.capacity == 8
@@ -467,7 +467,7 @@ def test_a_chain_of_thousands_of_blocks_is_matched_and_evicted() -> None:
     start = perf_counter()
     leave(cache, tokens)
     assert cache.match([*tokens, 0]).tokens == len(tokens)
-    one = sequence([*tokens, 0])
+    one = request([*tokens, 0])
     assert open_blocks(cache, one) == []
     assert one.uncomputed == 1
     read(cache, one)
@@ -482,7 +482,7 @@ def test_a_long_chain_is_evicted_at_once_with_its_first_block() -> None:
     blocks = 3000
     cache = PrefixCache(2 * blocks, BLOCK_SIZE)
     tokens = [i % 1000 for i in range(blocks * BLOCK_SIZE)]
-    one, twin = sequence(tokens[:BLOCK_SIZE]), sequence(tokens)
+    one, twin = request(tokens[:BLOCK_SIZE]), request(tokens)
     assert open_blocks(cache, one) == open_blocks(cache, twin) == []
     read(cache, one)
     read(cache, twin)  # listed behind the other's only block …

@@ -1,4 +1,4 @@
-"""What was read before is not read again, and nobody can tell from the answers."""
+"""What was computed before is not computed again, and the tokens are the same."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def llm(tiny_model: Path) -> Iterator[LLM]:
 
 @pytest.fixture
 def open_llm(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., LLM]]:
-    """A model whose engine has so many blocks, tokens a step and sequences at once."""
+    """A model whose engine has so many blocks, tokens a step and requests at once."""
     opened: list[LLM] = []
 
     def open_one(blocks: int, budget: int = 512, max_running: int = 256) -> LLM:
@@ -171,7 +171,7 @@ def test_a_conversation_computes_each_token_once(llm: LLM, cold: LLM) -> None:
         completion = llm.generate(text, replace(PARAMS, max_tokens=8))
         confirm_answer(cold, text, completion.token_ids, PARAMS)
         text = [*text, *completion.token_ids, *ids(7, seed=turn)]
-    read = len(text) - 7 - 1  # what nobody asked about, and the last token drawn
+    read = len(text) - 7 - 1  # what was not asked about, and the last token drawn
     assert sum(record.tokens for record in records) == read
 
 
@@ -207,17 +207,17 @@ def test_a_running_request_shares_its_prompt_from_its_first_token_on(llm: LLM, c
     assert cached(llm, lambda: llm.generate([*so_far, 5], PARAMS)) >= 50
     while not writer.is_finished:
         llm.engine.step()
-    confirm(cold, writer)  # nobody wrote into its blocks
+    confirm(cold, writer)  # no other request wrote into its blocks
 
 
 def test_a_cancelled_request_is_cached_as_far_as_it_came(llm: LLM) -> None:
     prompt = ids(40)
-    [sequence] = submit_to(llm.engine, prompt, replace(PARAMS, max_tokens=60))
+    [request] = submit_to(llm.engine, prompt, replace(PARAMS, max_tokens=60))
     for _ in range(30):
         llm.engine.step()
-    written = list(sequence.tokens)
+    written = list(request.tokens)
     assert len(written) == 70
-    llm.engine.cancel(sequence, "cancelled")
+    llm.engine.cancel(request, "cancelled")
     assert cached(llm, lambda: llm.generate([*written, 5], PARAMS)) == 69
 
 
@@ -226,10 +226,10 @@ def test_a_prompt_cancelled_during_its_prefill_is_not_cached(
 ) -> None:
     """Nothing has come of it yet that would show that it is verified."""
     llm = open_llm(blocks=16, budget=40, max_running=4)
-    [sequence] = submit_to(llm.engine, ids(100), PARAMS)
+    [request] = submit_to(llm.engine, ids(100), PARAMS)
     llm.engine.step()
-    assert sequence.computed == 40
-    llm.engine.cancel(sequence, "cancelled")
+    assert request.computed == 40
+    llm.engine.cancel(request, "cancelled")
     assert llm.engine.prefix_cache.pool.referenced == 0
     completion: list[Completion] = []
     assert cached(llm, lambda: completion.append(llm.generate(ids(100), PARAMS))) == 0
@@ -339,9 +339,9 @@ def test_a_repeated_pass_finds_its_copies_unchanged(
         llm.engine.step()
     assert not failures
     assert llm.engine.metrics.cached_tokens == len(prompt)
-    for sequence in (first, *others):
-        assert sequence.finish_reason == "length"
-        confirm(cold, sequence)
+    for request in (first, *others):
+        assert request.finish_reason == "length"
+        confirm(cold, request)
 
 
 @pytest.fixture
@@ -355,12 +355,12 @@ def with_nan(
 
 
 def ends_in_nan(llm: LLM, prompt: Ids) -> Request:
-    [sequence] = submit_to(llm.engine, prompt, PARAMS)
+    [request] = submit_to(llm.engine, prompt, PARAMS)
     while llm.engine.scheduler.has_work:
         llm.engine.step()
-    assert sequence.finish_reason == "error"
-    assert isinstance(sequence.error, NumericalError)
-    return sequence
+    assert request.finish_reason == "error"
+    assert isinstance(request.error, NumericalError)
+    return request
 
 
 def without_42(tokens: Ids) -> Ids:
@@ -398,11 +398,11 @@ def test_nan_in_the_middle_of_a_completion_keeps_the_tokens_before_it(
     """The token itself was drawn from numbers; the row after it was none."""
     prompt = without_42(ids(60))[:30]
     params = replace(PARAMS, logit_bias={42: 1000.0})
-    [sequence] = submit_to(with_nan.engine, prompt, params)
+    [request] = submit_to(with_nan.engine, prompt, params)
     while with_nan.engine.scheduler.has_work:
         with_nan.engine.step()
-    assert sequence.answer == [42]
-    assert isinstance(sequence.error, NumericalError)
+    assert request.answer == [42]
+    assert isinstance(request.error, NumericalError)
     assert with_nan.engine.metrics.drawn_tokens == 1
     assert cached(with_nan, lambda: ends_in_nan(with_nan, [*prompt, 42, 5])) <= len(prompt)
     confirm_answer(cold, prompt, with_nan.generate(prompt, PARAMS).token_ids, PARAMS)

@@ -13,7 +13,7 @@ from cullama.sampling.draw import Drawn
 from cullama.sampling.params import SamplingParams, TokenLogprobs
 
 
-def sequence(prompt: int, max_tokens: int = 10, ends: frozenset[int] = frozenset()) -> Request:
+def request(prompt: int, max_tokens: int = 10, ends: frozenset[int] = frozenset()) -> Request:
     return Request(list(range(100, 100 + prompt)), SamplingParams(), max_tokens, 0, ends)
 
 
@@ -24,14 +24,14 @@ def drawing(one: Request, *tokens: int) -> Request:
 
 
 def test_a_request_holds_its_prompt_and_then_its_completion() -> None:
-    one = drawing(sequence(3), 1, 2)
+    one = drawing(request(3), 1, 2)
     assert one.tokens == [100, 101, 102, 1, 2]
     assert (one.prompt, one.answer) == ([100, 101, 102], [1, 2])
     assert (len(one), one.drawn, one.uncomputed) == (5, 2, 5)
 
 
 def test_next_tokens_are_the_uncomputed_ones() -> None:
-    one = drawing(sequence(3), 1, 2, 3)
+    one = drawing(request(3), 1, 2, 3)
     for start in range(7):
         one.computed = start
         assert one.uncomputed == 6 - start
@@ -39,18 +39,18 @@ def test_next_tokens_are_the_uncomputed_ones() -> None:
             assert one.next_tokens(count) == one.tokens[start : start + count]
 
 
-@given(start=st.integers(0, 5), guesses=st.lists(st.integers(0, 9), max_size=5))
-def test_draft_tokens_come_behind_the_newest_token(start: int, guesses: list[int]) -> None:
-    one = drawing(sequence(3), 1, 2, 3)
-    one.computed, one.draft_tokens = start, guesses
-    everything = one.tokens + guesses
+@given(start=st.integers(0, 5), drafts=st.lists(st.integers(0, 9), max_size=5))
+def test_draft_tokens_come_behind_the_newest_token(start: int, drafts: list[int]) -> None:
+    one = drawing(request(3), 1, 2, 3)
+    one.computed, one.draft_tokens = start, drafts
+    everything = one.tokens + drafts
     for count in range(len(everything) - start + 1):
         assert one.next_tokens(count) == everything[start : start + count]
-    assert len(one) == 6  # a guess is no part of the text
+    assert len(one) == 6  # a draft is no part of the text
 
 
 def test_the_last_token_is_never_fed_back() -> None:
-    one = sequence(4, max_tokens=5)
+    one = request(4, max_tokens=5)
     assert one.max_computed == 8
     drawing(one, 1, 2, 3, 4, 5)
     assert one.is_finished
@@ -58,7 +58,7 @@ def test_the_last_token_is_never_fed_back() -> None:
 
 
 def test_it_finishes_with_an_end_token_or_at_max_tokens() -> None:
-    one = sequence(1, max_tokens=5, ends=frozenset({9}))
+    one = request(1, max_tokens=5, ends=frozenset({9}))
     assert not drawing(one, 1).is_finished
     assert drawing(one, 9).finish_reason == "stop"
     assert one.answer == [1, 9]
@@ -68,18 +68,18 @@ def test_it_finishes_with_an_end_token_or_at_max_tokens() -> None:
 
 
 def test_an_end_token_in_the_last_place_is_a_stop() -> None:
-    assert drawing(sequence(1, 1, frozenset({9})), 9).finish_reason == "stop"
+    assert drawing(request(1, 1, frozenset({9})), 9).finish_reason == "stop"
 
 
 def test_an_error_ends_it_and_stays_with_it() -> None:
-    one, error = sequence(1), RuntimeError("the pass went wrong")
+    one, error = request(1), RuntimeError("the pass went wrong")
     one.finish("error", error)
     assert one.is_finished
     assert (one.finish_reason, one.error) == ("error", error)
 
 
 def test_it_finishes_once() -> None:
-    one = sequence(1)
+    one = request(1)
     one.finish("cancelled")
     with pytest.raises(AssertionError, match="finishes once"):
         one.finish("length")
@@ -96,7 +96,7 @@ def test_a_draw_holds_seed_sample_and_position() -> None:
 
 
 def test_behind_a_draft_token_it_draws_as_if_that_were_accepted() -> None:
-    one = drawing(sequence(2), 6)
+    one = drawing(request(2), 6)
     one.draft_tokens = [7, 8]
     draws = [one.draw(guessed) for guessed in range(3)]
     assert [list(draw.tokens)[2:] for draw in draws] == [[6], [6, 7], [6, 7, 8]]
@@ -107,7 +107,7 @@ def test_behind_a_draft_token_it_draws_as_if_that_were_accepted() -> None:
 
 
 def test_logprobs_are_kept_where_there_are_some() -> None:
-    one, logprobs = sequence(2), TokenLogprobs(6, -1.0, ())
+    one, logprobs = request(2), TokenLogprobs(6, -1.0, ())
     drawing(one, 5)
     one.append(Drawn(6, logprobs))
     assert one.logprobs == [logprobs]
@@ -115,7 +115,7 @@ def test_logprobs_are_kept_where_there_are_some() -> None:
 
 @given(st.lists(st.integers(0, 2**31 - 1), max_size=150))
 def test_the_block_table_is_its_blocks_as_int32(blocks: list[int]) -> None:
-    one = sequence(2)
+    one = request(2)
     one.allocation.use(blocks, 16)
     assert (list(one.blocks), one.allocation.capacity) == (blocks, 16 * len(blocks))
     table = array("i", one.allocation.table).tolist()
@@ -124,6 +124,6 @@ def test_the_block_table_is_its_blocks_as_int32(blocks: list[int]) -> None:
 
 
 def test_requests_of_the_same_tokens_are_not_equal() -> None:
-    first, second = sequence(2), sequence(2)
+    first, second = request(2), request(2)
     assert first != second
     assert len({first, second}) == 2

@@ -1,5 +1,4 @@
-"""Who takes part in a step: whatever comes and goes, nobody is lost, nobody waits for ever, and
-each text is the one that would have been written alone."""
+"""No request is lost, none waits for ever, and each gets the tokens that it would get alone."""
 
 from __future__ import annotations
 
@@ -185,13 +184,13 @@ def test_ten_thousand_cancelled_requests_lose_no_block(few_ahead: int) -> None:
 def test_no_request_waits_for_ever(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
     """However many of higher priority keep coming, and whatever they take from whom.
 
-    "The first in rank is never passed over": in each step it gets a token, or at least
+    "The first in order is never passed over": in each step it gets a token, or at least
     `budget − max_running` tokens of its prompt read, those being left when all others write
     (`Simulation.check_plan`). So it is at the end after ⌈longest / share⌉ + max_tokens steps, its
-    `longest_turn`, if nobody comes who goes before it. Who does may take its blocks; what it has
-    read is then to be read once more, ⌈longest / share⌉ steps at most, but no token is drawn
-    twice. So each of those that go before a sequence, and there are only so many head starts,
-    costs it its own turn and one such reading again.
+    `longest_turn`, if no request comes that goes before it. One that does may take its blocks; what
+    it has computed is then computed once more, in ⌈longest / share⌉ steps at most, but no token is
+    drawn twice. So each of those that go before a request, and there are only so many head starts,
+    costs it its own turn and one such prefill again.
     """
     monkeypatch.setattr(scheduling, "HEAD_START", 8)
     draw, many = Random(seed), Simulation(blocks=9, budget=7, max_running=4)
@@ -206,7 +205,7 @@ def test_no_request_waits_for_ever(monkeypatch: pytest.MonkeyPatch, seed: int) -
                 ended.setdefault(one, many.steps)
 
     for _ in range(1500):
-        # Best when somebody has nearly read its prompt: it may have to begin again.
+        # Best when a prefill is nearly complete: it may have to begin again.
         is_best = any(one.uncomputed <= many.share for one in many.scheduler.prefills)
         if draw.random() < (0.5 if is_best else 0.1):
             text = [draw.randrange(VOCABULARY) for _ in range(draw.randint(1, 26))]
@@ -435,7 +434,7 @@ def test_a_starved_decode_sits_out_and_keeps_its_blocks() -> None:
 
 
 def test_admission_leaves_a_spare_block_for_each_running_request() -> None:
-    """Or else somebody would have to leave again at the next step."""
+    """Or else one would be preempted again in the next step."""
     many = Simulation(6, 32, 4)
     [first], [second], [third] = (
         many.submit(prompt(tokens, kind), max_tokens=2)
@@ -491,7 +490,7 @@ def test_samples_do_not_wait_for_a_cancelled_first_one(steps: int) -> None:
     many.finish()
 
 
-# ------------------------------------------------------------------ by hand: readers, and guesses
+# ------------------------------------------------------------------ by hand: readers, and drafts
 
 
 def test_a_request_far_ahead_of_its_reader_is_backpressured(few_ahead: int) -> None:
@@ -517,7 +516,7 @@ def test_a_backpressured_request_is_preempted_for_any_other(few_ahead: int) -> N
     assert prefills(many.step()) == [(later, 4)]
     assert (asleep.stage, len(asleep.blocks)) == ("waiting", 0)
     many.step()
-    assert asleep.stage == "waiting"  # nobody reads it, so it does not come back
+    assert asleep.stage == "waiting"  # it is not read, so it does not come back
     many.finish()
     assert (asleep.drawn, later.drawn) == (4, 4)
 
@@ -536,12 +535,12 @@ def test_resuming_a_request_that_is_not_backpressured_does_nothing() -> None:
 
 
 def repeating(tokens: int) -> list[int]:
-    """A prompt that has something to guess from."""
+    """A prompt that has something to draft from."""
     return [1, 2, 3, 4] * (tokens // 4)
 
 
 def test_draft_tokens_stop_one_short_of_max_tokens() -> None:
-    """The last token comes out of the pass that the guesses go into."""
+    """The last token comes out of the pass that the drafts go into."""
     many = Simulation(100, 64, 4)
     [one] = many.submit(repeating(16), max_tokens=30, speculation=8)
     many.finish()
@@ -555,7 +554,7 @@ def test_no_draft_tokens_while_others_prefill_or_wait() -> None:
     many = Simulation(100, 16, 2)
     [guesser] = many.submit([1, 2] * 8, max_tokens=60, speculation=8)
     many.step()
-    guesser.tokens[-3:] = [1, 2, 1]  # so that there is something to guess for certain
+    guesser.tokens[-3:] = [1, 2, 1]  # so that there is something to draft for certain
     guesser.computed = guesser.verified = 0
     plan = many.scheduler.schedule()
     assert plan.has_drafts
