@@ -64,7 +64,7 @@ def test_closing_ends_a_running_stream(emulated: Any, open_model: OpenModel) -> 
     next(stream)
     llm.close()
     assert allocated(emulated) == (0, 0)
-    with pytest.raises(ClosedError, match="closed while this text was under way"):
+    with pytest.raises(ClosedError, match="closed while this request was running"):
         for _ in stream:
             pass
 
