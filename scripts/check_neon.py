@@ -162,8 +162,8 @@ class ArmJIT(JIT):
     def __init__(self, instruction_set: InstructionSet, folder: Path | None) -> None:
         super().__init__(instruction_set, folder / "aarch64" if folder else None)
 
-    def _linked(self, kernel: Kernel) -> CompiledKernel:
-        return self.qemu.linked(kernel, self._machine_code(kernel))
+    def _link(self, kernel: Kernel) -> CompiledKernel:
+        return self.qemu.link(kernel, self._machine_code(kernel))
 
 
 class Qemu:
@@ -187,7 +187,7 @@ class Qemu:
             "worker_loop": CALL(lambda record, chunk: None),
         }
 
-    def linked(self, kernel: Kernel, code: bytes) -> CompiledKernel:
+    def link(self, kernel: Kernel, code: bytes) -> CompiledKernel:
         """With nothing but C's library: whatever else a kernel calls is an error."""
         place = len(self._kernels)
         code_file = self._folder / f"{place}.o"

@@ -109,12 +109,12 @@ def assembly(
 
     llvm.initialize_all_targets()
     llvm.initialize_all_asmprinters()
-    triple = f"{instruction_set.triple or 'x86_64'}-unknown-linux-gnu"
+    triple = f"{instruction_set.architecture or 'x86_64'}-unknown-linux-gnu"
     monkeypatch.setattr(llvm, "get_default_triple", lambda: triple)
     target = llvm.Target.from_triple(triple).create_target_machine(
         cpu=instruction_set.processor, features=instruction_set.features, opt=3
     )
-    module = llvm.parse_assembly(str(compiling.write(kernel, instruction_set)))
+    module = llvm.parse_assembly(str(compiling.build_module(kernel, instruction_set)))
     module.verify()
     options = llvm.create_pipeline_tuning_options(speed_level=3)
     passes = llvm.create_pass_builder(target, options)

@@ -1,8 +1,7 @@
-"""How many threads the CPU backend works with: chosen by a stated rule, reported, settable.
+"""Decides how many threads the CPU backend uses, from the cores that this process may use.
 
-They are the crew's (`crew.py`); numpy's BLAS is kept to one thread, because its own spin, and two
-sets of threads would fight for the cores. It knows the processor's cores and the BLAS library that
-numpy loaded, through threadpoolctl.
+The threads themselves are `thread_pool.py`'s. numpy's BLAS is limited to one thread, because its
+own spin, and two pools would compete for the cores.
 """
 
 from __future__ import annotations
@@ -16,10 +15,10 @@ from ..errors import UsageError
 
 
 def choose_threads(asked: int | None) -> int:
-    """The number asked for, else one for each physical core.
+    """Return the number asked for, or by default one for each physical core.
 
     Raises:
-        UsageError: fewer than one, or more than the processor has.
+        UsageError: it is below one, or above the number of processors.
     """
     available = len(_usable_processors())
     if asked is None:
@@ -32,18 +31,18 @@ def choose_threads(asked: int | None) -> int:
 
 
 def limit_blas(threads: int) -> None:
-    """Let numpy's BLAS work with that many threads from now on."""
+    """Limit numpy's BLAS to that many threads from now on."""
     ThreadpoolController().select(user_api="blas").limit(limits=threads)
 
 
 def blas_architecture() -> str:
-    """The processor family whose kernels the BLAS has chosen, as OpenBLAS names it, or ""."""
+    """Return the processor family whose kernels the BLAS uses, as OpenBLAS names it, or ""."""
     libraries = ThreadpoolController().select(user_api="blas").info()
     return next((str(info.get("architecture", "")) for info in libraries), "")
 
 
 def physical_cores() -> int:
-    """Cores this process may use, hyper-threads not counted, within a container's quota."""
+    """Return the cores that this process may use: no hyper-threads, within a container's quota."""
     usable = _usable_processors()
     cores = len({_core_of(processor) for processor in usable})
     return max(1, min(cores, _container_quota() or cores))
@@ -56,7 +55,7 @@ def _usable_processors() -> set[int]:
 
 
 def _core_of(processor: int) -> str:
-    """The siblings that share this processor's core; itself where the system does not tell."""
+    """Return the list of processors that share this one's core; where unknown, itself alone."""
     path = Path(f"/sys/devices/system/cpu/cpu{processor}/topology/thread_siblings_list")
     try:
         return path.read_text().strip()
@@ -65,9 +64,9 @@ def _core_of(processor: int) -> str:
 
 
 def _container_quota() -> int | None:
-    """Whole processors granted by cgroup v2, or None where there is no limit."""
+    """Return the processors granted by cgroup v2, rounded down, or None without a limit."""
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
         return max(1, int(quota) // int(period))
-    except (OSError, ValueError, ZeroDivisionError):  # "max" is no number, and no limit
+    except (OSError, ValueError, ZeroDivisionError):  # "max": no limit
         return None

@@ -38,13 +38,13 @@ SAME = Kernel("same", {"x": POINTER}, lambda builder, a, chunk: None)
 def written(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of kernels as they are compiled."""
     names: list[str] = []
-    whole = JIT._written
+    generate = JIT._generate_code
 
     def noted(jit: JIT, kernel: Kernel) -> bytes:
         names.append(kernel.name)
-        return whole(jit, kernel)
+        return generate(jit, kernel)
 
-    monkeypatch.setattr(JIT, "_written", noted)
+    monkeypatch.setattr(JIT, "_generate_code", noted)
     return names
 
 

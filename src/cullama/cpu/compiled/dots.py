@@ -14,7 +14,7 @@ from typing import TypeAlias
 
 from llvmlite import ir
 
-from ..jit.instruction_sets import architecture
+from ..jit.instruction_sets import architecture_of
 from ..jit.kernel_builder import I16, I32, KernelBuilder, Value, vector
 from ..packed import PANEL, Grouped
 from .activation_quantisation import HIGH, LOW, SUMS, WORDS
@@ -123,7 +123,7 @@ def _neon(builder: KernelBuilder, sums: Value, quants: Value, activations: Value
 
 
 def _plain(builder: KernelBuilder, sums: Value, quants: Value, activations: Value) -> Value:
-    if architecture(builder.function.module.triple) == "x86_64":  # SSE2 is in all of them
+    if architecture_of(builder.function.module.triple) == "x86_64":  # SSE2 is in all of them
         return sums + builder.call("llvm.x86.sse2.pmadd.wd", sums.type, quants, activations)
     pairs, both = quants.bitcast(sums.type), activations.bitcast(sums.type)
     first = (pairs & 0xFFFF) * (both << 16).arithmetic_shift_right(16)

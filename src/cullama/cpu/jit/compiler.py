@@ -1,8 +1,8 @@
-"""From kernels to functions in memory, by LLVM's optimiser and code generator.
+"""Compiles kernels to functions in memory, with LLVM's optimiser and code generator.
 
-Machine code is kept under a digest of everything it was made from, so that a second start compiles
-nothing; a kernel without a file of its own, as in a notebook, is compiled each time. It knows no
-kernel's meaning.
+Machine code is stored under a digest of everything it was made from, so that a second start
+compiles nothing; a kernel without a source file, as in a notebook, is compiled at each start. This
+file contains no kernel.
 """
 
 from __future__ import annotations
@@ -36,25 +36,24 @@ CPU_FOLDER = Path(__file__).parents[1]
 
 @dataclass(frozen=True)
 class Kernel:
-    """A function of a record of arguments and the number of a chunk: one share of the work."""
+    """A function of a record of arguments and the index of a chunk, one share of the work."""
 
     name: str
-    fields: Mapping[str, Type]  # eight bytes each, in this order
-    body: Body  # writes the code of one chunk
+    fields: Mapping[str, Type]  # of the record, eight bytes each, in this order
+    body: Body  # emits the code for one chunk
 
 
 @dataclass(frozen=True)
 class CompiledKernel:
-    """A kernel in memory."""
+    """A kernel's machine code in memory."""
 
     name: str
     address: int
     fields: Mapping[str, Type]
-    # Its code is unmapped when nobody holds this any more.
-    loaded: object = field(default=None, kw_only=True)
+    code_owner: object = field(default=None, kw_only=True)  # unmaps the code when it is dropped
 
     def record(self, arguments: Mapping[str, Any]) -> bytes:
-        """Arguments as the kernel reads them; arrays by their addresses."""
+        """Return arguments as the kernel reads them; arrays by their addresses."""
         assert arguments.keys() == self.fields.keys(), (
             self.name,
             set(arguments) ^ set(self.fields),
@@ -77,10 +76,13 @@ def _integer(argument: Any) -> int:
 
 
 class JIT:
-    """Compiles for one instruction set and holds what it compiled."""
+    """Compiles kernels for one instruction set, each once."""
 
     def __init__(self, instruction_set: InstructionSet, folder: Path | None) -> None:
-        """`folder`: where machine code is kept; None keeps none."""
+        """
+        Args:
+            folder: where machine code is stored; None stores none.
+        """
         _initialize()
         self.instruction_set = instruction_set
         self._store = None if folder is None else CodeStore(folder)
@@ -96,28 +98,31 @@ class JIT:
         self._compiled: dict[str, CompiledKernel] = {}
 
     def compile(self, kernel: Kernel) -> CompiledKernel:
-        """Once for each name, which tells apart what the kernel was made for."""
-        known = self._compiled.get(kernel.name)
-        if known is not None:
-            return known
+        """Return the compiled kernel of that name, compiling it the first time.
+
+        Kernels made for different shapes or types must have different names.
+        """
+        compiled = self._compiled.get(kernel.name)
+        if compiled is not None:
+            return compiled
         with self._lock:
             if kernel.name not in self._compiled:
-                self._compiled[kernel.name] = self._linked(kernel)
+                self._compiled[kernel.name] = self._link(kernel)
         return self._compiled[kernel.name]
 
-    def _linked(self, kernel: Kernel) -> CompiledKernel:
+    def _link(self, kernel: Kernel) -> CompiledKernel:
         library = llvm.JITLibraryBuilder().add_object_img(self._machine_code(kernel))
         library.add_current_process().export_symbol(kernel.name)  # the C library is found there
         loaded = library.link(self._linker, kernel.name)
-        held = (loaded, self._linker)
-        return CompiledKernel(kernel.name, loaded[kernel.name], kernel.fields, loaded=held)
+        owner = (loaded, self._linker)
+        return CompiledKernel(kernel.name, loaded[kernel.name], kernel.fields, code_owner=owner)
 
     def _machine_code(self, kernel: Kernel) -> bytes:
-        source = _source(kernel)
-        if self._store is None or source is None:
-            return self._written(kernel)
+        source = Path(kernel.body.__code__.co_filename)  # no file if typed into a notebook
+        if self._store is None or not source.is_file():
+            return self._generate_code(kernel)
         name = f"{kernel.name}-{self.instruction_set.name}-{self._digest(kernel, source)}"
-        return self._store.get(name, lambda: self._written(kernel))
+        return self._store.get(name, lambda: self._generate_code(kernel))
 
     def _digest(self, kernel: Kernel, source: Path) -> str:
         made_for = [llvm.get_default_triple(), repr(self.instruction_set), kernel.name]
@@ -127,8 +132,8 @@ class JIT:
             digest.update(source.read_bytes())
         return digest.hexdigest()[:16]
 
-    def _written(self, kernel: Kernel) -> bytes:
-        module = llvm.parse_assembly(str(write(kernel, self.instruction_set)))
+    def _generate_code(self, kernel: Kernel) -> bytes:
+        module = llvm.parse_assembly(str(build_module(kernel, self.instruction_set)))
         module.verify()
         options = llvm.create_pipeline_tuning_options(speed_level=OPTIMISATION)
         passes = llvm.create_pass_builder(self._target, options)
@@ -136,8 +141,8 @@ class JIT:
         return bytes(self._target.emit_object(module))
 
 
-def write(kernel: Kernel, instruction_set: InstructionSet) -> ir.Module:
-    """The kernel as LLVM's own assembly."""
+def build_module(kernel: Kernel, instruction_set: InstructionSet) -> ir.Module:
+    """Return the kernel as an LLVM module, not yet optimised."""
     module = ir.Module(kernel.name)
     module.triple = llvm.get_default_triple()
     function = ir.Function(module, ir.FunctionType(ir.VoidType(), [POINTER, I64]), kernel.name)
@@ -156,14 +161,8 @@ def _initialize() -> None:
 
 @cache
 def _sources() -> str:
-    """Digests the CPU backend and the block layouts: a change there compiles every kernel again."""
+    """Digest the CPU backend and the block layouts: a change there compiles every kernel again."""
     digest = hashlib.sha256()
     for path in [*sorted(CPU_FOLDER.rglob("*.py")), Path(quantized_blocks.__file__)]:
         digest.update(path.read_bytes())
     return digest.hexdigest()
-
-
-def _source(kernel: Kernel) -> Path | None:
-    """The file it is written in; there is none for what was typed into a notebook."""
-    path = Path(kernel.body.__code__.co_filename)
-    return path if path.is_file() else None

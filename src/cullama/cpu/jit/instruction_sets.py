@@ -1,7 +1,7 @@
-"""The instruction sets kernels are compiled for, and which this processor has.
+"""The instruction sets that kernels are compiled for, and which of them this processor has.
 
-A kernel is the same Python for all of them; LLVM writes a vector of sixteen floats as one register
-or as four. What differs in more than width is how whole numbers are multiplied (`dots.py`).
+A kernel is the same Python for all of them; LLVM maps a vector of sixteen floats to one register or
+to four. What differs in more than width is how integers are multiplied (`../compiled/dots.py`).
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from ...errors import UsageError
 @dataclass(frozen=True)
 class InstructionSet:
     name: str
-    triple: str  # what LLVM calls the kind of machine; "" is any
-    processor: str  # what LLVM compiles for, and
-    needs: tuple[str, ...]  # the features that we rely on beyond it
+    architecture: str  # the first part of LLVM's triple; "" is any
+    processor: str  # that LLVM compiles for
+    needs: tuple[str, ...]  # features used beyond that processor's
     multiplies: str  # "bytes", four at once, or "words" of 16 bits, two at once
     lanes: int  # of 32 bits in a register
-    registers: int  # blocks of sixteen sums that a product may hold
+    registers: int  # vectors of sixteen sums that a kernel may hold in registers
 
     @property
     def has_half(self) -> bool:
-        """Whether float16 becomes float32 in one instruction."""
+        """Whether one instruction converts between float16 and float32."""
         return self.name != "plain"
 
     @property
     def has_fma(self) -> bool:
-        """Whether a product and a sum are rounded once."""
+        """Whether there is a fused multiply-add."""
         return self.name != "plain"
 
     @property
@@ -42,8 +42,8 @@ class InstructionSet:
         return ",".join(f"+{feature}" for feature in self.needs)
 
 
-# Best first. The number of blocks leaves registers for weights and scales: 32 of 512 bits, 16 of
-# 256, 32 of 128 (NEON) or 16 (any x86).
+# Best first. `registers` leaves room for weights and scales: there are 32 registers of 512 bits,
+# 16 of 256, 32 of 128 (NEON) or 16 (any x86).
 INSTRUCTION_SETS = (
     InstructionSet(
         "avx512", "x86_64", "x86-64-v4", ("avx512vnni", "avx512bw", "avx512vl"), "bytes", 16, 8
@@ -59,25 +59,27 @@ INSTRUCTION_SETS = (
 NAMES = tuple(each.name for each in INSTRUCTION_SETS)
 
 
-def architecture(triple: str) -> str:
-    """The first part of a triple, in one spelling: Apple's tools and BSD's have their own."""
+def architecture_of(triple: str) -> str:
+    """Return the first part of a triple in one spelling: those of macOS and BSD differ."""
     first = triple.partition("-")[0]
     return {"arm64": "aarch64", "amd64": "x86_64"}.get(first, first)
 
 
 def usable() -> list[InstructionSet]:
-    """Those that this processor has, best first."""
-    here = architecture(llvm.get_default_triple())
+    """Return the instruction sets that this processor has, best first."""
+    here = architecture_of(llvm.get_default_triple())
     features = _features(here)
     return [
         each
         for each in INSTRUCTION_SETS
-        if each.triple in ("", here) and all(features.get(feature, False) for feature in each.needs)
+        if each.architecture in ("", here)
+        and all(features.get(feature, False) for feature in each.needs)
     ]
 
 
 def _features(here: str) -> dict[str, bool]:
-    """What LLVM finds; of an ARM it does not look for dot products, and on macOS for nothing."""
+    """Return the features LLVM detects, and whether an ARM has dot products, which it does not
+    detect; on macOS it detects none."""
     features = dict(llvm.get_host_cpu_features())
     if here == "aarch64":
         features["dotprod"] = features.get("dotprod", False) or _has_dotprod()
@@ -86,7 +88,7 @@ def _features(here: str) -> dict[str, bool]:
 
 def _has_dotprod() -> bool:
     if sys.platform == "darwin":
-        return True  # as has every Mac with an ARM
+        return True  # every Mac with an ARM has it
     if sys.platform == "win32":
         return bool(ctypes.windll.kernel32.IsProcessorFeaturePresent(WINDOWS_DOTPROD))
     with suppress(OSError):
@@ -99,18 +101,18 @@ WINDOWS_DOTPROD = 43  # PF_ARM_V82_DP_INSTRUCTIONS_AVAILABLE in winnt.h
 
 
 def choose_instruction_set(name: str) -> InstructionSet:
-    """The one asked for by name, or with "" the best.
+    """Return the instruction set of that name; for "", the best.
 
     Raises:
         UsageError: there is none of that name, or this processor lacks it.
     """
-    have = usable()
+    available = usable()
     if not name:
-        return have[0]
-    for each in have:
+        return available[0]
+    for each in available:
         if each.name == name:
             return each
-    names = ", ".join(f"cpu:{each.name}" for each in have)
+    names = ", ".join(f"cpu:{each.name}" for each in available)
     raise UsageError(
         f"backend is 'cpu:{name}', expected cpu, cpu:numpy or kernels for this processor: {names}"
     )

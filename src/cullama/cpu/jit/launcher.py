@@ -1,4 +1,4 @@
-"""Kernels are compiled when they are first asked for, and run by a team or recorded for later.
+"""Launches kernels: compiles them at first use, and runs them at once or records them.
 
 While a thread records, its kernels go to a program and its arrays come from the program's arena;
 other threads go on computing.
@@ -30,7 +30,8 @@ class Launcher:
         self._recording = _Recording()
 
     def run(self, kernel: Kernel, chunks: ChunkCount, **arguments: Any) -> None:
-        """Arguments by the names of the kernel's fields; arrays lie as the kernel says."""
+        """Run or record a kernel. Arguments are named as its fields; arrays must be laid out as
+        the kernel says."""
         compiled = self.jit.compile(kernel)
         recorded = self._recording.program
         program = Program() if recorded is None else recorded
@@ -45,10 +46,11 @@ class Launcher:
         return program.arena.empty(shape, dtype)
 
     def record(self, work: Callable[[], HostArray], arena: Arena) -> tuple[Program, HostArray]:
-        """Work written down instead of done, and where its result will be.
+        """Record what `work` launches instead of running it; return the program and its result's
+        place in the arena.
 
         Raises:
-            NotRecordableError: not all of it is kernels.
+            NotRecordableError: it computes something without a kernel.
             MemoryError: the arena is too small.
         """
         self._recording.program = program = Program(arena)
@@ -58,6 +60,6 @@ class Launcher:
             self._recording.program = None
 
     def refuse_to_record(self) -> None:
-        """For what numpy does at once."""
+        """Raise NotRecordableError while recording: numpy is about to compute at once."""
         if self._recording.program is not None:
             raise NotRecordableError

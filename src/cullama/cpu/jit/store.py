@@ -1,4 +1,4 @@
-"""Machine code kept on disk: read whole or not at all, and whoever waits for it is told why.
+"""Stores machine code on disk, checks it when it is read, and logs why a start takes longer.
 
 It knows no kernel: a name stands for everything that the code was made from.
 """
@@ -18,24 +18,21 @@ logger = logging.getLogger("cullama")
 class CodeStore:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._is_announced = self._is_refused = False
+        self._has_announced = self._has_warned = False
 
     def get(self, name: str, make: Callable[[], bytes]) -> bytes:
-        """What was kept under a name, or what `make` returns, which is kept then."""
+        """Return what is stored under a name, or else what `make` returns, and store that."""
         path = self._folder / f"{name}.kernel"
         code = _read(path)
         if code is None:
-            self._announce()
+            if not self._has_announced:
+                self._has_announced = True
+                logger.info("compiling kernels for this processor, to be kept in %s", self._folder)
             code = make()
-            self._keep(path, code)
+            self._write(path, code)
         return code
 
-    def _announce(self) -> None:
-        if not self._is_announced:
-            self._is_announced = True
-            logger.info("compiling kernels for this processor, to be kept in %s", self._folder)
-
-    def _keep(self, path: Path, code: bytes) -> None:
+    def _write(self, path: Path, code: bytes) -> None:
         part = path.with_suffix(f".{os.urandom(8).hex()}.part")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -44,11 +41,11 @@ class CodeStore:
         except OSError as error:
             with suppress(OSError):
                 part.unlink(missing_ok=True)
-            self._refuse(error)
+            self._warn(error)
 
-    def _refuse(self, error: OSError) -> None:
-        if not self._is_refused:
-            self._is_refused = True
+    def _warn(self, error: OSError) -> None:
+        if not self._has_warned:
+            self._has_warned = True
             logger.warning(
                 "cannot keep compiled kernels in %s (%s); they are compiled again at each start",
                 self._folder,
@@ -57,10 +54,10 @@ class CodeStore:
 
 
 def _read(path: Path) -> bytes | None:
-    """Machine code that is whole: running half of it would end the process."""
+    """Return machine code if all of it is there: running a part of it would crash the process."""
     try:
-        whole = path.read_bytes()
+        content = path.read_bytes()
     except OSError:
         return None
-    digest, code = whole[:32], whole[32:]
+    digest, code = content[:32], content[32:]
     return code if hashlib.sha256(code).digest() == digest else None
