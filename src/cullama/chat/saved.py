@@ -25,8 +25,12 @@ def save(session: Session, path: Path) -> None:
     Raises:
         UsageError: the file cannot be written, or holds something else, which would be lost.
     """
-    if path.exists() and not _is_saved_chat(path):
-        raise UsageError(f"{path} exists and is not a saved conversation; choose another name")
+    if path.exists():
+        try:
+            _read(path)
+        except UsageError:
+            message = f"{path} exists and is not a saved conversation; choose another name"
+            raise UsageError(message) from None
     defaults = asdict(SamplingParams())
     params = asdict(session.params)
     saved = {
@@ -73,14 +77,6 @@ def _read(path: Path) -> dict[str, Any]:
             "another version of cullama wrote it"
         )
     return saved
-
-
-def _is_saved_chat(path: Path) -> bool:
-    try:
-        _read(path)
-    except UsageError:
-        return False
-    return True
 
 
 def _replace(path: Path, text: str) -> None:

@@ -245,20 +245,17 @@ class _States:
 
     def observe(self, place: Place, start: int, rows: HostArray) -> HostArray | None:
         changed = None if self._inner is None else self._inner(place, start, rows)
-        target = self._target(place)
+        target: Floats | None = None
+        if place == EMBEDDING:
+            target = self.hidden[0]
+        elif place.operator == "feed_forward" and place.layer is not None:
+            target = self.hidden[place.layer + 1]
+        elif place.operator == "project_qkv" and place.layer is not None:
+            target = self.queries[place.layer]
         if target is not None:
             target[start : start + len(rows)] = rows if changed is None else changed
             self.dtype = rows.dtype
         return changed
-
-    def _target(self, place: Place) -> Floats | None:
-        if place == EMBEDDING:
-            return self.hidden[0]
-        if place.operator == "feed_forward" and place.layer is not None:
-            return self.hidden[place.layer + 1]
-        if place.operator == "project_qkv" and place.layer is not None:
-            return self.queries[place.layer]
-        return None
 
 
 def memory() -> int:

@@ -55,9 +55,19 @@ def _completion(completion: DrawnCompletion, which: str) -> str:
     tokens = "".join(_token(each, completion) for each in completion.logprobs or ())
     body = escape(completion.text) if completion.logprobs is None else tokens
     text_style = "white-space:pre-wrap;overflow-wrap:anywhere;line-height:1.8"
+    cached, rate = completion.cached_tokens, completion.decode_rate
+    prompt = _count(completion.prompt_tokens) + (f", {cached} of them cached" if cached else "")
+    facts = [
+        completion.finish_reason,
+        _count(len(completion.token_ids)),
+        f"{rate:.1f} tok/s" if rate else "",
+        f"prompt: {prompt}",
+        f"seed {completion.seed}",
+    ]
+    shown = escape(" · ".join(filter(None, facts)))
     return (
         f'<div dir="auto" style="{text_style}">{body or "<i>no text</i>"}</div>'
-        f'<div style="{SOFT};font-size:85%;margin:.2em 0 .8em">{which}{_facts(completion)}</div>'
+        f'<div style="{SOFT};font-size:85%;margin:.2em 0 .8em">{which}{shown}</div>'
     )
 
 
@@ -74,20 +84,6 @@ def _token(logprobs: TokenLogprobs, completion: DrawnCompletion) -> str:
 
 # A line between neighbours that are equally likely.
 _TOKEN = "border-radius:3px;box-shadow:inset -1px 0 rgba(128,128,128,.35);padding:.15em 0"
-
-
-def _facts(completion: DrawnCompletion) -> str:
-    tokens, prompt = len(completion.token_ids), completion.prompt_tokens
-    cached = f", {completion.cached_tokens} of them cached" if completion.cached_tokens else ""
-    rate = completion.decode_rate
-    facts = [
-        completion.finish_reason,
-        _count(tokens),
-        *([f"{rate:.1f} tok/s"] if rate else []),
-        f"prompt: {_count(prompt)}{cached}",
-        f"seed {completion.seed}",
-    ]
-    return " · ".join(map(escape, facts))
 
 
 def _count(tokens: int) -> str:

@@ -92,7 +92,11 @@ class Detokenizer:
         self._tokenizer = tokenizer.tokenizer
         self._restart()
         ids = _checked_ids(prompt)
-        for token in ids[self._context_start(ids) :]:
+        start = max(0, len(ids) - CONTEXT_TOKENS)
+        # Not inside a run of byte tokens, which decodes as a whole.
+        while start > 0 and BYTE_TOKEN.fullmatch(self._tokenizer.id_to_token(ids[start]) or ""):
+            start -= 1
+        for token in ids[start:]:
             self.add(token)
 
     def add(self, token: int) -> str:
@@ -118,13 +122,6 @@ class Detokenizer:
         from tokenizers.decoders import DecodeStream
 
         self._stream = DecodeStream(skip_special_tokens=True)
-
-    def _context_start(self, prompt: list[int]) -> int:
-        """Return where in the prompt to start: not inside a run of byte tokens."""
-        start = max(0, len(prompt) - CONTEXT_TOKENS)
-        while start > 0 and BYTE_TOKEN.fullmatch(self._tokenizer.id_to_token(prompt[start]) or ""):
-            start -= 1
-        return start
 
 
 def _check_text(text: object) -> None:

@@ -109,17 +109,14 @@ class Screen:
         if rows >= size.lines or size != self._size:  # rows that scrolled away cannot be erased
             self._put("" if block.endswith("\n") else "\n")
         else:
+            from rich.markdown import Markdown
+
             self._put("\r" + (f"\x1b[{rows - 1}A" if rows > 1 else "") + "\x1b[J")
-            self._print_markdown(block)
+            with self._console.capture() as capture:
+                # Model output is not trusted: a link shows its address.
+                self._console.print(Markdown(block, hyperlinks=False, code_theme="ansi_dark"))
+            self._put(("" if self._is_first else "\n") + capture.get().strip("\n") + "\n")
         self._is_first, self._size = False, size
-
-    def _print_markdown(self, block: str) -> None:
-        from rich.markdown import Markdown
-
-        with self._console.capture() as capture:
-            # Model output is not trusted: a link shows its address.
-            self._console.print(Markdown(block, hyperlinks=False, code_theme="ansi_dark"))
-        self._put(("" if self._is_first else "\n") + capture.get().strip("\n") + "\n")
 
     @cached_property
     def _console(self) -> Console:

@@ -73,26 +73,25 @@ class Comparison:
     @property
     def verdict(self) -> str:
         """One line: whether the sides agree, and if not, the first place where they differ."""
+        first = self.first
         if self.are_identical:
             verdict = "identical: every operator gives the same numbers on both sides"
-        elif self.first is None:
+        elif first is None:
             worst = max(self.operations, key=lambda each: each.own.error)
             verdict = (
                 f"agree: every operator is within {self.tolerance}; "
                 f"the largest error is {worst.own.error:.1e}, {_at(worst)}"
             )
         else:
-            verdict = self._difference(self.first)
+            point = first.own.point
+            assert point is not None
+            error = f"error {first.own.error:.1e}, " if isfinite(first.own.error) else ""
+            verdict = (
+                f"differ {_at(first)}: {error}found {point.found:.6g}, "
+                f"expected {point.expected:.6g}; beyond {self.tolerance}: "
+                f"{len(self.parting)} of {len(self.operations)} operators"
+            )
         return f"{verdict}{self._not_finite()}"
-
-    def _difference(self, first: Operation) -> str:
-        point = first.own.point
-        assert point is not None
-        error = f"error {first.own.error:.1e}, " if isfinite(first.own.error) else ""
-        return (
-            f"differ {_at(first)}: {error}found {point.found:.6g}, expected {point.expected:.6g}; "
-            f"beyond {self.tolerance}: {len(self.parting)} of {len(self.operations)} operators"
-        )
 
     def _not_finite(self) -> str:
         for operation in self.operations:

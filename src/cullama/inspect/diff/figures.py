@@ -87,20 +87,16 @@ class Gap:
         self._expected = expected.reshape(len(expected), -1)
         tokens, columns = self._expected.shape
         self._step = max(1, MAX_WIDENED // columns)
-        self._reference = self._squares_of_rows() / columns
+        squares = np.zeros(tokens)  # of each row's finite elements
+        for first in range(0, tokens, self._step):
+            a = self._expected[first : first + self._step].astype(np.float64)
+            squares[first : first + len(a)] = (np.where(np.isfinite(a), a, 0) ** 2).sum(1)
+        self._reference = squares / columns
         self._sizes = np.sqrt(np.maximum(self._reference, np.median(self._reference)))
         self._squares, self._largest = np.zeros(tokens), np.zeros(tokens)
         self._errors = np.zeros(tokens)
         self._point: Point | None = None
         self._not_finite = np.zeros(2, np.int64)
-
-    def _squares_of_rows(self) -> Doubles:
-        """Return the sum of squares of each row's finite elements, [T]."""
-        sums = np.zeros(len(self._expected))
-        for first in range(0, len(sums), self._step):
-            a = self._expected[first : first + self._step].astype(np.float64)
-            sums[first : first + len(a)] = (np.where(np.isfinite(a), a, 0) ** 2).sum(1)
-        return sums
 
     def add(self, start: int, found: HostArray) -> None:
         """Compare rows from position `start` on; each row's shape may differ, not its size."""
