@@ -1,10 +1,10 @@
 """Writes tests/fixtures: tiny models, and what transformers computes with them in float32.
 
-Knows which spellings of config.json and of weight files cullama has to read (one `Variant` each),
-and for each variant what must matter: a feature is taken away and the logits have to move, since
-a fixture that cannot fail is worthless. The models are random, except the one under text/, which
-is trained on the few sentences below so that a story read from it is a story. It knows nothing of
-cullama, and needs torch, transformers, safetensors and tokenizers:
+There is one `Variant` for each spelling of config.json and of weight files that cullama reads. Each
+feature of a variant is removed in turn, and the logits have to change: a fixture that cannot fail
+is worthless. The models are random, except the one under text/, which is trained on the sentences
+below so that it writes a story. It imports nothing of cullama, and needs torch, transformers,
+safetensors and tokenizers:
 
     python scripts/make_fixtures.py [folder]
 """
@@ -115,12 +115,12 @@ WINDOW_SIZE = (
 
 
 def without_biases(*projections: str) -> tuple[Ablation, ...]:
-    """Each projection's bias must matter by itself."""
+    """Remove the bias of each projection by itself."""
     return tuple(Ablation(f"{name} bias", tensors=f"{name}.bias") for name in projections)
 
 
 def without_llama3_bands() -> tuple[Ablation, ...]:
-    """Llama 3's scaling, and then each of its three bands, treated as another band is."""
+    """Remove Llama 3's scaling, then treat each of its three bands as another one."""
 
     def with_entries(**entries: Any) -> Config:
         return {"rope_scaling": {**LLAMA3_ROPE, **entries}}
@@ -146,7 +146,7 @@ def llama_variants() -> Iterator[Variant]:
             "hidden_size": 48,
             "num_attention_heads": 6,
             "head_dim": None,
-            "vocab_size": 67,  # odd, as after somebody added a token
+            "vocab_size": 67,  # odd, as after a token was added
             "rms_norm_eps": 0.05,  # large enough to be seen
         },
         (
@@ -297,7 +297,7 @@ def all_variants() -> list[Variant]:
 
 
 def generator_for(*words: object) -> np.random.Generator:
-    """A stream of its own for everything that has a name, so that nothing shifts the rest."""
+    """Return a generator for each name, so that a change of one tensor leaves the others."""
     return np.random.default_rng(list(" ".join(map(str, words)).encode()))
 
 
@@ -316,12 +316,12 @@ def random_weight(model_name: str, name: str, shape: tuple[int, ...]) -> Tensor:
 
 
 def parsed(config: Config) -> Any:
-    """What transformers makes of a config.json; it writes into what it is given, hence the copy."""
+    """Parse a config.json with transformers; a copy, because it writes into its argument."""
     return transformers.AutoConfig.for_model(**copy.deepcopy(config))
 
 
 def random_weights(variant: Variant) -> Weights:
-    """By the names that they have in memory; a tied head has no name of its own."""
+    """Return random tensors by their names in memory, where a tied output matrix has none."""
     with torch.device("meta"):
         model = transformers.AutoModelForCausalLM.from_config(parsed(variant.config))
     shapes = {name: tuple(weight.shape) for name, weight in model.named_parameters()}
@@ -366,7 +366,7 @@ def write_expected(folder: Path, expected: Weights) -> None:
 
 
 def load(folder: Path, changes: Config | None = None) -> Any:
-    """The files as transformers reads them, computing in float32; refuses any left-over tensor."""
+    """Load the files with transformers in float32; refuse tensors that it does not use."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     model, report = transformers.AutoModelForCausalLM.from_pretrained(
         folder,
@@ -398,7 +398,7 @@ def greedy_steps(model: Any, ids: list[int]) -> Iterator[tuple[int, float]]:
 
 
 def continue_greedily(model: Any, ids: list[int], steps: int) -> tuple[list[int], list[float]]:
-    """So many tokens, whatever they mean, and their margins."""
+    """Decode so many tokens greedily; return them and their margins."""
     pairs = list(islice(greedy_steps(model, ids), steps))
     return [token for token, _ in pairs], [margin for _, margin in pairs]
 
@@ -415,7 +415,7 @@ def expectation(model: Any, ids: list[int], steps: int) -> Weights:
 
 
 def is_telling(expected: Weights, config: Config) -> bool:
-    """No near ties, no end of text on the way, and not one token over and over."""
+    """Whether there are no near ties, no end of text, and more than one token repeated."""
     greedy = set(expected["greedy"].tolist())
     ends = config["eos_token_id"]
     has_ended = not greedy.isdisjoint(ends if isinstance(ends, list) else [ends])
@@ -448,7 +448,7 @@ def changed_by(folder: Path, ablation: Ablation, expected: Weights) -> float:
 
 
 def check_that_features_matter(folder: Path, variant: Variant, expected: Weights) -> float:
-    """The smallest change that any of the variant's features makes."""
+    """Return the smallest change of the logits that removing a feature makes."""
     changes = {
         ablation.feature: changed_by(folder, ablation, expected)
         for ablation in (*EVERYWHERE, *variant.ablations)
@@ -459,7 +459,7 @@ def check_that_features_matter(folder: Path, variant: Variant, expected: Weights
 
 
 def end_tokens(expected: Weights) -> list[int]:
-    """The usual end token, and one that greedy decoding meets for the first time halfway."""
+    """Return the usual end token, and one that greedy decoding first meets halfway."""
     greedy = expected["greedy"].tolist()
     return [2, next(t for i, t in enumerate(greedy) if i >= 4 and t not in greedy[:i])]
 
@@ -523,12 +523,12 @@ TEXT_CONFIG: Config = {
 
 
 def asked(question: str) -> str:
-    """A question as the chat template writes it, up to where the answer begins."""
+    """Render a question with the chat template, up to where the answer begins."""
     return f"user\n{question}{END}\nassistant\n"
 
 
 def documents() -> dict[str, str]:
-    """What the model knows by heart."""
+    """Return the documents that the model is trained on."""
     return {**STORIES, **{asked(question): answer for question, answer in QUESTIONS.items()}}
 
 
@@ -568,7 +568,7 @@ def write_tokenizer(folder: Path, tokenizer: Any) -> None:
 
 
 def trained_weights(texts: list[list[int]]) -> Weights:
-    """Overfitted on purpose; rounded to the type that the file has."""
+    """Train until overfitted, on purpose; rounded to the type of the file."""
     torch.manual_seed(0)
     model = transformers.AutoModelForCausalLM.from_config(
         parsed({**TEXT_CONFIG, "initializer_range": 0.1}), dtype=torch.float32
@@ -585,7 +585,7 @@ def trained_weights(texts: list[list[int]]) -> Weights:
 
 
 def recital(model: Any, tokenizer: Any, opening: str, continuation: str) -> Config:
-    """Greedy decoding of a document from its opening, which has to succeed."""
+    """Decode a document greedily from its opening; fail unless all of it comes."""
     ids = tokenizer.encode(opening).ids
     document = tokenizer.encode(opening + continuation + END).ids
     assert document[: len(ids)] == ids, f"{opening!r} does not end where a token ends"

@@ -1,9 +1,9 @@
-"""Writes tests/fixtures/smollm2_greedy.json: what transformers makes of SmolLM2-135M-Instruct.
+"""Writes tests/fixtures/smollm2_greedy.json: what transformers computes with SmolLM2-135M-Instruct.
 
-Knows how llama.cpp names, orders and quantises the tensors of a Llama in a GGUF file, and undoes
-it: the weights compared are the dequantised ones, in float32. The tokenizer is rebuilt from the
-file's own vocabulary and merges. It knows nothing of cullama, and needs torch, transformers,
-tokenizers and gguf; the file is refused if it is not the very one below.
+The weights are those of a GGUF file, dequantised to float32, under transformers' names and in its
+order of rows; the tokenizer is built from the file's vocabulary and merges. It imports nothing of
+cullama, and needs torch, transformers, tokenizers and gguf; a file with another hash than the one
+below is refused.
 
     python scripts/make_golden.py SmolLM2-135M-Instruct.Q4_1.gguf [smollm2_greedy.json]
 """
@@ -52,7 +52,7 @@ RENAMED = {  # llama.cpp's words for a layer's tensors
 
 
 def huggingface_name(name: str) -> str:
-    """`blk.0.attn_q.weight` is `model.layers.0.self_attn.q_proj.weight`."""
+    """Return `model.layers.0.self_attn.q_proj.weight` for `blk.0.attn_q.weight`."""
     if name.startswith("blk."):
         _, layer, part, kind = name.split(".")
         return f"model.layers.{layer}.{RENAMED[part]}.{kind}"
@@ -72,7 +72,7 @@ def rows_in_halves(weight: Tensor, heads: int) -> Tensor:
 
 
 def value(reader: GGUFReader, key: str) -> Any:
-    """A value of the file's header."""
+    """Return a value of the file's header."""
     field = reader.get_field(key)
     assert field is not None, f"no {key}"
     return field.contents()
@@ -98,7 +98,7 @@ def read_config(reader: GGUFReader) -> Any:
 
 
 def read_weights(reader: GGUFReader, config: Any) -> Weights:
-    """Every tensor in float32, under the name and in the order that transformers expects."""
+    """Return all tensors in float32, under transformers' names and in its order of rows."""
     heads = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads}
     weights = {}
     for stored in reader.tensors:
@@ -122,7 +122,7 @@ def read_model(reader: GGUFReader) -> Any:
 
 
 def read_tokenizer(reader: GGUFReader) -> Any:
-    """The byte-level BPE that the file's `pre = smollm` stands for."""
+    """Build the byte-level BPE that the file's `pre = smollm` means."""
     assert value(reader, "tokenizer.ggml.pre") == "smollm"
     tokens = value(reader, "tokenizer.ggml.tokens")
     merges = [tuple(merge.split(" ")) for merge in value(reader, "tokenizer.ggml.merges")]
@@ -142,7 +142,7 @@ def read_tokenizer(reader: GGUFReader) -> Any:
 
 
 def some_logits(model: Any, ids: list[int]) -> Record:
-    """What stands at the last position: for the likeliest tokens, and for the same few always."""
+    """Return logits of the last position: of the likeliest tokens, and of a fixed few."""
     logits = logits_of(model, ids)[-1]
     chosen = [*logits.topk(LIKELIEST).indices.tolist(), *SAMPLED_IDS]
     return {"ids": chosen, "values": rounded(logits[chosen].tolist())}

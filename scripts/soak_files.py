@@ -2,9 +2,8 @@
 
     python scripts/soak_files.py [--mutants 10000] [--seed N]
 
-One row for each goal: what it asks, what was reached. It knows where the attacks are, which are
-parts of the tests, and none of them. Progress goes to the standard error; the exit status is 1
-where a goal is missed.
+One row for each goal: the goal, and what was reached. The attacks are modules of the tests.
+Progress goes to standard error; the exit status is 1 if a goal is missed.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ def main() -> None:
 
 
 def _figures(name: str, mutants: int, seed: int) -> list[Any]:
-    """`list[Figure]`; the tests' modules are found only once the program runs."""
+    """Return a `list[Figure]`; the tests' modules can be imported only once the program runs."""
     print(f"{name} …", file=sys.stderr, end=" ", flush=True)
     started = time.perf_counter()
     figures: list[Any] = importlib.import_module(name).figures(mutants, seed)

@@ -622,7 +622,7 @@ def test_a_path_that_is_not_a_regular_file_is_refused(tmp_path: Path) -> None:
         GgufFile(tmp_path)
     with pytest.raises(ModelFileError, match=r"missing\.gguf: cannot be read: No such file"):
         GgufFile(tmp_path / "missing.gguf")
-    os.mkfifo(tmp_path / "pipe.gguf")  # nobody writes: opening it would wait for ever
+    os.mkfifo(tmp_path / "pipe.gguf")  # without a writer, opening it would wait for ever
     with pytest.raises(ModelFileError, match=r"pipe\.gguf: not a regular file"):
         GgufFile(tmp_path / "pipe.gguf")
 
@@ -645,7 +645,7 @@ def test_a_file_that_shrinks_after_its_header_was_read_is_named(
 
 
 def mutants(content: bytes, count: int) -> Iterator[bytes]:
-    """Flipped bytes, cuts, extreme numbers in place of others, and pieces said twice."""
+    """Flipped bytes, cuts, extreme numbers in place of others, and entries given twice."""
     random_source = random.Random(SEED)
     extremes = [0, 1, 255, 1 << 31, (1 << 32) - 1, 1 << 62, 1 << 63, BIG]
     for index in range(count):

@@ -235,7 +235,7 @@ def test_names_with_control_characters_stay_in_the_line() -> None:
 
 
 def test_a_file_of_another_model_is_refused_in_one_short_line() -> None:
-    """Ten thousand layers miss 90,000 tensors: their number is said, and some of them."""
+    """Ten thousand layers miss 90,000 tensors: their number is given, and some of them."""
     config = replace(CONFIG, layers=10_000, windows=(0,) * 10_000)
     message = refusal(found(), config)
     assert f"{9_998 * 9:,}" in message or str(9_998 * 9) in message

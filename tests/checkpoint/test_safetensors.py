@@ -378,7 +378,7 @@ def test_a_named_pipe_is_refused_without_waiting(folder: Path, name: str) -> Non
         (folder / WEIGHTS).unlink()
     (folder / name).unlink(missing_ok=True)
     os.mkfifo(folder / name)
-    # In a process that can be killed: whoever waits in C for a writer holds Python's lock.
+    # In a process that can be killed: waiting in C for a writer holds Python's lock.
     code = "import sys, pathlib; from cullama.checkpoint.opening import open_checkpoint as o; "
     attempt = [sys.executable, "-c", code + "o(pathlib.Path(sys.argv[1]))", str(folder)]
     ended = subprocess.run(attempt, capture_output=True, timeout=10, check=False, text=True)

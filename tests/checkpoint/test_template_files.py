@@ -91,7 +91,7 @@ def test_names_are_texts_or_objects_in_either_file(write: Callable[..., Path]) -
 
 
 @pytest.mark.parametrize(
-    ("config", "said"),
+    ("config", "message"),
     [
         ({"chat_template": 3}, "chat_template is 3, expected a string"),
         ({"chat_template": {"a": 1}}, "chat_template is {'a': 1}, expected a string"),
@@ -103,12 +103,12 @@ def test_names_are_texts_or_objects_in_either_file(write: Callable[..., Path]) -
     ],
 )
 def test_settings_that_are_wrong_are_named(
-    write: Callable[..., Path], config: dict[str, Any], said: str
+    write: Callable[..., Path], config: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ModelFileError) as caught:
         folder_template(write(**config))
     assert "tokenizer_config.json: " in str(caught.value)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_settings_that_are_no_json_are_named(write: Callable[..., Path], tmp_path: Path) -> None:
@@ -165,7 +165,7 @@ def test_a_gguf_file_without_tokens_has_no_names() -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "said"),
+    ("fields", "message"),
     [
         ({"tokenizer.chat_template": 3}, "tokenizer.chat_template is 3, expected a string"),
         ({"tokenizer.ggml.bos_token_id": 4}, "tokenizer.ggml.bos_token_id is 4, expected a whole"),
@@ -173,11 +173,11 @@ def test_a_gguf_file_without_tokens_has_no_names() -> None:
         ({"tokenizer.ggml.eos_token_id": "a"}, "tokenizer.ggml.eos_token_id is 'a'"),
     ],
 )
-def test_metadata_that_is_wrong_is_named(fields: dict[str, Any], said: str) -> None:
+def test_metadata_that_is_wrong_is_named(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(ModelFileError) as caught:
         gguf_template(metadata() | {"tokenizer.chat_template": "a"} | fields, PATH)
     assert str(caught.value).startswith(f"{PATH}: ")
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_a_gguf_file_as_its_writer_writes_it(tmp_path: Path) -> None:

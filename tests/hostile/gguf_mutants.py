@@ -352,7 +352,7 @@ def agree(path: Path, found: object, refusal: str) -> str:
     except Exception as error:  # it raises whatever comes
         return "" if refusal else f"gguf-py refuses it: {type(error).__name__} {error}"
     if refusal:
-        rule = next((rule for said, rule in RULES.items() if said in refusal), None)
+        rule = next((rule for words, rule in RULES.items() if words in refusal), None)
         return f"rule: {rule}" if rule else f"no rule: {refusal}"
     return _difference(found, expected, reader)
 

@@ -1,7 +1,7 @@
 """GGUF files that have broken other readers: a named set for each root cause and each CVE.
 
 The CVEs are those of llama.cpp and Ollama, the root causes what lay behind them; what each did is
-taken from its advisory and put together here anew, byte by byte. It knows what a refusal must say.
+taken from its advisory and built here byte by byte, with a part of the expected refusal.
 """
 
 from __future__ import annotations

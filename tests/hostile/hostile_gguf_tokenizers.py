@@ -89,7 +89,7 @@ HARMLESS: dict[str, Fields] = {
     "all tokens are the user's": of(["a" * it for it in range(1, 500)], USER_DEFINED),
     "all tokens are a letter's": of(["a" * it for it in range(1, 500)]),
     "a space is a control token": of([" ", "▁", "a"], CONTROL),
-    "kinds nobody knows": spm(token_type=[99] * 8),
+    "unknown kinds": spm(token_type=[99] * 8),
     "bytes that are no bytes": of(["<0x00>", "<0xZZ>", "<0xFFF>", "a"], BYTE),
     "empty tokens": of(["", "a", "", ""], CONTROL),
     "control characters": of(["\0", "\n", "\x1b[2J", "\u202e", "\ufeff", "\ufffd"], CONTROL),

@@ -1,6 +1,6 @@
 """A corpus of hostile tokenizer.json files, and valid ones to make them of.
 
-Each is made by code, most by one change to a valid file, and comes with what must be said of it:
+Each is made by code, most by one change to a valid file, and comes with the expected outcome:
 a part of the refusal, or None where it is harmless, which is to say that it loads and that every
 text is then encoded or refused. It knows the format, and nothing of cullama.
 """
@@ -317,7 +317,7 @@ REFUSED: dict[str, tuple[Document, str]] = {
         model("Unigram", unk_id=50, vocab=[["a", 0.0]], byte_fallback=False),
         "not a valid tokenizer",
     ),
-    "a model nobody knows": (model("Oracle", vocab={"a": 0}), "not a valid tokenizer"),
+    "an unknown model": (model("Oracle", vocab={"a": 0}), "not a valid tokenizer"),
 }
 
 HARMLESS: dict[str, Document] = {

@@ -147,13 +147,13 @@ EVERY = [
 ]
 
 
-def assert_refused_cheaply(folder: Path, kind: str, told: dict[str, str]) -> None:
-    """Files by name, with what is said of each; the folder goes, as they are large."""
-    files = [write(folder, kind, name) for name in told]
+def assert_refused_cheaply(folder: Path, kind: str, messages: dict[str, str]) -> None:
+    """Files by name, with what is message of each; the folder goes, as they are large."""
+    files = [write(folder, kind, name) for name in messages]
     costs = refusal_costs([path for path, _ in files])
-    for cost, (_, header), said in zip(costs, files, told.values(), strict=True):
+    for cost, (_, header), message in zip(costs, files, messages.values(), strict=True):
         assert cost.outcome.startswith("ModelFileError: "), cost
-        assert said in cost.outcome, cost
+        assert message in cost.outcome, cost
         assert cost.seconds < 2, cost  # the goal is 1, on a machine that does nothing else
         assert cost.growth <= ALLOWED + 2 * header, cost
     shutil.rmtree(folder)

@@ -42,7 +42,7 @@ def refusal_costs(paths: Sequence[Path]) -> list[Cost]:
 
 
 def _peak() -> int:
-    """The most memory this process has had. (`ru_maxrss` would count its parent's, too.)"""
+    """The peak memory of this process. (`ru_maxrss` would count its parent's, too.)"""
     match = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
     assert match is not None
     return int(match[1]) * 1024

@@ -47,7 +47,9 @@ def attack_root_causes(root: Path, count: int, seed: int) -> Tally:
         **gguf_root_causes.ROOT_CAUSES,
         "hyper-parameter beyond a bound": gguf_root_causes.hyperparameters(root / "valid.gguf"),
     }
-    mutants = [Mutant(name, file, (said,)) for name, cases in sets.items() for file, said in cases]
+    mutants = [
+        Mutant(name, file, (message,)) for name, cases in sets.items() for file, message in cases
+    ]
     tally = attack(mutants, root / "model.gguf", open_checkpoint)
     tally.valid_refused.clear()
     if tally.accepted:
@@ -178,10 +180,10 @@ def _traversals() -> Figure:
         for name in names:
             shards_mutants.write_index(folder, shards_mutants.redirected(weight_map, name))
             refused += bool(refusal_of(folder))
-    for harm, said in damage.values():
+    for harm, message in damage.values():
         with _sharded() as (folder, _):
             harm(folder)
-            named += said in refusal_of(folder)
+            named += message in refusal_of(folder)
     reached = f"{refused} of {len(names)} refused; {named} of {len(damage)} damaged shards named"
     goal = "≥ 40 traversal forms refused; missing, extra, duplicated, mis-sized shards named"
     is_met = refused == len(names) >= 40 and named == len(damage)

@@ -1,7 +1,7 @@
-"""A damaged file, which field of it was damaged, and whether its refusal says so.
+"""A damaged file, its damaged field, and whether the refusal names both.
 
-It knows the form of an error: `FILE: tensor 'NAME': FIELD is FOUND, expected EXPECTED`. It knows
-no format; each has a module of its own that makes `Mutant`s from a seed.
+Errors have the form `FILE: tensor 'NAME': FIELD is FOUND, expected EXPECTED`. Formats are not known
+here: each has a module that makes `Mutant`s from a seed.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Mutant:
 
 @dataclass
 class Tally:
-    """What became of many mutants."""
+    """Outcomes of many mutants."""
 
     count: int = 0
     accepted: int = 0
@@ -133,5 +133,5 @@ def is_named(message: str, path: Path, words: tuple[str, ...]) -> bool:
         return False
     if len(message) > MAX_MESSAGE_LENGTH or not message.isprintable():
         return False
-    said = message.removeprefix(str(folder))
-    return bool(FORM.search(said)) and (not words or any(word in said for word in words))
+    rest = message.removeprefix(str(folder))
+    return bool(FORM.search(rest)) and (not words or any(word in rest for word in words))

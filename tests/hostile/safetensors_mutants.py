@@ -391,7 +391,7 @@ def agree(path: Path, found: object, refusal: str) -> str:
     if refusal:
         if "expected one of F32, F16, BF16" in refusal:
             return "rule: types that no Llama is stored in"
-        rule = next((rule for said, rule in RULES.items() if said in refusal), None)
+        rule = next((rule for words, rule in RULES.items() if words in refusal), None)
         return f"rule: {rule}" if rule else f"no rule: {refusal}"
     assert isinstance(found, dict)
     if names != found.keys():

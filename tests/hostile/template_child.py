@@ -69,19 +69,20 @@ class Watch:
 
     def attack(self, render: Callable[[str], str], source: str) -> dict[str, Any]:
         self.seen.clear()
-        self.is_on, outcome, said = True, "printed", ""
+        self.is_on, outcome, message = True, "printed", ""
         started = time.thread_time()
         signal.alarm(LONGEST)
         try:
-            said = render(source)
+            message = render(source)
         except (ChatTemplateError, UsageError) as error:
-            outcome, said = type(error).__name__, str(error)
+            outcome, message = type(error).__name__, str(error)
         except BaseException as error:  # whatever else comes out is what we are looking for
-            outcome, said = f"escaped: {type(error).__name__}", str(error)[:300]
+            outcome, message = f"escaped: {type(error).__name__}", str(error)[:300]
         signal.alarm(0)
         self.is_on = False
-        return {"outcome": outcome, "said": said[:2000], "seconds": time.thread_time() - started,
-                "touched": self.seen[:3], "traces": [it for it in TRACES if it in said],
+        seconds = time.thread_time() - started
+        return {"outcome": outcome, "message": message[:2000], "seconds": seconds,
+                "touched": self.seen[:3], "traces": [it for it in TRACES if it in message],
                 "canary": os.path.exists(CANARY), "memory": most_memory()}  # fmt: skip
 
 

@@ -38,7 +38,7 @@ class Outcome:
 
     name: str
     outcome: str  # "printed", or the error's name
-    said: str
+    message: str
     seconds: float
     touched: list[str]  # files, modules, processes
     traces: list[str]  # of objects that are no text, in what was printed
@@ -57,7 +57,7 @@ class Outcome:
 
     @property
     def is_named(self) -> bool:
-        return not self.is_refused or self.said.startswith(f"{WHERE}: ")
+        return not self.is_refused or self.message.startswith(f"{WHERE}: ")
 
 
 def attack(kind: str) -> list[Outcome]:

@@ -40,22 +40,22 @@ def test_a_header_reads_the_same_in_pieces_of_any_size(
 @pytest.mark.parametrize("cause", ROOT_CAUSES)
 def test_a_known_attack_is_refused_by_name(cause: str, tmp_path: Path) -> None:
     path = tmp_path / "model.gguf"
-    for content, said in ROOT_CAUSES[cause]:
+    for content, message in ROOT_CAUSES[cause]:
         path.write_bytes(content)
         with pytest.raises(ModelFileError) as caught:
             open_checkpoint(path)
-        assert is_named(str(caught.value), path, (said,)), caught.value
+        assert is_named(str(caught.value), path, (message,)), caught.value
 
 
 def test_a_hyperparameter_beyond_its_bound_is_named(tmp_path: Path) -> None:
     path = tmp_path / "model.gguf"
     cases = hyperparameters(tmp_path / "valid.gguf")
     assert len(cases) == sum(map(len, BEYOND.values()))
-    for content, said in cases:
+    for content, message in cases:
         path.write_bytes(content)
         with pytest.raises(ModelFileError) as caught:
             open_checkpoint(path)
-        assert is_named(str(caught.value), path, (said,)), caught.value
+        assert is_named(str(caught.value), path, (message,)), caught.value
 
 
 def test_the_model_that_is_given_such_hyperparameters_is_valid_without(tmp_path: Path) -> None:

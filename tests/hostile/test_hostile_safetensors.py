@@ -59,7 +59,7 @@ def test_the_attack_notices_every_kind_of_failure(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "is_good"),
+    ("message", "is_good"),
     [
         ("tensor 'a': shape is 7, expected a list", True),
         ("tensor 'a': dtype is 7, expected a list", False),
@@ -69,13 +69,13 @@ def test_the_attack_notices_every_kind_of_failure(tmp_path: Path) -> None:
         ("shape is " + "7" * 9999 + ", expected a list", False),
     ],
 )
-def test_a_refusal_names_field_found_and_expected_in_a_line(said: str, is_good: bool) -> None:
+def test_a_refusal_names_field_found_and_expected_in_a_line(message: str, is_good: bool) -> None:
     path = Path("folder/model.safetensors")
-    assert is_named(f"{path}: {said}", path, ("shape",)) == is_good
-    assert not is_named(said, path, ("shape",))
+    assert is_named(f"{path}: {message}", path, ("shape",)) == is_good
+    assert not is_named(message, path, ("shape",))
 
 
-# A header, its data, and what is said of it; each was, or might have been, overlooked.
+# A header, its data, and what is message of it; each was, or might have been, overlooked.
 ODD = {
     "minus zero": ('{"a":{"dtype":"F32","shape":[-0],"data_offsets":[0,0]}}', "shape is"),
     "leading zero": (
@@ -105,10 +105,10 @@ ODD = {
 
 @pytest.mark.parametrize("name", ODD)
 def test_what_a_json_parser_would_overlook_is_refused(name: str, tmp_path: Path) -> None:
-    text, said = ODD[name]
+    text, message = ODD[name]
     path = tmp_path / "model.safetensors"
     path.write_bytes(safetensors_mutants.framed(text.encode()))
-    with pytest.raises(ModelFileError, match=said):
+    with pytest.raises(ModelFileError, match=message):
         SafetensorsFile(path)
 
 

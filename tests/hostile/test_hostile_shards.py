@@ -61,9 +61,9 @@ def test_a_decoy_would_be_accepted_if_it_were_reached(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_a_damaged_shard_is_named(folder: Path, damage: str) -> None:
-    harm, said = DAMAGE[damage]
+    harm, message = DAMAGE[damage]
     harm(folder)
-    with pytest.raises(ModelFileError, match=said):
+    with pytest.raises(ModelFileError, match=message):
         open_checkpoint(folder)
 
 

@@ -45,7 +45,7 @@ def test_most_attacks_are_refused_by_name_and_the_others_print_nothing(
 ) -> None:
     assert all(it.is_named for it in injections)
     harmless = [it for it in injections if not it.is_refused]
-    assert {it.said for it in harmless} <= {""}
+    assert {it.message for it in harmless} <= {""}
     assert len(harmless) <= 3
 
 
@@ -65,13 +65,13 @@ def test_no_template_uses_the_machine_up(resources: list[Outcome]) -> None:
 
 
 def test_the_error_names_the_template(resources: list[Outcome]) -> None:
-    assert [it.said for it in resources if not it.is_named] == []
-    assert all("use another with --template FILE" in it.said for it in resources)
-    assert all(len(it.said) < 600 and it.said.isprintable() for it in resources)
+    assert [it.message for it in resources if not it.is_named] == []
+    assert all("use another with --template FILE" in it.message for it in resources)
+    assert all(len(it.message) < 600 and it.message.isprintable() for it in resources)
 
 
 def test_nothing_of_an_attack_is_done_while_it_is_compiled() -> None:
-    """jinja2 would compute constants before anybody renders, and so before anybody counts."""
+    """jinja2 would compute constants while it compiles, before the limits apply."""
     for name in ("a text, repeated", "a power", "center by filter", "a range"):
         template = ChatTemplate(RESOURCES[name], "somewhere")
         assert template._compiled is not None
@@ -124,7 +124,7 @@ def test_a_goal_is_missed_when_one_template_escapes(escape: str, injections: lis
 
 
 @pytest.mark.parametrize(
-    "change", [{"outcome": "printed"}, {"said": "a"}, {"seconds": 1.1}, {"grown": MUCH + 1}]
+    "change", [{"outcome": "printed"}, {"message": "a"}, {"seconds": 1.1}, {"grown": MUCH + 1}]
 )
 def test_a_goal_is_missed_when_one_attack_works(
     change: dict[str, Any], resources: list[Outcome]

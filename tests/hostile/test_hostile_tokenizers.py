@@ -24,11 +24,11 @@ FIELDS = {name: (fields, refusal) for name, fields, refusal in hostile_gguf_toke
 MAX_MESSAGE_LENGTH = 600
 SECONDS = 200  # for a whole corpus; it takes a twentieth
 
-Outcomes = dict[str, list[str]]  # of each name: what came of it, and what was said
+Outcomes = dict[str, list[str]]  # of each name: the outcome, and the message
 
 
-def came_of(mode: str, lines: Iterable[str], cache: Path) -> Outcomes:
-    """All in one process as long as it lives; what it died of has only begun."""
+def outcomes_of(mode: str, lines: Iterable[str], cache: Path) -> Outcomes:
+    """Run all in one process while it lives; the last one that began is the one it died of."""
     environment = {**os.environ, "PYTHONPATH": str(SOURCE), "CULLAMA_CACHE": str(cache)}
     victim = subprocess.run(
         [sys.executable, str(Path(__file__).with_name("tokenizer_victim.py")), mode],
@@ -50,7 +50,7 @@ def of_files(write_model: WriteModel, tmp_path_factory: pytest.TempPathFactory) 
         str(write(model, folder / str(number), content)): name
         for number, (name, (content, _)) in enumerate(FILES.items())
     }
-    outcomes = came_of("--folders", folders, folder / "cache")
+    outcomes = outcomes_of("--folders", folders, folder / "cache")
     return {folders[name]: outcome for name, outcome in outcomes.items()}
 
 
@@ -63,7 +63,7 @@ def write(model: Path, folder: Path, content: bytes) -> Path:
 @pytest.fixture(scope="module")
 def of_fields(tmp_path_factory: pytest.TempPathFactory) -> Outcomes:
     lines = (json.dumps([name, fields]) for name, (fields, _) in FIELDS.items())
-    return came_of("--metadata", lines, tmp_path_factory.mktemp("cache"))
+    return outcomes_of("--metadata", lines, tmp_path_factory.mktemp("cache"))
 
 
 def test_the_corpora_are_large_enough() -> None:

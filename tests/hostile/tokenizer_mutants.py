@@ -1,7 +1,7 @@
 """Valid tokenizer.json files, changed at random with an eye to their structure.
 
-It knows JSON, and what has brought the `tokenizers` library down before; it does not know what a
-change means. The same seed gives the same mutants.
+Changes are of JSON's structure, and of what has made the `tokenizers` library fail before; what a
+change means is not known. The same seed gives the same mutants.
 """
 
 from __future__ import annotations

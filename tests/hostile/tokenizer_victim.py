@@ -43,7 +43,7 @@ SLOW = 5.0  # seconds
 
 
 def use(tokenizer: Tokenizer) -> None:
-    """Everything a person or a model can do to it; raises what is no CullamaError."""
+    """Use it in every way a user or a model can; raises what is not a CullamaError."""
     for text in TEXTS:
         for allow_special in (False, True):
             with suppress(CullamaError):
@@ -58,8 +58,8 @@ def use(tokenizer: Tokenizer) -> None:
                 detokenizer.add(token)
 
 
-def came_of(load: Callable[[], tokenizers.Tokenizer]) -> tuple[str, str]:
-    """ "refused", "harmless", "slow" or "raised", and what was said."""
+def outcome_of(load: Callable[[], tokenizers.Tokenizer]) -> tuple[str, str]:
+    """ "refused", "harmless", "slow" or "raised", and the message."""
     started = time.perf_counter()
     try:
         tokenizer = Tokenizer(load())
@@ -72,7 +72,7 @@ def came_of(load: Callable[[], tokenizers.Tokenizer]) -> tuple[str, str]:
     return ("slow" if seconds > SLOW else "harmless"), f"{seconds:.1f} s"
 
 
-def came_of_mutant(content: bytes) -> str:
+def outcome_of_mutant(content: bytes) -> str:
     try:
         for _ in tokenizer_probe.probe(content):
             pass
@@ -89,7 +89,7 @@ def came_of_mutant(content: bytes) -> str:
 def take_mutants() -> None:
     tokenizer_probe._limit(24 * 3600, tokenizer_file.PROBE_MEMORY)
     for line in sys.stdin.buffer:
-        answer = came_of_mutant(bytes.fromhex(line.decode()))
+        answer = outcome_of_mutant(bytes.fromhex(line.decode()))
         print(" ".join(answer.encode(errors="replace").decode().split()), flush=True)
 
 
@@ -101,7 +101,7 @@ def take_folders() -> None:
     for line in sys.stdin:
         name = line.rstrip("\n")
         tell(name, "began")
-        tell(name, *came_of(open_checkpoint(Path(name)).load_tokenizer))
+        tell(name, *outcome_of(open_checkpoint(Path(name)).load_tokenizer))
 
 
 def take_metadata() -> None:
@@ -109,7 +109,7 @@ def take_metadata() -> None:
         name, fields = json.loads(line)
         metadata = {f"tokenizer.ggml.{key}": value for key, value in fields.items()}
         tell(name, "began")
-        tell(name, *came_of(partial(build_tokenizer, metadata)))
+        tell(name, *outcome_of(partial(build_tokenizer, metadata)))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Thousands of mutated tokenizer.json files, and how the process that loaded each fared.
 
-It knows how to keep processes that may die or hang at their work. Each takes the steps of
+Processes that die or hang are replaced. Each takes the steps of
 `load_tokenizer` in turn: the probe first, within the probe's own limits, where dying is what a
 probe is for; then, for whatever passed, everything that a person could do to the tokenizer, where
 neither a death nor a BaseException nor standing still is allowed.
@@ -44,17 +44,17 @@ class Tally:
 
 
 def figures(count: int, seed: int) -> list[Figure]:
-    """What became of `count` mutants."""
+    """Outcomes of `count` mutants."""
     tally = run(count, seed)
     print(*tally.failures, sep="\n", file=sys.stderr, end="\n" if tally.failures else "")
     past = Counter(failure.split()[2] for failure in tally.failures)
-    told = ", ".join(f"{number:,} {name}" for name, number in sorted(tally.outcomes.items()))
+    listed = ", ".join(f"{number:,} {name}" for name, number in sorted(tally.outcomes.items()))
     found = f"{past[DEATH]} deaths, {past[RAISED]} BaseExceptions, {past[HANG]} hangs"
     return [
         Figure(
             name="F7 hostile tokenizers",
             goal="0 deaths, 0 BaseExceptions, 0 hangs past the probe",
-            reached=f"{count:,} mutants: {found} ({told})",
+            reached=f"{count:,} mutants: {found} ({listed})",
             is_met=not tally.failures,
         )
     ]
@@ -84,7 +84,7 @@ def _run_some(originals: list[bytes], numbers: range, seed: int) -> Tally:
 
 
 class Victim:
-    """A process that mutants may bring down; another takes its place."""
+    """A process that mutants may kill; it is then replaced."""
 
     def __init__(self) -> None:
         self.start()
@@ -101,7 +101,7 @@ class Victim:
         )
 
     def take(self, content: bytes) -> tuple[str, str, str]:
-        """The last step it told of, what came of it, and a message."""
+        """The last step it printed, the outcome, and a message."""
         assert self.process.stdin is not None
         self.process.stdin.write(content.hex().encode() + b"\n")
         self.process.stdin.flush()

@@ -89,15 +89,15 @@ def test_the_metadata_that_llama_cpp_requires_is_written(
 ) -> None:
     written = quantize(open_checkpoint(tiny_model), tmp_path / "m.gguf", dtype)
     reader = gguf.GGUFReader(written.path)
-    said = {name: field.contents() for name, field in reader.fields.items()}
-    assert said["GGUF.version"] == 3
-    assert said["general.architecture"] == "llama"
-    assert said["general.name"] == "tiny"
+    metadata = {name: field.contents() for name, field in reader.fields.items()}
+    assert metadata["GGUF.version"] == 3
+    assert metadata["general.architecture"] == "llama"
+    assert metadata["general.name"] == "tiny"
     kind = "ALL_F32" if dtype == "f32" else f"MOSTLY_{dtype.upper()}"
-    assert said["general.file_type"] == gguf.LlamaFileType[kind]
-    assert said["general.quantization_version"] == 2
-    assert said["llama.vocab_size"] == len(said["tokenizer.ggml.tokens"]) == 300
-    assert said["llama.attention.key_length"] == said["llama.attention.value_length"] == 8
+    assert metadata["general.file_type"] == gguf.LlamaFileType[kind]
+    assert metadata["general.quantization_version"] == 2
+    assert metadata["llama.vocab_size"] == len(metadata["tokenizer.ggml.tokens"]) == 300
+    assert metadata["llama.attention.key_length"] == metadata["llama.attention.value_length"] == 8
     assert reader.fields["llama.attention.head_count_kv"].types == [gguf.GGUFValueType.UINT32]
     assert reader.fields["llama.rope.freq_base"].types == [gguf.GGUFValueType.FLOAT32]
     assert reader.fields["tokenizer.ggml.token_type"].types[-1] == gguf.GGUFValueType.INT32
@@ -180,7 +180,7 @@ def test_random_weights_of_a_known_shape_can_be_written(tmp_path: Path) -> None:
     )
 
 
-# --- what is said, and what is refused
+# --- notes and refusals
 
 
 def test_deviations_from_the_type_asked_for_are_noted(tmp_path: Path, tiny_model: Path) -> None:

@@ -128,8 +128,8 @@ def test_scaled_frequencies_become_divisors(scaling: Llama3Scaling | DivisorScal
     target = planned(config, "q4_0")["rope_freqs.weight"]
     assert (target.name, target.dtype) == ("rope_freqs.weight", "F32")
     divisors = target.source.read()
-    said = Rope(5e5, DivisorScaling(tuple(divisors.tolist()))).inverse_frequencies(16)
-    assert said == pytest.approx(config.rope.inverse_frequencies(16), rel=3e-7)
+    frequencies = Rope(5e5, DivisorScaling(tuple(divisors.tolist()))).inverse_frequencies(16)
+    assert frequencies == pytest.approx(config.rope.inverse_frequencies(16), rel=3e-7)
     assert divisors.max() == pytest.approx(8 if isinstance(scaling, Llama3Scaling) else 9)
 
 

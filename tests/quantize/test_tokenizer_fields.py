@@ -72,7 +72,7 @@ def checkpoint(tokenizer: Tokenizer, size: int = SIZE, **changes: Any) -> Checkp
     )
 
 
-def said(tokenizer: Tokenizer, **changes: Any) -> dict[str, Any]:
+def fields_of(tokenizer: Tokenizer, **changes: Any) -> dict[str, Any]:
     return without_prefix(tokenizer_fields(checkpoint(tokenizer, **changes), {})[0])
 
 
@@ -156,7 +156,7 @@ REBUILT = {pre: rebuilt(tokenizer) for pre, tokenizer in BYTE_LEVEL.items()}
 
 @pytest.mark.parametrize("pre", SPLITTINGS)
 def test_a_pre_tokenizer_is_recognised_by_name(pre: str) -> None:
-    fields = said(BYTE_LEVEL[pre])
+    fields = fields_of(BYTE_LEVEL[pre])
     assert (fields["model"], fields["pre"]) == ("gpt2", pre)
     assert fields["add_bos_token"] == (pre == "llama-bpe")
     assert fields["add_eos_token"] is False
@@ -181,12 +181,12 @@ def test_small_vocabularies_do_not_hide_how_text_is_split() -> None:
         tokenizer = byte_level(pre)
         bare = json.loads(tokenizer.to_str())
         del bare["model"]["merges"][1:]
-        assert said(Tokenizer.from_str(json.dumps(bare)))["pre"] == pre
+        assert fields_of(Tokenizer.from_str(json.dumps(bare)))["pre"] == pre
 
 
 def test_ignore_merges_is_part_of_a_pre_tokenizer() -> None:
     with pytest.raises(UnsupportedModelError, match="gives other ids"):
-        said(byte_level("gpt-2", ignore_merges=True))
+        fields_of(byte_level("gpt-2", ignore_merges=True))
 
 
 # --- SentencePiece-like
@@ -215,7 +215,7 @@ SPM_SIZE = SENTENCEPIECE.get_vocab_size() + 3
 
 
 def test_scores_keep_the_order_of_merges() -> None:
-    fields = said(SENTENCEPIECE, size=SPM_SIZE)
+    fields = fields_of(SENTENCEPIECE, size=SPM_SIZE)
     assert (fields["model"], fields["add_space_prefix"]) == ("llama", True)
     tokens, kinds = fields["tokens"], fields["token_type"].tolist()
     assert tokens[fields["unknown_token_id"]] == "<unk>"
@@ -241,7 +241,7 @@ def test_pieces_of_texts_keep_their_ids(text: str) -> None:
 
 
 def test_no_space_is_added_before_a_text_where_the_file_says_so() -> None:
-    assert said(sentencepiece(prefix=False), size=SPM_SIZE)["add_space_prefix"] is False
+    assert fields_of(sentencepiece(prefix=False), size=SPM_SIZE)["add_space_prefix"] is False
 
 
 def test_a_token_that_no_merges_make_is_never_produced() -> None:
@@ -273,7 +273,7 @@ def test_of_two_ways_to_merge_a_token_the_one_taken_counts() -> None:
     tokenizer.decoder = decoders.Sequence(
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
     )
-    fields = said(tokenizer)
+    fields = fields_of(tokenizer)
     scores = dict(zip(fields["tokens"], fields["scores"].tolist(), strict=True))
     assert [scores[piece] for piece in ("bc", "ab", "cc", "abc")] == [0, -1, -2, -4]
 
@@ -284,7 +284,7 @@ def test_of_two_ways_to_merge_a_token_the_one_taken_counts() -> None:
 def test_added_tokens_are_of_their_kind() -> None:
     tokenizer = byte_level("gpt-2")
     tokenizer.add_tokens([AddedToken("<tool call>", normalized=False)])
-    fields = said(tokenizer)
+    fields = fields_of(tokenizer)
     kinds = dict(zip(fields["tokens"], fields["token_type"].tolist(), strict=True))
     assert kinds["<|im_end|>"] == CONTROL
     assert kinds["<tool call>"] == USER_DEFINED
@@ -292,7 +292,7 @@ def test_added_tokens_are_of_their_kind() -> None:
 
 
 def test_the_templates_eos_comes_first_of_up_to_three() -> None:
-    fields = said(BYTE_LEVEL["gpt-2"], eos_ids=(2, 1, 5), names={"eos_token": "</s>"})
+    fields = fields_of(BYTE_LEVEL["gpt-2"], eos_ids=(2, 1, 5), names={"eos_token": "</s>"})
     assert [fields[f"{it}_token_id"] for it in ("eos", "eot", "eom")] == [1, 2, 5]
     assert fields["bos_token_id"] == 0  # the config's, where nothing is named
     four = checkpoint(BYTE_LEVEL["gpt-2"], eos_ids=(1, 2, 5, 6))
@@ -302,8 +302,8 @@ def test_the_templates_eos_comes_first_of_up_to_three() -> None:
 
 
 def test_the_templates_eos_is_used_where_the_model_has_no_end_token() -> None:
-    assert said(BYTE_LEVEL["gpt-2"], eos_ids=())["eos_token_id"] == 1
-    assert said(BYTE_LEVEL["gpt-2"], eos_ids=(2,))["eos_token_id"] == 2
+    assert fields_of(BYTE_LEVEL["gpt-2"], eos_ids=())["eos_token_id"] == 1
+    assert fields_of(BYTE_LEVEL["gpt-2"], eos_ids=(2,))["eos_token_id"] == 2
 
 
 def test_eos_after_each_text_is_written() -> None:
@@ -311,7 +311,7 @@ def test_eos_after_each_text_is_written() -> None:
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 1)]
     )
-    fields = said(tokenizer)
+    fields = fields_of(tokenizer)
     assert (fields["add_bos_token"], fields["add_eos_token"]) == (True, True)
 
 
@@ -386,13 +386,13 @@ def test_tokenizers_that_gguf_cannot_express_are_refused(name: str) -> None:
     with pytest.raises(
         UnsupportedModelError, match=f"GGUF cannot express its tokenizer: {reason}"
     ) as caught:
-        said(tokenizer, size=SPM_SIZE)
+        fields_of(tokenizer, size=SPM_SIZE)
     assert str(caught.value).endswith("add --no-tokenizer to write the model without it")
 
 
 def test_more_tokens_than_the_model_has_are_refused() -> None:
     with pytest.raises(UnsupportedModelError, match="it has 600 tokens, and the model 599"):
-        said(BYTE_LEVEL["gpt-2"], size=599)
+        fields_of(BYTE_LEVEL["gpt-2"], size=599)
 
 
 def test_the_tokenizer_fields_of_a_gguf_source_are_copied() -> None:
