@@ -1,27 +1,27 @@
-"""cullama beside llama.cpp and transformers on this machine's CPU: same files, same threads.
+"""Measure cullama, llama.cpp and transformers on this machine's CPU: same files, same threads.
 
     pip install llama-cpp-python        # compiled for this processor, which takes minutes
     pip install torch transformers      # only if transformers is to be measured, too
     python scripts/bench_peers.py [MODEL …] [--peers …] [--measure …] [--threads N] [--rounds N]
 
-Each engine lives in a process of its own; they are measured in turn, round by round, and a ratio
-is taken within each round. A figure is the median of the rounds, with the lowest and the highest.
-What is measured while other processes are busy is measured again, and said if that does not help;
-how far things are, goes to the standard error.
+Each engine runs in a process of its own. They are measured in turn, round by round, and ratios are
+taken within a round. A figure is the median of the rounds, with the lowest and the highest. A
+measurement while other processes are busy is repeated, and reported if that does not help. Progress
+is printed to the standard error.
 
-  prefill   512 tokens read, and the first drawn behind them
-  decode    tokens written one by one behind 64
-  long      the same behind 2,048, and what a token costs there against 64
-  batch     8 texts written together, tokens of all of them
-  start     from a new process to the first token behind a short text, files in the page cache
-  memory    the most that a new process takes to read 512 tokens and write 32
+  prefill   a prompt of 512 tokens, to the first token drawn
+  decode    tokens one by one after a context of 64
+  long      the same after 2,048, and the time of a token there over that after 64
+  batch     8 sequences decoded together, tokens of all of them
+  start     from a new process to the first token after a short prompt, files in the page cache
+  memory    the peak of a new process that prefills 512 tokens and decodes 32
 
-MODEL is a GGUF file, or a folder (not for llama.cpp); nothing stands for the default model. Weights
-may be random: `cullama quantize --config llama-3.2-1b --type q4_0 --no-check -o FILE` makes a file.
-The first of the peers is the one that the others are held against. `cullama:numpy` is cullama with
-`backend="cpu:numpy"`, and so on. llama.cpp has its own defaults, with flash attention or without,
-whichever is the faster for a run; transformers has float32. Beside decode stands the share of the
-rate at which this machine's memory could give the weights as they are in the file.
+MODEL is a GGUF file, or a folder (not for llama.cpp); the default is the default model. Weights may
+be random: `cullama quantize --config llama-3.2-1b --type q4_0 --no-check -o FILE` makes a file.
+Ratios are those of the first peer to each other one. `cullama:numpy` is cullama with
+`backend="cpu:numpy"`, and so on. llama.cpp runs with its defaults, with flash attention or without,
+whichever is faster for a run; transformers runs in float32. Decode is also shown as a share of the
+rate at which this machine can read the file's weights from memory.
 """
 
 from __future__ import annotations
@@ -60,18 +60,18 @@ from cullama.hub import model_title, resolve_model
 
 @dataclass(frozen=True)
 class PeerReport:
-    """Everything about one model."""
+    """All figures of one model."""
 
     model: str
     threads: int
     rounds: int
-    weight_bytes: int  # in the file, of what is read for each token
-    limit: CpuYardsticks | None  # where something was measured that reads all weights
-    peers: dict[str, str]  # what each says about itself
+    weight_bytes: int  # in the file, read for each token
+    limit: CpuYardsticks | None  # None if no measure reads all weights
+    peers: dict[str, str]  # the description of each
     comparison: PeerComparison
 
     def share(self, figure: Figure) -> float | None:
-        """Of the rate at which memory gives the file's weights, once a token."""
+        """Return a figure as a share of the rate at which memory can be read."""
         if self.limit is None or not figure.quantity.reads_all_weights:
             return None
         return self.weight_bytes * figure.spread.median / self.limit.read
@@ -126,7 +126,7 @@ def _text(checkpoint: Checkpoint) -> str | None:
 
 
 def _described(worker: Worker) -> str:
-    """With the variants that were the faster ones, each with the runs it was taken for."""
+    """Describe a peer, with the variants that were faster and the runs that they were used for."""
     runs: dict[str, list[str]] = {}
     for run, variant in worker.chosen.items():
         runs.setdefault(variant, []).append(f"{run.prompts} × {run.tokens} tokens")
@@ -135,7 +135,7 @@ def _described(worker: Worker) -> str:
 
 
 def weight_bytes(checkpoint: Checkpoint) -> int:
-    """Of everything that is read for each token: all but an embedding that is not the head."""
+    """Return the bytes read for each token: all but an embedding that is not the head as well."""
     tied = checkpoint.config.tied
     return sum(
         tensor.size * size // elements
@@ -187,13 +187,13 @@ def table(report: PeerReport) -> str:
 def _cells(report: PeerReport, first: Figure, figure: Figure) -> list[str]:
     share, quantity = report.share(figure), figure.quantity
     cells = [quantity.name if figure is first else "", figure.peer]
-    cells += _in_words(figure.spread, f" {quantity.unit}", _digits(figure.spread.median))
+    cells += _format_spread(figure.spread, f" {quantity.unit}", _digits(figure.spread.median))
     cells.append("" if share is None else f"{share:.0%}")
-    return cells if figure is first else [*cells, *_in_words(first.gain_over(figure), " ×", 2)]
+    return cells if figure is first else [*cells, *_format_spread(first.gain_over(figure), " ×", 2)]
 
 
-def _in_words(spread: Spread, unit: str, digits: int) -> tuple[str, str]:
-    """The middle, and the ends."""
+def _format_spread(spread: Spread, unit: str, digits: int) -> tuple[str, str]:
+    """Return the median, and the lowest and highest."""
     numbers = (spread.median, spread.lowest, spread.highest)
     middle, lowest, highest = (f"{number:,.{digits}f}" for number in numbers)
     return middle + unit, f"{lowest} … {highest}"
@@ -212,12 +212,12 @@ def _notes(report: PeerReport) -> list[str]:
             f"and this machine {report.limit.read / 1e9:.1f} GB/s"
         )
     if len(report.peers) > 1:
-        notes.append(f"A ratio above 1: {next(iter(report.peers))} is so many times better.")
+        notes.append(f"A ratio above 1: {next(iter(report.peers))} is that many times better.")
     if report.comparison.disturbed:
         notes.append(
-            f"Others took more than {TOLERATED:.0%} of the processors during "
-            f"{report.comparison.disturbed} of {report.comparison.heats} measurements, however "
-            "often these were repeated: stop them for figures that mean something."
+            f"Other processes took more than {TOLERATED:.0%} of the processors during "
+            f"{report.comparison.disturbed} of {report.comparison.heats} measurements, even "
+            "when these were repeated: stop them, and measure again."
         )
     return notes
 
@@ -225,7 +225,7 @@ def _notes(report: PeerReport) -> list[str]:
 # --- the command line -----------------------------------------------------------------------------
 
 
-PEERS = ["cullama", "llama.cpp"]  # unless others are asked for
+DEFAULT_PEERS = ["cullama", "llama.cpp"]
 
 
 def _peers(text: str) -> list[str]:
@@ -260,7 +260,13 @@ def _options() -> argparse.Namespace:
     )
     add = parser.add_argument
     add("models", nargs="*", metavar="MODEL", default=[None])
-    add("--peers", type=_peers, default=PEERS, metavar="A,B", help=f"default: {','.join(PEERS)}")
+    add(
+        "--peers",
+        type=_peers,
+        default=DEFAULT_PEERS,
+        metavar="A,B",
+        help=f"default: {','.join(DEFAULT_PEERS)}",
+    )
     add("--measure", type=_measures, default=list(MEASURES), metavar="A,B", help="default: all")
     add("--threads", type=int, metavar="N", help="default: one for each physical core")
     add("--rounds", type=_rounds, default=5, metavar="N", help="default: 5")

@@ -1,9 +1,9 @@
-"""Writes tests/fixtures/chat: what transformers makes of conversations in each style of template.
+"""Write tests/fixtures/chat: conversations as transformers renders them with each chat template.
 
 A style is a folder with a `chat_template.jinja`, written by hand; this script trains a small
 tokenizer with the style's control tokens beside it, renders every conversation, and stores text
-and token ids in `expected.json`, or that the template refuses. It knows nothing of cullama, and
-needs transformers and tokenizers:
+and token ids in `expected.json`, or that the template refuses. It does not import cullama; it needs
+transformers and tokenizers:
 
     python scripts/make_chat_fixtures.py [folder]
 """
@@ -39,16 +39,16 @@ VOCABULARY = 420
 
 @dataclass(frozen=True)
 class Style:
-    """The control tokens of a family, and its way to cut text."""
+    """The control tokens of a model family, and its kind of tokenizer."""
 
     name: str
     tokens: tuple[str, ...]  # control tokens, by id
     bos: str | None
     eos: str
     is_sentencepiece: bool = False
-    adds_bos: bool = False  # the tokenizer itself puts it before a text
+    adds_bos: bool = False  # by the tokenizer, not the template
     variables: dict[str, Any] = field(default_factory=dict)
-    plain: tuple[str, ...] = ()  # of its tokens, those that a text may spell
+    plain: tuple[str, ...] = ()  # tokens that user text may contain
 
 
 IM = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")

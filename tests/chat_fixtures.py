@@ -1,6 +1,6 @@
-"""What transformers makes of conversations, in each style of chat template.
+"""Conversations as transformers renders them, with each style of chat template.
 
-`scripts/make_chat_fixtures.py` wrote it; each style is a folder with a template and a tokenizer.
+`scripts/make_chat_fixtures.py` writes them; each style is a folder with a template and a tokenizer.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def read_json(path: Path) -> Any:
 
 @dataclass(frozen=True)
 class Rendered:
-    """A conversation, and what it becomes; where it is refused, only `refusal`."""
+    """A conversation and its rendering, or the template's `refusal`."""
 
     name: str
     messages: list[dict[str, Any]]
@@ -49,7 +49,7 @@ class ChatStyle:
 
     @property
     def names(self) -> dict[str, str]:
-        """bos_token and others, as the template may name them."""
+        """The names of tokens that the template may use: bos_token and so on."""
         return read_json(self.folder / "tokenizer_config.json")
 
     @cached_property
@@ -59,7 +59,7 @@ class ChatStyle:
 
     @property
     def variables(self) -> dict[str, Any]:
-        """What the template is told besides the conversation."""
+        """The template's further variables."""
         return read_json(self.folder / "expected.json")["variables"]
 
     def rendered(self) -> Iterator[Rendered]:

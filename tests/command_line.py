@@ -1,4 +1,4 @@
-"""`cullama` in a process of its own, and where its source is."""
+"""Run `cullama` in a process of its own."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from typing import NamedTuple
 
 SOURCE = Path(__file__).resolve().parents[1] / "src"
 
-# Whichever test is the first after a change of the kernels is told this.
+# Printed in the first test after a change of the kernels.
 COMPILING = re.compile("^compiling kernels for this processor, to be kept in .*\n", re.MULTILINE)
 
 
 class Ended(NamedTuple):
-    """What a process left behind."""
+    """A process's exit status and output."""
 
     code: int
     out: str
@@ -26,7 +26,7 @@ class Ended(NamedTuple):
 
 @dataclass(frozen=True)
 class CommandLine:
-    """How to start `cullama` in a process of its own, where a warning is an error."""
+    """Starts `cullama` in a process of its own, in which warnings are errors."""
 
     cache: Path
 

@@ -1,4 +1,4 @@
-"""A GGUF model written out once more as a Hugging Face folder, in float32: the same weights."""
+"""Write a GGUF model as a Hugging Face folder with the same weights, in float32."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def copy_as_folder(gguf: Path, folder: Path) -> Path:
 
 
 def _config(config: Any) -> dict[str, Any]:
-    """As config.json spells it, for a Llama without scaled rotations, biases or windows."""
+    """Return config.json for a Llama without RoPE scaling, biases or sliding windows."""
     assert config.rope.scaling is None
     return {
         "architectures": [config.architecture],

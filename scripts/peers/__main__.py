@@ -1,8 +1,8 @@
-"""An engine's own process: `python -m peers ENGINE MODEL THREADS`, questions in, answers out.
+"""An engine's process: `python -m peers ENGINE MODEL THREADS`, with requests on the standard input.
 
-One line of JSON for each: ["steps", prompts, tokens of each, steps] → seconds of each step;
-["use", variant]; ["first_token", text or null]; ["peak_memory"] → bytes. Before any question it
-says what it has loaded.
+Requests and responses are lines of JSON: ["steps", prompts, tokens of each, steps] → seconds of
+each step; ["use", variant]; ["first_token", text or null]; ["peak_memory"] → bytes. The first line
+that it prints describes what it has loaded.
 """
 
 from __future__ import annotations
@@ -14,23 +14,24 @@ from typing import Any
 
 from .peer import Peer, load_peer, prompts
 
-WITHOUT_A_TEXT = 4  # tokens to begin with, where there is no tokenizer
+WITHOUT_A_TEXT = 4  # tokens of the prompt where there is no tokenizer
 
 
 def main() -> None:
     name, model, threads = sys.argv[1:]
-    answers, sys.stdout = sys.stdout, sys.stderr  # whatever a library prints is no answer
+    # What a library prints must not be taken for a response.
+    responses, sys.stdout = sys.stdout, sys.stderr
     peer = load_peer(name, model, int(threads))
-    _say(answers, {"description": peer.description, "variants": peer.variants})
+    _print(responses, {"description": peer.description, "variants": peer.variants})
     for line in sys.stdin:
-        _say(answers, _answer(peer, *json.loads(line)))
+        _print(responses, _respond(peer, *json.loads(line)))
 
 
-def _say(answers: Any, answer: Any) -> None:
-    print(json.dumps(answer), file=answers, flush=True)
+def _print(responses: Any, response: Any) -> None:
+    print(json.dumps(response), file=responses, flush=True)
 
 
-def _answer(peer: Peer, what: str, *details: Any) -> Any:
+def _respond(peer: Peer, what: str, *details: Any) -> Any:
     if what == "steps":
         return _steps(peer, *details)
     if what == "use":
@@ -58,7 +59,7 @@ def _first_token(peer: Peer, text: str | None) -> None:
 
 
 def _peak_memory() -> int:
-    """Pages of mapped files count. `getrusage` will not do: it counts the parent's before exec."""
+    """Return the peak, with mapped files; `getrusage` would include the parent's before exec."""
     with open("/proc/self/status") as status:
         kilobytes = next(line.split()[1] for line in status if line.startswith("VmHWM"))
     return 1024 * int(kilobytes)

@@ -1,4 +1,4 @@
-"""cullama as a peer: sequences through its engine, as any other text goes."""
+"""cullama as a peer: requests to its engine, step by step."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Cullama:
 
     def begin(self, prompts: list[list[int]], tokens: int) -> None:
         with self._llm.engine.exclusive() as insider:
-            insider.clear_prefix_cache()  # what is read is to be read, not found
+            insider.clear_prefix_cache()
         params = cullama.SamplingParams(max_tokens=tokens, temperature=0, ignore_eos=True)
         self._requests = [
             self._llm.engine.submit(GenerationRequest(prompt, params))[0].request
@@ -35,7 +35,7 @@ class Cullama:
         ]
 
     def step(self) -> None:
-        """A long prompt takes the engine several of its own."""
+        """Step the engine until each request has another token; a long prompt takes several."""
         wanted = [1 + drawn for drawn in self._drawn()]
         while self._drawn() != wanted:
             self._llm.engine.step()

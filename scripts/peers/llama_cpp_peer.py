@@ -1,8 +1,8 @@
-"""llama.cpp as a peer, through the functions of its C library that llama-cpp-python passes on.
+"""llama.cpp as a peer, through the C functions that llama-cpp-python exposes.
 
-It runs as it does best: the file mapped into memory, weights repacked where it has kernels for
-that, a float16 cache, prompts in pieces of 512, logits for the last token alone, and attention in
-either of its two ways. What llama-cpp-python builds on top is left out.
+Its settings are its fastest: the file mapped into memory, weights repacked where it has kernels for
+that, a float16 cache, prompts in chunks of 512, logits of the last token only, with flash attention
+or without. llama-cpp-python's own classes are not used.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ except ImportError:
         "or leave it out: --peers cullama"
     ) from None
 
-PIECE = 512  # tokens of a prompt read at once
-CELLS = 256  # llama.cpp's cache is looked at in runs of so many tokens
+CHUNK = 512  # tokens of a prompt in one pass
+CELLS = 256  # llama.cpp reads its KV cache in units of so many tokens
 ERROR = 4  # GGML_LOG_LEVEL_ERROR
 
 FLASH = {"flash attention": 1, "no flash attention": 0, "its own choice": -1}
@@ -35,7 +35,7 @@ class BatchToken(NamedTuple):
     token: int
     position: int
     sequence: int
-    is_last: bool  # of its sequence: what follows it is wanted
+    is_last: bool  # of its sequence, so that its logits are computed
 
 
 class LlamaCpp:
@@ -46,7 +46,7 @@ class LlamaCpp:
         llama_cpp.llama_backend_init()
         self._model = _load(model)
         self._vocabulary = llama_cpp.llama_model_get_vocab(self._model)
-        self._batch = llama_cpp.llama_batch_init(PIECE, 0, 1)
+        self._batch = llama_cpp.llama_batch_init(CHUNK, 0, 1)
         self._contexts: dict[tuple[str, int, int], Any] = {}
         self._threads, self._variant = threads, "its own choice"
         self.vocabulary = llama_cpp.llama_vocab_n_tokens(self._vocabulary)
@@ -67,38 +67,38 @@ class LlamaCpp:
         room = -(-(len(prompts[0]) + tokens) // CELLS) * CELLS
         self._context = self._context_for(len(prompts), room)
         llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(self._context), True)
-        self._texts, self._read = [list(prompt) for prompt in prompts], 0
+        self._sequences, self._read = [list(prompt) for prompt in prompts], 0
 
     def step(self) -> None:
-        places = [
+        entries = [
             BatchToken(token, position, sequence, position == len(text) - 1)
-            for sequence, text in enumerate(self._texts)
+            for sequence, text in enumerate(self._sequences)
             for position, token in enumerate(text[self._read :], self._read)
         ]
-        self._read = len(self._texts[0])
-        for start in range(0, len(places), PIECE):
-            self._decode(places[start : start + PIECE])
+        self._read = len(self._sequences[0])
+        for start in range(0, len(entries), CHUNK):
+            self._decode(entries[start : start + CHUNK])
 
-    def _decode(self, places: list[BatchToken]) -> None:
-        """A pass over a batch; each text that it sees the end of gets its likeliest token."""
+    def _decode(self, entries: list[BatchToken]) -> None:
+        """Run a pass; append the most likely token to each sequence whose last token is in it."""
         batch = self._batch
-        batch.n_tokens = len(places)
-        for index, place in enumerate(places):
-            batch.token[index], batch.pos[index] = place.token, place.position
-            batch.n_seq_id[index], batch.seq_id[index][0] = 1, place.sequence
-            batch.logits[index] = place.is_last
+        batch.n_tokens = len(entries)
+        for index, entry in enumerate(entries):
+            batch.token[index], batch.pos[index] = entry.token, entry.position
+            batch.n_seq_id[index], batch.seq_id[index][0] = 1, entry.sequence
+            batch.logits[index] = entry.is_last
         if status := llama_cpp.llama_decode(self._context, batch):
             raise SystemExit(f"llama.cpp: llama_decode gave {status}, expected 0")
-        for index, place in enumerate(places):
-            if place.is_last:
-                self._texts[place.sequence].append(self._likeliest(index))
+        for index, entry in enumerate(entries):
+            if entry.is_last:
+                self._sequences[entry.sequence].append(self._most_likely(index))
 
-    def _likeliest(self, index: int) -> int:
+    def _most_likely(self, index: int) -> int:
         logits = llama_cpp.llama_get_logits_ith(self._context, index)
         return int(np.ctypeslib.as_array(logits, (self.vocabulary,)).argmax())
 
     def _context_for(self, sequences: int, room: int) -> Any:
-        """They are kept, with their buffers, since a new one's first pass is slow."""
+        """Return a context, kept from an earlier run if there is one: its first pass is slow."""
         key = (self._variant, sequences, room)
         if key not in self._contexts:
             self._contexts[key] = self._new_context(sequences, room)
@@ -107,7 +107,7 @@ class LlamaCpp:
     def _new_context(self, sequences: int, room: int) -> Any:
         params = llama_cpp.llama_context_default_params()
         params.n_ctx, params.n_seq_max = sequences * room, sequences
-        params.n_batch = params.n_ubatch = PIECE
+        params.n_batch = params.n_ubatch = CHUNK
         params.n_threads = params.n_threads_batch = self._threads
         params.flash_attn_type = FLASH[self._variant]
         params.offload_kqv = params.op_offload = False

@@ -1,8 +1,8 @@
-"""How much of the processors goes to anyone else: neighbours spoil a figure, and not all alike.
+"""Measure the share of the processors' time that other processes take.
 
-An engine whose threads wait for each other by spinning may become a hundred times slower beside a
-busy process, so that a ratio taken then says nothing. It knows the accounts that Linux keeps, in
-/proc; other systems' are not read.
+An engine whose threads spin while they wait for each other may become a hundred times slower beside
+a busy process, so that ratios are meaningless. The times are those of Linux's /proc; on other
+systems the share is 0.
 """
 
 from __future__ import annotations
@@ -19,17 +19,14 @@ STAT = Path("/proc/stat")
 
 
 class Others:
-    """`processes`: ours, besides this one and those that have ended."""
+    """Measures the other processes; `processes` are ours, besides this one and those that ended."""
 
     def __init__(self, processes: Iterable[int]) -> None:
         self._processes = list(processes)
         self._tick = 1 / os.sysconf("SC_CLK_TCK") if STAT.exists() else 0.0
 
     def share_during(self, work: Callable[[], Result]) -> tuple[Result, float]:
-        """What comes of it, and what others had of all processors' time meanwhile.
-
-        That is 0 where the system does not tell.
-        """
+        """Return the result of `work`, and the share of all processors that others took."""
         before, start = self._seconds(), time.perf_counter()
         result = work()
         seconds = time.perf_counter() - start
@@ -49,6 +46,6 @@ class Others:
 
 
 def _busy_ticks() -> int:
-    """Of all processors: user, nice, system, irq, softirq, and what other machines stole."""
+    """Return the ticks of all processors: user, nice, system, irq, softirq, steal."""
     ticks = [int(field) for field in STAT.read_text().split("\n", 1)[0].split()[1:]]
     return sum(ticks[:3]) + sum(ticks[5:8])

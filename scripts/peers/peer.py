@@ -1,35 +1,35 @@
-"""What an engine must do to be measured, and which engines there are.
+"""The interface of an engine that is measured, and the engines that implement it.
 
-An engine begins some prompts, and then takes steps, each of which gives every one of them a token:
-the first reads the prompts. This is all that is ever timed. It knows no clock.
+An engine begins some prompts and then takes steps, each of which draws a token for every prompt;
+the first step prefills the prompts. `__main__` times the steps.
 """
 
 from __future__ import annotations
 
 from typing import Protocol
 
-VOCABULARY_STEP = 7919  # a prime: prompts walk all over the vocabulary
+VOCABULARY_STEP = 7919  # a prime, so that prompts use the whole vocabulary
 
 NAMES = ("cullama", "llama.cpp", "transformers")
 
 
 class Peer(Protocol):
-    description: str  # version, types, instruction sets: what decides its speed
+    description: str  # version, types, instruction sets
     vocabulary: int
-    variants: tuple[str, ...]  # settings of which neither is always the faster; often none
+    variants: tuple[str, ...]  # settings of which the faster depends on the run
 
     def use(self, variant: str) -> None: ...
 
     def encode(self, text: str) -> list[int]: ...
 
     def begin(self, prompts: list[list[int]], tokens: int) -> None:
-        """Forget all before; `tokens` steps will follow. Prompts are equally long."""
+        """Start new sequences, of equally long prompts; `tokens` steps will follow."""
 
     def step(self) -> None: ...
 
 
 def load_peer(name: str, model: str, threads: int) -> Peer:
-    """`name`: one of NAMES; "cullama:numpy" is cullama with its backend "cpu:numpy"."""
+    """Load a peer: `name` is one of NAMES, or "cullama:numpy" for the backend "cpu:numpy"."""
     engine, _, variant = name.partition(":")
     if engine == "llama.cpp":
         from .llama_cpp_peer import LlamaCpp
@@ -50,7 +50,7 @@ def is_peer(name: str) -> bool:
 
 
 def prompts(count: int, tokens: int, vocabulary: int) -> list[list[int]]:
-    """So many different ones, the same for every engine."""
+    """Return `count` different prompts, the same for every engine."""
     return [
         [(1000 * prompt + token * VOCABULARY_STEP) % vocabulary for token in range(tokens)]
         for prompt in range(count)

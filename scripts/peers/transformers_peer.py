@@ -1,6 +1,6 @@
 """transformers as a peer: the same weights in float32, its default attention, a dynamic cache.
 
-The weights are read with cullama's own readers, so that any file will do.
+The weights are read by cullama's checkpoint readers, so that it takes the same files.
 """
 
 from __future__ import annotations

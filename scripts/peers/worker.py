@@ -1,6 +1,6 @@
-"""The asking end of an engine's process: starts it, and talks with it over a pipe.
+"""The client of an engine's process: start it, and send requests over a pipe.
 
-It knows how processes talk, and how a run's seconds are summed up; not what is compared.
+It also reduces the seconds of a run's steps to a figure; what is compared, `comparison` defines.
 """
 
 from __future__ import annotations
@@ -15,24 +15,24 @@ from typing import Any, NoReturn
 
 SCRIPTS = Path(__file__).resolve().parents[1]
 
-UNSETTLED = 2  # steps: the one that reads the prompts, and the next, which finds caches cold
+WARM_UP_STEPS = 2  # the prefill, and the next step, which runs with cold caches
 
 
 @dataclass(frozen=True)
 class PeerRun:
-    """Some prompts read, and tokens written behind them, one for each prompt a step."""
+    """Prompts that are prefilled, and then decoded by one token a step each."""
 
     prompts: int
     tokens: int  # of each prompt
-    written: int = 0  # steps that count; 0 measures the reading itself
+    written: int = 0  # decode steps that are measured; 0 measures the prefill
 
 
 class Worker:
-    """A peer in a process of its own; it ends with its pipe, and so with us."""
+    """A peer in a process of its own, which ends when its pipe is closed."""
 
     def __init__(self, python: str, name: str, model: Path, threads: int) -> None:
         self.name = name
-        self.chosen: dict[PeerRun, str] = {}  # of its variants, for each run
+        self.chosen: dict[PeerRun, str] = {}  # the variant for each run
         self._process = subprocess.Popen(
             [python, "-m", "peers", name, str(model), str(threads)],
             stdin=subprocess.PIPE,
@@ -40,7 +40,7 @@ class Worker:
             text=True,
             env={**os.environ, "PYTHONPATH": _path()},
         )
-        loaded = self._answer()
+        loaded = self._response()
         self.description: str = loaded["description"]
         self.variants: list[str] = loaded["variants"]
 
@@ -52,26 +52,26 @@ class Worker:
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps([what, *details]) + "\n")
         self._process.stdin.flush()
-        return self._answer()
+        return self._response()
 
     def seconds(self, run: PeerRun) -> float:
-        """Of a run's steps, in the way that was chosen for it."""
+        """Return the seconds of a run, with the variant that was chosen for it."""
         if run in self.chosen:
             self.ask("use", self.chosen[run])
         return self._seconds(run)
 
     def _seconds(self, run: PeerRun) -> float:
-        """Of a step, median; or of the reading, the second time it is done."""
+        """Return the median of the decode steps, or the second of two prefills."""
         if not run.written:
             return [self.steps(run, 1)[0] for _ in range(2)][1]
-        return median(self.steps(run, UNSETTLED + run.written)[UNSETTLED:])
+        return median(self.steps(run, WARM_UP_STEPS + run.written)[WARM_UP_STEPS:])
 
     def steps(self, run: PeerRun, steps: int) -> list[float]:
-        """Seconds of each, the first of which reads the prompts."""
+        """Return the seconds of each step; the first prefills the prompts."""
         return self.ask("steps", run.prompts, run.tokens, steps)
 
     def fastest_variant(self, run: PeerRun) -> str:
-        """By the better of two trials, taken in turns."""
+        """Return the variant with the best of two trials, taken in turns."""
         times = [
             (self._trial(variant, run), variant) for _ in range(2) for variant in self.variants
         ]
@@ -81,15 +81,15 @@ class Worker:
         self.ask("use", variant)
         return self._seconds(run)
 
-    def _answer(self) -> Any:
+    def _response(self) -> Any:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            self._mourn()
+            self._exit_with_peer()
         return json.loads(line)
 
-    def _mourn(self) -> NoReturn:
-        """End as the peer did, which has said why if its exit status is 1."""
+    def _exit_with_peer(self) -> NoReturn:
+        """Exit as the peer did; it has printed the reason if its status is 1."""
         self.close()
         status = self._process.returncode
         raise SystemExit(1 if status == 1 else f"{self.name} ended with exit status {status}")
@@ -106,5 +106,5 @@ class Worker:
 
 
 def _path() -> str:
-    """Where its Python finds this package."""
+    """Return the PYTHONPATH with which the process finds this package."""
     return os.pathsep.join(filter(None, [str(SCRIPTS), os.environ.get("PYTHONPATH")]))

@@ -267,7 +267,7 @@ def test_the_table_has_medians_spreads_shares_and_gains() -> None:
     assert "decode at 64 │ cullama │ 110.0 tok/s │ 100.0 … 150.0 │ 55% │ │" in printed
     assert "llama.cpp │ 50.0 tok/s │ 44.0 … 60.0 │ 25% │ 2.50 × │ 2.00 … 2.50 │" in printed
     assert "10.0 MB of the file's weights, and this machine 2.0 GB/s" in printed
-    assert "llama.cpp: llama.cpp 1.0 A ratio above 1: cullama is so many times better." in printed
+    assert "llama.cpp: llama.cpp 1.0 A ratio above 1: cullama is that many times better." in printed
 
 
 def test_busy_neighbours_are_told_of() -> None:
