@@ -1,1 +1,1 @@
-"""From requests to steps of the model: blocks, scheduler, runner, engine."""
+"""The engine: many requests share one model, its KV cache and each of its passes."""

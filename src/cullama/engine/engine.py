@@ -233,7 +233,8 @@ class Engine(EngineClient):
         self._loop.close()
 
     def _logits(self, tokens: Sequence[int]) -> NDArray[np.float32]:
-        self.runner.copy_blocks(self.scheduler.copies)  # left by a step that Ctrl-C cut short
+        if self.scheduler.copies:  # left by a step that Ctrl-C cut short
+            self.runner.copy_blocks(self.scheduler.copies)
         pool = self.prefix_cache.pool
         blocks = pool.allocate(self.prefix_cache.blocks_for(len(tokens)))
         if blocks is None:

@@ -17,7 +17,7 @@ from ..files.tensor import HostArray
 from ..model.batch import Batch, Chunk, build_batch, build_large_batch
 from ..model.kv_cache import KVCache
 from ..model.llama import Llama
-from ..sampling.draw import Drawn
+from ..sampling.draw import Draw, Drawn
 from .prefix_cache import Copy
 from .request import Request
 from .scheduler import Plan
@@ -55,13 +55,16 @@ class Runner(Generic[Array]):
 
     def launch(self, plan: Plan, batch: Batch[HostArray]) -> PendingPass:
         """Begin a pass; it changes no request, so that it can be repeated."""
-        self.copy_blocks(plan.copies)
-        outputs = [
-            PassOutput(request, request.computed + tokens, request.draft_tokens, num_logits)
-            for request, tokens, num_logits in plan.parts
-        ]
+        if plan.copies:
+            self.copy_blocks(plan.copies)
         logits = self.forward(self.ops.upload_batch(batch))
-        draws = [output.request.draw(i) for output in outputs for i in range(output.num_logits)]
+        outputs: list[PassOutput] = []
+        draws: list[Draw] = []
+        for request, tokens, num_logits in plan.parts:
+            computed = request.computed + tokens
+            outputs.append(PassOutput(request, computed, request.draft_tokens, num_logits))
+            for accepted in range(num_logits):
+                draws.append(request.draw(accepted))
         return PendingPass(plan, outputs, self.ops.sample(logits, draws) if draws else list)
 
     def close(self) -> None:
@@ -70,9 +73,8 @@ class Runner(Generic[Array]):
 
     def copy_blocks(self, copies: list[Copy]) -> None:
         """Make copies and empty the list: in the next pass, their sources may be written to."""
-        if copies:
-            self.ops.copy_blocks(self.cache, copies)
-            copies.clear()
+        self.ops.copy_blocks(self.cache, copies)
+        copies.clear()
 
     def logits(self, chunks: Sequence[Chunk]) -> NDArray[np.float32]:
         """Return the logits the chunks ask for, [R, V]; keys and values go to their blocks."""

@@ -124,7 +124,8 @@ class Scheduler:
         """Plan the next pass; never more tokens than the budget."""
         drafts = self._propose_drafts()
         starved = self._grow_decodes(has_drafts=drafts > 0)
-        self._admit(self.token_budget - len(self.decodes) - drafts)
+        if self.waiting:
+            self._admit(self.token_budget - len(self.decodes) - drafts)
         decodes = self.decodes[:]
         if starved:
             decodes = [request for request in decodes if request not in starved]
@@ -208,8 +209,9 @@ class Scheduler:
     def _propose_drafts(self) -> int:
         """Propose draft tokens where a pass has room that no prompt needs; returns how many."""
         drafts = 0
-        for request in [request for request in self.decodes if request.lookup is not None]:
-            assert request.lookup is not None
+        for request in self.decodes:
+            if request.lookup is None:
+                continue
             room = 0
             if not self.prefills and not self.waiting:
                 room = self.token_budget // len(self.decodes) - 1

@@ -71,7 +71,8 @@ class PassLoop:
             self.finish_pending()  # draft tokens follow from its tokens
         plan = self.scheduler.schedule()
         batch = build_plan_batch(plan, self._block_size) if plan.parts else None
-        outputs = self._read_pending()  # until here, the pass before this one may have run
+        # Until here, the pass before this one may have run.
+        outputs = self._read_pending() if self._pending is not None else []
         failure = None
         try:
             if batch is not None:
