@@ -194,8 +194,9 @@ def test_a_step_cut_short_by_ctrl_c_is_done_again(
     confirm(cold, again)
 
 
+@pytest.mark.parametrize("cut", [(1, 4), (2, 12), (11, 13)])  # the last draw, too
 def test_a_draw_cut_short_by_ctrl_c_is_drawn_again(
-    llm: LLM, cold: LLM, monkeypatch: pytest.MonkeyPatch
+    llm: LLM, cold: LLM, monkeypatch: pytest.MonkeyPatch, cut: tuple[int, int]
 ) -> None:
     request = submit(llm, ids(9))
     ops = llm.engine.runner.ops
@@ -203,7 +204,7 @@ def test_a_draw_cut_short_by_ctrl_c_is_drawn_again(
 
     def cut_short(array: Any) -> Any:
         cuts[0] += 1
-        if cuts[0] in (1, 4):
+        if cuts[0] in cut:
             raise KeyboardInterrupt
         return download(array)
 

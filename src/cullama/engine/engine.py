@@ -35,7 +35,7 @@ from .runner import Runner
 from .scheduler import Scheduler
 from .steps import PassLoop
 from .trace import StepRecord
-from .validation import Capacity, check_priority, check_prompt, check_request, completion_limit
+from .validation import Capacity, check_prompt, check_request, completion_limit
 
 # Tokens a step: enough to feed the processor, few enough to keep others waiting only briefly.
 TOKEN_BUDGET = 512
@@ -85,8 +85,7 @@ class Engine(EngineClient):
 
     def submit(self, request: GenerationRequest) -> list[EngineHandle]:
         self._check_process()
-        check_priority(request.priority)
-        max_tokens = check_request(request.prompt, request.params, self.capacity)
+        max_tokens = check_request(request.prompt, request.params, request.priority, self.capacity)
         samples = make_requests(request.prompt, request.params, max_tokens, self.capacity.eos_ids)
         with self._lock.changed:  # two that come at once must not both take the last place
             if not self._is_open:
@@ -130,6 +129,7 @@ class Engine(EngineClient):
     # --- for handles ---------------------------------------------------------------------------
 
     def read(self, request: Request) -> RequestOutput:
+        """Return what is new since the last call; a backpressured request goes on."""
         reason = request.finish_reason  # first: what comes before the end is then read, too
         start = request.delivered
         tokens = request.tokens[request.prompt_length + start :]
@@ -149,6 +149,7 @@ class Engine(EngineClient):
             self._lock.wait_for(has_news)
 
     def cancel(self, request: Request, reason: FinishReason = "cancelled") -> None:
+        """Finish a request between two steps; does nothing to one that has finished."""
         if request.finish_reason is None:
             self._lock.post(lambda: self._loop.finish(request, reason))
 

@@ -33,13 +33,16 @@ class Capacity:
         return min(self.context_length, self.cache_tokens + 1)
 
 
-def check_request(prompt: Sequence[int], params: SamplingParams, capacity: Capacity) -> int:
+def check_request(
+    prompt: Sequence[int], params: SamplingParams, priority: int, capacity: Capacity
+) -> int:
     """Return how many tokens the completion may have.
 
     Raises:
-        UsageError: an empty prompt, or a token id outside the vocabulary.
+        UsageError: an empty prompt, a token id outside the vocabulary, an invalid priority.
         ContextLengthError: prompt and completion do not fit the context.
     """
+    check_priority(priority)
     check_prompt(prompt, capacity)
     check_token_ids("stop_token_ids", params.stop_token_ids, capacity)
     check_token_ids("logit_bias", params.logit_bias, capacity)

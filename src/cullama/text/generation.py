@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import AsyncGenerator, Generator, Sequence
-from contextlib import aclosing, closing
+from contextlib import closing
 from typing import NamedTuple, TypeAlias
 
 from ..engine.client import EngineClient, GenerationRequest, RequestHandle
@@ -68,9 +68,12 @@ class Stream:
         return next(self._pieces)
 
     async def __aiter__(self) -> AsyncGenerator[str, None]:
-        async with aclosing(_read_async(self._sample)) as pieces:
-            async for piece in pieces:
-                yield piece
+        with closing(_generate([self._sample])) as events:
+            for event in events:
+                if isinstance(event, str):
+                    yield event
+                else:
+                    await event.wait_async()
 
     def close(self) -> None:
         self._pieces.close()
@@ -83,21 +86,13 @@ class Stream:
 
 
 def _read(sample: Sample) -> Generator[str, None, None]:
+    # No method: a generator that held the stream would keep it from being dropped.
     with closing(_generate([sample])) as events:
         for event in events:
             if isinstance(event, str):
                 yield event
             else:
                 event.wait()
-
-
-async def _read_async(sample: Sample) -> AsyncGenerator[str, None]:
-    with closing(_generate([sample])) as events:
-        for event in events:
-            if isinstance(event, str):
-                yield event
-            else:
-                await event.wait_async()
 
 
 def _generate(samples: Sequence[Sample]) -> Generator[Event, None, None]:
