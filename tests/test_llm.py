@@ -925,9 +925,10 @@ def test_logits_that_find_no_blocks_are_refused(small_cache: LLM) -> None:
 def weight_bytes(llm: LLM) -> int:
     """Of the matrices: a tied one counted once, vectors not at all."""
     weights = llm.engine.runner.model.weights
-    matrices = [weights.embedding, weights.head]
+    matrices = [weights.embedding, weights.head.weight]
     for layer in weights.layers:
-        matrices += [layer.qkv, layer.output, layer.gate_up, layer.down]
+        linears = layer.attention.qkv, layer.attention.output, layer.mlp.gate_up, layer.mlp.down
+        matrices += [linear.weight for linear in linears]
     return sum({id(matrix): matrix.nbytes for matrix in matrices}.values())
 
 
@@ -955,7 +956,9 @@ def test_16_bit_storage_takes_half_the_bytes(
 def test_a_tied_model_holds_its_embedding_once(tmp_path: Path, write_model: WriteModel) -> None:
     with LLM(write_model(tmp_path, tie_word_embeddings=True)) as llm:
         assert weight_bytes(llm) == numbers(llm.config.parameters)
-        assert llm.engine.runner.model.weights.head is llm.engine.runner.model.weights.embedding
+        assert (
+            llm.engine.runner.model.weights.head.weight is llm.engine.runner.model.weights.embedding
+        )
 
 
 def test_a_model_is_named_by_path_text_or_open_checkpoint(

@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 from .choices import BACKENDS, DTYPE_CHOICES, FLOATS, QUANTISED
 from .errors import DeviceError, DeviceUnavailableError, UsageError
 from .files.cache_folder import cache_folder
-from .model.operators import Operators
+from .model.operators import AnyOperators
 
 COMPILER = "llvmlite"
 INSTALL_COMPILER = "pip install 'cullama[llvm]'"
@@ -32,7 +31,7 @@ def operators_for(
     threads: int | None,
     weight_folder: Path | None,
     deterministic: bool = False,
-) -> Operators[Any]:
+) -> AnyOperators:
     """The operators of a backend, in a storage type.
 
     "cuda:1" is the second GPU; "cpu:numpy" is the CPU without compiled kernels, "cpu:avx2" with
@@ -61,7 +60,7 @@ def operators_for(
     return _best(wishes)
 
 
-def _best(wishes: Wishes) -> Operators[Any]:
+def _best(wishes: Wishes) -> AnyOperators:
     why = "threads are for the CPU"
     if wishes.dtype in QUANTISED:
         why = f"{wishes.dtype} is for the CPU"
@@ -77,7 +76,7 @@ def _best(wishes: Wishes) -> Operators[Any]:
     return operators
 
 
-def _first_gpu(dtype: str, deterministic: bool) -> Operators[Any]:
+def _first_gpu(dtype: str, deterministic: bool) -> AnyOperators:
     return _cuda(dtype, 0, deterministic)
 
 
@@ -96,7 +95,7 @@ def check_kernels(kernels: str) -> None:
     choose_instruction_set(kernels)
 
 
-def _cpu(wishes: Wishes, kernels: str = "") -> Operators[Any]:
+def _cpu(wishes: Wishes, kernels: str = "") -> AnyOperators:
     """`kernels`: as `check_kernels` has them; "" takes the best there is."""
     if kernels:
         check_kernels(kernels)
@@ -106,7 +105,7 @@ def _cpu(wishes: Wishes, kernels: str = "") -> Operators[Any]:
     return _compiled(wishes, kernels)
 
 
-def _compiled(wishes: Wishes, instruction_set: str) -> Operators[Any]:
+def _compiled(wishes: Wishes, instruction_set: str) -> AnyOperators:
     from .cpu.compiled.operators import CompiledOperators
     from .cpu.jit.compiler import JIT
     from .cpu.jit.instruction_sets import choose_instruction_set
@@ -121,7 +120,7 @@ def _compiled(wishes: Wishes, instruction_set: str) -> Operators[Any]:
     return operators
 
 
-def _numpy(wishes: Wishes, has_compiler: bool) -> Operators[Any]:
+def _numpy(wishes: Wishes, has_compiler: bool) -> AnyOperators:
     from .cpu.deterministic import DeterministicCpuOperators
     from .cpu.matrix import TILED_ARCHITECTURES
     from .cpu.operators import CpuOperators
@@ -141,7 +140,7 @@ def _numpy(wishes: Wishes, has_compiler: bool) -> Operators[Any]:
     return operators
 
 
-def _cuda(dtype: str, index: int, deterministic: bool) -> Operators[Any]:
+def _cuda(dtype: str, index: int, deterministic: bool) -> AnyOperators:
     if dtype in QUANTISED:
         on_gpu = ", ".join(("auto", *FLOATS))
         raise UsageError(f"dtype is {dtype!r}, which is for the CPU, expected one of {on_gpu}")

@@ -27,9 +27,9 @@ from .engine.engine import Engine
 from .errors import ClosedError, NoTokenizerError, UsageError
 from .files.cache_folder import cache_folder
 from .hub import model_title, resolve_model
+from .model.backend import AnyBackend
 from .model.config import ModelConfig
 from .model.llama import Llama
-from .model.operators import Operators
 from .sampling.params import SamplingParams
 from .text.completion import Completion
 from .text.generation import Sample, Stream, generate, submit
@@ -436,9 +436,9 @@ def _context_length(config: ModelConfig, asked: int | None) -> int:
 
 
 def _cache_tokens(
-    config: ModelConfig, context_length: int, asked: int | None, ops: Operators[Any]
+    config: ModelConfig, context_length: int, asked: int | None, backend: AnyBackend
 ) -> int:
-    usual, most = (size // ops.cache_bytes(config) for size in ops.cache_budget)
+    usual, most = (size // backend.cache_bytes(config) for size in backend.cache_budget)
     if asked is None:
         return max(context_length, min(MAX_CONTEXTS * context_length, usual))
     if type(asked) is not int or not 1 <= asked <= most:

@@ -18,6 +18,7 @@ from cullama.cpu import matrix
 from cullama.cpu.deterministic import GROUP, DeterministicCpuOperators
 from cullama.cpu.thread_pool import ThreadPool
 from cullama.model.batch import Chunk
+from cullama.model.layer import Linear
 
 PARAMS = SamplingParams(max_tokens=56, seed=3, ignore_eos=True, logprobs=3)
 GREEDY = replace(PARAMS, temperature=0)
@@ -118,17 +119,22 @@ def test_a_row_has_the_same_logits_in_a_thousand_batches(tiny_model: Path, backe
 
 def test_where_neighbours_show_each_row_is_computed_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a BLAS whose sums depend on the place of a row."""
-    product = matrix.product
+    product = matrix.RowMatrix.product
     sizes: list[int] = []
 
-    def nosy(x: matrix.Floats, weight: matrix.Floats, thread_pool: ThreadPool) -> matrix.Floats:
+    def nosy(weight: Any, x: matrix.Floats, thread_pool: ThreadPool) -> matrix.Floats:
         sizes.append(len(x))
-        return product(x, weight, thread_pool) + np.arange(len(x), dtype=np.float32)[:, None] * 1e-6
+        return product(weight, x, thread_pool) + np.arange(len(x), dtype=np.float32)[:, None] * 1e-6
 
-    monkeypatch.setattr(matrix, "product", nosy)
+    monkeypatch.setattr(matrix.RowMatrix, "product", nosy)
     ops = DeterministicCpuOperators("float32", threads=1, has_tiles=False)
     rng = np.random.default_rng(0)
-    x, weight = rng.random((3, 8), np.float32), rng.random((5, 8), np.float32)
-    out = ops.linear(x, weight)
+    x = rng.random((3, 8), np.float32)
+    projection: Linear[Any, matrix.Matrix] = Linear(
+        matrix.RowMatrix(rng.random((5, 8), np.float32))
+    )
+    out = ops.linear(x, projection)
     assert sizes == [GROUP] * GROUP + [1, 1, 1]
-    np.testing.assert_array_equal(out, np.concatenate([ops.linear(row[None], weight) for row in x]))
+    np.testing.assert_array_equal(
+        out, np.concatenate([ops.linear(row[None], projection) for row in x])
+    )

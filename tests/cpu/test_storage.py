@@ -73,7 +73,7 @@ def load(folder: Path | None, tensors: list[StoredTensor], dtype: str = "float32
 
 
 def rows_of(weight: Array, count: int) -> Array:
-    return operators_for("cpu:numpy", "float32", 1, None).gather(weight, np.arange(count))
+    return operators_for("cpu:numpy", "float32", 1, None).embed(weight, np.arange(count))
 
 
 # --- fresh memory

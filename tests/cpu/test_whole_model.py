@@ -21,7 +21,8 @@ def llm(request: pytest.FixtureRequest) -> cullama.LLM:
             patch.setattr(matrix, "IN_CACHE", 0)
             patch.setattr("cullama.cpu.threads.blas_architecture", lambda: "SkylakeX")
         llm = cullama.LLM(random_checkpoint("tinystories-656k"), backend="cpu:numpy", threads=1)
-    assert llm.engine.runner.model.weights.head.ndim == {"columns": 2, "tiles": 3}[request.param]
+    layout = {"columns": matrix.ColumnMatrix, "tiles": matrix.TiledMatrix}[request.param]
+    assert type(llm.engine.runner.model.weights.head.weight) is layout
     return llm
 
 

@@ -99,14 +99,14 @@ def test_any_thread_may_close(
 
 def test_use_after_close_raises_closed_error(emulated: Any, open_model: OpenModel) -> None:
     llm = open_model()
-    operators, array = llm.engine.runner.ops, llm.engine.runner.model.weights.norm
+    operators, norm = llm.engine.runner.ops, llm.engine.runner.model.weights.norm
     llm.close()
     uses: list[Callable[[], Any]] = [
         lambda: llm.generate(PROMPT),
         lambda: llm.stream(PROMPT),
         lambda: llm.logits(PROMPT),
-        lambda: operators.download(array),
-        lambda: operators.rms_norm(array, array, 1e-5),
+        lambda: operators.download(norm.weight),
+        lambda: operators.rms_norm(norm.weight, norm),
     ]
     for use in uses:
         with pytest.raises(ClosedError, match=r"closed.*make a new"):

@@ -69,7 +69,7 @@ def slightly_off(operator: Callable[..., Any]) -> Callable[..., Any]:
 @pytest.mark.parametrize(
     ("operator", "shown_by"),
     [
-        ("gather", {"gather"}),
+        ("embed", {"embed"}),
         ("linear", {"linear, one row", "linear, few rows", "linear, many rows", "logits"}),
         ("rms_norm", {"rms_norm", "logits"}),
         ("silu_mul", {"silu_mul"}),
@@ -146,7 +146,7 @@ def test_a_lost_device_ends_the_test_of_it(monkeypatch: pytest.MonkeyPatch) -> N
         raise DeviceLostError("an illegal memory access")
 
     monkeypatch.setattr(CpuOperators, "mul", dies)
-    test = self_test("cpu", "float32", DoctorPlan(backend="cpu", is_quick=True))
+    test = self_test("cpu:numpy", "float32", DoctorPlan(backend="cpu:numpy", is_quick=True))
     assert [row.operator for row in test.rows] == list(CASES)[: list(CASES).index("mul")]
     assert test.is_lost
     assert test.problems[0].found == "an illegal memory access"

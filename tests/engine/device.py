@@ -13,7 +13,6 @@ from cullama.cpu.deterministic import DeterministicCpuOperators
 from cullama.errors import NumericalError
 from cullama.files.tensor import HostArray
 from cullama.model.kv_cache import KVCache
-from cullama.model.operators import Step
 from cullama.sampling.draw import Draw, Drawn
 from cullama.sampling.sampler import sample
 
@@ -26,7 +25,7 @@ class Device(DeterministicCpuOperators):
         self._queue = ThreadPoolExecutor(1)
         self.before_pass: Callable[[Any], None] = lambda batch: None  # in the device's thread
 
-    def graph(self, step: Step[HostArray]) -> Step[Any]:
+    def graph(self, step: Any) -> Any:
         compute = super().graph(step)
 
         def in_turn(batch: Any) -> HostArray:

@@ -17,7 +17,7 @@ from cullama.errors import NumericalError
 from cullama.files.tensor import StoredTensor
 from cullama.model.batch import Chunk, build_batch
 from cullama.model.config import ModelConfig
-from cullama.model.layer import Layer
+from cullama.model.layer import Attention, Linear, Norm
 from cullama.model.rope import Rope
 from cullama.sampling.draw import Draw
 from cullama.sampling.params import SamplingParams
@@ -30,7 +30,7 @@ HEADS = ModelConfig(
     windows=(0, 40),
 )  # fmt: skip
 NOTHING: Any = None
-LAYER = Layer(*[NOTHING] * 12)
+ATTENTION = Attention(NOTHING, NOTHING, None, None, NOTHING)
 
 Check = Callable[[Any, Any, np.random.Generator], None]
 
@@ -62,7 +62,8 @@ def check_gather(ops: Any, cpu: Any, rng: np.random.Generator) -> None:
 
 def check_rms_norm(ops: Any, cpu: Any, rng: np.random.Generator) -> None:
     x, weight = floats(rng, 3, 300) * np.float32(1e-3), floats(rng, 300)
-    same(ops, ops.rms_norm(ops.upload(x), ops.upload(weight), EPS), cpu.rms_norm(x, weight, EPS))
+    expected = cpu.rms_norm(x, Norm(weight, EPS))
+    same(ops, ops.rms_norm(ops.upload(x), Norm(ops.upload(weight), EPS)), expected)
 
 
 def check_silu_mul(ops: Any, cpu: Any, rng: np.random.Generator) -> None:
@@ -111,7 +112,7 @@ def outcome(
 ) -> tuple[Any, ...]:
     uploaded = backend.upload_batch(batch)
     q = backend.rope_and_store(
-        backend.upload(qkv), LAYER, backend.upload(cos_sin), cache, uploaded, EPS
+        backend.upload(qkv), ATTENTION, backend.upload(cos_sin), cache, uploaded
     )
     if read is None:
         return (backend.attention(backend.upload(qkv[:, :24].reshape(-1, 4, 6)), cache, uploaded),)
@@ -133,7 +134,8 @@ def check_linear(ops: Any, cpu: Any, rng: np.random.Generator) -> None:
             floats(rng, outputs, inner),
             floats(rng, outputs),
         )
-        found = ops.linear(ops.upload(x), ops.weight(stored(weight)), ops.upload(bias))
+        projection = Linear(ops.weight(stored(weight)), ops.upload(bias))
+        found = ops.linear(ops.upload(x), projection)
         same(ops, found, x @ weight.T + bias)
 
 

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from importlib.util import find_spec
 from math import inf
-from typing import Any
 
 import gpu
 import numpy as np
@@ -14,19 +13,19 @@ import pytest
 from numpy.typing import DTypeLike
 from subject import STORAGE, Subject
 
-from cullama.model.operators import Operators
+from cullama.model.operators import AnyOperators
 
 # Storage type → the operators, and the type of what lies between two of them.
-Make = Callable[[str], tuple[Operators[Any], DTypeLike]]
+Make = Callable[[str], tuple[AnyOperators, DTypeLike]]
 
 
-def cpu(dtype: str) -> tuple[Operators[Any], DTypeLike]:
+def cpu(dtype: str) -> tuple[AnyOperators, DTypeLike]:
     from cullama.cpu.operators import CpuOperators
 
     return CpuOperators(dtype, threads=1, has_tiles=False), np.float32
 
 
-def cpu_with_columns(dtype: str) -> tuple[Operators[Any], DTypeLike]:
+def cpu_with_columns(dtype: str) -> tuple[AnyOperators, DTypeLike]:
     """Weights as a model small enough for the processor's caches has them."""
     ops, activation_type = cpu(dtype)
     with ops.loading(None, []):
@@ -34,7 +33,7 @@ def cpu_with_columns(dtype: str) -> tuple[Operators[Any], DTypeLike]:
     return ops, activation_type
 
 
-def cpu_with_threads(dtype: str) -> tuple[Operators[Any], DTypeLike]:
+def cpu_with_threads(dtype: str) -> tuple[AnyOperators, DTypeLike]:
     """Weights in tiles where 64 divides their rows, and all work shared, however small."""
     from cullama.cpu.operators import CpuOperators
     from cullama.cpu.thread_pool import ThreadPool
@@ -48,13 +47,13 @@ def cpu_with_threads(dtype: str) -> tuple[Operators[Any], DTypeLike]:
     return ops, np.float32
 
 
-def deterministic_cpu(dtype: str) -> tuple[Operators[Any], DTypeLike]:
+def deterministic_cpu(dtype: str) -> tuple[AnyOperators, DTypeLike]:
     from cullama.cpu.deterministic import DeterministicCpuOperators
 
     return DeterministicCpuOperators(dtype, threads=1, has_tiles=True), np.float32
 
 
-def compiled(instruction_set: str, threads: int, dtype: str) -> tuple[Operators[Any], DTypeLike]:
+def compiled(instruction_set: str, threads: int, dtype: str) -> tuple[AnyOperators, DTypeLike]:
     import compiled_cpu
 
     return compiled_cpu.operators(instruction_set, dtype, threads), np.float32
@@ -78,16 +77,16 @@ def compiled_backends() -> dict[str, tuple[Make, list[str]]]:
     }
 
 
-def cuda(dtype: str) -> tuple[Operators[Any], DTypeLike]:
+def cuda(dtype: str) -> tuple[AnyOperators, DTypeLike]:
     """On the GPU that the CPU plays, or on a real one; each array in memory of its own."""
     return gpu.operators(dtype), STORAGE[dtype]
 
 
-def deterministic_cuda(dtype: str) -> tuple[Operators[Any], DTypeLike]:
+def deterministic_cuda(dtype: str) -> tuple[AnyOperators, DTypeLike]:
     return gpu.operators(dtype, deterministic=True), STORAGE[dtype]
 
 
-def cuda_without_cublas(dtype: str) -> tuple[Operators[Any], DTypeLike]:
+def cuda_without_cublas(dtype: str) -> tuple[AnyOperators, DTypeLike]:
     return gpu.operators(dtype, has_cublas=False), STORAGE[dtype]
 
 

@@ -16,12 +16,11 @@ import reference
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 from reference import Floats
 
-from cullama.cpu.packed import PackedMatrix
 from cullama.files.tensor import StoredTensor
 from cullama.model.batch import Batch, Chunk, build_batch
 from cullama.model.config import ModelConfig
-from cullama.model.layer import Layer
-from cullama.model.operators import Operators
+from cullama.model.layer import Attention, Linear, Norm
+from cullama.model.operators import AnyOperators
 from cullama.model.rope import Rope
 
 STORAGE: dict[str, Any] = {
@@ -37,7 +36,7 @@ EPS = 1e-5
 class Subject:
     backend: str
     dtype: str  # storage: weights and cache
-    ops: Operators[Any]
+    ops: AnyOperators
     activation_type: DTypeLike  # what lies between two operators
 
     def rounded(self, x: ArrayLike) -> Floats:
@@ -58,10 +57,20 @@ class Subject:
         return self.ops.vector([stored(part, 5) for part in parts])
 
     def floats(self, array: Any) -> Floats:
-        host: Any = self.ops.download(array)
-        if isinstance(host, PackedMatrix):
-            host = np.concatenate(list(host.pieces()))
-        return host.astype(np.float64)
+        return self.ops.download(array).astype(np.float64)
+
+    def rows_of(self, weight: Any, count: int) -> Floats:
+        """The first rows of a weight, which only operators can look into."""
+        return self.floats(self.ops.embed(weight, self.integers(range(count))))
+
+    def norm(self, weight: Floats, eps: float = EPS) -> Norm[Any]:
+        return Norm(self.vector(weight), eps)
+
+    def linear(self, x: Any, weight: Any, bias: Any = None, residual: Any = None) -> Any:
+        return self.ops.linear(x, Linear(weight, bias), residual)
+
+    def rms_norm(self, x: Any, weight: Any, eps: float) -> Any:
+        return self.ops.rms_norm(x, Norm(weight, eps))
 
     def check(self, actual: Any, expected: Floats, roundings: int = 1) -> None:
         """An array of the backend against the reference, within the tolerance of the type.
@@ -105,23 +114,11 @@ def small_config(heads: int, kv_heads: int, width: int, windows: Sequence[int] =
     )
 
 
-def bare_layer(q_norm: Any = None, k_norm: Any = None) -> Layer[Any]:
-    """All that `rope_and_store` may ask of a layer; the rest is None to be found out."""
+def bare_attention(q_norm: Any = None, k_norm: Any = None, eps: float = EPS) -> Attention[Any, Any]:
+    """All that `rope_and_store` may ask of an attention; the rest is None to be found out."""
     nothing: Any = None
-    return Layer(
-        attention_norm=nothing,
-        qkv=nothing,
-        qkv_bias=None,
-        q_norm=q_norm,
-        k_norm=k_norm,
-        output=nothing,
-        output_bias=None,
-        mlp_norm=nothing,
-        gate_up=nothing,
-        gate_up_bias=None,
-        down=nothing,
-        down_bias=None,
-    )
+    q, k = (None if weight is None else Norm(weight, eps) for weight in (q_norm, k_norm))
+    return Attention(norm=nothing, qkv=nothing, q_norm=q, k_norm=k, output=nothing)
 
 
 class Memory:
@@ -165,14 +162,13 @@ class Memory:
     ) -> tuple[Any, Floats]:
         """q as the backend has it and as the reference has it; keys and values in both caches."""
         ops = self.subject.ops
-        layer = bare_layer() if norms is None else bare_layer(*map(self.subject.vector, norms))
+        q_norm, k_norm = (None, None) if norms is None else map(self.subject.vector, norms)
         actual = ops.rope_and_store(
             self.subject.activation(qkv),
-            layer,
+            bare_attention(q_norm, k_norm, eps),
             ops.upload(reference.cos_sin(angles)),
             self.cache.layers[0],
             ops.upload_batch(batch),
-            eps,
         )
         heads, slots = (self.heads, self.kv_heads), batch.slots.tolist()
         return actual, reference.rope_and_store(
@@ -193,11 +189,10 @@ class Memory:
         unturned = reference.cos_sin(np.zeros((len(qkv), self.width // 2)))
         self.subject.ops.rope_and_store(
             self.subject.activation(qkv),
-            bare_layer(),
+            bare_attention(),
             self.subject.ops.upload(unturned),
             self.cache.layers[layer],
             self.subject.ops.upload_batch(batch),
-            EPS,
         )
 
     def attend(self, batch: Batch[NDArray[Any]], q: Floats, layer: int = 0) -> Any:

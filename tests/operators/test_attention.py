@@ -10,7 +10,7 @@ import reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from subject import EPS, Memory, Subject, bare_layer, chunk_of
+from subject import Memory, Subject, bare_attention, chunk_of
 
 from cullama.model.batch import Chunk
 
@@ -322,11 +322,10 @@ def poisoned(subject: Subject, poison: float, windows: tuple[int, ...] = (0, 5, 
         with np.errstate(all="ignore"):
             subject.ops.rope_and_store(
                 subject.activation(qkv),
-                bare_layer(),
+                bare_attention(),
                 subject.ops.upload(cos_sin),
                 layer,
                 subject.ops.upload_batch(batch),
-                EPS,
             )
     return memory
 

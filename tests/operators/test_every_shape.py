@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from subject import EPS, STORAGE, Memory, Subject, chunk_of
 
 from cullama.errors import NumericalError
+from cullama.model.layer import Linear
 from cullama.sampling.draw import Draw, Drawn
 from cullama.sampling.params import SamplingParams
 from cullama.sampling.sampler import sample
@@ -71,7 +72,7 @@ def test_gather(cuda: Subject, over: Callable[..., None]) -> None:
     def check(rng: np.random.Generator, rows: int, width: int) -> None:
         table = normal(cuda, rng, 50, width)
         wanted = rng.integers(0, 50, rows)
-        found = cuda.ops.gather(cuda.weight(table), cuda.integers(wanted))
+        found = cuda.ops.embed(cuda.weight(table), cuda.integers(wanted))
         np.testing.assert_array_equal(cuda.floats(found), table[wanted])
 
     over(check, list(product((1, 3), WIDTHS)))
@@ -80,7 +81,7 @@ def test_gather(cuda: Subject, over: Callable[..., None]) -> None:
 def test_rms_norm(cuda: Subject, over: Callable[..., None]) -> None:
     def check(rng: np.random.Generator, rows: int, width: int) -> None:
         x, weight = normal(cuda, rng, rows, width), normal(cuda, rng, width)
-        found = cuda.ops.rms_norm(cuda.activation(x), cuda.vector(weight), EPS)
+        found = cuda.rms_norm(cuda.activation(x), cuda.vector(weight), EPS)
         cuda.check(found, reference.rms_norm(x, weight, EPS))
 
     over(check, list(product((1, 3), WIDTHS)))
@@ -169,8 +170,8 @@ def check_linear(
     x, weight = normal(cuda, rng, rows, inner), normal(cuda, rng, outputs, inner)
     bias, residual = normal(cuda, rng, outputs), normal(cuda, rng, rows, outputs)
     operands = cuda.activation(x), cuda.weight(weight)
-    cuda.check(cuda.ops.linear(*operands), reference.linear(x, weight))
-    found = cuda.ops.linear(*operands, cuda.vector(bias), cuda.activation(residual))
+    cuda.check(cuda.linear(*operands), reference.linear(x, weight))
+    found = cuda.linear(*operands, cuda.vector(bias), cuda.activation(residual))
     cuda.check(found, reference.linear(x, weight, bias, residual))
 
 
@@ -180,7 +181,7 @@ def test_logits(cuda: Subject, over: Callable[..., None]) -> None:
     def check(rng: np.random.Generator, rows: int, width: int, vocabulary: int) -> None:
         x, norm = normal(cuda, rng, rows, width), normal(cuda, rng, width)
         head = normal(cuda, rng, vocabulary, width)
-        found = cuda.ops.logits(cuda.activation(x), cuda.vector(norm), cuda.weight(head), EPS)
+        found = cuda.ops.logits(cuda.activation(x), cuda.norm(norm), Linear(cuda.weight(head)))
         expected = reference.linear(reference.rms_norm(x, norm, EPS), head)
         assert cuda.ops.download(found).dtype == np.float32
         cuda.check(found, expected)

@@ -16,7 +16,7 @@ def test_rows_of_a_weight_in_either_layout_are_exact(
 ) -> None:
     table = subject.rounded(rng.normal(size=(vocabulary, width)))
     rows = rng.integers(0, vocabulary, 33)
-    picked = subject.ops.gather(subject.weight(table), subject.integers(rows))
+    picked = subject.ops.embed(subject.weight(table), subject.integers(rows))
     np.testing.assert_array_equal(subject.floats(picked), table[rows])
 
 
@@ -24,8 +24,8 @@ def test_a_table_that_also_predicts_serves_both(subject: Subject, rng: np.random
     for shape in [(97, 31), (31, 97), (128, 31)]:
         table = subject.rounded(rng.normal(size=shape))
         tied = subject.weight(table)
-        x = subject.ops.gather(tied, subject.integers([3, 0]))
-        subject.check(subject.ops.linear(x, tied), table[[3, 0]] @ table.T)
+        x = subject.ops.embed(tied, subject.integers([3, 0]))
+        subject.check(subject.linear(x, tied), table[[3, 0]] @ table.T)
 
 
 def test_rows_may_repeat_and_stand_in_any_order(subject: Subject, rng: np.random.Generator) -> None:
@@ -38,7 +38,7 @@ def test_rows_may_repeat_and_stand_in_any_order(subject: Subject, rng: np.random
 def test_the_first_and_the_last_row_are_reached(subject: Subject, rng: np.random.Generator) -> None:
     for size in (1031, 1024):
         table, ends = subject.rounded(rng.normal(size=(size, 7))), [0, size - 1]
-        picked = subject.ops.gather(subject.weight(table), subject.integers(ends))
+        picked = subject.ops.embed(subject.weight(table), subject.integers(ends))
         np.testing.assert_array_equal(subject.floats(picked), table[ends])
 
 

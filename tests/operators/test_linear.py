@@ -29,7 +29,7 @@ def test_a_product(
     subject: Subject, rng: np.random.Generator, tokens: int, inputs: int, outputs: int
 ) -> None:
     x, weight = random(subject, rng, tokens, inputs), random(subject, rng, outputs, inputs)
-    actual = subject.ops.linear(subject.activation(x), subject.weight(weight))
+    actual = subject.linear(subject.activation(x), subject.weight(weight))
     subject.check(actual, reference.linear(x, weight))
 
 
@@ -51,7 +51,7 @@ def test_bias_and_residual_are_added(
     bias = random(subject, rng, outputs) * 3 if with_bias else None
     bias = None if bias is None else subject.rounded(bias)
     residual = random(subject, rng, tokens, outputs) if with_residual else None
-    actual = subject.ops.linear(
+    actual = subject.linear(
         subject.activation(x),
         subject.weight(weight),
         None if bias is None else subject.vector(bias),
@@ -62,24 +62,26 @@ def test_bias_and_residual_are_added(
 
 def test_no_operand_is_changed(subject: Subject, rng: np.random.Generator) -> None:
     for inputs, outputs in [(5, 9), (9, 5), (9, 9), (5, 64)]:
-        operands = [
-            subject.activation(random(subject, rng, 3, inputs)),
-            subject.weight(random(subject, rng, outputs, inputs)),
-            subject.vector(random(subject, rng, outputs)),
-            subject.activation(random(subject, rng, 3, outputs)),
-        ]
-        before = [subject.floats(operand).copy() for operand in operands]
-        first = subject.floats(subject.ops.linear(*operands)).copy()
-        for operand, as_it_was in zip(operands, before, strict=True):
-            np.testing.assert_array_equal(subject.floats(operand), as_it_was)
-        np.testing.assert_array_equal(subject.floats(subject.ops.linear(*operands)), first)
+        x = subject.activation(random(subject, rng, 3, inputs))
+        weight = subject.weight(random(subject, rng, outputs, inputs))
+        bias = subject.vector(random(subject, rng, outputs))
+        residual = subject.activation(random(subject, rng, 3, outputs))
+        arrays = (x, bias, residual)
+        before = [subject.floats(array).copy() for array in arrays]
+        weight_before = subject.rows_of(weight, outputs).copy()
+        first = subject.floats(subject.linear(x, weight, bias, residual)).copy()
+        for array, as_it_was in zip(arrays, before, strict=True):
+            np.testing.assert_array_equal(subject.floats(array), as_it_was)
+        np.testing.assert_array_equal(subject.rows_of(weight, outputs), weight_before)
+        again = subject.linear(x, weight, bias, residual)
+        np.testing.assert_array_equal(subject.floats(again), first)
 
 
 def test_the_input_may_be_the_residual(subject: Subject, rng: np.random.Generator) -> None:
     for width in (33, 64):
         x, weight = random(subject, rng, 3, width), random(subject, rng, width, width)
         on_device = subject.activation(x)
-        actual = subject.ops.linear(on_device, subject.weight(weight), residual=on_device)
+        actual = subject.linear(on_device, subject.weight(weight), residual=on_device)
         subject.check(actual, reference.linear(x, weight, residual=x))
 
 
@@ -93,9 +95,7 @@ def test_parts_are_stacked_in_order(
     x = random(subject, rng, 3, inputs)
     parts = [random(subject, rng, rows, inputs) for rows in outputs]
     biases = [random(subject, rng, rows) for rows in outputs]
-    actual = subject.ops.linear(
-        subject.activation(x), subject.weight(*parts), subject.vector(*biases)
-    )
+    actual = subject.linear(subject.activation(x), subject.weight(*parts), subject.vector(*biases))
     expected = [reference.linear(x, part, bias) for part, bias in zip(parts, biases, strict=True)]
     subject.check(actual, np.concatenate(expected, axis=1))
 
@@ -107,7 +107,7 @@ def test_how_a_file_hands_out_its_rows_does_not_matter(
     for outputs in (97, 192):
         x, weight = random(subject, rng, 1, 3), random(subject, rng, outputs, 3)
         on_device = subject.weight(weight, rows_a_tile=rows_a_tile)
-        actual = subject.ops.linear(subject.activation(x), on_device)
+        actual = subject.linear(subject.activation(x), on_device)
         subject.check(actual, reference.linear(x, weight))
 
 
@@ -118,7 +118,7 @@ def test_a_weight_of_any_stored_type_is_rounded_once(
     as_stored = rng.normal(size=(9, 9)).astype(kept_as).astype(np.float64)
     weight = subject.ops.weight([stored(as_stored, 4, kept_as)])
     bias = subject.ops.vector([stored(as_stored[0], 4, kept_as)])
-    actual = subject.ops.linear(subject.activation(np.eye(9)), weight, bias)
+    actual = subject.linear(subject.activation(np.eye(9)), weight, bias)
     kept = subject.rounded(as_stored)
     subject.check(actual, kept.T + kept[0])
 
@@ -135,7 +135,7 @@ def test_magnitudes_from_tiny_to_large(
     x = subject.rounded(rng.normal(size=(3, 97)) * magnitude)
     # In float16 a product of large numbers must still be one.
     weight = subject.rounded(rng.normal(size=(31, 97)) * min(1.0, 1 / magnitude))
-    actual = subject.ops.linear(subject.activation(x), subject.weight(weight))
+    actual = subject.linear(subject.activation(x), subject.weight(weight))
     subject.check(actual, reference.linear(x, weight))
 
 
@@ -145,7 +145,7 @@ def test_sums_are_taken_in_float32(subject: Subject) -> None:
     ones[0, 0] = 0.5
     for outputs in (1, 3, 64):
         weight = np.ones((outputs, 4097))
-        actual = subject.ops.linear(subject.activation(ones), subject.weight(weight))
+        actual = subject.linear(subject.activation(ones), subject.weight(weight))
         subject.check(actual, np.full((1, outputs), 4096.5))
 
 
@@ -153,7 +153,7 @@ def test_sums_are_taken_in_float32(subject: Subject) -> None:
 def test_no_tokens_are_no_tokens(subject: Subject, outputs: int) -> None:
     """As when a step reads part of a long prompt, and nobody's logits are wanted."""
     weight, bias = subject.weight(np.ones((outputs, 5))), subject.vector(np.ones(outputs))
-    actual = subject.ops.linear(subject.activation(np.ones((0, 5))), weight, bias)
+    actual = subject.linear(subject.activation(np.ones((0, 5))), weight, bias)
     assert subject.floats(actual).shape == (0, outputs)
 
 
@@ -161,9 +161,9 @@ def test_each_token_is_on_its_own(subject: Subject, rng: np.random.Generator) ->
     for outputs in (97, 128):
         x, weight = random(subject, rng, 33, 31), random(subject, rng, outputs, 31)
         on_device = subject.weight(weight)
-        together = subject.floats(subject.ops.linear(subject.activation(x), on_device))
+        together = subject.floats(subject.linear(subject.activation(x), on_device))
         for row in (0, 16, 32):
-            alone = subject.ops.linear(subject.activation(x[row : row + 1]), on_device)
+            alone = subject.linear(subject.activation(x[row : row + 1]), on_device)
             subject.check(alone, together[row : row + 1])
 
 
@@ -174,4 +174,4 @@ def test_inputs_that_are_not_as_wide_as_the_weight_are_refused(
     """A kernel would read what lies behind them."""
     weight = subject.weight(np.ones((5, 33)))
     with pytest.raises((UsageError, ValueError)):  # the second is numpy's
-        subject.ops.linear(subject.activation(np.ones((2, columns))), weight)
+        subject.linear(subject.activation(np.ones((2, columns))), weight)

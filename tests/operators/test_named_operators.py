@@ -6,16 +6,15 @@ with the smaller operators it is spelled out of.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 import reference
 from reference import Floats
-from subject import EPS, Memory, Subject, bare_layer, chunk_of
+from subject import EPS, Memory, Subject, chunk_of
 
-from cullama.model.layer import Layer
+from cullama.model.layer import Attention, Layer, Linear, Mlp, Norm
 from cullama.model.operators import Operators
 from cullama.sampling.draw import Draw
 from cullama.sampling.params import SamplingParams
@@ -29,7 +28,7 @@ class Parts(NamedTuple):
     """A layer, on the host and on the device."""
 
     host: dict[str, Floats]
-    device: Layer[Any]
+    device: Layer[Any, Any]
 
 
 def random_layer(subject: Subject, rng: np.random.Generator, biases: bool, norms: bool) -> Parts:
@@ -48,7 +47,24 @@ def random_layer(subject: Subject, rng: np.random.Generator, biases: bool, norms
         name: subject.weight(array) if array.ndim == 2 else subject.vector(array)
         for name, array in host.items()
     }
-    return Parts(host, replace(bare_layer(), **on_device))
+    return Parts(host, layer_of(on_device))
+
+
+def layer_of(arrays: dict[str, Any]) -> Layer[Any, Any]:
+    """Named as on the host; biases and head norms may be missing."""
+
+    def linear(name: str) -> Linear[Any, Any]:
+        return Linear(arrays[name], arrays.get(f"{name}_bias"))
+
+    attention = Attention(
+        norm=Norm(arrays["attention_norm"], EPS),
+        qkv=linear("qkv"),
+        q_norm=Norm(arrays["q_norm"], EPS) if "q_norm" in arrays else None,
+        k_norm=Norm(arrays["k_norm"], EPS) if "k_norm" in arrays else None,
+        output=linear("qkv"),  # which no operator here reads
+    )
+    mlp = Mlp(Norm(arrays["mlp_norm"], EPS), linear("gate_up"), linear("down"))
+    return Layer(attention, mlp)
 
 
 @pytest.mark.parametrize("tokens", [1, 3, 33])
@@ -59,16 +75,16 @@ def test_feed_forward(
     host, layer = random_layer(subject, rng, biases, norms=False)
     x = subject.rounded(rng.normal(size=(tokens, WIDTHS["D"])))
     on_device, ops = subject.activation(x), subject.ops
-    actual = ops.feed_forward(on_device, layer, EPS)
+    actual = ops.feed_forward(on_device, layer.mlp)
 
     normed = reference.rms_norm(x, host["mlp_norm"], EPS)
     inner = reference.silu_mul(reference.linear(normed, host["gate_up"], host.get("gate_up_bias")))
     subject.check(actual, reference.linear(inner, host["down"], host.get("down_bias"), x))
 
-    subject.check(actual, subject.floats(Operators.feed_forward(ops, on_device, layer, EPS)))
-    normed = ops.rms_norm(on_device, layer.mlp_norm, EPS)
-    inner = ops.silu_mul(ops.linear(normed, layer.gate_up, layer.gate_up_bias))
-    spelled_out = ops.linear(inner, layer.down, layer.down_bias, on_device)
+    subject.check(actual, subject.floats(Operators.feed_forward(ops, on_device, layer.mlp)))
+    normed = ops.rms_norm(on_device, layer.mlp.norm)
+    inner = ops.silu_mul(ops.linear(normed, layer.mlp.gate_up))
+    spelled_out = ops.linear(inner, layer.mlp.down, on_device)
     subject.check(actual, subject.floats(spelled_out))
     np.testing.assert_array_equal(subject.floats(on_device), x)
 
@@ -103,14 +119,15 @@ def test_project_qkv(
         cos_sin = subject.ops.upload(reference.cos_sin(angles))
         # What an earlier way left there must not help this one.
         memory.store_in(0, batch, np.full((tokens, 48), 99.0))
-        q = how(subject.activation(x), layer, cos_sin, memory.cache.layers[0], device_batch, EPS)
+        operands = subject.activation(x), layer.attention, cos_sin, memory.cache.layers[0]
+        q = how(*operands, device_batch)
         memory.check_attention(batch, subject.rounded(expected), roundings=2)
         return q
 
-    def spelled_out(x: Any, layer: Layer[Any], *rest: Any) -> Any:
-        normed = subject.ops.rms_norm(x, layer.attention_norm, EPS)
-        qkv = subject.ops.linear(normed, layer.qkv, layer.qkv_bias)
-        return subject.ops.rope_and_store(qkv, layer, *rest)
+    def spelled_out(x: Any, attention: Attention[Any, Any], *rest: Any) -> Any:
+        normed = subject.ops.rms_norm(x, attention.norm)
+        qkv = subject.ops.linear(normed, attention.qkv)
+        return subject.ops.rope_and_store(qkv, attention, *rest)
 
     def default(*operands: Any) -> Any:
         return Operators.project_qkv(subject.ops, *operands)
@@ -128,11 +145,12 @@ def test_logits(subject: Subject, rng: np.random.Generator, rows: int, vocabular
     x = subject.rounded(rng.normal(size=(rows, width)))
     norm = subject.rounded(rng.uniform(0.5, 1.5, width))
     head = subject.rounded(rng.normal(size=(vocabulary, width)))
-    operands = (subject.activation(x), subject.vector(norm), subject.weight(head), EPS)
+    projection: Linear[Any, Any] = Linear(subject.weight(head))
+    operands = subject.activation(x), subject.norm(norm), projection
     actual = subject.ops.logits(*operands)
     subject.check(actual, reference.linear(reference.rms_norm(x, norm, EPS), head))
     subject.check(actual, subject.floats(Operators.logits(subject.ops, *operands)))
-    normed = subject.ops.rms_norm(operands[0], operands[1], EPS)
+    normed = subject.ops.rms_norm(*operands[:2])
     subject.check(actual, subject.floats(subject.ops.linear(normed, operands[2])))
     assert subject.ops.download(actual).dtype == np.float32
 
@@ -175,7 +193,7 @@ def test_a_graph_is_the_step_it_was_made_of(subject: Subject, rng: np.random.Gen
     memory = Memory(subject)
 
     def step(batch: Any) -> Any:
-        x = subject.ops.gather(table, batch.tokens)
+        x = subject.ops.embed(table, batch.tokens)
         return subject.ops.add(x, x)
 
     graph = subject.ops.graph(step)
@@ -190,4 +208,4 @@ def test_weights_are_made_within_loading(subject: Subject) -> None:
     with subject.ops.loading(None, []):
         weight = subject.weight(np.eye(3))
     x = subject.activation(np.arange(3.0)[None])
-    np.testing.assert_array_equal(subject.floats(subject.ops.linear(x, weight)), [[0, 1, 2]])
+    np.testing.assert_array_equal(subject.floats(subject.linear(x, weight)), [[0, 1, 2]])

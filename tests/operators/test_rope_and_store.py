@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import reference
 from reference import Floats
-from subject import EPS, Memory, Subject, bare_layer, chunk_of
+from subject import Memory, Subject, bare_attention, chunk_of
 
 HEADS = [(1, 1), (3, 1), (4, 2), (5, 5), (8, 2)]  # one head, MQA, GQA, MHA, GQA
 WIDTHS = [2, 6, 32, 66]
@@ -86,12 +86,10 @@ def test_the_input_stays_as_it_was(subject: Subject, rng: np.random.Generator) -
         qkv, angles = memory.random(rng, tokens), reference.cos_sin(random_angles(rng, tokens, 6))
         ones = subject.vector(np.ones(6))
         on_device = subject.activation(qkv)
-        for layer in (bare_layer(), bare_layer(ones, ones)):
+        for attention in (bare_attention(), bare_attention(ones, ones)):
             batch = subject.ops.upload_batch(memory.batch(chunk_of(tokens, 0, [0])))
             cos_sin = subject.ops.upload(angles.copy())
-            subject.ops.rope_and_store(
-                on_device, layer, cos_sin, memory.cache.layers[0], batch, EPS
-            )
+            subject.ops.rope_and_store(on_device, attention, cos_sin, memory.cache.layers[0], batch)
             np.testing.assert_array_equal(subject.floats(on_device), qkv)
             np.testing.assert_array_equal(subject.ops.download(cos_sin), angles)
 

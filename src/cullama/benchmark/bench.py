@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..cpu.operators import CpuOperators
+from ..cpu.backend import HostBackend
 from ..cpu.threads import choose_threads, physical_cores
 from ..errors import UsageError
 from . import runs
@@ -88,7 +88,7 @@ class Setting(NamedTuple):
 @contextmanager
 def _settings(ops: Any, plan: BenchPlan) -> Iterator[list[Setting]]:
     """Yield the settings to measure with; they share the memory of one meter."""
-    if isinstance(ops, CpuOperators):
+    if isinstance(ops, HostBackend):
         on_cpu = CpuMeter(plan.repeats)
         counts = plan.thread_counts or sorted({1, physical_cores()})
         yield [
@@ -118,7 +118,7 @@ def _machine(ops: Any) -> str:
     except (OSError, StopIteration):
         pass
     processor = f"{name}, {physical_cores()} cores, numpy {numpy.__version__}"
-    if isinstance(ops, CpuOperators):
+    if isinstance(ops, HostBackend):
         return processor
     major, minor = ops.device.driver_version
     return f"{ops.device.name}, driver of CUDA {major}.{minor}, {processor}"

@@ -16,6 +16,8 @@ import numpy as np
 
 from ..cuda.memory import Pool, copy_on_device, empty
 from ..cuda.operators import CudaOperators
+from ..cuda.weight import CudaWeight
+from ..model.layer import Linear
 
 COPIED_BYTES = 4 << 30  # far beyond any cache; a quarter of the free memory at most
 MATRIX = 8192  # rows and columns: large enough for a product to reach its rate
@@ -76,7 +78,7 @@ class CudaMeter:
     def _product_seconds(self) -> float:
         matrix = empty(self._pool, (MATRIX, MATRIX), self._ops.dtype)
         self._clear(matrix.address, matrix.nbytes)
-        return self._seconds(lambda: self._ops.linear(matrix, matrix))
+        return self._seconds(lambda: self._ops.linear(matrix, Linear(CudaWeight(matrix))))
 
     def _gap(self) -> float:
         """Time empty kernels in a graph, each with a block for every multiprocessor."""

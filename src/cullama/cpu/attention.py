@@ -1,12 +1,12 @@
-"""Paged attention in numpy: one sequence, a tile of its tokens, one layer.
+"""Paged attention in numpy, and a batch as the numpy backend reads it.
 
-It knows how the CPU lays its cache out, keys transposed within a block, so that a product with a
-query runs along memory:
+The cache's layout is the CPU's, with keys transposed within a block, so that a product with a query
+runs along memory:
 
     keys   [K, blocks, E, block_size]        values [K, blocks, block_size, E]
 
-Blocks of a sequence that lie next to each other are used where they are; scattered ones are
-gathered first. It does not know who owns a block.
+Blocks of a sequence that are neighbours in memory are used where they are; scattered ones are
+copied together first. Which sequence owns a block is not known here.
 """
 
 from __future__ import annotations
@@ -34,10 +34,9 @@ TILE = 32
 # stays in a core's cache, and the cores share a prompt by its rows.
 FEW_ROWS = 256
 
-# What a tile takes, roughly, to tell whether tiles are worth sharing.
+# What a tile takes, roughly, to decide whether tiles are worth sharing.
 TILE_SECONDS = 15e-6  # however small
 PRODUCT_RATE = 40e9  # operations a second
-
 
 _EVERY_ROW: Any = slice(None)
 
@@ -51,36 +50,25 @@ class Span:
     context: int  # tokens in the cache once these are stored
     blocks: int | NDArray[np.int32]  # the first of a run of neighbours, or a table of blocks
 
-    def blocks_between(self, first: int, end: int) -> slice | NDArray[np.int32]:
-        """Index of this sequence's blocks first … end."""
-        if isinstance(self.blocks, int):
-            return slice(self.blocks + first, self.blocks + end)
-        return self.blocks[first:end]
-
 
 @dataclass(frozen=True)
 class CpuBatch(Batch[HostArray]):
-    """A batch with what the CPU works out once for all layers."""
+    """A batch with what the CPU computes once for all layers."""
 
     spans: tuple[Span, ...]
-    kept: NDArray[np.intp] | int  # rows that go to the cache
+    stored_rows: NDArray[np.intp] | int  # those with a slot
     places: tuple[int, int] | tuple[HostArray, HostArray]  # their blocks, and offsets in them
     parts: tuple[tuple[slice, CpuBatch], ...] = ()  # its rows a few at a time, where there are many
 
 
 def pack(batch: Batch[HostArray], block_size: int) -> CpuBatch:
     starts, contexts = batch.query_starts.tolist(), batch.context_lengths.tolist()
-    spans = tuple(
-        Span(
-            starts[i],
-            starts[i + 1],
-            context,
-            _run_or_table(batch.block_tables[i], context, block_size),
-        )
-        for i, context in enumerate(contexts)
-        if starts[i] < starts[i + 1]
-    )
-    kept, places = _places(batch.slots, block_size)
+    spans = []
+    for i, context in enumerate(contexts):
+        if starts[i] < starts[i + 1]:
+            blocks = _run_or_table(batch.block_tables[i], context, block_size)
+            spans.append(Span(starts[i], starts[i + 1], context, blocks))
+    stored_rows, places = _places(batch.slots, block_size)
     tokens = len(batch.tokens)
     # Slices are views where arrays of rows are copies, and take numpy a fraction of the time.
     positions: Any = batch.positions
@@ -98,8 +86,8 @@ def pack(batch: Batch[HostArray], block_size: int) -> CpuBatch:
         batch.context_lengths,
         batch.block_tables,
         logit_rows,
-        spans,
-        kept,
+        tuple(spans),
+        stored_rows,
         places,
     )
     if tokens <= FEW_ROWS:
@@ -110,8 +98,8 @@ def pack(batch: Batch[HostArray], block_size: int) -> CpuBatch:
 
 def _part(batch: CpuBatch, rows: slice, block_size: int) -> CpuBatch:
     """A batch that stores those rows; it is for no attention."""
-    kept, places = _places(batch.slots[rows], block_size)
-    return replace(batch, spans=(), kept=kept, places=places)
+    stored_rows, places = _places(batch.slots[rows], block_size)
+    return replace(batch, spans=(), stored_rows=stored_rows, places=places)
 
 
 def _run_or_table(table: HostArray, context: int, block_size: int) -> int | NDArray[np.int32]:
@@ -129,15 +117,15 @@ def _places(slots: HostArray, block_size: int) -> tuple[Any, Any]:
     """Plain numbers where there is one token: numpy takes them several times faster."""
     if len(slots) == 1 and slots[0] >= 0:
         return 0, divmod(int(slots[0]), block_size)
-    kept = np.flatnonzero(slots >= 0)
-    return kept, np.divmod(slots[kept], block_size)
+    rows = np.flatnonzero(slots >= 0)
+    return rows, np.divmod(slots[rows], block_size)
 
 
 def store(keys: Floats, values: Floats, cache: LayerCache[HostArray], batch: CpuBatch) -> None:
-    """Keep the keys and values of a layer, [T, K, E] both."""
+    """Store the keys and values of a layer, [T, K, E] both."""
     blocks, offsets = batch.places
-    cache.keys[:, blocks, :, offsets] = keys[batch.kept]
-    cache.values[:, blocks, offsets] = values.swapaxes(0, 1)[:, batch.kept]
+    cache.keys[:, blocks, :, offsets] = keys[batch.stored_rows]
+    cache.values[:, blocks, offsets] = values.swapaxes(0, 1)[:, batch.stored_rows]
 
 
 def attend(
@@ -150,7 +138,7 @@ def attend(
     """[T, H, E] → [T, H E]; `tile`: queries taken at a time."""
     tile = TILE if tile is None else tile
     tokens, heads, width = q.shape
-    if tokens == 1:  # the commonest case: one sequence writing its next token
+    if tokens == 1:  # the commonest case: one sequence decodes its next token
         return _tile(q, cache, batch.spans[0], batch.spans[0].context - 1)
     out = np.empty((tokens, heads * width), np.float32)
     tiles = [
@@ -160,14 +148,14 @@ def attend(
     ]
     operations = sum(4 * (rows.stop - rows.start) * span.context for span, rows in tiles)
     seconds = len(tiles) * TILE_SECONDS + operations * heads * width / PRODUCT_RATE
-    hands = len(thread_pool.split(len(tiles), seconds))
+    threads = len(thread_pool.split(len(tiles), seconds))
 
-    def some(first: int) -> None:
-        for span, rows in tiles[first::hands]:  # dealt out: later tiles look further back
+    def attend_every(first: int) -> None:
+        for span, rows in tiles[first::threads]:  # dealt out: later tiles look further back
             position = span.context - (span.end - rows.start)  # of the tile's first token
             out[rows] = _tile(q[rows], cache, span, position)
 
-    thread_pool.execute([partial(some, first) for first in range(hands)])
+    thread_pool.execute([partial(attend_every, first) for first in range(threads)])
     return out
 
 
@@ -178,48 +166,40 @@ def _tile(q: Floats, cache: LayerCache[HostArray], span: Span, position: int) ->
     end = position + tokens
     begin = max(0, position - cache.window + 1) if cache.window else 0  # no token sees before it
     first = begin // block_size
-    index = span.blocks_between(first, -(-end // block_size))
-    keys = _float32(_taken(cache.keys, index))  # [K, B, E, block_size]
-    values = _float32(_taken(cache.values, index))  # [K, B, block_size, E]
+    blocks = slice(first, -(-end // block_size))  # of the sequence
+    keys = _blocks_of(span, cache.keys, blocks)  # [K, B, E, block_size]
+    values = _blocks_of(span, cache.values, blocks)  # [K, B, block_size, E]
 
-    grouped = _by_kv_head(q, kv_heads) * width**-0.5  # [K, H/K t, E]
-    rows, blocks = grouped.shape[1], keys.shape[1]
-    scores = np.empty((kv_heads, rows, blocks, block_size), np.float32)
+    if tokens > 1:  # all queries of a key/value head in one matrix
+        q = q.reshape(tokens, kv_heads, -1, width).transpose(1, 2, 0, 3)
+    grouped = q.reshape(kv_heads, -1, width) * width**-0.5  # [K, H/K t, E]
+    rows = grouped.shape[1]
+    scores = np.empty((kv_heads, rows, keys.shape[1], block_size), np.float32)
     np.matmul(grouped[:, None], keys, out=scores.transpose(0, 2, 1, 3))
     slots = slice(begin - first * block_size, end - first * block_size)
     scores = scores.reshape(kv_heads, rows, -1)[:, :, slots]
     if tokens > 1:
-        # A view is a must here: added to a copy, the mask would be lost without a word.
+        # This must be a view: added to a copy, the mask would be lost silently.
         by_token = scores.reshape((kv_heads, -1, tokens, end - begin), copy=False)
         by_token += _mask(position, tokens, begin, cache.window)
     scores -= np.maximum.reduce(scores, axis=-1, keepdims=True)
     np.exp(scores, out=scores)
     attn_out = scores @ values.reshape(kv_heads, -1, width)[:, slots]
     attn_out /= np.add.reduce(scores, axis=-1, keepdims=True)
-    return _by_token(attn_out, tokens)
+    if tokens > 1:
+        attn_out = attn_out.reshape(kv_heads, -1, tokens, width).transpose(2, 0, 1, 3)
+    return attn_out.reshape(tokens, -1)
 
 
-def _taken(blocks: HostArray, index: slice | NDArray[np.int32]) -> HostArray:
-    """Some blocks of all heads. `take` lays scattered ones out as neighbours lie; an index in
-    brackets would have them by block, which the products and reshapes below would each copy."""
-    return blocks[:, index] if isinstance(index, slice) else blocks.take(index, axis=1)
-
-
-def _by_kv_head(q: Floats, kv_heads: int) -> Floats:
-    """[t, H, E] → [K, H/K t, E]: all queries of a key/value head in one matrix."""
-    tokens, _, width = q.shape
-    if tokens == 1:
-        return q.reshape(kv_heads, -1, width)
-    grouped = q.reshape(tokens, kv_heads, -1, width).transpose(1, 2, 0, 3)
-    return grouped.reshape(kv_heads, -1, width)
-
-
-def _by_token(attn_out: Floats, tokens: int) -> Floats:
-    """[K, H/K t, E] → [t, H E]."""
-    kv_heads, _, width = attn_out.shape
-    if tokens == 1:
-        return attn_out.reshape(1, -1)
-    return attn_out.reshape(kv_heads, -1, tokens, width).transpose(2, 0, 1, 3).reshape(tokens, -1)
+def _blocks_of(span: Span, cached: HostArray, blocks: slice) -> Floats:
+    """Some blocks of a sequence, of all heads, in float32."""
+    if isinstance(span.blocks, int):
+        array = cached[:, span.blocks + blocks.start : span.blocks + blocks.stop]
+    else:
+        # `take` lays scattered blocks out as neighbours lie; an index in brackets would have them
+        # by block, which the products and reshapes that follow would each copy.
+        array = cached.take(span.blocks[blocks], axis=1)
+    return array if array.dtype == np.float32 else array.astype(np.float32)
 
 
 def _mask(position: int, tokens: int, begin: int, window: int) -> Floats:
@@ -230,7 +210,3 @@ def _mask(position: int, tokens: int, begin: int, window: int) -> Floats:
     if window:
         hidden |= keys <= queries - window
     return np.where(hidden, np.float32(-np.inf), np.float32(0))
-
-
-def _float32(array: HostArray) -> Floats:
-    return array if array.dtype == np.float32 else array.astype(np.float32)

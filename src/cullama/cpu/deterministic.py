@@ -1,7 +1,7 @@
 """Each row computed as if it were alone: the same bits in any batch, chunking and company.
 
 A product of many rows sums in another order than a product of one, so a row's last bits depend on
-who else is in the batch, and now and then a token does. Here rows go through products in groups of
+what else is in the batch, and now and then a token does. Here rows go through products in groups of
 a fixed size and through attention one by one. It costs speed where there are many rows: each group
 reads all the weights again. (He et al., "Defeating Nondeterminism in LLM Inference", 2025.)
 """
@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 
 from ..files.tensor import HostArray
-from ..model.batch import Batch
 from ..model.kv_cache import LayerCache
-from . import matrix
+from ..model.layer import Linear, Norm
 from .attention import CpuBatch, attend
-from .operators import CpuOperators, Floats
+from .matrix import Matrix
+from .operators import CpuOperators, Floats, rms_norm_rows
 
 # Rows in a product: four take no longer than one where the weights come from memory.
 GROUP = 4
@@ -28,46 +28,51 @@ class DeterministicCpuOperators(CpuOperators):
         self, dtype: str, threads: int, has_tiles: bool, weight_folder: Path | None = None
     ) -> None:
         super().__init__(dtype, threads, has_tiles, weight_folder)
-        self._groups: dict[tuple[int, ...], int] = {}  # by shape and strides of the weight
+        self._groups: dict[tuple[object, ...], int] = {}  # by layout and shape of the weight
 
     def use_threads(self, threads: int) -> None:
         super().use_threads(threads)
         self.description += " · deterministic"
 
-    def _product(self, x: HostArray, weight: HostArray) -> Floats:
-        group = self._group_for(weight)
-        out = np.empty((len(x), matrix.rows_in(weight)), np.float32)
+    def linear(
+        self,
+        x: HostArray,
+        projection: Linear[HostArray, Matrix],
+        residual: HostArray | None = None,
+    ) -> HostArray:
+        weight = projection.weight
+        group = self._group_for(weight, x.shape[1])
+        out = np.empty((len(x), weight.rows), np.float32)
         rows = np.zeros((group, x.shape[1]), np.float32)
         for start in range(0, len(x), group):
             some = x[start : start + group]
             rows[: len(some)] = some
-            out[start : start + group] = super()._product(rows, weight)[: len(some)]
+            out[start : start + group] = weight.product(rows, self.thread_pool)[: len(some)]
+        for added in (projection.bias, residual):
+            if added is not None:
+                out += added
         return out
 
-    def rms_norm(self, x: HostArray, weight: HostArray, eps: float) -> HostArray:
-        return self._rms_norm_rows(x, weight, eps)
+    def rms_norm(self, x: HostArray, norm: Norm[HostArray]) -> HostArray:
+        return rms_norm_rows(x, norm)
 
-    def attention(
-        self, q: HostArray, cache: LayerCache[HostArray], batch: Batch[HostArray]
-    ) -> HostArray:
-        assert isinstance(batch, CpuBatch)
+    def attention(self, q: HostArray, cache: LayerCache[HostArray], batch: CpuBatch) -> HostArray:
         return attend(q, cache, batch, self.thread_pool, tile=1)
 
-    def _group_for(self, weight: HostArray) -> int:
-        """How many rows may share a product with this weight: seen, not taken on trust."""
-        key = weight.shape + weight.strides
+    def _group_for(self, weight: Matrix, inputs: int) -> int:
+        """How many rows may share a product with this weight: tried out, not assumed."""
+        key = type(weight), inputs, weight.rows
         if key not in self._groups:
-            self._groups[key] = GROUP if self._is_blind_to_neighbours(weight) else 1
+            self._groups[key] = GROUP if self._is_blind_to_neighbours(weight, inputs) else 1
         return self._groups[key]
 
-    def _is_blind_to_neighbours(self, weight: HostArray) -> bool:
+    def _is_blind_to_neighbours(self, weight: Matrix, inputs: int) -> bool:
         """Whether a row gives the same bits in every place of a group, whatever the others are."""
         random = np.random.default_rng(0)
-        inputs = weight.shape[1]
         row = random.standard_normal(inputs, np.float32)
-        results = []
+        results: list[Floats] = []
         for place in range(GROUP):
             rows = random.standard_normal((GROUP, inputs), np.float32)
             rows[place] = row
-            results.append(super()._product(rows, weight)[place])
+            results.append(weight.product(rows, self.thread_pool)[place])
         return all((result == results[0]).all() for result in results)

@@ -18,7 +18,7 @@ from ..sampling.draw import Draw, Drawn
 from ..sampling.params import SamplingParams
 from ..sampling.philox import uniform
 from . import reference
-from .fixture import EPS, Fixture, Numbers, bare_layer, empty_cache, written_texts
+from .fixture import EPS, Fixture, Numbers, bare_attention, empty_cache, written_texts
 from .reference import Floats
 
 FEW = 4  # rows, and sequences: what one pass over the weights serves
@@ -57,14 +57,14 @@ def _dimensions(*shapes: Sequence[int]) -> str:
     return ", ".join("×".join(map(str, shape)) for shape in shapes)
 
 
-def _gather(rig: Fixture) -> Case:
+def _embed(rig: Fixture) -> Case:
     table = rig.matrix(rig.sizes.vocabulary, rig.sizes.hidden)
     rows = rig.generator.integers(0, len(table), rig.sizes.rows)
     on_device, which = rig.weight(table), rig.integers(rows)
     return _simple(
         rig,
         _dimensions(table.shape, rows.shape),
-        lambda: rig.ops.gather(on_device, which),
+        lambda: rig.ops.embed(on_device, which),
         lambda: table[rows].astype(np.float64),
         traffic=rows.size * table.shape[1] * (rig.item + rig.activation.itemsize),
         is_exact=True,
@@ -82,8 +82,7 @@ def _linear(rig: Fixture, rows: int | None = None, has_bias: bool = False) -> Ca
     residual = rig.numbers(len(x), len(weight)) if rows is None else None
     given = (
         rig.upload(x),
-        rig.weight(weight),
-        None if bias is None else rig.vector(bias),
+        rig.linear(weight, bias),
         None if residual is None else rig.upload(residual),
     )
     added = [each.astype(np.float64) for each in (bias, residual) if each is not None]
@@ -101,11 +100,11 @@ def _linear(rig: Fixture, rows: int | None = None, has_bias: bool = False) -> Ca
 def _logits(rig: Fixture) -> Case:
     x, norm = rig.numbers(1, rig.sizes.hidden), rig.numbers(rig.sizes.hidden)
     head = rig.matrix(rig.sizes.vocabulary, rig.sizes.hidden)
-    given = rig.upload(x), rig.vector(norm), rig.weight(head)
+    given = rig.upload(x), rig.norm(norm), rig.linear(head)
     return _simple(
         rig,
         _dimensions(x.shape, head.shape),
-        lambda: rig.ops.logits(*given, EPS),
+        lambda: rig.ops.logits(*given),
         lambda: reference.linear(reference.rms_norm(x.astype(np.float64), norm, EPS), head),
         traffic=head.size * rig.item,
         roundings=2,
@@ -114,11 +113,11 @@ def _logits(rig: Fixture) -> Case:
 
 def _rms_norm(rig: Fixture) -> Case:
     x, weight = rig.numbers(rig.sizes.rows, rig.sizes.hidden), rig.numbers(rig.sizes.hidden)
-    given = rig.upload(x), rig.vector(weight)
+    given = rig.upload(x), rig.norm(weight)
     return _simple(
         rig,
         _dimensions(x.shape),
-        lambda: rig.ops.rms_norm(*given, EPS),
+        lambda: rig.ops.rms_norm(*given),
         lambda: reference.rms_norm(x.astype(np.float64), weight, EPS),
         traffic=2 * x.size * rig.activation.itemsize,
     )
@@ -151,7 +150,7 @@ def _rope_and_store(rig: Fixture) -> Case:
     given = rig.upload(qkv.reshape(tokens, -1)), rig.ops.upload(_cos_sin(angles))
 
     def run() -> Any:
-        return rig.ops.rope_and_store(given[0], bare_layer(), given[1], cache.layers[0], batch, EPS)
+        return rig.ops.rope_and_store(given[0], bare_attention(), given[1], cache.layers[0], batch)
 
     def read(q: Any) -> list[Floats]:
         return [rig.floats(q), rig.floats(rig.ops.attention(q, cache.layers[0], batch))]
@@ -285,10 +284,10 @@ def _graph(rig: Fixture) -> Case:
         rig.matrix(sizes.hidden, sizes.hidden),
     )
     norm = rig.numbers(sizes.hidden)
-    given = rig.weight(table), rig.vector(norm), rig.weight(weight)
+    given = rig.weight(table), rig.norm(norm), rig.linear(weight)
     step = ops.graph(
         lambda batch: ops.linear(
-            ops.rms_norm(ops.gather(given[0], batch.tokens), given[1], EPS), given[2]
+            ops.rms_norm(ops.embed(given[0], batch.tokens), given[1]), given[2]
         )
     )
     tokens = rig.generator.integers(0, sizes.vocabulary, (3, FEW))
@@ -297,7 +296,7 @@ def _graph(rig: Fixture) -> Case:
         step(batch)
     return _simple(
         rig,
-        f"{FEW} tokens: gather, rms_norm, linear {_dimensions(weight.shape)}",
+        f"{FEW} tokens: embed, rms_norm, linear {_dimensions(weight.shape)}",
         lambda: step(batches[2]),
         lambda: reference.linear(
             reference.rms_norm(table[tokens[2]].astype(np.float64), norm, EPS), weight
@@ -309,7 +308,7 @@ def _graph(rig: Fixture) -> Case:
 
 
 CASES: dict[str, Make] = {
-    "gather": _gather,
+    "embed": _embed,
     "linear, one row": partial(_linear, rows=1),
     "linear, few rows": partial(_linear, rows=FEW, has_bias=True),
     "linear, many rows": _linear,

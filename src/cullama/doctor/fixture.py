@@ -13,8 +13,8 @@ from ..files.tensor import DTYPES, HostArray, StoredTensor
 from ..model.batch import Batch, Chunk, build_batch
 from ..model.config import ModelConfig
 from ..model.kv_cache import KVCache
-from ..model.layer import Layer
-from ..model.operators import Operators
+from ..model.layer import Attention, Linear, Norm
+from ..model.operators import AnyOperators
 from ..model.rope import Rope
 from .reference import Floats
 
@@ -45,7 +45,7 @@ SMALL = ModelSizes("small", 48, 80, 4, 2, 16, 300, 40, 70, 600)
 
 @dataclass(frozen=True)
 class Fixture:
-    ops: Operators[Any]
+    ops: AnyOperators
     dtype: str
     activation: np.dtype  # of what lies between two operators
     sizes: ModelSizes
@@ -70,6 +70,12 @@ class Fixture:
 
     def weight(self, matrix: Numbers) -> Any:
         return self.ops.weight([stored(matrix)])
+
+    def linear(self, matrix: Numbers, bias: Numbers | None = None) -> Linear[Any, Any]:
+        return Linear(self.weight(matrix), None if bias is None else self.vector(bias))
+
+    def norm(self, weight: Numbers) -> Norm[Any]:
+        return Norm(self.vector(weight), EPS)
 
     def vector(self, numbers: Numbers) -> Any:
         return self.ops.vector([stored(numbers)])
@@ -135,11 +141,10 @@ def written_texts(rig: Fixture, count: int, context: int, copies: int = 1) -> Te
     unturned = np.repeat(np.array([[1, 0]], np.float32), width, axis=1).repeat(tokens, axis=0)
     rig.ops.rope_and_store(
         rig.upload(np.concatenate(rows, axis=1)),
-        bare_layer(),
+        bare_attention(),
         rig.ops.upload(unturned),
         cache.layers[0],
         texts.batch(context),
-        EPS,
     )
     return texts
 
@@ -169,7 +174,7 @@ def _config(sizes: ModelSizes) -> ModelConfig:
     )
 
 
-def bare_layer() -> Layer[Any]:
-    """All that `rope_and_store` asks of a layer: whether q and k are normed. They are not."""
+def bare_attention() -> Attention[Any, Any]:
+    """All that `rope_and_store` asks of an attention: whether q and k are normed. They are not."""
     nothing: Any = None
-    return Layer(*(nothing,) * 12)
+    return Attention(nothing, nothing, None, None, nothing)

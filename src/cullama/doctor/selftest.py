@@ -8,16 +8,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, cast
 
 import numpy as np
 
 from ..backends import operators_for
-from ..cpu.operators import CpuOperators
-from ..cuda.operators import CudaOperators
+from ..cpu.backend import HostBackend
+from ..cuda.backend import CudaBackend
 from ..errors import CullamaError, DeviceLostError
 from ..files.tensor import DTYPES
-from ..model.operators import Operators
+from ..model.operators import AnyOperators
 from .cases import CASES, FEW, Case
 from .clock import Clock, DeviceClock, HostClock
 from .findings import Problem
@@ -125,7 +124,7 @@ def self_test(backend: str, dtype: str, plan: DoctorPlan, sizes: ModelSizes = MO
         ops.close()
 
 
-def _tested(backend: str, dtype: str, ops: Operators[Any], sizes: ModelSizes) -> SelfTest:
+def _tested(backend: str, dtype: str, ops: AnyOperators, sizes: ModelSizes) -> SelfTest:
     rows: list[OperatorResult] = []
     copy_rate, failure, is_lost = 0.0, "", False
     try:
@@ -142,19 +141,20 @@ def _tested(backend: str, dtype: str, ops: Operators[Any], sizes: ModelSizes) ->
     )
 
 
-def _clock(ops: Operators[Any]) -> Clock:
-    if isinstance(ops, CpuOperators):
-        return HostClock(ops.thread_pool)
-    return DeviceClock(cast(CudaOperators, ops).device)
+def _clock(ops: AnyOperators) -> Clock:
+    if isinstance(ops, CudaBackend):
+        return DeviceClock(ops.device)
+    assert isinstance(ops, HostBackend)
+    return HostClock(ops.thread_pool)
 
 
-def _rig(ops: Operators[Any], dtype: str, sizes: ModelSizes) -> Fixture:
+def _rig(ops: AnyOperators, dtype: str, sizes: ModelSizes) -> Fixture:
     """The CPU backend computes in float32, whatever it stores."""
-    activation = np.dtype(np.float32) if isinstance(ops, CpuOperators) else DTYPES[dtype]
+    activation = np.dtype(np.float32) if isinstance(ops, HostBackend) else DTYPES[dtype]
     return Fixture(ops, dtype, activation, sizes)
 
 
-def _is_slow(ops: Operators[Any], dtype: str, clock: Clock) -> bool:
+def _is_slow(ops: AnyOperators, dtype: str, clock: Clock) -> bool:
     case = CASES["linear, one row"](_rig(ops, dtype, MODEL))
     case.run()
     return clock.seconds(case.run, can_be_captured=False) * FEW > SLOW

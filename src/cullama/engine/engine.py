@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from ..errors import ClosedError, QueueFullError, UsageError
 from ..model.batch import Chunk
 from ..model.kv_cache import KVCache
-from ..model.llama import Llama
+from ..model.llama import AnyLlama
 from .client import EngineClient, GenerationRequest, RequestHandle, RequestOutput
 from .insider import Insider
 from .lock import EngineLock
@@ -54,7 +54,7 @@ class Engine(EngineClient):
 
     def __init__(
         self,
-        model: Llama[Any],
+        model: AnyLlama,
         cache: KVCache[Any],
         context_length: int,
         max_waiting: int | None = None,

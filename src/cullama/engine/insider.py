@@ -33,13 +33,13 @@ class Insider(Generic[Array]):
     def __init__(
         self, runner: Runner[Array], scheduler: Scheduler, prefix_cache: PrefixCache
     ) -> None:
-        self.model: Llama[Array] = runner.model
+        self.model: Llama[Array, Any, Any] = runner.model
         self.cache: KVCache[Array] = runner.cache
         self.token_budget = scheduler.token_budget
         self._runner, self._scheduler, self._prefix_cache = runner, scheduler, prefix_cache
 
     @property
-    def ops(self) -> Operators[Array]:
+    def ops(self) -> Operators[Array, Any, Any]:
         return self.model.ops
 
     @property

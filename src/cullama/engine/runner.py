@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,7 +48,7 @@ class PendingPass(NamedTuple):
 
 
 class Runner(Generic[Array]):
-    def __init__(self, model: Llama[Array], cache: KVCache[Array]) -> None:
+    def __init__(self, model: Llama[Array, Any, Any], cache: KVCache[Array]) -> None:
         self.model, self.cache, self.ops = model, cache, model.ops
         self.is_asynchronous = model.ops.is_asynchronous
         self.forward = model.ops.graph(lambda batch: model.forward(batch, cache))

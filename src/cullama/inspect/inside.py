@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from ..engine.insider import Insider
     from ..files.tensor import HostArray
     from ..model.config import ModelConfig
-    from ..model.operators import Operators
+    from ..model.operators import AnyOperators
     from ..notebook.inside import Picture
     from ..text.tokenizer import Tokenizer
     from .instrumented import Observer
@@ -107,19 +107,19 @@ class Inside:
         """Yield the attention's result [T, H, E] for E tokens at a time, with the first of them:
         in column e stands how much each token attends to token start + e."""
         model, ops = insider.model, insider.ops
-        weights, config = model.weights.layers[layer], model.config
+        attention, config = model.weights.layers[layer].attention, model.config
         one_layer = replace(config, windows=(config.windows[layer],))
         x, q = (self._uploaded(rows[layer], ops) for rows in (self.hidden, self.queries))
         (step,) = prompt_passes(self.tokens, insider.block_size)
         batch = ops.upload_batch(step.batch)
         cos_sin = ops.gather(model.weights.rope_table, batch.positions)
-        normed = ops.rms_norm(x, weights.attention_norm, config.norm_eps)
-        qkv = ops.download(ops.linear(normed, weights.qkv, weights.qkv_bias))
+        normed = ops.rms_norm(x, attention.norm)
+        qkv = ops.download(ops.linear(normed, attention.qkv))
         cache_tokens = blocks_for(self.tokens, insider.block_size) * insider.block_size
         (cache,) = ops.cache(one_layer, cache_tokens).layers
         for start in range(0, len(self.tokens), config.head_dim):
             changed = ops.upload(_with_one_hot_values(qkv, config, start))
-            ops.rope_and_store(changed, weights, cos_sin, cache, batch, config.norm_eps)
+            ops.rope_and_store(changed, attention, cos_sin, cache, batch)
             yield start, ops.download(ops.attention(q, cache, batch)).reshape(q.shape)
 
     # --- the logit lens ------------------------------------------------------------------------
@@ -154,18 +154,17 @@ class Inside:
 
     def _lens(self, rows: Floats) -> Floats:
         with self.engine.exclusive() as insider:
-            ops, weights, eps = insider.ops, insider.model.weights, insider.model.config.norm_eps
+            ops, weights = insider.ops, insider.model.weights
             # As many rows at a time as the engine's passes have: other shapes may sum in another
             # order, and the last state's lens is to equal `llm.logits` bit for bit.
             budget = insider.token_budget
             parts = [rows[start : start + budget] for start in range(0, len(rows), budget)]
             logits = [
-                ops.logits(self._uploaded(part, ops), weights.norm, weights.head, eps)
-                for part in parts
+                ops.logits(self._uploaded(part, ops), weights.norm, weights.head) for part in parts
             ]
             return np.concatenate([ops.download(part) for part in logits])
 
-    def _uploaded(self, rows: Floats, ops: Operators[Any]) -> Any:
+    def _uploaded(self, rows: Floats, ops: AnyOperators) -> Any:
         """Upload rows in the backend's type, which float32 holds exactly."""
         return ops.upload(np.ascontiguousarray(rows, self.dtype))
 

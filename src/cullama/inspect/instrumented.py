@@ -17,19 +17,16 @@ from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar, cast
 import numpy as np
 
 from ..files.tensor import HostArray
-from ..model.operators import Operators
-from .place import TABLES, Place
+from ..model.operators import COMPOSITE_OPERATORS, AnyOperators, Operators
+from .place import Place
 
 if TYPE_CHECKING:
     from ..engine.insider import Insider
-    from ..model.batch import Batch
     from ..model.kv_cache import LayerCache
-    from ..model.layer import Layer, Weights
+    from ..model.layer import Attention, Linear, Mlp, Norm, Weights
     from .passes import PromptPass
 
 Array = TypeVar("Array")
-
-COMPOSITE_OPERATORS = ("project_qkv", "feed_forward", "logits")
 
 # place, position of the first row, the prompt's rows → rows to continue with, or None.
 Observer: TypeAlias = Callable[[Place, int, HostArray], "HostArray | None"]
@@ -40,8 +37,8 @@ class InstrumentedOperators(Generic[Array]):
 
     def __init__(
         self,
-        ops: Operators[Array],
-        weights: Weights[Array],
+        ops: Operators[Array, Any, Any],
+        weights: Weights[Array, Any],
         observer: Observer,
         is_detailed: bool,
     ) -> None:
@@ -49,8 +46,8 @@ class InstrumentedOperators(Generic[Array]):
         self._is_detailed = is_detailed
 
     @property
-    def operators(self) -> Operators[Array]:
-        return cast("Operators[Array]", self)
+    def operators(self) -> Operators[Array, Any, Any]:
+        return cast("Operators[Array, Any, Any]", self)
 
     def begin_pass(self, start: int, rows: slice) -> None:
         """Observe these rows from now on, the first of them at position `start`."""
@@ -70,30 +67,27 @@ class InstrumentedOperators(Generic[Array]):
         host[self._rows] = changed
         return self._ops.upload(host)
 
-    def _operand(self, weight: Array) -> str:
-        """Return the name of one of the current layer's weights, or of the head's."""
-        if self._layer is None:
-            return "head" if weight is self._weights.head else "norm"
-        layer = vars(self._weights.layers[self._layer])
-        return next(name for name, array in layer.items() if array is weight)
-
     # --- operators -----------------------------------------------------------------------------
+
+    def embed(self, table: Any, tokens: Array) -> Array:
+        return self._observed("gather", "embedding", self._ops.embed(table, tokens))
 
     def gather(self, table: Array, rows: Array) -> Array:
         result = self._ops.gather(table, rows)
-        names = [name for name in TABLES if getattr(self._weights, name) is table]
-        if not names:  # after the last layer: rows of x, ours alone, whose logits are wanted
-            self._layer, self._rows = None, slice(None)
-        return self._observed("gather", names[0] if names else "rows", result)
+        if table is self._weights.rope_table:
+            return self._observed("gather", "rope_table", result)
+        # After the last layer: rows of x, ours alone, whose logits are asked for.
+        self._layer, self._rows = None, slice(None)
+        return self._observed("gather", "rows", result)
 
     def linear(
-        self, x: Array, weight: Array, bias: Array | None = None, residual: Array | None = None
+        self, x: Array, projection: Linear[Array, Any], residual: Array | None = None
     ) -> Array:
-        result = self._ops.linear(x, weight, bias, residual)
-        return self._observed("linear", self._operand(weight), result)
+        result = self._ops.linear(x, projection, residual)
+        return self._observed("linear", projection.name, result)
 
-    def rms_norm(self, x: Array, weight: Array, eps: float) -> Array:
-        return self._observed("rms_norm", self._operand(weight), self._ops.rms_norm(x, weight, eps))
+    def rms_norm(self, x: Array, norm: Norm[Array]) -> Array:
+        return self._observed("rms_norm", norm.name, self._ops.rms_norm(x, norm))
 
     def silu_mul(self, gate_up: Array) -> Array:
         return self._observed("silu_mul", "", self._ops.silu_mul(gate_up))
@@ -101,16 +95,15 @@ class InstrumentedOperators(Generic[Array]):
     def rope_and_store(
         self,
         qkv: Array,
-        layer: Layer[Array],
+        attention: Attention[Array, Any],
         cos_sin: Array,
         cache: LayerCache[Array],
-        batch: Batch[Array],
-        eps: float,
+        batch: Any,
     ) -> Array:
-        q = self._ops.rope_and_store(qkv, layer, cos_sin, cache, batch, eps)
+        q = self._ops.rope_and_store(qkv, attention, cos_sin, cache, batch)
         return self._observed("rope_and_store", "", q)
 
-    def attention(self, q: Array, cache: LayerCache[Array], batch: Batch[Array]) -> Array:
+    def attention(self, q: Array, cache: LayerCache[Array], batch: Any) -> Array:
         return self._observed("attention", "", self._ops.attention(q, cache, batch))
 
     # --- composite operators, whole or spelled out -----------------------------------------------
@@ -118,28 +111,26 @@ class InstrumentedOperators(Generic[Array]):
     def project_qkv(
         self,
         x: Array,
-        layer: Layer[Array],
+        attention: Attention[Array, Any],
         cos_sin: Array,
         cache: LayerCache[Array],
-        batch: Batch[Array],
-        eps: float,
+        batch: Any,
     ) -> Array:
-        """The first call of each layer: tells which one it is."""
-        self._layer = next(i for i, each in enumerate(self._weights.layers) if each is layer)
+        self._layer = attention.layer  # the first call of each layer
         if self._is_detailed:
-            return Operators.project_qkv(self.operators, x, layer, cos_sin, cache, batch, eps)
-        q = self._ops.project_qkv(x, layer, cos_sin, cache, batch, eps)
+            return Operators.project_qkv(self.operators, x, attention, cos_sin, cache, batch)
+        q = self._ops.project_qkv(x, attention, cos_sin, cache, batch)
         return self._observed("project_qkv", "", q)
 
-    def feed_forward(self, x: Array, layer: Layer[Array], eps: float) -> Array:
+    def feed_forward(self, x: Array, mlp: Mlp[Array, Any]) -> Array:
         if self._is_detailed:
-            return Operators.feed_forward(self.operators, x, layer, eps)
-        return self._observed("feed_forward", "", self._ops.feed_forward(x, layer, eps))
+            return Operators.feed_forward(self.operators, x, mlp)
+        return self._observed("feed_forward", "", self._ops.feed_forward(x, mlp))
 
-    def logits(self, x: Array, norm: Array, head: Array, eps: float) -> Array:
+    def logits(self, x: Array, norm: Norm[Array], head: Linear[Array, Any]) -> Array:
         if self._is_detailed:
-            return Operators.logits(self.operators, x, norm, head, eps)
-        return self._observed("logits", "", self._ops.logits(x, norm, head, eps))
+            return Operators.logits(self.operators, x, norm, head)
+        return self._observed("logits", "", self._ops.logits(x, norm, head))
 
 
 def run_instrumented(
@@ -163,7 +154,7 @@ def run_instrumented(
             model.forward(ops.upload_batch(step.batch), cache)
 
 
-def overridden_composites(ops: Operators[Any]) -> tuple[str, ...]:
+def overridden_composites(ops: AnyOperators) -> tuple[str, ...]:
     """Return the composite operators of which a backend has a version of its own."""
     return tuple(
         name

@@ -1,15 +1,15 @@
-"""One forward pass, described in integers: which tokens, where they stand, where they are kept.
+"""One forward pass, described in integers: which tokens, their positions, their slots in the cache.
 
-A batch is ragged: each sequence brings as many tokens as it has to catch up with, one or a
-thousand. It is built on the host in one buffer, so that it can be sent up in one copy.
-It knows no sequence, no scheduler and no model.
+A batch is ragged: each sequence brings as many tokens as it has to compute, one or a thousand. It
+is built on the host in one buffer, so that it can be uploaded in one copy. It knows no request, no
+scheduler and no model.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -28,7 +28,11 @@ class Batch(Generic[Array]):
     query_starts: Array  # [S + 1] first token of each sequence in this batch
     context_lengths: Array  # [S]     tokens the sequence has in the cache after this pass
     block_tables: Array  # [S, B]  cache blocks of each sequence, padded with 0
-    logit_rows: Array  # [R]     the tokens whose logits are wanted
+    logit_rows: Array  # [R]     the tokens whose logits are asked for
+
+
+# A backend's own class of batch: these arrays on the device, and what its kernels need beside them.
+BatchType = TypeVar("BatchType", bound=Batch[Any])
 
 
 class Chunk(NamedTuple):
@@ -37,11 +41,11 @@ class Chunk(NamedTuple):
     tokens: Sequence[int]
     start: int
     blocks: Sequence[int]  # at least enough for start + len(tokens)
-    logits: int  # how many of its last tokens want logits
+    logits: int  # how many of its last tokens' logits are asked for
 
 
 def build_batch(chunks: Sequence[Chunk], block_size: int) -> Batch[HostArray]:
-    """Chunk by chunk: the meaning of `build_large_batch`, and the faster for a few."""
+    """Build a batch chunk by chunk: what `build_large_batch` means, and faster for a few."""
     tokens: list[int] = []
     positions: list[int] = []
     slots: list[int] = []
@@ -59,57 +63,56 @@ def build_batch(chunks: Sequence[Chunk], block_size: int) -> Batch[HostArray]:
         rows += range(len(tokens) - chunk.logits, len(tokens))
         starts.append(len(tokens))
         lengths.append(end)
-    width = max(-(-length // block_size) for length in lengths)
-    tables = [_padded(chunk.blocks, width) for chunk in chunks]
-    flat = [block for table in tables for block in table]
-    fields = [tokens, positions, slots, starts, lengths, flat, rows]
-    buffer = np.array([number for field in fields for number in field], np.int32)
-    return _views(buffer, [len(field) for field in fields], width)
+    width = -(-max(lengths) // block_size)
+    tables: list[int] = []
+    for chunk in chunks:
+        tables += chunk.blocks[:width]
+        tables += [0] * (width - len(chunk.blocks))
+    numbers = tokens + positions + slots + starts + lengths + tables + rows
+    sizes = map(len, (tokens, positions, slots, starts, lengths, tables, rows))
+    return _views(np.array(numbers, np.int32), list(sizes), width)
 
 
 def build_large_batch(
     tokens: Sequence[int],
     starts: Sequence[int],
     counts: Sequence[int],
-    wanted: Sequence[int],
+    num_logits: Sequence[int],
     tables: Sequence[bytes],
     block_size: int,
 ) -> Batch[HostArray]:
-    """The same from columns, with a few calls into numpy however many sequences there are.
+    """Build the same from columns, with few calls into numpy however many sequences there are.
 
-    Of each sequence: its first position, how many of the tokens are its, how many of those want
+    Of each sequence: its first position, how many of the tokens it has, how many of those ask for
     logits, and its blocks as the bytes of an int32 array.
     """
-    first, count, rows, ids = (_column(each) for each in (starts, counts, wanted, tokens))
+    first, count, rows, ids = map(_column, (starts, counts, num_logits, tokens))
     lengths = first + count
-    query_starts, whose, places = _spread(count)
-    positions = first[whose] + places
+    query_starts, sequences, offsets = _expand(count)
+    positions = first[sequences] + offsets
     width = int(-(-lengths.max() // block_size))
     table = _table(tables, width)
-    slots = table[whose, positions // block_size] * block_size + positions % block_size
-    _, whose, places = _spread(rows)
-    logit_rows = (query_starts[1:] - rows)[whose] + places
+    slots = table[sequences, positions // block_size] * block_size + positions % block_size
+    _, sequences, offsets = _expand(rows)
+    logit_rows = (query_starts[1:] - rows)[sequences] + offsets
     fields = [ids, positions, slots, query_starts, lengths, table.reshape(-1), logit_rows]
     return _views(np.concatenate(fields), [len(field) for field in fields], width)
 
 
-def _spread(counts: HostArray) -> tuple[HostArray, HostArray, HostArray]:
-    """[S] → where each one's begin and the last one's end, whose each is, its place among them."""
+def _expand(counts: HostArray) -> tuple[HostArray, HostArray, HostArray]:
+    """Items of S sequences, laid end to end: where each sequence starts and the last one ends, the
+    sequence of each item, and its place among that sequence's."""
     each = np.arange(len(counts), dtype=np.int32)
     starts = np.zeros(len(counts) + 1, np.int32)
     np.cumsum(counts, out=starts[1:])
     if starts[-1] == len(counts) and counts.all():  # one each
         return starts, each, np.zeros_like(each)
-    whose = np.repeat(each, counts)
-    return starts, whose, np.arange(starts[-1], dtype=np.int32) - starts[whose]
+    sequences = np.repeat(each, counts)
+    return starts, sequences, np.arange(starts[-1], dtype=np.int32) - starts[sequences]
 
 
 def _column(numbers: Sequence[int]) -> HostArray:
     return np.fromiter(numbers, np.int32, len(numbers))  # half the time of np.array
-
-
-def _padded(blocks: Sequence[int], width: int) -> list[int]:
-    return list(blocks[:width]) + [0] * (width - len(blocks))
 
 
 def _table(tables: Sequence[bytes], width: int) -> HostArray:
@@ -121,11 +124,11 @@ def _table(tables: Sequence[bytes], width: int) -> HostArray:
     return np.frombuffer(whole, np.int32).reshape(len(tables), -1)[:, :width]
 
 
-def _views(buffer: HostArray, lengths: list[int], width: int) -> Batch[HostArray]:
-    """The fields that lie in a buffer one behind the other."""
+def _views(buffer: HostArray, sizes: list[int], width: int) -> Batch[HostArray]:
+    """The fields of a batch, laid end to end in one buffer."""
     views, start = [], 0
-    for length in lengths:
-        views.append(buffer[start : start + length])
-        start += length
+    for size in sizes:
+        views.append(buffer[start : start + size])
+        start += size
     tokens, positions, slots, starts, contexts, tables, rows = views
     return Batch(tokens, positions, slots, starts, contexts, tables.reshape(-1, width), rows)

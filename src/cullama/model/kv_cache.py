@@ -1,16 +1,16 @@
-"""The paged KV cache: what the model remembers of each token, in blocks that any sequence may own.
+"""The paged KV cache: keys and values of each token, in blocks that any sequence may own.
 
 Kwon et al., "Efficient Memory Management for LLM Serving with PagedAttention", SOSP 2023. A slot
-holds the key and value of one token; slot = block · block_size + offset. How a backend lays keys
-and values out is its own affair. Who owns which block is `engine/blocks.py`'s.
+holds the key and value of one token; slot = block · block_size + offset. The layout of keys and
+values is the backend's; which sequence owns which block is `engine/blocks.py`'s.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic
 
-Array = TypeVar("Array")
+from .layer import Array
 
 
 @dataclass(frozen=True)

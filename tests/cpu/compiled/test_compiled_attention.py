@@ -14,12 +14,14 @@ import pytest
 from compiled_cpu import NAMES, in_each_instruction_set, operators
 from numpy.typing import NDArray
 
+from cullama.cpu.backend import BLOCK_SIZE
 from cullama.cpu.compiled.attention import SPLIT
-from cullama.cpu.operators import BLOCK_SIZE, CpuOperators
+from cullama.cpu.operators import CpuOperators
 from cullama.model.batch import Batch, Chunk, build_batch
 from cullama.model.config import ModelConfig
 from cullama.model.kv_cache import LayerCache
-from cullama.model.layer import Layer
+from cullama.model.layer import Attention, Norm
+from cullama.model.operators import AnyOperators
 from cullama.model.rope import Rope
 
 Floats = NDArray[np.float32]
@@ -259,10 +261,10 @@ def test_earlier_tokens_of_a_prompt_hear_as_if_it_had_ended_there() -> None:
 # --- rope_and_store ------------------------------------------------------------------------------
 
 
-def layer_with(q_norm: Floats | None, k_norm: Floats | None) -> Layer[NDArray[Any]]:
+def attention_with(q_norm: Floats | None, k_norm: Floats | None) -> Attention[Any, Any]:
     nothing: Any = None
-    names = Layer.__dataclass_fields__
-    return Layer(**dict.fromkeys(names, nothing) | {"q_norm": q_norm, "k_norm": k_norm})
+    q, k = (None if weight is None else Norm(weight, 1e-5) for weight in (q_norm, k_norm))
+    return Attention(norm=nothing, qkv=nothing, q_norm=q, k_norm=k, output=nothing)
 
 
 @in_each_instruction_set
@@ -283,11 +285,12 @@ def test_rotated_and_kept(name: str, width: int, dtype: str, is_normed: bool) ->
     slots[[0, 4, 8]] = -1
     batch = replace(batch, slots=slots)
     results = []
-    for ops in (numpys(dtype), operators(name, dtype)):
+    backends: list[AnyOperators] = [numpys(dtype), operators(name, dtype)]
+    for ops in backends:
         cache = ops.cache(config(heads, kv_heads, width), 8 * BLOCK_SIZE).layers[0]
         cache.keys[:], cache.values[:] = np.nan, np.nan
         on_device = ops.upload_batch(batch)
-        q = ops.rope_and_store(qkv, layer_with(*norms), cos_sin, cache, on_device, 1e-5)
+        q = ops.rope_and_store(qkv, attention_with(*norms), cos_sin, cache, on_device)
         results.append((q, cache.keys.astype(np.float32), cache.values.astype(np.float32)))
     (expected_q, expected_keys, expected_values), (q, keys, values) = results
     np.testing.assert_allclose(q, expected_q, rtol=1e-5, atol=2e-6)

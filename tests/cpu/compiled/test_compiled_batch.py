@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cullama.cpu.backend import BLOCK_SIZE
 from cullama.cpu.compiled.attention import SPLIT, row_tiles
 from cullama.cpu.compiled.batch import TABLE_STEP, CompiledBatch, FixedBatch, Work, pack
-from cullama.cpu.operators import BLOCK_SIZE
 from cullama.model.batch import Batch, Chunk, build_batch
 
 CONTEXTS = st.integers(1, 40) | st.sampled_from([SPLIT - 1, SPLIT, SPLIT + 1, 2 * SPLIT, 1300])
@@ -108,7 +108,7 @@ def test_a_batch_is_as_it_was() -> None:
 def test_which_shapes_come_again(
     sequences: list[tuple[int, int]], logits: int, is_so: bool
 ) -> None:
-    assert batch_of(*sequences, logits=logits).comes_again == is_so
+    assert batch_of(*sequences, logits=logits).is_repeatable == is_so
 
 
 # --- a batch in one place ------------------------------------------------------------------------
@@ -135,7 +135,7 @@ def test_what_is_taken_is_found_where_the_last_one_was(
     for contexts in steps:
         batch = batch_of(*((1, context) for context in contexts))
         assert fixed.has_room_for(batch)
-        fixed.take(batch)
+        fixed.copy_from(batch)
         assert addresses(fixed, work) == before
         for name in ("tokens", "positions", "slots", "context_lengths", "query_starts"):
             np.testing.assert_array_equal(getattr(fixed, name), getattr(batch, name))

@@ -23,12 +23,14 @@ from cullama.benchmark.shapes import SHAPES, random_checkpoint
 from cullama.checkpoint.checkpoint import Checkpoint
 from cullama.checkpoint.names import expected_shapes
 from cullama.checkpoint.weights import load_weights
-from cullama.cpu.operators import BLOCK_SIZE, CpuOperators
+from cullama.cpu.backend import BLOCK_SIZE
+from cullama.cpu.operators import CpuOperators
 from cullama.cpu.packed import FORMATS, PackedMatrix
 from cullama.files.tensor import StoredTensor
 from cullama.model.batch import Chunk, build_batch
-from cullama.model.llama import Llama
-from cullama.model.operators import Operators
+from cullama.model.layer import Linear, Norm
+from cullama.model.llama import AnyLlama, Llama
+from cullama.model.operators import AnyOperators
 
 BEST = NAMES[0]
 
@@ -53,7 +55,7 @@ def stored(
     )
 
 
-def packed(ops: Operators[Any], *parts: StoredTensor) -> PackedMatrix:
+def packed(ops: AnyOperators, *parts: StoredTensor) -> PackedMatrix:
     weight = ops.weight(parts)
     assert isinstance(weight, PackedMatrix)
     return weight
@@ -225,22 +227,25 @@ def foreign(x: Floats) -> Iterator[Array]:
 def test_arrays_of_any_layout_mean_what_they_mean_in_numpy(name: str) -> None:
     ops: Any = operators(name)
     draw = np.random.default_rng(0)
-    x, norm = draw.standard_normal((5, 256), np.float32), draw.standard_normal(256, np.float32)
+    x = draw.standard_normal((5, 256), np.float32)
+    norm = Norm(draw.standard_normal(256, np.float32), 1e-5)
     residual, bias = draw.standard_normal((5, 21), np.float32), np.ones(21, np.float32)
     for weight in (packed(ops, stored("Q8_0", 21)), packed(ops, stored("F16", 21))):
-        expected = ops.linear(x, weight, bias, residual)
+        expected = ops.linear(x, Linear(weight, bias), residual)
         for other in foreign(x):
-            np.testing.assert_array_equal(ops.linear(other, weight, bias, residual), expected)
+            np.testing.assert_array_equal(
+                ops.linear(other, Linear(weight, bias), residual), expected
+            )
         for other in foreign(residual):
-            np.testing.assert_array_equal(ops.linear(x, weight, bias, other), expected)
-        found = ops.linear(x, weight, bias.astype(np.float64), residual)
+            np.testing.assert_array_equal(ops.linear(x, Linear(weight, bias), other), expected)
+        found = ops.linear(x, Linear(weight, bias.astype(np.float64)), residual)
         np.testing.assert_array_equal(found, expected)
         for rows in (np.array([20, 0, 3]), np.array([20, 9, 0, 9, 3, 9], np.int32)[::2]):
             np.testing.assert_array_equal(
-                ops.gather(weight, rows), ops.gather(weight, rows.astype("i4").copy())
+                ops.embed(weight, rows), ops.embed(weight, rows.astype("i4").copy())
             )
     for other in foreign(x):
-        np.testing.assert_array_equal(ops.rms_norm(other, norm, 1e-5), ops.rms_norm(x, norm, 1e-5))
+        np.testing.assert_array_equal(ops.rms_norm(other, norm), ops.rms_norm(x, norm))
         np.testing.assert_array_equal(ops.silu_mul(other), ops.silu_mul(x))
         rows = np.array([4, 0], np.int32)
         np.testing.assert_array_equal(ops.gather(other, rows), x[rows])
@@ -251,9 +256,9 @@ def test_whatever_kernels_left_out_would_be_seen(monkeypatch: pytest.MonkeyPatch
     ops: Any = operators(BEST)
     weight, x = packed(ops, stored("Q8_0", 21)), np.ones((3, 256), np.float32)
     monkeypatch.setattr(ops._launcher, "run", lambda *arguments, **named: None)
-    assert np.isnan(ops.linear(x, weight)).all()
-    assert np.isnan(ops.gather(weight, np.array([1]))).all()
-    assert np.isnan(ops.rms_norm(x, x[0], 1e-5)).all()
+    assert np.isnan(ops.linear(x, Linear(weight))).all()
+    assert np.isnan(ops.embed(weight, np.array([1]))).all()
+    assert np.isnan(ops.rms_norm(x, Norm(x[0], 1e-5))).all()
     assert np.isnan(ops.silu_mul(x)).all()
 
 
@@ -264,12 +269,12 @@ def test_threads_may_compute_at_once_on_the_same_operators() -> None:
     ops: Any = operators(BEST, threads=2)
     weight = packed(ops, stored("Q4_0", 530))
     xs = np.random.default_rng(0).standard_normal((4, 9, 256), np.float32)
-    expected = [ops.linear(x, weight) for x in xs]
+    expected = [ops.linear(x, Linear(weight)) for x in xs]
     wrong: list[int] = []
 
     def compute(place: int) -> None:
         for _ in range(100):
-            if (ops.linear(xs[place], weight) != expected[place]).any():
+            if (ops.linear(xs[place], Linear(weight)) != expected[place]).any():
                 wrong.append(place)
 
     threads = [threading.Thread(target=compute, args=[place], daemon=True) for place in range(4)]
@@ -318,9 +323,9 @@ def checkpoint_in(format_name: str) -> Checkpoint:
     return replace(norms, config=config, tensors=tensors)
 
 
-def logits_of(ops: CpuOperators, checkpoint: Checkpoint) -> Floats:
+def logits_of(ops: Any, checkpoint: Checkpoint) -> Floats:
     """Of a prompt, and of tokens one by one behind it; nothing is lost in the cache."""
-    model: Llama[Any] = Llama(checkpoint.config, load_weights(checkpoint, ops, 200), ops)
+    model: AnyLlama = Llama(checkpoint.config, load_weights(checkpoint, ops, 200), ops)
     ops.dtype = np.dtype(np.float32)
     cache = ops.cache(checkpoint.config, 200)
     step = ops.graph(lambda batch: model.forward(batch, cache))

@@ -20,6 +20,7 @@ from cullama.cpu.compiled.activation_quantisation import MAX_QUANT, MIN_MAGNITUD
 from cullama.cpu.compiled.operators import PANELS_IN_CHUNK, TOKENS_IN_CHUNK
 from cullama.cpu.packed import FORMATS, PANEL, PackedMatrix
 from cullama.files.quantized_blocks import GROUP
+from cullama.model.layer import Linear
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
@@ -48,8 +49,8 @@ def random(*shape: int, seed: int = 0) -> Floats:
 
 def product(name: str, x: Floats, weight: PackedMatrix, *more: Any, threads: int = 1) -> Floats:
     """Every number of the result has been NaN before."""
-    opaque: Any = weight
-    return operators(name, threads=threads).linear(x, opaque, *more)
+    bias, residual = (*more, None, None)[:2]
+    return operators(name, threads=threads).linear(x, Linear(weight, bias), residual)
 
 
 def exact(x: Floats, weight: PackedMatrix) -> Doubles:

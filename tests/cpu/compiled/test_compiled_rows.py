@@ -16,6 +16,7 @@ from cullama.cpu.compiled.rows import exp, round_to
 from cullama.cpu.jit.kernel_builder import F32, KernelBuilder, vector
 from cullama.cpu.operators import CpuOperators
 from cullama.cpu.packed import FORMATS, Plain
+from cullama.model.layer import Norm
 
 Floats = NDArray[np.float32]
 
@@ -153,7 +154,7 @@ def test_rms_norm(name: str) -> None:
         for rows in ROWS:
             x, weight = random(rows, width) * 3, random(width, seed=1)
             for eps in (1e-6, 1.0):
-                found, expected = (o.rms_norm(x, weight, eps) for o in (ops, numpys))
+                found, expected = (o.rms_norm(x, Norm(weight, eps)) for o in (ops, numpys))
                 np.testing.assert_allclose(found, expected, rtol=3e-6, atol=1e-12)
 
 
@@ -184,12 +185,14 @@ def test_what_is_no_number_stays_in_its_row(name: str, none: float) -> None:
     spoiled = x.copy()
     spoiled[4, 17] = none
     others = np.arange(9) != 4
-    for operator in (lambda x: ops.rms_norm(x, weight, 1e-5), ops.silu_mul):
+    for operator in (lambda x: ops.rms_norm(x, Norm(weight, 1e-5)), ops.silu_mul):
         found, expected = operator(spoiled), operator(x)
         np.testing.assert_array_equal(found[others], expected[others])
     with np.errstate(all="ignore"):
-        normed, inner = numpys.rms_norm(spoiled, weight, 1e-5), numpys.silu_mul(spoiled)
-    np.testing.assert_array_equal(np.isnan(ops.rms_norm(spoiled, weight, 1e-5)), np.isnan(normed))
+        normed, inner = numpys.rms_norm(spoiled, Norm(weight, 1e-5)), numpys.silu_mul(spoiled)
+    np.testing.assert_array_equal(
+        np.isnan(ops.rms_norm(spoiled, Norm(weight, 1e-5))), np.isnan(normed)
+    )
     np.testing.assert_array_equal(np.isnan(ops.silu_mul(spoiled)), np.isnan(inner))
 
 
@@ -197,12 +200,12 @@ def test_what_is_no_number_stays_in_its_row(name: str, none: float) -> None:
 def test_a_row_has_the_same_bits_in_any_company(name: str) -> None:
     x, weight = random(37, 100), random(100, seed=1)
     alone, shared = operators(name), operators(name, threads=3)
-    normed, inner = alone.rms_norm(x, weight, 1e-5), alone.silu_mul(x)
-    np.testing.assert_array_equal(shared.rms_norm(x, weight, 1e-5), normed)
+    normed, inner = alone.rms_norm(x, Norm(weight, 1e-5)), alone.silu_mul(x)
+    np.testing.assert_array_equal(shared.rms_norm(x, Norm(weight, 1e-5)), normed)
     np.testing.assert_array_equal(shared.silu_mul(x), inner)
     for start, end in ((0, 1), (5, 9), (36, 37), (3, 37)):
         rows = x[start:end].copy()
-        np.testing.assert_array_equal(alone.rms_norm(rows, weight, 1e-5), normed[start:end])
+        np.testing.assert_array_equal(alone.rms_norm(rows, Norm(weight, 1e-5)), normed[start:end])
         np.testing.assert_array_equal(alone.silu_mul(rows), inner[start:end])
 
 

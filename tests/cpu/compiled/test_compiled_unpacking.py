@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -25,8 +24,7 @@ from cullama.cpu.packed import FORMATS, Grouped, PackedMatrix, Plain
 
 
 def gathered(name: str, matrix: PackedMatrix, rows: Array) -> Array:
-    weight: Any = matrix
-    return operators(name).gather(weight, rows.astype(np.int32))
+    return operators(name).embed(matrix, rows.astype(np.int32))
 
 
 # --- plain numbers -------------------------------------------------------------------------------

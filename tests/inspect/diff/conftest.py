@@ -24,6 +24,12 @@ def llm(tiny_model: Path) -> LLM:
 
 
 @pytest.fixture(scope="session")
+def numpys(tiny_model: Path) -> LLM:
+    """The backend that has composite operators of its own."""
+    return LLM(tiny_model, backend="cpu:numpy")
+
+
+@pytest.fixture(scope="session")
 def coarse(tiny_model: Path) -> LLM:
     return LLM(tiny_model, backend="cpu", dtype="bfloat16")
 

@@ -17,7 +17,6 @@ from cullama.files.tensor import HostArray, StoredTensor
 from cullama.model.batch import Batch
 from cullama.model.config import ModelConfig
 from cullama.model.kv_cache import KVCache, LayerCache
-from cullama.model.layer import Layer
 from cullama.model.operators import Operators
 
 
@@ -77,9 +76,6 @@ class OpaqueOperators(CpuOperators):
         fields = Batch.__dataclass_fields__
         return BoxedBatch(**{name: Box(getattr(inside, name)) for name in fields}, inside=inside)
 
-    def weight(self, parts: Sequence[StoredTensor]) -> Any:
-        return Box(super().weight(parts))
-
     def vector(self, parts: Sequence[StoredTensor]) -> Any:
         return Box(super().vector(parts))
 
@@ -90,24 +86,25 @@ class OpaqueOperators(CpuOperators):
         )
         return KVCache(layers, cache.blocks, cache.block_size)
 
+    def embed(self, table: Any, tokens: Any) -> Any:
+        return kept(super().embed(table, tokens.content))
+
     def gather(self, table: Any, rows: Any) -> Any:
         return kept(super().gather(opened(table), rows.content))
 
-    def linear(self, x: Any, weight: Any, bias: Any = None, residual: Any = None) -> Any:
-        return kept(super().linear(*map(opened, (x, weight, bias, residual))))
+    def linear(self, x: Any, projection: Any, residual: Any = None) -> Any:
+        inside = replace(projection, bias=opened(projection.bias))
+        return kept(super().linear(opened(x), inside, opened(residual)))
 
-    def rms_norm(self, x: Any, weight: Any, eps: float) -> Any:
-        return kept(super().rms_norm(opened(x), opened(weight), eps))
+    def rms_norm(self, x: Any, norm: Any) -> Any:
+        return kept(super().rms_norm(opened(x), replace(norm, weight=opened(norm.weight))))
 
     def silu_mul(self, gate_up: Any) -> Any:
         return kept(super().silu_mul(opened(gate_up)))
 
-    def rope_and_store(
-        self, qkv: Any, layer: Any, cos_sin: Any, cache: Any, batch: Any, eps: float
-    ) -> Any:
-        inside = Layer(**{name: opened(array) for name, array in vars(layer).items()})
-        arrays = opened(qkv), inside, opened(cos_sin), unboxed(cache), batch.inside
-        return kept(super().rope_and_store(*arrays, eps))
+    def rope_and_store(self, qkv: Any, attention: Any, cos_sin: Any, cache: Any, batch: Any) -> Any:
+        arrays = opened(qkv), attention, opened(cos_sin), unboxed(cache), batch.inside
+        return kept(super().rope_and_store(*arrays))
 
     def attention(self, q: Any, cache: Any, batch: Any) -> Any:
         return kept(super().attention(opened(q), unboxed(cache), batch.inside))

@@ -166,8 +166,12 @@ def test_the_table_has_a_row_for_each_layer_and_marks_those_that_differ(
 def test_the_table_in_detail_has_a_row_for_each_operator(agreed: Comparison) -> None:
     text = str(agreed)
     assert len([line for line in text.splitlines() if line.startswith("│ ")]) == 23
-    assert "second's own project_qkv, feed_forward not run" in text
     assert "rms_norm attention_norm" in text
+
+
+def test_the_table_in_detail_names_a_backend_s_own_composites(llm: LLM, numpys: LLM) -> None:
+    text = str(llm.diff(numpys, PROMPT, detail=True))
+    assert "second's own project_qkv, feed_forward not run" in text
 
 
 class Tags(HTMLParser):

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ...files.tensor import HostArray
 from ...model.batch import Batch
-from ..operators import BLOCK_SIZE
+from ..backend import BLOCK_SIZE
 from .attention import SPLIT
 
 Integers = NDArray[np.int64]
@@ -40,7 +40,7 @@ class CompiledBatch(Batch[HostArray]):
     _work: dict[int, Work] = field(default_factory=dict)
 
     @property
-    def comes_again(self) -> bool:
+    def is_repeatable(self) -> bool:
         """Whether others like it follow: texts that write one token each, or one with guesses.
 
         The logits of all tokens are wanted, so that two numbers say all about its shape.
@@ -126,7 +126,7 @@ class FixedBatch(CompiledBatch):
             )
         return self._work[window]
 
-    def take(self, batch: CompiledBatch) -> None:
+    def copy_from(self, batch: CompiledBatch) -> None:
         for name in ("tokens", "positions", "slots", "context_lengths"):
             getattr(self, name)[:] = getattr(batch, name)
         self.block_tables[:, : batch.block_tables.shape[1]] = batch.block_tables

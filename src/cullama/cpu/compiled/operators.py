@@ -1,8 +1,8 @@
-"""The CPU's operators as compiled kernels: for speed only, and held to numpy's by tests.
+"""The CPU's operators as compiled kernels: faster than numpy's, which are their specification.
 
-Weights stay in the types of their files. A pass in which every text writes one token, or one text
-checks its guesses, is recorded once for each number of tokens, and replayed with nothing of Python
-in it. Rows do not depend on their neighbours, so results are the same bits in any batch.
+Weights stay in the types of their files. Each operator fills in a kernel's arguments and cuts its
+work into chunks that threads take; what a kernel computes is in the files beside this one. Rows do
+not depend on their neighbours, so results are the same bits in any batch.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain, groupby
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -21,22 +21,21 @@ from ...files.quantized_blocks import GROUP
 from ...files.tensor import DTYPES, HostArray, StoredTensor
 from ...model.batch import Batch
 from ...model.kv_cache import LayerCache
-from ...model.layer import Layer
-from ...model.operators import Step, check_columns
+from ...model.layer import Attention, Linear, Norm
+from ...model.operators import Operators, Step, check_columns
 from .. import packed
+from ..backend import BLOCK_SIZE, HostBackend
 from ..jit.compiler import JIT, Kernel
 from ..jit.launcher import Launcher
 from ..jit.program import ChunkCount
 from ..jit.thread_pool import KernelThreadPool
-from ..operators import BLOCK_SIZE, CpuOperators
 from ..packed import FORMATS, PANEL, Bytes, Format, Grouped, PackedMatrix, Panels, Plain
-from ..storage import Memory
 from .activation_quantisation import GROUPS_IN_CHUNK, QUANTISE_ACTIVATIONS, RECORD
 from .attention import attention_kernel, merge_kernel, row_tiles
 from .batch import CompiledBatch, pack
+from .graph_runner import CpuGraphRunner
 from .packing import packing
 from .products import product_kernel
-from .recorded_steps import RecordedSteps
 from .rows import COPY_ROWS, RMS_NORM, ROWS_IN_CHUNK, SILU_MUL, gather_kernel, rope_kernel
 
 logger = logging.getLogger("cullama")
@@ -50,66 +49,65 @@ PANELS_IN_CHUNK = 4
 TOKENS_IN_CHUNK = 128
 
 
-class CompiledOperators(CpuOperators):
+class CompiledOperators(
+    HostBackend[PackedMatrix, CompiledBatch], Operators[HostArray, PackedMatrix, CompiledBatch]
+):
     def __init__(
         self, dtype: str, threads: int, jit: JIT, weight_folder: Path | None = None
     ) -> None:
         """`dtype`: "auto" keeps every weight in its file's type."""
         self._launcher = Launcher(jit)
-        self._wanted = None if dtype == "auto" else FORMATS[_FORMAT_NAMES[dtype]]
-        self._stored = "weights as stored" if self._wanted is None else dtype
-        super().__init__(dtype if dtype in DTYPES else "float16", threads, False, weight_folder)
-        self.dtype_name = self._stored
+        self._format_asked = None if dtype == "auto" else FORMATS[_FORMAT_NAMES[dtype]]
+        dtype_name = "weights as stored" if self._format_asked is None else dtype
+        cache_type = DTYPES[dtype if dtype in DTYPES else "float16"]
+        super().__init__(cache_type, dtype_name, threads, weight_folder)
 
     def use_threads(self, threads: int) -> None:
         super().use_threads(threads)
         jit = self._launcher.jit
         self._launcher.thread_pool = KernelThreadPool(jit, threads)
-        words = f"{threads} thread{'s' if threads > 1 else ''}"
-        self.description = f"cpu · {self._stored} · {words} · {jit.instruction_set.name}"
+        self.description += f" · {jit.instruction_set.name}"
 
-    # --- into place ------------------------------------------------------------------------------
+    def upload_batch(self, batch: Batch[HostArray]) -> CompiledBatch:
+        return pack(batch)
+
+    # --- weights ---------------------------------------------------------------------------------
 
     @contextmanager
     def loading(
         self, conversion_key: str | None, tensors: Collection[StoredTensor]
     ) -> Iterator[None]:
         matrices = {t: self._format(t) for t in tensors if len(t.shape) == 2}
-        if self._wanted is None:  # a float32 model stays float32 throughout
+        if self._format_asked is None:  # a float32 model stays float32 throughout
             is_wide = all(format_.name == "F32" for format_ in matrices.values())
             self.dtype = DTYPES["float32" if is_wide else "float16"]
-        self._tell_of_others(matrices)
+        self._warn_of_other_formats(matrices)
         size = sum(_packed_bytes(format_, tensor) for tensor, format_ in matrices.items())
         is_costly = any(isinstance(format_, Grouped) for format_ in matrices.values())
-        if is_costly and conversion_key is not None and self._weight_folder is not None:
-            self._storage = self._file_or_memory(self._weight_folder, conversion_key, size)
-        try:
+        asked = "stored" if self._format_asked is None else self._format_asked.name.lower()
+        with self._converted_weights(
+            conversion_key if is_costly else None, f"packed-{asked}", size
+        ):
             yield
-            self._finish_storage()
-        finally:
-            self._storage.abandon()
-            self._storage = Memory()
 
-    def _tell_of_others(self, matrices: Mapping[StoredTensor, Format]) -> None:
-        others = [t.name for t, format_ in matrices.items() if self._wanted not in (None, format_)]
-        if others and self._wanted is not None:
+    def _warn_of_other_formats(self, matrices: Mapping[StoredTensor, Format]) -> None:
+        others = [
+            t.name for t, format_ in matrices.items() if self._format_asked not in (None, format_)
+        ]
+        if others and self._format_asked is not None:
             logger.warning(
                 "kept as float16, since their rows are no multiple of %s's %d numbers: %s%s",
-                self._stored,
-                self._wanted.block_columns,
+                self.dtype_name,
+                self._format_asked.block_columns,
                 others[0],
                 f" and {len(others) - 1} more" if len(others) > 1 else "",
             )
 
-    def _layout_name(self) -> str:
-        return f"packed-{'stored' if self._wanted is None else self._wanted.name.lower()}"
-
-    def weight(self, parts: Sequence[StoredTensor]) -> HostArray:
+    def weight(self, parts: Sequence[StoredTensor]) -> PackedMatrix:
         panels = tuple(
             self._panels(format_, list(group)) for format_, group in groupby(parts, self._format)
         )
-        # Opaque to the model: only operators look inside.
-        return cast(HostArray, PackedMatrix(panels, parts[0].shape[1]))
+        return PackedMatrix(panels, parts[0].shape[1])
 
     def _panels(self, format_: Format, parts: list[StoredTensor]) -> Panels:
         rows, columns = sum(part.shape[0] for part in parts), parts[0].shape[1]
@@ -125,35 +123,29 @@ class CompiledOperators(CpuOperators):
         self._run(kernel, chunks, **arguments)
 
     def _format(self, tensor: StoredTensor) -> Format:
-        wanted = self._wanted or packed.format_of(tensor.dtype)
-        return wanted if tensor.shape[-1] % wanted.block_columns == 0 else FORMATS["F16"]
+        format_ = self._format_asked or packed.format_of(tensor.dtype)
+        return format_ if tensor.shape[-1] % format_.block_columns == 0 else FORMATS["F16"]
 
     def vector(self, parts: Sequence[StoredTensor]) -> HostArray:
         whole = np.concatenate([part.read() for part in parts]).astype(np.float32)
-        if isinstance(self._wanted, Plain):
-            return whole.astype(self._wanted.dtype).astype(np.float32)
+        if isinstance(self._format_asked, Plain):
+            return whole.astype(self._format_asked.dtype).astype(np.float32)
         return whole
 
-    def upload_batch(self, batch: Batch[HostArray]) -> CompiledBatch:
-        return pack(batch)
-
-    # --- the model's own -------------------------------------------------------------------------
+    # --- primitive operators ---------------------------------------------------------------------
 
     def gather(self, table: HostArray, rows: HostArray) -> HostArray:
-        rows = np.ascontiguousarray(rows, np.int32)
-        matrix = cast("HostArray | PackedMatrix", table)
-        if isinstance(matrix, PackedMatrix):
-            return self._gather_packed(matrix, rows)
-        table, count = self._floats(table), len(rows)
-        out = self._empty((count, table.shape[1]))
-        arguments = {"table": table, "rows": rows, "out": out, "columns": table.shape[1]}
+        table, rows = self._floats(table), np.ascontiguousarray(rows, np.int32)
+        count, columns = len(rows), table.shape[1]
+        out = self._empty((count, columns))
+        arguments = {"table": table, "rows": rows, "out": out, "columns": columns}
         self._run(COPY_ROWS, _shares(count, ROWS_IN_CHUNK), **arguments, count=count)
         return out
 
-    def _gather_packed(self, matrix: PackedMatrix, rows: HostArray) -> HostArray:
-        count = len(rows)
-        out = self._empty((count, matrix.columns))
-        for first, part in matrix.placed():
+    def embed(self, table: PackedMatrix, tokens: HostArray) -> HostArray:
+        rows, count = np.ascontiguousarray(tokens, np.int32), len(tokens)
+        out = self._empty((count, table.columns))
+        for first, part in table.placed():
             self._run(
                 gather_kernel(part.format),
                 _shares(count, ROWS_IN_CHUNK),
@@ -161,7 +153,7 @@ class CompiledOperators(CpuOperators):
                 rows=rows,
                 out=out,
                 count=count,
-                columns=matrix.columns,
+                columns=table.columns,
                 first=first,
                 part_rows=part.rows,
                 panel_bytes=part.data.shape[1],
@@ -171,11 +163,10 @@ class CompiledOperators(CpuOperators):
     def linear(
         self,
         x: HostArray,
-        weight: HostArray,
-        bias: HostArray | None = None,
+        projection: Linear[HostArray, PackedMatrix],
         residual: HostArray | None = None,
     ) -> HostArray:
-        matrix, x = cast(PackedMatrix, weight), self._floats(x)
+        matrix, bias, x = projection.weight, projection.bias, self._floats(x)
         check_columns(x.shape[-1], matrix.columns)
         tokens = len(x)
         out = self._empty((tokens, matrix.rows))
@@ -213,11 +204,11 @@ class CompiledOperators(CpuOperators):
         )
         return out
 
-    def rms_norm(self, x: HostArray, weight: HostArray, eps: float) -> HostArray:
-        x, columns = self._floats(x), x.shape[-1]
+    def rms_norm(self, x: HostArray, norm: Norm[HostArray]) -> HostArray:
+        x, columns, weight = self._floats(x), x.shape[-1], norm.weight
         check_columns(columns, len(weight))
         out, rows = self._empty(x.shape), x.size // columns
-        arguments = {"x": x, "weight": weight, "out": out, "columns": columns, "eps": eps}
+        arguments = {"x": x, "weight": weight, "out": out, "columns": columns, "eps": norm.eps}
         self._run(RMS_NORM, _shares(rows, ROWS_IN_CHUNK), **arguments, rows=rows)
         return out
 
@@ -231,12 +222,12 @@ class CompiledOperators(CpuOperators):
     def rope_and_store(
         self,
         qkv: HostArray,
-        layer: Layer[HostArray],
+        attention: Attention[HostArray, PackedMatrix],
         cos_sin: HostArray,
         cache: LayerCache[HostArray],
-        batch: Batch[HostArray],
-        eps: float,
+        batch: CompiledBatch,
     ) -> HostArray:
+        q_norm, k_norm = attention.q_norm, attention.k_norm
         kv_heads, blocks, width, block_size = cache.keys.shape
         tokens, heads = len(qkv), qkv.shape[1] // width - 2 * kv_heads
         q = self._empty((tokens, heads, width))
@@ -245,8 +236,8 @@ class CompiledOperators(CpuOperators):
             _shares(tokens, ROWS_IN_CHUNK),
             qkv=self._floats(qkv),
             cos_sin=self._floats(cos_sin),
-            q_norm=layer.q_norm,
-            k_norm=layer.k_norm,
+            q_norm=None if q_norm is None else q_norm.weight,
+            k_norm=None if k_norm is None else k_norm.weight,
             q=q,
             keys=cache.keys,
             values=cache.values,
@@ -255,20 +246,20 @@ class CompiledOperators(CpuOperators):
             heads=heads,
             kv_heads=kv_heads,
             blocks=blocks,
-            eps=eps,
+            eps=0.0 if q_norm is None else q_norm.eps,
         )
         return q
 
     def attention(
-        self, q: HostArray, cache: LayerCache[HostArray], batch: Batch[HostArray]
+        self, q: HostArray, cache: LayerCache[HostArray], batch: CompiledBatch
     ) -> HostArray:
-        assert isinstance(batch, CompiledBatch)
         tokens, heads, width = q.shape
         kv_heads, blocks = cache.keys.shape[:2]
         sizes = row_tiles(self._launcher.jit.instruction_set.registers)
         work = batch.work(cache.window, heads // kv_heads, kv_heads, sizes)
+        out = self._empty((tokens, heads * width))
         arguments = {
-            "out": self._empty((tokens, heads * width)),
+            "out": out,
             "partial": self._empty((work.splits, tokens, heads, width + 2)),
             "positions": batch.positions,
             "tokens": tokens,
@@ -290,34 +281,26 @@ class CompiledOperators(CpuOperators):
             scale=width**-0.5,
         )
         self._run(merge_kernel(width), work.merged, **arguments)
-        return cast(HostArray, arguments["out"])
+        return out
 
-    # numpy's overrides of larger words are for numpy: here they are what they are spelled out of.
-
-    def project_qkv(self, *arguments: Any, **named: Any) -> HostArray:
-        return super(CpuOperators, self).project_qkv(*arguments, **named)
-
-    def feed_forward(self, *arguments: Any, **named: Any) -> HostArray:
-        return super(CpuOperators, self).feed_forward(*arguments, **named)
-
-    # --- numpy's own -----------------------------------------------------------------------------
+    # --- NumPy's broadcasting rules: not recorded ------------------------------------------------
 
     def add(self, x: HostArray, y: HostArray) -> HostArray:
         self._launcher.refuse_to_record()
-        return super().add(x, y)
+        return np.add(x, y)
 
     def mul(self, x: HostArray, y: HostArray) -> HostArray:
         self._launcher.refuse_to_record()
-        return super().mul(x, y)
+        return np.multiply(x, y)
 
     def matmul(self, x: HostArray, y: HostArray) -> HostArray:
         self._launcher.refuse_to_record()
-        return super().matmul(x, y)
+        return np.matmul(x, y)
 
     # --- running ---------------------------------------------------------------------------------
 
-    def graph(self, step: Step[HostArray]) -> Step[HostArray]:
-        return RecordedSteps(self._launcher, step)
+    def graph(self, step: Step[CompiledBatch, HostArray]) -> Step[CompiledBatch, HostArray]:
+        return CpuGraphRunner(self._launcher, step)
 
     def _run(self, kernel: Kernel, chunks: ChunkCount, **arguments: Any) -> None:
         self._launcher.run(kernel, chunks, **arguments)

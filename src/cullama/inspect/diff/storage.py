@@ -9,12 +9,11 @@ model is run.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 
 from ...files.tensor import HostArray, StoredTensor
-from ...model.operators import Operators
+from ...model.operators import AnyOperators
 
 # From fine to coarse.
 TOLERANCES = {"float32": 2 * 1e-5, "float16": 2 * 2e-3, "bfloat16": 2 * 1.6e-2}
@@ -22,7 +21,7 @@ TOLERANCES = {"float32": 2 * 1e-5, "float16": 2 * 2e-3, "bfloat16": 2 * 1.6e-2}
 _MANTISSA_BITS = {"float32": 23, "float16": 10, "bfloat16": 7}
 
 
-def storage_type(ops: Operators[Any]) -> str:
+def storage_type(ops: AnyOperators) -> str:
     """Return the name of the type in which the backend keeps weights."""
     probe = [1 + 0.5**bits for bits in _MANTISSA_BITS.values()]
     numbers = np.array([probe + [0.0] * 5], np.float32)  # 8 wide: some kernels load 8 at a time
@@ -31,7 +30,7 @@ def storage_type(ops: Operators[Any]) -> str:
         yield numbers
 
     table = ops.weight([StoredTensor("probe", numbers.shape, "F32", tiles)])
-    row = ops.download(ops.gather(table, ops.upload(np.zeros(1, np.int32))))
+    row = ops.download(ops.embed(table, ops.upload(np.zeros(1, np.int32))))
     is_kept = row.astype(np.float32)[0] == numbers[0]
     kept = [name for name, survives in zip(_MANTISSA_BITS, is_kept, strict=False) if survives]
     return kept[0] if kept else "bfloat16"

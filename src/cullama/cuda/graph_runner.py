@@ -1,55 +1,54 @@
-"""Steps captured once and replayed: one launch instead of several for every layer.
+"""Forward passes captured once as CUDA graphs and replayed: one launch instead of several a layer.
 
-A CUDA graph holds kernels with their arguments as they were, so all that changes from step to step
-lies in device memory: the batch is copied to where the graph reads it. A graph is captured for a
-size of step (`Bucket`) when that is met for the second time; the first goes kernel by kernel, as
-steps of mixed sizes always do. All graphs share one pool, which nothing else takes from: what is in
-it lasts until the next replay.
+A CUDA graph holds kernels with their arguments as they were, so all that changes from pass to pass
+is in device memory: the batch is copied to where the graph reads it. A graph is captured for a
+size of batch (`Bucket`) when that is met for the second time; the first goes kernel by kernel, as
+batches of mixed sizes always do. All graphs share one pool, which nothing else allocates from: what
+is in it stays valid until the next replay.
 """
 
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, suppress
-from typing import Any
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager, suppress
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from ..errors import DeviceError
-from ..model.batch import Batch
 from ..model.operators import Step
 from .batch import Bucket, CudaBatch, bucket_length, full_bucket
 from .driver import Device
+from .launcher import Launcher
 from .memory import DeviceArray, Pool, copy_on_device, empty
 
-CudaStep = Step[DeviceArray]
+CudaStep: TypeAlias = Step[CudaBatch, DeviceArray]
 
 
-class CapturedSteps:
-    """A step that is captured by and by.
+class CudaGraphRunner:
+    """Runs passes, capturing those of a size that came before.
 
     Args:
-        taking_from: a context in which all operators take their memory from a pool.
-        parts: closes the graphs; they do not know the step, nor what that holds on to.
+        pool: what the graphs' arrays are allocated from.
+        resources: closes the graphs. They hold no reference to the step, nor to its model.
     """
 
     def __init__(
         self,
         step: CudaStep,
         device: Device,
+        launcher: Launcher,
         pool: Pool,
-        taking_from: Callable[[Pool], AbstractContextManager[None]],
         block_size: int,
-        parts: ExitStack,
+        resources: ExitStack,
     ) -> None:
-        self._step, self._device, self._pool = step, device, pool
-        self._taking_from, self._block_size, self._parts = taking_from, block_size, parts
+        self._step, self._device, self._launcher, self._pool = step, device, launcher, pool
+        self._block_size, self._resources = block_size, resources
         self._met: set[Bucket] = set()
         self._graphs: dict[Bucket, _Graph] = {}
 
-    def __call__(self, batch: Batch[DeviceArray]) -> DeviceArray:
-        assert isinstance(batch, CudaBatch)
+    def __call__(self, batch: CudaBatch) -> DeviceArray:
         bucket = batch.bucket
         if bucket is None:
             return self._step(batch)
@@ -58,31 +57,31 @@ class CapturedSteps:
             return self._step(batch)
         if bucket not in self._graphs:
             graph = self._capture(bucket, batch)
-            self._graphs[bucket] = self._parts.enter_context(closing(graph))
+            self._graphs[bucket] = self._resources.enter_context(closing(graph))
         return self._graphs[bucket].replay(batch)
 
     def _capture(self, bucket: Bucket, batch: CudaBatch) -> _Graph:
         device = self._device
-        with self._taking_from(self._pool):
+        with self._launcher.allocating_from(self._pool):
             whole = empty(self._pool, (bucket_length(bucket),), np.int32)
             fixed = full_bucket(bucket, whole, self._block_size)
             copy_on_device(device, batch.whole, whole)
-            self._make_room(fixed)
+            self._grow_pool(fixed)
             with _without_garbage_collection():
-                graph, logits = self._recorded(fixed)
+                graph, logits = self._captured(fixed)
         return _Graph(device, graph, fixed, logits)
 
-    def _make_room(self, batch: CudaBatch) -> None:
-        """Steps until the pool is large enough: during a capture it cannot grow.
+    def _grow_pool(self, batch: CudaBatch) -> None:
+        """Run steps until the pool is large enough: during a capture it cannot grow.
 
-        Once may not do: where a new arena lies below others, the next step begins to fill it.
+        One may not be enough: a new arena at a lower address is the first that the next step fills.
         """
         held = -1
         while held != self._pool.arenas:
             held = self._pool.arenas
             self._step(batch)
 
-    def _recorded(self, batch: CudaBatch) -> tuple[Any, DeviceArray]:
+    def _captured(self, batch: CudaBatch) -> tuple[Any, DeviceArray]:
         device = self._device
         mode = device.driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
         try:
@@ -97,7 +96,7 @@ class CapturedSteps:
 
 @contextmanager
 def _without_garbage_collection() -> Iterator[None]:
-    """It may find a model that was dropped; returning its memory would spoil a capture."""
+    """Collection may close a dropped model, whose freeing of memory would fail the capture."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:

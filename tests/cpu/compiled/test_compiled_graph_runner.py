@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 from cullama import LLM, SamplingParams
 from cullama.benchmark.shapes import random_checkpoint
 from cullama.checkpoint.weights import load_weights
-from cullama.cpu.compiled import recorded_steps
+from cullama.cpu.backend import BLOCK_SIZE
+from cullama.cpu.compiled import graph_runner
 from cullama.cpu.compiled.batch import TABLE_STEP
+from cullama.cpu.compiled.graph_runner import MAX_TOKENS, CpuGraphRunner
 from cullama.cpu.compiled.operators import CompiledOperators
-from cullama.cpu.compiled.recorded_steps import MOST_TOKENS, RecordedSteps
-from cullama.cpu.operators import BLOCK_SIZE
 from cullama.model.batch import Batch, Chunk, build_batch
-from cullama.model.llama import Llama
+from cullama.model.llama import AnyLlama, Llama
 
 BEST = NAMES[0]
 ROOM = TABLE_STEP * BLOCK_SIZE  # tokens of context that a first recording has room for
@@ -38,7 +38,7 @@ class Rig:
     def __init__(self, name: str, dtype: str, threads: int = 1) -> None:
         checkpoint = random_checkpoint("tinystories-656k")
         self.ops = operators(name, dtype, threads)
-        model: Llama[Any] = Llama(
+        model: AnyLlama = Llama(
             checkpoint.config, load_weights(checkpoint, self.ops, 2 * ROOM + 100), self.ops
         )
         self.caches = [self.ops.cache(checkpoint.config, 16 * ROOM) for _ in range(2)]
@@ -54,7 +54,7 @@ class Rig:
             return model.forward(batch, self.caches[0])
 
         recorded = self.ops.graph(step)
-        assert isinstance(recorded, RecordedSteps)
+        assert isinstance(recorded, CpuGraphRunner)
         self.recorded = recorded
         self.plain: Callable[[Batch[Any]], Logits] = lambda batch: model.forward(
             batch, self.caches[1]
@@ -145,15 +145,15 @@ def test_guesses_are_recorded_for_each_number_of_them(rig: Rig) -> None:
     assert rig.passes[3:] == [5], "five texts with a token each are another shape"
     rig.check(50, 60, tokens=[3, 3], logits=3)
     assert rig.passes[4:] == [6], "of one text; others' would seldom come again"
-    rig.check(MOST_TOKENS + 8, tokens=[MOST_TOKENS + 1], logits=MOST_TOKENS + 1)
-    assert rig.passes[5:] == [MOST_TOKENS + 1]
+    rig.check(MAX_TOKENS + 8, tokens=[MAX_TOKENS + 1], logits=MAX_TOKENS + 1)
+    assert rig.passes[5:] == [MAX_TOKENS + 1]
     rig.check_caches()
 
 
 def test_more_sequences_than_are_recorded(rig: Rig) -> None:
-    for sequences in (MOST_TOKENS, MOST_TOKENS + 1, MOST_TOKENS):
+    for sequences in (MAX_TOKENS, MAX_TOKENS + 1, MAX_TOKENS):
         rig.check(*range(1, sequences + 1))
-    assert rig.passes == [MOST_TOKENS, MOST_TOKENS + 1]
+    assert rig.passes == [MAX_TOKENS, MAX_TOKENS + 1]
     rig.check_caches()
 
 
@@ -167,7 +167,7 @@ def test_results_are_the_caller_s_own(rig: Rig) -> None:
 
 def test_an_arena_that_is_too_small_grows(monkeypatch: pytest.MonkeyPatch) -> None:
     """And what was recorded in the small one goes on."""
-    monkeypatch.setattr(recorded_steps, "ARENA", 1 << 14)
+    monkeypatch.setattr(graph_runner, "ARENA", 1 << 14)
     rig = Rig(BEST, "float16")
     small = rig.recorded._arena
     for contexts in ([5], [6, 900], [7], [3, 4, 5], [8, 8], [9]):
@@ -265,6 +265,6 @@ def test_a_text_is_the_same_to_the_bit_in_any_company(
     monkeypatch.setattr("cullama.engine.engine.MAX_RUNNING", 8)
     with llm(2) as crowd:
         assert [each.logprobs for each in crowd.generate(prompts, params)] == expected
-    monkeypatch.setattr(recorded_steps, "MOST_TOKENS", 0)
+    monkeypatch.setattr(graph_runner, "MAX_TOKENS", 0)
     with llm(1) as unrecorded:
         assert [each.logprobs for each in unrecorded.generate(prompts, params)] == expected

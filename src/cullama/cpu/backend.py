@@ -1,0 +1,136 @@
+"""What the CPU's two backends share: arrays in host memory, the KV cache, converted weights.
+
+`CpuOperators` (numpy) and `CompiledOperators` add the math and the layout of weights. This file
+knows no operator.
+"""
+
+from __future__ import annotations
+
+import logging
+import mmap
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from math import prod
+from pathlib import Path
+
+import numpy as np
+
+from ..files.tensor import HostArray
+from ..model.backend import Backend
+from ..model.batch import BatchType
+from ..model.config import ModelConfig
+from ..model.kv_cache import KVCache, LayerCache
+from ..model.layer import Weight
+from .storage import ALIGNMENT, Memory, Storage, weight_file
+from .thread_pool import ThreadPool
+
+logger = logging.getLogger("cullama")
+
+BLOCK_SIZE = 32  # tokens; the best of 16 … 256 for the product of a query and a run of blocks
+
+SHARE_FOR_CACHE = 0.25  # of the machine's memory; pages that are never touched cost nothing
+
+MAX_ARRAYS = 65_536  # of one model: each may need padding to a cache line
+
+
+class HostBackend(Backend[HostArray, Weight, BatchType]):
+    def __init__(
+        self, dtype: np.dtype, dtype_name: str, threads: int, weight_folder: Path | None
+    ) -> None:
+        """`dtype`: of the KV cache. `weight_folder`: where converted weights are kept between
+        runs; None keeps none.
+        """
+        self.dtype, self.dtype_name = dtype, dtype_name
+        self._weight_folder = weight_folder
+        self._storage: Storage = Memory()
+        self.use_threads(threads)
+
+    def use_threads(self, threads: int) -> None:
+        """Change the number of threads; results stay the same, bit for bit."""
+        self.thread_pool = ThreadPool(threads)
+        self.description = f"cpu · {self.dtype_name} · {threads} thread{'s' * (threads > 1)}"
+
+    def upload(self, host: HostArray) -> HostArray:
+        return host
+
+    def download(self, array: HostArray) -> HostArray:
+        return array
+
+    # --- the KV cache ----------------------------------------------------------------------------
+
+    def cache(self, config: ModelConfig, tokens: int) -> KVCache[HostArray]:
+        heads, width, blocks = config.kv_heads, config.head_dim, -(-tokens // BLOCK_SIZE)
+        layers = tuple(
+            LayerCache(
+                keys=_zeros((heads, blocks, width, BLOCK_SIZE), self.dtype),
+                values=_zeros((heads, blocks, BLOCK_SIZE, width), self.dtype),
+                window=window,
+            )
+            for window in config.windows
+        )
+        return KVCache(layers, blocks, BLOCK_SIZE)
+
+    def cache_bytes(self, config: ModelConfig) -> int:
+        return config.cache_elements * self.dtype.itemsize
+
+    @property
+    def cache_budget(self) -> tuple[int, int]:
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        return int(memory * SHARE_FOR_CACHE), memory
+
+    def copy_blocks(self, cache: KVCache[HostArray], copies: Sequence[tuple[int, int]]) -> None:
+        for layer in cache.layers:
+            for source, target in copies:
+                layer.keys[:, target] = layer.keys[:, source]
+                layer.values[:, target] = layer.values[:, source]
+
+    # --- converted weights -----------------------------------------------------------------------
+
+    @contextmanager
+    def _converted_weights(
+        self, conversion_key: str | None, layout: str, size: int
+    ) -> Iterator[None]:
+        """Take the memory of weights, `size` bytes in all, from a file that is kept between runs.
+
+        Without a key or a folder, or where the file cannot be written, they are in memory only.
+        `layout` tells files of the same weights in different layouts apart.
+        """
+        folder = self._weight_folder
+        if conversion_key is not None and folder is not None:
+            room = size + MAX_ARRAYS * ALIGNMENT
+            try:
+                self._storage = weight_file(folder, conversion_key, layout, room)
+            except OSError as error:
+                self._warn_not_kept(error)
+        try:
+            yield
+            self._finish_storage()
+        finally:
+            self._storage.abandon()
+            self._storage = Memory()
+
+    def _finish_storage(self) -> None:
+        try:
+            if kept := self._storage.finish():
+                size = kept.stat().st_size / 1e6
+                logger.info("the converted weights are kept in %s (%.0f MB)", kept, size)
+        except OSError as error:  # the weights are in memory all the same
+            self._warn_not_kept(error)
+
+    def _warn_not_kept(self, error: OSError) -> None:
+        logger.warning(
+            "cannot keep converted weights in %s (%s); they are converted again at each start",
+            self._weight_folder,
+            error.strerror or error,
+        )
+
+
+def _zeros(shape: tuple[int, ...], dtype: np.dtype) -> HostArray:
+    """Allocate memory that is made resident page by small page, as it is touched.
+
+    numpy's own would ask for huge pages, and each head's few used blocks would make resident
+    two megabytes of unused ones.
+    """
+    memory = mmap.mmap(-1, prod(shape) * dtype.itemsize)
+    return np.frombuffer(memory, dtype).reshape(shape)
