@@ -1,8 +1,8 @@
 """Compiled kernels for tests: one JIT for each instruction set that this processor has.
 
-Without llvmlite whoever imports this file is skipped, and told why. What was compiled is kept
-beside pytest's own cache for as long as the sources of the kernels stay the same, so that only the
-first run after a change takes a minute. Arrays that kernels are to fill are full of NaN before.
+Without llvmlite, tests that import this file are skipped. Machine code is stored beside pytest's
+own cache for as long as the sources of the kernels stay the same, so that only the first run after
+a change takes a minute. Arrays that kernels are to fill hold NaN before.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from cullama.cpu.jit.thread_pool import KernelThreadPool
 NAMES = [each.name for each in usable()]
 in_each_instruction_set = pytest.mark.parametrize("name", NAMES)
 
-KEPT = Path(__file__).resolve().parents[1] / ".pytest_cache" / "kernels"
+STORED = Path(__file__).resolve().parents[1] / ".pytest_cache" / "kernels"
 
 
 @cache
 def folder() -> Path:
-    """Where machine code of these very sources is kept; that of others is removed."""
-    mine = KEPT / compiling._sources()[:16]
-    for other in KEPT.glob("*"):
+    """Where machine code of the present sources is stored; older code is removed."""
+    mine = STORED / compiling._sources()[:16]
+    for other in STORED.glob("*"):
         if other != mine:
             shutil.rmtree(other, ignore_errors=True)
     mine.mkdir(parents=True, exist_ok=True)
@@ -52,7 +52,7 @@ def jit(name: str) -> JIT:
 
 @cache
 def jit_for_tests(name: str) -> JIT:
-    """For kernels that tests write: what is kept on disk knows nothing of changes in those."""
+    """For kernels that tests define: stored code would outlive changes in those."""
     return JIT(choose_instruction_set(name), None)
 
 
@@ -62,7 +62,7 @@ def thread_pool(name: str, threads: int = 1) -> KernelThreadPool:
 
 
 def run(name: str, kernel: Kernel, chunks: int = 1, threads: int = 1, **arguments: Any) -> None:
-    """All chunks of one of the kernels, on contiguous arrays."""
+    """Run all chunks of a kernel on contiguous arrays."""
     execute(thread_pool(name, threads), jit(name).compile(kernel), chunks, arguments)
 
 
@@ -79,7 +79,7 @@ def computed(
     body: Callable[[KernelBuilder, SimpleNamespace], None],
     **arrays: NDArray[Any],
 ) -> None:
-    """Run code that a test has written, on arrays by their names. One title, one piece of code."""
+    """Run code that a test defines, on arrays by their names. Each title stands for one code."""
 
     def whole(builder: KernelBuilder, arguments: SimpleNamespace, chunk: Value) -> None:
         body(builder, arguments)
@@ -89,7 +89,7 @@ def computed(
 
 
 class PoisonedOperators(CompiledOperators):
-    """Whatever a kernel leaves out is seen."""
+    """What a kernel fails to write stays NaN."""
 
     def _empty(self, shape: tuple[int, ...], dtype: Any = np.float32) -> NDArray[Any]:
         array = super()._empty(shape, dtype)
@@ -104,7 +104,7 @@ def operators(name: str, dtype: str = "auto", threads: int = 1) -> PoisonedOpera
 def assembly(
     monkeypatch: pytest.MonkeyPatch, instruction_set: InstructionSet, kernel: Kernel
 ) -> str:
-    """A kernel for a processor that need not be this one, as its assembler would read it."""
+    """Return a kernel's assembly for any processor, not only this one."""
     import llvmlite.binding as llvm
 
     llvm.initialize_all_targets()

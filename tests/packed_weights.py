@@ -1,6 +1,6 @@
-"""Weights as files keep them, for tests of packed ones: any codes, and what they stand for.
+"""Weights as files store them, for tests of packed ones: any quants, and the numbers they encode.
 
-What a file's blocks mean is taken from `gguf`, the format's own package.
+The numbers are those of `gguf`, the format's own package.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ GROUPED = [name for name, each in FORMATS.items() if isinstance(each, Grouped)]
 HALVES = {name: [0] for name in GROUPED} | {"Q6_K": [208]}
 HALVES |= {name: [0, 2] for name in ("Q4_1", "Q5_1", "Q4_K", "Q5_K")}
 
-# Zeros of both signs, both ends of the subnormal numbers, of the others, and what is no number.
-STRANGE_HALVES = (0x0000, 0x8000, 0x0001, 0x83FF, 0x0400, 0x7BFF, 0xFBFF, 0x7C00, 0xFC00, 0x7E00)
+# Zeros of both signs, both ends of the subnormal and the normal numbers, infinities and NaN.
+EXTREME_HALVES = (0x0000, 0x8000, 0x0001, 0x83FF, 0x0400, 0x7BFF, 0xFBFF, 0x7C00, 0xFC00, 0x7E00)
 
 
 def bytes_of_rows(name: str, rows: int, columns: int, seed: int = 0, size: float = 1.0) -> Array:
-    """Rows as a file has them: any codes, with scales that make numbers of about that size.
+    """Rows as a file has them: random quants, with scales that make numbers of about that size.
 
     [rows, columns] of a plain format, [rows, bytes of a row] of others.
     """
@@ -41,14 +41,14 @@ def bytes_of_rows(name: str, rows: int, columns: int, seed: int = 0, size: float
         0, 256, (rows * columns // format_.block_columns, format_.block_bytes), np.uint8
     )
     for start in HALVES[name]:
-        scales = draw.standard_normal(len(blocks)) * size / _size_of_codes(name)
+        scales = draw.standard_normal(len(blocks)) * size / _size_of_quants(name)
         blocks[:, start : start + 2] = scales.astype("<f2")[:, None].view(np.uint8)
     return blocks.reshape(rows, -1)
 
 
 @cache
-def _size_of_codes(name: str) -> float:
-    """How large numbers are where scales are 1."""
+def _size_of_quants(name: str) -> float:
+    """The standard deviation of numbers where scales are 1."""
     shape = 1000, FORMATS[name].block_bytes
     blocks = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     for start in HALVES[name]:
@@ -57,7 +57,7 @@ def _size_of_codes(name: str) -> float:
 
 
 def meaning(name: str, rows: Array) -> NDArray[np.float32]:
-    """What gguf says that the bytes stand for."""
+    """The numbers that the bytes encode, by gguf."""
     raw = np.ascontiguousarray(rows).view(np.uint8)
     with np.errstate(all="ignore"):
         return gguf.quants.dequantize(raw, GGMLQuantizationType[name]).astype(np.float32)
@@ -72,7 +72,7 @@ def panels_of(name: str, rows: Array, columns: int, tiles: list[Array] | None = 
 
 
 def matrix_of(*names: str, rows: int = 21, columns: int = 256) -> tuple[PackedMatrix, Array]:
-    """A matrix of several formats, and what it means: [O, I]."""
+    """A matrix of several formats, and its numbers: [O, I]."""
     raws = [bytes_of_rows(name, rows + i, columns, seed=i) for i, name in enumerate(names)]
     parts = [panels_of(name, raw, columns) for name, raw in zip(names, raws, strict=True)]
     numbers = [meaning(name, raw) for name, raw in zip(names, raws, strict=True)]
@@ -80,7 +80,7 @@ def matrix_of(*names: str, rows: int = 21, columns: int = 256) -> tuple[PackedMa
 
 
 def assert_same_bits(found: Array, expected: Array) -> None:
-    """Any NaN is as good as another."""
+    """All NaNs count as the same."""
     assert found.dtype == expected.dtype == np.float32
     assert found.shape == expected.shape
     same = found.view(np.uint32) == expected.view(np.uint32)

@@ -15,10 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from packed_weights import (
+    EXTREME_HALVES,
     GROUPED,
     HALVES,
     PLAIN,
-    STRANGE_HALVES,
     Array,
     assert_same_bits,
     bytes_of_rows,
@@ -44,17 +44,17 @@ def unpacked(panels: Panels) -> NDArray[np.float32]:
 
 @pytest.mark.parametrize("rows", ROWS)
 @pytest.mark.parametrize("name", FORMATS)
-def test_what_is_packed_is_what_the_file_says(name: str, rows: int) -> None:
+def test_unpacked_panels_hold_the_numbers_of_the_file(name: str, rows: int) -> None:
     raw = bytes_of_rows(name, rows, 768)
     assert_same_bits(unpacked(panels_of(name, raw, 768)), meaning(name, raw))
 
 
 @pytest.mark.parametrize("code", [0x00, 0x0F, 0xF0, 0xFF, 0x80, 0x7F])
 @pytest.mark.parametrize("name", GROUPED)
-def test_codes_and_scales_at_their_ends(name: str, code: int) -> None:
+def test_extreme_quants_and_scales_keep_their_values(name: str, code: int) -> None:
     """Every strange scale with every strange minimum, and codes all alike."""
     format_ = FORMATS[name]
-    pairs = [(scale, minimum) for scale in STRANGE_HALVES for minimum in STRANGE_HALVES]
+    pairs = [(scale, minimum) for scale in EXTREME_HALVES for minimum in EXTREME_HALVES]
     rows = np.full((len(pairs), format_.block_bytes), code, np.uint8)
     for place, start in enumerate(HALVES[name]):
         halves = np.array([pair[place] for pair in pairs], "<u2")
@@ -76,7 +76,7 @@ def test_plain_numbers_keep_every_bit(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", PLAIN)
-def test_other_numbers_are_rounded_to_the_nearest(name: str) -> None:
+def test_wider_numbers_are_rounded_to_the_nearest(name: str) -> None:
     """Also those in the middle between two: to the even one."""
     kind = PLAIN[name].dtype
     ends = np.arange(0x3C00, 0x3D01, dtype=np.uint16)
@@ -93,7 +93,7 @@ def test_other_numbers_are_rounded_to_the_nearest(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_a_panel_takes_the_room_it_says_and_little_more_than_the_file(name: str) -> None:
+def test_a_panel_is_as_large_as_stated_and_little_larger_than_the_file(name: str) -> None:
     format_ = FORMATS[name]
     raw = bytes_of_rows(name, 32, 512)
     panels = format_.pack(raw)
@@ -101,7 +101,7 @@ def test_a_panel_takes_the_room_it_says_and_little_more_than_the_file(name: str)
     assert panels.nbytes <= raw.nbytes * 1.04  # steps of six bits become bytes
 
 
-def test_a_type_without_a_format_becomes_bf16() -> None:
+def test_types_without_a_format_become_bf16() -> None:
     assert packed.format_of("Q4_K") is FORMATS["Q4_K"]
     assert packed.format_of("F16") is FORMATS["F16"]
     assert packed.format_of("IQ2_XS") is FORMATS["BF16"]
@@ -115,7 +115,7 @@ def test_a_type_without_a_format_becomes_bf16() -> None:
     cuts=st.lists(st.integers(0, 70), max_size=8),
     rows=st.integers(1, 70),
 )
-def test_rows_come_in_tiles_of_any_size(name: str, cuts: list[int], rows: int) -> None:
+def test_panels_are_filled_from_tiles_of_any_size(name: str, cuts: list[int], rows: int) -> None:
     """Empty ones too."""
     raw = bytes_of_rows(name, rows, 256, seed=rows)
     edges = sorted([0, *(min(cut, rows) for cut in cuts), rows])
@@ -126,7 +126,7 @@ def test_rows_come_in_tiles_of_any_size(name: str, cuts: list[int], rows: int) -
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_rows_that_are_none_of_the_matrix_are_zero_bytes(name: str) -> None:
+def test_a_last_panel_is_completed_with_zeros(name: str) -> None:
     """They are multiplied like others: whatever lay in memory could be slow, or no number."""
     raw = bytes_of_rows(name, 17, 256)
     whole = np.concatenate([raw, np.zeros((15, raw.shape[1]), raw.dtype)])
@@ -138,7 +138,7 @@ def test_rows_that_are_none_of_the_matrix_are_zero_bytes(name: str) -> None:
 
 
 def stored(name: str, rows: Array, columns: int, rows_a_tile: int = 7) -> StoredTensor:
-    """A quantised tensor as a GGUF file hands it out, whose numbers nobody may ask for."""
+    """A quantised tensor as a GGUF file hands it out, whose numbers must not be asked for."""
 
     def tiles() -> Iterator[Array]:
         raise AssertionError("dequantised, although it is kept as it is")
@@ -151,7 +151,7 @@ def stored(name: str, rows: Array, columns: int, rows_a_tile: int = 7) -> Stored
 
 
 @pytest.mark.parametrize("name", GROUPED)
-def test_a_file_s_own_blocks_are_taken_as_they_are(name: str) -> None:
+def test_blocks_of_the_same_type_are_not_converted(name: str) -> None:
     raw = bytes_of_rows(name, 53, 512)
     tiles = list(packed.tiles_of(stored(name, raw, 512), FORMATS[name]))
     assert_same_bits(unpacked(panels_of(name, raw, 512, tiles)), meaning(name, raw))
@@ -160,7 +160,7 @@ def test_a_file_s_own_blocks_are_taken_as_they_are(name: str) -> None:
 # gguf quantises to these; it has no code for the nested ones.
 @pytest.mark.parametrize("name", ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0"])
 @pytest.mark.parametrize("kept_as", [np.float32, np.float16, ml_dtypes.bfloat16])
-def test_other_types_are_quantised_on_the_way_in(name: str, kept_as: Any) -> None:
+def test_floats_are_quantised_for_a_grouped_format(name: str, kept_as: Any) -> None:
     numbers = np.random.default_rng(1).standard_normal((35, 96)).astype(kept_as)
     tensor = StoredTensor(
         "a weight", numbers.shape, str(numbers.dtype), lambda: iter([numbers[:9], numbers[9:]])
@@ -176,7 +176,7 @@ def test_other_types_are_quantised_on_the_way_in(name: str, kept_as: Any) -> Non
 
 
 @pytest.mark.parametrize("name", PLAIN)
-def test_plain_formats_take_the_numbers(name: str) -> None:
+def test_plain_formats_read_tiles_as_numbers(name: str) -> None:
     numbers = np.random.default_rng(2).standard_normal((20, 24)).astype(np.float32)
     tensor = StoredTensor("a weight", (20, 24), "F32", lambda: iter([numbers[:3], numbers[3:]]))
     tiles = list(packed.tiles_of(tensor, FORMATS[name]))
@@ -191,7 +191,7 @@ MIXTURES = [("Q4_0",), ("Q8_0", "F16"), ("Q4_K", "Q6_K"), ("F32", "Q5_1", "BF16"
 
 
 @pytest.mark.parametrize("names", MIXTURES, ids="+".join)
-def test_parts_lie_below_each_other(names: tuple[str, ...]) -> None:
+def test_the_rows_of_parts_follow_each_other(names: tuple[str, ...]) -> None:
     matrix, numbers = matrix_of(*names)
     assert matrix.rows == len(numbers)
     assert matrix.nbytes == sum(part.data.nbytes for part in matrix.parts)
@@ -199,7 +199,7 @@ def test_parts_lie_below_each_other(names: tuple[str, ...]) -> None:
 
 
 @pytest.mark.parametrize("names", MIXTURES, ids="+".join)
-def test_any_rows_in_any_order_are_found(names: tuple[str, ...]) -> None:
+def test_rows_at_returns_any_rows_in_any_order(names: tuple[str, ...]) -> None:
     matrix, numbers = matrix_of(*names)
     last = len(numbers) - 1
     wanted = [0, last, 20, 21, 22, 15, 16, 16, last, 0, *range(0, last, 5)]
@@ -210,7 +210,7 @@ def test_any_rows_in_any_order_are_found(names: tuple[str, ...]) -> None:
 
 
 @pytest.mark.parametrize("names", MIXTURES, ids="+".join)
-def test_a_product_is_with_what_the_file_says(names: tuple[str, ...]) -> None:
+def test_a_product_equals_that_of_the_file_s_numbers(names: tuple[str, ...]) -> None:
     matrix, numbers = matrix_of(*names)
     x = np.random.default_rng(3).standard_normal((5, matrix.columns), np.float32)
     expected = x.astype(np.float64) @ numbers.astype(np.float64).T
@@ -219,9 +219,7 @@ def test_a_product_is_with_what_the_file_says(names: tuple[str, ...]) -> None:
 
 
 @pytest.mark.parametrize("at_once", [1, 16 * 256, 3 * 16 * 256, 1 << 20])
-def test_pieces_are_all_rows_however_few_come_at_a_time(
-    at_once: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_pieces_cover_all_rows_at_any_size(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packed, "MAX_UNPACKED", at_once)
     matrix, numbers = matrix_of("Q8_0", "Q4_1", rows=100)
     pieces = list(matrix.pieces())

@@ -96,7 +96,7 @@ def test_a_system_without_affinity_has_all_its_processors(
         ("junk 100000\n", 8),
     ],
 )
-def test_a_container_has_what_it_is_granted(machine: Any, quota: str, cores: int) -> None:
+def test_a_container_s_quota_limits_the_cores(machine: Any, quota: str, cores: int) -> None:
     machine(8, {QUOTA: quota})
     assert physical_cores() == cores
 
@@ -113,13 +113,13 @@ def test_every_core_is_taken_unless_told_otherwise(machine: Any) -> None:
     assert choose_threads(None) == 4
 
 
-def test_whoever_asks_gets_that_many(machine: Any) -> None:
+def test_a_number_asked_for_is_used(machine: Any) -> None:
     machine(8, {siblings(i): f"{i % 4},{i % 4 + 4}\n" for i in range(8)})
     assert [choose_threads(asked) for asked in range(1, 9)] == list(range(1, 9))
 
 
 @pytest.mark.parametrize("asked", [0, -1, 9, 10**9, True, 1.0, 1.5, "2", [2]])
-def test_a_count_that_cannot_be_is_refused_with_the_range(machine: Any, asked: Any) -> None:
+def test_an_impossible_count_is_refused_with_the_range(machine: Any, asked: Any) -> None:
     machine(8, {})
     with pytest.raises(UsageError, match="1 to 8") as caught:
         choose_threads(asked)

@@ -177,8 +177,8 @@ def test_long_and_short_ones_in_a_batch(name: str) -> None:
 
 @in_each_instruction_set
 @pytest.mark.parametrize("window", [1, 40, 600])
-def test_what_lies_before_the_window_is_not_heard(name: str, window: int) -> None:
-    """Not even where it is no number, in the very block that the window begins in."""
+def test_values_before_the_window_are_not_read(name: str, window: int) -> None:
+    """Not even NaN, in the block that the window begins in."""
     memory = Memory([700], width=16, window=window)
     expected = memory.by_numpy(q := memory.queries(1), batch := memory.batch(1))
     for position in range(700 - window):
@@ -190,8 +190,8 @@ def test_what_lies_before_the_window_is_not_heard(name: str, window: int) -> Non
 
 @in_each_instruction_set
 @pytest.mark.parametrize("context", [40, 700])
-def test_a_key_that_is_no_number_is_not_passed_over(name: str, context: int) -> None:
-    """Whoever sees it has no number either; who came before it, or looks elsewhere, has."""
+def test_a_key_of_nan_makes_the_output_nan(name: str, context: int) -> None:
+    """Of every query that sees it, and of no other."""
     memory = Memory([context], width=16)
     batch, q = memory.batch(20), memory.queries(20)
     expected = attended(name, q, memory, batch)
@@ -205,7 +205,7 @@ def test_a_key_that_is_no_number_is_not_passed_over(name: str, context: int) -> 
 
 
 @in_each_instruction_set
-def test_a_query_that_is_no_number_has_no_answer(name: str) -> None:
+def test_a_query_of_nan_makes_the_output_nan(name: str) -> None:
     memory = Memory([600, 50], width=16)
     batch, q = memory.batch(2, 2), memory.queries(4)
     expected = attended(name, q, memory, batch)
@@ -247,7 +247,7 @@ def replace_contexts(memory: Memory, *contexts: int) -> Memory:
     return fewer
 
 
-def test_earlier_tokens_of_a_prompt_hear_as_if_it_had_ended_there() -> None:
+def test_a_token_s_attention_does_not_depend_on_later_tokens() -> None:
     memory = Memory([700], width=16)
     q = memory.queries(200)
     together = attended(NAMES[0], q, memory, memory.batch(200))

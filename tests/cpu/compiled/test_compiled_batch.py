@@ -29,7 +29,7 @@ def batch_of(*tokens_and_contexts: tuple[int, int], logits: int = 1) -> Compiled
 
 
 def met(work: Work, batch: CompiledBatch, group: int, window: int) -> Counter[tuple[int, int]]:
-    """How often each row of queries looks into each split in which it sees anything."""
+    """How often each row of queries has each split that it attends to."""
     starts, contexts = batch.query_starts.tolist(), batch.context_lengths.tolist()
     found: Counter[tuple[int, int]] = Counter()
     for row, rows, first_key, sequence in work.items.tolist():
@@ -51,7 +51,7 @@ def met(work: Work, batch: CompiledBatch, group: int, window: int) -> Counter[tu
     window=st.sampled_from([0, 1, 33, SPLIT, SPLIT + 1]),
     registers=st.sampled_from([2, 4, 8]),
 )
-def test_every_query_meets_every_split_it_sees_once(
+def test_every_query_has_each_of_its_splits_once(
     sequences: list[tuple[int, int]], group: int, kv_heads: int, window: int, registers: int
 ) -> None:
     batch = batch_of(*((min(tokens, context), context) for tokens, context in sequences))
@@ -74,7 +74,7 @@ def test_every_query_meets_every_split_it_sees_once(
 
 
 @pytest.mark.parametrize("registers", [1, 2, 4, 8, 32])
-def test_tiles_have_the_sizes_that_there_is_code_for(registers: int) -> None:
+def test_row_tiles_have_the_sizes_that_kernels_are_built_for(registers: int) -> None:
     sizes = row_tiles(registers)
     assert sizes[-1] == 1
     assert max(sizes) <= registers

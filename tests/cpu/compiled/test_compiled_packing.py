@@ -71,7 +71,7 @@ def test_numbers_of_another_type_or_layout_are_packed_too(name: str, format_name
 
 @in_each_instruction_set
 @pytest.mark.parametrize("format_name", ["Q4_0", "BF16"])
-def test_panels_are_filled_by_whoever_packs(name: str, format_name: str) -> None:
+def test_panels_filled_by_kernels_equal_those_of_numpy(name: str, format_name: str) -> None:
     """Tiles that sixteen does not divide, and a last panel that is not full."""
     format_, raw = FORMATS[format_name], bytes_of_rows(format_name, 53, 256)
 

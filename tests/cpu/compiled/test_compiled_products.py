@@ -106,7 +106,7 @@ def answers(format_name: str, columns: int) -> tuple[Doubles, Doubles]:
 
 
 @each_format
-def test_the_specification_is_within_the_same_room(format_name: str) -> None:
+def test_numpy_s_product_is_within_the_same_bounds(format_name: str) -> None:
     x, weight = random(max(TOKENS), 256), matrix(format_name, max(ROWS), 256)
     compare(weight.product(x), *answers(format_name, 256))
 
@@ -159,7 +159,7 @@ def test_parts_of_several_formats_lie_side_by_side(name: str, mixture: str) -> N
 
 @in_each_instruction_set
 @each_format
-def test_codes_at_their_ends_do_not_overflow(name: str, format_name: str) -> None:
+def test_extreme_quants_do_not_overflow(name: str, format_name: str) -> None:
     """All bits set or none, activations all as large as may be: the largest sums there are."""
     raw = bytes_of_rows(format_name, 33, 2048)
     if format_name in GROUPED:
@@ -208,8 +208,8 @@ def test_zeros_give_the_bias_and_nothing_else(name: str, format_name: str) -> No
 
 @in_each_instruction_set
 @each_format
-def test_what_is_no_number_stays_in_its_row_and_is_not_lost(name: str, format_name: str) -> None:
-    """NaN and infinity at either end of a group; nobody's neighbour hears of it."""
+def test_nan_and_infinity_stay_in_their_row_and_are_not_lost(name: str, format_name: str) -> None:
+    """NaN and infinity at either end of a group; other rows are as before."""
     weight, x = matrix(format_name, 53, 512), random(17, 512)
     expected = product(name, x, weight)
     for none in (np.nan, np.inf, -np.inf):
@@ -224,7 +224,7 @@ def test_what_is_no_number_stays_in_its_row_and_is_not_lost(name: str, format_na
 
 @in_each_instruction_set
 @each_format
-def test_a_weight_that_is_no_number_stays_in_its_row(name: str, format_name: str) -> None:
+def test_a_weight_of_nan_affects_its_row_only(name: str, format_name: str) -> None:
     raw = bytes_of_rows(format_name, 20, 512)
     x = random(5, 512)
     expected = product(name, x, PackedMatrix((panels_of(format_name, raw, 512),), 512))
@@ -269,7 +269,7 @@ def test_a_row_of_the_weight_has_the_same_bits_in_any_matrix(name: str, format_n
         np.testing.assert_array_equal(product(name, x, part), whole[:, start:end])
 
 
-def test_where_integers_meet_all_instruction_sets_agree_to_the_bit() -> None:
+def test_all_instruction_sets_agree_to_the_bit_where_sums_are_exact() -> None:
     """Sums of whole numbers are exact; scales are powers of two here, so that all else is too."""
     raw = bytes_of_rows("Q8_0", 20, 256)
     places = _scale_places("Q8_0", raw.shape[1])

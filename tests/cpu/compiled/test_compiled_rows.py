@@ -68,8 +68,8 @@ def test_exp_is_right_to_two_units_in_the_last_place(name: str, lanes: int) -> N
 
 
 @in_each_instruction_set
-def test_exp_of_what_is_far_off(name: str) -> None:
-    """Nothing below, no infinity above, NaN of NaN."""
+def test_exp_of_extreme_numbers(name: str) -> None:
+    """0 below, no infinity above, NaN of NaN."""
     x = np.array([-87.1, -88, -100, -1e4, -3e38, -np.inf, 88.1, 89, 1e4, 3e38, np.inf], np.float32)
     found = exps(name, np.concatenate([x, np.full(5, np.nan, np.float32)]))
     assert not found[:6].any()
@@ -105,7 +105,7 @@ def check_narrowed(name: str, kind: str, x: Floats, lanes: int = 16) -> None:
 
 
 def neighbourhood(kind: type) -> Floats:
-    """Every number of a 16-bit type, the middle to the next one, and a hair beside that."""
+    """Every number of a 16-bit type, the middle to the next one, and the next float beside that."""
     ends = np.arange(1 << 15, dtype=np.uint16).view(kind).astype(np.float32)
     with np.errstate(all="ignore"):
         middles = (ends[:-1].astype(np.float64) + ends[1:]) / 2
@@ -136,7 +136,7 @@ def test_any_bits_are_rounded_alike(name: str, kind: str, lanes: int) -> None:
 
 @in_each_instruction_set
 @pytest.mark.parametrize("kind", ["F16", "BF16"])
-def test_whatever_is_no_number_stays_none(name: str, kind: str) -> None:
+def test_nan_stays_nan_when_rounded(name: str, kind: str) -> None:
     """However its bits are set: some round up to infinity, or over the sign, if nobody looks."""
     positive = [0x7F800001, 0x7FFFFFFF, 0x7FC00000, 0x7F808000, 0x7FFF8000, 0x7F801000, 0x7FA00000]
     bits = [*positive, *(each | 1 << 31 for each in positive), 0x7FC00001, 0xFFC00001]
@@ -169,8 +169,8 @@ def test_silu_mul(name: str) -> None:
 
 
 @in_each_instruction_set
-def test_silu_of_gates_far_off(name: str) -> None:
-    """Closed ones let nothing through and open ones all, without infinity or NaN on the way."""
+def test_silu_of_extreme_gates(name: str) -> None:
+    """The output is 0 or x, without infinity or NaN on the way."""
     gates = np.array([-1e30, -1e4, -100, -89, -88, -87, 0, 87, 88, 89, 100, 1e4, 1e30], np.float32)
     found = operators(name).silu_mul(np.concatenate([gates, np.full(13, 2, np.float32)])[None])[0]
     np.testing.assert_allclose(found, np.maximum(gates, 0) * 2, rtol=1e-6, atol=1e-5)
@@ -179,7 +179,7 @@ def test_silu_of_gates_far_off(name: str) -> None:
 
 @in_each_instruction_set
 @pytest.mark.parametrize("none", [np.nan, np.inf, -np.inf])
-def test_what_is_no_number_stays_in_its_row(name: str, none: float) -> None:
+def test_nan_stays_in_its_row(name: str, none: float) -> None:
     ops, x = operators(name), random(9, 64)
     weight = random(64, seed=1)
     spoiled = x.copy()
@@ -197,7 +197,7 @@ def test_what_is_no_number_stays_in_its_row(name: str, none: float) -> None:
 
 
 @in_each_instruction_set
-def test_a_row_has_the_same_bits_in_any_company(name: str) -> None:
+def test_a_row_has_the_same_bits_in_any_batch(name: str) -> None:
     x, weight = random(37, 100), random(100, seed=1)
     alone, shared = operators(name), operators(name, threads=3)
     normed, inner = alone.rms_norm(x, Norm(weight, 1e-5)), alone.silu_mul(x)

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from compiled_cpu import computed, in_each_instruction_set, operators
 from packed_weights import (
+    EXTREME_HALVES,
     GROUPED,
     HALVES,
-    STRANGE_HALVES,
     Array,
     assert_same_bits,
     bytes_of_rows,
@@ -69,9 +69,9 @@ def test_rows_are_those_of_the_file(name: str, format_name: str) -> None:
 
 @in_each_instruction_set
 @pytest.mark.parametrize("format_name", GROUPED)
-def test_strange_scales_mean_what_they_mean_in_numpy(name: str, format_name: str) -> None:
+def test_extreme_scales_give_the_same_numbers_as_in_numpy(name: str, format_name: str) -> None:
     format_ = FORMATS[format_name]
-    pairs = [(scale, minimum) for scale in STRANGE_HALVES for minimum in STRANGE_HALVES]
+    pairs = [(scale, minimum) for scale in EXTREME_HALVES for minimum in EXTREME_HALVES]
     blocks = bytes_of_rows(format_name, len(pairs), format_.block_columns)
     for place, start in enumerate(HALVES[format_name]):
         halves = np.array([pair[place] for pair in pairs], "<u2")
@@ -89,7 +89,7 @@ def test_no_rows_are_no_rows(name: str) -> None:
 
 
 @pytest.mark.parametrize("format_name", GROUPED)
-def test_fields_lie_where_numpy_has_them(format_name: str) -> None:
+def test_field_offsets_are_those_of_numpy(format_name: str) -> None:
     format_ = FORMATS[format_name]
     assert isinstance(format_, Grouped)
     places = [offset_of(format_, field) for field in format_.record.names or ()]

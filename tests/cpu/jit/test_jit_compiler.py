@@ -73,7 +73,7 @@ def test_a_jit_compiles_a_kernel_once(written: list[str]) -> None:
     assert written == ["doubled", "same"]
 
 
-def test_whoever_waits_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_compiling_is_logged_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", "cullama")
     jit = JIT(choose_instruction_set(BEST), tmp_path)
     jit.compile(DOUBLED)
@@ -111,7 +111,7 @@ def test_each_kernel_and_each_instruction_set_has_a_file_of_its_own(tmp_path: Pa
     assert len(kept(tmp_path)) == 2 * len(NAMES)
 
 
-def test_other_sources_or_another_compiler_compile_anew(
+def test_other_sources_or_another_compiler_compile_again(
     tmp_path: Path, written: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert works(tmp_path)
@@ -144,7 +144,7 @@ def given(kernel: Kernel, folder: Path) -> int:
     return int(x[1])
 
 
-def test_a_kernel_of_somebody_s_own_is_compiled_anew_when_its_file_changes(
+def test_a_user_s_kernel_is_compiled_again_when_its_file_changes(
     tmp_path: Path, written: list[str]
 ) -> None:
     for number in (1, 1, 2, 2):

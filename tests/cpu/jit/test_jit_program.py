@@ -54,7 +54,7 @@ def test_pieces_are_aligned_and_never_overlap_while_they_live(wishes: list[Any])
     assert place(arena.empty((1 << 16,), np.uint8)) == (begin, end)  # all of it is back
 
 
-def test_the_lowest_place_is_given_out_first() -> None:
+def test_the_lowest_free_range_is_taken_first() -> None:
     arena = Arena(1 << 12)
     first, second, third = (arena.empty((64,), np.float32) for _ in range(3))
     low, middle = address_of(first), address_of(second)
@@ -66,7 +66,7 @@ def test_the_lowest_place_is_given_out_first() -> None:
     assert address_of(again) == low
 
 
-def test_a_view_of_an_array_keeps_its_place() -> None:
+def test_a_view_keeps_the_memory_of_its_array() -> None:
     arena = Arena(1 << 12)
     rows = arena.empty((4, 16), np.float32)
     row = rows[2].view(np.int32)
@@ -77,7 +77,7 @@ def test_a_view_of_an_array_keeps_its_place() -> None:
     assert address_of(arena.empty((16,), np.float32)) == start
 
 
-def test_an_arena_that_is_full_says_so() -> None:
+def test_a_full_arena_raises_memory_error() -> None:
     arena = Arena(1 << 10)
     with pytest.raises(MemoryError):
         arena.empty(((1 << 10) + 1,), np.uint8)
@@ -87,7 +87,7 @@ def test_an_arena_that_is_full_says_so() -> None:
     held[:] = 1
 
 
-def test_a_result_may_be_looked_at_without_holding_it() -> None:
+def test_view_does_not_hold_the_memory() -> None:
     arena = Arena(1 << 10)
     array = arena.empty((3, 4), np.float32)
     array[:] = np.arange(12).reshape(3, 4)
@@ -101,7 +101,7 @@ def test_a_result_may_be_looked_at_without_holding_it() -> None:
     assert (seen == 7).all()
 
 
-def test_an_arena_lives_as_long_as_what_came_from_it() -> None:
+def test_an_arena_lives_as_long_as_its_arrays() -> None:
     array = Arena(1 << 10).empty((16,), np.float32)
     gc.collect()
     array[:] = 5
@@ -117,7 +117,7 @@ def copied(program: Program, chunks: Any, **arrays: NDArray[Any]) -> None:
     program.add(jit(BEST).compile(COPY_ROWS), chunks, arguments)
 
 
-def test_a_program_reads_anew_what_has_changed() -> None:
+def test_a_program_reads_changed_inputs_on_each_run() -> None:
     table, rows = np.zeros((5, 16), np.float32), np.array([4, 0, 3], np.int32)
     out = np.full((3, 16), np.nan, np.float32)
     program = Program()
@@ -144,7 +144,7 @@ def test_steps_follow_each_other() -> None:
         np.testing.assert_allclose(out, 1, rtol=1e-6)
 
 
-def test_how_much_there_is_to_do_may_change_from_run_to_run() -> None:
+def test_the_number_of_chunks_may_change_between_runs() -> None:
     """Chunks are four rows here; those beyond the number are left alone."""
     table, rows = np.ones((1, 16), np.float32), np.zeros(20, np.int32)
     chunks, program = np.array([0], np.int64), Program()
@@ -156,7 +156,7 @@ def test_how_much_there_is_to_do_may_change_from_run_to_run() -> None:
         np.testing.assert_array_equal(out[:, 0], np.arange(20) < 4 * wanted)
 
 
-def test_a_program_holds_what_its_records_point_to() -> None:
+def test_a_program_keeps_alive_what_its_records_point_to() -> None:
     table, rows = np.ones((1, 16), np.float32), np.zeros(8, np.int32)
     out = np.zeros((8, 16), np.float32)
     program = Program()

@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
+from ...choices import QUANTISED
 from ...files.quantized_blocks import GROUP
-from ...files.tensor import DTYPES, HostArray, StoredTensor
+from ...files.tensor import DTYPES, FILE_DTYPES, HostArray, StoredTensor
 from ...model.batch import Batch
 from ...model.kv_cache import LayerCache
 from ...model.layer import Attention, Linear, Norm
@@ -321,8 +322,8 @@ def _from(first: int, **arrays: HostArray | None) -> dict[str, HostArray | None]
     return {name: None if each is None else each[..., first:] for name, each in arrays.items()}
 
 
-_FORMAT_NAMES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"} | {
-    name.lower(): name for name in ("Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1")
+_FORMAT_NAMES = dict(zip(DTYPES, FILE_DTYPES, strict=True)) | {
+    name: name.upper() for name in QUANTISED
 }
 _PLAIN = {format_.dtype: format_ for format_ in FORMATS.values() if isinstance(format_, Plain)}
 
