@@ -433,23 +433,20 @@ def _check_contiguous(header: _GgufHeader, tensors: Sequence[GgufTensor], alignm
 def _raw_rows(
     path: Path, tensor: GgufTensor, row_multiple: int
 ) -> Iterator[tuple[NDArray[np.uint8], int]]:
-    """Yield the bytes of some rows, and how many rows they are."""
-    max_rows, block = _rows_in_tile(tensor, row_multiple), BLOCK_SIZES[tensor.dtype]
+    """Yield the bytes of some rows, and how many rows they are.
+
+    They are about TILE_ELEMENTS, in multiples of `row_multiple` rows and of whole blocks.
+    """
+    block, columns = BLOCK_SIZES[tensor.dtype], math.prod(tensor.shape[1:])
+    # Only a one-dimensional tensor has rows (of one element) shorter than a block.
+    unit = math.lcm(row_multiple, block.columns // math.gcd(block.columns, columns))
+    max_rows = max(1, TILE_ELEMENTS // columns // unit) * unit
     with open_regular_file(path, "a GGUF file") as file:
         file.seek(tensor.offset)
         for first in range(0, tensor.shape[0], max_rows):
             rows = min(max_rows, tensor.shape[0] - first)
-            size = rows * math.prod(tensor.shape[1:]) // block.columns * block.size
+            size = rows * columns // block.columns * block.size
             yield read_bytes(file, path, tensor.name, size), rows
-
-
-def _rows_in_tile(tensor: GgufTensor, row_multiple: int) -> int:
-    """Return as many rows as make TILE_ELEMENTS, rounded to `row_multiple` and whole blocks."""
-    columns = math.prod(tensor.shape[1:])
-    # Only a one-dimensional tensor has rows (of one element) shorter than a block.
-    block = BLOCK_SIZES[tensor.dtype].columns
-    unit = math.lcm(row_multiple, block // math.gcd(block, columns))
-    return max(1, TILE_ELEMENTS // columns // unit) * unit
 
 
 def _dequantized(raw: NDArray[np.uint8], dtype: str, shape: tuple[int, ...]) -> HostArray:

@@ -99,23 +99,19 @@ class SafetensorsFile:
                     "its header was read, expected no change while a model is loaded"
                 )
         try:
-            yield from _read_tiles(self.path, tensor)
+            # Opened for each tensor and closed after it: mapped pages count as our memory.
+            with safe_open(self.path, framework="numpy") as mapped:
+                if not math.prod(tensor.shape) or not tensor.shape:  # empty, or a scalar
+                    yield mapped.get_tensor(tensor.name).reshape(tensor.shape or (1,))
+                    return
+                part = mapped.get_slice(tensor.name)
+                rows = max(1, TILE_ELEMENTS // math.prod(tensor.shape[1:]))
+                for start in range(0, tensor.shape[0], rows):
+                    yield part[start : min(start + rows, tensor.shape[0])]
         except (SafetensorError, OSError) as error:
             raise ModelFileError(
                 f"{self.path}: tensor {short_repr(tensor.name)}: cannot be read: {error}"
             ) from None
-
-
-def _read_tiles(path: Path, tensor: SafetensorsTensor) -> Iterator[HostArray]:
-    # Opened for each tensor and closed after it: mapped pages count as our memory.
-    with safe_open(path, framework="numpy") as file:
-        if not math.prod(tensor.shape) or not tensor.shape:  # empty, or a scalar
-            yield file.get_tensor(tensor.name).reshape(tensor.shape or (1,))
-            return
-        part = file.get_slice(tensor.name)
-        rows = max(1, TILE_ELEMENTS // math.prod(tensor.shape[1:]))
-        for start in range(0, tensor.shape[0], rows):
-            yield part[start : min(start + rows, tensor.shape[0])]
 
 
 class _Version(NamedTuple):

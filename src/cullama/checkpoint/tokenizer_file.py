@@ -56,7 +56,14 @@ def load_tokenizer(folder: Path) -> tokenizers.Tokenizer:
         ModelError: no child process could be started.
     """
     path = folder / "tokenizer.json"
-    content = _read(path)
+    if not path.exists():
+        raise NoTokenizerError(
+            f"{folder}: has no tokenizer.json; give token ids, or add the file the model came with"
+        )
+    with open_regular_file(path, "a tokenizer") as file:
+        content = file.read(MAX_FILE_BYTES + 1)
+    if len(content) > MAX_FILE_BYTES:
+        raise ModelFileError(f"{path}: holds more than {MAX_FILE_BYTES:,} bytes, expected fewer")
     mark = _pass_mark(content)
     if mark is None or not mark.exists():
         _probe(path, content)
@@ -65,19 +72,6 @@ def load_tokenizer(folder: Path) -> tokenizers.Tokenizer:
                 mark.parent.mkdir(parents=True, exist_ok=True)
                 mark.touch()
     return _loaded(path, content)
-
-
-def _read(path: Path) -> bytes:
-    if not path.exists():
-        raise NoTokenizerError(
-            f"{path.parent}: has no tokenizer.json; "
-            "give token ids, or add the file the model came with"
-        )
-    with open_regular_file(path, "a tokenizer") as file:
-        content = file.read(MAX_FILE_BYTES + 1)
-    if len(content) > MAX_FILE_BYTES:
-        raise ModelFileError(f"{path}: holds more than {MAX_FILE_BYTES:,} bytes, expected fewer")
-    return content
 
 
 def _loaded(path: Path, content: bytes) -> tokenizers.Tokenizer:

@@ -92,7 +92,11 @@ def probe(content: bytes) -> Iterator[str]:
         # The first text is encoded as a template's, with special tokens; the others as users'.
         tokenizer.encode_special_tokens = True
     yield "decoding its tokens"
-    _decode(tokenizer)
+    size = tokenizer.get_vocab_size()
+    # A sample, because a panic at a token in use is caught there, too.
+    _decode_ids(tokenizer, list(range(0, size, max(1, size // RUN))))
+    for index in range(0, size, max(1, size // 500)):
+        _decode_ids(tokenizer, [index])
 
 
 # ------------------------------------------------------------------------------------------ JSON
@@ -343,14 +347,6 @@ def _encode(tokenizer: Any, name: str, text: str) -> None:
             f"makes {len(ids):,} tokens of {len(text):,} characters, expected about as many"
         )
     _decode_ids(tokenizer, ids)
-
-
-def _decode(tokenizer: Any) -> None:
-    size = tokenizer.get_vocab_size()
-    # A sample, because a panic at a token in use is caught there, too.
-    _decode_ids(tokenizer, list(range(0, size, max(1, size // RUN))))
-    for index in range(0, size, max(1, size // 500)):
-        _decode_ids(tokenizer, [index])
 
 
 def _decode_ids(tokenizer: Any, ids: list[int]) -> None:

@@ -119,20 +119,16 @@ def _scaling(settings: Fields, model: Fields) -> Scaling | None:
     if kind == "linear":
         return LinearScaling(settings.number("factor"))
     if kind == "llama3":
-        return _llama3_scaling(settings, model)
+        low, high = settings.number("low_freq_factor"), settings.number("high_freq_factor")
+        if low >= high:
+            settings.fail("low_freq_factor", f"less than high_freq_factor, which is {high:g}")
+        context = model.integer("max_position_embeddings", 8192)
+        original = settings.integer("original_max_position_embeddings", context)
+        return Llama3Scaling(settings.number("factor"), low, high, original)
     raise UnsupportedModelError(
         f"{settings.path}: {settings.group_name}rope_type is {short_repr(kind)}, a scaling that is "
         "not supported, expected one of default, linear, llama3"
     )
-
-
-def _llama3_scaling(settings: Fields, model: Fields) -> Llama3Scaling:
-    low, high = settings.number("low_freq_factor"), settings.number("high_freq_factor")
-    if low >= high:
-        settings.fail("low_freq_factor", f"less than high_freq_factor, which is {high:g}")
-    context = model.integer("max_position_embeddings", 8192)
-    original = settings.integer("original_max_position_embeddings", context)
-    return Llama3Scaling(settings.number("factor"), low, high, original)
 
 
 def _llama3(frequencies: NDArray[np.float32], scaling: Llama3Scaling) -> NDArray[np.float32]:

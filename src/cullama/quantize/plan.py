@@ -15,7 +15,6 @@ from ..checkpoint.gguf import ROPE_DIVISORS
 from ..checkpoint.names import EMBEDDING, HEAD, expected_shapes, gguf_name, is_query_or_key
 from ..files.quantized_blocks import GROUP
 from ..files.tensor import HostArray, StoredTensor
-from ..model.config import ModelConfig
 from ..model.rope import DivisorScaling, Llama3Scaling, Rope
 
 # The output matrix loses most by few bits. llama.cpp uses Q6_K there, or Q8_0 where rows are no
@@ -50,7 +49,12 @@ def targets(checkpoint: Checkpoint, wanted: str) -> Iterator[Target]:
             config.head_dim if is_interleaved else None,
         )
     if isinstance(config.rope.scaling, DivisorScaling | Llama3Scaling):
-        yield _divisors(config)
+        # GGUF expresses any scaling as one divisor for each frequency, [E / 2].
+        plain = Rope(config.rope.theta).inverse_frequencies(config.head_dim)
+        values: HostArray = plain / config.rope.inverse_frequencies(config.head_dim)
+        values = values.astype(np.float32)
+        stored = StoredTensor(ROPE_DIVISORS, values.shape, "F32", lambda: iter([values]))
+        yield Target(stored, ROPE_DIVISORS, "F32")
 
 
 def _type_of(source: StoredTensor, wanted: str, is_head: bool) -> str:
@@ -64,12 +68,3 @@ def _type_of(source: StoredTensor, wanted: str, is_head: bool) -> str:
     if wanted.startswith("q") and source.shape[-1] % GROUP:
         return "F16"
     return MIN_HEAD_TYPE if is_head and wanted.startswith("q") else wanted.upper()
-
-
-def _divisors(config: ModelConfig) -> Target:
-    """Express any RoPE scaling as one divisor for each frequency, [E / 2]."""
-    plain = Rope(config.rope.theta).inverse_frequencies(config.head_dim)
-    values: HostArray = plain / config.rope.inverse_frequencies(config.head_dim)
-    values = values.astype(np.float32)
-    stored = StoredTensor(ROPE_DIVISORS, values.shape, "F32", lambda: iter([values]))
-    return Target(stored, ROPE_DIVISORS, "F32")

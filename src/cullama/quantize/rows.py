@@ -50,27 +50,23 @@ def row_bytes(target: Target) -> int:
 
 
 def _encoded_tiles(target: Target, path: Path) -> Iterator[RowBytes]:
-    """Yield encoded rows; blocks that are of the type already are copied unchanged."""
+    """Check and encode rows; blocks that are of the type already are copied unchanged."""
     source = target.source
     if source.blocks is not None and source.dtype == target.dtype:
         yield from source.blocks()
         return
     for tile in source.tiles():
         numbers = tile.astype(np.float32, copy=False)
-        _check_range(target, path, numbers)
+        largest = float(np.abs(numbers).max())
+        where = f"{path}: tensor {source.name!r}: holds"
+        if not np.isfinite(largest):
+            raise ModelFileError(f"{where} NaN or infinity, expected finite numbers")
+        if target.dtype not in ("F32", "BF16") and largest > MAX_FLOAT16:
+            raise ModelFileError(
+                f"{where} {largest:g}, expected at most {MAX_FLOAT16:g} for {target.dtype}; "
+                "use --type bf16"
+            )
         yield _encoded(numbers, target.dtype).reshape(len(tile), -1)
-
-
-def _check_range(target: Target, path: Path, numbers: HostArray) -> None:
-    largest = float(np.abs(numbers).max())
-    where = f"{path}: tensor {target.source.name!r}: holds"
-    if not np.isfinite(largest):
-        raise ModelFileError(f"{where} NaN or infinity, expected finite numbers")
-    if target.dtype not in ("F32", "BF16") and largest > MAX_FLOAT16:
-        raise ModelFileError(
-            f"{where} {largest:g}, expected at most {MAX_FLOAT16:g} for {target.dtype}; "
-            "use --type bf16"
-        )
 
 
 def _encoded(numbers: HostArray, dtype: str) -> RowBytes:
