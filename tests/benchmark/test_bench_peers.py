@@ -69,7 +69,7 @@ class Pretender(Worker):
 
 
 class Neighbours(Others):
-    """Others who take what they are told to, each time that somebody works."""
+    """Other processes that take the given shares, one for each measurement."""
 
     def __init__(self, *shares: float) -> None:
         self._shares = iter(shares)
@@ -204,7 +204,7 @@ def test_a_busy_process_of_ours_is_no_other_and_one_of_theirs_is() -> None:
         work = partial(time.sleep, 0.5)
         (_, less), more = unknown.share_during(lambda: known.share_during(work))
         busy.kill()
-    # Whatever else is under way, counts in both; the busy one may have to share its core.
+    # Other load counts in both; the busy process may have to share its core.
     assert more - less > 0.05 / (os.cpu_count() or 1)
 
 

@@ -1,6 +1,6 @@
 """The sandbox of chat templates does what jinja2's own does, as transformers sets it up.
 
-Guarding every operation means doing many of them anew, so each is held to the original here.
+The sandbox implements many operations itself, so each is compared with jinja2's here.
 What it refuses is tests/hostile's; what real templates make of conversations, test_chat_template's.
 """
 

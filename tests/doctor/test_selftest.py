@@ -26,7 +26,7 @@ from cullama.sampling.draw import Drawn
 
 
 class StoppedClock(Clock):
-    """For tests in which nobody asks how long it takes."""
+    """A clock for tests that measure no time."""
 
     def seconds(self, run: Callable[[], Any], can_be_captured: bool) -> float:
         return 0.5

@@ -77,7 +77,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def plain_pip(monkeypatch: pytest.MonkeyPatch) -> None:
-    """pip without the settings of whoever runs the tests."""
+    """pip without the settings of the user who runs the tests."""
     for name in os.environ:
         if name.startswith("PIP_") or name.lower().endswith("_proxy"):
             monkeypatch.delenv(name)

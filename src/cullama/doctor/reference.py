@@ -1,4 +1,4 @@
-"""What every operator should give, in float64 and a few lines: nothing of either backend."""
+"""Reference implementations of the operators in float64, independent of both backends."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 
 Floats: TypeAlias = NDArray[np.float64]
 
-ROWS_AT_ONCE = 8192  # of a matrix, in float64
+ROWS_AT_ONCE = 8192  # of the weight, converted to float64
 
 
 def linear(x: Floats, weight: NDArray[np.float32], *added: Floats) -> Floats:
-    """[T, I], [O, I] → [T, O], and what is added to it."""
+    """Return `x @ weight.T` plus a bias, a residual or both: [T, I], [O, I] → [T, O]."""
     starts = range(0, len(weight), ROWS_AT_ONCE)
     parts = [x @ weight[start : start + ROWS_AT_ONCE].T.astype(np.float64) for start in starts]
     out = np.concatenate(parts, axis=1)
@@ -32,14 +32,14 @@ def silu_mul(gate_up: Floats) -> Floats:
 
 
 def turned(x: Floats, angles: Floats) -> Floats:
-    """Pairs half a head apart, as complex numbers: [T, heads, E], [T, E/2]."""
+    """Rotate pairs half a head apart, as complex numbers: [T, heads, E], [T, E/2]."""
     first, second = np.split(x, 2, axis=-1)
     pairs = (first + 1j * second) * np.exp(1j * angles)[:, None]
     return np.concatenate([pairs.real, pairs.imag], axis=-1)
 
 
 def attention(q: Floats, keys: Floats, values: Floats) -> Floats:
-    """The last T of C tokens, each seeing those up to itself: [T, H, E], [C, K, E] → [T, H E]."""
+    """Return causal attention of the last T of C tokens: [T, H, E], [C, K, E] → [T, H E]."""
     tokens, heads, width = q.shape
     group = heads // keys.shape[1]
     ahead = np.arange(len(keys)) > np.arange(len(keys) - tokens, len(keys))[:, None]
@@ -53,7 +53,7 @@ def attention(q: Floats, keys: Floats, values: Floats) -> Floats:
 
 
 def drawn(logits: Floats, temperature: float, top_p: float, uniform: float) -> int:
-    """The token under that point of the cumulated probabilities, of the likeliest that matter."""
+    """Return the top-p sample at the point `uniform` of the cumulative distribution."""
     weights = np.exp((logits - logits.max()) / temperature)
     order = np.argsort(-weights, kind="stable")
     before = np.cumsum(weights[order]) - weights[order]
