@@ -58,8 +58,10 @@ class BlockPool:
         """
         if count > self.available:
             return None
-        if after is not None and (blocks := self._following(after, count)):
-            return self._use(blocks)
+        if after is not None and count:
+            start, end = after + 1, after + 1 + count
+            if end <= self.count and USED not in self._states[start:end]:
+                return self._use(list(range(start, end)))
         growth = min(growth, MAX_RESERVED)
         while self._has_to_evict(count, growth):
             oldest = next(iter(self._cached))
@@ -129,11 +131,6 @@ class BlockPool:
                 return
             self._states[block] = RESERVED
             self._reserved += 1
-
-    def _following(self, block: int, count: int) -> list[int] | None:
-        start, end = block + 1, block + 1 + count
-        is_free = end <= self.count and USED not in self._states[start:end]
-        return list(range(start, end)) if is_free else None
 
     def _contiguous(self, count: int, growth: int) -> list[int] | None:
         for wanted in (count + growth, count + growth // 2, count):

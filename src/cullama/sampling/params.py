@@ -132,14 +132,12 @@ def _check_range(name: str, value: Any, kind: type, low: float, high: float) -> 
         return
     fits = _is_whole(value) if kind is int else _is_number(value)
     if not fits or not low <= value <= high:  # NaN is in no range
-        raise UsageError(f"{name} is {_short(value)}, expected {_in_words(name, kind, low, high)}")
-
-
-def _in_words(name: str, kind: type, low: float, high: float) -> str:
-    number = "a whole number" if kind is int else "a number"
-    above = "above 0" if low == math.ulp(0) else f"from {low:,.6g}"
-    none = ", or none" if name in _MAY_BE_NONE else ""
-    return f"{number} {above} to {high:,.16g}{none}"
+        number = "a whole number" if kind is int else "a number"
+        above = "above 0" if low == math.ulp(0) else f"from {low:,.6g}"
+        none = ", or none" if name in _MAY_BE_NONE else ""
+        raise UsageError(
+            f"{name} is {_short(value)}, expected {number} {above} to {high:,.16g}{none}"
+        )
 
 
 def _checked_stops(stops: Any) -> tuple[str, ...]:

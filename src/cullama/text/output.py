@@ -7,7 +7,7 @@ generation.py reads the tokens.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from ..engine.request import FinishReason
 from ..sampling.params import SamplingParams, TokenLogprobs
@@ -75,6 +75,11 @@ class OutputStream:
         """Return what was generated so far."""
         first = self._first_token or self._ended or self._started
         logprobs = tuple(self._logprobs) if self._has_logprobs else None
+        named = [
+            token
+            for each in logprobs or ()
+            for token in (each.token_id, *(candidate for candidate, _ in each.top))
+        ]
         return Completion(
             text="".join(self._pieces),
             token_ids=tuple(self._token_ids),
@@ -84,11 +89,5 @@ class OutputStream:
             cached_tokens=self.cached_tokens,
             seed=self._seed,
             timings=Timings(first - self._started, (self._ended or first) - self._started),
-            token_texts=token_texts(self._tokenizer, _named_tokens(logprobs or ())),
+            token_texts=token_texts(self._tokenizer, named),
         )
-
-
-def _named_tokens(logprobs: tuple[TokenLogprobs, ...]) -> Iterator[int]:
-    for each in logprobs:
-        yield each.token_id
-        yield from (token for token, _ in each.top)
