@@ -10,44 +10,44 @@ Models are not instrumented unless asked: elsewhere they hold the backend itself
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
 from ..files.tensor import HostArray
+from ..model.batch import BatchType
+from ..model.layer import Array, Weight
 from ..model.operators import COMPOSITE_OPERATORS, AnyOperators, Operators
 from .place import Place
 
 if TYPE_CHECKING:
     from ..engine.insider import Insider
-    from ..model.kv_cache import LayerCache
+    from ..files.tensor import StoredTensor
+    from ..model.batch import Batch
+    from ..model.config import ModelConfig
+    from ..model.kv_cache import KVCache, LayerCache
     from ..model.layer import Attention, Linear, Mlp, Norm, Weights
     from .passes import PromptPass
-
-Array = TypeVar("Array")
 
 # place, position of the first row, the prompt's rows → rows to continue with, or None.
 Observer: TypeAlias = Callable[[Place, int, HostArray], "HostArray | None"]
 
 
-class InstrumentedOperators(Generic[Array]):
-    """The operators that a model calls, each followed by a call of the observer."""
+class InstrumentedOperators(Operators[Array, Weight, BatchType]):
+    """A backend's operators, each call that a model makes followed by a call of the observer."""
 
     def __init__(
         self,
-        ops: Operators[Array, Any, Any],
-        weights: Weights[Array, Any],
+        ops: Operators[Array, Weight, BatchType],
+        weights: Weights[Array, Weight],
         observer: Observer,
         is_detailed: bool,
     ) -> None:
+        self.description, self.dtype_name = ops.description, ops.dtype_name
         self._ops, self._weights, self._observer = ops, weights, observer
         self._is_detailed = is_detailed
-
-    @property
-    def operators(self) -> Operators[Array, Any, Any]:
-        return cast("Operators[Array, Any, Any]", self)
 
     def begin_pass(self, start: int, rows: slice) -> None:
         """Observe these rows from now on, the first of them at position `start`."""
@@ -67,9 +67,9 @@ class InstrumentedOperators(Generic[Array]):
         host[self._rows] = changed
         return self._ops.upload(host)
 
-    # --- operators -----------------------------------------------------------------------------
+    # --- observed -----------------------------------------------------------------------------
 
-    def embed(self, table: Any, tokens: Array) -> Array:
+    def embed(self, table: Weight, tokens: Array) -> Array:
         return self._observed("gather", "embedding", self._ops.embed(table, tokens))
 
     def gather(self, table: Array, rows: Array) -> Array:
@@ -81,7 +81,7 @@ class InstrumentedOperators(Generic[Array]):
         return self._observed("gather", "rows", result)
 
     def linear(
-        self, x: Array, projection: Linear[Array, Any], residual: Array | None = None
+        self, x: Array, projection: Linear[Array, Weight], residual: Array | None = None
     ) -> Array:
         result = self._ops.linear(x, projection, residual)
         return self._observed("linear", projection.name, result)
@@ -95,15 +95,15 @@ class InstrumentedOperators(Generic[Array]):
     def rope_and_store(
         self,
         qkv: Array,
-        attention: Attention[Array, Any],
+        attention: Attention[Array, Weight],
         cos_sin: Array,
         cache: LayerCache[Array],
-        batch: Any,
+        batch: BatchType,
     ) -> Array:
         q = self._ops.rope_and_store(qkv, attention, cos_sin, cache, batch)
         return self._observed("rope_and_store", "", q)
 
-    def attention(self, q: Array, cache: LayerCache[Array], batch: Any) -> Array:
+    def attention(self, q: Array, cache: LayerCache[Array], batch: BatchType) -> Array:
         return self._observed("attention", "", self._ops.attention(q, cache, batch))
 
     # --- composite operators, whole or spelled out -----------------------------------------------
@@ -111,26 +111,65 @@ class InstrumentedOperators(Generic[Array]):
     def project_qkv(
         self,
         x: Array,
-        attention: Attention[Array, Any],
+        attention: Attention[Array, Weight],
         cos_sin: Array,
         cache: LayerCache[Array],
-        batch: Any,
+        batch: BatchType,
     ) -> Array:
         self._layer = attention.layer  # the first call of each layer
         if self._is_detailed:
-            return Operators.project_qkv(self.operators, x, attention, cos_sin, cache, batch)
+            return super().project_qkv(x, attention, cos_sin, cache, batch)
         q = self._ops.project_qkv(x, attention, cos_sin, cache, batch)
         return self._observed("project_qkv", "", q)
 
-    def feed_forward(self, x: Array, mlp: Mlp[Array, Any]) -> Array:
+    def feed_forward(self, x: Array, mlp: Mlp[Array, Weight]) -> Array:
         if self._is_detailed:
-            return Operators.feed_forward(self.operators, x, mlp)
+            return super().feed_forward(x, mlp)
         return self._observed("feed_forward", "", self._ops.feed_forward(x, mlp))
 
-    def logits(self, x: Array, norm: Norm[Array], head: Linear[Array, Any]) -> Array:
+    def logits(self, x: Array, norm: Norm[Array], head: Linear[Array, Weight]) -> Array:
         if self._is_detailed:
-            return Operators.logits(self.operators, x, norm, head)
+            return super().logits(x, norm, head)
         return self._observed("logits", "", self._ops.logits(x, norm, head))
+
+    # --- the backend's own, not observed -------------------------------------------------------
+
+    def upload(self, host: HostArray) -> Array:
+        return self._ops.upload(host)
+
+    def upload_batch(self, batch: Batch[HostArray]) -> BatchType:
+        return self._ops.upload_batch(batch)
+
+    def download(self, array: Array) -> HostArray:
+        return self._ops.download(array)
+
+    def weight(self, parts: Sequence[StoredTensor]) -> Weight:
+        return self._ops.weight(parts)
+
+    def vector(self, parts: Sequence[StoredTensor]) -> Array:
+        return self._ops.vector(parts)
+
+    def cache(self, config: ModelConfig, tokens: int) -> KVCache[Array]:
+        return self._ops.cache(config, tokens)
+
+    def cache_bytes(self, config: ModelConfig) -> int:
+        return self._ops.cache_bytes(config)
+
+    @property
+    def cache_budget(self) -> tuple[int, int]:
+        return self._ops.cache_budget
+
+    def copy_blocks(self, cache: KVCache[Array], copies: Sequence[tuple[int, int]]) -> None:
+        self._ops.copy_blocks(cache, copies)
+
+    def add(self, x: Array, y: Array) -> Array:
+        return self._ops.add(x, y)
+
+    def mul(self, x: Array, y: Array) -> Array:
+        return self._ops.mul(x, y)
+
+    def matmul(self, x: Array, y: Array) -> Array:
+        return self._ops.matmul(x, y)
 
 
 def run_instrumented(
@@ -147,7 +186,7 @@ def run_instrumented(
     model, ops = insider.model, insider.ops
     cache = ops.cache(model.config, cache_blocks * insider.block_size)
     instrumented = InstrumentedOperators(ops, model.weights, observer, is_detailed)
-    model = replace(model, ops=instrumented.operators)
+    model = replace(model, ops=instrumented)
     for step in passes:
         instrumented.begin_pass(step.start, step.rows)
         with np.errstate(invalid="ignore", over="ignore"):  # NaN is reported, not warned of
