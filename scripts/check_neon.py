@@ -134,7 +134,7 @@ Span = tuple[int, int]  # an array's first byte and its size
 
 @dataclass(frozen=True)
 class Arm(CompiledKernel):
-    """A kernel that only QEMU can run; `address` stands for it."""
+    """A kernel that only QEMU can run; `address` is its index there."""
 
     library: Path
     sizes: dict[int, int] = field(repr=False)  # in bytes, of arrays that records were made of
@@ -155,7 +155,7 @@ def _size(array: np.ndarray[Any, Any]) -> int:
 
 
 class ArmJIT(JIT):
-    """Compiles for ARM; what it compiled is played under QEMU."""
+    """Compiles for ARM; its kernels run under QEMU."""
 
     qemu: Qemu
 
@@ -188,7 +188,7 @@ class Qemu:
         }
 
     def link(self, kernel: Kernel, code: bytes) -> CompiledKernel:
-        """With nothing but C's library: whatever else a kernel calls is an error."""
+        """Link a kernel with the C library alone: a call to anything else is an error."""
         place = len(self._kernels)
         code_file = self._folder / f"{place}.o"
         code_file.write_bytes(code)
@@ -196,11 +196,11 @@ class Qemu:
         _compile("-shared", "-Wl,-z,defs", "-o", str(library), str(code_file), "-lc")
         arm = Arm(kernel.name, place, kernel.fields, library, self._sizes)
         self._kernels.append(arm)
-        callback = self._callbacks.get(kernel.name)  # what a thread pool calls itself
+        callback = self._callbacks.get(kernel.name)  # kernels that a thread pool calls directly
         return replace(arm, address=_address_of(callback)) if callback else arm
 
     def _execute(self, record: int, chunk: int) -> None:
-        """What `thread_pool._execute` does, one step and one chunk after the other."""
+        """Do what `thread_pool._execute` does, one step and one chunk after the other."""
         _, steps, count = _words(record, 3)
         for step in _words(steps, count):
             place, chunks = _words(step, 2)
@@ -208,7 +208,7 @@ class Qemu:
             self._run(kernel, _words(step + 16, len(kernel.fields)), _words(chunks, 1)[0])
 
     def _run(self, kernel: Arm, words: list[int], chunks: int) -> None:
-        """Arrays travel there and back."""
+        """Run all chunks of a kernel; its arrays are copied there and back."""
         types = kernel.fields.values()
         arrays = [word if type_ == POINTER else 0 for word, type_ in zip(words, types, strict=True)]
         segments = _joined([(array, kernel.sizes[array]) for array in arrays if array])
@@ -261,7 +261,7 @@ def _words(address: int, count: int) -> list[int]:
 
 
 def _joined(spans: list[Span]) -> list[Span]:
-    """Spans that touch or overlap as one, in order."""
+    """Join spans that touch or overlap, in order."""
     joined: list[Span] = []
     for start, size in sorted(set(spans)):
         if joined and start <= sum(joined[-1]):
@@ -272,7 +272,7 @@ def _joined(spans: list[Span]) -> list[Span]:
 
 
 def _place_in(segments: list[Span], address: int) -> tuple[int, int]:
-    """Which segment, and where in it; −1 for 0, which is no array."""
+    """Return an address's segment and its offset there; −1 for 0, which is no array."""
     for which, (start, size) in enumerate(segments):
         if start <= address <= start + size:
             return which, address - start
@@ -288,7 +288,7 @@ def _text(text: str) -> bytes:
 
 
 def pretend() -> None:
-    """From here on, this machine is an ARM."""
+    """Make llvmlite and the JIT take this machine for an ARM."""
     llvm.initialize_all_targets()
     llvm.initialize_all_asmprinters()
     arm = llvm.Target.from_triple(TRIPLE)
