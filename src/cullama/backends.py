@@ -1,4 +1,4 @@
-"""Which backend: the only place that asks. A backend is imported where it is chosen."""
+"""Chooses a backend, here and nowhere else. A backend is imported only where it is chosen."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ INSTALL_COMPILER = "pip install 'cullama[llvm]'"
 
 
 @dataclass(frozen=True)
-class Wishes:
+class BackendOptions:
     """How a model is to be run."""
 
     dtype: str
@@ -32,46 +32,46 @@ def operators_for(
     weight_folder: Path | None,
     deterministic: bool = False,
 ) -> AnyOperators:
-    """The operators of a backend, in a storage type.
+    """Make the operators of a backend, in a storage type.
 
     "cuda:1" is the second GPU; "cpu:numpy" is the CPU without compiled kernels, "cpu:avx2" with
     those of an instruction set. `auto` takes the first GPU if it can be used, else the CPU, and the
-    operators' description says why; a number of threads is for the CPU, and so asks for it.
+    operators' description says why; a number of threads is for the CPU, and so selects it.
 
-    A type of `auto` is bfloat16 on a GPU; on the CPU every weight's own, as its file has it, or
-    float32 with numpy, which multiplies nothing else at speed.
+    A type of `auto` is bfloat16 on a GPU; on the CPU it is each weight's own, as its file has it,
+    or float32 with numpy, which is slow with anything else.
 
     Raises:
-        UsageError: a backend, type or thread count that there is not.
+        UsageError: no such backend, type or number of threads.
         DeviceUnavailableError: no GPU can be used, and one was asked for.
     """
     name, colon, which = backend.partition(":") if isinstance(backend, str) else (backend, "", "")
     _check("backend", name, BACKENDS)
     _check("dtype", dtype, DTYPE_CHOICES)
-    wishes = Wishes(dtype, threads, weight_folder, deterministic)
+    options = BackendOptions(dtype, threads, weight_folder, deterministic)
     if colon and (name == "auto" or not which):
         raise UsageError(f"backend is {backend!r}, expected for example cpu:numpy or cuda:1")
     if name == "cpu":
-        return _cpu(wishes, which)
+        return _cpu(options, which)
     if name == "cuda":
         if threads is not None:
             raise UsageError(f"threads is {threads}, which is for the CPU: leave it out with cuda")
         return _cuda(dtype, _index(backend, which), deterministic)
-    return _best(wishes)
+    return _best(options)
 
 
-def _best(wishes: Wishes) -> AnyOperators:
+def _best(options: BackendOptions) -> AnyOperators:
     why = "threads are for the CPU"
-    if wishes.dtype in QUANTISED:
-        why = f"{wishes.dtype} is for the CPU"
-    elif wishes.threads is None:
+    if options.dtype in QUANTISED:
+        why = f"{options.dtype} is for the CPU"
+    elif options.threads is None:
         try:
-            return _first_gpu(wishes.dtype, wishes.deterministic)
+            return _first_gpu(options.dtype, options.deterministic)
         except DeviceUnavailableError as error:
             why = error.reason
-        except DeviceError as error:  # one that was lost, or is full
+        except DeviceError as error:  # a GPU that was lost, or is full
             why = str(error)
-    operators = _cpu(wishes)
+    operators = _cpu(options)
     operators.description += f" · auto: {why}"
     return operators
 
@@ -81,7 +81,7 @@ def _first_gpu(dtype: str, deterministic: bool) -> AnyOperators:
 
 
 def check_kernels(kernels: str) -> None:
-    """That the CPU backend has these: "numpy", or the instruction set of compiled ones.
+    """Check that the CPU backend has these kernels: "numpy", or an instruction set.
 
     Raises:
         UsageError: there is no compiler, no such set, or the processor lacks it.
@@ -95,17 +95,17 @@ def check_kernels(kernels: str) -> None:
     choose_instruction_set(kernels)
 
 
-def _cpu(wishes: Wishes, kernels: str = "") -> AnyOperators:
+def _cpu(options: BackendOptions, kernels: str = "") -> AnyOperators:
     """`kernels`: as `check_kernels` has them; "" takes the best there is."""
     if kernels:
         check_kernels(kernels)
     has_compiler = find_spec(COMPILER) is not None
     if kernels == "numpy" or not has_compiler:
-        return _numpy(wishes, has_compiler)
-    return _compiled(wishes, kernels)
+        return _numpy(options, has_compiler)
+    return _compiled(options, kernels)
 
 
-def _compiled(wishes: Wishes, instruction_set: str) -> AnyOperators:
+def _compiled(options: BackendOptions, instruction_set: str) -> AnyOperators:
     from .cpu.compiled.operators import CompiledOperators
     from .cpu.jit.compiler import JIT
     from .cpu.jit.instruction_sets import choose_instruction_set
@@ -113,28 +113,28 @@ def _compiled(wishes: Wishes, instruction_set: str) -> AnyOperators:
 
     limit_blas(1)
     jit = JIT(choose_instruction_set(instruction_set), cache_folder() / "kernels")
-    threads = choose_threads(wishes.threads)
-    operators = CompiledOperators(wishes.dtype, threads, jit, wishes.weight_folder)
-    if wishes.deterministic:  # as it is anyway
+    threads = choose_threads(options.threads)
+    operators = CompiledOperators(options.dtype, threads, jit, options.weight_folder)
+    if options.deterministic:  # as it is anyway
         operators.description += " · deterministic"
     return operators
 
 
-def _numpy(wishes: Wishes, has_compiler: bool) -> AnyOperators:
+def _numpy(options: BackendOptions, has_compiler: bool) -> AnyOperators:
     from .cpu.deterministic import DeterministicCpuOperators
     from .cpu.matrix import TILED_ARCHITECTURES
     from .cpu.operators import CpuOperators
     from .cpu.threads import blas_architecture, choose_threads, limit_blas
 
-    if wishes.dtype in QUANTISED:
+    if options.dtype in QUANTISED:
         remedy = "leave out :numpy" if has_compiler else INSTALL_COMPILER
-        raise UsageError(f"dtype is {wishes.dtype!r}, which needs compiled kernels: {remedy}")
-    threads = choose_threads(wishes.threads)
+        raise UsageError(f"dtype is {options.dtype!r}, which needs compiled kernels: {remedy}")
+    threads = choose_threads(options.threads)
     limit_blas(1)
     has_tiles = blas_architecture() in TILED_ARCHITECTURES
-    dtype = "float32" if wishes.dtype == "auto" else wishes.dtype
-    make = DeterministicCpuOperators if wishes.deterministic else CpuOperators
-    operators = make(dtype, threads, has_tiles, wishes.weight_folder)
+    dtype = "float32" if options.dtype == "auto" else options.dtype
+    make = DeterministicCpuOperators if options.deterministic else CpuOperators
+    operators = make(dtype, threads, has_tiles, options.weight_folder)
     if not has_compiler:
         operators.description += f" · numpy; faster with {INSTALL_COMPILER}"
     return operators

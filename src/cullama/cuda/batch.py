@@ -1,9 +1,9 @@
 """One step's integers on the device: packed on the host, sent in one copy, looked at through views.
 
 Beside what every backend's batch holds, there are the tiles that `kernels/attention.cu` works on.
-Where each sequence brings one token, the usual step once texts are being written, there is room
-for a round number of sequences and blocks, so that few sizes occur and a graph captured for one
-serves all that fit. It knows no kernel's arguments.
+Where each sequence brings one token, as in decoding, the arrays have room for a round number of
+sequences and blocks, so that few sizes occur and a graph captured for one serves all that fit.
+It knows no kernel's arguments.
 """
 
 from __future__ import annotations
@@ -105,9 +105,9 @@ def device_batch(packed: Packed, whole: DeviceArray) -> CudaBatch:
 
 
 def _fill_up(parts: dict[str, HostArray]) -> None:
-    """Room that is left holds texts of one token that look at what is in slot 0 and keep nothing.
+    """Fill unused room with sequences of one token that attend to slot 0 and store nothing.
 
-    What comes of them is thrown away, but nothing is computed from memory that was never written.
+    Their results are not read, but nothing is computed from memory that was never written.
     """
     parts["slots"][:] = NOWHERE
     parts["query_starts"][:] = np.arange(len(parts["query_starts"]))
@@ -167,7 +167,7 @@ def _tiles(counts: HostArray) -> HostArray:
 
 
 def _bucket(sizes: Sizes) -> Bucket | None:
-    """The smallest that holds the batch, if each sequence brings one token and wants its logits."""
+    """The smallest that holds the batch, if it decodes one token of each sequence."""
     is_plain = sizes.tokens == sizes.sequences == sizes.rows == sizes.tiles and sizes.tokens > 0
     if not is_plain:
         return None

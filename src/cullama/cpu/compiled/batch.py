@@ -1,4 +1,4 @@
-"""A batch as compiled kernels read it: its integers, and the work of attention cut into items.
+"""Packs a batch for compiled kernels: its integers, and the work of attention cut into items.
 
 An item is a few rows of one sequence's queries and one split of its keys. A `FixedBatch` keeps all
 this in one place, so that a recorded pass finds the next step's where the last one's was.
@@ -41,9 +41,10 @@ class CompiledBatch(Batch[HostArray]):
 
     @property
     def is_repeatable(self) -> bool:
-        """Whether others like it follow: texts that write one token each, or one with guesses.
+        """Whether batches of its shape are likely to follow.
 
-        The logits of all tokens are wanted, so that two numbers say all about its shape.
+        They do in decoding, with one token for each sequence, or one sequence with draft tokens.
+        The logits of all tokens are asked for, so that two numbers say all about the shape.
         """
         sequences, tokens = len(self.context_lengths), len(self.tokens)
         if not 0 < tokens == len(self.logit_rows):
