@@ -87,7 +87,7 @@ def outcome_of_mutant(content: bytes) -> str:
 
 
 def take_mutants() -> None:
-    tokenizer_probe._limit(24 * 3600, tokenizer_file.PROBE_MEMORY)
+    tokenizer_probe.limit_resources(24 * 3600, tokenizer_file.PROBE_MEMORY)
     for line in sys.stdin.buffer:
         answer = outcome_of_mutant(bytes.fromhex(line.decode()))
         print(" ".join(answer.encode(errors="replace").decode().split()), flush=True)

@@ -254,8 +254,19 @@ def _read(header: _GgufHeader) -> tuple[dict[str, Any], dict[str, GgufTensor]]:
     _check_count(header, "tensor count", tensor_count, MAX_TENSORS, entry=32)
     _check_count(header, "metadata count", metadata_count, MAX_METADATA_ENTRIES, entry=13)
     metadata = _read_metadata(header, metadata_count)
-    tensors = _read_tensors(header, tensor_count)
-    alignment = _alignment(header, metadata)
+    tensors: dict[str, GgufTensor] = {}
+    for index in range(tensor_count):
+        header.where = f"tensor entry {index}"
+        tensor = _read_tensor(header)
+        if tensor.name in tensors:
+            raise header.error("name", "given twice", "each name once")
+        tensors[tensor.name] = tensor
+
+    header.where = "metadata 'general.alignment'"
+    alignment = metadata.get("general.alignment", 32)
+    is_integer = isinstance(alignment, int) and not isinstance(alignment, bool)
+    if not is_integer or alignment < 1 or alignment & (alignment - 1):
+        raise header.error("value", short_repr(alignment), "a power of two")
     begin = _aligned(header.position, alignment)
     _check_layout(header, list(tensors.values()), begin, alignment)
     placed = {name: replace(it, offset=begin + it.offset) for name, it in tensors.items()}
@@ -304,12 +315,9 @@ def _read_value(header: _GgufHeader) -> Any:
     tag = header.u32("type")
     if tag == _STRING:
         return header.text("value")
-    if tag == _ARRAY:
-        return _read_array(header)
-    return _read_numbers(header, "type", tag, 1)[0].item()
+    if tag != _ARRAY:
+        return _read_numbers(header, "type", tag, 1)[0].item()
 
-
-def _read_array(header: _GgufHeader) -> Any:
     tag, count = header.u32("element type"), header.u64("element count")
     if tag == _ARRAY:  # valid but unused; other readers recurse here until their stack is full
         raise header.error("element type", "array", "numbers, bools or strings")
@@ -335,17 +343,6 @@ def _read_numbers(header: _GgufHeader, field: str, tag: int, count: int) -> Host
     return raw.view(dtype)
 
 
-def _read_tensors(header: _GgufHeader, count: int) -> dict[str, GgufTensor]:
-    tensors: dict[str, GgufTensor] = {}
-    for index in range(count):
-        header.where = f"tensor entry {index}"
-        tensor = _read_tensor(header)
-        if tensor.name in tensors:
-            raise header.error("name", "given twice", "each name once")
-        tensors[tensor.name] = tensor
-    return tensors
-
-
 def _read_tensor(header: _GgufHeader) -> GgufTensor:
     """Read one entry of the list; its offset is relative to the beginning of the data."""
     name = header.text("name")
@@ -362,10 +359,7 @@ def _read_tensor(header: _GgufHeader) -> GgufTensor:
     if tag not in _TYPES:
         raise header.error("type", f"tag {tag}", expected)
     dtype, offset = _TYPES[tag], header.u64("offset")
-    return GgufTensor(name, shape, dtype, offset, _byte_size(header, shape, dtype))
 
-
-def _byte_size(header: _GgufHeader, shape: Sequence[int], dtype: str) -> int:
     if 0 in shape:
         raise header.error("shape", list(shape), "no dimension of 0")
     elements = math.prod(shape)
@@ -375,16 +369,7 @@ def _byte_size(header: _GgufHeader, shape: Sequence[int], dtype: str) -> int:
     if shape[-1] % columns:
         expected = f"a multiple of {columns}, the block of {dtype}"
         raise header.error("row length", f"{shape[-1]:,}", expected)
-    return elements // columns * size
-
-
-def _alignment(header: _GgufHeader, metadata: dict[str, Any]) -> int:
-    header.where = "metadata 'general.alignment'"
-    alignment = metadata.get("general.alignment", 32)
-    is_integer = isinstance(alignment, int) and not isinstance(alignment, bool)
-    if not is_integer or alignment < 1 or alignment & (alignment - 1):
-        raise header.error("value", short_repr(alignment), "a power of two")
-    return int(alignment)
+    return GgufTensor(name, shape, dtype, offset, elements // columns * size)
 
 
 def _aligned(position: int, alignment: int) -> int:
@@ -406,25 +391,24 @@ def _check_layout(
         if end > header.size:
             found = f"byte {end:,} of the file"
             raise header.error("end of the data", found, f"at most its size, {header.size:,}")
-    _check_contiguous(header, sorted(tensors, key=lambda it: it.offset), alignment)
-    ends = [begin + tensor.offset + tensor.byte_size for tensor in tensors]
-    end = max(ends, default=header.position)
-    if header.size > _aligned(end, alignment):
-        header.where = "data"
-        raise header.error("end of the file", f"byte {header.size:,}", f"{end:,}, and its padding")
 
-
-def _check_contiguous(header: _GgufHeader, tensors: Sequence[GgufTensor], alignment: int) -> None:
-    if tensors and tensors[0].offset:
-        header.where = f"tensor {short_repr(tensors[0].name)}"
-        raise header.error("offset", f"{tensors[0].offset:,}", "0, as the first")
-    for before, tensor in pairwise(tensors):
+    by_offset = sorted(tensors, key=lambda it: it.offset)
+    if by_offset and by_offset[0].offset:
+        header.where = f"tensor {short_repr(by_offset[0].name)}"
+        raise header.error("offset", f"{by_offset[0].offset:,}", "0, as the first")
+    for before, tensor in pairwise(by_offset):
         expected = _aligned(before.offset + before.byte_size, alignment)
         if tensor.offset != expected:
             header.where = f"tensor {short_repr(tensor.name)}"
             found = f"{tensor.offset:,}" + (", an overlap" if tensor.offset < expected else "")
             where = f"{expected:,}, where {short_repr(before.name)} ends"
             raise header.error("offset", found, where)
+
+    ends = [begin + tensor.offset + tensor.byte_size for tensor in tensors]
+    end = max(ends, default=header.position)
+    if header.size > _aligned(end, alignment):
+        header.where = "data"
+        raise header.error("end of the file", f"byte {header.size:,}", f"{end:,}, and its padding")
 
 
 # The data

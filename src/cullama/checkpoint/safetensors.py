@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
 
 from ..errors import ModelFileError, ModelNotFoundError
 from ..files.fields import load_json
@@ -81,7 +80,14 @@ def _sharded_tensors(index: Path) -> dict[str, StoredTensor]:
         )
     indexed: dict[str, set[str]] = {}  # names of tensors, by shard
     for name, shard in weight_map.items():
-        indexed.setdefault(_shard_name(index, name, shard), set()).add(name)
+        # One plain name, so that an index cannot name files elsewhere.
+        is_plain = isinstance(shard, str) and re.fullmatch(r"[\w.+=@ -]{1,255}", shard, re.ASCII)
+        if not is_plain or not shard.endswith(".safetensors"):
+            raise ModelFileError(
+                f"{index}: tensor {short_repr(name)}: weight_map is {short_repr(shard)}, "
+                "expected a .safetensors file beside it"
+            )
+        indexed.setdefault(shard, set()).add(name)
     _check_series(index, indexed.keys())
     tensors: dict[str, StoredTensor] = {}
     for shard in sorted(indexed):
@@ -89,17 +95,6 @@ def _sharded_tensors(index: Path) -> dict[str, StoredTensor]:
         _check_names(index, shard, indexed[shard], file.tensors.keys())
         tensors |= {name: file.stored_tensor(name) for name in file.tensors}
     return tensors
-
-
-def _shard_name(index: Path, name: str, shard: Any) -> str:
-    """Check that a shard is one plain name, so that an index cannot name files elsewhere."""
-    is_plain = isinstance(shard, str) and re.fullmatch(r"[\w.+=@ -]{1,255}", shard, re.ASCII)
-    if not is_plain or not shard.endswith(".safetensors"):
-        raise ModelFileError(
-            f"{index}: tensor {short_repr(name)}: weight_map is {short_repr(shard)}, "
-            "expected a .safetensors file beside it"
-        )
-    return str(shard)
 
 
 def _shard_path(index: Path, shard: str) -> Path:

@@ -364,7 +364,15 @@ def _read_tensor(header: _SafetensorsHeader, name: str) -> SafetensorsTensor:
         dtype, shape, begin, end = _reordered_entry(header)
     if dtype not in _BITS:
         raise header.error("dtype", short_repr(dtype), f"one of {', '.join(_BITS)}")
-    size = _byte_size(header, shape, dtype)
+    if len(shape) > MAX_DIMENSIONS:
+        expected = f"at most {MAX_DIMENSIONS}"
+        raise header.error("shape", f"{len(shape):,} dimensions", expected)
+    if math.prod(size or 1 for size in shape) > MAX_ELEMENTS:
+        raise header.error("shape", short_repr(shape), f"at most {MAX_ELEMENTS:,} elements")
+    bits = math.prod(shape) * _BITS[dtype]
+    if bits % 8:
+        raise header.error("shape", short_repr(shape), f"a whole number of bytes of {dtype}")
+    size = bits // 8
     if end - begin != size:
         expected = f"{size:,} for shape {short_repr(shape)} of {dtype}"
         raise header.error("data_offsets", f"[{begin}, {end}], {end - begin:,} bytes", expected)
@@ -398,18 +406,6 @@ def _sizes(
     if not is_list or min(sizes, default=0) < 0:
         raise header.error(field, short_repr(sizes), expected)
     return sizes
-
-
-def _byte_size(header: _SafetensorsHeader, shape: list[int], dtype: str) -> int:
-    if len(shape) > MAX_DIMENSIONS:
-        expected = f"at most {MAX_DIMENSIONS}"
-        raise header.error("shape", f"{len(shape):,} dimensions", expected)
-    if math.prod(size or 1 for size in shape) > MAX_ELEMENTS:
-        raise header.error("shape", short_repr(shape), f"at most {MAX_ELEMENTS:,} elements")
-    bits = math.prod(shape) * _BITS[dtype]
-    if bits % 8:
-        raise header.error("shape", short_repr(shape), f"a whole number of bytes of {dtype}")
-    return bits // 8
 
 
 def _check_layout(path: Path, tensors: Iterable[SafetensorsTensor], size: int) -> None:

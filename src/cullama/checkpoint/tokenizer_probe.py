@@ -50,7 +50,7 @@ class UnsafeTokenizerError(Exception):
 def main(seconds: int, size: int) -> None:
     """Probe the tokenizer.json on standard input; print steps and verdict on standard output."""
     content = sys.stdin.buffer.read()
-    _limit(seconds, size)
+    limit_resources(seconds, size)
     try:
         for step in probe(content):
             print(AT + step, flush=True)
@@ -62,7 +62,8 @@ def main(seconds: int, size: int) -> None:
     print(" ".join(verdict.encode(errors="replace").decode().split()), flush=True)
 
 
-def _limit(seconds: int, size: int) -> None:
+def limit_resources(seconds: int, size: int) -> None:
+    """Limit this process to so many seconds of CPU and bytes of address space; no core dumps."""
     import resource  # here, because Windows has none
 
     for limit, value in (
@@ -196,10 +197,15 @@ def _check_component(where: str, value: Any, depth: int = 1) -> None:
         raise UnsafeTokenizerError(
             f"{where[:80]} is nested more than {MAX_DEPTH} deep, expected settings"
         )
-    if isinstance(value, str):
-        _check_string(where, value)
+    name = where.rpartition(".")[2]
+    if isinstance(value, str) and name == "precompiled_charsmap":
+        _check_charsmap(where, value)
+    elif isinstance(value, str):
+        limit = MAX_PATTERN_LENGTH if name in ("Regex", "String") else MAX_STRING_LENGTH
+        if len(value) > limit:
+            _fail(where, value, f"at most {limit:,}")
     elif isinstance(value, int | float):
-        low, high = RANGES.get(where.rpartition(".")[2], (-(1 << 31), 1 << 31))
+        low, high = RANGES.get(name, (-(1 << 31), 1 << 31))
         if not math.isfinite(value) or not low <= value <= high:
             _fail(where, value, f"a number from {low:,} to {high:,}")
     elif isinstance(value, dict | list):
@@ -212,16 +218,6 @@ def _check_component(where: str, value: Any, depth: int = 1) -> None:
         parts = value.items() if isinstance(value, dict) else enumerate(value)
         for key, part in parts:
             _check_component(f"{where}.{str(key)[:40]}", part, depth + 1)
-
-
-def _check_string(where: str, text: str) -> None:
-    name = where.rpartition(".")[2]
-    if name == "precompiled_charsmap":
-        return _check_charsmap(where, text)
-    limit = MAX_PATTERN_LENGTH if name in ("Regex", "String") else MAX_STRING_LENGTH
-    if len(text) > limit:
-        _fail(where, text, f"at most {limit:,}")
-    return None
 
 
 def _check_charsmap(where: str, text: str) -> None:

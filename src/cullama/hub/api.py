@@ -156,10 +156,10 @@ class Hub:
                 f"no model {self.name.repository!r} is cached here or on {self.endpoint}, or it is "
                 f"private: check the name; for a private one {_LOGIN}"
             )
+        reason = error.server_message or error.response.reason_phrase or "no reason given"
+        reason = " ".join(str(reason).split())[:200].rstrip(".")
         remedy = f"{_LOGIN} with an account that may read it" if status in (401, 403) else _LATER
-        return DownloadError(
-            f"{self.endpoint} refuses {self.name} ({status}: {_reason(error)}); {remedy}"
-        )
+        return DownloadError(f"{self.endpoint} refuses {self.name} ({status}: {reason}); {remedy}")
 
 
 _LOGIN = "set HF_TOKEN or run `hf auth login`"
@@ -186,11 +186,6 @@ def _is_digest(text: Any) -> bool:
 
 def _first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
-
-
-def _reason(error: Any) -> str:
-    reason = error.server_message or error.response.reason_phrase or "no reason given"
-    return " ".join(str(reason).split())[:200].rstrip(".")
 
 
 def with_retries(attempt: Callable[[], Any], received: Callable[[], int] | None = None) -> Any:

@@ -55,20 +55,14 @@ def cached_model(name: HubName, must_be_complete: bool = True) -> Path | None:
         return None
     snapshot = cache.snapshot(commit)
     if name.file is None and ((snapshot / SINGLE).exists() or (snapshot / INDEX).exists()):
-        if not (_has_weights(snapshot) and (snapshot / NEEDED[0]).is_file()):
+        weights = {SINGLE} if (snapshot / SINGLE).is_file() else shards_of(snapshot / INDEX)
+        if not weights or not all((snapshot / it).is_file() for it in (*weights, NEEDED[0])):
             return None
         is_complete = all(cache.has_or_lacks(commit, file) for file in NEEDED)
         return snapshot if is_complete or not must_be_complete else None
     found = (path for path in snapshot.rglob("*.gguf") if path.is_file())
     files = [path.relative_to(snapshot).as_posix() for path in found]
     return snapshot / chosen_gguf(name, files) if meant_files(name, files) else None
-
-
-def _has_weights(snapshot: Path) -> bool:
-    if (snapshot / SINGLE).is_file():
-        return True
-    shards = shards_of(snapshot / INDEX)
-    return bool(shards) and all((snapshot / shard).is_file() for shard in shards)
 
 
 def shards_of(index: Path) -> set[str]:

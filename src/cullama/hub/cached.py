@@ -46,7 +46,9 @@ class CachedModel:
 
 def cached_models() -> list[CachedModel]:
     """Return all cached models, sorted by name, after the files of cullama's own cache."""
-    of_hub = [model for repository in _repositories() for model in _models_in(repository)]
+    of_hub = [
+        model for repository in _model_repositories(_scan()) for model in _models_in(repository)
+    ]
     return [*_own_models(), *sorted(of_hub, key=lambda model: model.name.lower())]
 
 
@@ -96,15 +98,16 @@ def _scan() -> HFCacheInfo | None:
     return None
 
 
-def _repositories() -> list[CachedRepoInfo]:
-    scan = _scan()
+def _model_repositories(scan: HFCacheInfo | None) -> list[CachedRepoInfo]:
     return [one for one in scan.repos if one.repo_type == "model"] if scan else []
 
 
 def _models_in(repository: CachedRepoInfo) -> Iterator[CachedModel]:
     """Yield each GGUF file, and the folder of each revision that has something else."""
     for revision in repository.revisions:
-        name = HubName(repository.repo_id, revision=_revision_name(revision))
+        # A branch or tag, or else the commit; the main branch needs no name.
+        ref = min(revision.refs, default=revision.commit_hash[:SHORT_COMMIT])
+        name = HubName(repository.repo_id, revision=None if MAIN in revision.refs else ref)
         files = {
             file.file_path.relative_to(revision.snapshot_path).as_posix(): file
             for file in revision.files
@@ -124,38 +127,24 @@ def _models_in(repository: CachedRepoInfo) -> Iterator[CachedModel]:
             yield _folder_model(name, repository, revision, [files[path] for path in ggufs])
 
 
-def _revision_name(revision: CachedRevisionInfo) -> str | None:
-    """Return a branch or tag of the revision, or its commit; None for the main branch."""
-    if MAIN in revision.refs:
-        return None
-    return min(revision.refs, default=revision.commit_hash[:SHORT_COMMIT])
-
-
 def _folder_model(
     name: HubName, repository: CachedRepoInfo, revision: CachedRevisionInfo, ggufs: list[Any]
 ) -> CachedModel:
-    snapshot = revision.snapshot_path
-    config = _config_in(snapshot)
+    snapshot, config = revision.snapshot_path, {}
+    with suppress(OSError, ValueError, RecursionError):
+        found = json.loads((snapshot / "config.json").read_bytes())
+        config = found if isinstance(found, dict) else {}
+    dtype = str(config.get("dtype") or config.get("torch_dtype") or "")
+    short = {"float32": " F32", "float16": " F16", "bfloat16": " BF16"}
+    kind = "safetensors" + short.get(dtype, "")
+
     size = revision.size_on_disk - sum(file.size_on_disk for file in ggufs)
     if len(repository.revisions) == 1:  # so partial downloads can only be of this one
         partials = (repository.repo_path / "blobs").glob("*.incomplete")
         size += sum(path.stat().st_size for path in partials)
     used = max((file.blob_last_accessed for file in revision.files), default=0.0)
     problem = _problem(name, config, snapshot)
-    return CachedModel(str(name), _folder_kind(config), size, used, snapshot, problem)
-
-
-def _config_in(folder: Path) -> dict[str, Any]:
-    with suppress(OSError, ValueError, RecursionError):
-        config = json.loads((folder / "config.json").read_bytes())
-        return config if isinstance(config, dict) else {}
-    return {}
-
-
-def _folder_kind(config: dict[str, Any]) -> str:
-    dtype = str(config.get("dtype") or config.get("torch_dtype") or "")
-    short = {"float32": " F32", "float16": " F16", "bfloat16": " BF16"}
-    return "safetensors" + short.get(dtype, "")
+    return CachedModel(str(name), kind, size, used, snapshot, problem)
 
 
 def _problem(name: HubName, config: dict[str, Any], snapshot: Path) -> str | None:
@@ -215,31 +204,28 @@ def _removal_of_files(name: str, paths: list[Path]) -> Removal:
 
 def _removal_from_hub(name: HubName) -> Removal | None:
     """Return the removal of a file, a revision or a repository; None if it is not cached."""
-    for repository in _repositories():
-        if repository.repo_id != name.repository:
-            continue
-        if name.file is not None:
-            return _removal_of_gguf(name, repository)
-        if name.revision is not None:
-            return _removal_of_revision(name.revision, str(name), repository)
-        folder = repository.repo_path
-        paths = (Path(where, file) for where, _, files in os.walk(folder) for file in files)
-        size = sum(path.lstat().st_size for path in paths if not path.is_symlink())
-        return Removal(str(name), size, partial(shutil.rmtree, folder))
-    return None
-
-
-def _removal_of_revision(revision: str, name: str, repository: CachedRepoInfo) -> Removal | None:
-    commits = [
-        each.commit_hash
-        for each in repository.revisions
-        if revision in each.refs or each.commit_hash.startswith(revision)
-    ]
     scan = _scan()
-    if scan is None or not commits:
+    repository = next(
+        (it for it in _model_repositories(scan) if it.repo_id == name.repository), None
+    )
+    if scan is None or repository is None:
         return None
-    strategy = scan.delete_revisions(*commits)
-    return Removal(name, strategy.expected_freed_size, strategy.execute)
+    if name.file is not None:
+        return _removal_of_gguf(name, repository)
+    if name.revision is not None:
+        commits = [
+            each.commit_hash
+            for each in repository.revisions
+            if name.revision in each.refs or each.commit_hash.startswith(name.revision)
+        ]
+        if not commits:
+            return None
+        strategy = scan.delete_revisions(*commits)
+        return Removal(str(name), strategy.expected_freed_size, strategy.execute)
+    folder = repository.repo_path
+    paths = (Path(where, file) for where, _, files in os.walk(folder) for file in files)
+    size = sum(path.lstat().st_size for path in paths if not path.is_symlink())
+    return Removal(str(name), size, partial(shutil.rmtree, folder))
 
 
 def _removal_of_gguf(name: HubName, repository: CachedRepoInfo) -> Removal | None:

@@ -125,7 +125,13 @@ class _Download:
         self._make_folders()
         total = sum(file.size for file in wanted)
         rest = sum(file.size - self._bytes_on_disk(file) for file in missing)
-        self._check_room(rest)
+        free = shutil.disk_usage(self._cache.folder).free
+        if free < rest:
+            raise DownloadError(
+                f"{self._hub.name} needs {rest / 1e6:,.0f} MB more, and "
+                f"{str(self._cache.folder)!r} has {free / 1e6:,.0f} MB free; make room there "
+                "(`cullama models` shows what is cached), or set HF_HUB_CACHE to another folder"
+            )
         LOG.info(
             "fetching %s: %s MB in %d files, %s MB to go, from %s to %s",
             self._hub.name,
@@ -146,15 +152,6 @@ class _Download:
             return file.size
         return max(0, min(_size(self._cache.partial(file.digest)), file.size))
 
-    def _check_room(self, needed: int) -> None:
-        free = shutil.disk_usage(self._cache.folder).free
-        if free < needed:
-            raise DownloadError(
-                f"{self._hub.name} needs {needed / 1e6:,.0f} MB more, and "
-                f"{str(self._cache.folder)!r} has {free / 1e6:,.0f} MB free; make room there "
-                "(`cullama models` shows what is cached), or set HF_HUB_CACHE to another folder"
-            )
-
     def _store(self, file: RemoteFile) -> None:
         """Put a file into the cache, downloading what is missing of it."""
         from huggingface_hub.utils import WeakFileLock
@@ -171,21 +168,22 @@ class _Download:
         self._meter.complete(file.size)
 
     def _download(self, file: RemoteFile, blob: Path) -> None:
+        """Append the rest of a file's bytes; a lost connection keeps those that came."""
+
+        def receive() -> None:
+            if partial.size == file.size:
+                return
+            with self._hub.stream(file, self._listing.commit, partial.size) as (start, chunks):
+                if start == 0:
+                    partial.restart()
+                for chunk in chunks:
+                    partial.write(chunk)
+                    self._meter.update(partial.size)
+
         with _PartialFile(file, self._cache.partial(file.digest), self._disk) as partial:
             self._meter.update(partial.size)
-            with_retries(lambda: self._receive(file, partial), lambda: partial.most)
+            with_retries(receive, lambda: partial.most)
             partial.finish(blob)
-
-    def _receive(self, file: RemoteFile, partial: _PartialFile) -> None:
-        """Append the rest of a file's bytes; a lost connection keeps those that came."""
-        if partial.size == file.size:
-            return
-        with self._hub.stream(file, self._listing.commit, partial.size) as (start, chunks):
-            if start == 0:
-                partial.restart()
-            for chunk in chunks:
-                partial.write(chunk)
-                self._meter.update(partial.size)
 
 
 class _PartialFile:
@@ -198,24 +196,21 @@ class _PartialFile:
         self.size = self.most = 0  # bytes now, and at most so far: a restart drops them
 
     def __enter__(self) -> _PartialFile:
+        """Open the file, and hash the bytes that an earlier download left."""
         with self._disk():
             self._sink = self._path.open("a+b")
-            self._hash_existing_bytes()
+            self._hash = self._file.new_hash()
+            self._sink.seek(0)
+            while chunk := self._sink.read(CHUNK_BYTES):
+                self._hash.update(chunk)
+                self.size += len(chunk)
+            if self.size > self._file.size:
+                self.restart()
         return self
 
     def __exit__(self, *error: object) -> None:
         with self._disk():
             self._sink.close()
-
-    def _hash_existing_bytes(self) -> None:
-        """Continue after the bytes that an earlier download left."""
-        self._hash = self._file.new_hash()
-        self._sink.seek(0)
-        while chunk := self._sink.read(CHUNK_BYTES):
-            self._hash.update(chunk)
-            self.size += len(chunk)
-        if self.size > self._file.size:
-            self.restart()
 
     def restart(self) -> None:
         """Drop all bytes."""

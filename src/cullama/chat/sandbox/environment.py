@@ -5,8 +5,8 @@ call of a guarded filter, and each body (of a loop, a branch, a macro) begins wi
 statements. This file deals with the language; the values, filters, tests and functions, and what
 they cost, are in the files beside it.
 
-Templates are not tried in a child process first: each rendering is checked while it runs, whereas a
-trial would show only that one conversation is harmless.
+Templates are not probed in a child process first: each rendering is checked while it runs, whereas
+a probe would show only that one conversation is harmless.
 """
 
 from __future__ import annotations
@@ -225,7 +225,12 @@ class SafeTemplate:
             TemplateSyntaxError: jinja2 cannot parse it; or any other error of jinja2.
         """
         sandbox = Sandbox()
-        _check_size(sandbox, source)
+        if len(source) > MAX_SOURCE:
+            refuse(f"has {len(source):,} characters, expected at most {MAX_SOURCE:,}")
+        kinds = (kind for _, kind, _ in sandbox.lexer.tokeniter(source, None))
+        tokens = (kind for kind in kinds if kind != "whitespace")
+        if sum(1 for _ in islice(tokens, MAX_TOKENS + 1)) > MAX_TOKENS:
+            refuse(f"has more than {MAX_TOKENS:,} tokens")
         with warnings.catch_warnings():  # Python's compiler warns about the generated code
             warnings.simplefilter("ignore")
             parsed: nodes.Template = Guard().visit(sandbox.parse(source))
@@ -245,11 +250,3 @@ class SafeTemplate:
         assert isinstance(context, RenderContext)
         context.budget = budget
         return "".join(self._template.root_render_func(context))
-
-
-def _check_size(sandbox: Sandbox, source: str) -> None:
-    if len(source) > MAX_SOURCE:
-        refuse(f"has {len(source):,} characters, expected at most {MAX_SOURCE:,}")
-    tokens = (kind for _, kind, _ in sandbox.lexer.tokeniter(source, None) if kind != "whitespace")
-    if sum(1 for _ in islice(tokens, MAX_TOKENS + 1)) > MAX_TOKENS:
-        refuse(f"has more than {MAX_TOKENS:,} tokens")
