@@ -11,7 +11,7 @@ import os
 import re
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -73,8 +73,7 @@ def gpu_facts(plan: DoctorPlan, usable: list[int]) -> Iterator[Fact]:
     except DeviceUnavailableError as error:
         yield _absence(error, plan.needs_cuda)
         return
-    yield _bindings()
-    yield _driver(driver)
+    yield from _driver_facts(driver)
     count, is_absent = _start(driver)
     if count == 0:
         yield _absence(_reason_for_no_device(), plan.needs_cuda or not is_absent)
@@ -115,42 +114,34 @@ def _absence(error: DeviceUnavailableError, is_problem: bool) -> Fact:
     return Fact("CUDA", found, details, remedy=error.remedy)
 
 
-def _bindings() -> Fact:
+def _driver_facts(driver: Any) -> Iterator[Fact]:
+    """Yield facts about the bindings and the driver."""
     try:
         version = metadata.version("cuda-bindings")
     except metadata.PackageNotFoundError:  # not installed, but on the path
         version = "unknown"
-    return Fact("cuda-python", f"bindings {version}", {"version": version})
+    yield Fact("cuda-python", f"bindings {version}", {"version": version})
 
-
-def _driver(driver: Any) -> Fact:
-    """Describe the driver; its version, as opposed to CUDA's, only the kernel module has."""
-    path, module = _loaded_library("libcuda.so"), _kernel_module_version()
+    # The driver's own version, as opposed to CUDA's, is stated by its kernel module only.
+    stated = re.search(r"Module.*?\s(\d+\.\d+(\.\d+)?)\s", _text_of("/proc/driver/nvidia/version"))
+    module = stated[1] if stated else None
+    mapped = [line for line in _text_of("/proc/self/maps").splitlines() if "/libcuda.so" in line]
+    path = mapped[0][mapped[0].index("/") :] if mapped else None
     try:
         cuda = _dotted(_cuda_version(driver))
     except RuntimeError:  # the driver lacks the function
         cuda = None
     words = [module, f"supports CUDA {cuda}" if cuda else "is older than CUDA 12", path]
     details = {"version": module, "cuda": cuda, "library": path}
-    return Fact("driver", " · ".join(filter(None, words)), details)
+    yield Fact("driver", " · ".join(filter(None, words)), details)
 
 
-def _kernel_module_version() -> str | None:
+def _text_of(path: str) -> str:
+    """Return a file's text, "" where it cannot be read."""
     try:
-        text = Path("/proc/driver/nvidia/version").read_text()
+        return Path(path).read_text()
     except OSError:
-        return None
-    found = re.search(r"Module.*?\s(\d+\.\d+(\.\d+)?)\s", text)
-    return found[1] if found else None
-
-
-def _loaded_library(name: str) -> str | None:
-    """Return the path of a library that this process has loaded."""
-    try:
-        maps = Path("/proc/self/maps").read_text()
-    except OSError:
-        return None
-    return next((line[line.index("/") :] for line in maps.splitlines() if f"/{name}" in line), None)
+        return ""
 
 
 def _cuda_version(driver: Any) -> Version:
@@ -169,38 +160,36 @@ def _call(driver: Any, function: str, *arguments: Any) -> Any:
 
 
 def _gpu_facts(driver: Any, index: int, usable: list[int]) -> Iterator[Fact]:
+    """Yield facts about a GPU and the kernels for it; append its number to `usable` if they load.
+
+    `Device` refuses some GPUs; those are described by what the driver says of them.
+    """
     attributes = _attributes(driver, index)
+    name = f"cuda:{index}"
+    major, minor = attributes["compute_capability"]
+    described = (
+        f"{attributes['name']} · compute capability {major}.{minor} · "
+        f"{attributes['multiprocessors']} multiprocessors · PCI {attributes['pci']}"
+    )
     try:
         device = Device(index)
+    except DeviceUnavailableError as error:
+        expected = f"compute capability {_dotted(MIN_CAPABILITY)} or newer"
+        yield failing(name, described, expected, error.remedy, **attributes)
+        return
     except CullamaError as error:
-        yield _unusable(attributes, error)
+        yield failing(name, f"{described} · {error}", "a GPU that starts", SEE_SMI, **attributes)
         return
     try:
         free, total = device.free_and_total
-        found = f"{_described(attributes)} · {gigabytes(free)} of {gigabytes(total)} free"
-        yield Fact(f"cuda:{index}", found, {**attributes, "free_bytes": free})
+        found = f"{described} · {gigabytes(free)} of {gigabytes(total)} free"
+        yield Fact(name, found, {**attributes, "free_bytes": free})
         kernels = _kernels(device)
         yield kernels
     finally:
         device.close()
     if kernels.problem is None:
         usable.append(index)
-
-
-def _unusable(attributes: dict[str, Any], error: CullamaError) -> Fact:
-    name, found = f"cuda:{attributes['index']}", _described(attributes)
-    if isinstance(error, DeviceUnavailableError):
-        expected = f"compute capability {_dotted(MIN_CAPABILITY)} or newer"
-        return failing(name, found, expected, error.remedy, **attributes)
-    return failing(name, f"{found} · {error}", "a GPU that starts", SEE_SMI, **attributes)
-
-
-def _described(attributes: dict[str, Any]) -> str:
-    major, minor = attributes["compute_capability"]
-    return (
-        f"{attributes['name']} · compute capability {major}.{minor} · "
-        f"{attributes['multiprocessors']} multiprocessors · PCI {attributes['pci']}"
-    )
 
 
 def _attributes(driver: Any, index: int) -> dict[str, Any]:
@@ -242,26 +231,24 @@ def _kernels(device: Device) -> Fact:
 
 
 def _load(device: Device, texts: dict[Path, str]) -> None:
-    kernels = Kernels(device)
-    try:
+    """Load every file and one kernel of it: some drivers compile at the first, some at the second.
+
+    Raises:
+        DeviceUnavailableError: a file holds no kernels, or the driver refuses it.
+    """
+    with closing(Kernels(device)) as kernels:
         for path, text in texts.items():
-            _load_one(kernels, path, text)
-    finally:
-        kernels.close()
-
-
-def _load_one(kernels: Kernels, path: Path, text: str) -> None:
-    """Load a file and one kernel of it: a driver may compile either at the first or the second."""
-    names = list(read_signatures(text))
-    if not names or VERSION_LINE not in text:
-        raise DeviceUnavailableError(f"{path.name} holds no kernels", "nothing else will help")
-    try:
-        kernels(path.stem, names[0])
-    except (DeviceUnavailableError, DeviceLostError):
-        raise
-    except DeviceError as error:
-        reason = f"{path.name} cannot be loaded: {error}"
-        raise DeviceUnavailableError(reason, "install a newer driver") from None
+            names = list(read_signatures(text))
+            if not names or VERSION_LINE not in text:
+                reason = f"{path.name} holds no kernels"
+                raise DeviceUnavailableError(reason, "nothing else will help")
+            try:
+                kernels(path.stem, names[0])
+            except (DeviceUnavailableError, DeviceLostError):
+                raise
+            except DeviceError as error:
+                reason = f"{path.name} cannot be loaded: {error}"
+                raise DeviceUnavailableError(reason, "install a newer driver") from None
 
 
 def _loaded_kernels(name: str, texts: dict[Path, str], seconds: float) -> Fact:

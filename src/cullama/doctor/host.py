@@ -60,19 +60,24 @@ def host_facts() -> Iterator[Fact]:
     """Yield all facts about the host."""
     version = metadata.version("cullama")
     yield Fact("cullama", f"{version} · {Path(__file__).parents[1]}", {"version": version})
-    yield _python()
+
+    version, system = platform.python_version(), platform.platform(terse=True)
+    found = f"{platform.python_implementation()} {version} · {system} · {platform.machine()}"
+    yield Fact("Python", found, {"version": version, "platform": platform.platform()})
     yield _numpy()
     yield _processor()
     yield _kernels()
-    yield _memory()
+
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    available = _key_values(Path("/proc/meminfo")).get("MemAvailable", "").split()
+    free = int(available[0]) * 1024 if available else None
+    found = f"{gigabytes(total)}{'' if free is None else f', {gigabytes(free)} of it available'}"
+    yield Fact("memory", found, {"total_bytes": total, "available_bytes": free})
     yield _own_cache()
-    yield _environment()
 
-
-def _python() -> Fact:
-    version, system = platform.python_version(), platform.platform(terse=True)
-    found = f"{platform.python_implementation()} {version} · {system} · {platform.machine()}"
-    return Fact("Python", found, {"version": version, "platform": platform.platform()})
+    present = {name: os.environ[name] for name in VARIABLES if name in os.environ}
+    words = [f"{name}={value!r} ({VARIABLES[name]})" for name, value in present.items()]
+    yield Fact("environment", "; ".join(words) or "no variable set that matters", dict(present))
 
 
 def _numpy() -> Fact:
@@ -121,14 +126,6 @@ def _kernels() -> Fact:
     return Fact("CPU kernels", f"{', '.join(sets)} · {compiler}", details)
 
 
-def _memory() -> Fact:
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    available = _key_values(Path("/proc/meminfo")).get("MemAvailable", "").split()
-    free = int(available[0]) * 1024 if available else None
-    found = f"{gigabytes(total)}{'' if free is None else f', {gigabytes(free)} of it available'}"
-    return Fact("memory", found, {"total_bytes": total, "available_bytes": free})
-
-
 def _own_cache() -> Fact:
     try:
         folder = cache_folder()
@@ -137,12 +134,6 @@ def _own_cache() -> Fact:
     size = bytes_in(folder)
     found = f"{folder} · {megabytes(size)}"
     return Fact("model cache", found, {"folder": str(folder), "bytes": size})
-
-
-def _environment() -> Fact:
-    present = {name: os.environ[name] for name in VARIABLES if name in os.environ}
-    words = [f"{name}={value!r} ({VARIABLES[name]})" for name, value in present.items()]
-    return Fact("environment", "; ".join(words) or "no variable set that matters", dict(present))
 
 
 def bytes_in(folder: Path) -> int:

@@ -20,17 +20,14 @@ def examine_model(name: str) -> tuple[Fact, ModelSizes]:
         remedy = "name another with --model, or fetch this one again"
         return failing("model", str(error), "a model that cullama runs", remedy), MODEL
     config = checkpoint.config
-    return _described(str(checkpoint.path), config), _sizes(checkpoint.path.name, config)
-
-
-def _described(path: str, config: ModelConfig) -> Fact:
+    path = str(checkpoint.path)
     sizes = {dtype: config.parameters * kind.itemsize for dtype, kind in DTYPES.items()}
     words = [path, config.architecture, f"{config.parameters / 1e6:,.1f} million parameters"]
     words.append(
         f"{gigabytes(sizes['float32'])} as float32, {gigabytes(sizes['float16'])} in 16 bits"
     )
     details = {"path": path, "parameters": config.parameters, "weight_bytes": sizes}
-    return Fact("model", " · ".join(words), details)
+    return Fact("model", " · ".join(words), details), _sizes(checkpoint.path.name, config)
 
 
 def _sizes(name: str, config: ModelConfig) -> ModelSizes:

@@ -57,6 +57,7 @@ class DoctorReport:
 
 
 def _test_as_json(test: SelfTest) -> dict[str, Any]:
+    """Return a self-test for JSON, which has no infinities or NaN."""
     return {
         "backend": test.backend,
         "dtype": test.dtype,
@@ -64,34 +65,35 @@ def _test_as_json(test: SelfTest) -> dict[str, Any]:
         "sizes": test.sizes,
         "copy_bytes_per_second": test.copy_rate or None,
         "failure": test.failure or None,
-        "rows": [_row_as_json(row) for row in test.rows],
+        "rows": [
+            {
+                **asdict(row),
+                "error": row.error if math.isfinite(row.error) else None,
+                "failure": row.failure or None,
+                "is_right": row.is_right,
+            }
+            for row in test.rows
+        ],
     }
-
-
-def _row_as_json(row: OperatorResult) -> dict[str, Any]:
-    """Return a row for JSON, which has no infinities or NaN."""
-    error = row.error if math.isfinite(row.error) else None
-    failure = row.failure or None
-    return {**asdict(row), "error": error, "failure": failure, "is_right": row.is_right}
 
 
 # --- text ----------------------------------------------------------------------------------------
 
 
 def as_text(finding: Fact | SelfTest) -> str:
-    """Return a fact as a line or more, a self-test as a table."""
-    return _fact_as_text(finding) if isinstance(finding, Fact) else _table(finding)
+    """Return a self-test as a table, a fact as a line.
 
-
-def _fact_as_text(fact: Fact) -> str:
-    """Mark a problem with a cross, and put the remedy on a line below."""
-    mark = "✗" if fact.problem else " "
-    lines = [f"{mark} {fact.name:<{NAME_WIDTH}} {fact.found}"]
+    A problem is marked with a cross; what was expected and the remedy are on lines below.
+    """
+    if isinstance(finding, SelfTest):
+        return _table(finding)
+    mark = "✗" if finding.problem else " "
+    lines = [f"{mark} {finding.name:<{NAME_WIDTH}} {finding.found}"]
     indent = " " * (NAME_WIDTH + 3)
-    if fact.problem:
-        lines.append(f"{indent}expected {fact.problem.expected}")
-    if fact.remedy:
-        lines.append(f"{indent}→ {fact.remedy}")
+    if finding.problem:
+        lines.append(f"{indent}expected {finding.problem.expected}")
+    if finding.remedy:
+        lines.append(f"{indent}→ {finding.remedy}")
     return "\n".join(lines)
 
 
