@@ -1,7 +1,7 @@
 """What the CPU's two backends share: arrays in host memory, the KV cache, converted weights.
 
 `CpuOperators` (numpy) and `CompiledOperators` add the math and the layout of weights. This file
-knows no operator.
+contains no operator.
 """
 
 from __future__ import annotations

@@ -60,14 +60,11 @@ class DeterministicCpuOperators(CpuOperators):
         return attend(q, cache, batch, self.thread_pool, tile=1)
 
     def _group_for(self, weight: Matrix, inputs: int) -> int:
-        """How many rows may share a product with this weight: tried out, not assumed."""
+        """Return how many rows may share a product with this weight: tried out, not assumed."""
         key = type(weight), inputs, weight.rows
-        if key not in self._groups:
-            self._groups[key] = GROUP if self._is_blind_to_neighbours(weight, inputs) else 1
-        return self._groups[key]
-
-    def _is_blind_to_neighbours(self, weight: Matrix, inputs: int) -> bool:
-        """Whether a row gives the same bits in every place of a group, whatever the others are."""
+        if key in self._groups:
+            return self._groups[key]
+        # GROUP if a row gives the same bits in every place of it, whatever the other rows are.
         random = np.random.default_rng(0)
         row = random.standard_normal(inputs, np.float32)
         results: list[Floats] = []
@@ -75,4 +72,6 @@ class DeterministicCpuOperators(CpuOperators):
             rows = random.standard_normal((GROUP, inputs), np.float32)
             rows[place] = row
             results.append(weight.product(rows, self.thread_pool)[place])
-        return all((result == results[0]).all() for result in results)
+        is_exact = all((result == results[0]).all() for result in results)
+        self._groups[key] = GROUP if is_exact else 1
+        return self._groups[key]

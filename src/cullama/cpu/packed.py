@@ -124,7 +124,10 @@ class Grouped:
         """[16 n, bytes of a row in the file] → [n, bytes of a panel]."""
         layout, count, blocks = self.layout, len(rows) // PANEL, rows.shape[1] // self.block_bytes
         stored = rows.view(layout.dtype).reshape(count, PANEL, blocks)
-        fields = {name: _by_panel(stored[name]) for name, _, _ in layout.fields()}
+        fields: dict[str, HostArray] = {}  # [n, blocks, 16], or words [W, n, blocks, 16]
+        for name, _, _ in layout.fields():
+            axes = (0, 2, 1) if stored[name].ndim == 3 else (3, 0, 2, 1)
+            fields[name] = np.ascontiguousarray(stored[name].transpose(axes))
         records = np.empty((count, blocks), self.record)
         records["scale"] = fields["scale"]
         if layout.has_minimum:
@@ -180,24 +183,14 @@ class Grouped:
         if bits < 8:
             low = np.stack([low & 15, low >> 4], 4).reshape(*groups.shape, 8, PANEL, PACKED4)
         if bits in (5, 6):
-            low = low | _from_planes(groups["high"], bits - 4) << 4
+            width, high = bits - 4, groups["high"]  # [n, blocks, groups, planes, 16, 4]
+            shifts = np.arange(8 // width, dtype=np.uint8)[:, None, None] * np.uint8(width)
+            above = (high[..., None, :, :] >> shifts) & np.uint8((1 << width) - 1)
+            low = low | above.reshape(low.shape) << 4
         return low.swapaxes(-1, -2).reshape(*groups.shape, GROUP, PANEL)
 
 
 Format: TypeAlias = Plain | Grouped
-
-
-def _from_planes(planes: Bytes, bits: int) -> Bytes:
-    """[…, planes, 16, 4], quants of so many bits above each other → […, 8, 16, 4]."""
-    shifts = np.arange(8 // bits, dtype=np.uint8)[:, None, None] * np.uint8(bits)
-    quants = (planes[..., None, :, :] >> shifts) & np.uint8((1 << bits) - 1)
-    words: Bytes = quants.reshape(*planes.shape[:-3], 8, *planes.shape[-2:])
-    return words
-
-
-def _by_panel(field: HostArray) -> HostArray:
-    """[n, 16, blocks] → [n, blocks, 16]; words, [n, 16, blocks, W] → [W, n, blocks, 16]."""
-    return np.ascontiguousarray(field.transpose((0, 2, 1) if field.ndim == 3 else (3, 0, 2, 1)))
 
 
 def _as_bytes(array: HostArray) -> Bytes:
@@ -217,20 +210,19 @@ def format_of(dtype: str) -> Format:
 
 
 def tiles_of(tensor: StoredTensor, format_: Format) -> Iterator[HostArray]:
-    """Yield a stored matrix a few rows at a time, as `format_.pack` takes them."""
+    """Return a stored matrix's rows, a few at a time, as `format_.pack` takes them.
+
+    Rows of another type are quantised by gguf.
+    """
     if isinstance(format_, Plain):
         return tensor.tiles()
     if tensor.dtype == format_.name and tensor.blocks is not None:
         return tensor.blocks()
-    return _quantised(tensor, format_)
-
-
-def _quantised(tensor: StoredTensor, format_: Grouped) -> Iterator[HostArray]:
     from gguf.constants import GGMLQuantizationType
     from gguf.quants import quantize
 
-    for tile in tensor.tiles():
-        yield quantize(tile.astype(np.float32), GGMLQuantizationType[format_.name])
+    type_ = GGMLQuantizationType[format_.name]
+    return (quantize(tile.astype(np.float32), type_) for tile in tensor.tiles())
 
 
 # --- matrices ------------------------------------------------------------------------------------

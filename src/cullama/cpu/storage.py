@@ -30,7 +30,7 @@ SLAB = 256 << 20  # bytes; what is not touched costs no memory
 HEADER = 4096  # bytes before the first array of a file: its mark and its full size
 MARK = b"cullama weights 1\n"  # raise the number when layouts change: old files are then rebuilt
 
-ABANDONED_AFTER = 24 * 3600  # seconds
+ABANDONED_AFTER = 24 * 3600  # seconds: then the process that converted weights was killed
 
 
 class Storage(Protocol):
@@ -84,7 +84,10 @@ class WeightFile:
         self._file = path if self.is_filled else path.with_suffix(f".{os.urandom(8).hex()}.part")
         if not self.is_filled:
             path.parent.mkdir(parents=True, exist_ok=True)
-            _remove_abandoned(path.parent)
+            for part in path.parent.glob("*.part"):  # those being written are touched all the time
+                with suppress(OSError):
+                    if time.time() - part.stat().st_mtime > ABANDONED_AFTER:
+                        part.unlink()
             self._reserve(HEADER + room)
 
     def take(self, shape: tuple[int, ...], dtype: DTypeLike) -> HostArray:
@@ -152,14 +155,6 @@ def _is_complete(path: Path) -> bool:
             return file.read(HEADER).rstrip(b"\0") == _header(path.stat().st_size)
     except OSError:
         return False
-
-
-def _remove_abandoned(folder: Path) -> None:
-    """Files of conversions that were killed; one still under way is touched all the time."""
-    for part in folder.glob("*.part"):
-        with suppress(OSError):
-            if time.time() - part.stat().st_mtime > ABANDONED_AFTER:
-                part.unlink()
 
 
 def _aligned(size: int) -> int:

@@ -35,24 +35,23 @@ GROUPS_IN_CHUNK = 256
 
 
 def _quantise_chunk(builder: KernelBuilder, a: SimpleNamespace, chunk: Value) -> None:
-    first = chunk * GROUPS_IN_CHUNK
-    with builder.loop((first + GROUPS_IN_CHUNK).minimum(a.groups), first) as group:
-        _quantise_group(builder, a.x + group * (GROUP * 4), a.out + group * RECORD)
-
-
-def _quantise_group(builder: KernelBuilder, x: Value, out: Value) -> None:
-    halves = [builder.load(vector(F32, 16), x + 64 * half) for half in range(2)]
-    largest = builder.abs(halves[0]).maximum(builder.abs(halves[1])).reduce_max()
-    scale = largest * (1 / MAX_QUANT) + _nan_if_not_finite(halves)
-    inverse = (largest > MIN_MAGNITUDE).select(builder.constant(F32, MAX_QUANT) / largest, 0.0)
-    sums = []
-    for half, numbers in enumerate(halves):
-        quants = builder.rint(numbers * inverse).to(I32)
-        _store_quants(builder, quants, half, out)
-        sums.append(quants.reduce_add())
-        builder.store(sums[half], out + (SUMS + 4 * half))
-    builder.store(scale, out + SCALE)
-    builder.store((sums[0] + sums[1]).to(F32) * scale, out + SCALED_SUM)
+    start = chunk * GROUPS_IN_CHUNK
+    with builder.loop((start + GROUPS_IN_CHUNK).minimum(a.groups), start) as group:
+        x, out = a.x + group * (GROUP * 4), a.out + group * RECORD
+        first, second = (builder.load(vector(F32, 16), x + 64 * half) for half in range(2))
+        largest = builder.abs(first).maximum(builder.abs(second)).reduce_max()
+        scale = largest * (1 / MAX_QUANT)
+        # Plus 0, or NaN where one of the numbers is infinite or NaN: no product may hide that.
+        scale = scale + ((first - first) + (second - second)).reduce_add()
+        inverse = (largest > MIN_MAGNITUDE).select(builder.constant(F32, MAX_QUANT) / largest, 0.0)
+        sums = []
+        for half, numbers in enumerate((first, second)):
+            quants = builder.rint(numbers * inverse).to(I32)
+            _store_quants(builder, quants, half, out)
+            sums.append(quants.reduce_add())
+            builder.store(sums[half], out + (SUMS + 4 * half))
+        builder.store(scale, out + SCALE)
+        builder.store((sums[0] + sums[1]).to(F32) * scale, out + SCALED_SUM)
 
 
 def _store_quants(builder: KernelBuilder, quants: Value, half: int, out: Value) -> None:
@@ -64,12 +63,6 @@ def _store_quants(builder: KernelBuilder, quants: Value, half: int, out: Value) 
     low = quants - (high << 8)
     builder.store(high.to(I8), out + (HIGH + 16 * half))
     builder.store(low.to(I8), out + (LOW + 16 * half))
-
-
-def _nan_if_not_finite(halves: list[Value]) -> Value:
-    """0, or NaN where one of the numbers is infinite or NaN: no product may hide that."""
-    low, high = halves
-    return ((low - low) + (high - high)).reduce_add()
 
 
 QUANTISE_ACTIVATIONS = Kernel(

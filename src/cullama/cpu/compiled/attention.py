@@ -103,7 +103,14 @@ class _Item:
         first = self.first_keys[0].maximum(self.split) // KV_TILE * KV_TILE
         last = self.positions[-1].minimum(self.split + (SPLIT - 1))
         with builder.loop(last + 1, first, KV_TILE) as base:
-            self._attend_to_tile(size, base, (last + 1 - base).minimum(KV_TILE))
+            keys = (last + 1 - base).minimum(KV_TILE)
+            blocks = (keys + (self.block_size - 1)) // self.block_size
+            first_block = base // self.block_size
+            with builder.loop(blocks) as block:
+                start = self._block_offset(first_block + block)
+                self._score_block(size, start, base, block * self.block_size)
+            scales = [self._update_softmax(row, blocks * self.block_size) for row in range(size)]
+            self._add_values(size, base, scales, keys)
         for row in range(size):
             self._store_row(row)
 
@@ -120,17 +127,6 @@ class _Item:
             self.positions.append(position)
             first_key = (position - a.window + 1).maximum(0)
             self.first_keys.append((a.window > 0).select(first_key, 0))
-
-    def _attend_to_tile(self, size: int, base: Value, keys: Value) -> None:
-        """Attend to a KV tile: so many keys from `base` on."""
-        blocks = (keys + (self.block_size - 1)) // self.block_size
-        first = base // self.block_size
-        with self.builder.loop(blocks) as block:
-            self._score_block(
-                size, self._block_offset(first + block), base, block * self.block_size
-            )
-        scales = [self._update_softmax(row, blocks * self.block_size) for row in range(size)]
-        self._add_values(size, base, scales, keys)
 
     def _block_offset(self, block: Value) -> Value:
         """Return where a block of this head begins, in bytes."""

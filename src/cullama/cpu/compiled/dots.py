@@ -4,7 +4,7 @@ Each yields sixteen sums, one for each row of a panel; the activations are the s
 Processors that multiply bytes take the quants of four columns at once, times the high and times the
 low bytes of the activations (`activation_quantisation.py`), and combine the two sums. The others
 widen quants to 16 bits and take two columns at once. Every sum is exact, so all instruction sets
-yield the same. It knows no scale and no minimum.
+yield the same. Scales and minimums are `products.py`'s.
 """
 
 from __future__ import annotations

@@ -48,17 +48,21 @@ class CpuGraphRunner:
         return graph.logits.copy()
 
     def _graph_for(self, batch: CompiledBatch) -> _Graph:
+        """Return the graph for batches of this shape, recording it where there is none with room.
+
+        Raises:
+            NotRecordableError: a layer calls an operator that is not recorded.
+        """
         key = len(batch.context_lengths), len(batch.tokens), self._launcher.thread_pool.size
         graph = self._graphs.get(key)
-        if graph is None or not graph.batch.has_room_for(batch):
-            self._graphs[key] = graph = self._record(batch)
-        return graph
-
-    def _record(self, batch: CompiledBatch) -> _Graph:
+        if graph is not None and graph.batch.has_room_for(batch):
+            return graph
         fixed = FixedBatch(batch)
         while True:
             try:
                 program, logits = self._launcher.record(lambda: self._step(fixed), self._arena)
-                return _Graph(program, fixed, logits)
+                break
             except MemoryError:  # graphs recorded so far keep the arena that they use
                 self._arena = Arena(2 * self._arena.size)
+        self._graphs[key] = graph = _Graph(program, fixed, logits)
+        return graph

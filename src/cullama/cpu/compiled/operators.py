@@ -83,7 +83,10 @@ class CompiledOperators(
             is_wide = all(format_.name == "F32" for format_ in matrices.values())
             self.dtype = DTYPES["float32" if is_wide else "float16"]
         self._warn_of_other_formats(matrices)
-        size = sum(_packed_bytes(format_, tensor) for tensor, format_ in matrices.items())
+        size = sum(
+            -(-tensor.shape[0] // PANEL) * format_.panel_bytes(tensor.shape[1])
+            for tensor, format_ in matrices.items()
+        )
         is_costly = any(isinstance(format_, Grouped) for format_ in matrices.values())
         asked = "stored" if self._format_asked is None else self._format_asked.name.lower()
         with self._converted_weights(
@@ -105,19 +108,17 @@ class CompiledOperators(
             )
 
     def weight(self, parts: Sequence[StoredTensor]) -> PackedMatrix:
-        panels = tuple(
-            self._panels(format_, list(group)) for format_, group in groupby(parts, self._format)
-        )
-        return PackedMatrix(panels, parts[0].shape[1])
-
-    def _panels(self, format_: Format, parts: list[StoredTensor]) -> Panels:
-        rows, columns = sum(part.shape[0] for part in parts), parts[0].shape[1]
-        data = self._storage.take((-(-rows // PANEL), format_.panel_bytes(columns)), np.uint8)
-        panels = Panels(format_, rows, data)
-        if not self._storage.is_filled:
-            tiles = chain.from_iterable(packed.tiles_of(part, format_) for part in parts)
-            panels.fill(tiles, self._pack)
-        return panels
+        columns, matrix_parts = parts[0].shape[1], []
+        for format_, group in groupby(parts, self._format):
+            tensors = list(group)
+            rows = sum(tensor.shape[0] for tensor in tensors)
+            data = self._storage.take((-(-rows // PANEL), format_.panel_bytes(columns)), np.uint8)
+            panels = Panels(format_, rows, data)
+            if not self._storage.is_filled:
+                tiles = (packed.tiles_of(tensor, format_) for tensor in tensors)
+                panels.fill(chain.from_iterable(tiles), self._pack)
+            matrix_parts.append(panels)
+        return PackedMatrix(tuple(matrix_parts), columns)
 
     def _pack(self, format_: Format, rows: HostArray, panels: Bytes) -> None:
         kernel, chunks, arguments = packing(format_, rows, panels)
@@ -173,7 +174,7 @@ class CompiledOperators(
         out = self._empty((tokens, matrix.rows))
         is_grouped = [isinstance(part.format, Grouped) for part in matrix.parts]
         activations = self._quantise_activations(x) if any(is_grouped) else None
-        added = [None if each is None else self._floats(each) for each in (bias, residual)]
+        bias, residual = (None if each is None else self._floats(each) for each in (bias, residual))
         for first, part in matrix.placed():
             panels_in_chunk = self._panels_in_chunk(len(part.data), tokens)
             self._run(
@@ -182,7 +183,8 @@ class CompiledOperators(
                 x=activations if isinstance(part.format, Grouped) else x,
                 weight=part.data,
                 out=out[:, first:],
-                **_from(first, bias=added[0], residual=added[1]),
+                bias=None if bias is None else bias[first:],
+                residual=None if residual is None else residual[:, first:],
                 tokens=tokens,
                 blocks=matrix.columns // part.format.block_columns,
                 rows=part.rows,
@@ -317,11 +319,6 @@ class CompiledOperators(
         return plain
 
 
-def _from(first: int, **arrays: HostArray | None) -> dict[str, HostArray | None]:
-    """The arrays from a column on."""
-    return {name: None if each is None else each[..., first:] for name, each in arrays.items()}
-
-
 _FORMAT_NAMES = dict(zip(DTYPES, FILE_DTYPES, strict=True)) | {
     name: name.upper() for name in QUANTISED
 }
@@ -330,11 +327,6 @@ _PLAIN = {format_.dtype: format_ for format_ in FORMATS.values() if isinstance(f
 
 def _stored(cache: LayerCache[HostArray]) -> Plain:
     return _PLAIN[cache.keys.dtype]
-
-
-def _packed_bytes(format_: Format, tensor: StoredTensor) -> int:
-    rows, columns = tensor.shape
-    return -(-rows // PANEL) * format_.panel_bytes(columns)
 
 
 def _shares(units: int, share: int) -> int:

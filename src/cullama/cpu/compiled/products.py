@@ -49,35 +49,23 @@ def product_kernel(format_: Format) -> Kernel:
         panel_chunks = (panels + (a.panels_in_chunk - 1)) // a.panels_in_chunk
         panel = chunk % panel_chunks * a.panels_in_chunk
         token = chunk // panel_chunks * a.tokens_in_chunk
-        last_token = (token + a.tokens_in_chunk).minimum(a.tokens)
+        end = (token + a.tokens_in_chunk).minimum(a.tokens)
         with builder.loop((panel + a.panels_in_chunk).minimum(panels), panel) as index:
-            _multiply_panel(builder, format_, a, index, token, last_token)
+            # Tiles of as many tokens as registers allow, then of half as many, and so on.
+            start, size = token, builder.instruction_set.registers
+            while size:
+                stop = start + (end - start) // size * size
+                with builder.loop(stop, start, size) as first:
+                    sums = [builder.variable(builder.constant(ROWS, 0.0)) for _ in range(size)]
+                    if isinstance(format_, Plain):
+                        _add_plain(builder, format_, a, index, first, sums)
+                    else:
+                        _add_grouped(builder, format_, a, index, first, sums)
+                    for i, total in enumerate(sums):
+                        _store_sums(builder, a, index, first + i, total.get())
+                start, size = stop, size // 2
 
     return Kernel(f"product_{format_.name.lower()}", FIELDS, body)
-
-
-def _multiply_panel(
-    builder: KernelBuilder,
-    format_: Format,
-    a: SimpleNamespace,
-    panel: Value,
-    token: Value,
-    end: Value,
-) -> None:
-    """Emit a loop over tiles as large as registers allow, then over halves of that, and so on."""
-    size = builder.instruction_set.registers
-    start = token
-    while size:
-        stop = start + (end - start) // size * size
-        with builder.loop(stop, start, size) as first:
-            sums = [builder.variable(builder.constant(ROWS, 0.0)) for _ in range(size)]
-            if isinstance(format_, Plain):
-                _add_plain(builder, format_, a, panel, first, sums)
-            else:
-                _add_grouped(builder, format_, a, panel, first, sums)
-            for i, total in enumerate(sums):
-                _store_sums(builder, a, panel, first + i, total.get())
-        start, size = stop, size // 2
 
 
 def _add_plain(

@@ -193,45 +193,38 @@ def rope_kernel(stored: Plain, width: int, block_size: int) -> Kernel:
 
     def body(builder: KernelBuilder, a: SimpleNamespace, chunk: Value) -> None:
         with _rows(builder, chunk, a.tokens) as token:
-            _rope_and_store_token(builder, a, token, stored, width, block_size)
+            head_bytes = 4 * width
+            row = a.qkv + token * (a.heads + a.kv_heads * 2) * head_bytes
+            cos_sin = a.cos_sin + token * (2 * head_bytes)
+            with builder.loop(a.heads) as head:
+                out = a.q + (token * a.heads + head) * head_bytes
+                _rotate(builder, a, row + head * head_bytes, cos_sin, a.q_norm, out, width)
+            slot = builder.load(I32, a.slots + token * 4).to(I64)
+            with builder.when(slot >= 0):
+                block, offset = slot // block_size, slot % block_size
+                rotated = builder.alloca(head_bytes)
+                with builder.loop(a.kv_heads) as head:
+                    first = (head * a.blocks + block) * (width * block_size)
+                    key = row + (a.heads + head) * head_bytes
+                    _rotate(builder, a, key, cos_sin, a.k_norm, rotated, width)
+                    with builder.loop(width) as dimension:
+                        number = round_to(
+                            builder, stored, builder.load(F32, rotated + dimension * 4)
+                        )
+                        place = first + dimension * block_size + offset
+                        builder.store(number, a.keys + place * stored.dtype.itemsize)
+                    value = row + (a.heads + a.kv_heads + head) * head_bytes
+                    start = first + offset * width
+
+                    def store_value(dimension: Value, lanes: int) -> None:
+                        number = round_to(builder, stored, _load(builder, value, dimension, lanes))
+                        builder.store(
+                            number, a.values + (start + dimension) * stored.dtype.itemsize
+                        )
+
+                    _vectorised(builder, builder.i64(width), store_value)
 
     return Kernel(f"rope_and_store_{width}_{stored.name.lower()}", ROPE_FIELDS, body)
-
-
-def _rope_and_store_token(
-    builder: KernelBuilder,
-    a: SimpleNamespace,
-    token: Value,
-    stored: Plain,
-    width: int,
-    block_size: int,
-) -> None:
-    head_bytes = 4 * width
-    row = a.qkv + token * (a.heads + a.kv_heads * 2) * head_bytes
-    cos_sin = a.cos_sin + token * (2 * head_bytes)
-    with builder.loop(a.heads) as head:
-        out = a.q + (token * a.heads + head) * head_bytes
-        _rotate(builder, a, row + head * head_bytes, cos_sin, a.q_norm, out, width)
-    slot = builder.load(I32, a.slots + token * 4).to(I64)
-    with builder.when(slot >= 0):
-        block, offset = slot // block_size, slot % block_size
-        rotated = builder.alloca(head_bytes)
-        with builder.loop(a.kv_heads) as head:
-            first = (head * a.blocks + block) * (width * block_size)
-            key = row + (a.heads + head) * head_bytes
-            _rotate(builder, a, key, cos_sin, a.k_norm, rotated, width)
-            with builder.loop(width) as dimension:
-                number = round_to(builder, stored, builder.load(F32, rotated + dimension * 4))
-                place = first + dimension * block_size + offset
-                builder.store(number, a.keys + place * stored.dtype.itemsize)
-            value = row + (a.heads + a.kv_heads + head) * head_bytes
-            start = first + offset * width
-
-            def store_value(dimension: Value, lanes: int) -> None:
-                number = round_to(builder, stored, _load(builder, value, dimension, lanes))
-                builder.store(number, a.values + (start + dimension) * stored.dtype.itemsize)
-
-            _vectorised(builder, builder.i64(width), store_value)
 
 
 def _rotate(

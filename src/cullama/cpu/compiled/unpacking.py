@@ -139,12 +139,6 @@ def load_element(
     if isinstance(format_, Plain):
         offset = (column * PANEL + lane) * format_.dtype.itemsize
         return load_floats(builder, format_, panel + offset, 1)
-    return _load_grouped_element(builder, format_, panel, lane, column)
-
-
-def _load_grouped_element(
-    builder: KernelBuilder, format_: Grouped, panel: Value, lane: Value, column: Value
-) -> Value:
     layout = format_.layout
     record = panel + (column // layout.columns) * format_.record.itemsize
     inside = column % GROUP

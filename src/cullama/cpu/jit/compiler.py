@@ -58,10 +58,16 @@ class CompiledKernel:
             self.name,
             set(arguments) ^ set(self.fields),
         )
-        return b"".join(
-            _FLOAT(arguments[name]) if type_ == F32 else _INTEGER(_integer(arguments[name]))
-            for name, type_ in self.fields.items()
-        )
+        words = []
+        for name, type_ in self.fields.items():
+            argument = arguments[name]
+            if type_ == F32:
+                words.append(_FLOAT(argument))
+            elif isinstance(argument, np.ndarray):
+                words.append(_INTEGER(address_of(argument)))
+            else:
+                words.append(_INTEGER(int(argument or 0)))
+        return b"".join(words)
 
 
 _FLOAT, _INTEGER = struct.Struct("<f4x").pack, struct.Struct("<q").pack
@@ -69,10 +75,6 @@ _FLOAT, _INTEGER = struct.Struct("<f4x").pack, struct.Struct("<q").pack
 
 def address_of(array: HostArray) -> int:
     return int(array.__array_interface__["data"][0])
-
-
-def _integer(argument: Any) -> int:
-    return address_of(argument) if isinstance(argument, np.ndarray) else int(argument or 0)
 
 
 class JIT:
@@ -83,7 +85,8 @@ class JIT:
         Args:
             folder: where machine code is stored; None stores none.
         """
-        _initialize()
+        llvm.initialize_native_target()
+        llvm.initialize_native_asmprinter()
         self.instruction_set = instruction_set
         self._store = None if folder is None else CodeStore(folder)
         self._lock = threading.Lock()
@@ -121,16 +124,13 @@ class JIT:
         source = Path(kernel.body.__code__.co_filename)  # no file if typed into a notebook
         if self._store is None or not source.is_file():
             return self._generate_code(kernel)
-        name = f"{kernel.name}-{self.instruction_set.name}-{self._digest(kernel, source)}"
-        return self._store.get(name, lambda: self._generate_code(kernel))
-
-    def _digest(self, kernel: Kernel, source: Path) -> str:
         made_for = [llvm.get_default_triple(), repr(self.instruction_set), kernel.name]
         made_from = [llvmlite.__version__, *made_for, _sources()]
         digest = hashlib.sha256("\n".join(made_from).encode())
         if not source.is_relative_to(CPU_FOLDER):  # a kernel from outside cullama
             digest.update(source.read_bytes())
-        return digest.hexdigest()[:16]
+        name = f"{kernel.name}-{self.instruction_set.name}-{digest.hexdigest()[:16]}"
+        return self._store.get(name, lambda: self._generate_code(kernel))
 
     def _generate_code(self, kernel: Kernel) -> bytes:
         module = llvm.parse_assembly(str(build_module(kernel, self.instruction_set)))
@@ -151,12 +151,6 @@ def build_module(kernel: Kernel, instruction_set: InstructionSet) -> ir.Module:
     kernel.body(builder, builder.arguments(record, kernel.fields), chunk)
     builder.finish()
     return module
-
-
-@cache
-def _initialize() -> None:
-    llvm.initialize_native_target()
-    llvm.initialize_native_asmprinter()
 
 
 @cache

@@ -68,7 +68,9 @@ def architecture_of(triple: str) -> str:
 def usable() -> list[InstructionSet]:
     """Return the instruction sets that this processor has, best first."""
     here = architecture_of(llvm.get_default_triple())
-    features = _features(here)
+    features = dict(llvm.get_host_cpu_features())  # on macOS, none
+    if here == "aarch64" and not features.get("dotprod", False):
+        features["dotprod"] = _has_dotprod()
     return [
         each
         for each in INSTRUCTION_SETS
@@ -77,16 +79,8 @@ def usable() -> list[InstructionSet]:
     ]
 
 
-def _features(here: str) -> dict[str, bool]:
-    """Return the features LLVM detects, and whether an ARM has dot products, which it does not
-    detect; on macOS it detects none."""
-    features = dict(llvm.get_host_cpu_features())
-    if here == "aarch64":
-        features["dotprod"] = features.get("dotprod", False) or _has_dotprod()
-    return features
-
-
 def _has_dotprod() -> bool:
+    """Return whether this ARM has integer dot products, which LLVM does not detect everywhere."""
     if sys.platform == "darwin":
         return True  # every Mac with an ARM has it
     if sys.platform == "win32":

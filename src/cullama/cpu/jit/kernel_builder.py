@@ -301,8 +301,12 @@ class KernelBuilder:
         return self.intrinsic("llvm.rint", x.type, x)
 
     def intrinsic(self, name: str, type_: Type, *values: Value) -> Value:
-        """Call one of LLVM's intrinsics that is overloaded on one type."""
-        return self.call(f"{name}.{_suffix(type_)}", type_, *values)
+        """Call one of LLVM's intrinsics that is overloaded on one type, such as llvm.fma.v16f32."""
+        element = type_.element if isinstance(type_, ir.VectorType) else type_
+        suffix = {F32: "f32", F16: "f16"}.get(element) or f"i{element.width}"
+        if isinstance(type_, ir.VectorType):
+            suffix = f"v{type_.count}{suffix}"
+        return self.call(f"{name}.{suffix}", type_, *values)
 
     def call(self, name: str, result: Type, *values: Value) -> Value:
         """Call a function by its name: one of this module, of LLVM or of the C library."""
@@ -417,10 +421,3 @@ def _alignment(type_: Type) -> int:
     if element == POINTER:
         return 8
     return 4 if element == F32 else 2 if element == F16 else cast(int, element.width) // 8
-
-
-def _suffix(type_: Type) -> str:
-    """Return LLVM's spelling of a type in the names of intrinsics: v16f32."""
-    element = type_.element if isinstance(type_, ir.VectorType) else type_
-    short = {F32: "f32", F16: "f16"}.get(element) or f"i{element.width}"
-    return f"v{type_.count}{short}" if isinstance(type_, ir.VectorType) else short

@@ -1,6 +1,6 @@
 """Stores machine code on disk, checks it when it is read, and logs why a start takes longer.
 
-It knows no kernel: a name stands for everything that the code was made from.
+It does not look into kernels: a name stands for everything that the code was made from.
 """
 
 from __future__ import annotations
@@ -41,16 +41,14 @@ class CodeStore:
         except OSError as error:
             with suppress(OSError):
                 part.unlink(missing_ok=True)
-            self._warn(error)
-
-    def _warn(self, error: OSError) -> None:
-        if not self._has_warned:
-            self._has_warned = True
-            logger.warning(
-                "cannot keep compiled kernels in %s (%s); they are compiled again at each start",
-                self._folder,
-                error.strerror or error,
-            )
+            if not self._has_warned:
+                self._has_warned = True
+                logger.warning(
+                    "cannot keep compiled kernels in %s (%s); "
+                    "they are compiled again at each start",
+                    self._folder,
+                    error.strerror or error,
+                )
 
 
 def _read(path: Path) -> bytes | None:

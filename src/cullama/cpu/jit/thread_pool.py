@@ -11,7 +11,7 @@ that takes more time than sharing saves, the caller runs alone for a while, twic
 it happens again: a busy neighbour costs what the workers would have added, and not much more.
 
 Python starts and stops the workers (`../thread_pool.py`); the loops that caller and workers run
-are compiled kernels, below. This file knows no kernel of a model.
+are compiled kernels, below. This file contains no kernel of a model.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import os
 import threading
 import time
 from functools import partial
+from types import SimpleNamespace
 from typing import TypeAlias
 
 import numpy as np
@@ -52,15 +53,6 @@ MIN_ALONE, MAX_ALONE = 100_000_000, 2_000_000_000  # nanoseconds that the caller
 
 Words: TypeAlias = NDArray[np.int64]
 
-WORKER_LOOP = Kernel(
-    "worker_loop", {"shared": POINTER}, lambda builder, a, chunk: _worker_loop(builder, a.shared)
-)
-EXECUTE = Kernel(
-    "execute",
-    {"shared": POINTER, "steps": POINTER, "count": I64},
-    lambda builder, a, chunk: _execute(builder, a.shared, a.steps, a.count),
-)
-
 _KERNEL = ctypes.CFUNCTYPE(None, ctypes.c_char_p, ctypes.c_int64)  # releases Python's lock
 
 
@@ -86,7 +78,9 @@ class _Channel:
 
     def __init__(self, worker_loop: CompiledKernel) -> None:
         self.lock = threading.Lock()  # one caller at a time
-        self.shared = _in_cache_lines(SIZE)
+        memory = np.zeros(SIZE // 8 + 8, np.int64)
+        start = -address_of(memory) % 64 // 8  # where a cache line begins
+        self.shared = memory[start : start + SIZE // 8]
         self.reader, self.writer = os.pipe()
         self.shared[PIPE // 8 : PIPE // 8 + 2] = self.reader, self.writer
         self.worker_loop = worker_loop
@@ -106,28 +100,24 @@ def _stop(channel: _Channel, count: int) -> None:
     os.write(channel.writer, bytes(count))
 
 
-def _in_cache_lines(size: int) -> Words:
-    """Zeros, so many bytes, from the beginning of a cache line on."""
-    memory = np.zeros(size // 8 + 8, np.int64)
-    start = -address_of(memory) % 64 // 8
-    return memory[start : start + size // 8]
-
-
 # --- the caller's side, compiled -----------------------------------------------------------------
 
 
-def _execute(builder: KernelBuilder, shared: Value, steps: Value, count: Value) -> None:
+def _execute(builder: KernelBuilder, a: SimpleNamespace, chunk: Value) -> None:
     """A step is a record of eight-byte words: the kernel, where its number of chunks is found,
     and its arguments."""
-    is_alone = builder.load(I64, shared + ALONE) > now(builder)
-    with builder.loop(count) as index:
-        step = builder.load(POINTER, steps + index * 8)
+    is_alone = builder.load(I64, a.shared + ALONE) > now(builder)
+    with builder.loop(a.count) as index:
+        step = builder.load(POINTER, a.steps + index * 8)
         chunks = builder.load(I64, builder.load(POINTER, step + 8))
         with builder.llvm.if_else((is_alone | (chunks <= 1)).ir) as (alone, together):
             with alone, builder.loop(chunks) as chunk:
                 _run_chunk(builder, step, chunk)
             with together:
-                _share(builder, shared, step, chunks)
+                _share(builder, a.shared, step, chunks)
+
+
+EXECUTE = Kernel("execute", {"shared": POINTER, "steps": POINTER, "count": I64}, _execute)
 
 
 def _run_chunk(builder: KernelBuilder, step: Value, chunk: Value) -> None:
@@ -178,7 +168,10 @@ def _wait(builder: KernelBuilder, shared: Value, chunks: Value, start: Value) ->
 
 
 def _note_wait(builder: KernelBuilder, shared: Value, waited: Value, worked: Value) -> None:
-    """Add a wait up if a worker was held up, and run alone from a certain sum on."""
+    """Add a wait up if a worker was held up, and run alone from a certain sum on.
+
+    The caller runs alone twice as long as last time, or shortly if sharing did well since then.
+    """
     with builder.when((waited > MIN_HELD_UP) & (waited > worked)):
         moment = now(builder)
         before, then = builder.load(I64, shared + LOST), builder.load(I64, shared + (LOST + 8))
@@ -187,19 +180,14 @@ def _note_wait(builder: KernelBuilder, shared: Value, waited: Value, worked: Val
         builder.store(lost, shared + LOST)
         builder.store(moment, shared + (LOST + 8))
         with builder.when(lost > MAX_LOST):
-            _go_alone(builder, shared, moment)
-
-
-def _go_alone(builder: KernelBuilder, shared: Value, moment: Value) -> None:
-    """Run alone: twice as long as last time, or if sharing did well since then, shortly."""
-    until, last = builder.load(I64, shared + ALONE), builder.load(I64, shared + (ALONE + 8))
-    went_well = moment - until > last  # for longer than the last time alone
-    period = went_well.select(builder.i64(0), last * 2)
-    period = period.maximum(MIN_ALONE).minimum(MAX_ALONE)
-    builder.store(moment + period, shared + ALONE)
-    builder.store(period, shared + (ALONE + 8))
-    builder.store(builder.i64(MAX_LOST // 2), shared + LOST)
-    builder.store(moment + period, shared + (LOST + 8))
+            until, last = builder.load(I64, shared + ALONE), builder.load(I64, shared + (ALONE + 8))
+            went_well = moment - until > last  # for longer than the last time alone
+            period = went_well.select(builder.i64(0), last * 2)
+            period = period.maximum(MIN_ALONE).minimum(MAX_ALONE)
+            builder.store(moment + period, shared + ALONE)
+            builder.store(period, shared + (ALONE + 8))
+            builder.store(builder.i64(MAX_LOST // 2), shared + LOST)
+            builder.store(moment + period, shared + (LOST + 8))
 
 
 def _claim(builder: KernelBuilder, shared: Value) -> tuple[Value, Value]:
@@ -212,7 +200,8 @@ def _claim(builder: KernelBuilder, shared: Value) -> tuple[Value, Value]:
 # --- the workers' side, compiled -----------------------------------------------------------------
 
 
-def _worker_loop(builder: KernelBuilder, shared: Value) -> None:
+def _worker_loop(builder: KernelBuilder, a: SimpleNamespace, chunk: Value) -> None:
+    shared = a.shared
     spins = builder.variable(builder.i64(0))
     with builder.loop_forever() as break_if:
         break_if(builder.load_atomic(shared + STOPPED) > 0)
@@ -230,13 +219,12 @@ def _worker_loop(builder: KernelBuilder, shared: Value) -> None:
                 builder.pause()
                 spins.add(1)
                 with builder.when(spins.get() > SPINS_BEFORE_SLEEP):
-                    _sleep(builder, shared)
+                    # Sleep until there is a byte in the pipe. Every worker counted in SLEEPING gets
+                    # one, even if it has not fallen asleep yet, so none is ever left over.
+                    builder.fetch_add(shared + SLEEPING, 1)
+                    reader = builder.load(I32, shared + PIPE)
+                    builder.call("read", I64, reader, builder.alloca(8), builder.i64(1))
                     spins.set(builder.i64(0))
 
 
-def _sleep(builder: KernelBuilder, shared: Value) -> None:
-    """Wait for a byte in the pipe. Every worker counted in SLEEPING gets one, even if it has not
-    fallen asleep yet, so none is ever left over."""
-    builder.fetch_add(shared + SLEEPING, 1)
-    reader = builder.load(I32, shared + PIPE)
-    builder.call("read", I64, reader, builder.alloca(8), builder.i64(1))
+WORKER_LOOP = Kernel("worker_loop", {"shared": POINTER}, _worker_loop)
