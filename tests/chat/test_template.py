@@ -35,7 +35,7 @@ def refusal(source: str) -> str:
 # --- the same as transformers
 
 
-def test_there_are_enough_styles_and_conversations() -> None:
+def test_at_least_14_templates_with_8_conversations_each_are_compared() -> None:
     styles = chat_styles()
     assert len(styles) >= 14
     assert all(len(list(style.rendered())) >= 8 for style in styles)
@@ -44,7 +44,7 @@ def test_there_are_enough_styles_and_conversations() -> None:
 
 
 @pytest.mark.parametrize("style", chat_styles(), ids=lambda style: style.name)
-def test_text_and_tokens_are_those_of_transformers(style: ChatStyle) -> None:
+def test_text_and_token_ids_equal_those_of_transformers(style: ChatStyle) -> None:
     template = ChatTemplate(style.source, style.name, style.names)
     for one in style.rendered():
         if one.refusal is not None:
@@ -61,24 +61,24 @@ def test_text_and_tokens_are_those_of_transformers(style: ChatStyle) -> None:
 # --- what templates know
 
 
-def test_names_and_variables_are_known_and_tools_are_none() -> None:
+def test_special_tokens_and_variables_are_defined_and_tools_are_none() -> None:
     source = "{{ bos_token }}{{ tools is none }}{{ documents is none }}{{ pad_token is defined }}"
     assert render(source) == "<s>TrueTrueFalse"
     assert render("{{ enable_thinking }}", enable_thinking=False) == "False"
 
 
-def test_a_variable_goes_before_a_name_and_messages_before_both() -> None:
+def test_variables_override_special_tokens() -> None:
     assert render("{{ bos_token }}", bos_token="<b>") == "<b>"
     assert render("{{ messages[0].content }}") == "Hi"
 
 
-def test_the_generation_prompt_is_asked_for_by_default() -> None:
+def test_add_generation_prompt_is_true_by_default() -> None:
     template = ChatTemplate("{{ add_generation_prompt }}", WHERE)
     assert template.render(HI) == "True"
     assert template.render(HI, add_generation_prompt=False) == "False"
 
 
-def test_further_entries_of_messages_are_there() -> None:
+def test_templates_see_further_entries_of_messages() -> None:
     messages = [
         {"role": "tool", "content": "", "calls": [{"id": 7, "arguments": {"a": [1, None]}}]}
     ]
@@ -86,7 +86,7 @@ def test_further_entries_of_messages_are_there() -> None:
     assert render("{{ messages[0].thinking is defined }}", messages) == "False"
 
 
-def test_the_time_is_now() -> None:
+def test_strftime_now_returns_the_current_time() -> None:
     before = datetime.now().strftime("%d %b %Y")
     now = render("{{ strftime_now('%d %b %Y') }}")
     assert now in (before, datetime.now().strftime("%d %b %Y"))
@@ -97,7 +97,7 @@ def test_one_template_renders_many_conversations() -> None:
     assert [template.render(HI * count) for count in (1, 2, 1)] == ["1", "2", "1"]
 
 
-def test_jinja2_is_loaded_with_the_first_conversation() -> None:
+def test_jinja2_is_imported_by_the_first_rendering() -> None:
     program = """
 import sys
 import cullama
@@ -137,14 +137,14 @@ class Role(str, enum.Enum):
         "a key": ([HI[0] | {7: ""}], "message 0 holds a key that is not a string"),
     }.values(),
 )
-def test_what_is_no_message_is_refused_by_its_index(messages: Any, said: str) -> None:
+def test_a_malformed_message_is_refused_by_its_index(messages: Any, said: str) -> None:
     with pytest.raises(UsageError) as caught:
         render("{{ messages }}", messages)
     assert str(caught.value).startswith(said)
     assert not isinstance(caught.value, ChatTemplateError)
 
 
-def test_a_message_without_end_is_refused() -> None:
+def test_an_endlessly_nested_message_is_refused() -> None:
     endless: list[Any] = []
     endless.append(endless)
     with pytest.raises(UsageError, match="message 0 is nested more than 32 deep"):
@@ -153,7 +153,7 @@ def test_a_message_without_end_is_refused() -> None:
         render("", x=render)
 
 
-def test_messages_may_be_any_mappings_of_any_texts() -> None:
+def test_messages_may_be_any_mappings_with_str_subclasses() -> None:
     message = MappingProxyType({"role": Role.USER, "content": "Hi"})
     source = "{% for m in messages %}{{ m.role }}{{ m.items() | list }}{% endfor %}"
     assert render(source, (message,)) == "user[('role', 'user'), ('content', 'Hi')]"
@@ -170,7 +170,7 @@ def test_a_template_cannot_change_the_messages() -> None:
 # --- templates that are wrong
 
 
-def test_a_refusal_by_the_template_is_the_users_to_mend() -> None:
+def test_raise_exception_in_a_template_is_a_usageerror() -> None:
     with pytest.raises(UsageError) as caught:
         render("{{ raise_exception('Roles must\n alternate \x1b[31m') }}")
     said = r"the chat template refuses these messages: Roles must alternate \x1b[31m"
@@ -179,7 +179,7 @@ def test_a_refusal_by_the_template_is_the_users_to_mend() -> None:
         render("{{ raise_exception('') }}")
 
 
-def test_a_long_reason_is_cut() -> None:
+def test_a_long_reason_of_raise_exception_is_truncated() -> None:
     with pytest.raises(UsageError) as caught:
         render("{{ raise_exception('a ' * 100000) }}")
     assert len(str(caught.value)) < 400
@@ -201,13 +201,13 @@ def test_a_long_reason_is_cut() -> None:
         ("{% include 'a' %}", "the template uses include in line 1"),
     ],
 )
-def test_a_template_that_is_wrong_is_named_with_a_way_out(source: str, said: str) -> None:
+def test_a_failing_template_is_named_with_the_reason_and_the_remedy(source: str, said: str) -> None:
     message = refusal(source)
     assert said in message
     assert message.endswith("; use another with --template FILE")
 
 
-def test_a_wrong_template_is_wrong_each_time() -> None:
+def test_an_invalid_template_fails_at_each_rendering() -> None:
     template = ChatTemplate("{% for %}", WHERE)
     for _ in range(2):
         with pytest.raises(ChatTemplateError, match="is not valid jinja2"):
@@ -225,7 +225,7 @@ def test_a_template_is_read_from_a_file(tmp_path: Path) -> None:
     assert template.where == str(path)
 
 
-def test_a_file_that_is_no_template_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_a_template_is_refused(tmp_path: Path) -> None:
     def refusal_of(path: Path) -> str:
         with pytest.raises(ChatTemplateError) as caught:
             ChatTemplate.from_file(path, {})

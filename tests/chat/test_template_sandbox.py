@@ -323,7 +323,7 @@ STATEMENTS = {
 
 
 @pytest.mark.parametrize("expression", EXPRESSIONS.strip().splitlines())
-def test_an_expression_is_what_it_is_in_jinja2(expression: str) -> None:
+def test_an_expression_renders_as_in_jinja2(expression: str) -> None:
     if expression == "messages[0].content.strip":  # a method is no text; jinja2 prints its address
         with pytest.raises(SecurityError, match="uses a function where texts, numbers or lists"):
             render(f"{{{{ {expression} }}}}")
@@ -333,7 +333,7 @@ def test_an_expression_is_what_it_is_in_jinja2(expression: str) -> None:
 
 
 @pytest.mark.parametrize("source", STATEMENTS.values(), ids=STATEMENTS)
-def test_a_statement_is_what_it_is_in_jinja2(source: str) -> None:
+def test_a_statement_renders_as_in_jinja2(source: str) -> None:
     assert render(source) == render_with_jinja(source)
 
 
@@ -355,7 +355,7 @@ CONVERSATION = [
 
 
 @pytest.mark.parametrize("name", ["llama31", "mistral_v3", "qwen25", "qwen3", "command_r"])
-def test_real_templates_take_tools_as_in_jinja2(name: str) -> None:
+def test_real_templates_render_tools_as_in_jinja2(name: str) -> None:
     """Nothing of cullama gives tools yet, but templates are ready for them, and so is this."""
     source, names = ChatStyle(name).source, ChatStyle(name).names
     given = {"messages": CONVERSATION, "tools": TOOLS, "add_generation_prompt": True, **names}
@@ -404,7 +404,7 @@ dict(1)
 
 
 @pytest.mark.parametrize("expression", WRONG.strip().splitlines())
-def test_what_fails_in_jinja2_fails_here(expression: str) -> None:
+def test_an_expression_that_fails_in_jinja2_fails_in_the_sandbox(expression: str) -> None:
     source = f"{{{{ {expression} }}}}"
     with pytest.raises(Exception, match=r"\w"):
         render_with_jinja(source)
@@ -432,7 +432,7 @@ def test_values_print_and_compare_as_in_python(left: Any, right: Any) -> None:
 # --- what is counted
 
 
-def test_steps_are_counted_for_one_rendering_at_a_time() -> None:
+def test_each_rendering_has_a_budget_of_its_own() -> None:
     template = SafeTemplate("{% for i in range(500) %}{{ i }}{% endfor %}")
     for _ in range(3):
         template.render({}, Budget(4_000))
@@ -452,20 +452,20 @@ def test_steps_are_counted_for_one_rendering_at_a_time() -> None:
         "{{ range(1001) | list | length }}",
     ],
 )
-def test_what_is_large_costs_as_much(source: str) -> None:
+def test_creating_a_large_value_exceeds_a_small_budget(source: str) -> None:
     with pytest.raises(SecurityError, match="asks for more time or memory"):
         render(source, steps=1_000)
     assert SafeTemplate(source).render({}, Budget(1_000_000)) is not None
 
 
-def test_nobody_is_paid_for_work() -> None:
+def test_a_negative_number_of_steps_is_refused() -> None:
     budget = Budget(10)
     with pytest.raises(SecurityError, match="spends a negative number"):
         budget.spend(-1)
     assert budget.left == 10
 
 
-def test_a_source_may_be_long_but_not_endless() -> None:
+def test_characters_and_tokens_of_a_source_are_bounded() -> None:
     assert SafeTemplate("a" * MAX_SOURCE)
     with pytest.raises(SecurityError, match="has 131,073 characters, expected at most 131,072"):
         SafeTemplate("a" * (MAX_SOURCE + 1))
@@ -474,14 +474,14 @@ def test_a_source_may_be_long_but_not_endless() -> None:
         SafeTemplate("{{a}}" * (MAX_TOKENS // 3 + 1))
 
 
-def test_bodies_may_be_nested_but_not_without_end() -> None:
+def test_nesting_of_loops_and_branches_is_bounded() -> None:
     nested = "{% if yes %}" * (MAX_BODY_DEPTH - 1) + "x" + "{% endif %}" * (MAX_BODY_DEPTH - 1)
     assert render(nested) == "x"
     with pytest.raises(SecurityError, match="nests more than 40 loops and branches in line 1"):
         SafeTemplate(f"{{% if yes %}}{nested}{{% endif %}}")
 
 
-def test_only_what_is_listed_can_be_named() -> None:
+def test_only_listed_filters_and_methods_can_be_used() -> None:
     """A new version of jinja2 or Python brings nothing new into reach."""
     assert not {"attr", "pprint", "random", "xmlattr", "urlize", "groupby"} & SAFE_FILTERS.keys()
     public = {name for name in dir(str) if not name.startswith("_")}

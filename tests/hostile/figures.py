@@ -1,7 +1,7 @@
 """One goal of docs/hostile-files.md, and what was reached.
 
 Each module that attacks a kind of file has `figures(count, seed) -> list[Figure]`, and
-`scripts/soak_files.py` prints them, one row each. It knows no goal by itself.
+`scripts/soak_files.py` prints them, one row each. The goals are in those modules.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Mutants of GGUF files, each wrong in one field, and what gguf-py makes of them.
 
 It begins with files written by gguf-py's GGUFWriter, walks through their header to learn where each
-field lies, and changes one. It knows the container by its description alone.
+field lies, and changes one. It finds them by the format's description, not by cullama's reader.
 """
 
 from __future__ import annotations

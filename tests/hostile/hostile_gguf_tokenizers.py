@@ -1,5 +1,5 @@
 """A corpus of hostile tokenizer fields of GGUF files, each with a part of its refusal, or None
-where it is harmless. It knows llama.cpp's names of fields, and nothing of cullama.
+where it is harmless. It uses llama.cpp's names of fields, and nothing of cullama.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ REFUSED: dict[str, tuple[Fields, str]] = {
     "kinds for other tokens": (spm(token_type=KINDS * 2), "expected 8 numbers"),
     "kinds in halves": (spm(token_type=[1.5] * 8), "expected 8 numbers"),
     "kinds in nests": (spm(token_type=[[1]] * 8), "expected 8 numbers"),
-    "scores that are no number": (spm(scores=[float("nan")] * 8), "NaN or infinity"),
+    "scores that are NaN": (spm(scores=[float("nan")] * 8), "NaN or infinity"),
     "scores without end": (spm(scores=[float("inf")] * 8), "NaN or infinity"),
     "scores that are texts": (spm(scores=["1"] * 8), "expected 8 numbers"),
     "a beginning of 2^63": (spm(bos_token_id=1 << 63), "bos_token_id is 9223372036854775808"),

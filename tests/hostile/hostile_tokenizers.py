@@ -2,7 +2,7 @@
 
 Each is made by code, most by one change to a valid file, and comes with the expected outcome:
 a part of the refusal, or None where it is harmless, which is to say that it loads and that every
-text is then encoded or refused. It knows the format, and nothing of cullama.
+text is then encoded or refused. It uses nothing of cullama.
 """
 
 from __future__ import annotations

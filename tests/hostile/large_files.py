@@ -1,7 +1,7 @@
 """Bad files that are large, or would become large in memory, or take long to be refused.
 
-Each is written to a folder of its own, as a whole model would lie there. It knows the limits that
-docs/hostile-files.md sets: a second, and 64 MiB with twice the header.
+Each is written to a folder of its own, as a whole model would lie there. The limits are those of
+docs/hostile-files.md: a second, and 64 MiB with twice the header.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 SOURCE = Path(__file__).resolve().parents[2] / "src"
-LONGEST = 20  # seconds until an attempt is ended
+MAX_SECONDS = 20  # seconds until an attempt is ended
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def _in_a_fork(open_model: Callable[[Path], object], path: Path) -> Cost:
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
-        signal.alarm(LONGEST)
+        signal.alarm(MAX_SECONDS)
         cost = _attempt(open_model, path)
         os.write(writing, json.dumps([cost.seconds, cost.growth, cost.outcome[:2000]]).encode())
         os._exit(0)
@@ -71,7 +71,7 @@ def _in_a_fork(open_model: Callable[[Path], object], path: Path) -> Cost:
         answer = pipe.read()
     _, status = os.waitpid(child, 0)
     if not answer:
-        return Cost(float(LONGEST), 0, f"died of signal {os.WTERMSIG(status)}")
+        return Cost(float(MAX_SECONDS), 0, f"died of signal {os.WTERMSIG(status)}")
     return Cost(*json.loads(answer))
 
 

@@ -1,6 +1,6 @@
 """F1 to F5 of docs/hostile-files.md: many mutants of each format, each in a process of its own.
 
-It knows the goals and how to count; the mutants come from the modules beside it.
+The goals and the counting are here; the mutants come from the modules beside it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Mutants of safetensors files, each wrong in one field, and what the library makes of them.
 
 It begins with files written by the `safetensors` library, takes their header apart, and puts it
-together again with one thing changed. It knows the format by its description alone.
+together again with one thing changed. It does so by the format's description, not by cullama's
+reader.
 """
 
 from __future__ import annotations

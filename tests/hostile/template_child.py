@@ -40,7 +40,7 @@ TRACES: tuple[str, ...] = (
 TRACES += ("<Macro", "<Namespace", "<LoopContext", "<TemplateReference", "dict_items(", "Callee(")
 TRACES += ("str(object=''", "Create a new", "b'", "root:x:", "secret-value")
 
-MOST_MEMORY, LONGEST = 4 << 30, 20  # what a planted mistake may cost: bytes, seconds
+MAX_MEMORY, MAX_SECONDS = 4 << 30, 20  # what a planted mistake may cost: bytes, seconds
 
 
 def render_guarded(source: str) -> str:
@@ -71,7 +71,7 @@ class Watch:
         self.seen.clear()
         self.is_on, outcome, message = True, "printed", ""
         started = time.thread_time()
-        signal.alarm(LONGEST)
+        signal.alarm(MAX_SECONDS)
         try:
             message = render(source)
         except (ChatTemplateError, UsageError) as error:
@@ -101,7 +101,7 @@ def _warm_up(render: Callable[[str], str]) -> None:
 
 def main(kind: str) -> None:
     os.environ[SECRET] = "secret-value"
-    resource.setrlimit(resource.RLIMIT_AS, (MOST_MEMORY, MOST_MEMORY))
+    resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY, MAX_MEMORY))
     render = render_plainly if kind == "plain" else render_guarded
     attacks = RESOURCES if kind == "resources" else INJECTIONS
     _warm_up(render)

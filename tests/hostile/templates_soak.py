@@ -1,7 +1,7 @@
 """Attacks on the sandbox of chat templates, and what came of them: the rows of F6.
 
-It knows how to run the corpus of `template_attacks` in a process of its own, and how to damage
-real templates. What counts as an escape is decided here; what is watched, in `template_child`.
+It runs the corpus of `template_attacks` in a process of its own, and damages real templates. What
+counts as an escape is decided here; what is watched, in `template_child`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 
 from figures import Figure
 from template_attacks import INJECTIONS, RESOURCES
-from template_child import LONGEST, MESSAGES, WHERE
+from template_child import MAX_SECONDS, MESSAGES, WHERE
 
 from cullama.chat.template import ChatTemplate
 from cullama.errors import ChatTemplateError, UsageError
@@ -72,7 +72,7 @@ def attack(kind: str) -> list[Outcome]:
             capture_output=True,
             text=True,
             check=False,
-            timeout=LONGEST * 30,
+            timeout=MAX_SECONDS * 30,
         )
     outcomes = [Outcome(**json.loads(line)) for line in done.stdout.splitlines()]
     expected = len(RESOURCES if kind == "resources" else INJECTIONS)

@@ -21,7 +21,7 @@ def test_mutants_are_refused_by_name_or_open(tmp_path: Path) -> None:
     assert 20 < tally.accepted < 200  # some of each, or the mutants are no good
 
 
-def test_every_architecture_is_open_to_attack(tmp_path: Path) -> None:
+def test_the_base_folders_cover_every_architecture(tmp_path: Path) -> None:
     opened = [open_checkpoint(folder).config.architecture for folder in Folder(tmp_path).paths]
     assert [opened] == [[base["architectures"][0] for base in BASES]]
 

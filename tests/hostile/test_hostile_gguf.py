@@ -28,7 +28,7 @@ def test_mutants_are_refused_by_name_or_read_as_gguf_py_reads_them(tmp_path: Pat
 
 
 @pytest.mark.parametrize("piece", [1, 7, 64, 1000])
-def test_a_header_reads_the_same_in_pieces_of_any_size(
+def test_a_header_reads_the_same_in_chunks_of_any_size(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, piece: int
 ) -> None:
     monkeypatch.setattr("cullama.checkpoint.gguf_file.READ_BYTES", piece)
@@ -58,7 +58,7 @@ def test_a_hyperparameter_beyond_its_bound_is_named(tmp_path: Path) -> None:
         assert is_named(str(caught.value), path, (message,)), caught.value
 
 
-def test_the_model_that_is_given_such_hyperparameters_is_valid_without(tmp_path: Path) -> None:
+def test_the_model_behind_the_hyperparameter_mutants_is_valid(tmp_path: Path) -> None:
     (tmp_path / "model.gguf").write_bytes(model(tmp_path / "valid.gguf"))
     assert open_checkpoint(tmp_path / "model.gguf").config.layers == 1
 

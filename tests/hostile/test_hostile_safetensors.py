@@ -104,7 +104,7 @@ ODD = {
 
 
 @pytest.mark.parametrize("name", ODD)
-def test_what_a_json_parser_would_overlook_is_refused(name: str, tmp_path: Path) -> None:
+def test_malformed_json_that_parsers_accept_is_refused(name: str, tmp_path: Path) -> None:
     text, message = ODD[name]
     path = tmp_path / "model.safetensors"
     path.write_bytes(safetensors_mutants.framed(text.encode()))

@@ -38,7 +38,7 @@ def test_mutants_are_refused_by_name_or_open(tmp_path: Path) -> None:
     assert 20 < tally.accepted < 150  # some of each, or the mutants are no good
 
 
-def test_no_name_leads_out_of_the_folder(tmp_path: Path) -> None:
+def test_no_shard_name_leaves_the_folder(tmp_path: Path) -> None:
     folder = tmp_path / "between" / "model"
     weight_map = write_sharded(folder)
     assert len(set(TRAVERSALS)) >= 40
@@ -96,7 +96,7 @@ def test_shards_of_another_series_are_ignored(folder: Path) -> None:
     assert NORM in open_checkpoint(folder).tensors
 
 
-def test_an_index_is_no_weight(folder: Path) -> None:
+def test_an_index_is_not_read_as_a_weights_file(folder: Path) -> None:
     weight_map = dict.fromkeys(["a", "b"], INDEX)
     write_index(folder, weight_map)
     with pytest.raises(ModelFileError, match="weight_map is"):

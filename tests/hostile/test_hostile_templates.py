@@ -35,7 +35,7 @@ def resources() -> list[Outcome]:
     return attack("resources")
 
 
-def test_no_template_gets_out(injections: list[Outcome]) -> None:
+def test_no_template_escapes_the_sandbox(injections: list[Outcome]) -> None:
     assert len(injections) >= 60
     assert [it for it in injections if it.has_escaped] == []
 
@@ -49,7 +49,7 @@ def test_most_attacks_are_refused_by_name_and_the_others_print_nothing(
     assert len(harmless) <= 3
 
 
-def test_the_same_templates_get_out_of_jinja2_alone() -> None:
+def test_the_same_templates_escape_from_plain_jinja2() -> None:
     """So the attacks are some, and what watches them sees it when one succeeds."""
     escaped = [it for it in attack("plain") if it.traces or it.touched or it.canary]
     assert len(escaped) >= 100
@@ -57,7 +57,7 @@ def test_the_same_templates_get_out_of_jinja2_alone() -> None:
     assert CANARY in INJECTIONS["lipsum"]
 
 
-def test_no_template_uses_the_machine_up(resources: list[Outcome]) -> None:
+def test_no_template_exceeds_its_time_and_memory(resources: list[Outcome]) -> None:
     assert len(resources) >= 30
     assert [it.name for it in resources if not it.is_refused] == []
     assert {it.name: it.seconds for it in resources if it.seconds > SLOW} == {}
@@ -70,14 +70,14 @@ def test_the_error_names_the_template(resources: list[Outcome]) -> None:
     assert all(len(it.message) < 600 and it.message.isprintable() for it in resources)
 
 
-def test_nothing_of_an_attack_is_done_while_it_is_compiled() -> None:
+def test_compiling_an_attack_runs_none_of_it() -> None:
     """jinja2 would compute constants while it compiles, before the limits apply."""
     for name in ("a text, repeated", "a power", "center by filter", "a range"):
         template = ChatTemplate(RESOURCES[name], "somewhere")
         assert template._compiled is not None
 
 
-def test_a_conversation_may_cost_more_the_longer_it_is() -> None:
+def test_the_budget_grows_with_the_conversation() -> None:
     template = ChatTemplate("{% for m in messages %}{{ m.content * 8 }}{% endfor %}", "somewhere")
     small, large = ({"role": "user", "content": "a" * size} for size in (10, 4_000_000))
     assert len(template.render([large])) == 32_000_000
@@ -85,7 +85,7 @@ def test_a_conversation_may_cost_more_the_longer_it_is() -> None:
         ChatTemplate("{{ 'a' * 32000000 }}", "somewhere").render([small])
 
 
-def test_names_from_the_checkpoint_do_not_help_a_template_to_escape() -> None:
+def test_special_tokens_of_the_checkpoint_do_not_raise_the_budget() -> None:
     names = {"bos_token": "a" * 4_000_000}
     template = ChatTemplate("{% for i in range(8) %}{{ bos_token }}{% endfor %}", "here", names)
     with pytest.raises(ChatTemplateError, match="asks for more time or memory"):

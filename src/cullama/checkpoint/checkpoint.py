@@ -1,6 +1,6 @@
 """What a model's files hold, whatever their format: config, tensors, tokenizer, chat template.
 
-Tensors carry Hugging Face's names. It reads no weights by itself, and knows no backend.
+Tensors carry Hugging Face's names. It reads no weights by itself, and works for any backend.
 """
 
 from __future__ import annotations

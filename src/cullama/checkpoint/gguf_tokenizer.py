@@ -2,7 +2,7 @@
 
 Two kinds are built: "gpt2" (byte-level BPE, ordered by merges) with the pre-tokenizers that
 llama.cpp has names for, and "llama" (SentencePiece BPE, ordered by scores). It reads no files and
-knows no chat templates.
+no chat templates.
 
 What the GGUF specification leaves open follows llama.cpp's `llama-vocab.cpp`.
 """

@@ -1,7 +1,7 @@
 """Finds a checkpoint's chat template, and the strings of the special tokens that it may name.
 
-It knows the files of a folder and the fields of GGUF that hold them. Templates are compiled and
-rendered by `chat/template.py`.
+It reads them from the files of a folder or from the metadata of a GGUF file. Templates are compiled
+and rendered by `chat/template.py`.
 """
 
 from __future__ import annotations

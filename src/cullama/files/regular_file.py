@@ -1,7 +1,7 @@
 """Opens files that strangers made: a regular file, or an error of ours.
 
 A path may name a named pipe (opening it waits for a writer), a device (which never ends), a folder
-or a loop of links; each is refused. It also shortens what such a file holds for messages. It knows
+or a loop of links; each is refused. It also shortens what such a file holds for messages. It parses
 no format.
 """
 

@@ -2,7 +2,7 @@
 
 Checkpoints return these and a backend's `weight` takes them. Tiles keep loading small: a tile is
 read, converted and laid out before the next one is touched, so that a model's peak memory is its
-own size and little more. It knows no file format and no device.
+own size and little more. Nothing here depends on a file format or a device.
 """
 
 from __future__ import annotations

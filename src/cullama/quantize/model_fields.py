@@ -1,6 +1,7 @@
 """Writes a model's shape as GGUF metadata, the reverse of `ModelConfig.from_gguf`.
 
-It refuses models that GGUF, or llama.cpp, cannot express. It knows no tensors and no tokenizer.
+It refuses models that GGUF, or llama.cpp, cannot express. It writes neither the tensors
+nor the tokenizer.
 
 Keys: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
