@@ -40,19 +40,19 @@ def test_a_quick_run_is_repeated_often() -> None:
     assert 50 < len(runs) <= 101
 
 
-def test_the_host_copies_with_any_number_of_threads() -> None:
+def test_the_cpus_copy_rate_is_measured_with_any_number_of_threads() -> None:
     for threads in (1, 3):
         assert 1e8 < HostClock(ThreadPool(threads)).copy_rate(is_quick=True) < 1e13
 
 
 @pytest.mark.gpu
-def test_a_gpu_copies_at_some_rate(device: Device) -> None:
+def test_a_gpus_copy_rate_is_measured(device: Device) -> None:
     assert DeviceClock(device).copy_rate(is_quick=True) > 1e6
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("can_be_captured", [True, False])
-def test_work_of_a_gpu_takes_time_and_is_done(device: Device, can_be_captured: bool) -> None:
+def test_runs_on_a_gpu_are_timed_captured_or_not(device: Device, can_be_captured: bool) -> None:
     pool = Pool(device)
     source, target = (empty(pool, (1024,), np.uint8) for _ in range(2))
     try:

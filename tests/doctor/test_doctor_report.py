@@ -18,7 +18,7 @@ def outcome(*rows: OperatorResult, failure: str = "") -> SelfTest:
     return SelfTest("cpu", "float32", "cpu · float32", "small", 1e11, rows, failure)
 
 
-def test_a_fact_is_a_line_with_advice_below() -> None:
+def test_a_fact_is_one_line_with_its_remedy_below() -> None:
     assert as_text(Fact("cuBLAS", "not found", remedy="pip install it")) == (
         "  cuBLAS       not found\n               → pip install it"
     )
@@ -30,7 +30,7 @@ def test_a_problem_is_marked_and_has_its_remedy_below() -> None:
     )
 
 
-def test_every_row_of_a_table_is_whole() -> None:
+def test_no_row_of_the_table_is_cut_off() -> None:
     text = as_text(outcome(RIGHT, WRONG, FAILED))
     title, *_, right, wrong, failed = [line for line in text.splitlines() if line.strip()]
     assert title == "cpu · float32 · small sizes · copies 100.0 GB/s"
@@ -41,11 +41,11 @@ def test_every_row_of_a_table_is_whole() -> None:
     assert failed.split() == ["✗", "mul", "failed"]
 
 
-def test_a_test_that_did_not_begin_has_no_table() -> None:
+def test_a_self_test_without_results_has_no_table() -> None:
     assert as_text(outcome(failure="no room")) == "cpu · float32 · small sizes · copies 100.0 GB/s"
 
 
-def test_the_verdict_names_what_is_wrong_and_counts_all() -> None:
+def test_the_verdict_names_wrong_operators_and_counts_all_problems() -> None:
     report = DoctorReport.of(
         [failing("driver", "is 470", "525", "install one"), outcome(WRONG, FAILED)]
     )
@@ -65,7 +65,7 @@ def test_many_wrong_operators_are_counted_rather_than_listed() -> None:
     assert problem.found.endswith("; and 6 more")
 
 
-def test_machines_get_everything_without_infinities() -> None:
+def test_json_holds_all_findings_and_no_infinities() -> None:
     report = DoctorReport.of([Fact("a", "b", {"c": 1}), outcome(RIGHT, WRONG, FAILED)])
     document = json.loads(json.dumps(report.as_json(), allow_nan=False))
     assert document["healthy"] is False

@@ -66,7 +66,7 @@ def test_kernels_that_were_not_built_are_a_problem(
     assert "make ptx" in problem.remedy
 
 
-def test_a_damaged_file_is_a_problem_that_says_which(kernels: Path) -> None:
+def test_a_damaged_kernel_file_is_named_in_its_problem(kernels: Path) -> None:
     for path in kernels.glob("*/silu_mul.ptx"):
         path.write_text(path.read_text().replace("ret;", "retreat;"))
     facts, usable = examined()
@@ -104,7 +104,7 @@ def test_newer_ptx_needs_newer_drivers() -> None:
 
 
 @pytest.mark.parametrize("rest", ["", "\0\0\0", "// no more\n"])
-def test_a_file_that_was_cut_off_is_a_problem(kernels: Path, rest: str) -> None:
+def test_a_truncated_kernel_file_is_a_problem(kernels: Path, rest: str) -> None:
     for path in kernels.glob("*/silu_mul.ptx"):
         path.write_text(rest)
     problem = examined()[0]["cuda:0 PTX"].problem

@@ -26,7 +26,7 @@ def test_versions_and_the_machine_are_named() -> None:
     assert not any(fact.problem for fact in found.values())
 
 
-def test_what_is_set_in_the_environment_is_shown_with_its_meaning(
+def test_environment_variables_are_shown_with_their_meaning(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("CUDA_LAUNCH_BLOCKING", "1")
@@ -35,14 +35,16 @@ def test_what_is_set_in_the_environment_is_shown_with_its_meaning(
     assert "CUDA_LAUNCH_BLOCKING='1' (1 waits for every kernel" in found.found
 
 
-def test_the_cache_is_shown_with_its_size(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_model_cache_is_shown_with_its_size(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("CULLAMA_CACHE", str(tmp_path))
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "weights").write_bytes(bytes(1_500_000))
     assert facts()["model cache"].found == f"{tmp_path} · 1.5 MB"
 
 
-def test_a_user_without_a_home_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_home_folder_is_reported_with_its_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     def homeless() -> Path:
         raise RuntimeError("no home")
 
@@ -52,7 +54,7 @@ def test_a_user_without_a_home_is_told_so(monkeypatch: pytest.MonkeyPatch) -> No
     assert "set CULLAMA_CACHE" in facts()["model cache"].found
 
 
-def test_a_size_counts_neither_missing_folders_nor_what_links_point_to(tmp_path: Path) -> None:
+def test_a_size_counts_neither_missing_folders_nor_targets_of_links(tmp_path: Path) -> None:
     assert bytes_in(tmp_path / "missing") == 0
     (tmp_path / "file").write_bytes(bytes(10))
     os.symlink("/nowhere/at/all", tmp_path / "link")

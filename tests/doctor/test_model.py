@@ -12,7 +12,7 @@ from cullama.doctor.plan import DoctorPlan
 from cullama.doctor.selftest import self_test
 
 
-def test_its_sizes_are_taken_within_its_context(tiny_model: Path) -> None:
+def test_sizes_are_the_models_within_its_context(tiny_model: Path) -> None:
     fact, sizes = examine_model(str(tiny_model))
     assert fact.problem is None
     assert fact.details["weight_bytes"]["float32"] == 4 * fact.details["parameters"]
@@ -20,7 +20,7 @@ def test_its_sizes_are_taken_within_its_context(tiny_model: Path) -> None:
     assert (sizes.rows, sizes.context, sizes.long_context) == (128, 128, 128)
 
 
-def test_its_operators_are_tested(tiny_model: Path) -> None:
+def test_operators_are_tested_in_the_models_sizes(tiny_model: Path) -> None:
     sizes = examine_model(str(tiny_model))[1]
     test = self_test("cpu", "float32", DoctorPlan(backend="cpu"), sizes)
     assert test.problems == []
@@ -29,7 +29,7 @@ def test_its_operators_are_tested(tiny_model: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["nothing/at/all", ""])
-def test_one_that_cannot_be_read_is_a_problem(name: str) -> None:
+def test_a_model_that_cannot_be_read_is_a_problem(name: str) -> None:
     fact, sizes = examine_model(name)
     assert fact.problem is not None
     assert "--model" in fact.problem.remedy

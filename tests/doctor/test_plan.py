@@ -43,6 +43,6 @@ def test_cpu_leaves_out_the_gpus() -> None:
         ({"backend": "cpu", "threads": 99_999}, "99999"),
     ],
 )
-def test_misuse_is_named(options: dict[str, Any], named: str) -> None:
+def test_wrong_options_are_refused_by_name(options: dict[str, Any], named: str) -> None:
     with pytest.raises(UsageError, match=named):
         DoctorPlan(**options)

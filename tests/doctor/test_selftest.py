@@ -36,8 +36,8 @@ class StoppedClock(Clock):
 
 
 def cpu_rows(ops: CpuOperators, dtype: str = "float32") -> dict[str, OperatorResult]:
-    rig = Fixture(ops, dtype, np.dtype(np.float32), SMALL)
-    return {row.operator: row for row in run_cases(rig, StoppedClock(), 1e9)}
+    fixture = Fixture(ops, dtype, np.dtype(np.float32), SMALL)
+    return {row.operator: row for row in run_cases(fixture, StoppedClock(), 1e9)}
 
 
 def cpu(dtype: str = "float32") -> CpuOperators:
@@ -49,7 +49,7 @@ def wrong(rows: dict[str, OperatorResult]) -> set[str]:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
-def test_a_sound_backend_is_right_everywhere(dtype: str) -> None:
+def test_all_operators_of_a_working_backend_pass(dtype: str) -> None:
     rows = cpu_rows(cpu(dtype), dtype)
     assert list(rows) == list(CASES)
     assert wrong(rows) == set()
@@ -81,7 +81,7 @@ def slightly_off(operator: Callable[..., Any]) -> Callable[..., Any]:
         ("logits", {"logits"}),
     ],
 )
-def test_one_wrong_number_is_found(
+def test_one_wrong_number_in_an_output_is_found(
     operator: str, shown_by: set[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sound = getattr(CpuOperators, operator)
@@ -89,7 +89,7 @@ def test_one_wrong_number_is_found(
     assert shown_by <= wrong(cpu_rows(cpu()))
 
 
-def test_keys_and_values_that_are_not_kept_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_keys_and_values_that_are_not_stored_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cullama.cpu.operators.store", lambda *arguments: None)
     assert "rope_and_store" in wrong(cpu_rows(cpu()))
 
@@ -99,7 +99,7 @@ def test_blocks_that_are_not_copied_are_found(monkeypatch: pytest.MonkeyPatch) -
     assert wrong(cpu_rows(cpu())) == {"copy_blocks"}
 
 
-def test_another_token_than_the_drawn_one_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_sampled_token_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     def next_to(self: CpuOperators, logits: Any, draws: Any) -> Any:
         return lambda: [Drawn(int(row.argmax()) + 1, None) for row in logits]
 
@@ -121,14 +121,14 @@ def test_a_graph_that_replays_an_old_step_is_found(monkeypatch: pytest.MonkeyPat
     assert wrong(cpu_rows(cpu())) == {"captured step"}
 
 
-def test_what_is_no_number_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nan_in_an_output_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(CpuOperators, "add", lambda self, x, y: x * np.nan)
     row = cpu_rows(cpu())["add"]
     assert row.error == math.inf
     assert not row.is_right
 
 
-def test_an_operator_that_fails_says_why_and_the_others_go_on(
+def test_a_failing_operator_reports_its_error_and_the_others_are_tested(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def fails(*arguments: Any) -> None:
@@ -141,7 +141,7 @@ def test_an_operator_that_fails_says_why_and_the_others_go_on(
     assert rows["mul"].failure == "the kernel is tired; let it sleep"
 
 
-def test_a_lost_device_ends_the_test_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lost_device_ends_its_self_test(monkeypatch: pytest.MonkeyPatch) -> None:
     def dies(*arguments: Any) -> None:
         raise DeviceLostError("an illegal memory access")
 
@@ -159,7 +159,7 @@ def ended_as(test: SelfTest) -> tuple[Any, ...]:
     return (test.description, test.sizes, test.copy_rate, (), test.failure, test.is_lost)
 
 
-def test_rates_are_what_was_moved_in_that_time() -> None:
+def test_rates_are_bytes_and_operations_per_second() -> None:
     rows = cpu_rows(cpu())
     greedy = rows["sample, greedy"]
     assert greedy.bytes_per_second == 4 * SMALL.vocabulary * 4 / 0.5
@@ -170,7 +170,7 @@ def test_rates_are_what_was_moved_in_that_time() -> None:
 
 
 @pytest.mark.gpu
-def test_a_sound_gpu_is_right_everywhere_in_every_type() -> None:
+def test_all_operators_of_a_working_gpu_pass_in_every_storage_type() -> None:
     gpu.require()
     tests = list(self_tests(DoctorPlan(backend="cuda", is_quick=True), [0]))
     assert [test.dtype for test in tests] == ["float32", "float16", "bfloat16"]
@@ -203,7 +203,7 @@ def test_a_kernel_with_a_wrong_constant_is_found(
 
 
 @pytest.mark.gpu
-def test_a_file_that_is_missing_fails_its_operators_only(
+def test_a_missing_kernel_file_fails_only_its_operators(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gpu.require()

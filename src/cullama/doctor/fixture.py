@@ -1,4 +1,4 @@
-"""A backend in one storage type, and the few words that the operators' cases use on it."""
+"""What the self-test's cases share: a backend in one storage type, random operands, a KV cache."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Numbers = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class ModelSizes:
-    """Of the model whose operators are run; letters as in `operators.py`."""
+    """The sizes of the model whose operators are run; letters as in model/operators.py."""
 
     name: str
     hidden: int  # D
@@ -45,24 +45,26 @@ SMALL = ModelSizes("small", 48, 80, 4, 2, 16, 300, 40, 70, 600)
 
 @dataclass(frozen=True)
 class Fixture:
+    """A backend in one storage type, and random operands for it."""
+
     ops: AnyOperators
     dtype: str
-    activation: np.dtype  # of what lies between two operators
+    activation: np.dtype  # type of what operators take and return
     sizes: ModelSizes
     generator: np.random.Generator = field(default_factory=lambda: np.random.default_rng(17))
 
     def numbers(self, *shape: int) -> Numbers:
-        """Random, and exact in the storage type: with mean 0 and a spread of 1."""
+        """Return random numbers, exact in the storage type, of mean 0 and standard deviation 1."""
         wide = (self.generator.random(shape, np.float32) - np.float32(0.5)) * np.float32(12**0.5)
         return wide.astype(DTYPES[self.dtype]).astype(np.float32)
 
     def matrix(self, outputs: int, inputs: int) -> Numbers:
-        """Random weights that keep the spread of what they are multiplied with."""
+        """Return a random weight [O, I] that keeps the standard deviation of its inputs."""
         scaled = self.numbers(outputs, inputs) * np.float32(inputs**-0.5)
         return scaled.astype(DTYPES[self.dtype]).astype(np.float32)
 
     def upload(self, x: HostArray) -> Any:
-        """As the result of an operator would lie."""
+        """Upload an operand in the type of operators' results."""
         return self.ops.upload(np.ascontiguousarray(x, self.activation))
 
     def integers(self, numbers: ArrayLike) -> Any:
@@ -87,12 +89,14 @@ class Fixture:
         return self.ops.upload_batch(build_batch(chunks, block_size))
 
     @property
-    def item(self) -> int:
-        """Bytes of a stored number."""
+    def itemsize(self) -> int:
+        """Return the bytes of a stored number."""
         return DTYPES[self.dtype].itemsize
 
 
 def stored(array: Numbers) -> StoredTensor:
+    """Return an array as a tensor of a checkpoint, in one tile."""
+
     def tiles() -> Iterator[HostArray]:
         yield array
 
@@ -100,65 +104,63 @@ def stored(array: Numbers) -> StoredTensor:
 
 
 @dataclass(frozen=True)
-class Texts:
-    """Sequences whose keys and values lie in a cache, as they were given."""
+class CachedSequences:
+    """Sequences in a KV cache, and the keys and values that were stored for them."""
 
-    rig: Fixture
+    fixture: Fixture
     cache: KVCache[Any]
     keys: Numbers  # [S, C, K, E]
     values: Numbers
 
     @property
     def blocks(self) -> int:
-        """Of one sequence."""
+        """Return how many blocks one sequence has."""
         return -(-self.keys.shape[1] // self.cache.block_size)
 
-    def chunks(self, tokens: int, first_block: int = 0) -> list[Chunk]:
-        """The last tokens of every sequence."""
-        count, context = self.keys.shape[:2]
-        return [
-            Chunk([0] * tokens, context - tokens, self._blocks_of(each, first_block), 1)
-            for each in range(count)
-        ]
-
     def batch(self, tokens: int, first_block: int = 0) -> Batch[Any]:
-        return self.rig.batch(self.chunks(tokens, first_block), self.cache.block_size)
+        """Return a batch of the last `tokens` tokens of every sequence.
 
-    def _blocks_of(self, each: int, first_block: int) -> list[int]:
-        start = first_block + each * self.blocks
-        return list(range(start, start + self.blocks))
+        `first_block`: where the first sequence's blocks start; the others' follow.
+        """
+        count, context = self.keys.shape[:2]
+        starts = range(first_block, first_block + count * self.blocks, self.blocks)
+        chunks = [
+            Chunk([0] * tokens, context - tokens, list(range(start, start + self.blocks)), 1)
+            for start in starts
+        ]
+        return self.fixture.batch(chunks, self.cache.block_size)
 
 
-def written_texts(rig: Fixture, count: int, context: int, copies: int = 1) -> Texts:
-    """Turned by nothing, so that what is kept is what was given. `copies`: room for so many."""
-    kv_heads, width = rig.sizes.kv_heads, rig.sizes.head_dim
-    keys, values = rig.numbers(2, count, context, kv_heads, width)
-    cache = empty_cache(rig, count * copies, context)
-    texts = Texts(rig, cache, keys, values)
+def cached_sequences(
+    fixture: Fixture, count: int, context: int, copies: int = 1
+) -> CachedSequences:
+    """Store random keys and values of `count` sequences in a new KV cache.
+
+    RoPE's angles are all 0, so keys are stored as they are. `copies`: the cache has room for so
+    many times the sequences.
+    """
+    kv_heads, width = fixture.sizes.kv_heads, fixture.sizes.head_dim
+    keys, values = fixture.numbers(2, count, context, kv_heads, width)
+    cache = empty_cache(fixture, count * copies, context)
+    cached = CachedSequences(fixture, cache, keys, values)
     tokens = count * context
-    unused_q = np.zeros((tokens, rig.sizes.heads, width), np.float32)
+    unused_q = np.zeros((tokens, fixture.sizes.heads, width), np.float32)
     rows = [part.reshape(tokens, -1) for part in (unused_q, keys, values)]
-    unturned = np.repeat(np.array([[1, 0]], np.float32), width, axis=1).repeat(tokens, axis=0)
-    rig.ops.rope_and_store(
-        rig.upload(np.concatenate(rows, axis=1)),
+    no_rotation = np.repeat(np.array([[1, 0]], np.float32), width, axis=1).repeat(tokens, axis=0)
+    fixture.ops.rope_and_store(
+        fixture.upload(np.concatenate(rows, axis=1)),
         bare_attention(),
-        rig.ops.upload(unturned),
+        fixture.ops.upload(no_rotation),
         cache.layers[0],
-        texts.batch(context),
+        cached.batch(context),
     )
-    return texts
+    return cached
 
 
-def empty_cache(rig: Fixture, sequences: int, context: int) -> KVCache[Any]:
-    """Room for so many sequences, each in blocks of its own."""
-    config = _config(rig.sizes)
-    block_size = rig.ops.cache(config, 1).block_size
-    blocks = sequences * -(-context // block_size)
-    return rig.ops.cache(config, blocks * block_size)
-
-
-def _config(sizes: ModelSizes) -> ModelConfig:
-    return ModelConfig(
+def empty_cache(fixture: Fixture, sequences: int, context: int) -> KVCache[Any]:
+    """Return a KV cache of one layer for `sequences` sequences, each in blocks of its own."""
+    sizes = fixture.sizes
+    config = ModelConfig(
         architecture="LlamaForCausalLM",
         hidden_size=sizes.hidden,
         intermediate_size=sizes.inner,
@@ -172,9 +174,12 @@ def _config(sizes: ModelSizes) -> ModelConfig:
         rope=Rope(),
         windows=(0,),
     )
+    block_size = fixture.ops.cache(config, 1).block_size
+    blocks = sequences * -(-context // block_size)
+    return fixture.ops.cache(config, blocks * block_size)
 
 
 def bare_attention() -> Attention[Any, Any]:
-    """All that `rope_and_store` asks of an attention: whether q and k are normed. They are not."""
+    """Return operands for `rope_and_store`, which reads only the norms of q and k: none."""
     nothing: Any = None
     return Attention(nothing, nothing, None, None, nothing)

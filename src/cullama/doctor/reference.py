@@ -31,7 +31,7 @@ def silu_mul(gate_up: Floats) -> Floats:
     return gate / (1 + np.exp(-gate)) * up
 
 
-def turned(x: Floats, angles: Floats) -> Floats:
+def rotated(x: Floats, angles: Floats) -> Floats:
     """Rotate pairs half a head apart, as complex numbers: [T, heads, E], [T, E/2]."""
     first, second = np.split(x, 2, axis=-1)
     pairs = (first + 1j * second) * np.exp(1j * angles)[:, None]

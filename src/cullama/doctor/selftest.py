@@ -1,12 +1,14 @@
-"""Every operator run on this machine: held against numpy, and timed.
+"""Runs every operator on this machine, compares its outputs with the reference, and times it.
 
-Whatever goes wrong is a finding, never an error: what is left can still be looked at.
+An operator's error is a finding: the operators after it are still tested. Inputs and expected
+outputs are made in doctor/cases.py.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,15 +26,15 @@ from .fixture import MODEL, SMALL, Fixture, ModelSizes
 from .plan import DoctorPlan
 from .reference import Floats
 
-# Of an element, relative to it and to the output's RMS; as the operators' own tests have it.
+# Of an element's error, relative to it and to the output's RMS; as in the tests of the operators.
 TOLERANCE = {"float32": 1e-5, "float16": 2e-3, "bfloat16": 1.6e-2}
 SLOW = 0.03  # seconds for one small product: then a model's sizes would take minutes
-MOST_NAMED = 4
+MAX_NAMED = 4  # wrong operators in the text of a problem
 
 
 @dataclass(frozen=True)
 class OperatorResult:
-    """One operator; where it failed, what it said is all there is."""
+    """The result of one operator; where it raised an error, only `failure` is set."""
 
     operator: str
     shape: str = ""
@@ -46,12 +48,12 @@ class OperatorResult:
 
     @property
     def is_right(self) -> bool:
-        return not self.failure and self.error <= self.tolerance  # NaN is not
+        return not self.failure and self.error <= self.tolerance  # False for NaN
 
 
 @dataclass(frozen=True)
 class SelfTest:
-    """All operators of a backend in one storage type."""
+    """The results of all operators of a backend in one storage type."""
 
     backend: str  # "cpu", "cuda:0"
     dtype: str
@@ -59,22 +61,22 @@ class SelfTest:
     sizes: str
     copy_rate: float  # bytes a second, read and written; 0 where it was not measured
     rows: tuple[OperatorResult, ...]
-    failure: str = ""  # what brought it to an end
-    is_lost: bool = False  # the device does nothing more
+    failure: str = ""  # the error that ended the test
+    is_lost: bool = False  # the device refuses all further calls
 
     @property
     def problems(self) -> list[Problem]:
-        what = f"self-test {self.backend} {self.dtype}"
-        found = [Problem(what, self.failure, "operators that run", self._remedy)]
-        return found * bool(self.failure) + self._wrong(what)
-
-    def _wrong(self, what: str) -> list[Problem]:
+        """Return the error that ended the test, and the wrong operators in one problem."""
+        what, problems = f"self-test {self.backend} {self.dtype}", []
+        if self.failure:
+            problems.append(Problem(what, self.failure, "operators that run", self._remedy))
         wrong = [row for row in self.rows if not row.is_right]
-        if not wrong:
-            return []
-        more = f"; and {len(wrong) - MOST_NAMED} more" * (len(wrong) > MOST_NAMED)
-        found = "; ".join(map(_said, wrong[:MOST_NAMED])) + more
-        return [Problem(what, found, "what numpy gives, within the tolerance", self._remedy)]
+        if wrong:
+            more = f"; and {len(wrong) - MAX_NAMED} more" if len(wrong) > MAX_NAMED else ""
+            found = "; ".join(map(_describe_wrong, wrong[:MAX_NAMED])) + more
+            expected = "what numpy gives, within the tolerance"
+            problems.append(Problem(what, found, expected, self._remedy))
+        return problems
 
     @property
     def _remedy(self) -> str:
@@ -92,7 +94,7 @@ class SelfTest:
         )
 
 
-def _said(row: OperatorResult) -> str:
+def _describe_wrong(row: OperatorResult) -> str:
     if row.failure:
         return f"{row.operator}: {row.failure}"
     error = f"{row.error:.1e}" if math.isfinite(row.error) else "NaN"
@@ -100,7 +102,7 @@ def _said(row: OperatorResult) -> str:
 
 
 def self_tests(plan: DoctorPlan, gpus: list[int], sizes: ModelSizes = MODEL) -> Iterator[SelfTest]:
-    """One for each backend and storage type; of a lost GPU, no more."""
+    """Yield a self-test for each backend and storage type; a lost GPU is tested no further."""
     for dtype in plan.cpu_dtypes if plan.has_cpu else ():
         yield self_test(plan.cpu, dtype, plan, sizes)
     for gpu in gpus:
@@ -112,33 +114,30 @@ def self_tests(plan: DoctorPlan, gpus: list[int], sizes: ModelSizes = MODEL) -> 
 
 
 def self_test(backend: str, dtype: str, plan: DoctorPlan, sizes: ModelSizes = MODEL) -> SelfTest:
+    """Test all operators of a backend in one storage type; in small sizes if it is slow."""
     threads = plan.threads if backend == plan.cpu else None
     try:
         ops = operators_for(backend, dtype, threads, None, plan.is_deterministic)
     except Exception as error:
         is_lost = isinstance(error, DeviceLostError)
-        return SelfTest(backend, dtype, backend, "no", 0.0, (), _words(error), is_lost)
-    try:
-        return _tested(backend, dtype, ops, SMALL if plan.is_quick else sizes)
-    finally:
-        ops.close()
-
-
-def _tested(backend: str, dtype: str, ops: AnyOperators, sizes: ModelSizes) -> SelfTest:
+        return SelfTest(backend, dtype, backend, "no", 0.0, (), _error_text(error), is_lost)
+    if plan.is_quick:
+        sizes = SMALL
     rows: list[OperatorResult] = []
     copy_rate, failure, is_lost = 0.0, "", False
-    try:
-        clock = _clock(ops)
-        if sizes is not SMALL and _is_slow(ops, dtype, clock):
-            sizes = SMALL
-        copy_rate = clock.copy_rate(is_quick=sizes is SMALL)
-        for row in run_cases(_rig(ops, dtype, sizes), clock, copy_rate):
-            rows.append(row)
-    except Exception as error:
-        failure, is_lost = _words(error), isinstance(error, DeviceLostError)
-    return SelfTest(
-        backend, dtype, ops.description, sizes.name, copy_rate, tuple(rows), failure, is_lost
-    )
+    with closing(ops):
+        try:
+            clock = _clock(ops)
+            if sizes is not SMALL and _is_slow(ops, dtype, clock):
+                sizes = SMALL
+            copy_rate = clock.copy_rate(is_quick=sizes is SMALL)
+            for row in run_cases(_fixture(ops, dtype, sizes), clock, copy_rate):
+                rows.append(row)
+        except Exception as error:
+            failure, is_lost = _error_text(error), isinstance(error, DeviceLostError)
+        return SelfTest(
+            backend, dtype, ops.description, sizes.name, copy_rate, tuple(rows), failure, is_lost
+        )
 
 
 def _clock(ops: AnyOperators) -> Clock:
@@ -148,38 +147,44 @@ def _clock(ops: AnyOperators) -> Clock:
     return HostClock(ops.thread_pool)
 
 
-def _rig(ops: AnyOperators, dtype: str, sizes: ModelSizes) -> Fixture:
-    """The CPU backend computes in float32, whatever it stores."""
+def _fixture(ops: AnyOperators, dtype: str, sizes: ModelSizes) -> Fixture:
+    """Return a fixture; on the CPU activations are float32 in every storage type."""
     activation = np.dtype(np.float32) if isinstance(ops, HostBackend) else DTYPES[dtype]
     return Fixture(ops, dtype, activation, sizes)
 
 
 def _is_slow(ops: AnyOperators, dtype: str, clock: Clock) -> bool:
-    case = CASES["linear, one row"](_rig(ops, dtype, MODEL))
+    case = CASES["linear, one row"](_fixture(ops, dtype, MODEL))
     case.run()
     return clock.seconds(case.run, can_be_captured=False) * FEW > SLOW
 
 
-def run_cases(rig: Fixture, clock: Clock, copy_rate: float) -> Iterator[OperatorResult]:
-    """All operators, one after the other; of a lost device, those before it was lost."""
+def run_cases(fixture: Fixture, clock: Clock, copy_rate: float) -> Iterator[OperatorResult]:
+    """Run all operators in order, and yield their results.
+
+    Raises:
+        DeviceLostError: the device was lost; the results before were yielded.
+    """
     for operator, make in CASES.items():
         try:
-            yield _row(operator, make(rig), rig, clock, copy_rate)
+            yield _run_case(operator, make(fixture), fixture, clock, copy_rate)
         except DeviceLostError:
             raise
-        except Exception as error:  # a file that is missing, a kernel that is not in it, anything
-            yield OperatorResult(operator, failure=_words(error))
+        except Exception as error:  # of any kind: a kernel's file may be missing, or damaged
+            yield OperatorResult(operator, failure=_error_text(error))
 
 
-def _words(error: Exception) -> str:
-    """Of an error that is not ours, its kind is half of what it says."""
+def _error_text(error: Exception) -> str:
+    """Return an error's message, after its type where it is not an error of cullama."""
     return str(error) if isinstance(error, CullamaError) else f"{type(error).__name__}: {error}"
 
 
-def _row(operator: str, case: Case, rig: Fixture, clock: Clock, copy_rate: float) -> OperatorResult:
+def _run_case(
+    operator: str, case: Case, fixture: Fixture, clock: Clock, copy_rate: float
+) -> OperatorResult:
     found, expected = case.read(case.run()), case.expected()
-    tolerance = 0.0 if case.is_exact else TOLERANCE[rig.dtype] * case.roundings
-    measure = _mistakes if case.is_exact else _error
+    tolerance = 0.0 if case.is_exact else TOLERANCE[fixture.dtype] * case.roundings
+    measure = _share_of_wrong if case.is_exact else _max_error
     error = max(map(measure, found, expected))
     seconds = max(clock.seconds(case.run, case.can_be_captured), 1e-9)
     return OperatorResult(
@@ -194,16 +199,16 @@ def _row(operator: str, case: Case, rig: Fixture, clock: Clock, copy_rate: float
     )
 
 
-def _error(found: Floats, expected: Floats) -> float:
-    """The largest of any element, relative to what it should be and to the output's RMS."""
+def _max_error(found: Floats, expected: Floats) -> float:
+    """Return the largest error of an element, relative to its expected value and the RMS."""
     if found.shape != expected.shape or not np.isfinite(found).all():
         return math.inf
     rms = float(np.sqrt(np.mean(expected**2)))
     return float(np.max(np.abs(found - expected) / (np.abs(expected) + rms)))
 
 
-def _mistakes(found: Floats, expected: Floats) -> float:
-    """The share of elements that are not the same."""
+def _share_of_wrong(found: Floats, expected: Floats) -> float:
+    """Return the share of elements that differ."""
     if found.shape != expected.shape:
         return math.inf
     return float(np.mean(found != expected))
