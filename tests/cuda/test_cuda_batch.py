@@ -45,7 +45,7 @@ def tiles_of(packed: Packed) -> list[tuple[int, int]]:
 @pytest.mark.parametrize("counts", [(1,), (1, 1, 1), (5,), (40, 1, 17), (1,) * 70])
 def test_every_number_of_the_batch_is_where_its_part_begins(counts: Sequence[int]) -> None:
     batch = batch_of(*counts)
-    packed = pack(batch, BLOCK)
+    packed = pack(batch)
     found = parts(packed)
     for name in FIELDS:
         expected = getattr(batch, name)
@@ -57,7 +57,7 @@ def test_every_number_of_the_batch_is_where_its_part_begins(counts: Sequence[int
 
 @given(counts=st.lists(st.integers(1, 70), min_size=1, max_size=9))
 def test_tiles_cover_every_token_once_and_in_order(counts: list[int]) -> None:
-    packed = pack(batch_of(*counts), BLOCK)
+    packed = pack(batch_of(*counts))
     covered = [
         (sequence, token)
         for sequence, first in tiles_of(packed)[: packed.used.tiles]
@@ -68,13 +68,13 @@ def test_tiles_cover_every_token_once_and_in_order(counts: list[int]) -> None:
 
 
 def test_one_token_of_each_sequence_goes_into_a_bucket() -> None:
-    packed = pack(batch_of(*[1] * 5, start=70), BLOCK)
+    packed = pack(batch_of(*[1] * 5, start=70))
     assert packed.bucket == Bucket(sequences=8, blocks=4)
     assert len(packed.integers) == bucket_length(packed.bucket)
 
 
 def test_room_in_a_bucket_is_filled_with_texts_that_keep_nothing() -> None:
-    packed = pack(batch_of(*[1] * 5, start=70), BLOCK)
+    packed = pack(batch_of(*[1] * 5, start=70))
     found = parts(packed)
     assert found["slots"][5:].tolist() == [-1] * 3
     assert found["query_starts"].tolist() == list(range(9))
@@ -89,17 +89,17 @@ def test_room_in_a_bucket_is_filled_with_texts_that_keep_nothing() -> None:
     ("sequences", "room"), [(1, 1), (2, 2), (3, 4), (8, 8), (9, 16), (33, 40), (65, 96), (256, 256)]
 )
 def test_buckets_are_few_and_not_much_too_large(sequences: int, room: int) -> None:
-    bucket = pack(batch_of(*[1] * sequences), BLOCK).bucket
+    bucket = pack(batch_of(*[1] * sequences)).bucket
     assert bucket is not None
     assert bucket.sequences == room
 
 
 @pytest.mark.parametrize("batch", [batch_of(2), batch_of(1, 2), batch_of(1, 1, logits=0)])
 def test_steps_that_are_not_plain_have_no_bucket(batch: Batch[NDArray[np.int32]]) -> None:
-    packed = pack(batch, BLOCK)
+    packed = pack(batch)
     assert packed.bucket is None
     assert packed.room == packed.used
 
 
 def test_the_longest_context_is_known_on_the_host() -> None:
-    assert pack(batch_of(3, 40, start=100), BLOCK).longest == 140
+    assert pack(batch_of(3, 40, start=100)).longest == 140

@@ -24,7 +24,7 @@ TILE_ROWS, TILE_KEYS, TILE_THREADS = 16, 32, 128
 
 
 class Shape(ctypes.Structure):
-    """Of an attention, as `kernels/attention.cu` takes it."""
+    """The sizes of an attention, as the struct of `kernels/attention.cu`."""
 
     _fields_ = tuple(
         (name, ctypes.c_int32)
@@ -39,7 +39,10 @@ def attend(
     batch: CudaBatch,
     may_split: bool,
 ) -> DeviceArray:
-    """[T, H, E] → [T, H E]. `may_split`: sums then depend on the other sequences' contexts."""
+    """Launch the attention of a batch's queries to their sequences: [T, H, E] → [T, H E].
+
+    `may_split`: split long contexts; then the order of sums depends on the longest of the batch.
+    """
     tokens, heads, width = q.shape
     _, kv_heads, block_size, _ = cache.keys.shape
     splits = _splits(q, batch) if may_split else 1
@@ -70,12 +73,12 @@ def attend(
 
 
 def _splits(q: DeviceArray, batch: CudaBatch) -> int:
-    """Into how many parts contexts are split."""
+    """Return into how many parts contexts are split."""
     splits = blocks_for(batch.longest, SPLIT)
     partial = q.size // q.shape[2] * splits * (q.shape[2] + 2) * 4 if q.size else 0
     return 1 if partial > MAX_PARTIAL else splits
 
 
 def _shared_bytes(width: int) -> int:
-    """The size of `Shared` in kernels/attention.cu."""
+    """Return the bytes of `Shared` in kernels/attention.cu."""
     return 4 * (TILE_ROWS * width + TILE_KEYS * (2 * width + 1) + TILE_ROWS * TILE_KEYS)

@@ -34,9 +34,9 @@ STEP_STAGING_SIZE = 1 << 20  # bytes of a step's integers, before they go up in 
 
 
 class CudaBackend(Backend[DeviceArray, CudaWeight, CudaBatch]):
-    """Closes the device with itself, also where its construction fails.
+    """Owns a device and closes it, also where the backend's construction fails.
 
-    One that is dropped returns its memory when Python collects it.
+    A backend that is dropped without `close` returns its memory when Python collects it.
     """
 
     is_asynchronous = True
@@ -83,7 +83,7 @@ class CudaBackend(Backend[DeviceArray, CudaWeight, CudaBatch]):
 
     @property
     def _products_by(self) -> str:
-        """What multiplies large matrices, for the description."""
+        """Return what multiplies large matrices, for the description."""
         if self._cublas is not None:
             return f"cuBLAS {self._cublas.version}"
         return "deterministic" if self.is_deterministic else "no cuBLAS: large prompts are slow"
@@ -99,7 +99,7 @@ class CudaBackend(Backend[DeviceArray, CudaWeight, CudaBatch]):
         return array
 
     def upload_batch(self, batch: Batch[HostArray]) -> CudaBatch:
-        packed = pack(batch, BLOCK_SIZE)
+        packed = pack(batch)
         self.device.make_current(force=True)
         return device_batch(packed, self.upload(packed.integers))
 
@@ -158,7 +158,7 @@ class CudaBackend(Backend[DeviceArray, CudaWeight, CudaBatch]):
         return KVCache(layers, blocks, BLOCK_SIZE)
 
     def _zeros(self, shape: tuple[int, ...]) -> DeviceArray:
-        """Memory as it comes may hold NaN, and 0 · NaN is not 0."""
+        """Return an array of zeros: memory as it comes may hold NaN, and 0 · NaN is not 0."""
         array = memory.empty(self._lasting, shape, self.dtype)
         if array.size:
             self.device.call("cuMemsetD8Async", array.address, 0, array.nbytes, self.device.stream)

@@ -1,9 +1,9 @@
-"""One step's integers on the device: packed on the host, sent in one copy, looked at through views.
+"""Packs a step's integers on the host, to be sent in one copy and read through views on the device.
 
 Beside what every backend's batch holds, there are the tiles that `kernels/attention.cu` works on.
 Where each sequence brings one token, as in decoding, the arrays have room for a round number of
 sequences and blocks, so that few sizes occur and a graph captured for one serves all that fit.
-It knows no kernel's arguments.
+Launching kernels with them is left to the operators.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ..model.batch import Batch
 from .memory import DeviceArray
 
 TILE_TOKENS = 16  # as in kernels/attention.cu
-NOWHERE = -1  # a slot that keeps nothing
+NOWHERE = -1  # a slot that stores nothing
 
 
 class Bucket(NamedTuple):
@@ -39,7 +39,7 @@ class Sizes(NamedTuple):
 
     @property
     def lengths(self) -> dict[str, int]:
-        """By part, in the order in which they lie."""
+        """Return the length of each part, in the order of memory."""
         return {
             "tiles": self.tiles * 2,  # first: they are read in pairs, from an even place
             "tokens": self.tokens,
@@ -54,7 +54,7 @@ class Sizes(NamedTuple):
 
 @dataclass(frozen=True)
 class CudaBatch(Batch[DeviceArray]):
-    """What `kernels/` read of a step; sizes are known on the host."""
+    """A step's integers as `kernels/` read them; sizes are known on the host."""
 
     tiles: DeviceArray  # [tiles, 2] sequence, first of its tokens
     tile_tokens: int  # the most tokens in any tile
@@ -74,7 +74,8 @@ class Packed(NamedTuple):
     bucket: Bucket | None
 
 
-def pack(batch: Batch[HostArray], block_size: int) -> Packed:
+def pack(batch: Batch[HostArray]) -> Packed:
+    """Pack a batch's integers into one array; its bucket says how much room each part gets."""
     counts = np.diff(batch.query_starts)
     tiles = _tiles(counts)
     sequences, blocks = batch.block_tables.shape
@@ -98,7 +99,7 @@ def pack(batch: Batch[HostArray], block_size: int) -> Packed:
 
 
 def device_batch(packed: Packed, whole: DeviceArray) -> CudaBatch:
-    """The batch through views of its integers on the device."""
+    """Return a batch as views of its integers on the device."""
     return _batch(
         whole, packed.room, packed.used, packed.tile_tokens, packed.longest, packed.bucket
     )
@@ -116,13 +117,13 @@ def _fill_up(parts: dict[str, HostArray]) -> None:
 
 
 def full_bucket(bucket: Bucket, whole: DeviceArray, block_size: int) -> CudaBatch:
-    """A batch that fills its bucket, for a graph to be captured with."""
+    """Return a batch that fills its bucket, for a graph to be captured with."""
     room = _room(bucket)
     return _batch(whole, room, room, 1, bucket.blocks * block_size, bucket)
 
 
 def bucket_length(bucket: Bucket) -> int:
-    """How many integers a batch of that size has."""
+    """Return how many integers a batch of that size has."""
     return sum(_room(bucket).lengths.values())
 
 
@@ -155,7 +156,7 @@ def _views(integers: HostArray, sizes: Sizes) -> dict[str, HostArray]:
 
 
 def _tiles(counts: HostArray) -> HostArray:
-    """[S] tokens of each sequence → [tiles, 2]: sequence, first of its tokens in the tile."""
+    """Split sequences into tiles: [S] token counts → [tiles, 2] sequence, first token in it."""
     each = -(-counts // TILE_TOKENS)
     if (each == 1).all():
         tiles = np.zeros((len(counts), 2), np.int32)
@@ -167,24 +168,23 @@ def _tiles(counts: HostArray) -> HostArray:
 
 
 def _bucket(sizes: Sizes) -> Bucket | None:
-    """The smallest that holds the batch, if it decodes one token of each sequence."""
+    """Return the smallest bucket that holds the batch; None unless each sequence decodes one token.
+
+    Sequences are rounded up to 1, 2, 4, 8, 16, 24 … 64, 96, 128 …, blocks to a power of two.
+    """
     is_plain = sizes.tokens == sizes.sequences == sizes.rows == sizes.tiles and sizes.tokens > 0
     if not is_plain:
         return None
-    return Bucket(_round_up(sizes.sequences), _power_of_two(sizes.blocks))
+    sequences = _power_of_two(sizes.sequences)
+    if sequences > 8:
+        step = 8 if sizes.sequences <= 64 else 32
+        sequences = -(-sizes.sequences // step) * step
+    return Bucket(sequences, _power_of_two(sizes.blocks))
 
 
 def _room(bucket: Bucket) -> Sizes:
     each = bucket.sequences
     return Sizes(each, each, bucket.blocks, each, each)
-
-
-def _round_up(sequences: int) -> int:
-    """1, 2, 4, 8, 16, 24 … 64, 96, 128 …: at most a third more than there are, beyond the first."""
-    if sequences <= 8:
-        return _power_of_two(sequences)
-    step = 8 if sequences <= 64 else 32
-    return -(-sequences // step) * step
 
 
 def _power_of_two(number: int) -> int:

@@ -90,9 +90,8 @@ class Device:
         self._lost: str | None = None
         self.is_closed = False
         self._context: Any = None
-        self.last_launched: str | None = (
-            None  # the last kernel, to have something to say if it fails
-        )
+        # The last kernel's name, for the error of a lost device.
+        self.last_launched: str | None = None
         self.index, self.name = index, "the GPU"
         self._handle = self._device_handle(index)
         self.name = self.call("cuDeviceGetName", 256, self._handle).split(b"\0")[0].decode()
@@ -259,6 +258,7 @@ class Device:
         )
 
     def _checked_capability(self) -> tuple[int, int]:
+        """Return the compute capability, which must be `MIN_CAPABILITY` or newer."""
         major, minor = (self.attribute(f"COMPUTE_CAPABILITY_{part}") for part in ("MAJOR", "MINOR"))
         if (major, minor) < MIN_CAPABILITY:
             raise DeviceUnavailableError(

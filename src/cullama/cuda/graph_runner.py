@@ -61,27 +61,24 @@ class CudaGraphRunner:
         return self._graphs[bucket].replay(batch)
 
     def _capture(self, bucket: Bucket, batch: CudaBatch) -> _Graph:
+        """Return a graph for a size of batch; it is captured with the numbers of `batch`."""
         device = self._device
         with self._launcher.allocating_from(self._pool):
             whole = empty(self._pool, (bucket_length(bucket),), np.int32)
             fixed = full_bucket(bucket, whole, self._block_size)
             copy_on_device(device, batch.whole, whole)
-            self._grow_pool(fixed)
+            # During a capture the pool cannot grow, so steps are run until it has the room. One may
+            # not be enough: a new arena at a lower address is the first that the next step fills.
+            arenas = -1
+            while arenas != self._pool.arenas:
+                arenas = self._pool.arenas
+                self._step(fixed)
             with _without_garbage_collection():
-                graph, logits = self._captured(fixed)
+                graph, logits = self._record_step(fixed)
         return _Graph(device, graph, fixed, logits)
 
-    def _grow_pool(self, batch: CudaBatch) -> None:
-        """Run steps until the pool is large enough: during a capture it cannot grow.
-
-        One may not be enough: a new arena at a lower address is the first that the next step fills.
-        """
-        held = -1
-        while held != self._pool.arenas:
-            held = self._pool.arenas
-            self._step(batch)
-
-    def _captured(self, batch: CudaBatch) -> tuple[Any, DeviceArray]:
+    def _record_step(self, batch: CudaBatch) -> tuple[Any, DeviceArray]:
+        """Capture one step, and return the CUDA graph and the step's logits."""
         device = self._device
         mode = device.driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
         try:
@@ -89,14 +86,14 @@ class CudaGraphRunner:
             logits = self._step(batch)
             return device.call("cuStreamEndCapture", device.stream), logits
         except BaseException:
-            with suppress(DeviceError):  # says again what went wrong
+            with suppress(DeviceError):  # the capture's end reports the same failure
                 device.call("cuGraphDestroy", device.call("cuStreamEndCapture", device.stream))
             raise
 
 
 @contextmanager
 def _without_garbage_collection() -> Iterator[None]:
-    """Collection may close a dropped model, whose freeing of memory would fail the capture."""
+    """Disable Python's garbage collection: closing a dropped model would fail the capture."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -107,6 +104,8 @@ def _without_garbage_collection() -> Iterator[None]:
 
 
 class _Graph:
+    """A captured step that can be replayed with any batch of its size."""
+
     def __init__(self, device: Device, graph: Any, batch: CudaBatch, logits: DeviceArray) -> None:
         self._device, self._batch, self._logits = device, batch, logits
         try:

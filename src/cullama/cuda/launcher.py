@@ -1,7 +1,7 @@
 """Launches the kernels of `kernels/`, and allocates the arrays that they write to.
 
 It holds what every operator needs: loaded kernels, the pool that results come from, the storage
-type. It knows no operator.
+type. Which kernel runs on which grid is decided by its callers.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ WARPS = 4  # a block, where each warp works by itself
 
 
 class Launcher:
+    """Launches kernels, and allocates their results from one pool, in one storage type."""
+
     def __init__(self, kernels: Kernels, pool: Pool, dtype: np.dtype) -> None:
         self.kernels, self.pool, self.dtype = kernels, pool, dtype
         self.suffix = SUFFIXES[dtype.name]
@@ -47,7 +49,7 @@ class Launcher:
 
     @contextmanager
     def allocating_from(self, pool: Pool) -> Iterator[None]:
-        """Within it, arrays come from that pool."""
+        """Allocate arrays from `pool` within the context."""
         self.pool, before = pool, self.pool
         try:
             yield

@@ -115,7 +115,10 @@ class Kernel:
             )
         for stored, argument in zip(self._arguments, arguments, strict=True):
             if isinstance(stored, ctypes.Array):
-                stored.raw = _struct_bytes(self.name, argument, len(stored))
+                raw, size = bytes(argument), len(stored)
+                if len(raw) != size:
+                    raise TypeError(f"{self.name} takes a struct of {size} bytes, not {len(raw)}")
+                stored.raw = raw
             else:
                 stored.value = argument
         if shared > self._max_shared:
@@ -198,10 +201,3 @@ def _load(device: Device, file: str, ptx: str) -> Any:
             f"driver supports CUDA {driver}, the file is PTX {file_version}",
             "install a newer driver, or build with an older toolkit (make ptx-release)",
         ) from None
-
-
-def _struct_bytes(kernel: str, argument: Any, size: int) -> bytes:
-    raw = bytes(argument)
-    if len(raw) != size:
-        raise TypeError(f"{kernel} takes a struct of {size} bytes, not {len(raw)}")
-    return raw

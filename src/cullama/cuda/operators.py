@@ -1,4 +1,4 @@
-"""Every operator as kernel launches: what `cpu/operators.py` means, on a GPU.
+"""Every operator as kernel launches; `cpu/operators.py` defines what each computes.
 
 Numbers between operators are in the storage type, sums are float32, logits too. All work goes into
 one stream, so an operator returns as soon as its kernels are launched; only `download` and the
@@ -29,6 +29,8 @@ from .weight import CudaWeight
 
 
 class CudaOperators(CudaBackend, Operators[DeviceArray, CudaWeight, CudaBatch]):
+    """The operators of a Llama on one GPU."""
+
     def __init__(
         self,
         dtype: str,

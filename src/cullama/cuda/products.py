@@ -23,6 +23,8 @@ GEMM_TILE, GEMM_THREADS = 64, 256
 
 
 class Products:
+    """Launches matrix products on a device, by cuBLAS or by kernels."""
+
     def __init__(
         self,
         device: Device,
@@ -31,7 +33,7 @@ class Products:
         zero: DeviceArray,
         deterministic: bool,
     ) -> None:
-        """`zero`: one number of the storage type, [1]. `deterministic`: each row as if alone."""
+        """`zero`: [1], in the storage type. `deterministic`: a row's bits ignore the other rows."""
         self._device, self._launcher, self._cublas = device, launcher, cublas
         self._zero, self._is_deterministic = zero, deterministic
 
@@ -42,7 +44,7 @@ class Products:
         residual: DeviceArray | None,
         out_type: np.dtype,
     ) -> DeviceArray:
-        """x · weightᵀ (+ bias) (+ residual), into an array of that type."""
+        """Return x · weightᵀ (+ bias) (+ residual) as an array of `out_type`."""
         weight, bias = projection.weight.values, projection.bias
         check_columns(x.shape[-1], weight.shape[1])
         rows = x.shape[0]
@@ -95,11 +97,18 @@ class Products:
                 GEMM_THREADS,
                 (out.address, x.address, y.address, axes, rows, inner, columns),
             )
-        return out.view(0, _without_added_axes(out.shape, x.shape, y.shape))
+        # Leave out the axis that made a vector a matrix.
+        kept_rows = (rows,) if len(x.shape) > 1 else ()
+        kept_columns = (columns,) if len(y.shape) > 1 else ()
+        return out.view(0, (*shape, *kept_rows, *kept_columns))
 
 
 def _as_matrices(x: tuple[int, ...], y: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Both shapes with two axes at least: a vector is a row on the left, a column on the right."""
+    """Return shapes of matrices: a vector is a row on the left, a column on the right.
+
+    Raises:
+        UsageError: one of them has no axis, or the inner sizes differ.
+    """
     if not x or not y:
         raise UsageError("matmul takes arrays of one axis or more, not single numbers")
     left = x if len(x) > 1 else (1, *x)
@@ -110,11 +119,3 @@ def _as_matrices(x: tuple[int, ...], y: tuple[int, ...]) -> tuple[tuple[int, ...
             "expected as many"
         )
     return left, right
-
-
-def _without_added_axes(
-    shape: tuple[int, ...], x: tuple[int, ...], y: tuple[int, ...]
-) -> tuple[int, ...]:
-    rows = shape[-2:-1] if len(x) > 1 else ()
-    columns = shape[-1:] if len(y) > 1 else ()
-    return shape[:-2] + rows + columns

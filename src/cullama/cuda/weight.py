@@ -13,6 +13,8 @@ from .memory import DeviceArray
 
 @dataclass(frozen=True)
 class CudaWeight:
+    """A weight in the storage type."""
+
     values: DeviceArray  # [O, I], row by row
 
     @property
