@@ -60,7 +60,7 @@ def make(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Cal
     return make
 
 
-def test_a_text_is_the_same_to_the_bit_in_any_company(make: Callable[..., LLM]) -> None:
+def test_a_request_gives_the_same_bits_in_any_batch(make: Callable[..., LLM]) -> None:
     prompts = prompts_that_begin_alike(seed=1)
     alone = make()
     expected = []
@@ -85,13 +85,13 @@ def test_the_number_of_threads_does_not_change_a_bit(make: Callable[..., LLM]) -
     assert "3 threads" in ops.description
 
 
-def test_guesses_do_not_change_a_bit(make: Callable[..., LLM]) -> None:
+def test_draft_tokens_do_not_change_a_bit(make: Callable[..., LLM]) -> None:
     prompt = [5, 6, 7, 8] * 8
     plain = make().generate(prompt, GREEDY)
-    guessing = make()
+    drafting = make()
     params = replace(GREEDY, speculation=8)
-    assert guessing.generate(prompt, params).logprobs == plain.logprobs
-    assert guessing.engine.metrics.draft_tokens > 0
+    assert drafting.generate(prompt, params).logprobs == plain.logprobs
+    assert drafting.engine.metrics.draft_tokens > 0
 
 
 @pytest.mark.parametrize("backend", ["cpu:numpy", COMPILED])
@@ -117,7 +117,7 @@ def test_a_row_has_the_same_logits_in_a_thousand_batches(tiny_model: Path, backe
                 pool.release(blocks)
 
 
-def test_where_neighbours_show_each_row_is_computed_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_are_computed_alone_where_others_change_them(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a BLAS whose sums depend on the place of a row."""
     product = matrix.RowMatrix.product
     sizes: list[int] = []

@@ -127,7 +127,7 @@ def test_panels_are_filled_from_tiles_of_any_size(name: str, cuts: list[int], ro
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_last_panel_is_completed_with_zeros(name: str) -> None:
-    """They are multiplied like others: whatever lay in memory could be slow, or no number."""
+    """They are multiplied like others: leftovers in memory could be slow to multiply, or NaN."""
     raw = bytes_of_rows(name, 17, 256)
     whole = np.concatenate([raw, np.zeros((15, raw.shape[1]), raw.dtype)])
     found = panels_of(name, raw, 256)

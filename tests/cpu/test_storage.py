@@ -24,6 +24,7 @@ import cullama
 from cullama.backends import operators_for
 from cullama.checkpoint.opening import open_checkpoint
 from cullama.cpu import storage
+from cullama.cpu.matrix import Matrix
 from cullama.cpu.storage import ALIGNMENT, HEADER, MARK, Memory, WeightFile, weight_file
 from cullama.files.tensor import StoredTensor
 
@@ -38,7 +39,7 @@ def stored(values: Array) -> StoredTensor:
 
 
 def unreadable(values: Array) -> StoredTensor:
-    """The same tensor in a file that nobody is supposed to read again."""
+    """The same tensor in a file that must not be read again."""
 
     def tiles() -> Iterator[Array]:
         raise AssertionError("read again, although it is converted")
@@ -65,14 +66,14 @@ def convert(folder: Path, key: str = KEY, layout: str = "float32", value: float 
     return file.path
 
 
-def load(folder: Path | None, tensors: list[StoredTensor], dtype: str = "float32") -> list[Array]:
+def load(folder: Path | None, tensors: list[StoredTensor], dtype: str = "float32") -> list[Matrix]:
     """The weights as the backend has them, in whatever layout this machine is fastest at."""
     operators = operators_for("cpu:numpy", dtype, 1, folder)
     with operators.loading(KEY, tensors):
         return [operators.weight([tensor]) for tensor in tensors]
 
 
-def rows_of(weight: Array, count: int) -> Array:
+def rows_of(weight: Matrix, count: int) -> Array:
     return operators_for("cpu:numpy", "float32", 1, None).embed(weight, np.arange(count))
 
 
@@ -88,7 +89,7 @@ def rows_of(weight: Array, count: int) -> Array:
         max_size=20,
     )
 )
-def test_pieces_of_memory_are_aligned_and_do_not_overlap(requests: list[Any]) -> None:
+def test_arrays_in_memory_are_aligned_and_do_not_overlap(requests: list[Any]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(storage, "SLAB", 4096)  # so that some do not fit into what is left
         memory = Memory()
@@ -291,7 +292,7 @@ assert (second == 2).all()
 
 
 def test_two_threads_of_a_process_may_convert_at_once(tmp_path: Path) -> None:
-    """In a process of its own: a file cut under a mapping kills whoever touches it."""
+    """In a process of its own: touching a mapping of a file that was cut kills the process."""
     for name, program in (("equal", TWICE.replace("1000, 30", "10, 3")), ("longer", TWICE)):
         command = [sys.executable, "-c", program, str(tmp_path / name), KEY]
         assert subprocess.run(command, check=False, timeout=30).returncode == 0
@@ -308,10 +309,12 @@ def test_weights_are_converted_once_and_then_mapped(tmp_path: Path, dtype: str) 
     assert name.endswith(".weights")
     second = load(tmp_path, [unreadable(value) for value in values], dtype)
     for value, converted, mapped in zip(values, first, second, strict=True):
-        assert converted.dtype == mapped.dtype == dtype
-        np.testing.assert_array_equal(converted, mapped)
+        assert type(mapped) is type(converted)
+        assert converted.data.dtype == mapped.data.dtype == dtype
+        np.testing.assert_array_equal(converted.data, mapped.data)
         np.testing.assert_array_equal(rows_of(mapped, len(value)), value.astype(dtype))
-        assert (mapped.shape, mapped.strides) == (converted.shape, converted.strides)
+        assert mapped.data.shape == converted.data.shape
+        assert mapped.data.strides == converted.data.strides
 
 
 def test_two_loads_share_the_pages_of_one_file(tmp_path: Path) -> None:
@@ -396,7 +399,7 @@ def test_a_full_disk_costs_a_warning(
 
 
 def test_all_the_room_is_taken_before_anything_is_written(tmp_path: Path) -> None:
-    """Memory of a file for which the disk has no room kills whoever writes to it."""
+    """Writing to a mapping for which the disk has no room kills the process."""
     file = weight_file(tmp_path, KEY, "float32", ROOM)
     [part] = tmp_path.iterdir()
     assert part.stat().st_blocks * 512 >= ROOM

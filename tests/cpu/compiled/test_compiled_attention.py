@@ -1,6 +1,6 @@
 """Attention and what it reads, against numpy's over the very same cache.
 
-Slots that no context reaches are full of NaN throughout: whoever reads one is found out.
+Slots that no context reaches are full of NaN throughout: reading one makes the output NaN.
 """
 
 from __future__ import annotations
@@ -164,7 +164,7 @@ def test_windows_of_any_size(name: str, window: int) -> None:
 
 
 @in_each_instruction_set
-def test_long_and_short_ones_in_a_batch(name: str) -> None:
+def test_long_and_short_contexts_in_a_batch(name: str) -> None:
     """Some are split and some are not, and some are whole prompts."""
     memory = Memory([1500, 1, 512, 90, 513, 2], heads=9, kv_heads=3, width=16)
     memory.check(name, 1, 1, 1, 1, 1, 1)
@@ -274,7 +274,7 @@ def attention_with(q_norm: Floats | None, k_norm: Floats | None) -> Attention[An
     [(16, "float16"), (24, "float16"), (64, "float16"), (64, "float32"), (64, "bfloat16"),
      (80, "float16"), (128, "float16")],
 )  # fmt: skip
-def test_rotated_and_kept(name: str, width: int, dtype: str, is_normed: bool) -> None:
+def test_rope_and_store_equals_numpy_s(name: str, width: int, dtype: str, is_normed: bool) -> None:
     draw = np.random.default_rng(width)
     heads, kv_heads, tokens = 6, 2, 9
     qkv = draw.standard_normal((tokens, (heads + 2 * kv_heads) * width)).astype(np.float32)

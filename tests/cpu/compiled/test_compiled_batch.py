@@ -81,7 +81,7 @@ def test_row_tiles_have_the_sizes_that_kernels_are_built_for(registers: int) -> 
     assert list(sizes) == sorted(set(sizes), reverse=True)
 
 
-def test_a_batch_is_as_it_was() -> None:
+def test_packing_keeps_the_fields_of_a_batch() -> None:
     plain = build_batch([Chunk([5, 6, 7], 30, [4, 2], 2), Chunk([8], 0, [1], 1)], BLOCK_SIZE)
     batch = pack(plain)
     for each in fields(Batch):
@@ -105,7 +105,7 @@ def test_a_batch_is_as_it_was() -> None:
         ([(1, 5), (0, 9)], 1, False),
     ],
 )
-def test_which_shapes_come_again(
+def test_decodes_and_single_verifications_are_repeatable(
     sequences: list[tuple[int, int]], logits: int, is_so: bool
 ) -> None:
     assert batch_of(*sequences, logits=logits).is_repeatable == is_so
@@ -126,9 +126,7 @@ def addresses(batch: FixedBatch, work: Work) -> list[int]:
     steps=st.lists(st.tuples(*[IN_ROOM] * 3), min_size=1, max_size=5),
     window=st.sampled_from([0, 100, 600]),
 )
-def test_what_is_taken_is_found_where_the_last_one_was(
-    steps: list[tuple[int, int, int]], window: int
-) -> None:
+def test_a_fixed_batch_keeps_its_addresses(steps: list[tuple[int, int, int]], window: int) -> None:
     fixed = FixedBatch(batch_of((1, 7), (1, 8), (1, 9)))
     work = fixed.work(window, 3, 2, SIZES)
     before = addresses(fixed, work)

@@ -32,7 +32,7 @@ ROOM = TABLE_STEP * BLOCK_SIZE  # tokens of context that a first recording has r
 Logits = NDArray[np.float32]
 
 
-class Rig:
+class RecordedModel:
     """A model with two caches of the same contents: one for recorded passes and one for others."""
 
     def __init__(self, name: str, dtype: str, threads: int = 1) -> None:
@@ -95,92 +95,96 @@ class Rig:
 
 
 @pytest.fixture
-def rig() -> Rig:
-    return Rig(BEST, "float16")
+def model() -> RecordedModel:
+    return RecordedModel(BEST, "float16")
 
 
 @in_each_instruction_set
 @pytest.mark.parametrize("dtype", ["auto", "q8_0"])
 def test_many_steps_of_many_sequences(name: str, dtype: str) -> None:
-    """Numbers of sequences take turns, and contexts grow, end and begin anew."""
-    rig, draw = Rig(name, dtype, threads=2), random.Random(1)
+    """The number of sequences changes, and contexts grow, end and begin again."""
+    model, draw = RecordedModel(name, dtype, threads=2), random.Random(1)
     contexts = [1, 511, 33, 700, 2000]
     for _ in range(25):
-        rig.check(*contexts[: draw.randint(1, 5)])
+        model.check(*contexts[: draw.randint(1, 5)])
         contexts = [context + 1 for context in contexts]
         contexts[draw.randrange(5)] = draw.randint(1, 1500)
-    assert len(rig.passes) <= 5  # each number was recorded once
-    rig.check_caches()
+    assert len(model.passes) <= 5  # each number was recorded once
+    model.check_caches()
 
 
 @pytest.mark.parametrize("context", [31, 32, 33, 511, 512, 513, 1023, 1025, ROOM - 1])
-def test_a_context_that_grows_over_an_edge(rig: Rig, context: int) -> None:
+def test_a_context_grows_past_the_edge_of_a_block_or_split(
+    model: RecordedModel, context: int
+) -> None:
     for grown in range(3):
-        rig.check(context + grown, 5)
-    rig.check_caches()
+        model.check(context + grown, 5)
+    model.check_caches()
 
 
-def test_block_tables_that_outgrow_their_room_are_recorded_anew(rig: Rig) -> None:
+def test_block_tables_that_outgrow_their_room_are_recorded_again(model: RecordedModel) -> None:
     for context in (ROOM - 2, ROOM, ROOM + 1, 7, ROOM + BLOCK_SIZE, 2 * ROOM, 2 * ROOM + 1, 12):
-        rig.check(context)
-    assert len(rig.passes) == 3
-    rig.check_caches()
+        model.check(context)
+    assert len(model.passes) == 3
+    model.check_caches()
 
 
-def test_what_is_no_single_token_each_is_run_as_it_is(rig: Rig) -> None:
-    rig.check(5, 6)
+def test_batches_with_prefills_are_not_recorded(model: RecordedModel) -> None:
+    model.check(5, 6)
     for tokens in ([3, 1], [1, 2], [40, 40]):
-        rig.check(50, 60, tokens=tokens)
-    rig.check(70, 9)
-    assert rig.passes == [2, 4, 3, 80]
-    rig.check_caches()
+        model.check(50, 60, tokens=tokens)
+    model.check(70, 9)
+    assert model.passes == [2, 4, 3, 80]
+    model.check_caches()
 
 
-def test_guesses_are_recorded_for_each_number_of_them(rig: Rig) -> None:
+def test_draft_tokens_are_recorded_for_each_number_of_them(model: RecordedModel) -> None:
     for context, tokens in ((9, 5), (40, 2), (515, 5), (1025, 9), (700, 5), (33, 9), (1026, 2)):
-        rig.check(context, tokens=[tokens], logits=tokens)
-    assert rig.passes == [5, 2, 9]
-    rig.check(9, 50, 33, 7, 90)
-    rig.check(700, tokens=[5], logits=5)
-    assert rig.passes[3:] == [5], "five texts with a token each are another shape"
-    rig.check(50, 60, tokens=[3, 3], logits=3)
-    assert rig.passes[4:] == [6], "of one text; others' would seldom come again"
-    rig.check(MAX_TOKENS + 8, tokens=[MAX_TOKENS + 1], logits=MAX_TOKENS + 1)
-    assert rig.passes[5:] == [MAX_TOKENS + 1]
-    rig.check_caches()
+        model.check(context, tokens=[tokens], logits=tokens)
+    assert model.passes == [5, 2, 9]
+    model.check(9, 50, 33, 7, 90)
+    model.check(700, tokens=[5], logits=5)
+    assert model.passes[3:] == [5], "five sequences with a token each are another shape"
+    model.check(50, 60, tokens=[3, 3], logits=3)
+    assert model.passes[4:] == [6], (
+        "drafts of several sequences are not recorded: such a shape seldom comes again"
+    )
+    model.check(MAX_TOKENS + 8, tokens=[MAX_TOKENS + 1], logits=MAX_TOKENS + 1)
+    assert model.passes[5:] == [MAX_TOKENS + 1]
+    model.check_caches()
 
 
-def test_more_sequences_than_are_recorded(rig: Rig) -> None:
+def test_batches_of_more_than_max_tokens_are_not_recorded(model: RecordedModel) -> None:
     for sequences in (MAX_TOKENS, MAX_TOKENS + 1, MAX_TOKENS):
-        rig.check(*range(1, sequences + 1))
-    assert rig.passes == [MAX_TOKENS, MAX_TOKENS + 1]
-    rig.check_caches()
+        model.check(*range(1, sequences + 1))
+    assert model.passes == [MAX_TOKENS, MAX_TOKENS + 1]
+    model.check_caches()
 
 
-def test_results_are_the_caller_s_own(rig: Rig) -> None:
+def test_results_are_the_caller_s_own(model: RecordedModel) -> None:
     """A later pass does not write over them."""
-    first = rig.check(9)
+    first = model.check(9)
     before = first.copy()
-    rig.check(10)
+    model.check(10)
     np.testing.assert_array_equal(first, before)
 
 
 def test_an_arena_that_is_too_small_grows(monkeypatch: pytest.MonkeyPatch) -> None:
     """And what was recorded in the small one goes on."""
     monkeypatch.setattr(graph_runner, "ARENA", 1 << 14)
-    rig = Rig(BEST, "float16")
-    small = rig.recorded._arena
+    model = RecordedModel(BEST, "float16")
+    small = model.recorded._arena
     for contexts in ([5], [6, 900], [7], [3, 4, 5], [8, 8], [9]):
-        rig.check(*contexts)
-    assert rig.recorded._arena is not small
+        model.check(*contexts)
+    assert model.recorded._arena is not small
 
 
-def test_the_number_of_threads_may_change_in_between(rig: Rig) -> None:
+def test_the_number_of_threads_may_change_in_between(model: RecordedModel) -> None:
     for threads in (1, 3, 2, 1):
-        rig.ops.use_threads(threads)
-        rig.check(600 + threads, 40)
-        rig.check(40 + threads)
-    rig.check_caches()
+        model.ops.use_threads(threads)
+        model.check(600 + threads, 40)
+        model.check(40 + threads)
+    model.check_caches()
 
 
 # --- steps that are not all kernels --------------------------------------------------------------
@@ -237,18 +241,18 @@ def test_an_error_in_a_step_leaves_nothing_recording() -> None:
     assert (ops.gather(table, np.array([1], np.int32)) == 1).all()
 
 
-# --- whole texts ---------------------------------------------------------------------------------
+# --- whole requests ------------------------------------------------------------------------------
 
 GREEDY = SamplingParams(max_tokens=40, temperature=0, ignore_eos=True, logprobs=3)
 DRAWN = SamplingParams(max_tokens=40, seed=3, ignore_eos=True, logprobs=3)
-GUESSING = replace(GREEDY, speculation=5)
+DRAFTING = replace(GREEDY, speculation=5)
 
 
-@pytest.mark.parametrize("params", [GREEDY, DRAWN, GUESSING], ids=["greedy", "drawn", "guessing"])
-def test_a_text_is_the_same_to_the_bit_in_any_company(
+@pytest.mark.parametrize("params", [GREEDY, DRAWN, DRAFTING], ids=["greedy", "drawn", "drafting"])
+def test_a_request_gives_the_same_bits_in_any_batch(
     monkeypatch: pytest.MonkeyPatch, params: SamplingParams
 ) -> None:
-    """Alone, beside others, in pieces; recorded or not; with any number of threads."""
+    """Alone, beside others, in chunks; recorded or not; with any number of threads."""
 
     def llm(threads: int) -> LLM:
         make = lambda *wishes: operators(BEST, "q8_0", threads)  # noqa: E731

@@ -116,7 +116,7 @@ def test_rows_that_blocks_do_not_divide_stay_float16() -> None:
     assert_same_bits(numbers_of(weight), tensor.read().astype(np.float16).astype(np.float32))
 
 
-def test_and_it_is_said(caplog: pytest.LogCaptureFixture) -> None:
+def test_rows_that_stay_float16_are_logged(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING, "cullama")
     odd, even = stored("F32", 20, columns=48), stored("F32", 20, columns=64)
     with operators(BEST, "q8_0").loading(None, [even]):
@@ -150,7 +150,7 @@ def test_vectors_are_rounded_only_where_a_type_was_asked_for(dtype: str, kind: t
 
 
 @pytest.mark.parametrize(
-    ("dtype", "stored_as", "cached_as"),
+    ("dtype", "file_types", "cached_as"),
     [
         ("auto", ["Q4_K", "Q6_K", "F32"], "float16"),
         ("auto", ["F16"], "float16"),
@@ -160,9 +160,11 @@ def test_vectors_are_rounded_only_where_a_type_was_asked_for(dtype: str, kind: t
         ("q8_0", ["F32"], "float16"),
     ],
 )
-def test_what_the_cache_is_kept_in(dtype: str, stored_as: list[str], cached_as: str) -> None:
+def test_the_type_of_the_cache_follows_from_dtype_and_file(
+    dtype: str, file_types: list[str], cached_as: str
+) -> None:
     ops = operators(BEST, dtype)
-    with ops.loading(None, [stored(name, 16) for name in stored_as]):
+    with ops.loading(None, [stored(name, 16) for name in file_types]):
         pass
     cache = ops.cache(SHAPES["tinystories-656k"], 100)
     assert {str(layer.keys.dtype) for layer in cache.layers} == {cached_as}
@@ -224,7 +226,7 @@ def foreign(x: Floats) -> Iterator[Array]:
 
 
 @in_each_instruction_set
-def test_arrays_of_any_layout_mean_what_they_mean_in_numpy(name: str) -> None:
+def test_arrays_of_any_layout_give_what_numpy_gives(name: str) -> None:
     ops: Any = operators(name)
     draw = np.random.default_rng(0)
     x = draw.standard_normal((5, 256), np.float32)
@@ -288,7 +290,7 @@ def test_threads_may_compute_at_once_on_the_same_operators() -> None:
 
 @pytest.mark.parametrize("dtype", ["auto", "float32", "float16", "bfloat16", "q8_0", "q4_0"])
 @pytest.mark.parametrize("threads", [1, 2])
-def test_it_says_what_it_is(dtype: str, threads: int) -> None:
+def test_the_description_names_dtype_threads_and_instruction_set(dtype: str, threads: int) -> None:
     for name in NAMES:
         words = operators(name, dtype, threads).description.split(" · ")
         assert words[0] == "cpu"

@@ -137,7 +137,7 @@ def test_any_bits_are_rounded_alike(name: str, kind: str, lanes: int) -> None:
 @in_each_instruction_set
 @pytest.mark.parametrize("kind", ["F16", "BF16"])
 def test_nan_stays_nan_when_rounded(name: str, kind: str) -> None:
-    """However its bits are set: some round up to infinity, or over the sign, if nobody looks."""
+    """For any bits: rounded as numbers are, some would become infinity or change sign."""
     positive = [0x7F800001, 0x7FFFFFFF, 0x7FC00000, 0x7F808000, 0x7FFF8000, 0x7F801000, 0x7FA00000]
     bits = [*positive, *(each | 1 << 31 for each in positive), 0x7FC00001, 0xFFC00001]
     found = narrow(name, kind, np.array(bits, np.uint32).view(np.float32), 16)
@@ -148,7 +148,7 @@ def test_nan_stays_nan_when_rounded(name: str, kind: str) -> None:
 
 
 @in_each_instruction_set
-def test_rms_norm(name: str) -> None:
+def test_rms_norm_equals_numpy_s(name: str) -> None:
     ops = operators(name)
     for width in WIDTHS:
         for rows in ROWS:
@@ -159,7 +159,7 @@ def test_rms_norm(name: str) -> None:
 
 
 @in_each_instruction_set
-def test_silu_mul(name: str) -> None:
+def test_silu_mul_equals_numpy_s(name: str) -> None:
     ops = operators(name)
     for half in WIDTHS:
         for rows in ROWS:

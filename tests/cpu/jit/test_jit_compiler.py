@@ -131,7 +131,7 @@ from cullama.cpu.jit.compiler import Kernel
 def body(builder, a, chunk):
     builder.store(builder.i64(NUMBER), a.x + chunk * 8)
 
-KERNEL = Kernel("somebody_s", {"x": POINTER}, body)
+KERNEL = Kernel("user_kernel", {"x": POINTER}, body)
 """
 
 

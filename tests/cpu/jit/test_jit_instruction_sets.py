@@ -1,4 +1,4 @@
-"""Which instruction sets a processor has, and what somebody hears who asks for another."""
+"""Which instruction sets a processor has, and the error for one that it lacks."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_every_feature_counts(monkeypatch: pytest.MonkeyPatch, missing: str) -> 
         ("darwin", "x86_64-apple-darwin20", ["sse2"], None, ["plain"]),
     ],
 )
-def test_dot_products_of_an_arm_are_looked_for(
+def test_dot_products_of_an_arm_are_detected(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
     platform: str,
@@ -84,7 +84,7 @@ def test_dot_products_of_an_arm_are_looked_for(
     assert on(monkeypatch, triple, features) == names
 
 
-def test_this_processor_has_some_and_each_can_be_asked_for() -> None:
+def test_each_usable_instruction_set_can_be_asked_for() -> None:
     assert compiled_cpu.NAMES[-1] == "plain"
     assert set(compiled_cpu.NAMES) <= set(NAMES)
     for name in compiled_cpu.NAMES:
@@ -92,7 +92,7 @@ def test_this_processor_has_some_and_each_can_be_asked_for() -> None:
 
 
 @pytest.mark.parametrize("name", ["mmx", "AVX2", "neon", " ", "numpy"])
-def test_what_there_is_not_is_refused_in_one_line(
+def test_an_instruction_set_that_is_missing_is_refused_in_one_line(
     monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     on(monkeypatch, "x86_64-unknown-linux-gnu", ZEN_2)

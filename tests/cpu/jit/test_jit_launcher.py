@@ -62,7 +62,7 @@ def test_arrays_that_are_dropped_make_room_for_the_next(launcher: Launcher) -> N
     assert len(set(places)) == 2
 
 
-def test_others_go_on_computing_while_a_thread_records(launcher: Launcher) -> None:
+def test_other_threads_run_kernels_while_one_records(launcher: Launcher) -> None:
     found: list[NDArray[Any]] = []
 
     def work() -> NDArray[Any]:
@@ -79,7 +79,7 @@ def test_others_go_on_computing_while_a_thread_records(launcher: Launcher) -> No
 
 
 def test_what_numpy_does_at_once_is_refused_while_a_thread_records(launcher: Launcher) -> None:
-    launcher.refuse_to_record()  # nothing happens: nobody records
+    launcher.refuse_to_record()  # nothing happens: no thread records
 
     def work() -> NDArray[Any]:
         launcher.refuse_to_record()
@@ -95,7 +95,7 @@ def test_a_result_that_no_kernel_gave_is_refused(launcher: Launcher) -> None:
         launcher.record(lambda: copied(launcher) * 2, Arena(1 << 12))
 
 
-def test_an_arena_that_is_too_small_is_found_out(launcher: Launcher) -> None:
+def test_an_arena_that_is_too_small_raises_memory_error(launcher: Launcher) -> None:
     with pytest.raises(MemoryError):
         launcher.record(lambda: copied(launcher), Arena(64))
     np.testing.assert_array_equal(copied(launcher), TABLE[ROWS])

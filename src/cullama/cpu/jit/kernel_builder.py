@@ -5,8 +5,9 @@ arithmetic on it emits an instruction. A Python `for` unrolls its body, so a lis
 block of registers; `with builder.loop(n) as i` emits a loop that runs at run time. Vectors may be
 wider than a register: LLVM splits them.
 
-It has LLVM's instructions and knows no processor, no weight and no model. Sums are never reordered:
-what is written is what is computed, in every instruction set, but for fused multiply-adds.
+It emits LLVM's instructions; processors, weights and models do not occur in it. Sums are never
+reordered: what is written is what is computed, in every instruction set, but for fused
+multiply-adds.
 
 Reference: https://llvm.org/docs/LangRef.html
 """
