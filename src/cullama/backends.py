@@ -56,7 +56,11 @@ def operators_for(
     if name == "cuda":
         if threads is not None:
             raise UsageError(f"threads is {threads}, which is for the CPU: leave it out with cuda")
-        return _cuda(dtype, _index(backend, which), deterministic)
+        if colon and not (which.isascii() and which.isdecimal()):
+            raise UsageError(
+                f"backend is {backend!r}, expected cuda, or a GPU's number as in cuda:1"
+            )
+        return _cuda(dtype, int(which or 0), deterministic)
     return _best(options)
 
 
@@ -153,14 +157,6 @@ def _cuda(dtype: str, index: int, deterministic: bool) -> AnyOperators:
     except BaseException:
         device.close()
         raise
-
-
-def _index(backend: str, text: str) -> int:
-    if backend == "cuda":
-        return 0
-    if not text.isascii() or not text.isdecimal():
-        raise UsageError(f"backend is {backend!r}, expected cuda, or a GPU's number as in cuda:1")
-    return int(text)
 
 
 def _check(name: str, value: str, choices: tuple[str, ...]) -> None:

@@ -52,21 +52,21 @@ def benchmark(llm: LLM, plan: BenchPlan) -> BenchReport:
     with llm.engine.exclusive() as insider:
         config, ops = llm.config, insider.ops
         weight_bytes = insider.model.weights.bytes_per_token
-    limits, rows, guessing = [], [], []
+    limits, rows, speculation = [], [], []
     with _settings(ops, plan) as settings:
         for setting in settings:
             before = setting.measure()
             setting.apply()
-            read = [runs.prefill(llm.engine, tokens, plan.repeats) for tokens in plan.prompts]
-            written = [runs.decode(llm.engine, context, plan.tokens) for context in plan.contexts]
+            prefills = [runs.prefill(llm.engine, tokens, plan.repeats) for tokens in plan.prompts]
+            decodes = [runs.decode(llm.engine, context, plan.tokens) for context in plan.contexts]
             if plan.speculation:
-                guessing += runs.guessing(
+                speculation += runs.speculation(
                     llm.engine, plan.speculation, plan.tokens, plan.repeats, before.threads
                 )
             limit = between(before, setting.measure())
             limits.append(limit)
-            rows += [prefill_row(run, limit, config) for run in read]
-            rows += [decode_row(run, limit, weight_bytes) for run in written]
+            rows += [prefill_row(run, limit, config) for run in prefills]
+            rows += [decode_row(run, limit, weight_bytes) for run in decodes]
     return BenchReport(
         model=llm.description,
         machine=_machine(ops),
@@ -74,7 +74,7 @@ def benchmark(llm: LLM, plan: BenchPlan) -> BenchReport:
         weight_bytes=weight_bytes,
         yardsticks=tuple(limits),
         rows=tuple(rows),
-        guessing=tuple(guessing),
+        speculation=tuple(speculation),
     )
 
 

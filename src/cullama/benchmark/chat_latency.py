@@ -72,9 +72,17 @@ def _turn_latency(llm: LLM, history: int, words: int, repeats: int) -> TurnLaten
     turns, alone, before, new = [], [], 0, 0
     for repeat in range(repeats + 1):
         clear_prefix_cache(llm.engine)
-        seconds, prompt, cached = _seconds_of_second_turn(llm, history, words, repeat)
-        before, new = cached, len(prompt) - cached
-        turns.append(seconds)
+        session = llm.session(params=greedy(ANSWER))
+        ids = llm.tokenizer.encode(_text(history, repeat), add_special_tokens=False)
+        session.send(llm.tokenizer.decode(ids[:history]))
+        question = _text(words, repeat)
+        start = time.perf_counter()
+        completion = session.send(question, greedy(1))
+        turns.append(time.perf_counter() - start)
+
+        assert session.last_prompt is not None
+        prompt, before = list(session.last_prompt.token_ids), completion.cached_tokens
+        new = len(prompt) - before
         clear_prefix_cache(llm.engine)
         start = time.perf_counter()
         llm.generate(prompt[-new:], greedy(1))
@@ -82,21 +90,6 @@ def _turn_latency(llm: LLM, history: int, words: int, repeats: int) -> TurnLaten
     turns, alone = turns[1:], alone[1:]  # the first pair warms caches and pages
     ratios = tuple(turn / one for turn, one in zip(turns, alone, strict=True))
     return TurnLatency(before, new, median(turns), median(alone), ratios)
-
-
-def _seconds_of_second_turn(
-    llm: LLM, history: int, words: int, repeat: int
-) -> tuple[float, list[int], int]:
-    """Return the seconds to the first token, the prompt, and how much of it was cached."""
-    session = llm.session(params=greedy(ANSWER))
-    ids = llm.tokenizer.encode(_text(history, repeat), add_special_tokens=False)
-    session.send(llm.tokenizer.decode(ids[:history]))
-    question = _text(words, repeat)
-    start = time.perf_counter()
-    completion = session.send(question, greedy(1))
-    seconds = time.perf_counter() - start
-    assert session.last_prompt is not None
-    return seconds, list(session.last_prompt.token_ids), completion.cached_tokens
 
 
 def _text(words: int, shift: int) -> str:

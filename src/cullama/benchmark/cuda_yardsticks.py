@@ -55,10 +55,13 @@ class CudaMeter:
         """Measure all limits."""
         size = self._from.nbytes
         copy = partial(copy_on_device, self._device, self._from, self._to)
+        matrix = empty(self._pool, (MATRIX, MATRIX), self._ops.dtype)
+        self._clear(matrix.address, matrix.nbytes)
+        multiply = partial(self._ops.linear, matrix, Linear(CudaWeight(matrix)))
         return CudaYardsticks(
             copy=2 * size / self._seconds(copy),
             read=size / self._seconds(self._read),
-            products=2 * MATRIX**3 / self._product_seconds(),
+            products=2 * MATRIX**3 / self._seconds(multiply),
             gap=self._gap(),
         )
 
@@ -74,11 +77,6 @@ class CudaMeter:
         kernel = self._ops.kernels("bandwidth", "read_f32")
         blocks = BLOCKS_EACH * self._device.attribute("MULTIPROCESSOR_COUNT")
         kernel((blocks, 1, 1), THREADS, self._to.address, self._from.address, self._from.size)
-
-    def _product_seconds(self) -> float:
-        matrix = empty(self._pool, (MATRIX, MATRIX), self._ops.dtype)
-        self._clear(matrix.address, matrix.nbytes)
-        return self._seconds(lambda: self._ops.linear(matrix, Linear(CudaWeight(matrix))))
 
     def _gap(self) -> float:
         """Time empty kernels in a graph, each with a block for every multiprocessor."""

@@ -9,8 +9,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..model.config import ModelConfig
-from .runs import Decode, Guessing, Prefill
+from .runs import Decode, Prefill, Speculation
 from .yardsticks import Yardsticks
+
+# Keys of the JSON that are older than the fields' names.
+JSON_KEYS = {"max_drafts": "most", "acceptance": "right"}
 
 
 @dataclass(frozen=True)
@@ -36,10 +39,15 @@ class BenchReport:
     weight_bytes: int  # read for every token
     yardsticks: tuple[Yardsticks, ...]
     rows: tuple[BenchRow, ...]
-    guessing: tuple[Guessing, ...] = ()
+    speculation: tuple[Speculation, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
-        return asdict(self)
+        figures = asdict(self)
+        runs = figures.pop("speculation")
+        figures["guessing"] = [
+            {JSON_KEYS.get(name, name): value for name, value in run.items()} for run in runs
+        ]
+        return figures
 
 
 def prefill_operations(config: ModelConfig, tokens: int) -> float:

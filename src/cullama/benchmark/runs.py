@@ -38,15 +38,15 @@ class Decode:
 
 
 @dataclass(frozen=True)
-class Guessing:
+class Speculation:
     """Decoding with speculation, against decoding without."""
 
     text: str  # its kind
     threads: int | None
-    most: int  # draft tokens a step
+    max_drafts: int  # a step
     tokens_per_second: float
     speed_up: float  # over decoding without speculation
-    right: float  # share of the draft tokens that were accepted
+    acceptance: float  # share of the draft tokens
     tokens_per_step: float
 
 
@@ -71,45 +71,45 @@ def decode(engine: Engine, context: int, tokens: int) -> Decode:
     return Decode(context, median(gaps), None if clock.is_asynchronous else model_seconds)
 
 
-def guessing(
-    engine: Engine, most: int, tokens: int, repeats: int, threads: int | None
-) -> list[Guessing]:
+def speculation(
+    engine: Engine, max_drafts: int, tokens: int, repeats: int, threads: int | None
+) -> list[Speculation]:
     """Time speculation with a text that repeats itself, and with one that does not."""
     repetitive, varied = _prompt(engine, 16, 0) * 16, _prompt(engine, 256, 1)
     plain = greedy(tokens)
     drawn = replace(plain, temperature=1.0, seed=0)
     return [
-        _guessing("repeats itself", engine, repetitive, plain, most, repeats, threads),
-        _guessing("does not", engine, varied, drawn, most, repeats, threads),
+        _speculation("repeats itself", engine, repetitive, plain, max_drafts, repeats, threads),
+        _speculation("does not", engine, varied, drawn, max_drafts, repeats, threads),
     ]
 
 
-def _guessing(
+def _speculation(
     text: str,
     engine: Engine,
     prompt: list[int],
     plain: SamplingParams,
-    most: int,
+    max_drafts: int,
     repeats: int,
     threads: int | None,
-) -> Guessing:
+) -> Speculation:
     metrics, tokens = engine.metrics, plain.max_tokens or 0
     drafts, accepted = metrics.draft_tokens, metrics.accepted_tokens
     without, with_drafts, steps = [], [], 0
     for _ in range(repeats):
         without.append(_seconds_after_first_token(engine, prompt, plain))
         before = metrics.steps
-        params = replace(plain, speculation=most)
+        params = replace(plain, speculation=max_drafts)
         with_drafts.append(_seconds_after_first_token(engine, prompt, params))
         steps += metrics.steps - before
     drafts, accepted = metrics.draft_tokens - drafts, metrics.accepted_tokens - accepted
-    return Guessing(
+    return Speculation(
         text=text,
         threads=threads,
-        most=most,
+        max_drafts=max_drafts,
         tokens_per_second=(tokens - 1) / median(with_drafts),
         speed_up=median(without) / median(with_drafts),
-        right=accepted / drafts if drafts else 0.0,
+        acceptance=accepted / drafts if drafts else 0.0,
         tokens_per_step=repeats * tokens / steps,
     )
 

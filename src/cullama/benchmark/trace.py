@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from ..engine.engine import Engine, EngineHandle
 from ..engine.request import Request, Stage
@@ -57,40 +56,36 @@ class Recorder:
 
     def page(self, title: str, description: str) -> str:
         """Return the page, which loads nothing."""
-        data = {"title": title, "description": description, **self._data()}
+        begin = min((timeline.stages[0][1] for timeline in self.timelines), default=0.0)
+        requests = [
+            {
+                "prompt": timeline.request.prompt_length,
+                "answer": timeline.request.drawn,
+                "stages": [[stage, _since(begin, at)] for stage, at in timeline.stages],
+            }
+            for timeline in self.timelines
+        ]
+        steps = [
+            {
+                "start": _since(begin, step.start),
+                "ms": round(step.seconds * 1e3, 3),
+                "decodes": step.decodes,
+                "prefills": step.prefills,
+                "tokens": step.tokens,
+                "drawn": step.drawn,
+                "waiting": step.waiting,
+                "referenced": step.blocks_referenced,
+                "cached": step.blocks_cached,
+                "free": step.blocks_free,
+                "preemptions": step.preemptions,
+                "cached_tokens": step.cached_tokens,
+            }
+            for step in self.steps
+        ]
+        data = {"title": title, "description": description, "requests": requests, "steps": steps}
         # "<" is escaped because a tag in the title could end the script.
         text = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
         return PAGE.read_text(encoding="utf-8").replace(DATA, text)
-
-    def _data(self) -> dict[str, Any]:
-        begin = min((timeline.stages[0][1] for timeline in self.timelines), default=0.0)
-        return {
-            "requests": [
-                {
-                    "prompt": timeline.request.prompt_length,
-                    "answer": timeline.request.drawn,
-                    "stages": [[stage, _since(begin, at)] for stage, at in timeline.stages],
-                }
-                for timeline in self.timelines
-            ],
-            "steps": [
-                {
-                    "start": _since(begin, step.start),
-                    "ms": round(step.seconds * 1e3, 3),
-                    "decodes": step.decodes,
-                    "prefills": step.prefills,
-                    "tokens": step.tokens,
-                    "drawn": step.drawn,
-                    "waiting": step.waiting,
-                    "referenced": step.blocks_referenced,
-                    "cached": step.blocks_cached,
-                    "free": step.blocks_free,
-                    "preemptions": step.preemptions,
-                    "cached_tokens": step.cached_tokens,
-                }
-                for step in self.steps
-            ],
-        }
 
 
 def _since(begin: float, moment: float) -> float:

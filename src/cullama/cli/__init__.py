@@ -43,7 +43,6 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def run(arguments: list[str] | None = None) -> int:
-    """Run the command, print an error as one line, and return the exit status."""
     """Run a command and return its exit code; an error is one line on standard error."""
     _open_streams()
     try:

@@ -30,12 +30,6 @@ def _numbers(context: click.Context, option: click.Parameter, text: str | None) 
     return numbers
 
 
-def _thread_counts(threads: int | None, counts: list[int] | None) -> tuple[int, ...]:
-    if threads is not None and counts is not None:
-        raise UsageError("--threads is one of --thread-counts: give one of the two options")
-    return tuple(counts or ([] if threads is None else [threads]))
-
-
 @click.group(
     "bench",
     short_help="Measure speed against the machine's limits.",
@@ -98,13 +92,16 @@ def command(context: click.Context, /, shape: str | None, as_json: bool, **optio
 
     if context.invoked_subcommand is not None:
         return _refuse_options(context)
+    threads, thread_counts = options["threads"], options.pop("thread_counts")
+    if threads is not None and thread_counts is not None:
+        raise UsageError("--threads is one of --thread-counts: give one of the two options")
     plan = BenchPlan(
         contexts=tuple(options.pop("contexts")),
         prompts=tuple(options.pop("prompts")),
         tokens=options.pop("tokens"),
         repeats=options.pop("repeats"),
         speculation=options.pop("speculation"),
-        thread_counts=_thread_counts(options["threads"], options.pop("thread_counts")),
+        thread_counts=tuple(thread_counts or ([] if threads is None else [threads])),
     )
     llm = load_or_invent(shape, **options)
     report = benchmark(llm, plan)
@@ -129,31 +126,26 @@ def _limits(report: BenchReport) -> Any:
 
     from ..benchmark.yardsticks import CpuYardsticks
 
-    on_cpu = ("threads", "read, huge pages", "read, 4 KiB pages", "sgemm")
-    on_gpu = ("copy", "read", "matrix product", "from kernel to kernel")
-    is_cpu = isinstance(report.yardsticks[0], CpuYardsticks)
-    table = Table(*(on_cpu if is_cpu else on_gpu), title="limits")
-    for limit in report.yardsticks:
-        table.add_row(*(_cpu_limit(limit) if is_cpu else _gpu_limit(limit)))
+    limits: Any = report.yardsticks
+    if isinstance(limits[0], CpuYardsticks):
+        table = Table("threads", "read, huge pages", "read, 4 KiB pages", "sgemm", title="limits")
+        for limit in limits:
+            table.add_row(
+                str(limit.threads),
+                f"{limit.read_huge / 1e9:.1f} GB/s",
+                f"{limit.read_small / 1e9:.1f} GB/s",
+                f"{limit.sgemm / 1e9:.0f} GFLOP/s",
+            )
+        return table
+    table = Table("copy", "read", "matrix product", "from kernel to kernel", title="limits")
+    for limit in limits:
+        table.add_row(
+            f"{limit.copy / 1e9:.0f} GB/s",
+            f"{limit.read / 1e9:.0f} GB/s",
+            f"{limit.products / 1e12:.1f} TFLOP/s",
+            f"{limit.gap * 1e6:.2f} µs",
+        )
     return table
-
-
-def _cpu_limit(limit: Any) -> list[str]:
-    return [
-        str(limit.threads),
-        f"{limit.read_huge / 1e9:.1f} GB/s",
-        f"{limit.read_small / 1e9:.1f} GB/s",
-        f"{limit.sgemm / 1e9:.0f} GFLOP/s",
-    ]
-
-
-def _gpu_limit(limit: Any) -> list[str]:
-    return [
-        f"{limit.copy / 1e9:.0f} GB/s",
-        f"{limit.read / 1e9:.0f} GB/s",
-        f"{limit.products / 1e12:.1f} TFLOP/s",
-        f"{limit.gap * 1e6:.2f} µs",
-    ]
 
 
 def _table(report: BenchReport) -> str:
@@ -175,19 +167,19 @@ def _table(report: BenchReport) -> str:
     speculation = Table(
         *("text", "threads", "tok/s", "speed-up", "accepted", "tokens a step"), title="speculation"
     )
-    for run in report.guessing:
+    for run in report.speculation:
         speculation.add_row(
             run.text,
             _count(run.threads),
             f"{run.tokens_per_second:.1f}",
             f"{run.speed_up:.2f} ×",
-            f"{run.right:.0%}",
+            f"{run.acceptance:.0%}",
             f"{run.tokens_per_step:.2f}",
         )
     console = Console(width=100)
     with console.capture() as capture:
         console.print(f"{report.machine} · {report.weight_bytes / 1e6:.1f} MB of weights a token")
         console.print(limits, rows)
-        if report.guessing:
+        if report.speculation:
             console.print(speculation)
     return capture.get().rstrip("\n")

@@ -78,15 +78,12 @@ def command(
         shown = (lambda done, total: None) if is_quiet else progress
         report = benchmark(llm, workload, batch, recorder, shown)
     if trace is not None and recorder is not None:
-        _write(trace, recorder.page(f"{llm.description} · batch {batch}", workload.description))
+        page = recorder.page(f"{llm.description} · batch {batch}", workload.description)
+        try:
+            trace.write_text(page, encoding="utf-8")
+        except OSError as error:
+            raise CullamaError(f"cannot write {trace}: {error.strerror or error}") from None
     click.echo(json.dumps(report.as_json()) if as_json else _table(report))
-
-
-def _write(path: Path, page: str) -> None:
-    try:
-        path.write_text(page, encoding="utf-8")
-    except OSError as error:
-        raise CullamaError(f"cannot write {path}: {error.strerror or error}") from None
 
 
 def _table(report: ServeReport) -> str:

@@ -14,7 +14,7 @@ import click
 from ..errors import UsageError
 
 if TYPE_CHECKING:
-    from ..hub.cached import CachedModel, Removal
+    from ..hub.cached import CachedModel
 
 UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 SPANS = ((86400 * 365, "year"), (86400, "day"), (3600, "hour"), (60, "minute"))
@@ -76,17 +76,15 @@ def table(models: list[CachedModel], width: int | None) -> list[str]:
     }
     if not any(columns["note"]):
         del columns["note"]
-    padded = {title: _padded([title, *cells]) for title, cells in columns.items()}
+    padded = {}
+    for title, cells in columns.items():
+        longest = max(map(len, [title, *cells]))
+        padded[title] = [cell.ljust(longest) for cell in (title, *cells)]
     padded["size"] = [cell.strip().rjust(len(cell)) for cell in padded["size"]]
     for title in OPTIONAL_COLUMNS:
         if width is not None and len(GAP.join(cells[0] for cells in padded.values())) > width:
             padded.pop(title, None)
     return [GAP.join(cells).rstrip() for cells in zip(*padded.values(), strict=True)]
-
-
-def _padded(cells: list[str]) -> list[str]:
-    longest = max(map(len, cells))
-    return [cell.ljust(longest) for cell in cells]
 
 
 def in_words(size: int) -> str:
@@ -114,8 +112,12 @@ def _remove(names: tuple[str, ...], yes: bool, as_json: bool) -> int:
 
     # All names are checked before the first model is removed.
     removals = [removal_of(name) for name in names]
-    if not yes and not _is_confirmed(removals):
-        return 1
+    if not yes:
+        if sys.stdin is None or not sys.stdin.isatty():
+            raise UsageError("standard input is not a terminal to ask on; add --yes to remove")
+        what = ", ".join(f"{removal.name} ({in_words(removal.size)})" for removal in removals)
+        if not click.confirm(f"Remove {what}?", err=True):
+            return 1
     for removal in removals:
         remove(removal)
         if not as_json:
@@ -124,10 +126,3 @@ def _remove(names: tuple[str, ...], yes: bool, as_json: bool) -> int:
         removed = [{"name": removal.name, "freed": removal.size} for removal in removals]
         click.echo(json.dumps({"removed": removed}))
     return 0
-
-
-def _is_confirmed(removals: list[Removal]) -> bool:
-    if sys.stdin is None or not sys.stdin.isatty():
-        raise UsageError("standard input is not a terminal to ask on; add --yes to remove")
-    what = ", ".join(f"{removal.name} ({in_words(removal.size)})" for removal in removals)
-    return click.confirm(f"Remove {what}?", err=True)

@@ -63,13 +63,21 @@ class BlockPool:
             if end <= self.count and USED not in self._states[start:end]:
                 return self._use(list(range(start, end)))
         growth = min(growth, MAX_RESERVED)
-        while self._has_to_evict(count, growth):
+        # For room to grow, cached blocks go only while they are more than half of all.
+        while self.free < count or (
+            len(self._cached) > self.count // 2 and self.free - self._reserved < count + growth
+        ):
             oldest = next(iter(self._cached))
             self._on_evict(oldest)
             self.discard(oldest)
-        blocks = self._use(self._contiguous(count, growth) or self._scattered(count))
-        if blocks:
-            self._reserve(blocks[-1] + 1, growth)
+
+        blocks = self._use(self._find(count, growth))
+        end = blocks[-1] + 1 if blocks else self.count
+        for block in range(end, min(end + growth, self.count)):
+            if self._states[block] != FREE:
+                break
+            self._states[block] = RESERVED
+            self._reserved += 1
         return blocks
 
     def unreserve(self, block: int) -> None:
@@ -115,32 +123,19 @@ class BlockPool:
         self.free -= len(blocks)
         return blocks
 
-    def _has_to_evict(self, count: int, growth: int) -> bool:
-        """For room to grow, cached blocks go only while they are more than half of all."""
-        is_mostly_cached = len(self._cached) > self.count // 2
-        unreserved = self.free - self._reserved
-        return self.free < count or (is_mostly_cached and unreserved < count + growth)
-
     def _free(self, block: int) -> None:
         self._states[block] = FREE
         self.free += 1
 
-    def _reserve(self, start: int, count: int) -> None:
-        for block in range(start, min(start + count, self.count)):
-            if self._states[block] != FREE:
-                return
-            self._states[block] = RESERVED
-            self._reserved += 1
+    def _find(self, count: int, growth: int) -> list[int]:
+        """Return free blocks in a row, with room to grow behind them if there is such a place.
 
-    def _contiguous(self, count: int, growth: int) -> list[int] | None:
+        Where none are in a row, any free blocks; those reserved for others come last.
+        """
         for wanted in (count + growth, count + growth // 2, count):
             start = self._states.find(bytes([FREE]) * wanted)
             if start >= 0:
                 return list(range(start, start + count))
-        return None
-
-    def _scattered(self, count: int) -> list[int]:
-        """Any free blocks; those reserved for others come last."""
         blocks: list[int] = []
         for state in (FREE, RESERVED):
             block = self._states.find(state)

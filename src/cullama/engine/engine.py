@@ -102,7 +102,24 @@ class Engine(EngineClient):
         completion_limit(len(tokens), 0, self.capacity)
         self._lock.acquire()
         try:
-            return self._logits(tokens)
+            if self.scheduler.copies:  # left by a step that Ctrl-C cut short
+                self.runner.copy_blocks(self.scheduler.copies)
+            pool = self.prefix_cache.pool
+            blocks = pool.allocate(self.prefix_cache.blocks_for(len(tokens)))
+            if blocks is None:
+                raise UsageError(
+                    f"{len(tokens)} tokens find no room in the cache beside the requests that are "
+                    "running; finish or close those first"
+                )
+            try:
+                parts = [
+                    self.runner.logits([Chunk(part, start, blocks, len(part))])
+                    for start in range(0, len(tokens), TOKEN_BUDGET)
+                    if (part := tokens[start : start + TOKEN_BUDGET])
+                ]
+            finally:
+                pool.release(blocks)
+            return np.concatenate(parts)
         finally:
             self._lock.release()
 
@@ -232,26 +249,6 @@ class Engine(EngineClient):
             self._loop.finish_pending()
         self._fail_all(ClosedError("the LLM was closed while this request was running"))
         self._loop.close()
-
-    def _logits(self, tokens: Sequence[int]) -> NDArray[np.float32]:
-        if self.scheduler.copies:  # left by a step that Ctrl-C cut short
-            self.runner.copy_blocks(self.scheduler.copies)
-        pool = self.prefix_cache.pool
-        blocks = pool.allocate(self.prefix_cache.blocks_for(len(tokens)))
-        if blocks is None:
-            raise UsageError(
-                f"{len(tokens)} tokens find no room in the cache beside the requests that are "
-                "running; finish or close those first"
-            )
-        try:
-            parts = [
-                self.runner.logits([Chunk(part, start, blocks, len(part))])
-                for start in range(0, len(tokens), TOKEN_BUDGET)
-                if (part := tokens[start : start + TOKEN_BUDGET])
-            ]
-        finally:
-            pool.release(blocks)
-        return np.concatenate(parts)
 
 
 class EngineHandle(RequestHandle):

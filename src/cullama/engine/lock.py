@@ -36,23 +36,20 @@ class EngineLock:
         """Wait for the lock and hold it; False, and not held, where meanwhile `is_needless()`."""
         with self.changed:
             if not is_needless() and (self._owner is not None or self._queue):
-                self._wait_in_line(is_needless)
+                ticket = object()
+                self._queue.append(ticket)
+                try:
+                    self.changed.wait_for(
+                        lambda: is_needless() or (self._owner is None and self._queue[0] is ticket)
+                    )
+                finally:
+                    self._queue.remove(ticket)
+                    if self._queue and self._owner is None:
+                        self.changed.notify_all()
             if is_needless():
                 return False
             self._owner = threading.get_ident()
             return True
-
-    def _wait_in_line(self, is_needless: Callable[[], bool]) -> None:
-        ticket = object()
-        self._queue.append(ticket)
-        try:
-            self.changed.wait_for(
-                lambda: is_needless() or (self._owner is None and self._queue[0] is ticket)
-            )
-        finally:
-            self._queue.remove(ticket)
-            if self._queue and self._owner is None:
-                self.changed.notify_all()
 
     def release(self) -> None:
         with self.changed:

@@ -222,14 +222,11 @@ def _most_alike(node: Node, tokens: Tokens) -> tuple[int | None, int]:
     """Return the child's block with the longest common prefix, and that prefix's length."""
     block, most = None, 0
     for child in islice(reversed(node.children.values()), MAX_COMPARED):
-        common = _common_prefix(child.tokens, tokens)
+        common = 0
+        for a, b in zip(child.tokens, tokens, strict=False):
+            if a != b:
+                break
+            common += 1
         if common > most:
             block, most = child.block, common
     return block, most
-
-
-def _common_prefix(one: Tokens, other: Tokens) -> int:
-    for index, (a, b) in enumerate(zip(one, other, strict=False)):
-        if a != b:
-            return index
-    return min(len(one), len(other))

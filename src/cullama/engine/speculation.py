@@ -24,8 +24,13 @@ class PromptLookup:
 
     def propose(self, most: int) -> list[int]:
         """Return up to `most` draft tokens; fewer while few are accepted."""
-        self._index_new_tokens()
         tokens = self._tokens
+        for end in range(self._indexed, len(tokens)):
+            for length in range(MIN_NGRAM, MAX_NGRAM + 1):
+                if end >= length:
+                    self._after[tuple(tokens[end - length : end])] = end
+        self._indexed = max(self._indexed, len(tokens))
+
         for length in range(MAX_NGRAM, MIN_NGRAM - 1, -1):
             start = self._after.get(tuple(tokens[-length:]))
             if start is not None:
@@ -38,11 +43,3 @@ class PromptLookup:
         """Limit the next proposal to twice what was accepted: each token costs a row of a pass."""
         if proposed:
             self._limit = 2 * accepted + 1
-
-    def _index_new_tokens(self) -> None:
-        tokens = self._tokens
-        for end in range(self._indexed, len(tokens)):
-            for length in range(MIN_NGRAM, MAX_NGRAM + 1):
-                if end >= length:
-                    self._after[tuple(tokens[end - length : end])] = end
-        self._indexed = max(self._indexed, len(tokens))

@@ -91,7 +91,13 @@ def build_large_batch(
     query_starts, sequences, offsets = _expand(count)
     positions = first[sequences] + offsets
     width = int(-(-lengths.max() // block_size))
-    table = _table(tables, width)
+    size = max(map(len, tables))
+    joined = b"".join(tables)
+    if len(joined) < size * len(tables):
+        joined = b"".join([table.ljust(size, b"\0") for table in tables])
+    table = np.frombuffer(joined, np.int32).reshape(len(tables), -1)[
+        :, :width
+    ]  # what is missing: 0
     slots = table[sequences, positions // block_size] * block_size + positions % block_size
     _, sequences, offsets = _expand(rows)
     logit_rows = (query_starts[1:] - rows)[sequences] + offsets
@@ -113,15 +119,6 @@ def _expand(counts: HostArray) -> tuple[HostArray, HostArray, HostArray]:
 
 def _column(numbers: Sequence[int]) -> HostArray:
     return np.fromiter(numbers, np.int32, len(numbers))  # half the time of np.array
-
-
-def _table(tables: Sequence[bytes], width: int) -> HostArray:
-    """[S, width]; what is missing is 0."""
-    size = max(map(len, tables))
-    whole = b"".join(tables)
-    if len(whole) < size * len(tables):
-        whole = b"".join([table.ljust(size, b"\0") for table in tables])
-    return np.frombuffer(whole, np.int32).reshape(len(tables), -1)[:, :width]
 
 
 def _views(buffer: HostArray, sizes: list[int], width: int) -> Batch[HostArray]:

@@ -94,8 +94,13 @@ class Rope:
                 return frequencies / np.float32(factor)
             case DivisorScaling(divisors):
                 return frequencies / np.asarray(divisors, np.float32)
-            case Llama3Scaling():
-                return _llama3(frequencies, self.scaling)
+            case Llama3Scaling(factor, low, high, original_context):
+                # The weight of a kept frequency grows linearly, from 0 at `low` full rotations
+                # over the original context to 1 at `high`.
+                rotations = original_context * frequencies / (2 * math.pi)
+                kept = np.clip((rotations - low) / (high - low), 0, 1)
+                scaled = (1 - kept) * frequencies / factor + kept * frequencies
+                return scaled.astype(np.float32)
         return frequencies
 
     def table(self, head_dim: int, positions: int) -> NDArray[np.float32]:
@@ -129,16 +134,3 @@ def _scaling(settings: Fields, model: Fields) -> Scaling | None:
         f"{settings.path}: {settings.group_name}rope_type is {short_repr(kind)}, a scaling that is "
         "not supported, expected one of default, linear, llama3"
     )
-
-
-def _llama3(frequencies: NDArray[np.float32], scaling: Llama3Scaling) -> NDArray[np.float32]:
-    """Scale the frequencies as Llama 3.1 does; [E / 2].
-
-    The weight of a kept frequency grows linearly, from 0 at `low_frequency_factor` full rotations
-    over the original context to 1 at `high_frequency_factor`.
-    """
-    rotations = scaling.original_context * frequencies / (2 * math.pi)
-    ramp = scaling.high_frequency_factor - scaling.low_frequency_factor
-    kept = np.clip((rotations - scaling.low_frequency_factor) / ramp, 0, 1)
-    scaled = (1 - kept) * frequencies / scaling.factor + kept * frequencies
-    return scaled.astype(np.float32)

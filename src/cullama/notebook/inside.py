@@ -120,12 +120,18 @@ def attention_picture(
 def _map(texts: Sequence[str], attention: NDArray[np.float32], head: int, has_names: bool) -> str:
     size = 18 if has_names else max(2.0, 150 / len(texts))
     side, margin = size * len(texts), 90 if has_names else 1
-    cells = "".join(
-        _square(texts, row, column, float(attention[row, column]), size)
-        for row in range(len(texts))
-        for column in range(row + 1)
-        if attention[row, column] >= MIN_SHARE
-    )
+    cells = ""
+    for row in range(len(texts)):
+        for column in range(row + 1):
+            share = float(attention[row, column])
+            if share < MIN_SHARE:
+                continue
+            title = f"{quoted(texts[row])} attends to {quoted(texts[column])}: {percent(share)}"
+            cells += (
+                f'<rect x="{column * size:.1f}" y="{row * size:.1f}" width="{size:.1f}" '
+                f'height="{size:.1f}" fill="rgba(59,125,216,{share:.3f})">'
+                f"<title>{escape(title)}</title></rect>"
+            )
     return (
         f'<div><div style="{SOFT};font-size:85%">head {head}</div>'
         f'<svg width="{margin + side + 1:.0f}" height="{margin + side + 1:.0f}" '
@@ -133,15 +139,6 @@ def _map(texts: Sequence[str], attention: NDArray[np.float32], head: int, has_na
         f'<g transform="translate({margin} {margin})">'
         f'<rect width="{side:.1f}" height="{side:.1f}" fill="none" stroke="rgba(128,128,128,.4)"/>'
         f"{cells}{_names(texts, size) if has_names else ''}</g></svg></div>"
-    )
-
-
-def _square(texts: Sequence[str], row: int, column: int, share: float, size: float) -> str:
-    title = f"{quoted(texts[row])} attends to {quoted(texts[column])}: {percent(share)}"
-    return (
-        f'<rect x="{column * size:.1f}" y="{row * size:.1f}" width="{size:.1f}" '
-        f'height="{size:.1f}" fill="rgba(59,125,216,{share:.3f})">'
-        f"<title>{escape(title)}</title></rect>"
     )
 
 

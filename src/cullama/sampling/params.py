@@ -70,8 +70,14 @@ class SamplingParams:
     speculation: int = 0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "stop", _checked_stops(self.stop))
-        object.__setattr__(self, "stop_token_ids", _checked_ids(self.stop_token_ids))
+        stops: Any = [self.stop] if isinstance(self.stop, str) else self.stop
+        ids: Any = self.stop_token_ids
+        if not isinstance(stops, list | tuple) or not all(isinstance(t, str) and t for t in stops):
+            raise UsageError(f"stop is {_short(self.stop)}, expected texts that are not empty")
+        if not isinstance(ids, Collection) or not all(_is_token_id(token) for token in ids):
+            raise UsageError(f"stop_token_ids is {_short(ids)}, expected token ids")
+        object.__setattr__(self, "stop", tuple(stops))
+        object.__setattr__(self, "stop_token_ids", tuple(ids))
         object.__setattr__(self, "logit_bias", _checked_biases(self.logit_bias))
         for name, (kind, low, high) in _RANGES.items():
             _check_range(name, getattr(self, name), kind, low, high)
@@ -138,19 +144,6 @@ def _check_range(name: str, value: Any, kind: type, low: float, high: float) -> 
         raise UsageError(
             f"{name} is {_short(value)}, expected {number} {above} to {high:,.16g}{none}"
         )
-
-
-def _checked_stops(stops: Any) -> tuple[str, ...]:
-    texts = [stops] if isinstance(stops, str) else stops
-    if not isinstance(texts, list | tuple) or not all(isinstance(t, str) and t for t in texts):
-        raise UsageError(f"stop is {_short(stops)}, expected texts that are not empty")
-    return tuple(texts)
-
-
-def _checked_ids(ids: Any) -> tuple[int, ...]:
-    if not isinstance(ids, Collection) or not all(_is_token_id(token) for token in ids):
-        raise UsageError(f"stop_token_ids is {_short(ids)}, expected token ids")
-    return tuple(ids)
 
 
 def _checked_biases(biases: Any) -> dict[int, float]:

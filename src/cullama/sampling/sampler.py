@@ -44,7 +44,17 @@ def sample_row(logits: Row, draw: Draw) -> Drawn:
     likeliest(logits)  # refuses NaN
     with np.errstate(over="ignore"):  # −∞ is the right answer for a hopeless token
         scores = adjusted(logits, draw) if params.changes_logits else logits
-        token = likeliest(scores) if params.temperature == 0 else _drawn(scores, draw)
+        if params.temperature == 0:
+            token = likeliest(scores)
+        else:
+            weights = softmax(scores, params.temperature)
+            if params.top_k:
+                keep_top_k(weights, params.top_k)
+            if params.top_p < 1:
+                keep_top_p(weights, params.top_p)
+            if params.min_p:
+                keep_min_p(weights, params.min_p)
+            token = pick(weights, uniform(draw.seed, draw.position, draw.sample_index))
         wanted = params.logprobs
         return Drawn(token, None if wanted is None else logprobs_of(logits, token, wanted))
 
@@ -61,18 +71,6 @@ def not_finite(logit: float) -> NumericalError:
         f"the model's logits hold {logit}, expected finite numbers; "
         "its weights may be damaged, or too large for the storage type"
     )
-
-
-def _drawn(scores: Row, draw: Draw) -> int:
-    params = draw.params
-    weights = softmax(scores, params.temperature)
-    if params.top_k:
-        keep_top_k(weights, params.top_k)
-    if params.top_p < 1:
-        keep_top_p(weights, params.top_p)
-    if params.min_p:
-        keep_min_p(weights, params.min_p)
-    return pick(weights, uniform(draw.seed, draw.position, draw.sample_index))
 
 
 def adjusted(logits: Row, draw: Draw) -> Row:

@@ -30,7 +30,13 @@ class StopStrings:
             # The stop string that ends first, which does not depend on how the text is cut.
             _, start = min(found)
             return text[:start]
-        overlap = max(_overlap(text, stop) for stop in self._stops)
+        # The longest proper prefix of a stop string that ends the text.
+        overlap = max(
+            length
+            for stop in self._stops
+            for length in range(min(len(text) + 1, len(stop)))
+            if text.endswith(stop[:length])
+        )
         self._held_back = text[len(text) - overlap :]
         return text[: len(text) - overlap]
 
@@ -38,9 +44,3 @@ class StopStrings:
         """Return the text that is held back, at the end of generation."""
         held_back, self._held_back = self._held_back, ""
         return held_back
-
-
-def _overlap(text: str, stop: str) -> int:
-    """Return the length of the longest proper prefix of `stop` that ends `text`."""
-    longest = min(len(text), len(stop) - 1)
-    return next((n for n in range(longest, 0, -1) if text.endswith(stop[:n])), 0)

@@ -20,17 +20,19 @@ _BYTE_OF |= {chr(0x100 + index): byte for index, byte in enumerate(_OTHERS)}
 
 def token_texts(tokenizer: Tokenizer | None, ids: Iterable[int]) -> dict[int, str]:
     """Return the text of each id by itself; `#17` for ids without a tokenizer or unknown to it."""
-    return {token: _text(tokenizer, token) for token in dict.fromkeys(map(int, ids))}
-
-
-def _text(tokenizer: Tokenizer | None, token: int) -> str:
-    piece = None if tokenizer is None else tokenizer.tokenizer.id_to_token(token)
-    if tokenizer is None or piece is None:
-        return f"#{token}"
-    # Some decoders strip the leading space of a first word: of two in a row, the second keeps it.
-    first, both = (tokenizer.decode([token] * count, skip_special_tokens=False) for count in (1, 2))
-    text = both[len(first) :]
-    return text if text and "\ufffd" not in text else _spelled_bytes(piece) or piece
+    texts = {}
+    for token in dict.fromkeys(map(int, ids)):
+        piece = None if tokenizer is None else tokenizer.tokenizer.id_to_token(token)
+        if tokenizer is None or piece is None:
+            texts[token] = f"#{token}"
+            continue
+        # Some decoders strip a first word's leading space: of two in a row, the second keeps it.
+        first = tokenizer.decode([token], skip_special_tokens=False)
+        text = tokenizer.decode([token, token], skip_special_tokens=False)[len(first) :]
+        if not text or "\ufffd" in text:
+            text = _spelled_bytes(piece) or piece
+        texts[token] = text
+    return texts
 
 
 def _spelled_bytes(piece: str) -> str:

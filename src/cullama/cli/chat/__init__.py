@@ -15,7 +15,6 @@ from ..standard_input import read_standard_input
 
 if TYPE_CHECKING:
     from ...chat.session import Session
-    from ...sampling.params import SamplingParams
 
 DEFAULT_MAX_TOKENS = 1024  # enough for an answer with some code in it
 
@@ -66,7 +65,11 @@ def command(
     """
     from ...sampling.params import SamplingParams
 
-    params = _checked(SamplingParams(**pop(options, SAMPLING_NAMES)), as_json)
+    params = SamplingParams(**pop(options, SAMPLING_NAMES))
+    if params.n != 1:
+        raise UsageError(f"--n is {params.n}, expected 1: a conversation has one answer at a time")
+    if params.logprobs is not None and not as_json:
+        raise UsageError("--logprobs shows in --json output only; add --json")
     asked = _question(question)
     if as_json and asked is None:
         raise UsageError("--json answers one question: give it, or pipe it in")
@@ -88,14 +91,6 @@ def _variable(text: str) -> tuple[str, Any]:
         return name, json.loads(value)
     except ValueError:
         return name, value
-
-
-def _checked(params: SamplingParams, as_json: bool) -> SamplingParams:
-    if params.n != 1:
-        raise UsageError(f"--n is {params.n}, expected 1: a conversation has one answer at a time")
-    if params.logprobs is not None and not as_json:
-        raise UsageError("--logprobs shows in --json output only; add --json")
-    return params
 
 
 def _question(words: tuple[str, ...]) -> str | None:

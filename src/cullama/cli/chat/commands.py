@@ -160,8 +160,13 @@ class Commands:
     def set(self, argument: str) -> None:
         """Show the sampling parameters, or set one."""
         name, _, value = argument.partition(" ")
-        if name:
-            _check_settable(name)
+        known = [item.name for item in fields(SamplingParams)]
+        if name and name not in known:
+            near = get_close_matches(name, known, 1, 0.4)
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
+            raise UsageError(f"there is no setting {name!r}; {hint}")
+        if name in NOT_SETTABLE:
+            raise UsageError(f"{name} cannot be set in a conversation: {NOT_SETTABLE[name]}")
         if value.strip():
             session = self._chat.session
             session.params = replace(session.params, **{name: _parsed(name, value.strip())})
@@ -269,16 +274,6 @@ def _path(argument: str, command: str) -> Path:
     if not argument:
         raise UsageError(f"{command} takes the name of a file")
     return Path(argument).expanduser()
-
-
-def _check_settable(name: str) -> None:
-    known = [item.name for item in fields(SamplingParams)]
-    if name not in known:
-        near = get_close_matches(name, known, 1, 0.4)
-        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
-        raise UsageError(f"there is no setting {name!r}; {hint}")
-    if name in NOT_SETTABLE:
-        raise UsageError(f"{name} cannot be set in a conversation: {NOT_SETTABLE[name]}")
 
 
 def _parsed(name: str, text: str) -> Any:

@@ -102,27 +102,27 @@ class Gap:
         """Compare rows from position `start` on; each row's shape may differ, not its size."""
         found = found.reshape(len(found), -1)
         for first in range(0, len(found), self._step):
-            some = found[first : first + self._step].astype(np.float64)
-            self._add(slice(start + first, start + first + len(some)), some)
+            b = found[first : first + self._step].astype(np.float64)
+            rows = slice(start + first, start + first + len(b))
+            a = self._expected[rows].astype(np.float64)
+            is_finite = np.isfinite(a) & np.isfinite(b)
+            self._not_finite += [np.sum(~np.isfinite(a)), np.sum(~np.isfinite(b))]
 
-    def _add(self, rows: slice, b: Doubles) -> None:
-        a = self._expected[rows].astype(np.float64)
-        is_finite = np.isfinite(a) & np.isfinite(b)
-        self._not_finite += [np.sum(~np.isfinite(a)), np.sum(~np.isfinite(b))]
-        error = np.abs(np.where(is_finite, a, 0) - np.where(is_finite, b, 0))
-        sizes = self._sizes[rows]
-        shares = _ratios(error, np.where(is_finite, np.abs(a), 0) + sizes[:, None])
-        are_equal = (a == b) | (np.isnan(a) & np.isnan(b))
-        shares[~is_finite & ~are_equal] = inf
-        squares = (error**2).mean(1)
-        errors = np.maximum(_ratios(np.sqrt(squares), sizes), shares.max(1) / OUTLIER)
-        worst = int(errors.argmax())
-        if errors[worst] > self._errors.max():
-            column = int(shares[worst].argmax())
-            found, expected = float(b[worst, column]), float(a[worst, column])
-            self._point = Point(rows.start + worst, column, expected, found)
-        self._squares[rows], self._largest[rows] = squares, error.max(1)
-        self._errors[rows] = errors
+            error = np.abs(np.where(is_finite, a, 0) - np.where(is_finite, b, 0))
+            sizes = self._sizes[rows]
+            shares = _ratios(error, np.where(is_finite, np.abs(a), 0) + sizes[:, None])
+            are_equal = (a == b) | (np.isnan(a) & np.isnan(b))
+            shares[~is_finite & ~are_equal] = inf
+            squares = (error**2).mean(1)
+            errors = np.maximum(_ratios(np.sqrt(squares), sizes), shares.max(1) / OUTLIER)
+
+            worst = int(errors.argmax())
+            if errors[worst] > self._errors.max():
+                column = int(shares[worst].argmax())
+                at = (worst, column)
+                self._point = Point(rows.start + worst, column, float(a[at]), float(b[at]))
+            self._squares[rows], self._largest[rows] = squares, error.max(1)
+            self._errors[rows] = errors
 
     def figures(self) -> Figures:
         return Figures(

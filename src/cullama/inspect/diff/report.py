@@ -120,22 +120,21 @@ def _number(value: float) -> str:
 
 def notebook(comparison: DrawnComparison) -> str:
     """Return an HTML table without scripts and style sheets, which viewers may drop."""
-    rows = "".join(_notebook_row(section, comparison) for section in comparison.sections)
+    rows = ""
+    for section in comparison.sections:
+        cells = "".join(
+            f'<td style="background:{_colour(each.own, comparison)}">'
+            f"{escape(each.place.name)}<br>{_number(each.own.error)}</td>"
+            for each in section.operations
+        )
+        accumulated = _number(section.accumulated)
+        rows += f"<tr><th>{section.name}</th>{cells}<td>{accumulated}</td></tr>"
     lines = "<br>".join(map(escape, _head(comparison)))
     return (
         f"<p>{lines}</p><p><b>{escape(comparison.verdict)}</b><br>{escape(comparison.drift)}</p>"
         "<table><caption>each operator's own error; on the right, the relative RMS error that "
         f"accumulates</caption>{rows}</table>"
     )
-
-
-def _notebook_row(section: Section, comparison: DrawnComparison) -> str:
-    cells = "".join(
-        f'<td style="background:{_colour(each.own, comparison)}">'
-        f"{escape(each.place.name)}<br>{_number(each.own.error)}</td>"
-        for each in section.operations
-    )
-    return f"<tr><th>{section.name}</th>{cells}<td>{_number(section.accumulated)}</td></tr>"
 
 
 def _colour(figures: Figures, comparison: DrawnComparison) -> str:
