@@ -99,21 +99,21 @@ def test_a_rate_is_of_all_prompts_together() -> None:
     assert numbers("batch", worker) == [16]
 
 
-def test_a_prompt_is_read_once_before_it_counts() -> None:
+def test_a_prefill_is_run_once_before_it_is_timed() -> None:
     times = iter([7.0, 0.5])
     assert numbers("prefill", Pretender(lambda variant, run: next(times))) == [1024]
 
 
-def test_a_token_is_written_twice_before_it_counts() -> None:
+def test_a_decode_is_run_twice_before_it_is_timed() -> None:
     assert Pretender(lambda variant, run: 0.5).seconds(PeerRun(1, 64, written=1)) == 0.5
 
 
-def test_the_cost_of_a_long_context_is_that_of_a_short_one_so_many_times() -> None:
+def test_the_cost_of_a_long_context_is_a_multiple_of_that_of_a_short_one() -> None:
     worker = Pretender(lambda variant, run: 0.3 if run.tokens == 2048 else 0.2)
     assert numbers("long", worker) == pytest.approx([1 / 0.3, 1.5])
 
 
-def test_start_and_memory_are_a_new_process_own() -> None:
+def test_start_and_memory_are_measured_in_a_new_process() -> None:
     fresh = Pretender(lambda variant, run: 0.5)
     old = Pretender(lambda variant, run: 0.5)
     one = Entrant("one", old, lambda: fresh)
@@ -125,7 +125,7 @@ def test_start_and_memory_are_a_new_process_own() -> None:
     assert not old.asked
 
 
-def test_a_peer_runs_in_whichever_way_is_the_faster_for_each_run() -> None:
+def test_a_peer_runs_in_the_fastest_variant_for_each_run() -> None:
     def seconds_of(variant: str, run: PeerRun) -> float:
         return {"on": 0.001 * run.tokens, "off": 0.5}[variant]
 
@@ -138,13 +138,13 @@ def test_a_peer_runs_in_whichever_way_is_the_faster_for_each_run() -> None:
     assert [figure.numbers[1] for figure in figures] == pytest.approx([2, 0.5 / 0.064, 1 / 0.064])
 
 
-def test_a_trial_is_won_by_the_better_of_two_tries() -> None:
+def test_the_variant_with_the_best_of_two_times_is_chosen() -> None:
     times = iter([0.9, 0.5, 0.3, 0.5])  # on, off, on, off
     worker = Pretender(lambda variant, run: next(times), variants=("on", "off"))
     assert worker.fastest_variant(PeerRun(1, 64, 4)) == "on"
 
 
-def test_everyone_goes_first_in_turn() -> None:
+def test_peers_take_turns_to_go_first() -> None:
     order: list[str] = []
 
     def noting(name: str) -> Worker:
@@ -175,7 +175,7 @@ def test_measures_with_two_quantities_give_both() -> None:
 
 
 def with_neighbours(monkeypatch: pytest.MonkeyPatch, *shares: float) -> Any:
-    """What comes of one round in which steps take 1, 2, 3 … seconds, and who disturbs it."""
+    """Return the seconds of a round whose steps take 1, 2, 3 …, and how often it is disturbed."""
     monkeypatch.setattr("peers.comparison.Others", lambda processes: Neighbours(*shares))
     times = count(1)
     worker = Pretender(lambda variant, run: float(next(times)))
@@ -183,7 +183,9 @@ def with_neighbours(monkeypatch: pytest.MonkeyPatch, *shares: float) -> Any:
     return 1 / comparison.figures[0].numbers[0], comparison.disturbed
 
 
-def test_what_others_disturb_is_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_measurement_that_other_processes_disturb_is_repeated(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     assert with_neighbours(monkeypatch, 0.01) == (1, 0)
     assert with_neighbours(monkeypatch, 0.5, 0.01) == (2, 0)
 
@@ -195,7 +197,7 @@ def test_the_quietest_of_three_is_taken_and_counted_where_none_is_quiet(
 
 
 @pytest.mark.skipif(not Path("/proc/stat").exists(), reason="only Linux tells")
-def test_a_busy_process_of_ours_is_no_other_and_one_of_theirs_is() -> None:
+def test_only_busy_processes_that_are_not_ours_count_as_others() -> None:
     spin = "import time; print(flush=True); end = time.time() + 60\nwhile time.time() < end: pass"
     with subprocess.Popen([sys.executable, "-c", spin], stdout=subprocess.PIPE) as busy:
         assert busy.stdout is not None
@@ -270,12 +272,12 @@ def test_the_table_has_medians_spreads_shares_and_gains() -> None:
     assert "llama.cpp: llama.cpp 1.0 A ratio above 1: cullama is that many times better." in printed
 
 
-def test_busy_neighbours_are_told_of() -> None:
+def test_busy_neighbours_are_reported() -> None:
     assert "during 2 of 6 measurements" in bench_peers.table(report(OURS, disturbed=2))
     assert "measurements" not in bench_peers.table(report(OURS))
 
 
-def test_one_peer_alone_is_held_against_nobody() -> None:
+def test_one_peer_alone_is_compared_with_no_other() -> None:
     printed = bench_peers.table(report(OURS))
     assert "110.0 tok/s" in printed
     assert "ratio" not in printed
@@ -311,7 +313,7 @@ def test_a_token_reads_the_files_bytes_but_for_an_embedding_that_is_no_head(
         (["--rounds", "0"], "expected 1 or more"),
     ],
 )
-def test_what_it_cannot_measure_is_refused(
+def test_unknown_peers_measures_and_rounds_are_refused(
     arguments: list[str],
     message: str,
     monkeypatch: pytest.MonkeyPatch,
@@ -336,7 +338,7 @@ def test_cullama_starts_in_a_process_of_its_own(
     assert "cpu" in written["peers"]["cullama"]
 
 
-def test_cullama_takes_a_step_for_all_texts_together(tiny_model: Path) -> None:
+def test_cullama_runs_all_sequences_in_one_step(tiny_model: Path) -> None:
     with Worker(sys.executable, "cullama", tiny_model, 1) as worker:
         assert len(worker.steps(PeerRun(3, 20), 4)) == 4
         assert len(worker.steps(PeerRun(1, 100), 2)) == 2
@@ -345,7 +347,7 @@ def test_cullama_takes_a_step_for_all_texts_together(tiny_model: Path) -> None:
             assert 10e6 < worker.ask("peak_memory") < 10e9
 
 
-def test_cullama_reads_its_prompt_each_time(tiny_model: Path) -> None:
+def test_cullama_prefills_its_prompt_each_time(tiny_model: Path) -> None:
     from peers.cullama_peer import Cullama
 
     peer = Cullama(str(tiny_model), threads=1, backend="cpu")
@@ -420,7 +422,7 @@ def peer() -> Any:
     return load_peer("llama.cpp", "model.gguf", 2)
 
 
-def test_llama_cpp_gives_logits_for_the_last_token_of_each_text_alone(llama_cpp: Any) -> None:
+def test_llama_cpp_gives_logits_for_the_last_token_of_each_sequence_alone(llama_cpp: Any) -> None:
     two = peer()
     two.begin([[5, 6, 7], [8, 9, 10]], tokens=2)
     two.step()
@@ -434,7 +436,7 @@ def test_llama_cpp_gives_logits_for_the_last_token_of_each_text_alone(llama_cpp:
     ]
 
 
-def test_llama_cpp_reads_long_prompts_in_pieces(llama_cpp: Any) -> None:
+def test_llama_cpp_prefills_long_prompts_in_chunks(llama_cpp: Any) -> None:
     one = peer()
     one.begin([list(range(600))], tokens=1)
     one.step()
@@ -476,7 +478,7 @@ def test_llama_cpp_says_what_it_cannot_load(llama_cpp: Any) -> None:
         ("transformers", "torch", "pip install torch transformers"),
     ],
 )
-def test_an_engine_that_is_not_installed_is_missed_in_one_line(
+def test_an_engine_that_is_not_installed_is_reported_in_one_line(
     engine: str, module: str, install: str, tmp_path: Path
 ) -> None:
     (tmp_path / f"{module}.py").write_text("raise ImportError")

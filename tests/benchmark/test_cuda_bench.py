@@ -40,7 +40,7 @@ def test_limits_and_runs_are_measured(llm: LLM) -> None:
     assert report.as_json()["yardsticks"][0]["gap"] == limit.gap
 
 
-def test_what_was_measured_with_is_given_back(llm: LLM) -> None:
+def test_the_memory_of_the_measurements_is_freed(llm: LLM) -> None:
     if gpu.IS_REAL:
         pytest.skip("counts what is allocated, which only an emulated GPU tells")
     benchmark(llm, PLAN)

@@ -26,7 +26,7 @@ def llm(tiny_model: Path) -> LLM:
     return LLM(tiny_model)
 
 
-def test_a_workload_is_uniform_and_the_same_again(llm: LLM) -> None:
+def test_a_workload_is_uniform_and_reproducible(llm: LLM) -> None:
     requests = Workload(requests=2000, shortest=5, longest=9).draw(llm.config)
     assert requests == Workload(requests=2000, shortest=5, longest=9).draw(llm.config)
     for lengths in ([len(r.prompt) for r in requests], [r.answer for r in requests]):
@@ -45,7 +45,7 @@ def test_arrivals_are_a_poisson_process(llm: LLM) -> None:
     assert spread == pytest.approx(mean, rel=0.1)  # of an exponential distribution
 
 
-def test_each_kind_of_run_serves_what_was_asked_for(llm: LLM) -> None:
+def test_each_kind_of_run_generates_the_tokens_asked_for(llm: LLM) -> None:
     requests = SMALL.draw(llm.config)
     answered = sum(r.answer for r in requests)
     groups = [requests[start : start + BATCH] for start in range(0, 10, BATCH)]
@@ -95,7 +95,7 @@ def test_requests_longer_than_the_context_are_refused(llm: LLM) -> None:
         benchmark(llm, Workload(requests=1, longest=100), BATCH)
 
 
-def test_the_cost_of_scheduling_is_measured_with_a_full_house() -> None:
+def test_the_cost_of_scheduling_is_measured_with_all_sequences_decoding() -> None:
     cost = host_cost(sequences=20, prompt=40, steps=40)
     assert cost.sequences == 20
     assert cost.seconds == cost.schedule_seconds + cost.batch_seconds > 0
@@ -111,7 +111,7 @@ def recorder(llm: LLM) -> Recorder:
     return recorder
 
 
-def test_a_recorder_watches_the_continuous_run_only(llm: LLM, recorder: Recorder) -> None:
+def test_a_recorder_observes_the_continuous_run_only(llm: LLM, recorder: Recorder) -> None:
     assert sum(step.drawn for step in recorder.steps) == sum(
         r.answer for r in SMALL.draw(llm.config)
     )
@@ -119,7 +119,7 @@ def test_a_recorder_watches_the_continuous_run_only(llm: LLM, recorder: Recorder
     assert llm.engine.observers == []
 
 
-def test_each_request_waits_reads_writes_and_leaves(recorder: Recorder) -> None:
+def test_each_request_waits_prefills_decodes_and_leaves(recorder: Recorder) -> None:
     assert len(recorder.timelines) == 10
     for timeline in recorder.timelines:
         assert [stage for stage, _ in timeline.stages] == ["waiting", "prefill", "decode", "out"]

@@ -33,7 +33,7 @@ def test_a_report_for_machines_holds_limits_and_runs() -> None:
         assert row["limit"] == ("sgemm" if row["what"].startswith("prefill") else "read")
 
 
-def test_guessing_is_tried_where_asked_for() -> None:
+def test_speculation_is_measured_where_asked_for() -> None:
     ended = bench(
         *("--config", "tinystories-656k", "--thread-counts", "1", "--json", *QUICK),
         *("--tokens", "40", "--speculation", "6"),
@@ -60,7 +60,9 @@ def test_guessing_is_tried_where_asked_for() -> None:
         (["--threads", "1", "--thread-counts", "1"], "--thread-counts"),
     ],
 )
-def test_what_cannot_be_is_misuse_in_one_line(arguments: list[str], named: str) -> None:
+def test_options_that_cannot_be_measured_are_misuse_in_one_line(
+    arguments: list[str], named: str
+) -> None:
     ended = bench(*arguments, "--quiet")
     assert ended.returncode == 2
     assert named in ended.stderr

@@ -11,7 +11,7 @@ import pytest
 SMALL = ("--history", "8", "--history", "16", "--words", "2", "--repeats", "2")
 
 
-def test_a_second_turn_reads_only_its_own_tokens(cullama_command: Any, tiny_model: Path) -> None:
+def test_a_second_turn_prefills_only_its_own_tokens(cullama_command: Any, tiny_model: Path) -> None:
     ended = cullama_command(
         "bench",
         "chat",

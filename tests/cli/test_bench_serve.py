@@ -55,7 +55,7 @@ def test_a_table_names_the_workload_and_the_ratios(cullama_command: Any, tiny_mo
         (["serv"], "serv"),
     ],
 )
-def test_what_cannot_be_is_one_line(cullama_command: Any, arguments: list[str], named: str) -> None:
+def test_misuse_is_one_line(cullama_command: Any, arguments: list[str], named: str) -> None:
     shape = ["--config", "tinystories-656k", "-q"] if arguments[0] == "serve" else []
     ended = cullama_command("bench", *arguments, *shape)
     assert ended.code == (1 if "--trace" in arguments else 2)

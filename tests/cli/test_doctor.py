@@ -48,7 +48,7 @@ def backends_in(report: dict[str, Any]) -> list[str]:
     return [test["backend"] for test in report["self_tests"]]
 
 
-def test_a_machine_without_a_gpu_is_not_sick(cullama_command: CommandLine) -> None:
+def test_a_machine_without_a_gpu_has_no_problem(cullama_command: CommandLine) -> None:
     hidden = {"LD_LIBRARY_PATH": "", "CUDA_VISIBLE_DEVICES": "-1"}
     ended = cullama_command("doctor", *QUICK, environment=hidden)
     assert ended.code == 0, ended.out

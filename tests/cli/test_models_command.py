@@ -93,7 +93,7 @@ def files_under(folder: Path) -> set[str]:
 # ---------------------------------------------------------------------------------------- the list
 
 
-def test_nothing_cached_is_said_to_be(
+def test_an_empty_cache_is_reported(
     caches: Path, capsys: pytest.CaptureFixture[str], told: Callable[..., Any]
 ) -> None:
     assert run(["models"]) == 0
@@ -120,7 +120,7 @@ def test_every_model_has_name_kind_size_and_path(
     }
 
 
-def test_what_cannot_be_run_is_marked(
+def test_models_that_cannot_be_run_are_marked(
     caches: Path, cached: Callable[..., Path], listed: Callable[[], dict[str, Any]]
 ) -> None:
     fill(caches, cached)
@@ -138,7 +138,7 @@ def test_what_cannot_be_run_is_marked(
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"architectures": 3}', '{"architectures": []}'])
-def test_a_config_that_is_none_is_a_problem_and_no_error(
+def test_an_unreadable_config_is_a_problem_and_no_error(
     caches: Path, cached: Callable[..., Path], listed: Callable[[], dict[str, Any]], text: str
 ) -> None:
     cached("owner/odd", {"config.json": text})
@@ -281,7 +281,7 @@ def test_one_revision_is_removed_and_the_other_stays(
     assert not list(caches.rglob("refs/v1"))
 
 
-def test_several_go_together_or_not_at_all(
+def test_several_are_removed_together_or_not_at_all(
     caches: Path, cached: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     fill(caches, cached)
@@ -341,7 +341,7 @@ def test_it_asks_before_it_removes(
     assert (files_under(caches) == before) == (not answer)
 
 
-def test_without_a_terminal_to_ask_on_it_wants_a_yes(
+def test_without_a_terminal_to_ask_on_it_needs_yes(
     caches: Path, cached: Callable[..., Path], cullama_command: Any
 ) -> None:
     fill(caches, cached)
@@ -354,7 +354,7 @@ def test_without_a_terminal_to_ask_on_it_wants_a_yes(
     assert ended == (0, "removed converted: 4.0 kB\n", "")
 
 
-def test_a_folder_that_does_not_let_go_is_named(
+def test_a_folder_that_cannot_be_deleted_is_named(
     caches: Path, cached: Callable[..., Path], capsys: pytest.CaptureFixture[str], monkeypatch: Any
 ) -> None:
     def refuse(*arguments: Any, **options: Any) -> None:

@@ -38,8 +38,8 @@ def hub() -> Iterator[HubServer]:
 
 @pytest.fixture
 def settings(hub: HubServer, tmp_path: Path) -> dict[str, str]:
-    nobody = {"HF_TOKEN": "", "HF_HUB_CACHE": "", "HF_HUB_OFFLINE": "", "TRANSFORMERS_OFFLINE": ""}
-    return {**nobody, "HF_HOME": str(tmp_path), "HF_ENDPOINT": hub.url, "NO_PROXY": "127.0.0.1"}
+    unset = {"HF_TOKEN": "", "HF_HUB_CACHE": "", "HF_HUB_OFFLINE": "", "TRANSFORMERS_OFFLINE": ""}
+    return {**unset, "HF_HOME": str(tmp_path), "HF_ENDPOINT": hub.url, "NO_PROXY": "127.0.0.1"}
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def snapshot(tmp_path: Path, name: str = "name", files: dict[str, bytes] = CONTE
     return tmp_path / "hub" / f"models--owner--{name}" / "snapshots" / commit_of(files)
 
 
-def test_what_is_fetched_is_told_and_its_path_printed(
+def test_a_fetched_model_is_reported_and_its_path_printed(
     pull: Callable[..., Any], hub: HubServer, tmp_path: Path
 ) -> None:
     ended = pull("owner/name")
@@ -68,7 +68,9 @@ def test_what_is_fetched_is_told_and_its_path_printed(
     assert again == (0, ended.out, "owner/name: already here\n")
 
 
-def test_several_are_fetched_and_told_as_json(pull: Callable[..., Any], tmp_path: Path) -> None:
+def test_several_models_are_fetched_and_reported_as_json(
+    pull: Callable[..., Any], tmp_path: Path
+) -> None:
     gguf = snapshot(tmp_path, "gguf", GGUFS) / "m-Q8_0.gguf"
     ended = pull("--json", "-q", "owner/gguf:Q8_0", "owner/name")
     assert (ended.code, ended.err) == (0, "")
@@ -91,7 +93,7 @@ def test_several_are_fetched_and_told_as_json(pull: Callable[..., Any], tmp_path
         ("", {}, "empty"),
     ],
 )
-def test_what_goes_wrong_is_one_line_and_quick(
+def test_a_failed_download_is_one_line_and_quick(
     pull: Callable[..., Any], name: str, settings_of_one: dict[str, str], named: str
 ) -> None:
     started = time.monotonic()
@@ -117,7 +119,7 @@ def partial_bytes(tmp_path: Path) -> int:
 
 
 @pytest.mark.parametrize("with_signal", [signal.SIGINT, signal.SIGKILL])
-def test_after_an_interruption_the_next_try_goes_on(
+def test_after_an_interruption_the_next_pull_continues(
     cullama_command: Any,
     pull: Callable[..., Any],
     settings: dict[str, str],

@@ -61,7 +61,7 @@ def test_in_float32_nothing_is_lost(quantize: Any) -> None:
     assert "·" not in err
 
 
-def test_everything_is_there_for_machines(quantize: Any, tmp_path: Path) -> None:
+def test_json_has_path_size_types_loss_and_notes(quantize: Any, tmp_path: Path) -> None:
     code, out, _ = quantize("--type", "q8_0", "-o", "other.gguf", "--json")
     assert code == 0
     said = json.loads(out)
@@ -157,7 +157,7 @@ def test_a_file_that_is_there_is_replaced_only_when_asked(quantize: Any, tmp_pat
         (("--type", "q8_0", "--backend", "tpu"), 2, "'tpu', expected one of auto, cpu"),
     ],
 )
-def test_what_cannot_be_is_one_line(
+def test_misuse_is_one_line(
     quantize: Any, tmp_path: Path, arguments: tuple[str, ...], code: int, named: str
 ) -> None:
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")

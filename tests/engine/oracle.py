@@ -1,6 +1,6 @@
 """What an answer should have been: asked of a model that reads each text whole, from nothing.
 
-It knows bias and temperature, and no other wish a request may have.
+It applies bias and temperature, and no other sampling parameter.
 `llm.logits` shares no block and keeps none. Its numbers differ from those of a text read in parts
 by rounding alone, so a token is right if it is the likeliest, or the one drawn, but for that.
 """

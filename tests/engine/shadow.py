@@ -265,8 +265,8 @@ class Simulation:
         request, tokens, num_logits = part
         assert num_logits == max(0, tokens - request.uncomputed + 1)
         drawn: list[Drawn | NumericalError] = []
-        for guessed in range(num_logits):
-            token = next_token(request.tokens + request.draft_tokens[:guessed])
+        for drafts in range(num_logits):
+            token = next_token(request.tokens + request.draft_tokens[:drafts])
             is_ill = request in self.ill
             drawn.append(NumericalError("not a number") if is_ill else Drawn(token, None))
         return drawn
@@ -351,15 +351,15 @@ class Simulation:
         assert len(self.scheduler.running) <= self.scheduler.max_running
         for request, tokens in everyone.items():
             assert request.computed + tokens <= request.allocation.capacity
-        for writer in plan.decodes:
-            assert (writer.stage, writer.uncomputed) == ("decode", 1)
-            assert everyone[writer] == 1 + len(writer.draft_tokens)
-            assert len(writer.draft_tokens) <= writer.params.speculation
-            assert writer.drawn + everyone[writer] <= writer.max_tokens
-        for index, (reader, tokens, _) in enumerate(plan.prefills):
-            assert reader.stage == "prefill"
-            assert 1 <= tokens <= reader.uncomputed
-            assert tokens == reader.uncomputed or index == len(plan.prefills) - 1
+        for decode in plan.decodes:
+            assert (decode.stage, decode.uncomputed) == ("decode", 1)
+            assert everyone[decode] == 1 + len(decode.draft_tokens)
+            assert len(decode.draft_tokens) <= decode.params.speculation
+            assert decode.drawn + everyone[decode] <= decode.max_tokens
+        for index, (prefill, tokens, _) in enumerate(plan.prefills):
+            assert prefill.stage == "prefill"
+            assert 1 <= tokens <= prefill.uncomputed
+            assert tokens == prefill.uncomputed or index == len(plan.prefills) - 1
         if first is not None:  # so that it ends, and then the next is first
             assert first in everyone, "the first in order was passed over"
             assert everyone[first] >= min(first.uncomputed, self.share)

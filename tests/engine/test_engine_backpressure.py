@@ -1,4 +1,4 @@
-"""Full queues refuse requests, and slow readers pause theirs."""
+"""Full queues refuse requests, and requests with too many unread tokens pause."""
 
 from __future__ import annotations
 
@@ -209,7 +209,7 @@ def test_a_read_at_the_moment_of_backpressure_resumes_the_request(
     for _ in range(200):
         if request.is_finished:
             break
-        assert engine.scheduler.has_work, "it sleeps, and its reader waits"
+        assert engine.scheduler.has_work, "it sleeps while a token is waited for"
         engine.step()
         delivered += engine.read(request).token_ids
     assert delivered == request.answer

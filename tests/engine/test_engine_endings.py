@@ -182,7 +182,7 @@ def test_draining_finishes_submitted_requests_and_refuses_new_ones(
 
 @pytest.mark.parametrize("has_thread", [False, True])
 def test_draining_waits_for_slow_readers(open_llm: Open, has_thread: bool) -> None:
-    """A backpressured request has not finished: its reader still wants the rest."""
+    """A backpressured request has not finished: the rest is still to be read."""
     llm = open_llm(max_ahead=4)
     engine = llm.engine
     request = submit(llm, ids(5), replace(GREEDY, max_tokens=30))

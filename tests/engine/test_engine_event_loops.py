@@ -60,12 +60,12 @@ def test_the_event_loop_runs_other_tasks_meanwhile(open_llm: Open, long_model: P
     llm = open_llm(blocks=256, model=long_model)
 
     async def main() -> int:
-        reader = asyncio.ensure_future(read(llm.stream([5] * 5, replace(DRAWN, max_tokens=400))))
+        task = asyncio.ensure_future(read(llm.stream([5] * 5, replace(DRAWN, max_tokens=400))))
         turns = 0
-        while not reader.done():
+        while not task.done():
             await asyncio.sleep(0)
             turns += 1
-        await reader
+        await task
         return turns
 
     assert in_a_loop(main) > 100
@@ -98,7 +98,7 @@ def test_leaving_an_async_for_releases_the_blocks(
 
 
 def test_a_stream_left_early_is_cancelled_even_if_all_its_tokens_are_drawn(llm: LLM) -> None:
-    """The engine may be well ahead of a reader; the completion tells of what was read."""
+    """The engine may be well ahead of what is read; the completion tells of what was read."""
 
     async def main() -> Completion:
         stream = llm.stream(TEXTS[0], DRAWN)

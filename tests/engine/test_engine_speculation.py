@@ -25,28 +25,28 @@ from cullama import LLM, Completion, SamplingParams
 from cullama.engine.trace import StepRecord
 
 
-def with_and_without_guesses(
+def with_and_without_drafts(
     llm: LLM, prompt: Ids | str, params: SamplingParams, drafts: int = 6
 ) -> Completion:
-    """The guessed one, which has to be the plain one in all but speed."""
+    """The completion with speculation, which has to be the plain one in all but speed."""
     plain = llm.generate(prompt, replace(params, speculation=0))
-    guessed = llm.generate(prompt, replace(params, speculation=drafts))
-    assert guessed.token_ids == plain.token_ids
-    assert guessed.text == plain.text
-    assert guessed.finish_reason == plain.finish_reason
-    assert (guessed.logprobs is None) == (plain.logprobs is None)
-    if guessed.logprobs is not None and plain.logprobs is not None:
-        assert len(guessed.logprobs) == len(guessed.token_ids)
-        for one, other in zip(guessed.logprobs, plain.logprobs, strict=True):
+    speculative = llm.generate(prompt, replace(params, speculation=drafts))
+    assert speculative.token_ids == plain.token_ids
+    assert speculative.text == plain.text
+    assert speculative.finish_reason == plain.finish_reason
+    assert (speculative.logprobs is None) == (plain.logprobs is None)
+    if speculative.logprobs is not None and plain.logprobs is not None:
+        assert len(speculative.logprobs) == len(speculative.token_ids)
+        for one, other in zip(speculative.logprobs, plain.logprobs, strict=True):
             assert one.token_id == other.token_id
             assert one.logprob == pytest.approx(other.logprob, abs=1e-4)
-    return guessed
+    return speculative
 
 
 @pytest.mark.parametrize("drafts", [1, 2, 5, 64])
 @pytest.mark.parametrize("prompt", [REPETITIVE, ids(36), [5], [5] * 40], ids=len)
 def test_speculation_changes_no_greedy_token(llm: LLM, prompt: Ids, drafts: int) -> None:
-    with_and_without_guesses(llm, prompt, replace(GREEDY, max_tokens=80), drafts)
+    with_and_without_drafts(llm, prompt, replace(GREEDY, max_tokens=80), drafts)
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -59,7 +59,7 @@ def test_speculation_changes_no_sampled_token(llm: LLM, seed: int) -> None:
         replace(flat, temperature=0.3, top_p=0.8, repetition_penalty=1.1, frequency_penalty=0.2),
         replace(flat, logit_bias={70: 3.0, 71: 3.0}, top_k=5, max_tokens=60),
     ):
-        with_and_without_guesses(llm, REPETITIVE, params)
+        with_and_without_drafts(llm, REPETITIVE, params)
 
 
 @pytest.mark.parametrize("drafts", [1, 4, 64])
@@ -78,8 +78,8 @@ def test_speculation_saves_steps_where_the_text_repeats_itself(llm: LLM, drafts:
 
 def test_rejected_draft_tokens_are_counted_and_cost_no_token(llm: LLM) -> None:
     params = replace(GREEDY, max_tokens=20, speculation=5, logit_bias={299: 1000.0})
-    guessed = with_and_without_guesses(llm, REPETITIVE, params)
-    assert guessed.token_ids == (299,) * 20
+    speculative = with_and_without_drafts(llm, REPETITIVE, params)
+    assert speculative.token_ids == (299,) * 20
     metrics = llm.engine.metrics
     assert metrics.draft_tokens >= metrics.accepted_tokens
     assert metrics.drawn_tokens == 40
@@ -88,9 +88,9 @@ def test_rejected_draft_tokens_are_counted_and_cost_no_token(llm: LLM) -> None:
 @pytest.mark.parametrize("count", range(1, 20))
 def test_max_tokens_cuts_in_the_middle_of_accepted_draft_tokens(llm: LLM, count: int) -> None:
     params = replace(GREEDY, max_tokens=count, logit_bias={70: 1000.0}, logprobs=1)
-    guessed = with_and_without_guesses(llm, [70] * 10, params, drafts=7)
-    assert guessed.token_ids == (70,) * count
-    assert guessed.finish_reason == "length"
+    speculative = with_and_without_drafts(llm, [70] * 10, params, drafts=7)
+    assert speculative.token_ids == (70,) * count
+    assert speculative.finish_reason == "length"
 
 
 def next_in_circle(token: int) -> int:
@@ -126,8 +126,10 @@ def circle_from(token: int, count: int) -> Ids:
 
 
 def test_all_draft_tokens_of_a_circle_are_accepted(circle: LLM) -> None:
-    guessed = with_and_without_guesses(circle, circle_from(73, 15), replace(GREEDY, max_tokens=90))
-    assert list(guessed.token_ids) == circle_from(73, 105)[15:]
+    speculative = with_and_without_drafts(
+        circle, circle_from(73, 15), replace(GREEDY, max_tokens=90)
+    )
+    assert list(speculative.token_ids) == circle_from(73, 105)[15:]
     assert circle.engine.metrics.steps < 90 + 20
     assert circle.engine.metrics.acceptance_rate == 1
 
@@ -138,7 +140,7 @@ def test_draft_tokens_accepted_now_and_then_change_no_sampled_token(
 ) -> None:
     for seed in range(20):
         params = replace(DRAWN, seed=seed, temperature=temperature, max_tokens=60, logprobs=0)
-        with_and_without_guesses(circle, circle_from(73, 15), params)
+        with_and_without_drafts(circle, circle_from(73, 15), params)
     metrics = circle.engine.metrics
     assert 0.05 < metrics.acceptance_rate < 0.95
     assert metrics.accepted_tokens > 20
@@ -153,25 +155,25 @@ def test_every_end_cuts_in_the_middle_of_accepted_draft_tokens(circle: LLM, wish
         last = whole.token_ids[count - 1]
         first = whole.token_ids.index(last) + 1  # where it is drawn for the first time
         if wish == "max_tokens":
-            cut = with_and_without_guesses(circle, prompt, replace(params, max_tokens=count))
+            cut = with_and_without_drafts(circle, prompt, replace(params, max_tokens=count))
             assert cut.token_ids == whole.token_ids[:count]
         elif wish == "stop_token_ids":
-            cut = with_and_without_guesses(circle, prompt, replace(params, stop_token_ids=(last,)))
+            cut = with_and_without_drafts(circle, prompt, replace(params, stop_token_ids=(last,)))
             assert cut.token_ids == whole.token_ids[:first]
             assert cut.finish_reason == "stop"
         else:
             stop = whole.text[count : count + 2]
-            cut = with_and_without_guesses(circle, prompt, replace(params, stop=(stop,)))
+            cut = with_and_without_drafts(circle, prompt, replace(params, stop=(stop,)))
             assert cut.text == whole.text[: whole.text.index(stop)]
             assert cut.finish_reason == "stop"
     assert circle.engine.metrics.accepted_tokens > 50
 
 
 def test_the_end_token_cuts_in_the_middle_of_accepted_draft_tokens(circle: LLM) -> None:
-    """It is one of the circle 0 … 9, and is guessed like any other."""
+    """It is one of the circle 0 … 9, and is drafted like any other."""
     for start in range(2, 8):
         prompt = [*circle_from(0, 12), *circle_from(start, 1)]
-        ended = with_and_without_guesses(circle, prompt, replace(GREEDY, ignore_eos=False))
+        ended = with_and_without_drafts(circle, prompt, replace(GREEDY, ignore_eos=False))
         assert list(ended.token_ids) == circle_from(start + 1, 13)[: (1 - start) % 10]
         assert ended.finish_reason == "stop"
 

@@ -77,9 +77,9 @@ class Traffic:
         if self.requests and self.draw.random() < 0.3:
             self.engine.cancel(self.draw.choice(self.requests), "cancelled")
 
-    def wake(self, *readers: Request) -> None:
-        """Readers take what has been written for them."""
-        for request in readers:
+    def wake(self, *requests: Request) -> None:
+        """Read what has been drawn."""
+        for request in requests:
             self.engine.read(request)
 
 

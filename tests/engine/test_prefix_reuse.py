@@ -193,21 +193,21 @@ def test_prompts_share_their_common_prefix(llm: LLM, cold: LLM, common: int) -> 
     found = cached(
         llm, lambda: confirm_answer(cold, prompt, llm.generate(prompt, PARAMS).token_ids, PARAMS)
     )
-    assert found == (common if common >= 8 else 0)  # fewer are read faster than found
+    assert found == (common if common >= 8 else 0)  # fewer are computed faster than found
 
 
 def test_a_running_request_shares_its_prompt_from_its_first_token_on(llm: LLM, cold: LLM) -> None:
     prompt = ids(50)
-    [writer] = submit_to(llm.engine, prompt, replace(PARAMS, max_tokens=60))
+    [running] = submit_to(llm.engine, prompt, replace(PARAMS, max_tokens=60))
     llm.engine.step()
     assert cached(llm, lambda: llm.generate(prompt, PARAMS)) == 49
     for _ in range(20):
         llm.engine.step()
-    so_far = list(writer.tokens)
+    so_far = list(running.tokens)
     assert cached(llm, lambda: llm.generate([*so_far, 5], PARAMS)) >= 50
-    while not writer.is_finished:
+    while not running.is_finished:
         llm.engine.step()
-    confirm(cold, writer)  # no other request wrote into its blocks
+    confirm(cold, running)  # no other request wrote into its blocks
 
 
 def test_a_cancelled_request_is_cached_as_far_as_it_came(llm: LLM) -> None:

@@ -98,7 +98,7 @@ def test_a_draw_holds_seed_sample_and_position() -> None:
 def test_behind_a_draft_token_it_draws_as_if_that_were_accepted() -> None:
     one = drawing(request(2), 6)
     one.draft_tokens = [7, 8]
-    draws = [one.draw(guessed) for guessed in range(3)]
+    draws = [one.draw(drafts) for drafts in range(3)]
     assert [list(draw.tokens)[2:] for draw in draws] == [[6], [6, 7], [6, 7, 8]]
     assert [draw.position for draw in draws] == [1, 2, 3]
     one.draft_tokens = []

@@ -28,7 +28,7 @@ TEXTS = list(texts())
 
 @pytest.fixture
 def few_ahead(monkeypatch: pytest.MonkeyPatch) -> int:
-    """How many tokens may lie ready for a reader: so few that one soon falls behind."""
+    """How many tokens may be unread: so few that requests are soon backpressured."""
     monkeypatch.setattr(scheduling, "MAX_AHEAD", 3)
     return 3
 
@@ -153,7 +153,7 @@ def random_request(draw: Random, many: Simulation) -> list[Request]:
 
 
 def test_ten_thousand_cancelled_requests_lose_no_block(few_ahead: int) -> None:
-    """At any moment, twice, from all over: waiting, reading, writing, paused, and ended."""
+    """At any moment, twice, in every stage: waiting, prefill, decode, backpressured, ended."""
     draw, many = Random(13), Simulation(blocks=40, budget=40, max_running=6)
     cancelled, gone, stages = 0, list[Request](), set[str]()
     while cancelled < 10_000:
@@ -255,13 +255,13 @@ def test_a_long_prompt_is_prefilled_in_chunks_of_the_budget() -> None:
 
 def test_decodes_do_not_wait_for_prefills() -> None:
     many = Simulation(100, 8, 7)
-    [writer] = many.submit(prompt(2), max_tokens=50)
+    [decode] = many.submit(prompt(2), max_tokens=50)
     many.step()
-    [reader] = many.submit(prompt(100, kind=1))
+    [prefill] = many.submit(prompt(100, kind=1))
     for step in range(1, 6):
         plan = many.step()
-        assert (plan.decodes, prefills(plan)) == ([writer], [(reader, 7)])
-        assert writer.drawn == 1 + step
+        assert (plan.decodes, prefills(plan)) == ([decode], [(prefill, 7)])
+        assert decode.drawn == 1 + step
 
 
 def test_requests_of_equal_priority_keep_their_order() -> None:
@@ -333,7 +333,7 @@ def test_decodes_must_leave_budget_to_prefills() -> None:
 
 def test_a_plan_can_be_run_one_by_one() -> None:
     many = Simulation(100, 16, 7)
-    [writer] = many.submit(prompt(10), max_tokens=9)
+    [decode] = many.submit(prompt(10), max_tokens=9)
     many.step()
     many.submit(prompt(12), max_tokens=9)
     plan = many.scheduler.schedule()
@@ -341,7 +341,7 @@ def test_a_plan_can_be_run_one_by_one() -> None:
     parts = list(plan.one_by_one())
     assert [each for part in parts for each in part.parts] == plan.parts
     assert [part.tokens for part in parts] == [1, 2]
-    assert parts[0].decodes == [writer]
+    assert parts[0].decodes == [decode]
     assert all(part.copies is plan.copies for part in parts)  # whichever comes first makes them
 
 
@@ -490,7 +490,7 @@ def test_samples_do_not_wait_for_a_cancelled_first_one(steps: int) -> None:
     many.finish()
 
 
-# ------------------------------------------------------------------ by hand: readers, and drafts
+# ------------------------------------------------------------ by hand: unread tokens, and drafts
 
 
 def test_a_request_far_ahead_of_its_reader_is_backpressured(few_ahead: int) -> None:
@@ -552,17 +552,17 @@ def test_draft_tokens_stop_one_short_of_max_tokens() -> None:
 
 def test_no_draft_tokens_while_others_prefill_or_wait() -> None:
     many = Simulation(100, 16, 2)
-    [guesser] = many.submit([1, 2] * 8, max_tokens=60, speculation=8)
+    [speculating] = many.submit([1, 2] * 8, max_tokens=60, speculation=8)
     many.step()
-    guesser.tokens[-3:] = [1, 2, 1]  # so that there is something to draft for certain
-    guesser.computed = guesser.verified = 0
+    speculating.tokens[-3:] = [1, 2, 1]  # so that there is something to draft for certain
+    speculating.computed = speculating.verified = 0
     plan = many.scheduler.schedule()
     assert plan.has_drafts
     [other] = many.submit(prompt(2, kind=1))
     many.submit(prompt(2, kind=2), max_tokens=3)
     plan = many.scheduler.schedule()
     assert other in [one for one, *_ in plan.parts]
-    assert (plan.has_drafts, guesser.draft_tokens) == (False, [])
+    assert (plan.has_drafts, speculating.draft_tokens) == (False, [])
 
 
 def test_draft_tokens_are_dropped_before_a_request_is_preempted() -> None:

@@ -1,4 +1,4 @@
-"""Guesses are what followed the last time, and fewer after those that were wrong."""
+"""Draft tokens are what followed the last time, and fewer after a rejection."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from cullama.engine.speculation import MAX_NGRAM, MIN_NGRAM, PromptLookup
 few_kinds = st.lists(st.integers(0, 2), max_size=40)
 
 
-def slowly_guessed(tokens: list[int], most: int) -> list[int]:
+def drafted_slowly(tokens: list[int], most: int) -> list[int]:
     """Look for the newest few tokens from the end on, and go on as it went on there."""
     for length in range(MAX_NGRAM, MIN_NGRAM - 1, -1):
         newest = tokens[-length:]
@@ -18,14 +18,14 @@ def slowly_guessed(tokens: list[int], most: int) -> list[int]:
             if len(newest) == length and tokens[start : start + length] == newest:
                 text = list(tokens)
                 for place in range(start + length, start + length + most):
-                    text.append(text[place])  # what is guessed may be repeated in its turn
+                    text.append(text[place])  # what is drafted may be repeated in its turn
                 return text[len(tokens) :]
     return []
 
 
 @given(tokens=few_kinds, most=st.integers(1, 12))
 def test_draft_tokens_are_what_followed_the_last_time(tokens: list[int], most: int) -> None:
-    assert PromptLookup(tokens).propose(most) == slowly_guessed(tokens, most)
+    assert PromptLookup(tokens).propose(most) == drafted_slowly(tokens, most)
 
 
 @given(tokens=few_kinds, more=st.lists(st.lists(st.integers(0, 2), max_size=4), max_size=12))
@@ -33,8 +33,8 @@ def test_the_lookup_follows_a_growing_text(tokens: list[int], more: list[list[in
     lookup = PromptLookup(tokens)
     for each in more:
         tokens += each
-        assert lookup.propose(5) == slowly_guessed(tokens, 5)
-        assert lookup.propose(5) == slowly_guessed(tokens, 5)  # asked twice, it says the same
+        assert lookup.propose(5) == drafted_slowly(tokens, 5)
+        assert lookup.propose(5) == drafted_slowly(tokens, 5)  # asked twice, it says the same
 
 
 def test_a_text_that_repeats_itself_goes_on_repeating_itself() -> None:
@@ -65,12 +65,13 @@ def test_there_are_never_more_draft_tokens_than_asked_for() -> None:
 def test_after_a_rejection_it_proposes_one_and_then_more() -> None:
     lookup = PromptLookup([1, 2, 3] * 5)
     sizes = []
-    for right in (0, 0, 1, 2, 7, 20):
-        guessed = len(lookup.propose(20))
-        sizes.append(guessed)
-        lookup.learn(guessed, min(right, guessed))
+    for accepted in (0, 0, 1, 2, 7, 20):
+        drafted = len(lookup.propose(20))
+        sizes.append(drafted)
+        lookup.learn(drafted, min(accepted, drafted))
     assert sizes == [20, 1, 1, 3, 5, 11]
-    assert len(lookup.propose(20)) == 20  # twice as many as were right, and never more than asked
+    # Twice as many as were accepted, and never more than asked for.
+    assert len(lookup.propose(20)) == 20
     assert len(lookup.propose(4)) == 4
 
 

@@ -22,7 +22,7 @@ from ..model.layer import Linear
 COPIED_BYTES = 4 << 30  # far beyond any cache; a quarter of the free memory at most
 MATRIX = 8192  # rows and columns: large enough for a product to reach its rate
 KERNELS = 1000  # empty ones, in a graph
-BLOCKS_EACH = 8  # of the reading kernel, on each multiprocessor
+BLOCKS_EACH = 8  # of the kernel that reads memory, on each multiprocessor
 THREADS = 256
 
 

@@ -1,8 +1,8 @@
 """The engine in this process: takes requests, gives tokens, and lets one thread at a time work.
 
 A thread that waits for a token and finds the engine idle runs a step, in which all requests take
-part: so a single request pays for no hand-over between threads. For readers that must not work
-themselves, such as an event loop, `start` gives the engine a thread of its own. What others ask
+part: so a single request pays for no hand-over between threads. For callers that must not block,
+such as an event loop, `start` gives the engine a thread of its own. What other threads ask
 meanwhile (submit, cancel, close) is posted to the lock and done between two steps.
 
 It implements the face in client.py. What a step does is steps.py's; it makes no text.
@@ -186,7 +186,7 @@ class Engine(EngineClient):
     def drain(self) -> None:
         """Take no more requests, and return when all that were submitted have finished.
 
-        A backpressured one finishes when its reader reads on; or else `close` ends it.
+        A backpressured one finishes when its tokens are read; or else `close` ends it.
         """
         self._is_open = False
         while self._lock.num_posted or self._unfinished:
@@ -214,7 +214,7 @@ class Engine(EngineClient):
             self._lock.wait_for(lambda: self.has_work or self._loop.is_closed)
             try:
                 self.step()
-            except Exception as error:  # a mistake of ours: readers must hear of it
+            except Exception as error:  # a mistake of ours: every request ends with it
                 self._lock.post(partial(self._fail_all, error))
 
     def _step_unless(self, is_needless: Callable[[], bool]) -> None:

@@ -1,7 +1,8 @@
 """Lets one thread at a time work on the engine, in the order in which they ask.
 
 What other threads want done meanwhile is posted: the thread that holds the lock does it before it
-releases the lock; where none holds it, it is done at once. It knows no engine.
+releases the lock; where none holds it, it is done at once. It imports nothing of the
+engine.
 """
 
 from __future__ import annotations

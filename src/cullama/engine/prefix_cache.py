@@ -9,8 +9,7 @@ over them as in Zheng et al., "SGLang", NeurIPS 2024.)
 
 Full blocks are shared. One that agrees in part is copied, and the copy written on. A prompt is
 indexed once it has led to a token, a completion when it ends; what led to NaN is never shared.
-Integers only: it holds no keys or values, and knows no request, only the `Allocation` that each
-is given.
+Integers only: it holds no keys or values, and handles no requests, only the `Allocation` of each.
 """
 
 from __future__ import annotations

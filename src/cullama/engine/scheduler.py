@@ -26,7 +26,7 @@ from .request import Request, Stage
 
 HEAD_START = 64  # places in the queue that one step of priority is worth
 
-# Tokens that may wait for their reader; a request that is further ahead is backpressured.
+# Tokens drawn and not yet read; a request with more of them is backpressured.
 MAX_AHEAD = 1024
 
 # A request, how many of its tokens take part, and behind how many of them a token is drawn.
@@ -87,7 +87,7 @@ class Scheduler:
         self.prefills: list[Request] = []
         self.decodes: list[Request] = []
         self.finishing: list[Request] = []  # their last token is in flight
-        self.backpressured: list[Request] = []  # too far ahead of their reader
+        self.backpressured: list[Request] = []  # too many unread tokens
         self._queues: dict[Stage, list[Request]] = {
             "waiting": self.waiting,
             "prefill": self.prefills,
@@ -181,7 +181,7 @@ class Scheduler:
         self._move(request, "waiting")
 
     def pause(self, request: Request) -> None:
-        """Leave a request out of passes until its reader has caught up."""
+        """Leave a request out of passes until its tokens have been read."""
         self._move(request, "backpressured")
 
     def resume(self, request: Request) -> None:
@@ -303,14 +303,14 @@ class Scheduler:
 
 
 def is_far_ahead(request: Request) -> bool:
-    """Whether so many tokens wait for the request's reader that it should pause."""
+    """Whether a request has so many unread tokens that it should pause."""
     return len(request.tokens) - request.prompt_length - request.delivered >= MAX_AHEAD
 
 
 def _is_ready(request: Request) -> bool:
     """Whether a waiting request may be admitted.
 
-    Its reader wants tokens, none is in flight, and no other sample is computing its prompt.
+    It has few unread tokens, none in flight, and no other sample is computing its prompt.
     """
     leader = request.leader
     return (

@@ -1,9 +1,9 @@
 """The pass loop: schedule, build the batch, run the model, process what it gave.
 
-Where a pass goes on by itself once it is launched, on a device, the next one is scheduled and its
-batch built while it runs, and launched as soon as its tokens are there; all else that these bring
-about is done while the next one runs. It knows no threads and no submitters: who calls `step`,
-and when, is engine.py's.
+On a device, where a pass goes on by itself once it is launched, the next pass is scheduled and its
+batch built while the first runs, and launched as soon as the first one's tokens are there; all else
+that these bring about is done while the second runs. Threads, the lock, and when `step` is called
+are engine.py's.
 """
 
 from __future__ import annotations
@@ -179,7 +179,7 @@ class PassLoop:
             self._release(request)
         elif is_far_ahead(request):
             self.scheduler.pause(request)
-            if not is_far_ahead(request):  # its reader reads this very moment, see `Engine.read`
+            if not is_far_ahead(request):  # read in this moment, see `Engine.read`
                 self.scheduler.resume(request)
         if request.on_change is not None:
             request.on_change()

@@ -1,8 +1,8 @@
 """One forward pass, described in integers: which tokens, their positions, their slots in the cache.
 
 A batch is ragged: each sequence brings as many tokens as it has to compute, one or a thousand. It
-is built on the host in one buffer, so that it can be uploaded in one copy. It knows no request, no
-scheduler and no model.
+is built on the host in one buffer, so that it can be uploaded in one copy. It handles no requests
+and runs no model.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The families of models that cullama runs: one record for each says how it differs from a Llama.
 
 A family that `Llama.forward` computes is a record here and nothing else; config.json, GGUF in both
-directions and the cached-model list read it. It knows settings and names, not weights or tensors.
+directions and the cached-model list read it. It holds settings and names, no weights or tensors.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Turns the tokens of one sample into text as they come, and into a completion at the end.
 
-Tokens in, text out: complete characters only, and nothing of a stop string. It knows no engine;
+Tokens in, text out: complete characters only, and nothing of a stop string. It runs no engine;
 generation.py reads the tokens.
 """
 
@@ -68,7 +68,7 @@ class OutputStream:
         return piece
 
     def close(self) -> None:
-        """Note the time at which reading ended, if only early."""
+        """Note the time at which generation ended, also where it was cut short."""
         self._ended = self._ended or time.perf_counter()
 
     def completion(self) -> Completion:
