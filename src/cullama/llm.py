@@ -1,7 +1,8 @@
 """Provides `LLM`: loads a model, and generates, streams, chats and inspects with it.
 
-It connects the rooms below and computes nothing itself: the engine runs the model, text/ makes
-text of its tokens, chat/ and inspect/ are imported when they are first used.
+It computes nothing itself: engine/ schedules requests and runs the model, text/ turns their tokens
+into text, chat/ renders conversations and inspect/ looks into the model. The last two are imported
+when they are first used.
 """
 
 from __future__ import annotations
@@ -44,9 +45,9 @@ if TYPE_CHECKING:
 
 Prompt: TypeAlias = str | Sequence[int]
 
-# The longest context served unless more is asked for: tables and checks grow with it.
+# The longest context by default: the RoPE table and the default cache grow with it.
 MAX_DEFAULT_CONTEXT = 32768
-MAX_CONTEXTS = 64  # the cache has room for at most so many full contexts
+MAX_CONTEXTS = 64  # full contexts that the default cache has room for
 
 
 class LLM:
@@ -120,6 +121,7 @@ class LLM:
 
     @property
     def config(self) -> ModelConfig:
+        """The model's shape and settings, as its files have them."""
         return self._checkpoint.config
 
     @cached_property
@@ -164,7 +166,8 @@ class LLM:
 
     @property
     def longest_text(self) -> int:
-        """Most tokens of a prompt and its answer: the context, or what the cache holds."""
+        """How many tokens a prompt and its answer may have together: the context length, or the
+        cache's size where that is less."""
         return self.engine.capacity.max_length
 
     @overload  # a text is also a sequence of texts, as far as types can tell
@@ -192,8 +195,8 @@ class LLM:
         Args:
             prompts: a text or its token ids → a `Completion`; a list of those → a list, in order.
             params: the same for all prompts.
-            priority: 1 goes before requests that came up to 64 earlier, 2 before twice as many;
-                negative numbers let others pass.
+            priority: each step is a head start of 64 places in the queue: 1 goes before up to 64
+                requests that were submitted earlier; negative values let later requests pass.
 
         Raises:
             UsageError: an empty prompt, or ids outside the vocabulary.
@@ -226,8 +229,8 @@ class LLM:
     ) -> Completion:
         """Answer the last message of a conversation: `[{"role": "user", "content": "Hi"}]`.
 
-        What users type is plain text also where it spells a control token. `session()` keeps a
-        conversation for you.
+        Control tokens that are spelled in a message are encoded as plain text. `session()` keeps
+        the messages for you.
 
         Raises:
             UsageError: no messages, or none that the model's template takes.
@@ -254,7 +257,7 @@ class LLM:
         params: SamplingParams | None = None,
         messages: Sequence[Message] = (),
     ) -> Session:
-        """Begin a conversation that is kept: `send`, `stream`, `undo`, `retry`, `fork`."""
+        """Begin a conversation, which keeps its messages: `send`, `stream`, `undo`, `fork` …"""
         from .chat.session import Session
 
         return Session(self, system, _checked(params), messages)
@@ -273,7 +276,7 @@ class LLM:
         detail: bool = False,
         tolerance: float | None = None,
     ) -> Comparison:
-        """Compare another model, or this one in another setting, with this one, by operator.
+        """Compare this model with another, or with itself in another setting, by operator.
 
         Args:
             other: this model in another type, on another backend or from another file; or `self`,
@@ -353,6 +356,7 @@ class LLM:
 
     @property
     def engine(self) -> Engine:
+        """The engine that runs the model. Raises ClosedError."""
         if self._engine is None:
             raise ClosedError("this LLM was closed; make a new one to go on")
         return self._engine

@@ -91,7 +91,12 @@ def command(context: click.Context, /, shape: str | None, as_json: bool, **optio
     from ..benchmark.bench import BenchPlan, benchmark
 
     if context.invoked_subcommand is not None:
-        return _refuse_options(context)
+        # Options before the subcommand's name would be ignored.
+        for option in context.command.params:
+            if context.get_parameter_source(option.name or "") is ParameterSource.COMMANDLINE:
+                name, subcommand = option.opts[0], context.invoked_subcommand
+                raise UsageError(f"{name} stands before {subcommand!r}, expected after it")
+        return
     threads, thread_counts = options["threads"], options.pop("thread_counts")
     if threads is not None and thread_counts is not None:
         raise UsageError("--threads is one of --thread-counts: give one of the two options")
@@ -106,15 +111,6 @@ def command(context: click.Context, /, shape: str | None, as_json: bool, **optio
     llm = load_or_invent(shape, **options)
     report = benchmark(llm, plan)
     click.echo(json.dumps(report.as_json()) if as_json else _table(report))
-    return None
-
-
-def _refuse_options(context: click.Context) -> None:
-    """Refuse options before a subcommand's name, which would be ignored."""
-    for option in context.command.params:
-        if context.get_parameter_source(option.name or "") is ParameterSource.COMMANDLINE:
-            name, subcommand = option.opts[0], context.invoked_subcommand
-            raise UsageError(f"{name} stands before {subcommand!r}, expected after it")
 
 
 def _count(threads: int | None) -> str:

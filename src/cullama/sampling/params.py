@@ -71,14 +71,22 @@ class SamplingParams:
 
     def __post_init__(self) -> None:
         stops: Any = [self.stop] if isinstance(self.stop, str) else self.stop
-        ids: Any = self.stop_token_ids
+        ids, biases = self.stop_token_ids, self.logit_bias
         if not isinstance(stops, list | tuple) or not all(isinstance(t, str) and t for t in stops):
             raise UsageError(f"stop is {_short(self.stop)}, expected texts that are not empty")
         if not isinstance(ids, Collection) or not all(_is_token_id(token) for token in ids):
             raise UsageError(f"stop_token_ids is {_short(ids)}, expected token ids")
+        if not isinstance(biases, Mapping):
+            raise UsageError(f"logit_bias is {_short(biases)}, expected token ids and numbers")
+        for token, bias in biases.items():
+            if not (_is_token_id(token) and _is_number(bias) and -MAX_VALUE <= bias <= MAX_VALUE):
+                raise UsageError(
+                    f"logit_bias[{_short(token)}] is {_short(bias)}, expected a token id and a "
+                    f"number from {-MAX_VALUE:,.0f} to {MAX_VALUE:,.0f}"
+                )
         object.__setattr__(self, "stop", tuple(stops))
         object.__setattr__(self, "stop_token_ids", tuple(ids))
-        object.__setattr__(self, "logit_bias", _checked_biases(self.logit_bias))
+        object.__setattr__(self, "logit_bias", dict(biases))
         for name, (kind, low, high) in _RANGES.items():
             _check_range(name, getattr(self, name), kind, low, high)
         if not isinstance(self.ignore_eos, bool):
@@ -144,18 +152,6 @@ def _check_range(name: str, value: Any, kind: type, low: float, high: float) -> 
         raise UsageError(
             f"{name} is {_short(value)}, expected {number} {above} to {high:,.16g}{none}"
         )
-
-
-def _checked_biases(biases: Any) -> dict[int, float]:
-    if not isinstance(biases, Mapping):
-        raise UsageError(f"logit_bias is {_short(biases)}, expected token ids and numbers")
-    for token, bias in biases.items():
-        if not _is_token_id(token) or not _is_number(bias) or not -MAX_VALUE <= bias <= MAX_VALUE:
-            raise UsageError(
-                f"logit_bias[{_short(token)}] is {_short(bias)}, expected a token id and a number "
-                f"from {-MAX_VALUE:,.0f} to {MAX_VALUE:,.0f}"
-            )
-    return dict(biases)
 
 
 def biases_from_json(biases: Mapping[str, Any]) -> dict[Any, Any]:

@@ -113,20 +113,17 @@ class Comparison:
         last = self.operations[-1].accumulated
         first = self.first_accumulated
         beyond = "" if first is None else f"; first beyond the tolerance at {first.place}"
+        tokens = "the same likeliest token" + (" everywhere" if len(self.tokens) > 1 else "")
+        if changes := logits.turns:
+            one = changes[0]
+            tokens = (
+                f"{len(changes)} of {len(self.tokens)} likeliest tokens differ, first after token "
+                f"{one.position}: {one.found} for {one.expected}, which led by {one.margin:.2g}"
+            )
         return (
             f"end to end: logits differ by {last.relative:.1e} (at most {last.max_error:.2g}), "
             f"divergence {logits.divergence.mean():.1e} nats a token "
-            f"(at most {logits.divergence.max():.1e}); {self._likeliest_tokens()}{beyond}"
-        )
-
-    def _likeliest_tokens(self) -> str:
-        changes, tokens = self.logits.turns, len(self.tokens)
-        if not changes:
-            return "the same likeliest token" + (" everywhere" if tokens > 1 else "")
-        first = changes[0]
-        return (
-            f"{len(changes)} of {tokens} likeliest tokens differ, first after token "
-            f"{first.position}: {first.found} for {first.expected}, which led by {first.margin:.2g}"
+            f"(at most {logits.divergence.max():.1e}); {tokens}{beyond}"
         )
 
     def as_json(self) -> dict[str, Any]:
