@@ -89,7 +89,16 @@ class _Vocabulary:
         if len(ids) < len(tokens):
             twice = next(token for index, token in enumerate(tokens) if ids[token] != index)
             raise _error(fields, "tokens", f"holds {twice[:80]!r} twice, expected each token once")
-        return cls(tokens, _kinds(fields, tokens), ids)
+
+        if "token_type" in fields:
+            kinds: list[int] = _numbers(fields, "token_type", len(tokens), "iu").tolist()
+            return cls(tokens, kinds, ids)
+        kinds = [NORMAL] * len(tokens)
+        for name in ("unknown_token_id", "bos_token_id", "eos_token_id"):
+            token_id = fields.integer(name, None, low=0, high=len(tokens) - 1)
+            if token_id is not None:
+                kinds[token_id] = CONTROL
+        return cls(tokens, kinds, ids)
 
 
 def _texts(fields: Fields, name: str) -> list[str]:
@@ -98,18 +107,6 @@ def _texts(fields: Fields, name: str) -> list[str]:
         found = "missing" if texts is None else f"a {type(texts).__name__}"
         raise _error(fields, name, f"is {found}, expected a list of strings")
     return texts
-
-
-def _kinds(fields: Fields, tokens: Sequence[str]) -> list[int]:
-    if "token_type" in fields:
-        kinds: list[int] = _numbers(fields, "token_type", len(tokens), "iu").tolist()
-        return kinds
-    kinds = [NORMAL] * len(tokens)
-    for name in ("unknown_token_id", "bos_token_id", "eos_token_id"):
-        index = fields.integer(name, None, low=0, high=len(tokens) - 1)
-        if index is not None:
-            kinds[index] = CONTROL
-    return kinds
 
 
 def _numbers(fields: Fields, name: str, count: int, dtype_kinds: str) -> HostArray:

@@ -221,7 +221,14 @@ class _SafetensorsHeader:
             self.position += 1
             return
         while True:
-            key = self._key(where)
+            written = self.string(f"{where} name")
+            self.name_bytes_left -= len(written)
+            if self.name_bytes_left < 0:
+                expected = f"at most {MAX_NAME_BYTES:,} bytes"
+                raise self.error("length of all names", "too great", expected)
+            key = str(json.loads(b'"%s"' % written)) if b"\\" in written else written.decode()
+            self.where, self.name = where, key
+            self._expect("character after the name", b":")
             if key in keys:
                 raise self.error("name", "given twice", "each name once")
             keys.add(key)
@@ -231,17 +238,6 @@ class _SafetensorsHeader:
             self.where, self.name = where, key
             if self._expect("character after the entry", b",}") == b"}":
                 return
-
-    def _key(self, where: str) -> str:
-        written = self.string(f"{where} name")
-        self.name_bytes_left -= len(written)
-        if self.name_bytes_left < 0:
-            expected = f"at most {MAX_NAME_BYTES:,} bytes"
-            raise self.error("length of all names", "too great", expected)
-        key = str(json.loads(b'"%s"' % written)) if b"\\" in written else written.decode()
-        self.where, self.name = where, key
-        self._expect("character after the name", b":")
-        return key
 
     def string(self, field: str) -> bytes:
         """Read the next JSON string, without its quotes and with its escapes."""

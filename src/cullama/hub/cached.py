@@ -46,10 +46,17 @@ class CachedModel:
 
 def cached_models() -> list[CachedModel]:
     """Return all cached models, sorted by name, after the files of cullama's own cache."""
-    of_hub = [
-        model for repository in _model_repositories(_scan()) for model in _models_in(repository)
-    ]
-    return [*_own_models(), *sorted(of_hub, key=lambda model: model.name.lower())]
+    own, path, folder = [], default_path(), cache_folder() / "converted"
+    if path.is_file():
+        kind = _gguf_kind(path.name)
+        own.append(CachedModel(DEFAULT, kind, *_size_and_use([path]), path, None))
+    if weights := _converted_weights():
+        kind = f"{len(weights)} weights file{'s' if len(weights) > 1 else ''}"
+        own.append(CachedModel(CONVERTED, kind, *_size_and_use(weights), folder, None))
+
+    repositories = _model_repositories(_scan())
+    of_hub = [model for repository in repositories for model in _models_in(repository)]
+    return own + sorted(of_hub, key=lambda model: model.name.lower())
 
 
 # ------------------------------------------------------------------------------ cullama's own cache
@@ -58,15 +65,6 @@ def cached_models() -> list[CachedModel]:
 def default_path() -> Path:
     """Return where the default model's file is kept; it may not be there."""
     return default_model_folder() / DEFAULT_MODEL.file_name
-
-
-def _own_models() -> Iterator[CachedModel]:
-    path, folder = default_path(), cache_folder() / "converted"
-    if path.is_file():
-        yield CachedModel(DEFAULT, _gguf_kind(path.name), *_size_and_use([path]), path, None)
-    if weights := _converted_weights():
-        kind = f"{len(weights)} weights file{'s' if len(weights) > 1 else ''}"
-        yield CachedModel(CONVERTED, kind, *_size_and_use(weights), folder, None)
 
 
 def _converted_weights() -> list[Path]:

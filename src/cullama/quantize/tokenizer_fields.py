@@ -131,7 +131,11 @@ def _candidate_fields(
         for pre in PRE_TOKENIZERS:
             yield {"model": "gpt2", "pre": pre, "merges": plain}
         return
-    scores = _scores(tokens, merges)
+    # A token is always merged in the same way, because what lies within its bounds merges as it
+    # would alone. So one score for each token, minus the rank of its last merge, expresses as much
+    # as one rank for each pair.
+    ranks = {merge: rank for rank, merge in reversed(list(enumerate(merges)))}
+    scores = np.array([-float(_last_rank(token, ranks)) for token in tokens], np.float32)
     is_made = (scores > -len(merges)) | np.array([len(token) < 2 for token in tokens])
     for add_space_prefix in (True, False):
         yield {
@@ -141,17 +145,6 @@ def _candidate_fields(
             "token_type": np.where(is_made | (kinds != NORMAL), kinds, UNUSED),
             "add_space_prefix": add_space_prefix,
         }
-
-
-def _scores(tokens: list[str], merges: list[Merge]) -> NDArray[np.float32]:
-    """Return scores with the same effect as merges: minus the rank of the last merge of a token.
-
-    A token is always merged in the same way, because what lies within its bounds merges as it would
-    alone. So one score for each token expresses as much as one rank for each pair.
-    """
-    ranks = {merge: rank for rank, merge in reversed(list(enumerate(merges)))}
-    made = [_last_rank(token, ranks) for token in tokens]
-    return np.array([-float(rank) for rank in made], np.float32)
 
 
 def _last_rank(token: str, ranks: Mapping[Merge, int]) -> int:
