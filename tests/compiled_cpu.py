@@ -36,7 +36,7 @@ STORED = Path(__file__).resolve().parents[1] / ".pytest_cache" / "kernels"
 
 @cache
 def folder() -> Path:
-    """Where machine code of the present sources is stored; older code is removed."""
+    """Return where machine code of the present sources is stored; remove that of older ones."""
     mine = STORED / compiling._sources()[:16]
     for other in STORED.glob("*"):
         if other != mine:
@@ -52,7 +52,7 @@ def jit(name: str) -> JIT:
 
 @cache
 def jit_for_tests(name: str) -> JIT:
-    """For kernels that tests define: stored code would outlive changes in those."""
+    """Return a JIT for kernels that tests define; stored code would outlive changes in them."""
     return JIT(choose_instruction_set(name), None)
 
 

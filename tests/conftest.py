@@ -1,7 +1,6 @@
-"""What several test files need: a tiny random model with a tokenizer, and the command line.
+"""Fixtures of several test files: a tiny random model with a tokenizer, and the command line.
 
-It knows how a Llama folder is put together, written out here by hand so that the tests do not
-take cullama's own word for it.
+Model folders are written by hand here, without cullama's own code for checkpoints.
 """
 
 from __future__ import annotations
@@ -70,7 +69,7 @@ DTYPES = {
 
 
 def random_tensors(config: Config, dtype: str = "float32", seed: int = 0) -> Tensors:
-    """Weights under Hugging Face's names, large enough that every part of the model matters."""
+    """Return weights under Hugging Face's names, so large that every part affects the logits."""
     draw = np.random.default_rng(seed)
     hidden, inner = config["hidden_size"], config["intermediate_size"]
     head_dim = config.get("head_dim") or hidden // config["num_attention_heads"]
@@ -104,7 +103,7 @@ def random_tensors(config: Config, dtype: str = "float32", seed: int = 0) -> Ten
 
 
 def trained_tokenizer() -> Tokenizer:
-    """A byte-level BPE over SENTENCES that puts BEGIN in front of a text, as Llama 3's does."""
+    """Return a byte-level BPE of SENTENCES that puts BEGIN before a text, as Llama 3's does."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -130,7 +129,7 @@ def write_folder(
     seed: int = 0,
     **changes: Any,
 ) -> Path:
-    """A model folder; `changes` are config entries, None leaves one out."""
+    """Write a model folder; `changes` are config entries, None leaves one out."""
     config = {key: value for key, value in {**CONFIG, **changes}.items() if value is not None}
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
@@ -144,7 +143,7 @@ def write_folder(
 
 @pytest.fixture(scope="session", autouse=True)
 def auto_takes_the_cpu() -> Iterator[None]:
-    """On machines with a GPU, too, or one that the CPU plays: tests name the GPU they want."""
+    """Make "auto" choose the CPU even where there is a GPU, real or emulated; tests name theirs."""
 
     def hidden(*arguments: Any) -> None:
         raise DeviceUnavailableError("GPUs are hidden from tests", "name one")
@@ -158,7 +157,7 @@ USERS_CACHE = os.environ.get("CULLAMA_CACHE")
 
 
 def cache_with_kernels(folder: Path) -> Path:
-    """A cache folder in which kernels that any test has compiled are found."""
+    """Link the kernels that tests have compiled into a cache folder, and return the folder."""
     if find_spec("llvmlite") is not None:
         from compiled_cpu import folder as kernels
 
@@ -175,7 +174,7 @@ def nothing_is_left_in_the_users_cache(tmp_path_factory: pytest.TempPathFactory)
 
 @pytest.fixture(scope="module")
 def users_cache() -> Iterator[None]:
-    """For the default model, which is kept there."""
+    """Use the user's own cache, which holds the default model."""
     with pytest.MonkeyPatch.context() as patch:
         if USERS_CACHE is None:
             patch.delenv("CULLAMA_CACHE")
@@ -203,7 +202,7 @@ def write_model() -> WriteModel:
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory, tokenizer_file: Path) -> Path:
-    """A folder with a model of random weights, and a tokenizer. Nobody may change it."""
+    """Return a folder with a model of random weights and a tokenizer; tests must not change it."""
     return write_folder(tmp_path_factory.mktemp("models") / "tiny", tokenizer=tokenizer_file)
 
 
@@ -216,7 +215,7 @@ CHAT_TEMPLATE = (
 
 @pytest.fixture(scope="session")
 def chat_model(tmp_path_factory: pytest.TempPathFactory, tokenizer_file: Path) -> Path:
-    """The tiny model with a chat template and a longer context. Nobody may change it."""
+    """Return the tiny model with a chat template and a longer context; tests must not change it."""
     folder = tmp_path_factory.mktemp("models") / "tiny-chat"
     write_folder(folder, tokenizer=tokenizer_file, max_position_embeddings=4096)
     (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE, encoding="utf-8")
@@ -227,5 +226,5 @@ def chat_model(tmp_path_factory: pytest.TempPathFactory, tokenizer_file: Path) -
 
 @pytest.fixture
 def tiny_tensors() -> Tensors:
-    """What is in the tiny model's weights file."""
+    """Return the tensors of the tiny model's weights file."""
     return random_tensors(CONFIG)

@@ -1,4 +1,4 @@
-"""A hub on 127.0.0.1 that speaks what huggingface_hub needs, and misbehaves when it is told to.
+"""A Hugging Face hub on 127.0.0.1, as far as huggingface_hub needs it, with faults that tests set.
 
 `/api/models/OWNER/NAME/revision/REVISION` lists the files with sizes and hashes; `/OWNER/NAME/
 resolve/COMMIT/FILE` sends one, whole or a range of it, with the headers of the real hub
@@ -19,7 +19,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-LARGE_ENOUGH_FOR_LFS = 100_000  # bytes; smaller files are told by their git hash, as on the hub
+LARGE_ENOUGH_FOR_LFS = (
+    100_000  # bytes; smaller files are identified by their git hash, as on the hub
+)
 PIECE = 50_000  # bytes that are sent at a time
 
 
@@ -39,12 +41,15 @@ def digest_of(content: bytes) -> str:
 
 @dataclass
 class Repository:
+    """A model's files on the hub, and who may read them."""
+
     files: dict[str, bytes]
     revisions: dict[str, dict[str, bytes]] = field(default_factory=dict)  # others than main
     token: str | None = None  # needed to read it
     is_gated: bool = False
 
     def at(self, revision: str) -> dict[str, bytes] | None:
+        """Return the files at a branch or commit, None if it does not exist."""
         known = {"main": self.files, **self.revisions}
         return {commit_of(files): files for files in known.values()}.get(
             revision, known.get(revision)
@@ -65,7 +70,7 @@ class Request:
 
 
 class HubServer(ThreadingHTTPServer):
-    """Everything public may be changed by a test at any time."""
+    """Serves repositories, and keeps the requests; tests may change every public attribute."""
 
     daemon_threads = True
 
@@ -139,23 +144,20 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def files_of(self, name: str, revision: str) -> dict[str, bytes] | None:
-        """None when the request was refused."""
+        """Return a repository's files; send an error and return None if it cannot be read."""
         repository = self.server.repositories.get(name)
         files = repository.at(revision) if repository else None
         if repository is None:
             self.send(404, b"{}", {"X-Error-Code": "RepoNotFound"})
-        elif repository.token and self.headers["Authorization"] != f"Bearer {repository.token}":
+            return None
+        if repository.token and self.headers["Authorization"] != f"Bearer {repository.token}":
             status = 403 if self.headers["Authorization"] else 401
             gate = {"X-Error-Code": "GatedRepo"} if repository.is_gated else {}
             self.send(status, b'{"error": "Access is restricted."}', gate)
-        elif files is None:
+            return None
+        if files is None:
             self.send(404, b"{}", {"X-Error-Code": "RevisionNotFound"})
-        return files if repository and not self.was_refused(repository) else None
-
-    def was_refused(self, repository: Repository) -> bool:
-        return bool(
-            repository.token and self.headers["Authorization"] != f"Bearer {repository.token}"
-        )
+        return files
 
     def answer_about(self, name: str, revision: str) -> None:
         files = self.files_of(name, revision)

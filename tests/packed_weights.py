@@ -30,7 +30,7 @@ EXTREME_HALVES = (0x0000, 0x8000, 0x0001, 0x83FF, 0x0400, 0x7BFF, 0xFBFF, 0x7C00
 
 
 def bytes_of_rows(name: str, rows: int, columns: int, seed: int = 0, size: float = 1.0) -> Array:
-    """Rows as a file has them: random quants, with scales that make numbers of about that size.
+    """Return rows as in a file: random quants, with scales that make numbers of about `size`.
 
     [rows, columns] of a plain format, [rows, bytes of a row] of others.
     """
@@ -48,7 +48,7 @@ def bytes_of_rows(name: str, rows: int, columns: int, seed: int = 0, size: float
 
 @cache
 def _size_of_quants(name: str) -> float:
-    """The standard deviation of numbers where scales are 1."""
+    """Return the standard deviation of numbers whose scales are 1."""
     shape = 1000, FORMATS[name].block_bytes
     blocks = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     for start in HALVES[name]:
@@ -57,7 +57,7 @@ def _size_of_quants(name: str) -> float:
 
 
 def meaning(name: str, rows: Array) -> NDArray[np.float32]:
-    """The numbers that the bytes encode, by gguf."""
+    """Return the numbers that the bytes encode, by the package gguf."""
     raw = np.ascontiguousarray(rows).view(np.uint8)
     with np.errstate(all="ignore"):
         return gguf.quants.dequantize(raw, GGMLQuantizationType[name]).astype(np.float32)
@@ -72,7 +72,7 @@ def panels_of(name: str, rows: Array, columns: int, tiles: list[Array] | None = 
 
 
 def matrix_of(*names: str, rows: int = 21, columns: int = 256) -> tuple[PackedMatrix, Array]:
-    """A matrix of several formats, and its numbers: [O, I]."""
+    """Return a matrix of several formats, and its numbers: [O, I]."""
     raws = [bytes_of_rows(name, rows + i, columns, seed=i) for i, name in enumerate(names)]
     parts = [panels_of(name, raw, columns) for name, raw in zip(names, raws, strict=True)]
     numbers = [meaning(name, raw) for name, raw in zip(names, raws, strict=True)]
@@ -80,7 +80,7 @@ def matrix_of(*names: str, rows: int = 21, columns: int = 256) -> tuple[PackedMa
 
 
 def assert_same_bits(found: Array, expected: Array) -> None:
-    """All NaNs count as the same."""
+    """Assert equal bits; all NaNs count as equal."""
     assert found.dtype == expected.dtype == np.float32
     assert found.shape == expected.shape
     same = found.view(np.uint32) == expected.view(np.uint32)

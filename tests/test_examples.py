@@ -107,7 +107,7 @@ def test_batch_and_compare(model: Path, tmp_path: Path, monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("name", NAMES)
 def test_notebooks_are_kept_as_they_are_written(name: str) -> None:
-    """No outputs, nobody's machine, no cell that is longer than a screen."""
+    """No outputs, no name of a machine, no cell that is longer than a screen."""
     text = (EXAMPLES / f"{name}.ipynb").read_text(encoding="utf-8")
     nbformat.validate(json.loads(text))
     for cell in read(name).cells:

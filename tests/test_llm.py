@@ -46,13 +46,13 @@ def shared(tiny_model: Path) -> LLM:
 
 
 def is_idle(llm: LLM) -> bool:
-    """Nothing is under way, and every block of the cache is free."""
+    """Return whether no request is running, and every block of the cache is free."""
     engine = llm.engine
     return not engine.scheduler.has_work and engine.prefix_cache.pool.referenced == 0
 
 
 def becomes_idle(llm: LLM) -> bool:
-    """At the latest when everything that nobody holds any more is gone."""
+    """Return whether the engine is idle, at the latest after a garbage collection."""
     if not is_idle(llm):
         gc.collect()
     return is_idle(llm)

@@ -93,7 +93,7 @@ print(*load_and_free())
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
-def test_a_freed_model_gives_its_memory_back_also_while_somebody_holds_it(model: Path) -> None:
+def test_a_freed_model_returns_its_memory_even_while_it_is_referenced(model: Path) -> None:
     size = os.path.getsize(model / "model.safetensors")
     ended = subprocess.run(
         [sys.executable, "-c", SWITCHING, str(model)], capture_output=True, text=True, check=True

@@ -43,7 +43,7 @@ def tiles_of(packed: Packed) -> list[tuple[int, int]]:
 
 
 @pytest.mark.parametrize("counts", [(1,), (1, 1, 1), (5,), (40, 1, 17), (1,) * 70])
-def test_every_number_of_the_batch_is_where_its_part_begins(counts: Sequence[int]) -> None:
+def test_every_part_of_the_batch_is_packed_at_its_offset(counts: Sequence[int]) -> None:
     batch = batch_of(*counts)
     packed = pack(batch)
     found = parts(packed)
@@ -73,7 +73,7 @@ def test_one_token_of_each_sequence_goes_into_a_bucket() -> None:
     assert len(packed.integers) == bucket_length(packed.bucket)
 
 
-def test_room_in_a_bucket_is_filled_with_texts_that_keep_nothing() -> None:
+def test_room_in_a_bucket_is_filled_with_sequences_that_store_nothing() -> None:
     packed = pack(batch_of(*[1] * 5, start=70))
     found = parts(packed)
     assert found["slots"][5:].tolist() == [-1] * 3
@@ -95,7 +95,9 @@ def test_buckets_are_few_and_not_much_too_large(sequences: int, room: int) -> No
 
 
 @pytest.mark.parametrize("batch", [batch_of(2), batch_of(1, 2), batch_of(1, 1, logits=0)])
-def test_steps_that_are_not_plain_have_no_bucket(batch: Batch[NDArray[np.int32]]) -> None:
+def test_steps_with_prefill_or_without_logits_have_no_bucket(
+    batch: Batch[NDArray[np.int32]],
+) -> None:
     packed = pack(batch)
     assert packed.bucket is None
     assert packed.room == packed.used

@@ -48,7 +48,7 @@ def test_only_generated_tokens_are_seen_without_a_repetition_penalty() -> None:
     assert packed.seen == struct.pack("<ii", 3, 1)
 
 
-def test_a_share_of_one_keeps_all_and_the_smallest_share_keeps_one() -> None:
+def test_a_top_p_of_one_keeps_all_tokens_and_the_smallest_top_p_keeps_one() -> None:
     for share, expected in ((1.0, 0), (0.5, 1 << 63), (5e-324, 1)):
         row = pack_sample_params([draw(top_p=share)], 10).rows
         assert struct.unpack_from("<Q", row, 8) == (expected,)
@@ -73,7 +73,7 @@ def test_rows_with_nan_are_errors_and_the_others_tokens() -> None:
     assert "nan" in str(drawn[1])
 
 
-def test_no_more_is_reported_than_there_are_tokens() -> None:
+def test_no_more_top_tokens_are_reported_than_the_vocabulary_has() -> None:
     request = draw(logprobs=5)
     assert struct.unpack_from("<i", pack_sample_params([request], 3).rows, 60) == (3,)
     (drawn,) = read_drawn(np.zeros(1, DRAWN), [request], vocabulary=3)

@@ -73,7 +73,7 @@ PARAMS: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("vocabulary", [1, 2, 31, 32, 33, 255, 256, 257, 513, 5003])
 @pytest.mark.parametrize("params", PARAMS, ids=str)
-def test_every_sampling_param_in_vocabularies_of_every_size(
+def test_every_sampling_param_works_in_vocabularies_of_every_size(
     ops: Any, params: dict[str, Any], vocabulary: int
 ) -> None:
     logits = normal(6, vocabulary)

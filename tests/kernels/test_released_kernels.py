@@ -24,5 +24,5 @@ def ops(released: Path) -> Iterator[Any]:
 
 
 @pytest.mark.parametrize("kernel", sorted(CHECKS))
-def test_a_released_kernel(ops: Any, kernel: str) -> None:
+def test_a_released_kernel_gives_numpys_results(ops: Any, kernel: str) -> None:
     in_all_orders(CHECKS[kernel], ops)
