@@ -49,7 +49,7 @@ class ChatStyle:
 
     @property
     def names(self) -> dict[str, str]:
-        """The names of tokens that the template may use: bos_token and so on."""
+        """Return the names of tokens that the template may use: bos_token and so on."""
         return read_json(self.folder / "tokenizer_config.json")
 
     @cached_property
@@ -59,7 +59,7 @@ class ChatStyle:
 
     @property
     def variables(self) -> dict[str, Any]:
-        """The template's further variables."""
+        """Return the template's further variables."""
         return read_json(self.folder / "expected.json")["variables"]
 
     def rendered(self) -> Iterator[Rendered]:

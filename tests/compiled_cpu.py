@@ -89,7 +89,7 @@ def computed(
 
 
 class PoisonedOperators(CompiledOperators):
-    """What a kernel fails to write stays NaN."""
+    """Operators whose outputs start as NaN, so that numbers that a kernel does not write show."""
 
     def _empty(self, shape: tuple[int, ...], dtype: Any = np.float32) -> NDArray[Any]:
         array = super()._empty(shape, dtype)

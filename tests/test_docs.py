@@ -63,7 +63,7 @@ HOOKS = hooks()
 
 
 def commands() -> dict[str, click.Command]:
-    """`bench serve` included."""
+    """Return every command by its name, `bench serve` included."""
     found: dict[str, click.Command] = {}
     for name in COMMANDS:
         command = import_module(f"cullama.cli.{name}").command
@@ -151,7 +151,7 @@ def test_every_command_has_a_page_with_all_sections(name: str) -> None:
 
 
 def slug(heading: str) -> str:
-    """As Python-Markdown's toc makes them."""
+    """Return the anchor that Python-Markdown's toc makes of a heading."""
     plain = re.sub(r"[`*_]", "", heading)
     return re.sub(r"[-\s]+", "-", re.sub(r"[^\w\s-]", "", plain).strip().lower())
 
@@ -267,7 +267,7 @@ def test_every_option_named_exists(page: str) -> None:
 
 
 def command_lines() -> Iterator[tuple[str, str]]:
-    """Page and line of everything that calls cullama in a block of code."""
+    """Yield the page and the line of every call of cullama in a block of code."""
     for page, text in PAGES.items():
         for _, kind, body in FENCED.findall(text):
             if kind not in ("sh", "text", "console"):

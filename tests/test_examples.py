@@ -46,7 +46,7 @@ def code_cells(notebook: Any) -> list[Cell]:
 
 
 def run(name: str, model: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[Cell]:
-    """Its cells with what they gave."""
+    """Run a notebook, and return its cells with their outputs."""
     settings = {
         "PYTHONPATH": str(SOURCE),
         "CUDA_VISIBLE_DEVICES": "",
@@ -67,7 +67,7 @@ def run(name: str, model: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def output(cells: list[Cell], beginning: str) -> str:
-    """What the cell that holds this line of code printed, or ended with."""
+    """Return what the cell with this code printed, or its last value."""
     (cell,) = (cell for cell in cells if beginning in cell.source)
     parts = [each.get("text") or each["data"]["text/plain"] for each in cell.outputs]
     return "".join(parts)

@@ -60,14 +60,14 @@ def becomes_idle(llm: LLM) -> bool:
 
 @pytest.fixture
 def llm(shared: LLM) -> Iterator[LLM]:
-    """One model for all tests, each of which must leave it as it was."""
+    """Return the model that all tests share; each must leave it idle."""
     yield shared
     assert becomes_idle(shared)
 
 
 @pytest.fixture(scope="module")
 def alone(shared: LLM) -> Completion:
-    """What PROMPT and PARAMS give in the simplest case."""
+    """Return the completion of PROMPT with PARAMS as the only request."""
     return shared.generate(PROMPT, PARAMS)
 
 
@@ -78,13 +78,13 @@ def without_tokenizer(tmp_path_factory: pytest.TempPathFactory, write_model: Wri
 
 @pytest.fixture
 def small_cache(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LLM]:
-    """Room for 64 tokens, and an engine that does not turn for ever."""
+    """Yield a model with a cache of 64 tokens; its engine fails after 1000 steps."""
     with LLM(tiny_model, cache_tokens=64) as llm:
         steps, step = [0], llm.engine.step
 
         def counted() -> None:
             steps[0] += 1
-            assert steps[0] < 1000, "it turns for ever"
+            assert steps[0] < 1000, "the engine does not come to an end"
             step()
 
         monkeypatch.setattr(llm.engine, "step", counted)
@@ -650,7 +650,7 @@ class BrokenError(RuntimeError):
 
 @pytest.fixture
 def break_next_step(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], None]:
-    """The next step raises; those after it are as before."""
+    """Return a function that makes the next step raise an error; later ones work."""
     launch = llm.engine.runner.launch
 
     def arm(error: BaseException) -> None:
@@ -665,7 +665,7 @@ def break_next_step(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> Callable[[Base
 
 @pytest.fixture
 def refuse_token(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Exception], None]:
-    """Every pass raises in which a sequence takes part that holds this token."""
+    """Return a function that makes every pass raise that has a request with a given token."""
     launch = llm.engine.runner.launch
 
     def arm(token: int, error: Exception) -> None:
@@ -750,7 +750,7 @@ def test_logits_that_fail_release_their_blocks(llm: LLM, monkeypatch: pytest.Mon
 
 @pytest.fixture
 def with_nan(tmp_path: Path, write_model: WriteModel, tiny_tensors: dict[str, Any]) -> LLM:
-    """Token 42 is not a number to this model."""
+    """Return a model in which token 42's embedding is NaN."""
     tiny_tensors["model.embed_tokens.weight"][42] = np.nan
     return LLM(write_model(tmp_path, tiny_tensors))
 
@@ -923,7 +923,7 @@ def test_logits_that_find_no_blocks_are_refused(small_cache: LLM) -> None:
 
 
 def weight_bytes(llm: LLM) -> int:
-    """Of the matrices: a tied one counted once, vectors not at all."""
+    """Return the bytes of the weight matrices; a tied one counts once, vectors do not count."""
     weights = llm.engine.runner.model.weights
     matrices = [weights.embedding, weights.head.weight]
     for layer in weights.layers:
@@ -933,7 +933,7 @@ def weight_bytes(llm: LLM) -> int:
 
 
 def numbers(count: int) -> Any:
-    """Bytes of so many in float32; a few more where rows fill whole panels."""
+    """Return the bytes of `count` float32 numbers, give or take the padding of rows to panels."""
     return pytest.approx(4 * count, rel=0.02)
 
 

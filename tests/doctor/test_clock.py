@@ -1,4 +1,4 @@
-"""Times are medians of few runs, and a GPU is left as it was."""
+"""Times are medians of a few runs, and a GPU stays usable."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How findings read, and what machines get."""
+"""Findings as text, and as JSON."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ def _a_gpu() -> None:
 
 @pytest.fixture
 def kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the kernels' folder, which is taken instead of it."""
+    """Replace the kernels' folder by a copy, and return the copy."""
     monkeypatch.setattr(module, "PTX_FOLDER", tmp_path)
     for folder in PTX_FOLDER.glob("compute_*"):
         shutil.copytree(folder, tmp_path / folder.name)

@@ -1,4 +1,4 @@
-"""A named model is described, and lends the self-test its sizes."""
+"""The model of `--model` is described, and the self-test takes its sizes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What can be asked to be examined, and what cannot."""
+"""Which options of an examination are accepted, and which are refused."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ def test_all_operators_of_a_working_backend_pass(dtype: str) -> None:
 
 
 def slightly_off(operator: Callable[..., Any]) -> Callable[..., Any]:
-    """One number of many, by a tenth of the output's spread."""
+    """Return the operator with one number wrong, by a tenth of the output's standard deviation."""
 
     def off(self: CpuOperators, *arguments: Any) -> Any:
         out = np.array(operator(self, *arguments))
@@ -185,7 +185,7 @@ def test_all_operators_of_a_working_gpu_pass_in_every_storage_type() -> None:
 def test_a_kernel_with_a_wrong_constant_is_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """log₂ e, a little too small."""
+    """The constant is log₂ e, made a little too small."""
     gpu.require()
     monkeypatch.setattr(module, "PTX_FOLDER", tmp_path)
     shutil.copytree(PTX_FOLDER, tmp_path, dirs_exist_ok=True)

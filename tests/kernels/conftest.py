@@ -21,7 +21,7 @@ def ptxas() -> Assembler:
 
 @pytest.fixture(scope="session")
 def built() -> Path:
-    """The folder of PTX that `make ptx` built."""
+    """Return the folder of PTX that `make ptx` built."""
     folder = ROOT / "src" / "cullama" / "cuda" / "ptx"
     if any(folder.glob("*/*.ptx")):
         return folder
@@ -34,7 +34,7 @@ def built() -> Path:
 
 @pytest.fixture(scope="session")
 def released() -> Path:
-    """A separate folder of PTX as in a release, compiled by NVRTC 12.0."""
+    """Return a separate folder of PTX as in a release, compiled by NVRTC 12.0."""
     if not NVRTC.is_dir():
         pytest.skip("NVRTC 12.0, which builds releases, is not in .venv: `make test` fetches it")
     folder = ROOT / "build" / "ptx-release"
@@ -45,7 +45,7 @@ def released() -> Path:
 
 @pytest.fixture(params=["built", "released"])
 def folder(request: pytest.FixtureRequest) -> Path:
-    """Each of the two folders."""
+    """Return each of the two folders."""
     path = request.getfixturevalue(request.param)
     assert isinstance(path, Path)
     return path

@@ -48,7 +48,7 @@ class CudaBackend(Backend[DeviceArray, CudaWeight, CudaBatch]):
         deterministic: bool = False,
         pool: Callable[[Device], Pool] = Pool,
     ) -> None:
-        """`deterministic`: use only kernels that give a row the same bits whatever is beside it.
+        """`deterministic`: use only kernels that give a row the same bits in every batch.
         `pool`: how memory is kept, except for graphs; tests give each array its own allocation.
         """
         self.dtype, self.dtype_name = DTYPES[dtype], dtype

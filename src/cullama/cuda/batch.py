@@ -22,14 +22,14 @@ NOWHERE = -1  # a slot that stores nothing
 
 
 class Bucket(NamedTuple):
-    """A size of step for which a graph is captured."""
+    """A size of batch for which a graph is captured."""
 
     sequences: int
     blocks: int  # of a sequence, at most
 
 
 class Sizes(NamedTuple):
-    """How many numbers each part of the packed integers has."""
+    """The sizes that give the lengths of the packed integers' parts."""
 
     tokens: int
     sequences: int

@@ -180,7 +180,7 @@ class Device:
 
     @property
     def is_of_this_process(self) -> bool:
-        """False in a forked child, which must not even free what its parent allocated."""
+        """Return False in a forked child, which must not even free what its parent allocated."""
         return self._process == os.getpid()
 
     def synchronize(self) -> None:

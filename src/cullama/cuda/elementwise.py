@@ -1,6 +1,6 @@
-"""Addition and multiplication of arrays by NumPy's broadcasting rules.
+"""Adds and multiplies arrays on a device, by NumPy's broadcasting rules.
 
-Which axes are repeated is `broadcasting.py`'s.
+Shapes and repeated axes are computed in `broadcasting.py`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,10 @@ def elementwise(
     y: DeviceArray,
     out: DeviceArray | None = None,
 ) -> DeviceArray:
-    """`operator`: "add" or "mul". With `out`, the operands are broadcast to its shape."""
+    """Launch x + y or x · y ("add", "mul") and return the result.
+
+    `out`: an array for the result, to whose shape the operands are broadcast.
+    """
     kind = common_type(x, y)
     shape, axes = broadcast_axes(x.shape, y.shape, within=() if out is None else out.shape)
     if out is None:

@@ -1,4 +1,4 @@
-"""Forward passes captured once as CUDA graphs and replayed: one launch instead of several a layer.
+"""Captures forward passes as CUDA graphs and replays them: one launch, not several a layer.
 
 A CUDA graph holds kernels with their arguments as they were, so all that changes from pass to pass
 is in device memory: the batch is copied to where the graph reads it. A graph is captured for a

@@ -1,4 +1,4 @@
-"""Time operators, and copies of memory, on the CPU and on a GPU.
+"""Times operators, and copies of memory, on the CPU and on a GPU.
 
 A figure is the median of a few runs after a warm-up. On a GPU the runs are captured in a graph and
 timed by events, so that the time is that of the kernels without their launches from Python. Which

@@ -1,4 +1,4 @@
-"""The whole examination, in order: facts, then a self-test of every backend and storage type."""
+"""Runs the whole examination: facts first, then a self-test of every backend and storage type."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Examine the model that `--model` names: whether its files can be read, and its sizes."""
+"""Examines the model that `--model` names: whether its files can be read, and its sizes."""
 
 from __future__ import annotations
 

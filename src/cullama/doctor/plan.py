@@ -1,4 +1,4 @@
-"""What to examine: which backends, in which storage types, with which sizes."""
+"""What `cullama doctor` examines: which backends, in which storage types, with which sizes."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class DoctorPlan:
 
     @property
     def cpu(self) -> str:
-        """The CPU backend's name, with its kernels where they were chosen."""
+        """Return the CPU backend's name, with its kernels where they were chosen."""
         return "cpu" if self.backend == "auto" else self.backend
 
     @property
@@ -61,12 +61,12 @@ class DoctorPlan:
 
     @property
     def needs_cuda(self) -> bool:
-        """Whether it is a problem if there is no GPU."""
+        """Return whether a missing GPU is a problem."""
         return self.backend.startswith("cuda")
 
     @property
     def gpu(self) -> int | None:
-        """The number of the only GPU to examine, None for all."""
+        """Return the number of the only GPU to examine, None for all."""
         _, _, index = self.backend.partition(":")
         return int(index) if index and self.needs_cuda else None
 

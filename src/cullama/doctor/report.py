@@ -1,4 +1,4 @@
-"""Findings as text, one by one, and as one JSON document."""
+"""Formats findings: each as text, and all as one JSON document."""
 
 from __future__ import annotations
 
