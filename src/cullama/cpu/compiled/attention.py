@@ -271,40 +271,37 @@ MERGE_FIELDS = {
 
 
 def merge_kernel(width: int) -> Kernel:
-    """Merges the splits of rows that have several. A chunk is a token."""
+    """Merges the splits of rows that have several. A chunk is a token.
+
+    A row's parts are added, scaled to their greatest score, and divided by the total weight.
+    """
 
     def body(builder: KernelBuilder, a: SimpleNamespace, chunk: Value) -> None:
         position = builder.load(I32, a.positions + chunk * 4).to(I64)
         first_key = (a.window > 0).select((position - a.window + 1).maximum(0), 0)
         first, last = first_key // SPLIT, position // SPLIT
         with builder.when(first < last), builder.loop(a.heads) as head:
-            _merge(builder, a, chunk * a.heads + head, first, last, width)
+            query = chunk * a.heads + head
+            maximum = builder.variable(builder.constant(F32, MASKED))
+            with builder.loop(last + 1, first) as split:
+                score = builder.load(F32, _part_address(a, split, query, width) + 4 * width)
+                maximum.set(maximum.get().maximum(score))
+            zero, out = builder.constant(F32, 0.0), a.out + query * (4 * width)
+            with builder.loop(width) as dimension:
+                builder.store(zero, out + dimension * 4)
+            total = builder.variable(zero)
+            with builder.loop(last + 1, first) as split:
+                part = _part_address(a, split, query, width)
+                scale = exp(builder, builder.load(F32, part + 4 * width) - maximum.get())
+                weight = builder.load(F32, part + (4 * width + 4))
+                total.set(builder.fma(weight, scale, total.get()))
+                with builder.loop(width) as dimension:
+                    offset = dimension * 4
+                    number = builder.load(F32, part + offset)
+                    number = builder.fma(number, scale, builder.load(F32, out + offset))
+                    builder.store(number, out + offset)
+            with builder.loop(width) as dimension:
+                address = out + dimension * 4
+                builder.store(builder.load(F32, address) / total.get(), address)
 
     return Kernel(f"merge_{width}", MERGE_FIELDS, body)
-
-
-def _merge(
-    builder: KernelBuilder, a: SimpleNamespace, query: Value, first: Value, last: Value, width: int
-) -> None:
-    """Add the parts of a row, scaled to their greatest score, and divide by the total weight."""
-    maximum = builder.variable(builder.constant(F32, MASKED))
-    with builder.loop(last + 1, first) as split:
-        score = builder.load(F32, _part_address(a, split, query, width) + 4 * width)
-        maximum.set(maximum.get().maximum(score))
-    zero, out = builder.constant(F32, 0.0), a.out + query * (4 * width)
-    with builder.loop(width) as dimension:
-        builder.store(zero, out + dimension * 4)
-    total = builder.variable(zero)
-    with builder.loop(last + 1, first) as split:
-        part = _part_address(a, split, query, width)
-        scale = exp(builder, builder.load(F32, part + 4 * width) - maximum.get())
-        weight = builder.load(F32, part + (4 * width + 4))
-        total.set(builder.fma(weight, scale, total.get()))
-        with builder.loop(width) as dimension:
-            offset = dimension * 4
-            number = builder.load(F32, part + offset)
-            number = builder.fma(number, scale, builder.load(F32, out + offset))
-            builder.store(number, out + offset)
-    with builder.loop(width) as dimension:
-        address = out + dimension * 4
-        builder.store(builder.load(F32, address) / total.get(), address)

@@ -176,7 +176,10 @@ class CompiledOperators(
         activations = self._quantise_activations(x) if any(is_grouped) else None
         bias, residual = (None if each is None else self._floats(each) for each in (bias, residual))
         for first, part in matrix.placed():
-            panels_in_chunk = self._panels_in_chunk(len(part.data), tokens)
+            panels_in_chunk = PANELS_IN_CHUNK
+            if tokens <= FEW_TOKENS:
+                chunks = CHUNKS_A_THREAD * self._launcher.thread_pool.size
+                panels_in_chunk = _shares(len(part.data), chunks)
             self._run(
                 product_kernel(part.format),
                 _shares(len(part.data), panels_in_chunk) * _shares(tokens, TOKENS_IN_CHUNK),
@@ -193,11 +196,6 @@ class CompiledOperators(
                 tokens_in_chunk=TOKENS_IN_CHUNK,
             )
         return out
-
-    def _panels_in_chunk(self, panels: int, tokens: int) -> int:
-        if tokens > FEW_TOKENS:
-            return PANELS_IN_CHUNK
-        return _shares(panels, CHUNKS_A_THREAD * self._launcher.thread_pool.size)
 
     def _quantise_activations(self, x: HostArray) -> HostArray:
         groups = x.size // GROUP
