@@ -54,12 +54,14 @@ CONFTESTS := $(wildcard tests/*/conftest.py tests/*/*/conftest.py)
 
 CPP := $(wildcard kernels/*.cu kernels/*.cuh $(addprefix tests/emulation/,*.h *.cpp */*.h */*.cpp */*.cu))
 
-check: $(VENV)/.dev  ## Check formatting, style and types
+check: $(VENV)/.dev  ## Check formatting, style, types, and the structure of the source
 	$(BIN)/clang-format --dry-run --Werror $(CPP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	@set -e; for file in $(CONFTESTS); do $(BIN)/mypy --no-error-summary --cache-dir .mypy_cache/conftests $$file; done
+	@$(BIN)/lint-imports
+	@$(BIN)/python scripts/house.py
 
 format: $(VENV)/.dev  ## Format the code
 	$(BIN)/clang-format -i $(CPP)

@@ -2,7 +2,7 @@
 
     python scripts/house.py           the table; fails where a bound is broken (`make check`)
     python scripts/house.py --path    what runs from `LLM(…)` to three tokens
-    python scripts/house.py --list    the private functions that are used once, and the longest ones
+    python scripts/house.py --list    private functions called in one place; the longest functions
 
 It reads the code as text; only `--path` runs it.
 """
@@ -161,20 +161,29 @@ def is_private(function: Function) -> bool:
     return function.name.startswith("_") and not function.name.startswith("__")
 
 
-def uses(module: Module) -> Counter[str]:
-    """How often each name is read in a file, by itself or behind a dot."""
-    nodes = ast.walk(module.tree)
-    return Counter(
-        node.id if isinstance(node, ast.Name) else node.attr
-        for node in nodes
-        if isinstance(node, ast.Name | ast.Attribute)
-    )
+def uses(module: Module) -> tuple[Counter[str], set[str]]:
+    """How often each name is read in a file, by itself or behind a dot; and the names called."""
+
+    def name_of(node: ast.AST) -> str | None:
+        match node:
+            case ast.Name(id=name) | ast.Attribute(attr=name):
+                return name
+        return None
+
+    nodes = list(ast.walk(module.tree))
+    read = Counter(name for node in nodes if (name := name_of(node)) is not None)
+    calls = (name_of(node.func) for node in nodes if isinstance(node, ast.Call))
+    return read, {name for name in calls if name is not None}
 
 
-def used_once(module: Module) -> list[Function]:
-    """Its private functions and methods that are named in one place of the file, or in none."""
-    counts = uses(module)
-    return [each for each in module.functions if is_private(each) and counts[each.name] <= 1]
+def called_once(module: Module) -> list[Function]:
+    """Its private functions that one place calls, and nothing else names.
+
+    One that is held in a table or passed on is not among them: there it needs a name.
+    """
+    read, called = uses(module)
+    private = [function for function in module.functions if is_private(function)]
+    return [each for each in private if read[each.name] == 1 and each.name in called]
 
 
 def typed_share(functions: Collection[Function]) -> float:
@@ -226,7 +235,7 @@ def measures(all_modules: list[Module]) -> list[Measure]:
     lengths = [length(function) for function in functions]
     lines = sum(module.lines for module in all_modules)
     tests = sum(Module(path).lines for path in (ROOT / "tests").rglob("*.py"))
-    once = sum(len(used_once(module)) for module in all_modules)
+    once = sum(len(called_once(module)) for module in all_modules)
     for group in tied:
         print("circle:", " ↔ ".join(group))
     return [
@@ -239,7 +248,9 @@ def measures(all_modules: list[Module]) -> list[Measure]:
         Measure("lines of a function: median", median(lengths), 9),
         Measure("lines of a function: nine in ten", quantiles(lengths, n=10)[-1], 25),
         Measure("lines of a function: longest", max(lengths), 60),
-        Measure("private functions used once", 100 * once / len(functions), 15, unit=" %"),
+        Measure(
+            "private functions called in one place", 100 * once / len(functions), 15, unit=" %"
+        ),
         Measure("comments per 100 lines", 100 * sum(m.comments for m in all_modules) / lines),
         Measure(
             "docstring lines per 100 lines", 100 * sum(m.docstrings for m in all_modules) / lines
@@ -251,13 +262,13 @@ def measures(all_modules: list[Module]) -> list[Measure]:
 
 def print_details(all_modules: list[Module]) -> None:
     for module in all_modules:
-        for function in used_once(module):
+        for function in called_once(module):
             place = f"{module.path.relative_to(ROOT)}:{function.lineno}"
-            print(f"used once  {length(function):3} lines  {place}  {function.name}")
+            print(f"called once  {length(function):3} lines  {place}  {function.name}")
     every = [(length(f), module, f) for module in all_modules for f in module.functions]
     for count, module, function in sorted(every, key=lambda each: -each[0])[:20]:
         place = f"{module.path.relative_to(ROOT)}:{function.lineno}"
-        print(f"longest    {count:3} lines  {place}  {function.name}")
+        print(f"longest      {count:3} lines  {place}  {function.name}")
 
 
 # --- the evening path -----------------------------------------------------------------------------

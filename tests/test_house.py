@@ -67,15 +67,19 @@ def test_imports_for_types_and_inside_functions_count(
     assert house.circles(house.room_graph(modules, found)) == [["a", "room"]]
 
 
-def test_private_functions_are_counted_where_they_are_named_once(
+def test_private_functions_are_counted_where_one_place_calls_them(
     house: ModuleType, tmp_path: Path
 ) -> None:
-    [module] = write_package(
-        house,
-        tmp_path,
-        a="def _once(): ...\ndef _twice(): ...\ndef public(): _once(), _twice(), _twice()\n",
-    )
-    assert [function.name for function in house.used_once(module)] == ["_once"]
+    text = """
+def _once(): ...
+def _twice(): ...
+def _in_a_table(): ...
+def _never(): ...
+def public(): return _once(), _twice(), _twice(), TABLE["a"]()
+TABLE = {"a": _in_a_table}
+"""
+    [module] = write_package(house, tmp_path, a=text)
+    assert [function.name for function in house.called_once(module)] == ["_once"]
 
 
 def test_a_parameter_without_a_type_lowers_the_typed_share(
