@@ -1,13 +1,16 @@
 // attention: causal attention over the paged KV cache, with grouped query heads (GQA)
 //   out[t, h] = softmax(q[t, h] . keys / sqrt(E)) values, over positions (p - window, p] of t
-//   q [T, H, E], keys and values [blocks, K, block_size, E], block_tables [S, B] -> out [T, H E]
+//   Exponentials are powers of two: the host gives `scale` = log2(e) / sqrt(E), e^x = exp2(log2(e)
+//   x). q [T, H, E], keys and values [blocks, K, block_size, E], positions [T], query_starts [S +
+//   1], block_tables [S, B], tiles [tiles, 2] -> out [T, H E]
 //
 // One ragged call for prefill, decode and any mix. The host lists query tiles of up to 16 tokens:
-// (sequence, first of its tokens in this batch). A tile's rows are its tokens under all H / K query
-// heads that share a KV head, token by token; a block takes 16 rows. Keys and values are read in
-// tiles of 32, which begin at multiples of 32, with online softmax (Milakov & Gimelshein, "Online
-// normalizer calculation for softmax", 2018). So a row's result does not depend on which other rows
-// are in its block.
+// (sequence, first of its tokens in this batch). A row is one token under one query head. Under one
+// KV head, a tile has the rows of its tokens and the H / K query heads that share the KV head,
+// token by token; a block of threads computes 16 rows. Keys and values are read in tiles of 32,
+// which begin at multiples of 32, with online softmax (Milakov & Gimelshein, "Online normalizer
+// calculation for softmax", 2018). So a row's result does not depend on which other rows are in its
+// block.
 //
 //   attention_WIDTH   for heads up to that width. Launch: (tiles, K * ceil(rows / 16), splits)
 //                     blocks of 128 threads, shared memory for Shared(E). With several splits

@@ -57,10 +57,13 @@ class LLM:
         model: a folder with safetensors, a GGUF file, a hub id ("owner/name", "owner/name:Q4_K_M",
             "owner/name@revision"; fetched if it is not in the hub's cache), an open checkpoint,
             or nothing for the default model.
-        backend: "cpu"; "cuda", or "cuda:1" for the second GPU; "auto" takes a GPU that can be used,
-            else the CPU, and `description` says why.
-        dtype: how weights and cache are stored: "float32", "float16", "bfloat16"; "auto" takes
-            what the backend is fastest at. Products are always summed in float32.
+        backend: "cpu", or "cpu:numpy", "cpu:avx2", … for one kind of its kernels; "cuda", or
+            "cuda:1" for the second GPU; "auto" takes a GPU that can be used, else the CPU, and
+            `description` says why.
+        dtype: how weights and cache are stored: "float32", "float16", "bfloat16"; for weights on
+            compiled CPU kernels also "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", with a float16 cache.
+            "auto" is bfloat16 on a GPU; on the CPU each weight's type in its file, or float32
+            with numpy.
         threads: for the CPU; None takes one for each physical core.
         context_length: the longest prompt and answer together, in tokens; None takes the
             model's own, up to 32,768.

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -69,10 +67,6 @@ class EchoEngine(EngineClient):
 
     def logits(self, tokens: Sequence[int]) -> NDArray[np.float32]:
         return np.zeros((len(tokens), self.capacity.vocab_size), np.float32)
-
-    @contextmanager
-    def exclusive(self) -> Iterator[Any]:
-        raise ClosedError("its model is elsewhere")
 
     def close(self) -> None:
         pass

@@ -1,4 +1,4 @@
-"""What the CPU's two backends share: arrays in host memory, the KV cache, converted weights.
+"""What the CPU backend's two implementations share: host arrays, the KV cache, converted weights.
 
 `CpuOperators` (numpy) and `CompiledOperators` add the math and the layout of weights. This file
 contains no operator.

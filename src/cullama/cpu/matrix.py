@@ -5,7 +5,8 @@
     rows     any type [O, I]  where the BLAS has no small products, 64 does not divide O, or
              16-bit weights are converted to float32 some rows at a time
 
-It has no quantised weights: those need compiled kernels (`packed.py`).
+It has no quantised layout: quantised weights are dequantised when they are loaded. Compiled kernels
+multiply them as they are (`packed.py`).
 
 Decoding is limited by reading the weights: a product of one row with a matrix should run at the
 speed of memory. BLAS libraries are poor at it (gemv reaches half of that speed here, and gains

@@ -1,4 +1,4 @@
-"""Every operator in numpy: the meaning that other backends are held to, and a CPU backend.
+"""Every operator in numpy: the specification, which compiled kernels and CUDA are tested against.
 
 Weights are stored in the type asked for and always multiplied in float32: numpy has no fast
 product of 16-bit floats. Activations are float32 throughout. Memory and the cache are
@@ -30,7 +30,7 @@ from .matrix import Matrix
 Floats: TypeAlias = NDArray[np.float32]
 CpuStep: TypeAlias = Step[CpuBatch, HostArray]
 
-# e^88 is the largest power of e that float32 holds; silu of a gate below −88 is 0 either way.
+# e^88 is the largest whole power of e that float32 holds; silu below −88 is negligible either way.
 MAX_EXPONENT = 88.0
 
 # Elements that several element-wise passes go over together: 256 KB stay close to the core.

@@ -5,9 +5,10 @@
     plain    F32, F16, BF16: a panel is [I, 16] numbers
     grouped  Q8_0, Q4_K, … : a panel is a sequence of records, one for each block of a row
 
-A grouped weight is scale · (quant − offset), or scale · quant + minimum. Quants of four columns lie
-in four bytes (packed4), so that a dot product of bytes takes them at once; bits above the fourth
-lie in a plane of their own. Nothing is rounded: every format holds exactly what the file does.
+A grouped weight is scale · (quant − offset), or scale · quant + minimum (Q4_K and Q5_K: − minimum).
+Quants of four columns lie in four bytes (packed4), so that a dot product of bytes takes them at
+once; bits above the fourth lie in a plane of their own. Nothing is rounded: every format holds
+exactly what the file does.
 
 This file says what the formats mean, in numpy. Blocks as files have them are
 `files/quantized_blocks.py`'s; how kernels read panels, `compiled/unpacking.py`'s, and how they pack

@@ -4,12 +4,13 @@
     referenced  by so many running requests: its reference count
     cached      by none, but what it holds may be found again (`prefix_cache.py`)
 
-free + referenced + cached = all, always. Cached blocks are evicted when free ones run out, the
-least recently released first.
+free + referenced + cached = all, always. Cached blocks are evicted when free ones run out, and,
+while more than half of all are cached, to leave a request room to grow: the least recently released
+first.
 
-The CPU reads blocks that lie next to each other in place, and has to gather scattered ones. So
-free blocks behind a request's own are reserved for it to grow into: others get those only when
-there is nothing else.
+Numpy's attention reads blocks that lie next to each other in place and has to copy scattered ones
+together; other kernels read the block table. So free blocks behind a request's own are reserved
+for it to grow into: others get those only when there is nothing else.
 """
 
 from __future__ import annotations

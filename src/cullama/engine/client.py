@@ -1,22 +1,20 @@
-"""The engine's face: what text generation, a server and tests use of an engine, and no more.
+"""The engine's interface: what text generation, a server and tests use of an engine.
 
 `Engine` (engine.py) implements it in this process. An engine in another process, a replica or a
 test double implements the same: what crosses is frozen records and handles, never the scheduler's
-own `Request`. Work below requests goes through `exclusive()` and `Insider` (insider.py).
+own `Request`. It gives no access to the model: that is `Engine.exclusive`, in this process only.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..sampling.params import SamplingParams, TokenLogprobs
-from .insider import Insider
 from .metrics import Metrics
 from .request import FinishReason
 from .validation import Capacity
@@ -52,13 +50,19 @@ class RequestHandle(Protocol):
         """Return what is new, which may be nothing; never waits."""
 
     def wait(self) -> None:
-        """Return when there is something new to read, in this thread."""
+        """Run one step in this thread, or wait for one, unless there is news already.
+
+        May return with nothing new: read, and wait again.
+        """
 
     async def wait_async(self) -> None:
-        """Return when there is something new to read, in an event loop."""
+        """Wait for news in an event loop; may return with nothing new."""
 
     def cancel(self, reason: FinishReason = "cancelled") -> None:
-        """Finish the sample at once, from any thread; does nothing to one that has finished."""
+        """Have the sample finished between two steps; does nothing to one that has finished.
+
+        May be called from any thread.
+        """
 
 
 class EngineClient(Protocol):
@@ -66,7 +70,7 @@ class EngineClient(Protocol):
 
     Attributes:
         capacity: what requests are checked against.
-        metrics: totals since the engine was made.
+        metrics: totals since the engine was made, to be read only: live, or a snapshot.
     """
 
     capacity: Capacity
@@ -84,9 +88,6 @@ class EngineClient(Protocol):
 
     def logits(self, tokens: Sequence[int]) -> NDArray[np.float32]:
         """Return what the model predicts after each token, [T, V]. Raises as `submit`."""
-
-    def exclusive(self) -> AbstractContextManager[Insider[Any]]:
-        """Hold the model, for work below requests. Raises ClosedError."""
 
     def close(self) -> None:
         """Return the model's memory; running requests finish with `ClosedError`."""

@@ -1,11 +1,11 @@
 """The engine in this process: takes requests, gives tokens, and lets one thread at a time work.
 
-A thread that waits for a token and finds the engine idle runs a step, in which all requests take
-part: so a single request pays for no hand-over between threads. For callers that must not block,
-such as an event loop, `start` gives the engine a thread of its own. What other threads ask
-meanwhile (submit, cancel, close) is posted to the lock and done between two steps.
+A thread that waits for a token and finds the engine idle runs a step itself, over every request
+that the scheduler selects: so a single request pays for no hand-over between threads. For callers
+that must not block, such as an event loop, `start` gives the engine a thread of its own. What other
+threads ask meanwhile (submit, cancel, close) is posted to the lock and done between two steps.
 
-It implements the face in client.py. What a step does is steps.py's; it makes no text.
+It implements the interface in client.py. What a step does is steps.py's; it makes no text.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class Engine(EngineClient):
     def has_work(self) -> bool:
         return self._loop.has_work
 
-    # --- the face ------------------------------------------------------------------------------
+    # --- the interface of client.py ------------------------------------------------------------
 
     def submit(self, request: GenerationRequest) -> list[EngineHandle]:
         self._check_process()
@@ -125,6 +125,7 @@ class Engine(EngineClient):
 
     @contextmanager
     def exclusive(self) -> Iterator[Insider[Any]]:
+        """Hold the lock and hand out the model, for work below requests. Raises ClosedError."""
         self._lock.acquire()
         try:
             yield Insider(self.runner, self.scheduler, self.prefix_cache)
@@ -158,7 +159,10 @@ class Engine(EngineClient):
         return RequestOutput(tokens, logprobs, request.cached_tokens, reason, request.error)
 
     def wait(self, request: Request) -> None:
-        """Return when there is something to read: by a step in this thread, where none runs."""
+        """Without an engine thread, run one step here, news or not; with one, wait for news.
+
+        Returns at once where there is news already.
+        """
         has_news = partial(_has_news, request)
         if self._thread is None:
             self._step_unless(has_news)
@@ -173,7 +177,7 @@ class Engine(EngineClient):
     # --- who works, and until when -------------------------------------------------------------
 
     def step(self) -> None:
-        """Run one pass of the model over the next tokens of all requests."""
+        """Run one step: a pass of the model over the requests that the scheduler selects."""
         self._step_unless(lambda: False)
 
     def start(self) -> None:

@@ -20,8 +20,9 @@ class EngineLock:
         self._owner: int | None = None  # the thread that holds the lock
         self._queue: deque[object] = deque()  # a ticket of each thread that waits for it
         self._jobs: deque[Job] = deque()
-        # Guards all of these; notified whenever the lock is released. Reentrant: a job may be
-        # posted by the garbage collector, in the middle of anything.
+        # Guards owner and queue (a deque's append and popleft are atomic, so jobs need no guard);
+        # notified whenever the lock is released. Reentrant: a job may be posted by the garbage
+        # collector, in the middle of anything.
         self.changed = threading.Condition()
 
     @property

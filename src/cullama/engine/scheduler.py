@@ -5,11 +5,12 @@ two passes. Each decode takes part with one token (and its draft tokens); what i
 budget goes to prefills, some of the prompt at a time (chunked prefill: Agrawal et al.,
 "Sarathi-Serve", OSDI 2024), so that a long prompt stalls no decode.
 
-Everything scarce goes by priority key, which is the order of arrival; a priority is a head start
-of so many places. Where blocks run out, requests behind are preempted and come back later: what
-they had computed is computed again, as far as the prefix cache has evicted it. The first in order
-is never passed over, so it finishes, and then the next is first: no request starves. It builds no
-batch and draws no token.
+Everything scarce goes by priority key, which is the order of arrival; a priority of 1 counts as 64
+places earlier (HEAD_START). Where blocks run out, backpressured requests are preempted, then those
+behind in order. They come back later: what they had computed is computed again, except what the
+prefix cache still holds. Apart from requests that wait for their reader, and samples that wait for
+the prefill of their first one, the first in order is never passed over: it finishes, and then the
+next is first, so no request starves. It builds no batch and draws no token.
 """
 
 from __future__ import annotations
@@ -123,12 +124,12 @@ class Scheduler:
     def schedule(self) -> Plan:
         """Plan the next pass; never more tokens than the budget."""
         drafts = self._propose_drafts()
-        starved = self._grow_decodes(has_drafts=drafts > 0)
+        without_blocks = self._grow_decodes(has_drafts=drafts > 0)
         if self.waiting:
             self._admit(self.token_budget - len(self.decodes) - drafts)
         decodes = self.decodes[:]
-        if starved:
-            decodes = [request for request in decodes if request not in starved]
+        if without_blocks:
+            decodes = [request for request in decodes if request not in without_blocks]
         budget = self.token_budget - len(decodes) - drafts
         prefills: list[Part] = []
         for request in self.prefills:
@@ -225,7 +226,7 @@ class Scheduler:
 
         Returns those that found none and sit this pass out.
         """
-        starved: set[Request] = set()
+        without_blocks: set[Request] = set()
         full = [r for r in self.decodes if r.computed >= r.allocation.capacity]
         if has_drafts:
             full = [
@@ -239,9 +240,9 @@ class Scheduler:
                 if request.draft_tokens:
                     request.draft_tokens = []
                 elif not self._preempt_for(request):
-                    starved.add(request)
+                    without_blocks.add(request)
                     break
-        return starved
+        return without_blocks
 
     def _admit(self, budget: int) -> None:
         """Admit waiting requests as far as places, blocks and tokens go.

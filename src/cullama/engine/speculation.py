@@ -4,7 +4,8 @@ Prompt lookup (Saxena, "Prompt Lookup Decoding", 2023): the newest few tokens ar
 those before; what followed them there is proposed here. The model then computes all draft tokens
 in one pass. A draft token is accepted if it is the very token that would have been drawn: the
 random number of each token depends on its position alone (`sampling/philox.py`), so the text is
-the one that would have been generated without speculation, token for token. (Chen et al., 2023,
+the one that would have been generated without speculation, token for token, where a row's logits
+do not depend on the rows beside it (compiled CPU kernels, or `deterministic`). (Chen et al., 2023,
 need a rule of rejection where proposals are random; ours are not.) Integers only; it runs no model.
 """
 

@@ -53,7 +53,7 @@ class PassLoop:
         return self._pending is not None or self.scheduler.has_work
 
     def step(self) -> None:
-        """Run one pass of the model over the next tokens of all requests, and measure it."""
+        """Run one pass over the requests that the scheduler selects, and measure it."""
         start = time.perf_counter()
         watch = StepWatch(self.metrics, self.scheduler.cache.pool) if self.observers else None
         plan = self._pass()

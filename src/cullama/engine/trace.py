@@ -14,10 +14,14 @@ from .scheduler import Plan
 
 @dataclass(frozen=True)
 class StepRecord:
-    """One pass of the model."""
+    """One step: the pass that it launched, and the outputs of the pass that it read.
+
+    On the CPU both are the same pass; where passes run asynchronously, the outputs are mostly of
+    the pass that the step before launched.
+    """
 
     start: float  # seconds, of time.perf_counter
-    seconds: float  # scheduling, the pass, and processing its outputs
+    seconds: float  # scheduling, launching, waiting for outputs and processing them
     decodes: int  # requests that took part with their newest token
     prefills: int  # requests that took part with some of their prompt
     tokens: int  # that went through the model

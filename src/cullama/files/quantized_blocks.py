@@ -1,7 +1,8 @@
 """The layouts of quantised blocks: which fields a block has, and how its quants are unpacked.
 
-This is the one statement of them. A number is scale · (quant − offset), or scale · quant + minimum.
-Quants lie in words of four bytes. They are unpacked with shifts and masks alone, so the same lines
+This is the one statement of them. A number is scale · (quant − offset), or scale · quant + minimum;
+Q4_K and Q5_K subtract their minimum. Quants lie in words of four bytes. They are unpacked with
+shifts and masks alone, so the same lines
 serve numpy, where a word is an array of them (`cpu/packed.py`), and kernels, where it is a register
 of them (`cpu/compiled/packing.py`).
 
@@ -32,7 +33,7 @@ from .tensor import FILE_DTYPES
 Word: TypeAlias = Any  # 32 bits with & | ^ << >> *: an array of uint32, or a kernel's value
 Words: TypeAlias = Mapping[str, Any]  # the words of a block, in sequences, by their fields
 
-GROUP = 32  # columns that share a scale, or an entry of a block's sub-scales
+GROUP = 32  # columns that share a scale or a sub-scale; Q6_K has two sub-scales for them
 
 _ONES = 0x01010101  # one bit in each byte of a word
 

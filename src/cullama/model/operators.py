@@ -1,16 +1,17 @@
 """The Operators interface: the operators that a Llama is made of, and what they mean.
 
-Two backends implement it: the CPU, where numpy's bodies are the specification and compiled
-kernels replace them, and CUDA. Composite operators have default bodies here, made of the
-primitive ones; a backend may replace those bodies *for speed only*, and a test holds it to the
-default. A model sees arrays and operators, never a dtype, a device, a stream or a pointer.
-Memory, loading and the cache are `backend.py`'s.
+Two devices' backends implement it: the CPU's, in two implementations (numpy, the specification, and
+compiled kernels), and CUDA's. Composite operators have default bodies here, made of the primitive
+ones; a backend may replace those bodies *for speed only*, and a test holds it to the default. A
+model sees arrays and operators, never a dtype, a device, a stream or a pointer. Memory, loading and
+the cache are `backend.py`'s.
 
 The alphabet, here and everywhere:
     T tokens in the batch   S sequences   R rows of logits   D model width   F hidden width
     H query heads   K key/value heads   E head width   V vocabulary   I, O a matrix's in and out
     P positions in the rope table
-Every sum is taken in float32 and rounded once to the backend's storage type.
+Sums are taken in float32 (products of quantised weights sum integers within a group of columns).
+Results are float32 on the CPU; on CUDA they are rounded once to the storage type, except logits.
 """
 
 from __future__ import annotations
@@ -36,7 +37,11 @@ COMPOSITE_OPERATORS = ("project_qkv", "feed_forward", "logits")
 
 
 class Operators(Backend[Array, Weight, BatchType]):
-    """The math of a Llama on one backend. Operators return new arrays and change no operand."""
+    """The math of a Llama on one backend.
+
+    Operators change no operand, except the cache that `rope_and_store` writes to. A result may
+    share memory with an operand (a slice of a table), so it is not to be changed either.
+    """
 
     # --- primitive operators ---------------------------------------------------------------------
 

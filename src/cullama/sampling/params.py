@@ -38,7 +38,9 @@ class SamplingParams:
             and multiplies them where negative (Keskar et al., "CTRL", 2019); 1 leaves them.
         presence_penalty: taken off the logit of every token already in the answer.
         frequency_penalty: taken off once for each time the token is already in the answer.
-        seed: the same seed gives the same text; None draws one, and the completion names it.
+        seed: the same seed draws by the same random numbers: the same text where the logits are
+            the same to the bit, in any batch with compiled CPU kernels or `deterministic`. None
+            draws a seed, and the completion names it.
         stop: texts that end the answer; they are not part of it.
         stop_token_ids: tokens that end the answer, besides the model's own.
         logit_bias: added to the logits of these token ids.
@@ -46,7 +48,8 @@ class SamplingParams:
         n: how many answers to draw.
         ignore_eos: go on past the model's end tokens.
         speculation: propose up to so many draft tokens a step where the text repeats itself
-            (prompt lookup); the same text, in fewer steps.
+            (prompt lookup): fewer steps, and the same text where the logits are the same to the
+            bit.
 
     Raises:
         UsageError: a value out of range, or a name that does not exist.

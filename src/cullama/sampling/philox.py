@@ -2,8 +2,9 @@
 
 Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3", SC 2011. A counter-based generator
 has no state to carry: the number for token 17 of sample 2 of a request is a function of (seed, 17,
-2), so a text is the same alone, in a batch, streamed, or on another backend. The same ten rounds
-are a few integer instructions on a GPU. It draws no token.
+2), the same alone, in a batch, streamed, or on another backend. (The text is the same where the
+logits are, to the bit: with compiled CPU kernels or `deterministic`, in any batch.) The same ten
+rounds are a few integer instructions on a GPU. It draws no token.
 """
 
 from __future__ import annotations

@@ -25,7 +25,8 @@ Row = NDArray[np.float32]  # [V]
 def sample(logits: NDArray[np.float32], draws: Sequence[Draw]) -> list[Drawn | NumericalError]:
     """Draw one token for each row: logits [R, V] and R draws → R tokens.
 
-    A row that holds NaN gives an error in place of its token, so that only its own request ends.
+    A row with a NaN or +∞, or of nothing but −∞, gives an error in place of its token, so that only
+    its own request ends.
     """
     drawn: list[Drawn | NumericalError] = []
     for row, draw in zip(logits, draws, strict=True):
@@ -37,11 +38,11 @@ def sample(logits: NDArray[np.float32], draws: Sequence[Draw]) -> list[Drawn | N
 
 
 def sample_row(logits: Row, draw: Draw) -> Drawn:
-    """Draw a token from one row. Raises NumericalError for NaN, or nothing but infinities."""
+    """Draw a token from one row. Raises NumericalError for a NaN or +∞, or nothing but −∞."""
     params = draw.params
     if params.is_plain_greedy:
         return Drawn(likeliest(logits), None)
-    likeliest(logits)  # refuses NaN
+    likeliest(logits)  # refuses such rows
     with np.errstate(over="ignore"):  # −∞ is the right answer for a hopeless token
         scores = adjusted(logits, draw) if params.changes_logits else logits
         if params.temperature == 0:

@@ -49,7 +49,7 @@ def generate(samples: Sequence[Sample]) -> list[Completion]:
 
 
 class Stream:
-    """Iterate for the pieces of the answer; `completion` holds the rest when it has ended.
+    """Iterate for the pieces of the answer; `completion` is what has been generated so far.
 
     `for` runs the engine in the calling thread; `async for` lets a thread of the engine run it.
     Closing the stream, or dropping it, cancels the request and frees its cache blocks.

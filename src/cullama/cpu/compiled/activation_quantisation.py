@@ -1,9 +1,9 @@
-"""Quantises activations to 16-bit integers, so that products with 8- and 4-bit weights are exact.
+"""Quantises activations to 16-bit integers, for integer dot products with quantised weights.
 
-Each group of 32 columns has a scale of its own, the largest magnitude / 32512. Where the
-instruction set multiplies bytes, an integer is stored as a high and a low byte, both from −128 to
-127. The error is less than 2⁻¹⁵ of the group's largest number: a hundredth of that of eight bits,
-and far below that of the weights.
+The dots are exact; the activations are rounded. Each group of 32 columns has a scale of its own,
+the largest magnitude / 32512. Where the instruction set multiplies bytes, an integer is stored as a
+high and a low byte, both from −128 to 127. The error is less than 2⁻¹⁵ of the group's largest
+number: 1/256 of that of eight bits, and far below that of the weights.
 
 A group's record: 32 high bytes and 32 low ones, or the 16-bit integers themselves where words are
 multiplied (`dots.py`); the scale, scale · sum, and the sums of both halves.

@@ -37,7 +37,7 @@ from .batch import CompiledBatch, pack
 from .graph_runner import CpuGraphRunner
 from .packing import packing
 from .products import product_kernel
-from .rows import COPY_ROWS, RMS_NORM, ROWS_IN_CHUNK, SILU_MUL, gather_kernel, rope_kernel
+from .rows import COPY_ROWS, RMS_NORM, ROWS_IN_CHUNK, SILU_MUL, embed_kernel, rope_kernel
 
 logger = logging.getLogger("cullama")
 
@@ -149,7 +149,7 @@ class CompiledOperators(
         out = self._empty((count, table.columns))
         for first, part in table.placed():
             self._run(
-                gather_kernel(part.format),
+                embed_kernel(part.format),
                 _shares(count, ROWS_IN_CHUNK),
                 weight=part.data,
                 rows=rows,

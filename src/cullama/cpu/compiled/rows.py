@@ -1,6 +1,6 @@
-"""Kernels that work row by row: RMS norm, SwiGLU, gather, RoPE and the writes to the KV cache.
+"""Kernels that work row by row: RMS norm, SwiGLU, gather, embed, RoPE and writes to the KV cache.
 
-The numpy operators of the same names (`../operators.py`) say what they compute.
+The numpy operators (`../operators.py`) say what they compute. It multiplies no matrix.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ COPY_ROWS = Kernel(
 )
 
 
-def gather_kernel(format_: Format) -> Kernel:
+def embed_kernel(format_: Format) -> Kernel:
     """Copies those rows that lie in one part of a packed weight, as float32."""
 
     def body(builder: KernelBuilder, a: SimpleNamespace, chunk: Value) -> None:
@@ -155,10 +155,10 @@ def gather_kernel(format_: Format) -> Kernel:
                     number = load_element(builder, format_, panel, source % PANEL, column)
                     builder.store(number, a.out + (row * a.columns + column) * 4)
 
-    return Kernel(f"gather_{format_.name.lower()}", _GATHER_FIELDS, body)
+    return Kernel(f"embed_{format_.name.lower()}", _EMBED_FIELDS, body)
 
 
-_GATHER_FIELDS = {
+_EMBED_FIELDS = {
     "weight": POINTER,
     "rows": POINTER,
     "out": POINTER,
