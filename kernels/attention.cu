@@ -1,8 +1,8 @@
 // attention: causal attention over the paged KV cache, with grouped query heads (GQA)
 //   out[t, h] = softmax(q[t, h] . keys / sqrt(E)) values, over positions (p - window, p] of t
-//   Exponentials are powers of two: the host gives `scale` = log2(e) / sqrt(E), e^x = exp2(log2(e)
-//   x). q [T, H, E], keys and values [blocks, K, block_size, E], positions [T], query_starts [S +
-//   1], block_tables [S, B], tiles [tiles, 2] -> out [T, H E]
+//   q [T, H, E], keys and values [blocks, K, block_size, E], positions [T],
+//   query_starts [S + 1], block_tables [S, B], tiles [tiles, 2] -> out [T, H E]
+//   `scale` is log2(e) / sqrt(E): exponentials are powers of two, e^x = exp2(log2(e) x).
 //
 // One ragged call for prefill, decode and any mix. The host lists query tiles of up to 16 tokens:
 // (sequence, first of its tokens in this batch). A row is one token under one query head. Under one

@@ -26,8 +26,8 @@ class Cullama:
         return self._llm.tokenizer.encode(text)
 
     def begin(self, prompts: list[list[int]], tokens: int) -> None:
-        with self._llm.engine.exclusive() as insider:
-            insider.clear_prefix_cache()
+        with self._llm.engine.exclusive() as access:
+            access.clear_prefix_cache()
         params = cullama.SamplingParams(max_tokens=tokens, temperature=0, ignore_eos=True)
         self._requests = [
             self._llm.engine.submit(GenerationRequest(prompt, params))[0].request

@@ -445,7 +445,7 @@ def _context_length(config: ModelConfig, asked: int | None) -> int:
 def _cache_tokens(
     config: ModelConfig, context_length: int, asked: int | None, backend: AnyBackend
 ) -> int:
-    usual, most = (size // backend.cache_bytes(config) for size in backend.cache_budget)
+    usual, most = (size // backend.cache_bytes_per_token(config) for size in backend.cache_budget)
     if asked is None:
         return max(context_length, min(MAX_CONTEXTS * context_length, usual))
     if type(asked) is not int or not 1 <= asked <= most:

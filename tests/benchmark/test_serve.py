@@ -122,7 +122,12 @@ def test_a_recorder_observes_the_continuous_run_only(llm: LLM, recorder: Recorde
 def test_each_request_waits_prefills_decodes_and_leaves(recorder: Recorder) -> None:
     assert len(recorder.timelines) == 10
     for timeline in recorder.timelines:
-        assert [stage for stage, _ in timeline.stages] == ["waiting", "prefill", "decode", "out"]
+        assert [stage for stage, _ in timeline.stages] == [
+            "waiting",
+            "prefill",
+            "decode",
+            "unscheduled",
+        ]
         moments = [moment for _, moment in timeline.stages]
         assert moments == sorted(moments)
 

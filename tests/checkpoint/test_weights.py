@@ -22,4 +22,4 @@ def test_a_decode_step_reads_every_matrix_but_the_embedding(
         config, weights = llm.config, llm.engine.runner.model.weights
         embedding = config.vocab_size * config.hidden_size
         read = config.parameters - (0 if is_tied else embedding)
-        assert weights.bytes_per_token == 4 * read
+        assert weights.bytes_read_per_token == 4 * read

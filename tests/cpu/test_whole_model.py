@@ -40,8 +40,8 @@ def test_a_prompt_a_few_rows_at_a_time_is_the_same_prompt(
 ) -> None:
     """The fast path against its slow twin: all rows through each operator together."""
     few = llm.logits(PROMPT)
-    monkeypatch.setattr(attention, "FEW_ROWS", 10_000)
-    monkeypatch.setattr("cullama.cpu.operators.FEW_ROWS", 10_000)
+    monkeypatch.setattr(attention, "ROWS_PER_CHUNK", 10_000)
+    monkeypatch.setattr("cullama.cpu.operators.ROWS_PER_CHUNK", 10_000)
     monkeypatch.setattr(attention, "TILE", 1)
     together = llm.logits(PROMPT)
     assert np.abs(few - together).max() <= 1e-4 * np.abs(together).max()

@@ -1,4 +1,4 @@
-"""Engines at work: requests submitted, run and checked by what the face does not show."""
+"""Engines at work: requests submitted, run and checked by what the interface does not show."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ class Ends:
 
     def check(self, engine: Engine, submitted: list[Request]) -> None:
         assert Counter(map(id, self.order)) == Counter(map(id, submitted))
-        assert all(one.is_finished and one.stage == "out" for one in submitted)
+        assert all(one.is_finished and one.stage == "unscheduled" for one in submitted)
         reasons = Counter(one.finish_reason for one in submitted)
         assert engine.metrics.ended == reasons
         assert engine.metrics.submitted == len(submitted)

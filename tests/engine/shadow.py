@@ -12,13 +12,13 @@ from collections.abc import Collection, Iterable, Iterator
 from zlib import crc32
 
 from cullama.engine import scheduler as scheduling
+from cullama.engine.core import append_tokens
 from cullama.engine.metrics import Metrics
 from cullama.engine.prefix_cache import Copy, PrefixCache
 from cullama.engine.request import FinishReason, Request
 from cullama.engine.runner import PassOutput
 from cullama.engine.scheduler import Part, Plan, Scheduler
 from cullama.engine.speculation import PromptLookup
-from cullama.engine.steps import append_tokens
 from cullama.errors import NumericalError
 from cullama.sampling.draw import Drawn
 from cullama.sampling.params import SamplingParams
@@ -112,14 +112,14 @@ def open_blocks(cache: PrefixCache, request: Request, spare: int = 0) -> list[Co
     if allocation is None:
         return None
     request.allocation, request.computed = allocation, allocation.cached_tokens
-    request.verified = allocation.indexed * cache.block_size
+    request.shareable = allocation.indexed * cache.block_size
     return [] if allocation.copy is None else [allocation.copy]
 
 
 def close_blocks(cache: PrefixCache, request: Request) -> None:
-    verified = request.verified if request.error is None else 0
-    cache.free(request.allocation, request.tokens, verified)
-    request.computed = request.verified = 0
+    shareable = request.shareable if request.error is None else 0
+    cache.free(request.allocation, request.tokens, shareable)
+    request.computed = request.shareable = 0
 
 
 def check_ref_counts(cache: PrefixCache, requests: Iterable[Request]) -> None:
@@ -233,7 +233,7 @@ class Simulation:
             PassOutput(request, request.computed + tokens, request.draft_tokens, num_logits)
             for request, tokens, num_logits in plan.parts
         ]
-        self.scheduler.launched(plan)
+        self.scheduler.mark_launched(plan)
         for output, its_drawn in zip(outputs, drawn, strict=True):
             append_tokens(output, its_drawn)
             self.process(output)
@@ -284,7 +284,7 @@ class Simulation:
             request.lookup.learn(drafts, accepted)
             self.metrics.draft_tokens += drafts
             self.metrics.accepted_tokens += accepted
-        self.scheduler.verify(request, output.computed - drafts + accepted)
+        self.scheduler.mark_shareable(request, output.computed - drafts + accepted)
         if request.is_finished:
             self.leave(request)
         elif request.drawn - request.delivered >= scheduling.MAX_AHEAD:
@@ -384,7 +384,7 @@ class Simulation:
         for request in self.scheduler.waiting:
             assert len(request.blocks) == request.computed == 0
         for request in self.scheduler.running:
-            assert request.verified <= request.computed < len(request)
+            assert request.shareable <= request.computed < len(request)
             assert request.computed <= request.allocation.capacity
 
 

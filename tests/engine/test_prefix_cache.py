@@ -37,8 +37,8 @@ def request(tokens: list[int]) -> Request:
 def read(cache: PrefixCache, one: Request, draw: int = 0) -> None:
     """Let a request that is open compute all it has, and draw its next token."""
     one.append(Drawn(draw, None))
-    one.computed = one.verified = len(one) - 1
-    cache.index(one.allocation, one.tokens, one.verified)
+    one.computed = one.shareable = len(one) - 1
+    cache.index(one.allocation, one.tokens, one.shareable)
 
 
 def leave(cache: PrefixCache, tokens: list[int]) -> None:
@@ -118,9 +118,9 @@ class Reuse(RuleBasedStateMachine):
             if one.tokens[-1] != draft:
                 break
         one.draft_tokens = []
-        one.computed = one.verified = len(one) - 1
+        one.computed = one.shareable = len(one) - 1
         if is_first:
-            self.cache.index(one.allocation, one.tokens, one.verified)
+            self.cache.index(one.allocation, one.tokens, one.shareable)
 
     @precondition(lambda self: self.open)
     @rule(which=st.integers(0, 99))
@@ -291,7 +291,7 @@ def test_a_prompt_is_not_found_during_its_prefill() -> None:
     one = request(list(range(12)))
     open_blocks(cache, one)
     one.computed = 10
-    cache.index(one.allocation, one.tokens, one.verified)
+    cache.index(one.allocation, one.tokens, one.shareable)
     assert cache.match(list(range(12))).tokens == 0
     close_blocks(cache, one)
     assert cache.match(list(range(12))).tokens == 0
@@ -304,12 +304,12 @@ def test_a_failed_request_leaves_nothing_in_the_cache() -> None:
     one = request([*range(9), *range(100, 110)])
     open_blocks(cache, one)
     read(cache, one)
-    one.computed = one.verified = 16
+    one.computed = one.shareable = 16
     one.error = NumericalError("not a number")
     before = cache.match([*range(9), *range(100, 120)]).tokens
     one.append(Drawn(3, None))
     cache.grow(one.allocation, 24)
-    one.computed = one.verified = 20
+    one.computed = one.shareable = 20
     close_blocks(cache, one)
     assert cache.match([*one.tokens, 0]).tokens <= before
     assert cache.match([*range(9), 0]).tokens == 9
@@ -322,7 +322,7 @@ def test_a_rejected_draft_token_is_not_found() -> None:
     read(cache, one, 20)
     cache.grow(one.allocation, 12)  # computed for 20 and three drafts, of which one was right
     one.tokens += [21, 99]
-    one.computed = one.verified = len(one) - 1
+    one.computed = one.shareable = len(one) - 1
     close_blocks(cache, one)
     assert cache.match([*range(8), 20, 21, 22, 23, 24]).tokens == 10
 

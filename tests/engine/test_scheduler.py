@@ -531,7 +531,7 @@ def test_resuming_a_request_that_is_not_backpressured_does_nothing() -> None:
     stages: list[str] = [one.stage]
     many.cancel(one)
     many.scheduler.resume(one)
-    assert [*stages, one.stage] == ["decode", "out"]
+    assert [*stages, one.stage] == ["decode", "unscheduled"]
 
 
 def repeating(tokens: int) -> list[int]:
@@ -555,7 +555,7 @@ def test_no_draft_tokens_while_others_prefill_or_wait() -> None:
     [speculating] = many.submit([1, 2] * 8, max_tokens=60, speculation=8)
     many.step()
     speculating.tokens[-3:] = [1, 2, 1]  # so that there is something to draft for certain
-    speculating.computed = speculating.verified = 0
+    speculating.computed = speculating.shareable = 0
     plan = many.scheduler.schedule()
     assert plan.has_drafts
     [other] = many.submit(prompt(2, kind=1))

@@ -140,12 +140,12 @@ def planned(writers: int, readers: int, speculation: int) -> Plan:
         scheduler.add(one)
     while scheduler.waiting or scheduler.prefills:
         plan = scheduler.schedule()
-        scheduler.launched(plan)
+        scheduler.mark_launched(plan)
         for one, *_ in plan.parts:
             if one.in_flight:
                 one.in_flight = 0
                 one.append(Drawn(1, None))  # repeats itself, but for every fourth
-                scheduler.verify(one, len(one) - 1)
+                scheduler.mark_shareable(one, len(one) - 1)
     for kind in range(readers):
         scheduler.add(Request([100 + kind] * (5 + 7 * kind), params, 50, 0, frozenset()))
     return scheduler.schedule()

@@ -49,9 +49,9 @@ def benchmark(llm: LLM, plan: BenchPlan) -> BenchReport:
             f"the longest run takes {longest} tokens, expected fewer than the context of "
             f"{llm.context_length}; lower --contexts, --prefill or --tokens"
         )
-    with llm.engine.exclusive() as insider:
-        config, ops = llm.config, insider.ops
-        weight_bytes = insider.model.weights.bytes_per_token
+    with llm.engine.exclusive() as access:
+        config, ops = llm.config, access.ops
+        weight_bytes = access.model.weights.bytes_read_per_token
     limits, rows, speculation = [], [], []
     with _settings(ops, plan) as settings:
         for setting in settings:

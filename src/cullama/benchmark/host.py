@@ -62,9 +62,9 @@ def _decoding_scheduler(sequences: int, prompt: int, steps: int) -> Scheduler:
 
 def _run_pass(scheduler: Scheduler, plan: Plan) -> None:
     """Give the scheduler the results of a pass, without a model."""
-    scheduler.launched(plan)
+    scheduler.mark_launched(plan)
     for request, *_ in plan.parts:
         if request.in_flight:
             request.append(Drawn(7, None))
             request.in_flight = 0
-            scheduler.verify(request, len(request) - 1)
+            scheduler.mark_shareable(request, len(request) - 1)

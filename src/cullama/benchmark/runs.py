@@ -14,7 +14,7 @@ from typing import Any
 
 from ..engine.client import GenerationRequest
 from ..engine.engine import Engine
-from ..engine.insider import Forward
+from ..model.operators import Forward
 from ..sampling.params import SamplingParams
 
 VOCABULARY_STEP = 7919  # a prime, so that prompts use the whole vocabulary
@@ -116,8 +116,8 @@ def _speculation(
 
 def clear_prefix_cache(engine: Engine) -> None:
     """Evict every cached block, so that the next prompt is computed in full."""
-    with engine.exclusive() as insider:
-        insider.clear_prefix_cache()
+    with engine.exclusive() as access:
+        access.clear_prefix_cache()
 
 
 def _seconds_after_first_token(engine: Engine, prompt: list[int], params: SamplingParams) -> float:
@@ -157,15 +157,15 @@ class _ForwardClock:
         self.seconds: list[float] = []
 
     def __enter__(self) -> _ForwardClock:
-        with self._engine.exclusive() as insider:
-            self.is_asynchronous = insider.ops.is_asynchronous
-            self._undo = insider.replace_forward(self._timed)
+        with self._engine.exclusive() as access:
+            self.is_asynchronous = access.ops.is_asynchronous
+            self._undo = access.replace_forward(self._timed)
         return self
 
     def __exit__(self, *error: object) -> None:
         self._undo()
 
-    def _timed(self, forward: Forward) -> Forward:
+    def _timed(self, forward: Forward[Any, Any]) -> Forward[Any, Any]:
         def timed(batch: Any) -> Any:
             start = time.perf_counter()
             logits = forward(batch)

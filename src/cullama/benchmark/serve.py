@@ -4,8 +4,8 @@
     static      a batch starts together and ends with its longest answer; rows whose answer is
                 complete are computed all the same and their tokens dropped, as in a `generate`
                 over a padded batch
-    leaving     as static, but a row leaves the batch when its answer is complete: what a ragged
-                batch saves by itself
+    leaving     static with early exit: a row leaves the batch when its answer is complete, which
+                is what a ragged batch saves by itself
 
 Requests arrive as a Poisson process, or all at once. A static batch starts when all of its requests
 have arrived.
@@ -164,7 +164,7 @@ def benchmark(
         )
     requests = workload.draw(llm.config)
     continuous(engine, requests[:WARM_UP], batch)  # warms caches and pages
-    kinds = (partial(continuous, recorder=recorder), static, leaving)
+    kinds = (partial(continuous, recorder=recorder), static, static_with_early_exit)
     finished = count(1)
 
     def report_end() -> None:
@@ -201,7 +201,7 @@ def static(
     return _batch_by_batch("static", engine, requests, batch, on_end, longest)
 
 
-def leaving(
+def static_with_early_exit(
     engine: Engine, requests: Sequence[WorkloadRequest], batch: int, on_end: OnEnd = lambda: None
 ) -> ServeRun:
     return _batch_by_batch("leaving", engine, requests, batch, on_end, None)
@@ -305,13 +305,13 @@ class _ServeClock:
 @contextmanager
 def _running_limit(engine: Engine, batch: int) -> Iterator[None]:
     """Limit how many sequences run at once."""
-    with engine.exclusive() as insider:
-        before = insider.limit_running(batch)
+    with engine.exclusive() as access:
+        before = access.limit_running(batch)
     try:
         yield
     finally:
-        with engine.exclusive() as insider:
-            insider.limit_running(before)
+        with engine.exclusive() as access:
+            access.limit_running(before)
 
 
 def _percentiles(seconds: Sequence[float]) -> dict[str, float]:

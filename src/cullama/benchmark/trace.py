@@ -52,7 +52,9 @@ class Recorder:
                 timeline.stages.append(("prefill", step.start))  # possibly for this step only
             if stage != timeline.stages[-1][0]:
                 timeline.stages.append((stage, step.start + step.seconds))
-        self._open = [timeline for timeline in self._open if timeline.request.stage != "out"]
+        self._open = [
+            timeline for timeline in self._open if timeline.request.stage != "unscheduled"
+        ]
 
     def page(self, title: str, description: str) -> str:
         """Return the page, which loads nothing."""

@@ -32,7 +32,7 @@ TILE = 32
 
 # Rows that go through norms, products and activations together: what lies between the products
 # stays in a core's cache, and the cores share a prompt by its rows.
-FEW_ROWS = 256
+ROWS_PER_CHUNK = 256
 
 # What a tile takes, roughly, to decide whether tiles are worth sharing.
 TILE_SECONDS = 15e-6  # however small
@@ -90,9 +90,9 @@ def pack(batch: Batch[HostArray], block_size: int) -> CpuBatch:
         stored_rows,
         places,
     )
-    if tokens <= FEW_ROWS:
+    if tokens <= ROWS_PER_CHUNK:
         return whole
-    rows = [slice(start, start + FEW_ROWS) for start in range(0, tokens, FEW_ROWS)]
+    rows = [slice(start, start + ROWS_PER_CHUNK) for start in range(0, tokens, ROWS_PER_CHUNK)]
     return replace(whole, parts=tuple((part, _part(whole, part, block_size)) for part in rows))
 
 

@@ -71,7 +71,7 @@ class HostBackend(Backend[HostArray, Weight, BatchType]):
         )
         return KVCache(layers, blocks, BLOCK_SIZE)
 
-    def cache_bytes(self, config: ModelConfig) -> int:
+    def cache_bytes_per_token(self, config: ModelConfig) -> int:
         return config.cache_elements * self.dtype.itemsize
 
     @property

@@ -21,14 +21,14 @@ from ..files.tensor import DTYPES, HostArray, StoredTensor
 from ..model.batch import Batch
 from ..model.kv_cache import LayerCache
 from ..model.layer import Attention, Linear, Mlp, Norm
-from ..model.operators import Operators, Step
+from ..model.operators import Forward, Operators
 from . import matrix
-from .attention import FEW_ROWS, CpuBatch, attend, pack, store
+from .attention import ROWS_PER_CHUNK, CpuBatch, attend, pack, store
 from .backend import BLOCK_SIZE, HostBackend
 from .matrix import Matrix
 
 Floats: TypeAlias = NDArray[np.float32]
-CpuStep: TypeAlias = Step[CpuBatch, HostArray]
+CpuForward: TypeAlias = Forward[CpuBatch, HostArray]
 
 # e^88 is the largest whole power of e that float32 holds; silu below −88 is negligible either way.
 MAX_EXPONENT = 88.0
@@ -161,16 +161,18 @@ class CpuOperators(HostBackend[Matrix, CpuBatch], Operators[HostArray, Matrix, C
 
     def feed_forward(self, x: HostArray, mlp: Mlp[HostArray, Matrix]) -> HostArray:
         default = super().feed_forward
-        if len(x) <= FEW_ROWS:
+        if len(x) <= ROWS_PER_CHUNK:
             return default(x, mlp)
         out = np.empty_like(x)
 
         def feed(share: slice) -> None:
-            for start in range(share.start * FEW_ROWS, share.stop * FEW_ROWS, FEW_ROWS):
-                rows = slice(start, start + FEW_ROWS)
+            for start in range(
+                share.start * ROWS_PER_CHUNK, share.stop * ROWS_PER_CHUNK, ROWS_PER_CHUNK
+            ):
+                rows = slice(start, start + ROWS_PER_CHUNK)
                 out[rows] = default(x[rows], mlp)
 
-        self._run_shared(feed, -(-len(x) // FEW_ROWS))
+        self._run_shared(feed, -(-len(x) // ROWS_PER_CHUNK))
         return out
 
     def _run_shared(self, work: Callable[[slice], None], units: int) -> None:
@@ -179,12 +181,12 @@ class CpuOperators(HostBackend[Matrix, CpuBatch], Operators[HostArray, Matrix, C
             [partial(work, part) for part in self.thread_pool.split(units, seconds=1.0)]
         )
 
-    def graph(self, step: CpuStep) -> CpuStep:
+    def graph(self, forward: CpuForward) -> CpuForward:
         """Silence numpy's warnings: NaN is reported where a token is drawn from it."""
 
         def quiet(batch: CpuBatch) -> HostArray:
             with np.errstate(invalid="ignore", over="ignore"):
-                return step(batch)
+                return forward(batch)
 
         return quiet
 

@@ -164,7 +164,7 @@ class CudaBackend(Backend[DeviceArray, CudaWeight, CudaBatch]):
             self.device.call("cuMemsetD8Async", array.address, 0, array.nbytes, self.device.stream)
         return array
 
-    def cache_bytes(self, config: ModelConfig) -> int:
+    def cache_bytes_per_token(self, config: ModelConfig) -> int:
         return config.cache_elements * self.dtype.itemsize
 
     @property

@@ -17,13 +17,13 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from ..errors import DeviceError
-from ..model.operators import Step
+from ..model.operators import Forward
 from .batch import Bucket, CudaBatch, bucket_length, full_bucket
 from .driver import Device
 from .launcher import Launcher
 from .memory import DeviceArray, Pool, copy_on_device, empty
 
-CudaStep: TypeAlias = Step[CudaBatch, DeviceArray]
+CudaForward: TypeAlias = Forward[CudaBatch, DeviceArray]
 
 
 class CudaGraphRunner:
@@ -36,14 +36,14 @@ class CudaGraphRunner:
 
     def __init__(
         self,
-        step: CudaStep,
+        forward: CudaForward,
         device: Device,
         launcher: Launcher,
         pool: Pool,
         block_size: int,
         resources: ExitStack,
     ) -> None:
-        self._step, self._device, self._launcher, self._pool = step, device, launcher, pool
+        self._forward, self._device, self._launcher, self._pool = forward, device, launcher, pool
         self._block_size, self._resources = block_size, resources
         self._met: set[Bucket] = set()
         self._graphs: dict[Bucket, _Graph] = {}
@@ -51,10 +51,10 @@ class CudaGraphRunner:
     def __call__(self, batch: CudaBatch) -> DeviceArray:
         bucket = batch.bucket
         if bucket is None:
-            return self._step(batch)
+            return self._forward(batch)
         if bucket not in self._met:
             self._met.add(bucket)
-            return self._step(batch)
+            return self._forward(batch)
         if bucket not in self._graphs:
             graph = self._capture(bucket, batch)
             self._graphs[bucket] = self._resources.enter_context(closing(graph))
@@ -72,7 +72,7 @@ class CudaGraphRunner:
             arenas = -1
             while arenas != self._pool.arenas:
                 arenas = self._pool.arenas
-                self._step(fixed)
+                self._forward(fixed)
             with _without_garbage_collection():
                 graph, logits = self._record_step(fixed)
         return _Graph(device, graph, fixed, logits)
@@ -83,7 +83,7 @@ class CudaGraphRunner:
         mode = device.driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
         try:
             device.call("cuStreamBeginCapture", device.stream, mode)
-            logits = self._step(batch)
+            logits = self._forward(batch)
             return device.call("cuStreamEndCapture", device.stream), logits
         except BaseException:
             with suppress(DeviceError):  # the capture's end reports the same failure

@@ -14,7 +14,7 @@ from ..errors import NumericalError
 from ..files.tensor import DTYPES
 from ..model.kv_cache import LayerCache
 from ..model.layer import Attention, Linear, Norm
-from ..model.operators import Operators, Step, check_columns
+from ..model.operators import Forward, Operators, check_columns
 from ..sampling.draw import Draw, Drawn
 from .attention import BLOCK_SIZE, attend
 from .backend import CudaBackend
@@ -131,7 +131,7 @@ class CudaOperators(CudaBackend, Operators[DeviceArray, CudaWeight, CudaBatch]):
     ) -> Callable[[], list[Drawn | NumericalError]]:
         return self._sampler.launch(logits, draws, self._launcher.pool)
 
-    def graph(self, step: Step[CudaBatch, DeviceArray]) -> Step[CudaBatch, DeviceArray]:
+    def graph(self, forward: Forward[CudaBatch, DeviceArray]) -> Forward[CudaBatch, DeviceArray]:
         return CudaGraphRunner(
-            step, self.device, self._launcher, self._graph_pool, BLOCK_SIZE, self._resources
+            forward, self.device, self._launcher, self._graph_pool, BLOCK_SIZE, self._resources
         )

@@ -5,7 +5,7 @@ that the scheduler selects: so a single request pays for no hand-over between th
 that must not block, such as an event loop, `start` gives the engine a thread of its own. What other
 threads ask meanwhile (submit, cancel, close) is posted to the lock and done between two steps.
 
-It implements the interface in client.py. What a step does is steps.py's; it makes no text.
+It implements the interface in client.py. What a step does is core.py's; it makes no text.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from ..model.batch import Chunk
 from ..model.kv_cache import KVCache
 from ..model.llama import AnyLlama
 from .client import EngineClient, GenerationRequest, RequestHandle, RequestOutput
-from .insider import Insider
+from .core import EngineCore
 from .lock import EngineLock
 from .metrics import Metrics
+from .model_access import ModelAccess
 from .prefix_cache import PrefixCache
 from .request import FinishReason, Request, make_requests
 from .runner import Runner
 from .scheduler import Scheduler
-from .steps import PassLoop
 from .trace import StepRecord
 from .validation import Capacity, check_prompt, check_request, completion_limit
 
@@ -66,7 +66,7 @@ class Engine(EngineClient):
         self.observers: list[Callable[[StepRecord], None]] = []
         self.prefix_cache = PrefixCache(cache.blocks, cache.block_size)
         self.scheduler = Scheduler(self.prefix_cache, TOKEN_BUDGET, MAX_RUNNING, self.metrics)
-        self._loop = PassLoop(self.scheduler, Runner(model, cache), self.metrics, self.observers)
+        self._core = EngineCore(self.scheduler, Runner(model, cache), self.metrics, self.observers)
         self._lock = EngineLock()
         self._is_open = True  # for new requests
         self._thread: threading.Thread | None = None
@@ -75,11 +75,11 @@ class Engine(EngineClient):
     @property
     def runner(self) -> Runner[Any]:
         """What runs the model. Raises ClosedError."""
-        return self._loop.runner
+        return self._core.runner
 
     @property
     def has_work(self) -> bool:
-        return self._loop.has_work
+        return self._core.has_work
 
     # --- the interface of client.py ------------------------------------------------------------
 
@@ -124,23 +124,23 @@ class Engine(EngineClient):
             self._lock.release()
 
     @contextmanager
-    def exclusive(self) -> Iterator[Insider[Any]]:
+    def exclusive(self) -> Iterator[ModelAccess[Any]]:
         """Hold the lock and hand out the model, for work below requests. Raises ClosedError."""
         self._lock.acquire()
         try:
-            yield Insider(self.runner, self.scheduler, self.prefix_cache)
+            yield ModelAccess(self.runner, self.scheduler, self.prefix_cache)
         finally:
             self._lock.release()
 
     def close(self) -> None:
         self._is_open = False
         if self._has_lost_its_thread:  # whose locks may be held for ever; the parent has the memory
-            self._loop.drop_runner()
+            self._core.drop_runner()
             return
         self._lock.post(self._shut)
         if self._lock.is_mine:  # called by an observer: it is done at the end of this step
             return
-        self._lock.wait_for(lambda: self._loop.is_closed)
+        self._lock.wait_for(lambda: self._core.is_closed)
         if self._thread is not None:
             self._thread.join()
 
@@ -152,7 +152,7 @@ class Engine(EngineClient):
         start = request.delivered
         tokens = request.tokens[request.prompt_length + start :]
         request.delivered += len(tokens)
-        # Asked after `delivered` is set, at which `PassLoop` looks again: one sees the other.
+        # Asked after `delivered` is set, at which `EngineCore` looks again: one sees the other.
         if tokens and request.stage in ("backpressured", "waiting"):
             self._lock.post(lambda: self.scheduler.resume(request))
         logprobs = request.logprobs[start : start + len(tokens)]
@@ -172,7 +172,7 @@ class Engine(EngineClient):
     def cancel(self, request: Request, reason: FinishReason = "cancelled") -> None:
         """Finish a request between two steps; does nothing to one that has finished."""
         if request.finish_reason is None:
-            self._lock.post(lambda: self._loop.finish(request, reason))
+            self._lock.post(lambda: self._core.finish(request, reason))
 
     # --- who works, and until when -------------------------------------------------------------
 
@@ -183,7 +183,7 @@ class Engine(EngineClient):
     def start(self) -> None:
         """Work in a thread of its own from now on, until the engine is closed."""
         with self._lock.changed:
-            if self._thread is None and not self._loop.is_closed:
+            if self._thread is None and not self._core.is_closed:
                 self._thread = threading.Thread(target=self._work, name="cullama", daemon=True)
                 self._thread.start()
 
@@ -214,20 +214,20 @@ class Engine(EngineClient):
             )
 
     def _work(self) -> None:
-        while not self._loop.is_closed:
-            self._lock.wait_for(lambda: self.has_work or self._loop.is_closed)
+        while not self._core.is_closed:
+            self._lock.wait_for(lambda: self.has_work or self._core.is_closed)
             try:
                 self.step()
             except Exception as error:  # a mistake of ours: every request ends with it
                 self._lock.post(partial(self._fail_all, error))
 
-    def _step_unless(self, is_needless: Callable[[], bool]) -> None:
-        if not self._lock.acquire(is_needless):
+    def _step_unless(self, unless: Callable[[], bool]) -> None:
+        if not self._lock.acquire(unless):
             return
         try:
             self._lock.do_posted()
-            if self._loop.has_work:
-                self._loop.step()
+            if self._core.has_work:
+                self._core.step()
         finally:
             self._lock.release()
 
@@ -238,21 +238,21 @@ class Engine(EngineClient):
             if request.is_finished:  # cancelled before it came this far
                 continue
             self.metrics.submitted += 1
-            if self._loop.is_closed:
+            if self._core.is_closed:
                 error = ClosedError("the LLM was closed before this began")
-                self._loop.finish(request, "error", error)
+                self._core.finish(request, "error", error)
             else:
                 self.scheduler.add(request, priority)
 
     def _fail_all(self, error: Exception) -> None:
         for request in self._unfinished:
-            self._loop.finish(request, "error", error)
+            self._core.finish(request, "error", error)
 
     def _shut(self) -> None:
         with suppress(Exception):  # its outputs are of no use any more, but it must not go on
-            self._loop.finish_pending()
+            self._core.finish_pending()
         self._fail_all(ClosedError("the LLM was closed while this request was running"))
-        self._loop.close()
+        self._core.close()
 
 
 class EngineHandle(RequestHandle):

@@ -34,21 +34,21 @@ class EngineLock:
     def is_mine(self) -> bool:
         return self._owner == threading.get_ident()
 
-    def acquire(self, is_needless: Callable[[], bool] = lambda: False) -> bool:
-        """Wait for the lock and hold it; False, and not held, where meanwhile `is_needless()`."""
+    def acquire(self, unless: Callable[[], bool] = lambda: False) -> bool:
+        """Wait for the lock and hold it; False, and not held, where meanwhile `unless()`."""
         with self.changed:
-            if not is_needless() and (self._owner is not None or self._queue):
+            if not unless() and (self._owner is not None or self._queue):
                 ticket = object()
                 self._queue.append(ticket)
                 try:
                     self.changed.wait_for(
-                        lambda: is_needless() or (self._owner is None and self._queue[0] is ticket)
+                        lambda: unless() or (self._owner is None and self._queue[0] is ticket)
                     )
                 finally:
                     self._queue.remove(ticket)
                     if self._queue and self._owner is None:
                         self.changed.notify_all()
-            if is_needless():
+            if unless():
                 return False
             self._owner = threading.get_ident()
             return True

@@ -125,14 +125,14 @@ class PrefixCache:
         allocation.use([*blocks, *more], self.block_size)
         return True
 
-    def free(self, allocation: Allocation, tokens: Sequence[int], verified: int) -> None:
-        """Take a request's blocks back; those of its first `verified` tokens can be found again.
+    def free(self, allocation: Allocation, tokens: Sequence[int], shareable: int) -> None:
+        """Take a request's blocks back; those of its first `shareable` tokens can be found again.
 
-        `verified` is 0 where what the blocks hold led to an error.
+        `shareable` is 0 where what the blocks hold led to an error.
         """
         blocks = allocation.blocks
-        if verified:
-            self.index(allocation, tokens, verified)
+        if shareable:
+            self.index(allocation, tokens, shareable)
         if blocks:
             self.pool.unreserve(blocks[-1])
         # The last first: they are evicted in the order of release, a text from its end.
@@ -172,12 +172,12 @@ class PrefixCache:
             return Match(self._root, [], None, 0)
         return Match(node, blocks, partial, held + common)
 
-    def index(self, allocation: Allocation, tokens: Sequence[int], verified: int) -> None:
-        """Let others find the blocks of the first `verified` tokens, which led to a token drawn."""
+    def index(self, allocation: Allocation, tokens: Sequence[int], shareable: int) -> None:
+        """Let others find the blocks of the first `shareable` tokens."""
         size, node = self.block_size, allocation.node
         if node is None or not node.is_indexed:  # evicted meanwhile: index them all again
             node, allocation.indexed = self._root, 0
-        full, rest = divmod(verified, size)
+        full, rest = divmod(shareable, size)
         for index in range(allocation.indexed, full):
             start = index * size
             node = self._insert(node, tuple(tokens[start : start + size]), allocation.blocks[index])

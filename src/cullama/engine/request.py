@@ -18,7 +18,7 @@ from .prefix_cache import Allocation
 from .speculation import PromptLookup
 
 FinishReason = Literal["stop", "length", "cancelled", "error"]
-Stage = Literal["out", "waiting", "prefill", "decode", "finishing", "backpressured"]
+Stage = Literal["unscheduled", "waiting", "prefill", "decode", "finishing", "backpressured"]
 
 
 @dataclass(eq=False)
@@ -34,7 +34,7 @@ class Request:
     on_change: Callable[[], None] | None = None  # called after new tokens, and at the end
 
     # How it goes
-    stage: Stage = "out"  # which of the scheduler's queues it is in
+    stage: Stage = "unscheduled"  # which of the scheduler's queues it is in
     priority_key: tuple[int, int] = (0, 0)  # the lower goes first
     was_admitted: bool = False  # before, if only to be preempted
     draft_tokens: list[int] = field(default_factory=list)  # proposed behind the newest token
@@ -47,7 +47,7 @@ class Request:
     # Its keys and values
     allocation: Allocation = field(default_factory=Allocation)
     computed: int = 0  # tokens whose keys and values are in the cache, or will be by a pending pass
-    verified: int = 0  # of those, how many led to a token drawn
+    shareable: int = 0  # of those, how many led to a token drawn
     cached_tokens: int = 0  # prompt tokens found in the prefix cache when first admitted
 
     def __post_init__(self) -> None:

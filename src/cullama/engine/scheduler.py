@@ -141,7 +141,7 @@ class Scheduler:
             budget -= tokens
         return Plan(decodes, prefills, self.copies, drafts > 0)
 
-    def launched(self, plan: Plan) -> None:
+    def mark_launched(self, plan: Plan) -> None:
         """Count the plan's tokens as computed: a pass over it is pending."""
         for request, tokens, _ in plan.parts:
             request.computed += tokens - len(request.draft_tokens)
@@ -156,7 +156,7 @@ class Scheduler:
                 self._move(request, "decode")
 
     def roll_back(self, plan: Plan) -> None:
-        """Undo `launched`: the pass has failed, and is to be done again."""
+        """Undo `mark_launched`: the pass has failed, and is to be done again."""
         for request, tokens, _ in plan.parts:
             request.in_flight = 0
             if not request.allocation.blocks:  # preempted meanwhile: it begins again anyway
@@ -165,14 +165,14 @@ class Scheduler:
             if request.stage in ("decode", "finishing"):
                 self._move(request, "decode" if request.uncomputed == 1 else "prefill")
 
-    def verify(self, request: Request, tokens: int) -> None:
+    def mark_shareable(self, request: Request, tokens: int) -> None:
         """So many of its tokens led to a token drawn: others may now share its prompt's blocks."""
         if not request.allocation.blocks or tokens > request.computed:  # preempted meanwhile
             return
-        is_first = request.verified < request.prompt_length
-        request.verified = max(request.verified, tokens)
+        is_first = request.shareable < request.prompt_length
+        request.shareable = max(request.shareable, tokens)
         if is_first:
-            self.cache.index(request.allocation, request.tokens, request.verified)
+            self.cache.index(request.allocation, request.tokens, request.shareable)
 
     # --- in and out ----------------------------------------------------------------------------
 
@@ -191,18 +191,18 @@ class Scheduler:
 
     def remove(self, request: Request) -> None:
         """Take a request out, wherever it is, and its blocks back."""
-        if request.stage == "out":
+        if request.stage == "unscheduled":
             return
-        self._move(request, "out")
-        verified = request.verified if request.error is None else 0
-        self.cache.free(request.allocation, request.tokens, verified)
-        request.computed = request.verified = 0
+        self._move(request, "unscheduled")
+        shareable = request.shareable if request.error is None else 0
+        self.cache.free(request.allocation, request.tokens, shareable)
+        request.computed = request.shareable = 0
 
     def _move(self, request: Request, stage: Stage) -> None:
-        if request.stage != "out":
+        if request.stage != "unscheduled":
             self._queues[request.stage].remove(request)
         request.stage = stage
-        if stage != "out":
+        if stage != "unscheduled":
             insort(self._queues[stage], request, key=_priority_key)
 
     # --- what a pass has room for --------------------------------------------------------------
@@ -281,7 +281,7 @@ class Scheduler:
                 return False
         request.allocation = allocation
         request.computed = allocation.cached_tokens
-        request.verified = allocation.indexed * self.cache.block_size
+        request.shareable = allocation.indexed * self.cache.block_size
         if allocation.copy is not None:
             self.copies.append(allocation.copy)
         return True

@@ -46,10 +46,10 @@ def watch(engine: Engine, tokens: list[int], hook: Hook, is_detailed: bool) -> F
         last = rows if changed is None else changed
         return changed
 
-    with engine.exclusive() as insider:
-        passes = prompt_passes(tokens, insider.block_size)
-        blocks = blocks_for(tokens, insider.block_size)
-        run_instrumented(insider, passes, blocks, observe, is_detailed)
+    with engine.exclusive() as access:
+        passes = prompt_passes(tokens, access.block_size)
+        blocks = blocks_for(tokens, access.block_size)
+        run_instrumented(access, passes, blocks, observe, is_detailed)
     return np.array(last, np.float32)  # the last operator gives the logits
 
 

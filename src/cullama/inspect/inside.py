@@ -27,7 +27,7 @@ from .place import Place
 
 if TYPE_CHECKING:
     from ..engine.engine import Engine
-    from ..engine.insider import Insider
+    from ..engine.model_access import ModelAccess
     from ..files.tensor import HostArray
     from ..model.config import ModelConfig
     from ..model.operators import AnyOperators
@@ -95,27 +95,27 @@ class Inside:
         what = f"the attention of {heads} heads over {tokens}² tokens"
         check_memory(4 * heads * tokens**2, what, "take a shorter prompt")
         out = np.empty((heads, tokens, tokens), np.float32)
-        with self.engine.exclusive() as insider:
-            for start, attn_out in self._attention_over_one_hot_values(layer, insider):
+        with self.engine.exclusive() as access:
+            for start, attn_out in self._attention_over_one_hot_values(layer, access):
                 count = min(width, tokens - start)
                 out[:, :, start : start + count] = attn_out[:, :, :count].swapaxes(0, 1)
         return out
 
     def _attention_over_one_hot_values(
-        self, layer: int, insider: Insider[Any]
+        self, layer: int, access: ModelAccess[Any]
     ) -> Iterator[tuple[int, HostArray]]:
         """Yield the attention's result [T, H, E] for E tokens at a time, with the first of them:
         in column e stands how much each token attends to token start + e."""
-        model, ops = insider.model, insider.ops
+        model, ops = access.model, access.ops
         attention, config = model.weights.layers[layer].attention, model.config
         one_layer = replace(config, windows=(config.windows[layer],))
         x, q = (self._uploaded(rows[layer], ops) for rows in (self.hidden, self.queries))
-        (step,) = prompt_passes(self.tokens, insider.block_size)
+        (step,) = prompt_passes(self.tokens, access.block_size)
         batch = ops.upload_batch(step.batch)
         cos_sin = ops.gather(model.weights.rope_table, batch.positions)
         normed = ops.rms_norm(x, attention.norm)
         qkv = ops.download(ops.linear(normed, attention.qkv))
-        cache_tokens = blocks_for(self.tokens, insider.block_size) * insider.block_size
+        cache_tokens = blocks_for(self.tokens, access.block_size) * access.block_size
         (cache,) = ops.cache(one_layer, cache_tokens).layers
         for start in range(0, len(self.tokens), config.head_dim):
             changed = ops.upload(_with_one_hot_values(qkv, config, start))
@@ -153,11 +153,11 @@ class Inside:
         return [_top(self._lens(rows[first:]), count) for rows in self.hidden]
 
     def _lens(self, rows: Floats) -> Floats:
-        with self.engine.exclusive() as insider:
-            ops, weights = insider.ops, insider.model.weights
+        with self.engine.exclusive() as access:
+            ops, weights = access.ops, access.model.weights
             # As many rows at a time as the engine's passes have: other shapes may sum in another
             # order, and the last state's lens is to equal `llm.logits` bit for bit.
-            budget = insider.token_budget
+            budget = access.token_budget
             parts = [rows[start : start + budget] for start in range(0, len(rows), budget)]
             logits = [
                 ops.logits(self._uploaded(part, ops), weights.norm, weights.head) for part in parts
@@ -210,13 +210,13 @@ def look_inside(
     """
     check_prompt_alone(tokens, engine.capacity)
     observer = None if hook is None else observer_of(hook)
-    with engine.exclusive() as insider:
-        states = _States(insider.model.config, len(tokens), observer)
+    with engine.exclusive() as access:
+        states = _States(access.model.config, len(tokens), observer)
         # A hook gets the prompt in one piece; without one it is cut as the engine cuts it.
-        chunk = insider.token_budget if hook is None else 0
-        passes = prompt_passes(tokens, insider.block_size, chunk)
-        blocks = blocks_for(tokens, insider.block_size)
-        run_instrumented(insider, passes, blocks, states.observe)
+        chunk = access.token_budget if hook is None else 0
+        passes = prompt_passes(tokens, access.block_size, chunk)
+        blocks = blocks_for(tokens, access.block_size)
+        run_instrumented(access, passes, blocks, states.observe)
     texts = token_texts(tokenizer, tokens)
     return Inside(
         tokens=tuple(map(int, tokens)),

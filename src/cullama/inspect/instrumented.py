@@ -23,7 +23,7 @@ from ..model.operators import COMPOSITE_OPERATORS, AnyOperators, Operators
 from .place import Place
 
 if TYPE_CHECKING:
-    from ..engine.insider import Insider
+    from ..engine.model_access import ModelAccess
     from ..files.tensor import StoredTensor
     from ..model.batch import Batch
     from ..model.config import ModelConfig
@@ -152,8 +152,8 @@ class InstrumentedOperators(Operators[Array, Weight, BatchType]):
     def cache(self, config: ModelConfig, tokens: int) -> KVCache[Array]:
         return self._ops.cache(config, tokens)
 
-    def cache_bytes(self, config: ModelConfig) -> int:
-        return self._ops.cache_bytes(config)
+    def cache_bytes_per_token(self, config: ModelConfig) -> int:
+        return self._ops.cache_bytes_per_token(config)
 
     @property
     def cache_budget(self) -> tuple[int, int]:
@@ -173,7 +173,7 @@ class InstrumentedOperators(Operators[Array, Weight, BatchType]):
 
 
 def run_instrumented(
-    insider: Insider[Any],
+    access: ModelAccess[Any],
     passes: Iterable[PromptPass],
     cache_blocks: int,
     observer: Observer,
@@ -183,8 +183,8 @@ def run_instrumented(
 
     They are not captured in a graph: results must reach the host between two operators.
     """
-    model, ops = insider.model, insider.ops
-    cache = ops.cache(model.config, cache_blocks * insider.block_size)
+    model, ops = access.model, access.ops
+    cache = ops.cache(model.config, cache_blocks * access.block_size)
     instrumented = InstrumentedOperators(ops, model.weights, observer, is_detailed)
     model = replace(model, ops=instrumented)
     for step in passes:

@@ -74,7 +74,7 @@ class Backend(ABC, Generic[Array, Weight, BatchType]):
         """Allocate an empty KV cache for that many tokens, in blocks of the backend's choice."""
 
     @abstractmethod
-    def cache_bytes(self, config: ModelConfig) -> int:
+    def cache_bytes_per_token(self, config: ModelConfig) -> int:
         """Return the bytes that one token takes in the cache."""
 
     @property

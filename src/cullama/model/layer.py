@@ -75,7 +75,7 @@ class Weights(Generic[Array, Weight]):
     rope_table: Array  # [P, 2E], as `Rope.table` has it
 
     @property
-    def bytes_per_token(self) -> int:
+    def bytes_read_per_token(self) -> int:
         """Bytes of weights read to decode one token: all matrices but the embedding."""
         matrices = [self.head]
         for layer in self.layers:

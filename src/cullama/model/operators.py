@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from .kv_cache import LayerCache
     from .layer import Attention, Linear, Mlp, Norm
 
-Step: TypeAlias = Callable[[BatchType], Array]  # one forward pass: its batch → its logits
+Forward: TypeAlias = Callable[[BatchType], Array]  # one forward pass: its batch → its logits
 
 COMPOSITE_OPERATORS = ("project_qkv", "feed_forward", "logits")
 
@@ -134,9 +134,9 @@ class Operators(Backend[Array, Weight, BatchType]):
         """
         return lambda: sample(self.download(logits), draws)
 
-    def graph(self, step: Step[BatchType, Array]) -> Step[BatchType, Array]:
-        """Return the same step, possibly captured once and replayed."""
-        return step
+    def graph(self, forward: Forward[BatchType, Array]) -> Forward[BatchType, Array]:
+        """Return the same pass, possibly captured once and replayed."""
+        return forward
 
 
 AnyOperators: TypeAlias = Operators[Any, Any, Any]

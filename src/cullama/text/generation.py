@@ -2,7 +2,7 @@
 
 One loop, `_generate`, serves all three. It does not wait itself: it hands out the text that is
 complete, and in between the handle that has to be waited for, which a thread and an event loop do
-each in their own way. It uses the engine through its face alone (engine/client.py).
+each in their own way. It uses the engine through its interface alone (engine/client.py).
 """
 
 from __future__ import annotations

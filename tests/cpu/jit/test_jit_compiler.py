@@ -115,7 +115,7 @@ def test_other_sources_or_another_compiler_compile_again(
     tmp_path: Path, written: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert works(tmp_path)
-    JIT(replace(choose_instruction_set(BEST), registers=1), tmp_path).compile(DOUBLED)
+    JIT(replace(choose_instruction_set(BEST), max_accumulators=1), tmp_path).compile(DOUBLED)
     assert len(written) == 2
     monkeypatch.setattr(compiling, "_sources", lambda: "edited")
     assert works(tmp_path)

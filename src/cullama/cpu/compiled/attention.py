@@ -49,9 +49,9 @@ FIELDS = {
 }
 
 
-def row_tiles(registers: int) -> tuple[int, ...]:
+def row_tiles(max_accumulators: int) -> tuple[int, ...]:
     """Return the numbers of rows that an item may have, the largest first."""
-    return tuple(size for size in ROW_TILES if size <= registers)
+    return tuple(size for size in ROW_TILES if size <= max_accumulators)
 
 
 def attention_kernel(stored: Plain, width: int, block_size: int) -> Kernel:
@@ -59,7 +59,7 @@ def attention_kernel(stored: Plain, width: int, block_size: int) -> Kernel:
 
     def body(builder: KernelBuilder, a: SimpleNamespace, chunk: Value) -> None:
         item = _Item(builder, a, chunk, stored, width, block_size)
-        for size in row_tiles(builder.instruction_set.registers):
+        for size in row_tiles(builder.instruction_set.max_accumulators):
             with builder.when(item.rows.equals(size)):
                 item.attend(size)
 
@@ -87,7 +87,7 @@ class _Item:
         self.kv_head = chunk % a.kv_heads
         self.table = a.tables + table * a.table_width * 4
         self.group = a.heads // a.kv_heads
-        max_rows = max(row_tiles(builder.instruction_set.registers))
+        max_rows = max(row_tiles(builder.instruction_set.max_accumulators))
         self.weights = builder.alloca(4 * max_rows * KV_TILE)  # [rows, KV_TILE]; first the scores
         self.sums = builder.alloca(4 * max_rows * width)  # [rows, width]
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from ...files.tensor import HostArray
-from ...model.operators import Step
+from ...model.operators import Forward
 from ..jit.launcher import Launcher
 from ..jit.program import Arena, NotRecordableError, Program
 from .batch import CompiledBatch, FixedBatch
@@ -29,20 +29,20 @@ class _Graph(NamedTuple):
 class CpuGraphRunner:
     """Runs passes, recording those that are likely to come again."""
 
-    def __init__(self, launcher: Launcher, step: Step[CompiledBatch, HostArray]) -> None:
-        self._launcher, self._step = launcher, step
+    def __init__(self, launcher: Launcher, forward: Forward[CompiledBatch, HostArray]) -> None:
+        self._launcher, self._forward = launcher, forward
         # By sequences, tokens and threads.
         self._graphs: dict[tuple[int, int, int], _Graph] = {}
         self._arena, self._max_tokens = Arena(ARENA), MAX_TOKENS
 
     def __call__(self, batch: CompiledBatch) -> HostArray:
         if not batch.is_repeatable or len(batch.tokens) > self._max_tokens:
-            return self._step(batch)
+            return self._forward(batch)
         try:
             graph = self._graph_for(batch)
         except NotRecordableError:
             self._max_tokens = 0  # from now on, every pass goes operator by operator
-            return self._step(batch)
+            return self._forward(batch)
         graph.batch.copy_from(batch)
         graph.program.run(self._launcher.thread_pool)
         return graph.logits.copy()
@@ -60,7 +60,7 @@ class CpuGraphRunner:
         fixed = FixedBatch(batch)
         while True:
             try:
-                program, logits = self._launcher.record(lambda: self._step(fixed), self._arena)
+                program, logits = self._launcher.record(lambda: self._forward(fixed), self._arena)
                 break
             except MemoryError:  # graphs recorded so far keep the arena that they use
                 self._arena = Arena(2 * self._arena.size)

@@ -23,7 +23,7 @@ from ...files.tensor import DTYPES, FILE_DTYPES, HostArray, StoredTensor
 from ...model.batch import Batch
 from ...model.kv_cache import LayerCache
 from ...model.layer import Attention, Linear, Norm
-from ...model.operators import Operators, Step, check_columns
+from ...model.operators import Forward, Operators, check_columns
 from .. import packed
 from ..backend import BLOCK_SIZE, HostBackend
 from ..jit.compiler import JIT, Kernel
@@ -256,7 +256,7 @@ class CompiledOperators(
     ) -> HostArray:
         tokens, heads, width = q.shape
         kv_heads, blocks = cache.keys.shape[:2]
-        sizes = row_tiles(self._launcher.jit.instruction_set.registers)
+        sizes = row_tiles(self._launcher.jit.instruction_set.max_accumulators)
         work = batch.work(cache.window, heads // kv_heads, kv_heads, sizes)
         out = self._empty((tokens, heads * width))
         arguments = {
@@ -300,8 +300,10 @@ class CompiledOperators(
 
     # --- running ---------------------------------------------------------------------------------
 
-    def graph(self, step: Step[CompiledBatch, HostArray]) -> Step[CompiledBatch, HostArray]:
-        return CpuGraphRunner(self._launcher, step)
+    def graph(
+        self, forward: Forward[CompiledBatch, HostArray]
+    ) -> Forward[CompiledBatch, HostArray]:
+        return CpuGraphRunner(self._launcher, forward)
 
     def _run(self, kernel: Kernel, chunks: ChunkCount, **arguments: Any) -> None:
         self._launcher.run(kernel, chunks, **arguments)

@@ -52,7 +52,7 @@ def product_kernel(format_: Format) -> Kernel:
         end = (token + a.tokens_in_chunk).minimum(a.tokens)
         with builder.loop((panel + a.panels_in_chunk).minimum(panels), panel) as index:
             # Tiles of as many tokens as registers allow, then of half as many, and so on.
-            start, size = token, builder.instruction_set.registers
+            start, size = token, builder.instruction_set.max_accumulators
             while size:
                 stop = start + (end - start) // size * size
                 with builder.loop(stop, start, size) as first:

@@ -25,7 +25,7 @@ class InstructionSet:
     needs: tuple[str, ...]  # features used beyond that processor's
     multiplies: str  # "bytes", four at once, or "words" of 16 bits, two at once
     lanes: int  # of 32 bits in a register
-    registers: int  # vectors of sixteen sums that a kernel may hold in registers
+    max_accumulators: int  # vectors of sixteen sums that a kernel may hold in registers
 
     @property
     def has_half(self) -> bool:
@@ -42,8 +42,8 @@ class InstructionSet:
         return ",".join(f"+{feature}" for feature in self.needs)
 
 
-# Best first. `registers` leaves room for weights and scales: there are 32 registers of 512 bits,
-# 16 of 256, 32 of 128 (NEON) or 16 (any x86).
+# Best first. `max_accumulators` leaves registers for weights and scales: there are 32 registers of
+# 512 bits, 16 of 256, 32 of 128 (NEON) or 16 (any x86).
 INSTRUCTION_SETS = (
     InstructionSet(
         "avx512", "x86_64", "x86-64-v4", ("avx512vnni", "avx512bw", "avx512vl"), "bytes", 16, 8

@@ -145,8 +145,8 @@ class _Gaps:
 
 def _backend_facts(side: Side) -> tuple[str, tuple[str, ...]]:
     """Return a side's storage type, and the composite operators of its backend's own."""
-    with side.llm.engine.exclusive() as insider:
-        return storage_type(insider.ops), overridden_composites(insider.ops)
+    with side.llm.engine.exclusive() as access:
+        return storage_type(access.ops), overridden_composites(access.ops)
 
 
 def _texts(side: Side, tokens: list[int]) -> list[str]:

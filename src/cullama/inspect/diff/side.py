@@ -62,10 +62,10 @@ class Side:
 
     def run(self, tokens: list[int], observer: Observer, is_detailed: bool) -> None:
         """Run the prompt with every operator's result shown to `observer`."""
-        with self.llm.engine.exclusive() as insider:
-            passes = prompt_passes(tokens, insider.block_size, self.chunk, self.others(tokens))
-            blocks = self.batch * blocks_for(tokens, insider.block_size)
-            run_instrumented(insider, passes, blocks, observer, is_detailed)
+        with self.llm.engine.exclusive() as access:
+            passes = prompt_passes(tokens, access.block_size, self.chunk, self.others(tokens))
+            blocks = self.batch * blocks_for(tokens, access.block_size)
+            run_instrumented(access, passes, blocks, observer, is_detailed)
 
 
 def two_sides(

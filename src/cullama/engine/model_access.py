@@ -1,4 +1,4 @@
-"""The second face of an engine: its model and caches, for benchmark, diff and inside.
+"""Access to an engine's model and caches, for benchmark, diff and inside.
 
 Handed out by `Engine.exclusive`, while no other thread runs the model. It submits no requests and
 schedules nothing.
@@ -7,26 +7,24 @@ schedules nothing.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import Any, Generic, TypeVar
 
 from ..model.kv_cache import KVCache
 from ..model.llama import Llama
-from ..model.operators import Operators
+from ..model.operators import Forward, Operators
 from .prefix_cache import PrefixCache
 from .runner import Runner
 from .scheduler import Scheduler
 
 Array = TypeVar("Array")
 
-Forward: TypeAlias = Callable[[Any], Any]  # a batch on the device → logits [R, V]
 
-
-class Insider(Generic[Array]):
-    """What lies below requests.
+class ModelAccess(Generic[Array]):
+    """The model that the engine runs, and what it runs it with.
 
     Attributes:
         model: weights, configuration and operators.
-        cache: the KV cache that requests share; runs of your own need one of their own.
+        cache: the KV cache that requests share; a run outside the engine needs its own.
         token_budget: the most tokens that go through the model in one pass.
     """
 
@@ -51,7 +49,9 @@ class Insider(Generic[Array]):
         """Evict every cached block, so that the next prompts are computed in full."""
         self._prefix_cache.clear()
 
-    def replace_forward(self, wrap: Callable[[Forward], Forward]) -> Callable[[], None]:
+    def replace_forward(
+        self, wrap: Callable[[Forward[Any, Any]], Forward[Any, Any]]
+    ) -> Callable[[], None]:
         """Run every later pass through `wrap(forward)`; call the result to undo it."""
         runner, forward = self._runner, self._runner.forward
         runner.forward = wrap(forward)

@@ -23,7 +23,7 @@ from .scheduler import Plan, Scheduler, is_far_ahead
 from .trace import StepRecord, StepWatch
 
 
-class PassLoop:
+class EngineCore:
     """Runs the requests of one scheduler; `observers` are called after each step."""
 
     def __init__(
@@ -121,7 +121,7 @@ class PassLoop:
         if self._is_asynchronous:
             fill_newest_tokens(batch, plan)
         self._pending = self.runner.launch(plan, batch)
-        self.scheduler.launched(plan)
+        self.scheduler.mark_launched(plan)
 
     def _read_pending(self) -> list[PassOutput]:
         """Wait for the pending pass and append its tokens, which the next pass needs."""
@@ -174,7 +174,9 @@ class PassLoop:
         if output.error is not None:
             self.finish(request, "error", output.error)
             return
-        self.scheduler.verify(request, output.computed - len(output.draft_tokens) + accepted)
+        self.scheduler.mark_shareable(
+            request, output.computed - len(output.draft_tokens) + accepted
+        )
         if request.finish_reason is not None:
             self._release(request)
         elif is_far_ahead(request):
