@@ -12,9 +12,10 @@ constexpr int THREAD_TILE = 4;  // rows and columns of a thread's outputs
 constexpr int GEMM_THREADS = (TILE / THREAD_TILE) * (TILE / THREAD_TILE);
 constexpr int PITCH = TILE + 4;  // of a row in shared memory: keeps 16-byte alignment
 
-// Vectors of `inner` values: the rows of A, or the columns of B. Either each is contiguous, and the
-// next begins `pitch` values further on, or the vectors are interleaved: all first values, then, at
-// `pitch`, all second values, and so on.
+// Vectors of `inner` values: the rows of A, or the columns of B. CONTIGUOUS: each lies in one
+// piece, and the next one begins `pitch` values further on. Else they are interleaved: the values
+// at one depth, of all vectors, lie in one piece, and those of the next depth begin `pitch` further
+// on.
 template <typename T, bool CONTIGUOUS>
 struct Vectors {
   const T* at;

@@ -56,7 +56,7 @@ __device__ __forceinline__ void dot_rows(const T* x, const T* weight, int first,
   }
 }
 
-constexpr int MAX_ROWS = 8;
+constexpr int MAX_ROWS = 8;  // GEMV_ROWS in src/cullama/cuda/products.py
 
 template <typename T, typename Out>
 __device__ void gemv(const T* x, const T* weight, int rows, int inner, Epilogue<T, Out> store) {

@@ -1,4 +1,4 @@
-"""The library's interface: the same seed, the same text; and whatever happens, it goes on working."""
+"""The library's API: the same seed, the same text; and whatever happens, it goes on working."""
 
 from __future__ import annotations
 

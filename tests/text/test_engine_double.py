@@ -1,4 +1,4 @@
-"""Text generation and LLM need the engine's interface alone: a double in memory serves them as well."""
+"""Text generation and LLM need the engine's API alone: a double in memory serves them as well."""
 
 from __future__ import annotations
 

@@ -97,7 +97,7 @@ def pack(batch: Batch[HostArray], block_size: int) -> CpuBatch:
 
 
 def _part(batch: CpuBatch, rows: slice, block_size: int) -> CpuBatch:
-    """A batch that stores those rows; it is for no attention."""
+    """Return a batch that stores these rows' keys and values; attention takes the whole batch."""
     stored_rows, places = _places(batch.slots[rows], block_size)
     return replace(batch, spans=(), stored_rows=stored_rows, places=places)
 

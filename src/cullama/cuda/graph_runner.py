@@ -67,8 +67,9 @@ class CudaGraphRunner:
             whole = empty(self._pool, (bucket_length(bucket),), np.int32)
             fixed = full_bucket(bucket, whole, self._block_size)
             copy_on_device(device, batch.whole, whole)
-            # During a capture the pool cannot grow, so steps are run until it has the room. One may
-            # not be enough: a new arena at a lower address is the first that the next step fills.
+            # During a capture the pool cannot grow, so passes are run until one needs no new arena.
+            # One may not be enough: where the new arena lies at a lower address, the next pass
+            # fills it first, and its buffers may then fall so that another arena is needed.
             arenas = -1
             while arenas != self._pool.arenas:
                 arenas = self._pool.arenas

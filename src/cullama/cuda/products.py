@@ -18,7 +18,7 @@ from .launcher import SUFFIXES, WARP, WARPS, Launcher, address_of, blocks_for
 from .memory import DeviceArray
 from .weight import CudaWeight
 
-GEMV_ROWS = 8  # that one pass over the weights serves
+GEMV_ROWS = 8  # that one pass over the weights serves: MAX_ROWS in kernels/linear.cu
 GEMM_TILE, GEMM_THREADS = 64, 256
 
 
@@ -57,7 +57,7 @@ class Products:
                 memory.copy_on_device(self._device, residual, out)
             has_addend = bias is not None or residual is not None
             self._cublas.linear(out, x, weight, add=has_addend)
-        elif rows > 4 * GEMV_ROWS and not self._is_deterministic:
+        elif rows > 4 * GEMV_ROWS and not self._is_deterministic:  # more than four such passes
             grid = (blocks_for(rows, GEMM_TILE), blocks_for(weight.shape[0], GEMM_TILE), 1)
             self._launch("gemm", (grid, GEMM_THREADS), out, x, weight, bias, residual)
         else:

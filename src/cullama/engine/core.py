@@ -1,9 +1,8 @@
-"""The pass loop: schedule, build the batch, run the model, process what it gave.
+"""The engine core: schedule, build the batch, run the model, process its outputs.
 
-On a device, where a pass goes on by itself once it is launched, the next pass is scheduled and its
-batch built while the first runs, and launched as soon as the first one's tokens are there; all else
-that these bring about is done while the second runs. Threads, the lock, and when `step` is called
-are engine.py's.
+On an asynchronous backend scheduling overlaps execution: pass N + 1 is scheduled and its batch
+built while pass N runs, and launched once N's tokens are read; the rest of N's outputs is processed
+while N + 1 runs. Threads, the lock, and when `step` is called are engine.py's.
 """
 
 from __future__ import annotations
@@ -181,7 +180,7 @@ class EngineCore:
             self._release(request)
         elif is_far_ahead(request):
             self.scheduler.pause(request)
-            if not is_far_ahead(request):  # read in this moment, see `Engine.read`
+            if not is_far_ahead(request):  # read in the meantime, see `Engine.read`
                 self.scheduler.resume(request)
         if request.on_change is not None:
             request.on_change()

@@ -152,7 +152,8 @@ class Engine(EngineClient):
         start = request.delivered
         tokens = request.tokens[request.prompt_length + start :]
         request.delivered += len(tokens)
-        # Asked after `delivered` is set, at which `EngineCore` looks again: one sees the other.
+        # A reader sets `delivered`, then looks at the stage; `EngineCore._process` sets the stage,
+        # then looks at `delivered`: so at least one of them resumes the request.
         if tokens and request.stage in ("backpressured", "waiting"):
             self._lock.post(lambda: self.scheduler.resume(request))
         logprobs = request.logprobs[start : start + len(tokens)]

@@ -71,6 +71,11 @@ class EngineLock:
                 self.release()
 
     def do_posted(self) -> None:
+        """Do what was posted, for the thread that holds the lock.
+
+        At the start of a step this is done without `changed`. What is left at `release`, or posted
+        while no thread holds the lock, is done under it: a job must not wait for another thread.
+        """
         while self._jobs:
             self._jobs.popleft()()
 

@@ -24,10 +24,11 @@ from .blocks import BlockPool
 
 Tokens: TypeAlias = tuple[int, ...]
 
-# Of many blocks that may follow, so many, the newest, are searched for a common prefix.
+# Where many blocks continue the same prefix, only the newest are compared with a prompt's tokens.
 MAX_COMPARED = 16
 
-# Fewer tokens than these are computed faster than found: most texts begin with the same one.
+# Shorter matches are not used: so few tokens are computed faster than a block is copied, and nearly
+# all prompts begin with the same token.
 MIN_REUSED = 8
 
 TABLE_STEP = 256  # bytes: 64 blocks
@@ -64,9 +65,9 @@ class Allocation:
 
     blocks: Sequence[int] = ()
     capacity: int = 0  # tokens that the blocks hold
-    table: bytes = b""  # the blocks once more, as int32, padded so that most tables are alike
+    table: bytes = b""  # the blocks as int32, padded, so that most tables are equally long
     max_tokens: int = 0  # that it may have to grow to
-    cached_tokens: int = 0  # that its blocks held from the beginning
+    cached_tokens: int = 0  # found in the cache when it was allocated
     copy: Copy | None = None  # to be made before the next pass
     indexed: int = 0  # blocks that the cache has indexed …
     node: Node | None = None  # … and the node of the last of them

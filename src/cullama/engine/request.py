@@ -36,7 +36,7 @@ class Request:
     # How it goes
     stage: Stage = "unscheduled"  # which of the scheduler's queues it is in
     priority_key: tuple[int, int] = (0, 0)  # the lower goes first
-    was_admitted: bool = False  # before, if only to be preempted
+    was_admitted: bool = False  # at least once; it may have been preempted since
     draft_tokens: list[int] = field(default_factory=list)  # proposed behind the newest token
     in_flight: int = 0  # tokens that a pending pass will draw
     logprobs: list[TokenLogprobs] = field(default_factory=list)

@@ -287,9 +287,9 @@ class Scheduler:
         return True
 
     def _preempt_for(self, request: Request) -> bool:
-        """Take the blocks of the last request behind this one; of a backpressured one, first.
+        """Preempt the last backpressured request, whatever its place; else the last one behind.
 
-        Preemption by recomputing (Kwon et al., SOSP 2023).
+        False where there is none. What is preempted is computed again (Kwon et al., SOSP 2023).
         """
         queues = [self.backpressured] if self.backpressured else [self.decodes, self.prefills]
         last = max((queue[-1] for queue in queues if queue), key=_priority_key, default=request)

@@ -50,14 +50,14 @@ def check_request(
 
 
 def check_prompt(prompt: Sequence[int], capacity: Capacity) -> None:
-    """Raises UsageError: an empty prompt, or ids outside the vocabulary."""
+    """Check that a prompt has tokens, all in the vocabulary. Raises UsageError."""
     if not prompt:
         raise UsageError("the prompt is empty, expected at least one token")
     check_token_ids("the prompt", prompt, capacity)
 
 
 def check_prompt_alone(prompt: Sequence[int], capacity: Capacity) -> None:
-    """Check a prompt without a completion that runs in a KV cache of its own.
+    """Check a prompt that is computed in a KV cache of its own, without a completion.
 
     Raises:
         UsageError: an empty prompt, or ids outside the vocabulary.
@@ -68,7 +68,7 @@ def check_prompt_alone(prompt: Sequence[int], capacity: Capacity) -> None:
 
 
 def check_token_ids(where: str, tokens: Iterable[Any], capacity: Capacity) -> None:
-    """Raises UsageError: ids outside the vocabulary; `where` begins its message."""
+    """Check that ids are in the vocabulary. Raises UsageError; `where` begins its message."""
     for token in tokens:
         # numpy's integers are Integral, too; the first question is the faster one.
         is_integer = type(token) is int or (

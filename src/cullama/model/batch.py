@@ -81,10 +81,11 @@ def build_large_batch(
     tables: Sequence[bytes],
     block_size: int,
 ) -> Batch[HostArray]:
-    """Build the same from columns, with few calls into numpy however many sequences there are.
+    """Build the same batch, with few calls into numpy however many sequences there are.
 
-    Of each sequence: its first position, how many of the tokens it has, how many of those ask for
-    logits, and its blocks as the bytes of an int32 array.
+    For each sequence: `starts`, the position of its first token here; `counts`, how many of
+    `tokens` it has; `num_logits`, how many of those, the last ones, get logits; `tables`, its
+    blocks as the bytes of an int32 array.
     """
     first, count, rows, ids = map(_column, (starts, counts, num_logits, tokens))
     lengths = first + count
@@ -106,8 +107,11 @@ def build_large_batch(
 
 
 def _expand(counts: HostArray) -> tuple[HostArray, HostArray, HostArray]:
-    """Items of S sequences, laid end to end: where each sequence starts and the last one ends, the
-    sequence of each item, and its place among that sequence's."""
+    """Number the items of S sequences that are laid end to end.
+
+    Returns where each sequence starts and the last one ends [S + 1], the sequence of each item, and
+    the index of each item in its sequence.
+    """
     each = np.arange(len(counts), dtype=np.int32)
     starts = np.zeros(len(counts) + 1, np.int32)
     np.cumsum(counts, out=starts[1:])

@@ -26,13 +26,13 @@ TABLE_STEP = 64
 
 @dataclass
 class Work:
-    """Attention's, for layers with one window."""
+    """The work items of attention, for all layers with the same window."""
 
     items: Integers  # [n, 4], as `attention.ITEM` has them
     chunks: Integers  # [1]: n · K
     merged: Integers  # [1]: tokens to be merged from splits
     splits: int  # that partial results need room for
-    find: Callable[[Batch[HostArray]], Work]  # the same for another batch
+    find: Callable[[Batch[HostArray]], Work]  # returns the items of another batch
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,8 @@ class CompiledBatch(Batch[HostArray]):
     def is_repeatable(self) -> bool:
         """Whether batches of its shape are likely to follow.
 
-        They do in decoding, with one token for each sequence, or one sequence with draft tokens.
-        The logits of all tokens are asked for, so that two numbers say all about the shape.
+        They do in decoding, with one token for each sequence, or one sequence with draft tokens,
+        and logits of every token: the numbers of sequences and tokens then determine the shape.
         """
         sequences, tokens = len(self.context_lengths), len(self.tokens)
         if not 0 < tokens == len(self.logit_rows):
@@ -114,7 +114,7 @@ class FixedBatch(CompiledBatch):
         return batch.block_tables.shape[1] <= self.block_tables.shape[1]
 
     def work(self, window: int, group: int, kv_heads: int, sizes: tuple[int, ...]) -> Work:
-        """Room for the longest contexts that the block table has room for."""
+        """Return work with room for the longest contexts that fit the block table."""
         if window not in self._work:
             splits = -(-self.block_tables.shape[1] * BLOCK_SIZE // SPLIT)
             rows = len(self.tokens) * group

@@ -26,7 +26,7 @@ FIELDS = {
     "bias": POINTER,  # [rows] or null
     "residual": POINTER,  # as out, or null
     "tokens": I64,
-    "blocks": I64,  # of the format in a row
+    "blocks": I64,  # in a row of the weight; a plain format has one number in a block
     "rows": I64,
     "stride": I64,
     "panels_in_chunk": I64,
@@ -76,7 +76,7 @@ def _add_plain(
     token: Value,
     sums: Sequence[Variable],
 ) -> None:
-    """sums += panel · x, column by column."""
+    """Emit sums += panel · x, column by column."""
     column_bytes = PANEL * format_.dtype.itemsize
     weight = a.weight + panel * (a.blocks * column_bytes)
     x = a.x + token * (a.blocks * 4)
@@ -104,7 +104,7 @@ def _add_grouped(
     token: Value,
     sums: Sequence[Variable],
 ) -> None:
-    """sums += panel · x, group by group."""
+    """Emit sums += panel · x, group by group."""
     groups = format_.block_columns // GROUP
     record_bytes, group_bytes = format_.record.itemsize, format_.group.itemsize
     share = record_bytes // groups

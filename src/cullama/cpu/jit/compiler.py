@@ -36,7 +36,10 @@ CPU_FOLDER = Path(__file__).parents[1]
 
 @dataclass(frozen=True)
 class Kernel:
-    """A function of a record of arguments and the index of a chunk, one share of the work."""
+    """A function of a record of arguments and the index of a chunk, one share of the work.
+
+    `body(builder, a, chunk)` emits its code; `a` has the arguments as attributes, by their names.
+    """
 
     name: str
     fields: Mapping[str, Type]  # of the record, eight bytes each, in this order
