@@ -48,14 +48,14 @@ def sample_row(logits: Row, draw: Draw) -> Drawn:
         if params.temperature == 0:
             token = likeliest(scores)
         else:
-            weights = softmax(scores, params.temperature)
+            probs = softmax(scores, params.temperature)
             if params.top_k:
-                keep_top_k(weights, params.top_k)
+                keep_top_k(probs, params.top_k)
             if params.top_p < 1:
-                keep_top_p(weights, params.top_p)
+                keep_top_p(probs, params.top_p)
             if params.min_p:
-                keep_min_p(weights, params.min_p)
-            token = pick(weights, uniform(draw.seed, draw.position, draw.sample_index))
+                keep_min_p(probs, params.min_p)
+            token = pick(probs, uniform(draw.seed, draw.position, draw.sample_index))
         wanted = params.logprobs
         return Drawn(token, None if wanted is None else logprobs_of(logits, token, wanted))
 
@@ -99,50 +99,50 @@ def check_bias(token: int, vocabulary: int) -> None:
 
 def softmax(scores: Row, temperature: float) -> Row:
     """Return probabilities [V]. The maximum is subtracted first, so no temperature overflows."""
-    weights = scores - scores.max()
+    probs = scores - scores.max()
     if temperature != 1:
-        weights /= np.float32(max(temperature, 1e-30))
-    np.exp(weights, out=weights)
-    weights /= weights.sum()
-    return weights
+        probs /= np.float32(max(temperature, 1e-30))
+    np.exp(probs, out=probs)
+    probs /= probs.sum()
+    return probs
 
 
-def keep_top_k(weights: Row, k: int) -> None:
+def keep_top_k(probs: Row, k: int) -> None:
     """Zero all but the k largest, in place."""
-    if k >= len(weights):
+    if k >= len(probs):
         return
-    threshold = np.partition(weights, -k)[-k]
-    ties = np.flatnonzero(weights == threshold)
-    above = int(np.count_nonzero(weights > threshold))
-    weights[weights < threshold] = 0
-    weights[ties[k - above :]] = 0
+    threshold = np.partition(probs, -k)[-k]
+    ties = np.flatnonzero(probs == threshold)
+    above = int(np.count_nonzero(probs > threshold))
+    probs[probs < threshold] = 0
+    probs[ties[k - above :]] = 0
 
 
-def keep_top_p(weights: Row, share: float) -> None:
-    """Zero all but the smallest set of largest weights that reaches `share` of their sum."""
-    total = float(weights.sum())
-    # All weights below this line sum to less than (1 − share) · total, so the set lies above it
+def keep_top_p(probs: Row, share: float) -> None:
+    """Zero all but the smallest set of the largest that reaches `share` of their sum."""
+    total = float(probs.sum())
+    # All below this line sum to less than (1 − share) · total, so the set lies above it
     # and only the few that do need sorting. The line is drawn a little lower than rounding could.
-    line = (1 - share) * total / len(weights) * (1 - 1e-5)
-    contenders = np.flatnonzero(weights >= line)
-    order = contenders[np.argsort(-weights[contenders], kind="stable")]
-    reached = np.cumsum(weights[order], dtype=np.float64)
+    line = (1 - share) * total / len(probs) * (1 - 1e-5)
+    contenders = np.flatnonzero(probs >= line)
+    order = contenders[np.argsort(-probs[contenders], kind="stable")]
+    reached = np.cumsum(probs[order], dtype=np.float64)
     kept = order[: int(np.searchsorted(reached, share * total)) + 1]
-    survivors = weights[kept]
-    weights[:] = 0
-    weights[kept] = survivors
+    survivors = probs[kept]
+    probs[:] = 0
+    probs[kept] = survivors
 
 
-def keep_min_p(weights: Row, share: float) -> None:
-    """Zero weights below `share` of the largest, in place."""
-    weights[weights < np.float32(share) * weights.max()] = 0
+def keep_min_p(probs: Row, share: float) -> None:
+    """Zero all below `share` of the largest, in place."""
+    probs[probs < np.float32(share) * probs.max()] = 0
 
 
-def pick(weights: Row, uniform_number: float) -> int:
-    """Invert the cumulative weights, in order of token ids, at a number in [0, 1)."""
-    reached = np.cumsum(weights, dtype=np.float64)
+def pick(probs: Row, uniform_number: float) -> int:
+    """Invert the cumulative distribution, in order of token ids, at a number in [0, 1)."""
+    reached = np.cumsum(probs, dtype=np.float64)
     token = int(np.searchsorted(reached, uniform_number * reached[-1], side="right"))
-    return token if token < len(weights) else int(np.flatnonzero(weights)[-1])
+    return token if token < len(probs) else int(np.flatnonzero(probs)[-1])
 
 
 def logprobs_of(logits: Row, token: int, count: int) -> TokenLogprobs:

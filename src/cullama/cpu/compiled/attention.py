@@ -1,11 +1,11 @@
 """Attention over the paged cache: an online softmax over tiles of keys and values.
 
 Queries that share a key/value head lie together (GQA), so that each key and value is read once for
-all of them. Scores never leave a core's cache: those of one KV tile become softmax weights, and the
-sums so far are scaled down where a greater score is found (Milakov & Gimelshein, 2018; Dao et al.,
-"FlashAttention", 2022). Long contexts are cut into splits that cores share; `merge` adds them up
-in order. Tiles and splits begin at fixed positions, so a row's numbers depend on its own context
-alone.
+all of them. Scores never leave a core's cache: those of one KV tile become probabilities (divided
+by their sum at the end), and the sums so far are scaled down where a greater score is found
+(Milakov & Gimelshein, 2018; Dao et al., "FlashAttention", 2022). Long contexts are cut into splits
+that cores share; `merge` adds them up in order. Tiles and splits begin at fixed positions, so a
+row's numbers depend on its own context alone.
 
 This file does not cut a batch into items (`batch.py` does), nor write to the cache (`rows.py`).
 """
@@ -22,7 +22,7 @@ from .rows import exp
 from .unpacking import load_floats
 
 SPLIT = 512  # keys that one item attends to, at most
-KV_TILE = 128  # keys whose scores become softmax weights together
+KV_TILE = 128  # keys whose scores become probabilities together
 ROW_TILES = (8, 6, 4, 3, 2, 1)  # rows of queries taken together, where registers allow
 MAX_SUMS = 8  # vectors in registers while values are added up, of all rows together
 LANES = 16
@@ -35,7 +35,7 @@ FIELDS = {
     "keys": POINTER,  # [K, blocks, E, 32]
     "values": POINTER,  # [K, blocks, 32, E]
     "out": POINTER,  # [T, H E]
-    "partial": POINTER,  # [splits, T, H, E + 2]: sums, greatest score, total weight
+    "partial": POINTER,  # [splits, T, H, E + 2]: sums, greatest score, sum of probs
     "positions": POINTER,  # [T] int32
     "tables": POINTER,  # [S, table_width] int32
     "items": POINTER,
@@ -88,7 +88,7 @@ class _Item:
         self.table = a.tables + table * a.table_width * 4
         self.group = a.heads // a.kv_heads
         max_rows = max(row_tiles(builder.instruction_set.max_accumulators))
-        self.weights = builder.alloca(4 * max_rows * KV_TILE)  # [rows, KV_TILE]; first the scores
+        self.probs = builder.alloca(4 * max_rows * KV_TILE)  # [rows, KV_TILE]; first the scores
         self.sums = builder.alloca(4 * max_rows * width)  # [rows, width]
 
     def attend(self, size: int) -> None:
@@ -157,37 +157,35 @@ class _Item:
                 high = self.positions[row_index].to(I32)
                 is_seen = (positions <= high) & (positions >= low)
                 score = is_seen.select(total.get() * self.a.scale, MASKED)
-                builder.store(score, self._weight_address(row_index, inside + place))
+                builder.store(score, self._prob_address(row_index, inside + place))
 
-    def _weight_address(self, row: int, key: Value) -> Value:
-        return self.weights + (key + row * KV_TILE) * 4
+    def _prob_address(self, row: int, key: Value) -> Value:
+        return self.probs + (key + row * KV_TILE) * 4
 
     def _update_softmax(self, row: int, keys: Value) -> Value:
-        """Turn a tile's scores into weights; return what earlier sums are to be scaled by."""
+        """Turn a tile's scores into probs; return what earlier sums are to be scaled by."""
         builder, type_ = self.builder, vector(F32, LANES)
         maximum = builder.variable(builder.constant(type_, MASKED))
         with builder.loop(keys, 0, LANES) as key:
             before = maximum.get()
-            maximum.set(before.maximum(builder.load(type_, self._weight_address(row, key))))
+            maximum.set(before.maximum(builder.load(type_, self._prob_address(row, key))))
         before = self.maxima[row].get()
         now = before.maximum(maximum.get().reduce_max())
         total = builder.variable(builder.constant(type_, 0.0))
         with builder.loop(keys, 0, LANES) as key:
-            address = self._weight_address(row, key)
+            address = self._prob_address(row, key)
             score = builder.load(type_, address)
-            # Compared this way round, a NaN is not masked: its weight becomes NaN.
-            weight = (score <= MASKED).select(
-                builder.constant(type_, 0.0), exp(builder, score - now)
-            )
-            builder.store(weight, address)
-            total.set(total.get() + weight)
+            # Compared this way round, a NaN is not masked: its prob becomes NaN.
+            prob = (score <= MASKED).select(builder.constant(type_, 0.0), exp(builder, score - now))
+            builder.store(prob, address)
+            total.set(total.get() + prob)
         scale = exp(builder, before - now)
         self.maxima[row].set(now)
         self.totals[row].set(builder.fma(self.totals[row].get(), scale, total.get().reduce_add()))
         return scale
 
     def _add_values(self, size: int, base: Value, scales: list[Value], keys: Value) -> None:
-        """sums = sums · scale + weights · values, some vectors of dimensions at a time."""
+        """sums = sums · scale + probs · values, some vectors of dimensions at a time."""
         builder, first = self.builder, base // self.block_size
         lanes = LANES if self.width % LANES == 0 else 1
         vectors = max(1, min(self.width // lanes, MAX_SUMS // size))
@@ -205,7 +203,7 @@ class _Item:
                 ]
                 for row, scale in enumerate(scales)
             ]
-            # Values before the window are skipped: a weight of 0 times NaN would be NaN.
+            # Values before the window are skipped: a prob of 0 times NaN would be NaN.
             begin = (self.first_keys[0] - base).maximum(0)
             with builder.loop(
                 keys, begin // self.block_size * self.block_size, self.block_size
@@ -223,20 +221,20 @@ class _Item:
         sums: Sequence[Sequence[Variable]],
         values: Value,
         key: Value,
-        weight: Value,
+        tile_key: Value,
         dimensions: Sequence[Value],
         lanes: int,
     ) -> None:
-        """Add one key's value: key `key` of the block at `values`, `weight` of the tile."""
+        """Add one key's value: key `key` of the block at `values`, `tile_key` of the tile."""
         builder, item = self.builder, self.stored.dtype.itemsize
         vectors = [
             load_floats(builder, self.stored, values + (key * self.width + each) * item, lanes)
             for each in dimensions
         ]
         for row, totals in enumerate(sums):
-            share = builder.load(F32, self._weight_address(row, weight)).splat(lanes)
+            prob = builder.load(F32, self._prob_address(row, tile_key)).splat(lanes)
             for total, numbers in zip(totals, vectors, strict=True):
-                total.set(builder.fma(numbers, share, total.get()))
+                total.set(builder.fma(numbers, prob, total.get()))
 
     def _sum_address(self, row: int, dimension: Value) -> Value:
         return self.sums + (dimension + row * self.width) * 4
@@ -293,8 +291,8 @@ def merge_kernel(width: int) -> Kernel:
             with builder.loop(last + 1, first) as split:
                 part = _part_address(a, split, query, width)
                 scale = exp(builder, builder.load(F32, part + 4 * width) - maximum.get())
-                weight = builder.load(F32, part + (4 * width + 4))
-                total.set(builder.fma(weight, scale, total.get()))
+                split_total = builder.load(F32, part + (4 * width + 4))
+                total.set(builder.fma(split_total, scale, total.get()))
                 with builder.loop(width) as dimension:
                     offset = dimension * 4
                     number = builder.load(F32, part + offset)
