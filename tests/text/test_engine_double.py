@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -67,6 +69,11 @@ class EchoEngine(EngineClient):
 
     def logits(self, tokens: Sequence[int]) -> NDArray[np.float32]:
         return np.zeros((len(tokens), self.capacity.vocab_size), np.float32)
+
+    @contextmanager
+    def exclusive(self) -> Iterator[Any]:
+        """Not of `EngineClient`: `LLM.inside` asks `Engine` for it, and this one has no model."""
+        raise ClosedError("its model is elsewhere")
 
     def close(self) -> None:
         pass
