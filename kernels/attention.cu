@@ -16,7 +16,7 @@
 //                     blocks of 128 threads, shared memory for Shared(E). With several splits
 //                     (Flash-Decoding, Dao et al., 2023) each covers `split` positions, and writes
 //                     its state to `partial` [T, H, splits, E + 2]: weighted values, maximum score,
-//                     sum of weights. The output overlaps nothing.
+//                     sum of probs. The output overlaps nothing.
 //   attention_merge   merges the splits. Launch: (T, H) blocks.
 #include "common.cuh"
 
@@ -25,13 +25,13 @@ constexpr int ROWS_PER_WARP = ROWS / WARPS;
 
 // A warp computes rows warp, warp + 4, ...; a lane computes scores of one key, then some columns.
 struct Shared {
-  float *q, *keys, *values, *weights;  // [ROWS, E], [KEYS, E + 1], [KEYS, E], [ROWS, KEYS]
+  float *q, *keys, *values, *probs;  // [ROWS, E], [KEYS, E + 1], [KEYS, E], [ROWS, KEYS]
   __device__ explicit Shared(int width) {
     extern __shared__ float memory[];
     q = memory;
     keys = q + ROWS * width;
     values = keys + KEYS * (width + 1);  // one more, so that 32 keys are in 32 banks
-    weights = values + KEYS * width;
+    probs = values + KEYS * width;
   }
 };
 
@@ -105,8 +105,8 @@ __device__ void load_kv_tile(Shared shared, const T* keys, const T* values, cons
 // Online softmax state of a warp's rows; a lane has columns lane, lane + 32, ...
 template <int COLUMNS>
 struct SoftmaxState {
-  float values[ROWS_PER_WARP][COLUMNS] = {};                        // weighted sums
-  float max_score[ROWS_PER_WARP], sum_weights[ROWS_PER_WARP] = {};  // scores are exponents of 2
+  float values[ROWS_PER_WARP][COLUMNS] = {};                      // weighted sums
+  float max_score[ROWS_PER_WARP], sum_probs[ROWS_PER_WARP] = {};  // scores are exponents of 2
   __device__ SoftmaxState() {
 #pragma unroll
     for (int i = 0; i < ROWS_PER_WARP; i++) max_score[i] = -infinity();
@@ -123,15 +123,16 @@ __device__ __forceinline__ void compute_scores(float* scores, Shared shared, int
       scores[i] += shared.q[(warp_index() + i * WARPS) * width + e] * key[e];
 }
 
-// Updates row i with the lane's score: writes its weight to shared memory and rescales the sums.
+// Updates row i with the lane's score: writes its prob, which is not yet divided by their sum, to
+// shared memory, and rescales the sums.
 template <int COLUMNS>
 __device__ __forceinline__ void update(SoftmaxState<COLUMNS>& state, int i, float score,
-                                       float* weights) {
+                                       float* probs) {
   const float max_score = fmaxf(state.max_score[i], warp_reduce<Max>(score));
-  const float base = max_score == -infinity() ? 0.f : max_score;  // no key yet: all weights are 0
-  const float weight = exp2f(score - base), rescale = exp2f(state.max_score[i] - base);
-  weights[lane_index()] = weight;
-  state.sum_weights[i] = state.sum_weights[i] * rescale + warp_reduce<Sum>(weight);
+  const float base = max_score == -infinity() ? 0.f : max_score;  // no key yet: all probs are 0
+  const float prob = exp2f(score - base), rescale = exp2f(state.max_score[i] - base);
+  probs[lane_index()] = prob;
+  state.sum_probs[i] = state.sum_probs[i] * rescale + warp_reduce<Sum>(prob);
   state.max_score[i] = max_score;
 #pragma unroll
   for (int c = 0; c < COLUMNS; c++) state.values[i][c] *= rescale;
@@ -148,7 +149,7 @@ __device__ __forceinline__ void accumulate_values(SoftmaxState<COLUMNS>& state, 
       const float value = column < width ? shared.values[k * width + column] : 0.f;
 #pragma unroll
       for (int i = 0; i < ROWS_PER_WARP; i++)
-        state.values[i][c] += shared.weights[(warp_index() + i * WARPS) * KEYS + k] * value;
+        state.values[i][c] += shared.probs[(warp_index() + i * WARPS) * KEYS + k] * value;
     }
 }
 
@@ -165,7 +166,7 @@ __device__ __forceinline__ void attend_kv_tile(SoftmaxState<COLUMNS>& state, Sha
     const int position = positions[tile.token(min(row, tile.rows - 1))];
     const bool seen =
         key >= max(range.begin, shape.first_key(position)) && key < range.end && key <= position;
-    update(state, i, seen ? scores[i] : -infinity(), shared.weights + row * KEYS);
+    update(state, i, seen ? scores[i] : -infinity(), shared.probs + row * KEYS);
   }
   __syncwarp();
   accumulate_values(state, shared, shape.width);
@@ -187,11 +188,11 @@ __device__ void write_rows(const SoftmaxState<COLUMNS>& state, T* out, float* pa
       if (part)
         part[column] = state.values[i][c];
       else
-        out[at * shape.width + column] = T(state.values[i][c] / state.sum_weights[i]);
+        out[at * shape.width + column] = T(state.values[i][c] / state.sum_probs[i]);
     }
     if (part && lane_index() == 0) {
       part[shape.width] = state.max_score[i];
-      part[shape.width + 1] = state.sum_weights[i];
+      part[shape.width + 1] = state.sum_probs[i];
     }
   }
 }
@@ -230,12 +231,12 @@ __device__ void attention_merge(T* out, const float* partial, const int* positio
   const size_t row = size_t(blockIdx.x) * gridDim.y + blockIdx.y;
   const float* parts = partial + row * splits * (shape.width + 2);
   const int begin = shape.first_key(position) / shape.split, end = position / shape.split + 1;
-  float max_score = -infinity(), sum_weights = 0.f;
+  float max_score = -infinity(), sum_probs = 0.f;
   for (int z = begin; z < end; z++)
     max_score = fmaxf(max_score, parts[z * (shape.width + 2) + shape.width]);
   for (int z = begin; z < end; z++) {
     const float* part = parts + z * (shape.width + 2);
-    sum_weights += part[shape.width + 1] * exp2f(part[shape.width] - max_score);
+    sum_probs += part[shape.width + 1] * exp2f(part[shape.width] - max_score);
   }
   for (int i = threadIdx.x; i < shape.width; i += blockDim.x) {
     float value = 0.f;
@@ -243,7 +244,7 @@ __device__ void attention_merge(T* out, const float* partial, const int* positio
       const float* part = parts + z * (shape.width + 2);
       value += part[i] * exp2f(part[shape.width] - max_score);
     }
-    out[row * shape.width + i] = T(value / sum_weights);
+    out[row * shape.width + i] = T(value / sum_probs);
   }
 }
 

@@ -35,7 +35,7 @@ class Completion:
         logprobs: one entry a token where `SamplingParams.logprobs` asked for them.
         prompt_tokens: tokens of the prompt.
         cached_tokens: of those, how many were found in the prefix cache.
-        seed: gives the same text again.
+        seed: what `SamplingParams.seed` was, or the seed that was drawn for it.
         timings: how long it took.
         alternatives: the other answers where `SamplingParams.n` is above 1.
         token_texts: what each token named in `logprobs` spells by itself, by its id; a part of a
