@@ -110,6 +110,7 @@ def test_the_public_names_are_these() -> None:
 @pytest.mark.parametrize(
     ("old", "new"),
     [
+        ("answer.Stream", "text.generation.Stream"),
         ("answer.Timings", "text.completion.Timings"),
         ("chat.ChatFormat", "chat.format.ChatFormat"),
         ("chat_template.ChatTemplate", "chat.template.ChatTemplate"),

@@ -17,6 +17,8 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from .version import __version__ as __version__  # exported
+
 if TYPE_CHECKING:
     from .chat.session import Session
     from .errors import CullamaError
@@ -25,7 +27,6 @@ if TYPE_CHECKING:
     from .text.completion import Completion
     from .text.generation import Stream
 
-__version__ = "0.1.0"
 __all__ = ["LLM", "Completion", "CullamaError", "SamplingParams", "Session", "Stream"]
 
 _HOMES = {
@@ -40,7 +41,7 @@ _HOMES = {
 
 # Modules that README and docs named before they moved: the old names can still be imported.
 _MOVED = {
-    "answer": "text.completion",
+    "answer": "text.completion text.generation",
     "chat_template": "chat.template",
     "config": "model.config",
     "diff": "inspect.diff",
@@ -69,8 +70,9 @@ class _MovedModules:
         """Leaves that to the import system."""
 
     def exec_module(self, module: ModuleType) -> None:
-        home = import_module(f".{_MOVED[module.__name__.partition('.')[2]]}", __name__)
-        vars(module).update({name: value for name, value in vars(home).items() if name[0] != "_"})
+        for home in _MOVED[module.__name__.partition(".")[2]].split():
+            names = vars(import_module(f".{home}", __name__))
+            vars(module).update({name: names[name] for name in names if name[0] != "_"})
 
 
 sys.meta_path.append(_MovedModules())

@@ -215,3 +215,24 @@ def test_a_draw_cut_short_by_ctrl_c_is_drawn_again(
     run(llm.engine)
     assert request.finish_reason == "length"
     confirm(cold, request)
+
+
+def test_ctrl_c_between_launch_and_read_loses_no_token(
+    llm: LLM, cold: LLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requests = [submit(llm, prompt) for prompt in (ids(9), ids(5))]
+    scheduler = llm.engine.scheduler
+    launched, interrupts = scheduler.launched, [KeyboardInterrupt()]
+
+    def interrupted(plan: Any) -> None:
+        launched(plan)
+        if interrupts and llm.engine.metrics.steps == 3:
+            raise interrupts.pop()
+
+    monkeypatch.setattr(scheduler, "launched", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(llm.engine)
+    run(llm.engine)
+    for request in requests:
+        assert request.finish_reason == "length"
+        confirm(cold, request)

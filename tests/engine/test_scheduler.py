@@ -392,6 +392,22 @@ def test_the_first_in_order_preempts_the_last() -> None:
     assert many.metrics.preemptions == 1
 
 
+def test_a_preempted_request_is_not_backpressured() -> None:
+    """Its last token may have come when it had no blocks any more: then it waits already."""
+    many = Simulation(100, 8, 2)
+    [first], [last] = (many.submit(prompt(2, kind), max_tokens=9) for kind in range(2))
+    many.step()
+    many.submit(prompt(2, kind=3), max_tokens=2, priority=1)
+    many.step()
+    assert last.stage == "waiting"
+    many.scheduler.pause(last)
+    assert last.stage == "waiting"
+    many.scheduler.pause(first)
+    assert first.stage == "backpressured"
+    many.scheduler.resume(first)
+    many.finish()
+
+
 def test_where_blocks_run_out_the_last_in_order_is_preempted() -> None:
     many = Simulation(6, 32, 4)
     [first], [last] = (many.submit(prompt(8, kind), max_tokens=12) for kind in range(2))

@@ -35,7 +35,8 @@ def source(tmp_path: Path) -> Path:
         shutil.copy(ROOT / name, folder / name)
     package = folder / "src" / "cullama"
     package.mkdir(parents=True)
-    (package / "__init__.py").write_text('__version__ = "0.0"\n')
+    (package / "__init__.py").write_text("")
+    (package / "version.py").write_text('__version__ = "0.0"\n')
     return folder
 
 

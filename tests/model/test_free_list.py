@@ -43,6 +43,20 @@ def test_ranges_that_do_not_touch_are_not_joined() -> None:
     assert ranges.take(201) == 0
 
 
+def test_ranges_added_side_by_side_are_never_joined() -> None:
+    """They may be two allocations of a driver that takes no range across both."""
+    ranges = FreeList()
+    ranges.add(0, 100)
+    assert ranges.take(60) == 0
+    ranges.add(100, 100)
+    assert ranges.take(80) == 100
+    assert ranges.take(40) == 60
+    for start, size in ((100, 80), (60, 40), (0, 60)):
+        ranges.give_back(start, size)
+    assert not ranges.has_room_for(101)
+    assert (ranges.take(100), ranges.take(100), ranges.take(1)) == (0, 100, None)
+
+
 def test_a_cleared_list_has_no_room() -> None:
     ranges = free_list()
     assert ranges.take(1) == 0

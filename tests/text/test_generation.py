@@ -56,6 +56,19 @@ def test_a_completion_can_be_read_during_generation(llm: LLM, pieces: list[str])
     assert len(stream.completion.token_ids) == 40
 
 
+def test_an_answer_read_to_its_last_piece_has_its_finish_reason(
+    llm: LLM, pieces: list[str]
+) -> None:
+    stream = llm.stream(PROMPT, PARAMS)
+    for _ in pieces[:-1]:
+        next(stream)
+    reasons = [stream.completion.finish_reason]
+    assert next(stream) == pieces[-1]
+    reasons.append(stream.completion.finish_reason)
+    stream.close()
+    assert [*reasons, stream.completion.finish_reason] == ["cancelled", "length", "length"]
+
+
 def test_a_stream_is_an_iterator_that_stays_at_its_end(llm: LLM) -> None:
     stream = llm.stream(PROMPT, replace(PARAMS, max_tokens=3))
     assert isinstance(stream, Stream)

@@ -90,7 +90,7 @@ class Pool:
                 raise
             address, arena_size = allocate(self._device, size), size
         self._arenas.append(address)
-        self._free.give_back(address, arena_size)
+        self._free.add(address, arena_size)  # the driver takes no range across two allocations
 
 
 def allocate(device: Device, size: int) -> int:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Iterator
-from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from ..backends import COMPILER, INSTALL_COMPILER
 from ..cpu.threads import physical_cores
 from ..errors import CullamaError
 from ..files.cache_folder import cache_folder
+from ..version import __version__
 from .findings import Fact
 
 # Variables that are easily forgotten. NVIDIA's CUDA programming guide and numpy's BLAS define them.
@@ -58,8 +58,7 @@ FEATURES = (
 
 def host_facts() -> Iterator[Fact]:
     """Yield all facts about the host."""
-    version = metadata.version("cullama")
-    yield Fact("cullama", f"{version} · {Path(__file__).parents[1]}", {"version": version})
+    yield Fact("cullama", f"{__version__} · {Path(__file__).parents[1]}", {"version": __version__})
 
     version, system = platform.python_version(), platform.platform(terse=True)
     found = f"{platform.python_implementation()} {version} · {system} · {platform.machine()}"

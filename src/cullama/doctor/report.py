@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from importlib import metadata
 from typing import Any
 
+from ..version import __version__
 from .findings import Fact, Problem
 from .selftest import OperatorResult, SelfTest
 
@@ -39,7 +39,7 @@ class DoctorReport:
 
     def as_json(self) -> dict[str, Any]:
         return {
-            "cullama": metadata.version("cullama"),
+            "cullama": __version__,
             "healthy": self.is_healthy,
             "problems": [asdict(problem) for problem in self.problems],
             "facts": [

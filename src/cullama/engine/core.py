@@ -66,8 +66,12 @@ class EngineCore:
 
     def _pass(self) -> Plan:
         """Schedule, build the batch, run the model, process what it gave."""
-        if self._pending is not None and self.scheduler.is_speculating:
-            self.finish_pending()  # draft tokens follow from its tokens
+        # Draft tokens follow from the tokens of the pass before. A synchronous backend has a pass
+        # pending only where Ctrl-C came between its launch and its end.
+        if self._pending is not None and (
+            not self._is_asynchronous or self.scheduler.is_speculating
+        ):
+            self.finish_pending()
         plan = self.scheduler.schedule()
         batch = build_plan_batch(plan, self._block_size) if plan.parts else None
         # Until here, the pass before this one may have run.

@@ -42,6 +42,9 @@ TOKEN_BUDGET = 512
 MAX_RUNNING = 256
 
 
+NOTHING_NEW = RequestOutput((), (), 0, None, None)
+
+
 class Engine(EngineClient):
     """One model, its KV cache, and the requests that share them.
 
@@ -265,6 +268,9 @@ class EngineHandle(RequestHandle):
         self._event_loop: asyncio.AbstractEventLoop | None = None
 
     def read(self) -> RequestOutput:
+        # Asked of every sample of a long list after each step: mostly there is nothing new.
+        if not _has_news(self.request):
+            return NOTHING_NEW
         return self._engine.read(self.request)
 
     def wait(self) -> None:

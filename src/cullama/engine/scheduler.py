@@ -182,8 +182,12 @@ class Scheduler:
         self._move(request, "waiting")
 
     def pause(self, request: Request) -> None:
-        """Leave a request out of passes until its tokens have been read."""
-        self._move(request, "backpressured")
+        """Leave a request out of passes until its tokens have been read.
+
+        One that was preempted while its token was in flight waits already, and has no blocks.
+        """
+        if request.allocation.blocks:
+            self._move(request, "backpressured")
 
     def resume(self, request: Request) -> None:
         if request.stage == "backpressured":

@@ -14,10 +14,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CullamaError, DownloadError, ModelNotFoundError
+from ..version import __version__
 from .name import HubName, is_plain_path
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class Hub:
         """
         from huggingface_hub import HfApi
 
-        api = HfApi(self.endpoint, library_name="cullama", library_version=_version())
+        api = HfApi(self.endpoint, library_name="cullama", library_version=__version__)
         info = with_retries(lambda: self._info(api))
         if not _is_digest(info.sha):
             raise DownloadError(
@@ -106,7 +106,7 @@ class Hub:
 
         repository, endpoint = self.name.repository, self.endpoint
         url = hf_hub_url(repository, file.path, revision=commit, endpoint=endpoint)
-        headers = build_hf_headers(library_name="cullama", library_version=_version())
+        headers = build_hf_headers(library_name="cullama", library_version=__version__)
         headers["Accept-Encoding"] = "identity"
         if start:
             headers["Range"] = f"bytes={start}-"
@@ -165,11 +165,6 @@ class Hub:
 _LOGIN = "set HF_TOKEN or run `hf auth login`"
 _LATER = "try again later, or set HF_ENDPOINT to another hub"
 _EXPECTED_A_HUB = "expected the API of the Hugging Face hub; check HF_ENDPOINT and the network"
-
-
-def _version() -> str:
-    """Return our version, for the User-Agent header."""
-    return metadata.version("cullama")
 
 
 def _remote_file(sibling: Any) -> RemoteFile | None:

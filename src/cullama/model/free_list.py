@@ -17,9 +17,15 @@ class FreeList:
     def __init__(self) -> None:
         self._ranges: list[tuple[int, int]] = []  # by start; no two of them touch
         self._returned: deque[tuple[int, int]] = deque()  # not yet among them
+        self._borders: set[int] = set()  # where a range begins that is never joined to the left
+
+    def add(self, start: int, size: int) -> None:
+        """Add a range that is new: no place that is taken later reaches across its ends."""
+        self._borders |= {start, start + size}
+        self.give_back(start, size)
 
     def give_back(self, start: int, size: int) -> None:
-        """Add a range.
+        """Return a range that was taken.
 
         May be called at any moment, even by the garbage collector in the middle of `take`.
         """
@@ -45,15 +51,19 @@ class FreeList:
     def clear(self) -> None:
         self._ranges.clear()
         self._returned.clear()
+        self._borders.clear()
 
     def _insert_returned(self) -> None:
-        """Put ranges that came back in their places, joined with the neighbours they touch."""
+        """Put ranges that came back in their places, joined with the neighbours they touch,
+        but not across borders."""
         while self._returned:
             start, size = self._returned.popleft()
             index = bisect(self._ranges, (start, size))
-            if index < len(self._ranges) and self._ranges[index][0] == start + size:
+            end = start + size
+            is_joined = end not in self._borders and index < len(self._ranges)
+            if is_joined and self._ranges[index][0] == end:
                 size += self._ranges.pop(index)[1]
-            if index and sum(self._ranges[index - 1]) == start:
+            if index and start not in self._borders and sum(self._ranges[index - 1]) == start:
                 index -= 1
                 before, room = self._ranges.pop(index)
                 start, size = before, room + size

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields
-from functools import cached_property
 from typing import Any, NamedTuple
 
 from ..errors import UsageError
@@ -106,12 +105,12 @@ class SamplingParams:
             )
         return cls(**values)
 
-    @cached_property
+    @property
     def is_plain_greedy(self) -> bool:
         """Whether the likeliest token of the unchanged logits is all that is asked for."""
         return self.temperature == 0 and self.logprobs is None and not self.changes_logits
 
-    @cached_property
+    @property
     def changes_logits(self) -> bool:
         return bool(
             self.logit_bias

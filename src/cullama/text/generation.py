@@ -103,11 +103,15 @@ def _generate(samples: Sequence[Sample]) -> Generator[Event, None, None]:
             for sample in running[:]:
                 handle, output = sample.handle, sample.output
                 new = handle.read()
+                if not new.token_ids and new.finish_reason is None:
+                    continue
                 output.cached_tokens = new.cached_tokens
                 for index, token in enumerate(new.token_ids):
                     piece = output.add(token, new.logprobs[index] if new.logprobs else None)
                     if output.stops.is_found:
                         handle.cancel("stop")
+                    elif index + 1 == len(new.token_ids) and new.finish_reason is not None:
+                        output.finish_reason = new.finish_reason  # known with the last piece
                     if piece:
                         yield piece
                     if output.stops.is_found:

@@ -40,7 +40,7 @@ class OutputStream:
         self._token_ids: list[int] = []
         self._logprobs: list[TokenLogprobs] = []
         self._pieces: list[str] = []
-        self._finish_reason: FinishReason = "cancelled"  # unless `finish` says otherwise
+        self.finish_reason: FinishReason = "cancelled"  # until the last token was added
         self._started = time.perf_counter()
         self._first_token = self._ended = 0.0
 
@@ -61,7 +61,7 @@ class OutputStream:
     def finish(self, reason: FinishReason) -> str:
         """End the sample; returns the text held back in case it began a stop string."""
         self.close()
-        self._finish_reason = reason
+        self.finish_reason = reason
         piece = "" if reason == "error" else self.stops.flush()
         if piece:
             self._pieces.append(piece)
@@ -83,7 +83,7 @@ class OutputStream:
         return Completion(
             text="".join(self._pieces),
             token_ids=tuple(self._token_ids),
-            finish_reason="stop" if self.stops.is_found else self._finish_reason,
+            finish_reason="stop" if self.stops.is_found else self.finish_reason,
             logprobs=logprobs,
             prompt_tokens=self._prompt_length,
             cached_tokens=self.cached_tokens,

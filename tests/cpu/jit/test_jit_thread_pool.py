@@ -331,6 +331,14 @@ def test_pools_that_were_dropped_leave_no_files_open() -> None:
     assert (done == 30).all()
 
 
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="this system does not list files")
+def test_a_pool_of_one_thread_opens_no_files() -> None:
+    thread_pool, done = KernelThreadPool(jit(BEST), 1), np.zeros(9, np.int64)
+    before = os.listdir("/proc/self/fd")
+    Steps().add(COUNT, 9, done=done).execute(thread_pool)
+    assert os.listdir("/proc/self/fd") == before
+
+
 FORK = """
 import os, sys, threading
 from pathlib import Path

@@ -81,7 +81,7 @@ class Arena:
         memory = np.empty(size + ALIGNMENT, np.uint8)
         self._memory = memory[-address_of(memory) % ALIGNMENT :][:size]
         self._free = FreeList()
-        self._free.give_back(0, size)
+        self._free.add(0, size)
 
     def empty(self, shape: tuple[int, ...], dtype: DTypeLike) -> HostArray:
         """Return an array that gives its memory back when it is dropped.

@@ -63,7 +63,8 @@ class KernelThreadPool:
         self.size = size
         self._execute, worker_loop = jit.compile(EXECUTE), jit.compile(WORKER_LOOP)
         self._call = _KERNEL(self._execute.address)
-        self._workers = Workers(size - 1, partial(_Channel, worker_loop), _run_worker, _stop)
+        make_channel = partial(_Channel, worker_loop, size - 1)
+        self._workers = Workers(size - 1, make_channel, _run_worker, _stop)
 
     def execute(self, steps: Words) -> None:
         """Run steps one after the other; each is the address of a record (see `_execute`)."""
@@ -76,19 +77,20 @@ class KernelThreadPool:
 class _Channel:
     """What callers share with the workers of a process; it lives as long as any of them."""
 
-    def __init__(self, worker_loop: CompiledKernel) -> None:
+    def __init__(self, worker_loop: CompiledKernel, workers: int) -> None:
         self.lock = threading.Lock()  # one caller at a time
         memory = np.zeros(SIZE // 8 + 8, np.int64)
         start = -address_of(memory) % 64 // 8  # where a cache line begins
         self.shared = memory[start : start + SIZE // 8]
-        self.reader, self.writer = os.pipe()
-        self.shared[PIPE // 8 : PIPE // 8 + 2] = self.reader, self.writer
+        # Reader and writer: two file descriptors, which a caller without workers does not need.
+        self.pipe: tuple[int, ...] = os.pipe() if workers else ()
+        self.shared[PIPE // 8 : PIPE // 8 + len(self.pipe)] = self.pipe
         self.worker_loop = worker_loop
         self.record = worker_loop.record({"shared": self.shared})
 
     def __del__(self) -> None:
-        os.close(self.reader)
-        os.close(self.writer)
+        for descriptor in self.pipe:
+            os.close(descriptor)
 
 
 def _run_worker(channel: _Channel) -> None:
@@ -97,7 +99,7 @@ def _run_worker(channel: _Channel) -> None:
 
 def _stop(channel: _Channel, count: int) -> None:
     channel.shared[STOPPED // 8] = 1
-    os.write(channel.writer, bytes(count))
+    os.write(channel.pipe[1], bytes(count))
 
 
 # --- the caller's side, compiled -----------------------------------------------------------------
