@@ -222,14 +222,14 @@ def test_ctrl_c_between_launch_and_read_loses_no_token(
 ) -> None:
     requests = [submit(llm, prompt) for prompt in (ids(9), ids(5))]
     scheduler = llm.engine.scheduler
-    launched, interrupts = scheduler.launched, [KeyboardInterrupt()]
+    launched, interrupts = scheduler.mark_launched, [KeyboardInterrupt()]
 
     def interrupted(plan: Any) -> None:
         launched(plan)
         if interrupts and llm.engine.metrics.steps == 3:
             raise interrupts.pop()
 
-    monkeypatch.setattr(scheduler, "launched", interrupted)
+    monkeypatch.setattr(scheduler, "mark_launched", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run(llm.engine)
     run(llm.engine)
