@@ -10,8 +10,6 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import ml_dtypes
@@ -20,13 +18,8 @@ import pytest
 from numpy.typing import NDArray
 
 from emulation import device
+from emulation.driver_calls import cu, ok
 
-if reason := device.missing():
-    pytest.skip(reason, allow_module_level=True)
-
-from cuda.bindings import driver as cu
-
-TESTS = Path(__file__).resolve().parents[1]
 Array = NDArray[Any]
 
 FLOAT32, FLOAT16, BFLOAT16 = 0, 2, 14
@@ -46,24 +39,6 @@ SUPPORTED = [
     (BFLOAT16, FLOAT32),
 ]
 NOT_INITIALIZED, INVALID_VALUE, EXECUTION_FAILED, NOT_SUPPORTED = 1, 7, 13, 15
-
-
-def ok(result: Any) -> Any:
-    assert int(result[0]) == 0, cu.CUresult(result[0]).name
-    return result[1] if len(result) == 2 else result[1:]
-
-
-@pytest.fixture(scope="module")
-def process() -> device.Device:
-    return device.preload()
-
-
-@pytest.fixture
-def gpu(process: device.Device) -> Iterator[device.Device]:
-    with process.set_aside():
-        ok(cu.cuInit(0))
-        ok(cu.cuCtxSetCurrent(ok(cu.cuDevicePrimaryCtxRetain(0))))
-        yield process
 
 
 class Cublas:
