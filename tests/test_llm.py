@@ -985,3 +985,67 @@ def test_many_requests_leave_nothing_behind(llm: LLM) -> None:
     for number in range(100):
         llm.generate([[number + 3] * 40, [5]], params)
     assert is_idle(llm)
+
+
+# --- what the model's files recommend of sampling
+
+
+def with_generation(
+    folder: Path, write_model: WriteModel, tokenizer_file: Path, **values: Any
+) -> Path:
+    write_model(folder, tokenizer=tokenizer_file)
+    (folder / "generation_config.json").write_text(json.dumps(values))
+    return folder
+
+
+def test_the_default_params_are_what_the_models_files_recommend(
+    tmp_path: Path, write_model: WriteModel, tokenizer_file: Path
+) -> None:
+    values: dict[str, Any] = {"do_sample": True, "temperature": 0.6, "top_k": 20}
+    folder = with_generation(
+        tmp_path / "m", write_model, tokenizer_file, **values, max_new_tokens=40
+    )
+    with LLM(folder) as llm:
+        assert llm.default_params == SamplingParams(temperature=0.6, top_k=20, max_tokens=40)
+        assert llm.sampling_defaults == {"temperature": 0.6, "top_k": 20, "max_tokens": 40}
+        assert llm.session().params == llm.default_params
+        explicit = SamplingParams(temperature=2.0)
+        assert llm.session(params=explicit).params == explicit
+
+
+def test_a_model_without_recommendations_draws_from_its_own_distribution(shared: LLM) -> None:
+    assert shared.default_params == SamplingParams()
+    assert shared.sampling_defaults == {}
+
+
+def test_without_params_a_model_generates_as_its_files_recommend(
+    tmp_path: Path, write_model: WriteModel, tokenizer_file: Path
+) -> None:
+    folder = with_generation(
+        tmp_path / "m", write_model, tokenizer_file, do_sample=False, eos_token_id=[]
+    )
+    with LLM(folder) as llm:
+        greedy = llm.generate(PROMPT, SamplingParams(temperature=0)).text
+        messages = [{"role": "user", "content": "hi"}]
+        assert [llm.generate(PROMPT).text for _ in range(3)] == [greedy] * 3
+        assert "".join(llm.stream(PROMPT)) == greedy
+        assert llm.chat(messages).text == llm.chat(messages, SamplingParams(temperature=0)).text
+        assert llm.session().send("hi").text == "".join(llm.stream_chat(messages))
+        drawn = llm.generate(PROMPT, SamplingParams(seed=1)).text
+        assert drawn != greedy
+
+
+@pytest.mark.parametrize(("limit", "tokens"), [(5, 5), (10_000, CONTEXT - 4)])
+def test_the_recommended_length_holds_where_the_context_has_room_for_it(
+    tmp_path: Path, write_model: WriteModel, tokenizer_file: Path, limit: int, tokens: int
+) -> None:
+    folder = with_generation(
+        tmp_path / "m", write_model, tokenizer_file, max_new_tokens=limit, eos_token_id=[]
+    )
+    with LLM(folder) as llm:
+        params = SamplingParams(ignore_eos=True)
+        for completion in (llm.generate([5, 6, 7, 8]), llm.generate([5, 6, 7, 8], params)):
+            if completion.finish_reason == "length":
+                assert len(completion.token_ids) == tokens
+        assert len(llm.generate([5, 6, 7, 8], params).token_ids) == tokens
+        assert len(llm.generate([5, 6, 7, 8], replace(params, max_tokens=3)).token_ids) == 3

@@ -25,6 +25,7 @@ from .checkpoint.opening import open_checkpoint
 from .checkpoint.weights import Progress, load_weights
 from .engine.client import GenerationRequest
 from .engine.engine import Engine
+from .engine.validation import DEFAULT_MAX_TOKENS
 from .errors import ClosedError, NoTokenizerError, UsageError
 from .files.cache_folder import cache_folder
 from .hub import model_title, resolve_model
@@ -116,7 +117,10 @@ class LLM:
             weights = load_weights(model, ops, self.context_length, progress)
             cache = ops.cache(config, _cache_tokens(config, self.context_length, cache_tokens, ops))
             self._engine: Engine | None = Engine(
-                Llama(config, weights, ops), cache, self.context_length
+                Llama(config, weights, ops),
+                cache,
+                self.context_length,
+                default_max_tokens=model.sampling_defaults.get("max_tokens", DEFAULT_MAX_TOKENS),
             )
         except BaseException:
             ops.close()
@@ -126,6 +130,19 @@ class LLM:
     def config(self) -> ModelConfig:
         """The model's shape and settings, as its files have them."""
         return self._checkpoint.config
+
+    @property
+    def sampling_defaults(self) -> Mapping[str, Any]:
+        """What the model's files recommend, by the names of `SamplingParams`: from
+        generation_config.json, or a GGUF's `general.sampling` metadata."""
+        return self._checkpoint.sampling_defaults
+
+    @cached_property
+    def default_params(self) -> SamplingParams:
+        """What generation uses where no params are given: `SamplingParams()` with what the model's
+        files recommend in it. Params that are given count as they are, none is filled in:
+        `replace(llm.default_params, temperature=0.2)` changes one."""
+        return SamplingParams.from_mapping(self.sampling_defaults)
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
@@ -197,7 +214,7 @@ class LLM:
 
         Args:
             prompts: a text or its token ids → a `Completion`; a list of those → a list, in order.
-            params: the same for all prompts.
+            params: the same for all prompts; None takes `default_params`.
             priority: each step is a head start of 64 places in the queue: 1 goes before up to 64
                 requests that were submitted earlier; negative values let later requests pass.
 
@@ -206,8 +223,8 @@ class LLM:
             ContextLengthError: a prompt, with the answer asked for, is longer than the context.
         """
         if _is_one_prompt(prompts):
-            return self._generate([prompts], _checked(params), priority)[0]
-        return self._generate(list(prompts), _checked(params), priority)
+            return self._generate([prompts], self._checked(params), priority)[0]
+        return self._generate(list(prompts), self._checked(params), priority)
 
     def stream(
         self, prompt: Prompt, params: SamplingParams | None = None, *, priority: int = 0
@@ -217,7 +234,7 @@ class LLM:
         Raises:
             UsageError: as `generate`; and `n` above 1, which has no single stream.
         """
-        params = _checked(params)
+        params = self._checked(params)
         if params.n != 1:
             raise UsageError(f"n is {params.n}, expected 1 for a stream; use generate for more")
         [sample] = self._submit(prompt, params, priority)
@@ -240,7 +257,7 @@ class LLM:
             ContextLengthError: the conversation, with the answer asked for, exceeds the context.
             ChatTemplateError: the model's template cannot be used.
         """
-        params = self.chat_format.with_stop_tokens(_checked(params))
+        params = self.chat_format.with_stop_tokens(self._checked(params))
         return self._generate([self._conversation(messages)], params, priority)[0]
 
     def stream_chat(
@@ -251,7 +268,7 @@ class LLM:
         priority: int = 0,
     ) -> Stream:
         """Answer the last message piece by piece, as `stream` does."""
-        params = self.chat_format.with_stop_tokens(_checked(params))
+        params = self.chat_format.with_stop_tokens(self._checked(params))
         return self.stream(self._conversation(messages), params, priority=priority)
 
     def session(
@@ -263,7 +280,9 @@ class LLM:
         """Begin a conversation, which keeps its messages: `send`, `stream`, `undo`, `fork` …"""
         from .chat.session import Session
 
-        return Session(self, system, _checked(params), messages)
+        if params is not None:
+            params = self._checked(params)
+        return Session(self, system, params, messages)
 
     def logits(self, prompt: Prompt) -> NDArray[np.float32]:
         """Return the logits after each token of a prompt: float32 [T, V]."""
@@ -401,6 +420,14 @@ class LLM:
             raise UsageError(f"the prompt is {prompt!r:.80}, expected a text or token ids")
         return list(prompt)
 
+    def _checked(self, params: SamplingParams | None) -> SamplingParams:
+        if params is None:
+            # The engine takes the same max_tokens, and less where the context has no room for it.
+            return replace(self.default_params, max_tokens=None)
+        if not isinstance(params, SamplingParams):
+            raise UsageError(f"params is {params!r:.80}, expected SamplingParams(…)")
+        return params
+
     def _tokenizer_or_none(self, needed: bool) -> Tokenizer | None:
         try:
             return self.tokenizer
@@ -408,14 +435,6 @@ class LLM:
             if needed:
                 raise
             return None
-
-
-def _checked(params: SamplingParams | None) -> SamplingParams:
-    if params is None:
-        return SamplingParams()
-    if not isinstance(params, SamplingParams):
-        raise UsageError(f"params is {params!r:.80}, expected SamplingParams(…)")
-    return params
 
 
 def _is_one_prompt(prompts: Any) -> bool:

@@ -87,7 +87,7 @@ def tokenizer(tiny_model: Path) -> Tokenizer:
 @pytest.fixture
 def llm(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> LLM:
     """An LLM in front of the double."""
-    monkeypatch.setattr("cullama.llm.Engine", lambda *arguments: EchoEngine())
+    monkeypatch.setattr("cullama.llm.Engine", lambda *arguments, **options: EchoEngine())
     return LLM(tiny_model)
 
 

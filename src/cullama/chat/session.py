@@ -38,6 +38,8 @@ class ChatModel(Protocol):
     def chat_format(self) -> ChatFormat: ...
     @property
     def longest_text(self) -> int: ...
+    @property
+    def default_params(self) -> SamplingParams: ...
     def stream(self, prompt: list[int], params: SamplingParams | None = None) -> Stream: ...
 
 
@@ -60,7 +62,8 @@ class Session:
     Args:
         llm: the model; closing it ends its sessions.
         system: the system message; None leaves it to the template.
-        params: for all turns that are not given their own.
+        params: for all turns that are not given their own; None takes the model's
+            `default_params`.
         messages: a conversation to continue.
 
     Raises:
@@ -76,7 +79,7 @@ class Session:
         messages: Sequence[Message] = (),
     ) -> None:
         self.llm = llm
-        self.params = SamplingParams() if params is None else params
+        self.params = llm.default_params if params is None else params
         self.messages: list[dict[str, str]] = [_checked(message) for message in messages]
         self.left_out = 0
         self.last_prompt: RenderedPrompt | None = None

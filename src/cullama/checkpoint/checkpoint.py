@@ -6,9 +6,9 @@ Tensors carry Hugging Face's names. It reads no weights by itself, and works for
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..files.tensor import StoredTensor
 from ..model.config import ModelConfig
@@ -35,6 +35,8 @@ class Checkpoint:
     load_chat_template: Callable[[], ChatTemplate | None] = lambda: None
     # The variables that templates may use: {"bos_token": "<s>", …}.
     template_names: Callable[[], Mapping[str, str]] = dict
+    # What its makers recommend, under the names of `SamplingParams`.
+    sampling_defaults: Mapping[str, Any] = field(default_factory=dict)
 
 
 def most_common_dtype(tensors: dict[str, StoredTensor]) -> str:

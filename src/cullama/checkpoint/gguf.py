@@ -19,6 +19,7 @@ from ..model.config import ModelConfig
 from .checkpoint import Checkpoint, most_common_dtype
 from .gguf_file import GgufFile
 from .names import checked_tensors, huggingface_name, is_query_or_key
+from .sampling_defaults import GGUF, sampling_defaults
 from .template_files import gguf_names, gguf_template
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ def open_gguf(path: Path) -> Checkpoint:
         load_tokenizer=load_tokenizer,
         load_chat_template=lambda: gguf_template(file.metadata, path),
         template_names=lambda: gguf_names(file.metadata, path),
+        sampling_defaults=sampling_defaults(path, file.metadata, GGUF),
         format_name=f"GGUF {most_common_dtype(tensors)}",
         # Place, size and time; hashing the content would take as long as reading it.
         conversion_key=f"{path.resolve()}|{status.st_size}|{status.st_mtime_ns}",

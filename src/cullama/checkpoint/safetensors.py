@@ -18,6 +18,7 @@ from ..model.config import ModelConfig
 from .checkpoint import Checkpoint, most_common_dtype
 from .names import checked_tensors
 from .safetensors_file import SafetensorsFile
+from .sampling_defaults import GENERATION_CONFIG, sampling_defaults
 from .template_files import folder_names, folder_template
 from .tokenizer_file import load_tokenizer
 
@@ -35,11 +36,10 @@ def open_safetensors(folder: Path) -> Checkpoint:
         raise ModelNotFoundError(
             f"{folder}: holds {_listing(folder)}, expected config.json and {SINGLE}"
         )
-    generation = folder / "generation_config.json"
+    generation_path = folder / "generation_config.json"
+    generation = load_json(generation_path) if generation_path.is_file() else {}
     config = ModelConfig.from_huggingface(
-        folder / "config.json",
-        load_json(folder / "config.json"),
-        load_json(generation) if generation.is_file() else None,
+        folder / "config.json", load_json(folder / "config.json"), generation
     )
     weights = _weights_path(folder)
     if weights.name == INDEX:
@@ -55,6 +55,7 @@ def open_safetensors(folder: Path) -> Checkpoint:
         load_tokenizer=lambda: load_tokenizer(folder),
         load_chat_template=lambda: folder_template(folder),
         template_names=lambda: folder_names(folder),
+        sampling_defaults=sampling_defaults(generation_path, generation, GENERATION_CONFIG),
         format_name=f"safetensors {most_common_dtype(tensors)}",
     )
 

@@ -12,6 +12,8 @@ from .progress import ProgressBar
 
 if TYPE_CHECKING:
     from ..llm import LLM
+    from ..sampling.params import SamplingParams
+    from .sampling import SamplingOptions
 
 
 def load(model: Any, quiet: bool, **options: Any) -> LLM:
@@ -27,6 +29,18 @@ def load(model: Any, quiet: bool, **options: Any) -> LLM:
     if not quiet:
         click.secho(llm.description, dim=True, err=True)
     return llm
+
+
+def load_with_sampling(
+    sampling: SamplingOptions, quiet: bool, **options: Any
+) -> tuple[LLM, SamplingParams]:
+    """Load a model; return it and what its generation starts from, said in a line if it is the
+    model's own."""
+    llm = load(quiet=quiet, **options)
+    note = sampling.note(llm)
+    if note and not quiet:
+        click.secho(note, dim=True, err=True)
+    return llm, sampling.starting_params(llm)
 
 
 def load_or_invent(shape: str | None, **options: Any) -> LLM:

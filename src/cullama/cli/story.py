@@ -11,8 +11,9 @@ import click
 
 from ..errors import UsageError
 from .completion_json import completion_as_json
-from .loading import load
-from .options import SAMPLING_NAMES, model_options, pop, sampling_options
+from .loading import load_with_sampling
+from .options import model_options, sampling_options
+from .sampling import SamplingOptions
 from .standard_input import read_prompt
 from .terminal import printable
 
@@ -33,13 +34,11 @@ def command(prompt: str | None, stats: bool, as_json: bool, **options: Any) -> i
 
     Ctrl-C stops the story and keeps what is written.
     """
-    from ..sampling.params import SamplingParams
-
-    params = SamplingParams(**pop(options, SAMPLING_NAMES))
-    if params.logprobs is not None and not as_json:
+    sampling = SamplingOptions.pop_from(options)
+    if sampling.params.logprobs is not None and not as_json:
         raise UsageError("--logprobs shows in --json output only; add --json")
     text = read_prompt(prompt)
-    llm = load(**options)
+    llm, params = load_with_sampling(sampling, **options)
     params = replace(params, stop=(*params.stop, *_spelled_end_tokens(llm, params)))
     completion = _generate(llm, text, params, is_silent=as_json)
     if as_json:

@@ -35,7 +35,13 @@ from .request import FinishReason, Request, make_requests
 from .runner import Runner
 from .scheduler import Scheduler
 from .trace import StepRecord
-from .validation import Capacity, check_prompt, check_request, completion_limit
+from .validation import (
+    DEFAULT_MAX_TOKENS,
+    Capacity,
+    check_prompt,
+    check_request,
+    completion_limit,
+)
 
 # Tokens a step: enough to feed the processor, few enough to keep others waiting only briefly.
 TOKEN_BUDGET = 512
@@ -61,9 +67,12 @@ class Engine(EngineClient):
         cache: KVCache[Any],
         context_length: int,
         max_waiting: int | None = None,
+        default_max_tokens: int = DEFAULT_MAX_TOKENS,
     ) -> None:
         config, cache_tokens = model.config, cache.blocks * cache.block_size
-        self.capacity = Capacity(config.vocab_size, config.eos_ids, context_length, cache_tokens)
+        self.capacity = Capacity(
+            config.vocab_size, config.eos_ids, context_length, cache_tokens, default_max_tokens
+        )
         self.metrics = Metrics()
         self.max_waiting = max_waiting
         self.observers: list[Callable[[StepRecord], None]] = []

@@ -26,6 +26,7 @@ class Capacity:
     eos_ids: tuple[int, ...]  # the model's own end tokens
     context_length: int  # tokens of prompt and completion together
     cache_tokens: int  # tokens that the whole KV cache holds
+    default_max_tokens: int = DEFAULT_MAX_TOKENS  # of a completion that names no limit
 
     @property
     def max_length(self) -> int:
@@ -96,7 +97,7 @@ def completion_limit(prompt_length: int, max_tokens: int | None, capacity: Capac
             f"a prompt of {prompt_length} tokens{completion} does not fit the {place} of {size} "
             "tokens; shorten the prompt" + (" or lower max_tokens" if max_tokens else "")
         )
-    return min(room, DEFAULT_MAX_TOKENS) if max_tokens is None else max_tokens
+    return min(room, capacity.default_max_tokens) if max_tokens is None else max_tokens
 
 
 def check_priority(priority: Any) -> None:

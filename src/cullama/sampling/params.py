@@ -28,7 +28,8 @@ class SamplingParams:
     """What a request asks for. The defaults draw from the model's own distribution.
 
     Attributes:
-        max_tokens: longest answer, in tokens; None takes 256, or what the context has room for.
+        max_tokens: longest answer, in tokens; None takes what the model's files recommend, or 256
+            where they name no limit, or what the context has room for where that is less.
         temperature: logits are divided by it; 0 always takes the likeliest token.
         top_k: only the k likeliest tokens; 0 keeps all.
         top_p: only the likeliest tokens that together reach this share (Holtzman et al., 2020).

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ...errors import UsageError
-from ..loading import load
-from ..options import SAMPLING_NAMES, model_options, other_sampling_options, pop
+from ..loading import load_with_sampling
+from ..options import model_options, other_sampling_options
+from ..sampling import SamplingOptions
 from ..standard_input import read_standard_input
 
 if TYPE_CHECKING:
@@ -63,22 +64,20 @@ def command(
     With a QUESTION, answer it and exit; `-` in it stands for standard input. A question from a
     pipe needs no `-`.
     """
-    from ...sampling.params import SamplingParams
-
-    params = SamplingParams(**pop(options, SAMPLING_NAMES))
-    if params.n != 1:
-        raise UsageError(f"--n is {params.n}, expected 1: a conversation has one answer at a time")
-    if params.logprobs is not None and not as_json:
+    sampling = SamplingOptions.pop_from(options)
+    if (n := sampling.params.n) != 1:
+        raise UsageError(f"--n is {n}, expected 1: a conversation has one answer at a time")
+    if sampling.params.logprobs is not None and not as_json:
         raise UsageError("--logprobs shows in --json output only; add --json")
     asked = _question(question)
     if as_json and asked is None:
         raise UsageError("--json answers one question: give it, or pipe it in")
-    llm = load(**options)
+    llm, params = load_with_sampling(sampling, **options)
     session = llm.session(system, params)
     if asked is None:
         from .loop import ChatLoop
 
-        return ChatLoop(llm, session, options, markdown, stats).run()
+        return ChatLoop(llm, session, sampling, options, markdown, stats).run()
     return _answer_one(session, asked, llm.description, markdown, stats, as_json)
 
 

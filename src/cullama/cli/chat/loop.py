@@ -12,8 +12,9 @@ import click
 from ...checkpoint.opening import open_checkpoint
 from ...errors import CullamaError
 from ...hub import resolve_model
-from ..loading import load
+from ..loading import load_with_sampling
 from ..progress import ProgressBar
+from ..sampling import carried_over
 from ..terminal import wrapped
 from .commands import Commands, Leave
 from .editor import Editor
@@ -22,6 +23,7 @@ from .screen import stats_line, write_answer
 if TYPE_CHECKING:
     from ...chat.session import Reply, Session
     from ...llm import LLM
+    from ..sampling import SamplingOptions
 
 
 class ChatLoop:
@@ -31,9 +33,16 @@ class ChatLoop:
     """
 
     def __init__(
-        self, llm: LLM, session: Session, options: dict[str, Any], markdown: bool, stats: bool
+        self,
+        llm: LLM,
+        session: Session,
+        sampling: SamplingOptions,
+        options: dict[str, Any],
+        markdown: bool,
+        stats: bool,
     ) -> None:
         self.llm, self.session, self.options = llm, session, options
+        self._sampling = sampling
         self._markdown, self._stats = markdown, stats
         self.draft = ""  # what the next prompt starts with
         self._context_used = 0  # tokens
@@ -106,10 +115,11 @@ class ChatLoop:
 
     def _reload(self) -> None:
         """Close the model before the next one is loaded: two may not fit in memory."""
-        session = self.session
+        session, before = self.session, self._sampling.starting_params(self.llm)
         self.llm.close()
-        self.llm = load(**self.options)
-        self.session = self.llm.session(None, session.params, session.messages)
+        self.llm, start = load_with_sampling(self._sampling, **self.options)
+        params = carried_over(session.params, before, start)
+        self.session = self.llm.session(None, params, session.messages)
 
     def _status_line(self) -> str:
         """Return the line below the editor: how full the context is, and the model's name."""
