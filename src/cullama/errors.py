@@ -14,6 +14,7 @@
     │   ├── DeviceUnavailableError   no driver, no device, or one that cannot run our kernels
     │   ├── DeviceMemoryError        it has no room for what was asked
     │   └── DeviceLostError          it failed; nothing runs on it until the process is restarted
+    ├── HostMemoryError              this process may not have the memory that is needed
     ├── ClosedError                  the model was used after `close()`
     ├── QueueFullError               too many requests are waiting already
     └── NumericalError               the model's output is NaN or infinite
@@ -86,6 +87,10 @@ class DeviceMemoryError(DeviceError):
 
 class DeviceLostError(DeviceError):
     """The GPU failed and is lost to this process; the CPU backend still works."""
+
+
+class HostMemoryError(CullamaError):
+    """The machine, its container or a limit of this process has too little memory."""
 
 
 class ClosedError(CullamaError):

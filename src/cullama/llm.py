@@ -23,13 +23,13 @@ from .chat.format import ChatFormat, Message
 from .checkpoint.checkpoint import Checkpoint
 from .checkpoint.opening import open_checkpoint
 from .checkpoint.weights import Progress, load_weights
+from .engine.cache_size import choose_cache_tokens, choose_context_length
 from .engine.client import GenerationRequest
 from .engine.engine import Engine
 from .engine.validation import DEFAULT_MAX_TOKENS
 from .errors import ClosedError, NoTokenizerError, UsageError
 from .files.cache_folder import cache_folder
 from .hub import model_title, resolve_model
-from .model.backend import AnyBackend
 from .model.config import ModelConfig
 from .model.llama import Llama
 from .sampling.params import SamplingParams
@@ -45,10 +45,6 @@ if TYPE_CHECKING:
     from .inspect.inside import Inside
 
 Prompt: TypeAlias = str | Sequence[int]
-
-# The longest context by default: the RoPE table and the default cache grow with it.
-MAX_DEFAULT_CONTEXT = 32768
-MAX_CONTEXTS = 64  # full contexts that the default cache has room for
 
 
 class LLM:
@@ -69,8 +65,9 @@ class LLM:
         context_length: the longest prompt and answer together, in tokens; None takes the
             model's own, up to 32,768.
         cache_tokens: how many tokens the KV cache holds, of all requests together; None takes 64
-            contexts, or what fits a quarter of the machine's memory (of which only what is used
-            costs anything), or nine tenths of the GPU's free memory.
+            contexts, or what fits a quarter of the memory that the machine, its container and
+            `ulimit` allow (of which only what is used costs anything), or nine tenths of the
+            GPU's free memory.
         deterministic: the same bits for a request whatever else is in its batches, however its
             prompt is chunked and whatever of it is cached; slower where there are many rows.
         keep_converted: keep the converted weights of GGUF files in the cache folder, so that
@@ -108,14 +105,15 @@ class LLM:
         self._chosen_template, self._template_variables = chat_template, template_variables
         if chat_template not in (None, "none"):
             _ = self.chat_template  # so that a file that cannot be used is refused at once
-        self.context_length = _context_length(config, context_length)
+        self.context_length = choose_context_length(config, context_length)
         folder = cache_folder() / "converted" if keep_converted else None
         ops = operators_for(backend, dtype, threads, folder, deterministic)
         self.name = model_title(model.path)
         self.description = f"{self.name} · {model.format_name} · {ops.description}"
         try:
             weights = load_weights(model, ops, self.context_length, progress)
-            cache = ops.cache(config, _cache_tokens(config, self.context_length, cache_tokens, ops))
+            tokens = choose_cache_tokens(config, self.context_length, cache_tokens, ops)
+            cache = ops.cache(config, tokens)
             self._engine: Engine | None = Engine(
                 Llama(config, weights, ops),
                 cache,
@@ -449,27 +447,3 @@ def _is_one_prompt(prompts: Any) -> bool:
 def _is_list(value: Any) -> bool:
     is_sequence = isinstance(value, Sequence) and not isinstance(value, str | bytes)
     return is_sequence or (isinstance(value, np.ndarray) and value.ndim > 0)
-
-
-def _context_length(config: ModelConfig, asked: int | None) -> int:
-    if asked is None:
-        return min(config.context_length, MAX_DEFAULT_CONTEXT)
-    if type(asked) is not int or not 1 <= asked <= config.context_length:
-        raise UsageError(
-            f"context_length is {asked!r}, expected 1 to {config.context_length}, the model's own"
-        )
-    return asked
-
-
-def _cache_tokens(
-    config: ModelConfig, context_length: int, asked: int | None, backend: AnyBackend
-) -> int:
-    usual, most = (size // backend.cache_bytes_per_token(config) for size in backend.cache_budget)
-    if asked is None:
-        return max(context_length, min(MAX_CONTEXTS * context_length, usual))
-    if type(asked) is not int or not 1 <= asked <= most:
-        raise UsageError(
-            f"cache_tokens is {asked!r}, expected at least 1 and at most {most}, "
-            "which would fill the memory"
-        )
-    return asked

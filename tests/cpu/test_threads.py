@@ -15,7 +15,16 @@ import cullama
 from cullama.cpu.threads import blas_architecture, choose_threads, limit_blas, physical_cores
 from cullama.errors import UsageError
 
-QUOTA = "/sys/fs/cgroup/cpu.max"
+GROUPS = "/sys/fs/cgroup"
+QUOTA = f"{GROUPS}/cpu.max"
+VERSION_2 = {
+    "/proc/self/cgroup": "0::/\n",
+    "/proc/self/mountinfo": f"31 23 0:28 / {GROUPS} rw - cgroup2 cgroup2 rw\n",
+}
+VERSION_1 = {
+    "/proc/self/cgroup": "4:cpu,cpuacct:/docker/abc\n",
+    "/proc/self/mountinfo": f"31 23 0:28 /docker/abc {GROUPS}/cpu ro - cgroup cgroup rw,cpu\n",
+}
 
 
 @pytest.fixture(autouse=True)
@@ -97,7 +106,16 @@ def test_a_system_without_affinity_has_all_its_processors(
     ],
 )
 def test_a_container_s_quota_limits_the_cores(machine: Any, quota: str, cores: int) -> None:
-    machine(8, {QUOTA: quota})
+    machine(8, {**VERSION_2, QUOTA: quota})
+    assert physical_cores() == cores
+    machine(8, {QUOTA: quota})  # it is not said to be this process's
+    assert physical_cores() == 8
+
+
+@pytest.mark.parametrize(("quota", "cores"), [("-1", 8), ("250000", 2), ("10000", 1), ("", 8)])
+def test_a_quota_of_version_1_limits_the_cores(machine: Any, quota: str, cores: int) -> None:
+    times = {f"{GROUPS}/cpu/cpu.cfs_quota_us": quota, f"{GROUPS}/cpu/cpu.cfs_period_us": "100000\n"}
+    machine(8, VERSION_1 | times)
     assert physical_cores() == cores
 
 

@@ -329,7 +329,7 @@ def test_arrays_beyond_half_the_memory_are_refused_in_one_line(
     llm: LLM, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     inside = llm.inside([3] * 100)  # 64 KB of states and queries
-    monkeypatch.setattr(cullama.inspect.inside, "memory", lambda: 100_000)
+    monkeypatch.setattr(cullama.inspect.inside, "memory_limit", lambda: 100_000)
     asked: dict[str, Callable[[], object]] = {
         "the state of 2 layers over 100 tokens takes 0.0 GB": lambda: llm.inside([3] * 100),
         "the lens of 3 states of 100 tokens over 300 words": inside.lens,

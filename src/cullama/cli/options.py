@@ -80,6 +80,13 @@ model_options = _stack(
             "--context", "context_length", type=int, metavar="N", help="Context length, in tokens."
         ),
         click.option(
+            "--cache-tokens",
+            type=int,
+            metavar="N",
+            help="Tokens of the KV cache, all requests together.  [default: what fits a quarter of "
+            "the memory]",
+        ),
+        click.option(
             "--keep-converted/--no-keep-converted",
             default=True,
             show_default=True,

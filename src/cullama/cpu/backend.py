@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import mmap
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from math import prod
@@ -16,6 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
+from ..errors import HostMemoryError
+from ..files.host_memory import available_memory, memory_limit
 from ..files.tensor import HostArray
 from ..model.backend import Backend
 from ..model.batch import BatchType
@@ -29,7 +30,9 @@ logger = logging.getLogger("cullama")
 
 BLOCK_SIZE = 32  # tokens; the best of 16 … 256 for the product of a query and a run of blocks
 
-SHARE_FOR_CACHE = 0.25  # of the machine's memory; pages that are never touched cost nothing
+# The default cache's share of all memory that this process may have, of which pages that are never
+# touched cost nothing; and of what is left of it, which the rest of the work needs, too.
+SHARE_FOR_CACHE, SHARE_OF_AVAILABLE = 0.25, 0.5
 
 MAX_ARRAYS = 65_536  # of one model: each may need padding to a cache line
 
@@ -61,14 +64,21 @@ class HostBackend(Backend[HostArray, Weight, BatchType]):
 
     def cache(self, config: ModelConfig, tokens: int) -> KVCache[HostArray]:
         heads, width, blocks = config.kv_heads, config.head_dim, -(-tokens // BLOCK_SIZE)
-        layers = tuple(
-            LayerCache(
-                keys=_zeros((heads, blocks, width, BLOCK_SIZE), self.dtype),
-                values=_zeros((heads, blocks, BLOCK_SIZE, width), self.dtype),
-                window=window,
+        try:
+            layers = tuple(
+                LayerCache(
+                    keys=_zeros((heads, blocks, width, BLOCK_SIZE), self.dtype),
+                    values=_zeros((heads, blocks, BLOCK_SIZE, width), self.dtype),
+                    window=window,
+                )
+                for window in config.windows
             )
-            for window in config.windows
-        )
+        except (OSError, MemoryError, OverflowError):
+            size = tokens * self.cache_bytes_per_token(config)
+            raise HostMemoryError(
+                f"a KV cache of {tokens:,} tokens needs {size / 1e9:.1f} GB, and "
+                f"{available_memory() / 1e9:.1f} GB are free; lower cache_tokens (--cache-tokens)"
+            ) from None
         return KVCache(layers, blocks, BLOCK_SIZE)
 
     def cache_bytes_per_token(self, config: ModelConfig) -> int:
@@ -76,8 +86,8 @@ class HostBackend(Backend[HostArray, Weight, BatchType]):
 
     @property
     def cache_budget(self) -> tuple[int, int]:
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        return int(memory * SHARE_FOR_CACHE), memory
+        limit, available = memory_limit(), available_memory()
+        return int(min(limit * SHARE_FOR_CACHE, available * SHARE_OF_AVAILABLE)), limit
 
     def copy_blocks(self, cache: KVCache[HostArray], copies: Sequence[tuple[int, int]]) -> None:
         for layer in cache.layers:

@@ -12,6 +12,9 @@ from pathlib import Path
 from threadpoolctl import ThreadpoolController
 
 from ..errors import UsageError
+from ..files.cgroup import group_folders, read_number
+
+QUOTA = ("quota", "period")  # version 1's names of what version 2 writes in one file
 
 
 def choose_threads(asked: int | None) -> int:
@@ -64,9 +67,18 @@ def _core_of(processor: int) -> str:
 
 
 def _container_quota() -> int | None:
-    """Return the processors granted by cgroup v2, rounded down, or None without a limit."""
+    """Return the processors that control groups grant, rounded down, or None without a limit."""
+    quotas = [quota for folder in group_folders("cpu") if (quota := _quota(folder)) is not None]
+    return min(quotas, default=None)
+
+
+def _quota(folder: Path) -> int | None:
+    """Return the processors that one group grants; both versions write two times."""
     try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        quota, period = (folder / "cpu.max").read_text().split()
+    except (OSError, ValueError):
+        quota, period = (str(read_number(folder / f"cpu.cfs_{name}_us")) for name in QUOTA)
+    try:
         return max(1, int(quota) // int(period))
-    except (OSError, ValueError, ZeroDivisionError):  # "max": no limit
+    except (ValueError, ZeroDivisionError):  # "max", -1 or no such file: no limit
         return None

@@ -18,6 +18,7 @@ from ..backends import COMPILER, INSTALL_COMPILER
 from ..cpu.threads import physical_cores
 from ..errors import CullamaError
 from ..files.cache_folder import cache_folder
+from ..files.host_memory import available_memory, machine_memory, memory_limit
 from ..version import __version__
 from .findings import Fact
 
@@ -67,11 +68,11 @@ def host_facts() -> Iterator[Fact]:
     yield _processor()
     yield _kernels()
 
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    available = _key_values(Path("/proc/meminfo")).get("MemAvailable", "").split()
-    free = int(available[0]) * 1024 if available else None
-    found = f"{gigabytes(total)}{'' if free is None else f', {gigabytes(free)} of it available'}"
-    yield Fact("memory", found, {"total_bytes": total, "available_bytes": free})
+    total, limit, free = machine_memory(), memory_limit(), available_memory()
+    allowed = f", {gigabytes(limit)} of it allowed to this process" if limit < total else ""
+    found = f"{gigabytes(total)}{allowed}, {gigabytes(free)} available"
+    details = {"total_bytes": total, "limit_bytes": limit, "available_bytes": free}
+    yield Fact("memory", found, details)
     yield _own_cache()
 
     present = {name: os.environ[name] for name in VARIABLES if name in os.environ}

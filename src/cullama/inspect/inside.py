@@ -7,7 +7,6 @@ are computed from them on request, by the backend's own operators. HTML for note
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -18,6 +17,7 @@ import numpy as np
 
 from ..engine.validation import check_prompt_alone
 from ..errors import UsageError
+from ..files.host_memory import available_memory, memory_limit
 from ..sampling.sampler import softmax
 from ..text.token_texts import token_texts
 from .hook import Floats, Hook, observer_of
@@ -257,18 +257,13 @@ class _States:
         return changed
 
 
-def memory() -> int:
-    """Return the machine's memory in bytes."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
 def check_memory(size: int, what: str, remedy: str) -> None:
-    """Raises UsageError: `size` bytes are more than half the machine's memory."""
-    limit = int(MEMORY_SHARE * memory())
+    """Raises UsageError: `size` bytes are more than half the memory this process may have."""
+    limit = min(int(MEMORY_SHARE * memory_limit()), available_memory())
     if size > limit:
         raise UsageError(
-            f"{what} takes {size / 1e9:.1f} GB, expected at most {limit / 1e9:.1f} GB, "
-            f"half of this machine's memory: {remedy}"
+            f"{what} takes {size / 1e9:.1f} GB, expected at most {limit / 1e9:.1f} GB, what is "
+            f"free, or half of the memory that this process may have: {remedy}"
         )
 
 
