@@ -180,16 +180,6 @@ def _link(folder: Path, target: str) -> None:
     (folder / SECOND).symlink_to(target)
 
 
-def _extra(folder: Path) -> None:
-    """A shard of the same series that the index does not name, as after a merge of downloads."""
-    for name in (FIRST, SECOND):
-        (folder / name).rename(folder / name.replace("00002.", "00003."))
-    weight_map = json.loads((folder / INDEX).read_text())["weight_map"]
-    changed = {tensor: file.replace("00002.", "00003.") for tensor, file in weight_map.items()}
-    write_index(folder, changed)
-    save_file({"more": np.ones(3, np.float32)}, folder / "model-00003-of-00003.safetensors")
-
-
 def _resize(folder: Path, by: int) -> None:
     content = (folder / SECOND).read_bytes()
     (folder / SECOND).write_bytes(content[:by] if by < 0 else content + bytes(by))
@@ -211,12 +201,10 @@ def _folder_instead(folder: Path) -> None:
 # What is done to the folder, and what the refusal must name.
 DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
     "a shard is missing": (lambda folder: (folder / SECOND).unlink(), SECOND),
-    "an extra shard": (_extra, "model-00003-of-00003.safetensors"),
     "a shard twice": (_copy, SECOND),
     "a shard too short": (lambda folder: _resize(folder, -4), SECOND),
     "a shard too long": (lambda folder: _resize(folder, 4), SECOND),
     "an empty shard": (_empty, SECOND),
-    "a link to above": (lambda folder: _link(folder, "../decoy.safetensors"), SECOND),
     "a link to anywhere": (lambda folder: _link(folder, "/etc/passwd"), SECOND),
     "a link to a device": (lambda folder: _link(folder, "/dev/zero"), SECOND),
     "a link to itself": (lambda folder: _link(folder, SECOND), SECOND),

@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import ModelFileError
+from ..files.regular_file import short_repr
 from ..files.tensor import HostArray, StoredTensor
 from ..model.config import ModelConfig
 from .checkpoint import Checkpoint, most_common_dtype
 from .gguf_file import GgufFile
-from .names import checked_tensors, huggingface_name, is_query_or_key
+from .names import huggingface_name, is_query_or_key, select_tensors
 from .sampling_defaults import GGUF, sampling_defaults
 from .template_files import gguf_names, gguf_template
 
@@ -45,8 +46,7 @@ def open_gguf(path: Path) -> Checkpoint:
 
     shapes = {name: tensor.shape for name, tensor in file.tensors.items()}
     config = ModelConfig.from_gguf(path, file.metadata, shapes, _rope_divisors(file))
-    stored = (_stored_tensor(file, name, config) for name in file.tensors)
-    tensors = checked_tensors(path, config, {tensor.name: tensor for tensor in stored})
+    tensors = _needed_tensors(file, config)
     status = path.stat()
     return Checkpoint(
         path=path,
@@ -76,9 +76,22 @@ def _rope_divisors(file: GgufFile) -> tuple[float, ...] | None:
     return tuple(float(divisor) for divisor in divisors)
 
 
-def _stored_tensor(file: GgufFile, name: str, config: ModelConfig) -> StoredTensor:
+def _needed_tensors(file: GgufFile, config: ModelConfig) -> dict[str, StoredTensor]:
+    """Return the tensors that the model needs, under Hugging Face's names."""
+    names: dict[str, str] = {}
+    for name in file.tensors:
+        if names.setdefault(huggingface_name(name), name) != name:
+            raise ModelFileError(
+                f"{file.path}: tensor {short_repr(name)}: name is given twice, also as "
+                f"{short_repr(names[huggingface_name(name)])}, expected each tensor once"
+            )
+    shapes = {ours: file.tensors[name].shape for ours, name in names.items()}
+    chosen = select_tensors(file.path, config, shapes)
+    return {ours: _stored_tensor(file, names[name], ours, config) for ours, name in chosen.items()}
+
+
+def _stored_tensor(file: GgufFile, name: str, ours: str, config: ModelConfig) -> StoredTensor:
     """Return a tensor under Hugging Face's name and in its order of rows."""
-    ours = huggingface_name(name)
     is_interleaved = config.family.has_interleaved_qk and is_query_or_key(ours)
     if not is_interleaved:
         return replace(file.stored_tensor(name), name=ours)

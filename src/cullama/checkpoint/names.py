@@ -6,14 +6,14 @@ a file's tensors is reported at once. No tensor's values are read.
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping
-from itertools import chain, islice
 from pathlib import Path
 
-from ..errors import ModelFileError
-from ..files.tensor import StoredTensor
+from ..errors import ModelFileError, UnsupportedModelError
 from ..model.config import ModelConfig
+from .extras import foreign_weights, is_harmless, is_part_of_model
 
 EMBEDDING, HEAD, NORM = "model.embed_tokens.weight", "lm_head.weight", "model.norm.weight"
 
@@ -34,10 +34,12 @@ _GGUF_LAYER = {
 _GGUF_STEM = {ours: gguf for gguf, ours in (_GGUF_WHOLE | _GGUF_LAYER).items()}
 _GGUF_NAME = re.compile(r"(?:blk\.(?P<layer>0|[1-9][0-9]*)\.)?(?P<stem>\w+)\.(?P<kind>weight|bias)")
 
-# Tables that old exporters stored; cullama computes them from the config.
-_RECOMPUTED = re.compile(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq|rope_freqs\.weight")
-
 MAX_LISTED = 60  # problems in one message
+MAX_NAMED = 5  # tensors in one warning
+
+_WITHIN = ("model.layers.", "model.embed_tokens.", "lm_head.", "blk.")
+
+LOG = logging.getLogger("cullama")
 
 
 def huggingface_name(gguf_name: str) -> str:
@@ -105,42 +107,95 @@ def expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def checked_tensors(
-    path: Path, config: ModelConfig, found: Mapping[str, StoredTensor]
-) -> dict[str, StoredTensor]:
-    """Return the tensors that the model needs out of those `found` in a file.
+def select_tensors(
+    path: Path, config: ModelConfig, found: Mapping[str, tuple[int, ...]]
+) -> dict[str, str]:
+    """Return the name in `found`, shapes by name, of each tensor that the model needs.
+
+    Tensors that it does not need are passed over: known tables silently, others with a warning.
 
     Raises:
-        ModelFileError: names all missing, unexpected and misshaped tensors.
+        ModelFileError: names all tensors that are missing or misshaped, and all that the model
+            would need if its config were another.
+        UnsupportedModelError: the names are those of weights that cullama does not read.
     """
-    tensors = {name: t for name, t in found.items() if not _RECOMPUTED.fullmatch(name)}
-    if config.tied:
-        # Some files store the tied matrix under both names, some under the output's only.
-        head = tensors.pop(HEAD, None)
-        if head is not None:
-            tensors.setdefault(EMBEDDING, head)
-    shapes = expected_shapes(config)
-    missing = [name for name in shapes if name not in tensors]
-    unexpected = [name for name in tensors if name not in shapes]
-    misshaped = [name for name, t in tensors.items() if name in shapes and t.shape != shapes[name]]
-    problems = chain(
-        (f"missing {_short_name(name)} {list(shapes[name])}" for name in missing),
-        (f"unexpected {_short_name(name)}" for name in unexpected),
-        (
-            f"{_short_name(name)} has shape {list(tensors[name].shape)}, "
-            f"expected {list(shapes[name])}"
-            for name in misshaped
-        ),
+    chosen = {name: name for name in expected_shapes(config)}
+    if config.tied and EMBEDDING not in found:
+        chosen[EMBEDDING] = HEAD  # some files store the tied matrix under the output's name only
+    shapes = {chosen[name]: shape for name, shape in expected_shapes(config).items()}
+    tied = {EMBEDDING, HEAD} if config.tied else set()
+    extra = [name for name in found if name not in shapes and name not in tied]
+    extra = [name for name in extra if not is_harmless(name)]
+    misfits = _misfits(shapes, found)
+    _refuse_foreign(path, extra, has_misfits=bool(misfits))
+    parts = [name for name in extra if is_part_of_model(name, config.layers)]
+    misfits += [f"unexpected {_short_name(name)}" for name in parts]
+    if misfits:
+        raise ModelFileError(_listed(path, misfits) + _hint(misfits, parts))
+    rest = [name for name in extra if name not in set(parts)]
+    if rest:
+        LOG.warning("%s", _passed_over(path, rest))
+    return chosen
+
+
+def _misfits(
+    shapes: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]
+) -> list[str]:
+    """Describe the tensors that are missing, then those of a wrong shape."""
+    missing = [
+        f"missing {_short_name(name)} {list(shape)}"
+        for name, shape in shapes.items()
+        if name not in found
+    ]
+    return missing + [
+        f"{_short_name(name)} has shape {list(found[name])}, expected {list(shape)}"
+        for name, shape in shapes.items()
+        if name in found and found[name] != shape
+    ]
+
+
+def _refuse_foreign(path: Path, extra: list[str], has_misfits: bool) -> None:
+    """Refuse weights of a kind that cullama does not read, by that kind's name.
+
+    Where nothing is missing, only names within the language model count: parts of others that
+    come with it may look like anything.
+    """
+    names = extra if has_misfits else [name for name in extra if name.startswith(_WITHIN)]
+    foreign = foreign_weights(names)
+    if foreign is not None:
+        name, what, remedy = foreign
+        raise UnsupportedModelError(f"{path}: tensor {_short_name(name)} is of {what}; {remedy}")
+
+
+def _listed(path: Path, misfits: list[str]) -> str:
+    verb = "tensor does not fit" if len(misfits) == 1 else "tensors do not fit"
+    more = f"; and {len(misfits) - MAX_LISTED} more" if len(misfits) > MAX_LISTED else ""
+    return (
+        f"{path}: {len(misfits)} {verb} the names and shapes expected by the config: "
+        f"{'; '.join(misfits[:MAX_LISTED])}{more}"
     )
-    count = len(missing) + len(unexpected) + len(misshaped)
-    if count:
-        verb = "tensor does not fit" if count == 1 else "tensors do not fit"
-        listed = "; ".join(islice(problems, MAX_LISTED))
-        more = f"; and {count - MAX_LISTED} more" if count > MAX_LISTED else ""
-        raise ModelFileError(
-            f"{path}: {count} {verb} the names and shapes expected by the config: {listed}{more}"
+
+
+def _hint(misfits: list[str], parts: list[str]) -> str:
+    """Say what to do where only the output matrix, or only biases, do not fit."""
+    if len(misfits) == 1 and not parts and misfits[0].startswith(f"missing {HEAD!r}"):
+        return (
+            "; models for embeddings or classification have none: take one that predicts text, or "
+            "set tie_word_embeddings in config.json where the embedding is the output matrix"
         )
-    return tensors
+    if len(misfits) == len(parts) and all(name.endswith(".bias") for name in parts):
+        return "; where the model has biases, config.json says so: attention_bias, mlp_bias"
+    return ""
+
+
+def _passed_over(path: Path, names: list[str]) -> str:
+    shown = ", ".join(map(_short_name, sorted(names)[:MAX_NAMED])) + ", …" * (
+        len(names) > MAX_NAMED
+    )
+    count = f"{len(names)} tensors that the model does not need are"
+    if len(names) == 1:
+        count = "a tensor that the model does not need is"
+    return f"{path}: {count} passed over: {shown}"
 
 
 def _short_name(name: str) -> str:
