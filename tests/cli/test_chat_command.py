@@ -17,6 +17,7 @@ GREEDY = ("-t", "0", "-n", "6")
 # name → arguments, standard input. All independent, so they run side by side.
 RUNS: dict[str, tuple[tuple[str, ...], bytes]] = {
     "words": (("-q", *GREEDY, "Hi", "there"), b"not read"),
+    "dash": (("-q", *GREEDY, "-5 + 3?"), b""),
     "pipe": (("-q", *GREEDY), "naïve 🦙\n".encode()),
     "both": (("-q", *GREEDY, "Hi", "-"), b"there\n"),
     "json": (("-q", *GREEDY, "--json", "--logprobs", "2", "--system", "Be brief.", "Hi"), b""),
@@ -48,13 +49,19 @@ def answer(chat_model: Path) -> Callable[[str], str]:
     """What the library says to the same question."""
     params = SamplingParams(temperature=0, max_tokens=6)
     with LLM(chat_model, backend="cpu") as llm:
-        questions = ("Hi there", "naïve 🦙", "Hi\nthere", "Hi")
+        questions = ("Hi there", "naïve 🦙", "Hi\nthere", "Hi", "-5 + 3?")
         answers = {it: llm.session(params=params).send(it).text for it in questions}
     return answers.__getitem__
 
 
 @pytest.mark.parametrize(
-    ("name", "question"), [("words", "Hi there"), ("pipe", "naïve 🦙"), ("both", "Hi\nthere")]
+    ("name", "question"),
+    [
+        ("words", "Hi there"),
+        ("dash", "-5 + 3?"),
+        ("pipe", "naïve 🦙"),
+        ("both", "Hi\nthere"),
+    ],
 )
 def test_a_question_is_answered_as_the_library_does(
     runs: dict[str, Any], answer: Callable[[str], str], name: str, question: str

@@ -119,9 +119,13 @@ def test_edit_puts_the_last_question_into_the_line(start_chat: StartChat) -> Non
         ("/rest", "there is no /rest; did you mean /reset?"),
         ("/frobnicate", "there is no /frobnicate; /help lists those there are"),
         ("/help me", "/help takes no argument, found 'me'"),
-        ("/undo", "1 turns to take back, expected 1 to 0"),
+        ("/undo", "nothing has been asked yet"),
+        ("/undo 5", "nothing has been asked yet"),
         ("/undo many", "/undo takes a number of turns, found 'many'"),
-        ("/retry", "expected 1 to 0"),
+        ("/undo -1", "/undo takes a number of turns, found '-1'"),
+        ("/undo " + "9" * 40, "/undo takes a number of turns, found"),
+        ("/retry", "nothing has been asked yet"),
+        ("/edit", "nothing has been asked yet"),
         ("/set temprature 1", "there is no setting 'temprature'; did you mean temperature?"),
         ("/set temperature hot", "temperature is 'hot', expected a number from 0"),
         ("/set n 2", "n cannot be set in a conversation"),
@@ -217,6 +221,106 @@ def test_without_a_writable_history_file_chat_says_so_and_runs(
     terminal = start_chat("--stats", columns=300)
     terminal.wait_for("no history is kept: .*chat_history: Not a directory")
     ask(terminal, "hallo", 1)
+
+
+def test_tab_then_enter_runs_the_command_that_was_completed(start_chat: StartChat) -> None:
+    terminal = start_chat("--stats")
+    ask(terminal, "hallo", 1)
+    terminal.send("/und")
+    terminal.wait_for("/undo +Take the last turn back")
+    terminal.send("\t")
+    terminal.wait_for("> /undo")
+    terminal.send("\r")
+    terminal.wait_for("taken back: hallo")
+
+
+def test_undo_of_more_turns_than_there_are_takes_them_all(start_chat: StartChat) -> None:
+    terminal = start_chat("--stats")
+    ask(terminal, "one", 1)
+    ask(terminal, "two", 2)
+    terminal.say("/undo 5")
+    terminal.wait_for("taken back: one\n.*taken back: two\n.*there were no more than 2 turns")
+    terminal.wait_for("context ░{10} 0 of")
+
+
+@pytest.mark.parametrize("word", ["exit", "quit", "/exit"])
+def test_what_people_type_to_leave_leaves(start_chat: StartChat, word: str) -> None:
+    terminal = start_chat()
+    terminal.wait_for("Ctrl-D leaves")
+    terminal.say(word)
+    assert terminal.end() == 0
+
+
+def test_a_space_in_front_makes_the_word_exit_a_message(start_chat: StartChat) -> None:
+    terminal = start_chat("--stats")
+    ask(terminal, " exit", 1)
+    terminal.say("/undo")
+    terminal.wait_for("taken back: exit")
+
+
+@pytest.mark.parametrize("columns", [40, 60])
+def test_help_is_wrapped_on_a_narrow_terminal(start_chat: StartChat, columns: int) -> None:
+    terminal = start_chat(columns=columns, rows=70)
+    terminal.wait_for("leaves")
+    terminal.say("/help")
+    text = terminal.wait_for(r"makes the\s+line\s+a\s+message")
+    for summary in ("Change the last question, in the line or to TEXT, and ask it again", "a file"):
+        assert re.search(summary.replace(" ", r"\s+"), text)
+    assert not re.search(r"^(ask|it|again)", text, re.MULTILINE)  # further lines are indented
+
+
+# Loads slowly as long as there is a file "slow" in the current folder.
+SLOW_LOADING = """
+import os, time
+from cullama.cli import main
+from cullama.cli.chat import loop
+load = loop.load
+def slow_load(**options):
+    if os.path.exists("slow"):
+        print("loading slowly")
+        time.sleep(60)
+    return load(**options)
+loop.load = slow_load
+main()
+"""
+
+
+def test_ctrl_c_while_a_model_is_loaded_goes_back_to_the_old_one(
+    cullama_command: Any,
+    chat_model: Path,
+    tiny_model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    *start, _ = cullama_command.command()
+    terminal = Terminal(
+        [*start, SLOW_LOADING, "chat", "-q", "-m", str(chat_model), "-n", "3", "--stats"],
+        cullama_command.environment({"XDG_STATE_HOME": str(tmp_path / "state")}),
+    )
+    ask(terminal, "hallo", 1)
+    slow = tmp_path / "slow"
+    slow.touch()
+    terminal.say(f"/model {tiny_model}")
+    terminal.wait_for("loading slowly")
+    slow.unlink()
+    terminal.send("\x03")
+    terminal.wait_for("back to tiny-chat …\n+stopped\n")
+    terminal.wait_for("tokens · tiny-chat", len(terminal.text()) - 500)
+    ask(terminal, "more", 2)
+
+    slow.touch()
+    terminal.say(f"/model {tiny_model}")
+    terminal.wait_until(lambda: terminal.text().count("loading slowly") == 2, "loading")
+    terminal.send("\x03")
+    terminal.wait_until(lambda: terminal.text().count("loading slowly") == 3, "loading again")
+    terminal.send("\x03")  # neither the new one nor the old one
+    terminal.wait_for("tiny-chat is not loaded; the next line loads it")
+    slow.unlink()
+    ask(terminal, "and more", 3)
+    assert "Traceback" not in terminal.text()
+    terminal.say("exit")
+    assert terminal.end() == 0
 
 
 def test_commands_and_settings_are_completed(start_chat: StartChat) -> None:

@@ -96,7 +96,7 @@ def test_help_imports_nothing_heavy() -> None:
         (["stroy"], "stroy"),
         (["story", "--bogus"], "--bogus"),
         (["story", "--tempreature", "1"], "--temperature"),
-        (["story", "one", "two"], "two"),
+        (["quantize", "--type", "f16", "one", "two"], "two"),
         (["story", "--model"], "--model"),
         (["story", "--json=5"], "--json"),
         (["story", "--backend", "tpu"], "auto, cpu, cpu:numpy, cuda"),

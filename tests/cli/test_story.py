@@ -39,6 +39,9 @@ SAMPLING = (
 RUNS: dict[str, tuple[tuple[str, ...], bytes, dict[str, str]]] = {
     "plain": (FORTY, b"", {}),
     "another": (("The old clock", "--dtype", "bfloat16", *FORTY, "--seed", "8"), b"", {}),
+    "words": (("-q", *FORTY, "The", "old", "clock"), b"", {}),
+    "dash": (("-q", "-5 degrees", *FORTY), b"", {}),
+    "newline": (("-q", "--json", "-n", "3", "--logit-bias", "201=100", "--stop", r"\n"), b"", {}),
     "no seed": (("-q", "-n", "20", "--json"), b"", {}),
     "pipe": (("-q", "-", *FORTY), "Das Café —\nin 東京\n".encode(), {}),
     "json": (("--json", "--stats", "--logprobs", "2", *FORTY), b"", {}),
@@ -98,6 +101,20 @@ def test_nothing_shows_a_traceback(runs: dict[str, Any], name: str) -> None:
 def test_a_story_is_prompt_and_text(runs: dict[str, Any], llm: LLM) -> None:
     assert runs["plain"].code == 0
     assert runs["plain"].out == PROMPT + llm.generate(PROMPT, params()).text + "\n"
+
+
+@pytest.mark.parametrize(("name", "prompt"), [("words", "The old clock"), ("dash", "-5 degrees")])
+def test_a_prompt_needs_no_quotation_marks_and_may_begin_with_a_dash(
+    runs: dict[str, Any], llm: LLM, name: str, prompt: str
+) -> None:
+    assert runs[name].out == prompt + llm.generate(prompt, params()).text + "\n"
+
+
+def test_a_stop_text_may_be_a_newline(runs: dict[str, Any], llm: LLM) -> None:
+    newline = llm.tokenizer.encode("\n", add_special_tokens=False)
+    result = json.loads(runs["newline"].out)
+    assert (result["token_ids"], result["text"]) == (newline, "")
+    assert result["finish_reason"] == "stop"
 
 
 def test_a_prompt_a_type_and_a_seed_can_be_chosen(runs: dict[str, Any], tiny_model: Path) -> None:

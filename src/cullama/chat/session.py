@@ -267,6 +267,8 @@ class Session:
 
     def _start_of_last(self, turns: int) -> int:
         asked = [i for i, message in enumerate(self.messages) if message["role"] == "user"]
+        if not asked:
+            raise UsageError("nothing has been asked yet, expected a turn to go back to")
         if turns < 1 or turns > len(asked):
             raise UsageError(
                 f"{turns} turns to take back, expected 1 to {len(asked)}, as many as there are"

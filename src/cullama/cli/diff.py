@@ -13,6 +13,7 @@ from ..errors import CullamaError, UsageError
 from .loading import load
 from .options import check_backend
 from .standard_input import read_prompt
+from .text_command import TextCommand
 
 if TYPE_CHECKING:
     from ..inspect.diff import Comparison
@@ -60,8 +61,8 @@ def _tokens(context: click.Context, option: click.Parameter, text: str | None) -
         raise click.BadParameter(f"{text!r}, expected token ids like 1,80,147") from None
 
 
-@click.command("diff", short_help="Compare two settings, operator by operator.")
-@click.argument("prompt", required=False, metavar="[PROMPT]")
+@click.command("diff", short_help="Compare two settings, operator by operator.", cls=TextCommand)
+@click.argument("prompt", nargs=-1, metavar="[PROMPT]…")
 @click.option(
     *("-m", "--models", "--model"),
     callback=_pair(lambda name, option, context: name or None),
@@ -142,7 +143,7 @@ def _tokens(context: click.Context, option: click.Parameter, text: str | None) -
 @click.option("-q", "--quiet", is_flag=True, help="Do not print models and devices.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of the table.")
 def command(
-    prompt: str | None,
+    prompt: tuple[str, ...],
     tokens: list[int] | None,
     detail: bool,
     tolerance: float | None,
@@ -162,7 +163,7 @@ def command(
     Exits with 0 where every operator is within the tolerance, 1 where the sides differ (or
     something fails), 2 after misuse.
     """
-    if prompt is not None and tokens is not None:
+    if prompt and tokens is not None:
         raise UsageError("there is a PROMPT and --tokens, expected one of them")
     names = LOADING | RUNNING
     first, second = ({names[option]: options[option][i] for option in names} for i in (0, 1))

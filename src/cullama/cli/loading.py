@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from .sampling import SamplingOptions
 
 
-def load(model: Any, quiet: bool, **options: Any) -> LLM:
-    """Load a model; `options` are those of `LLM`."""
+def load(model: Any, quiet: bool, is_short: bool = False, **options: Any) -> LLM:
+    """Load a model; `options` are those of `LLM`. `is_short` leaves details out of its line."""
     from ..llm import LLM
 
     show_log(quiet)
@@ -27,8 +27,15 @@ def load(model: Any, quiet: bool, **options: Any) -> LLM:
     ):
         llm = LLM(model, download_progress=download, progress=reading, **options)
     if not quiet:
-        click.secho(llm.description, dim=True, err=True)
+        line = short_description(llm) if is_short else llm.description
+        click.secho(line, dim=True, err=True)
     return llm
+
+
+def short_description(llm: LLM) -> str:
+    """Return the model's name, format and device."""
+    format_name, device, *_ = llm.description.removeprefix(f"{llm.name} · ").split(" · ")
+    return f"{llm.name} · {format_name} · {device}"
 
 
 def load_with_sampling(

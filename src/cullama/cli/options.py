@@ -157,7 +157,13 @@ other_sampling_options = _stack(
             help="Subtracted from a token's logit for each time it is in the text.",
         ),
         click.option("-s", "--seed", type=int, help="The same seed gives the same text."),
-        click.option("--stop", multiple=True, metavar="TEXT", help="Stop before this text."),
+        click.option(
+            "--stop",
+            multiple=True,
+            metavar="TEXT",
+            callback=lambda context, option, values: tuple(map(unescaped, values)),
+            help=r"Stop before this text; \n, \t, \u1234 and \\ in it are read as in Python.",
+        ),
         click.option(
             "--stop-token-id",
             "stop_token_ids",
@@ -212,6 +218,20 @@ SAMPLING_NAMES = (
     "ignore_eos",
     "speculation",
 )
+
+
+_ESCAPE = re.compile(r"\\(?:([nrt\\])|x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4}))")
+_ESCAPED = {"n": "\n", "r": "\r", "t": "\t", "\\": "\\"}
+
+
+def unescaped(text: str) -> str:
+    """Replace escapes, which shells leave as they are: `\\n` by a newline. Others stay."""
+
+    def meant(found: re.Match[str]) -> str:
+        letter, byte, code = found.groups()
+        return _ESCAPED[letter] if letter else chr(int(byte or code, 16))
+
+    return _ESCAPE.sub(meant, text)
 
 
 def _bias(text: str) -> tuple[int, float]:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 
 from ..errors import UsageError
 
 DEFAULT_PROMPT = "Once upon a time"
 
 
-def read_prompt(prompt: str | None) -> str:
-    """Return a command's PROMPT: None gives the default, "-" reads standard input."""
-    if prompt is None:
+def read_prompt(words: Sequence[str]) -> str:
+    """Return a command's PROMPT: no words give the default, "-" reads standard input."""
+    if not words:
         return DEFAULT_PROMPT
-    return read_standard_input("the prompt") if prompt == "-" else prompt
+    return read_standard_input("the prompt") if [*words] == ["-"] else " ".join(words)
 
 
 def read_standard_input(what: str) -> str:

@@ -16,6 +16,7 @@ from .options import model_options, sampling_options
 from .sampling import SamplingOptions
 from .standard_input import read_prompt
 from .terminal import printable
+from .text_command import TextCommand
 
 if TYPE_CHECKING:
     from ..llm import LLM
@@ -23,13 +24,13 @@ if TYPE_CHECKING:
     from ..text.completion import Completion
 
 
-@click.command("story", short_help="Tell a story.")
-@click.argument("prompt", required=False, metavar="[PROMPT]")
+@click.command("story", short_help="Tell a story.", cls=TextCommand)
+@click.argument("prompt", nargs=-1, metavar="[PROMPT]…")
 @model_options
 @sampling_options
 @click.option("--stats", is_flag=True, help="Print the speed.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object, at the end.")
-def command(prompt: str | None, stats: bool, as_json: bool, **options: Any) -> int:
+def command(prompt: tuple[str, ...], stats: bool, as_json: bool, **options: Any) -> int:
     """Continue PROMPT, or "Once upon a time"; `-` reads it from standard input.
 
     Ctrl-C stops the story and keeps what is written.

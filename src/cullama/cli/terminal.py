@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 import textwrap
+
+# What can command a terminal, or make a line read otherwise than it is: C0 but for tab and newline,
+# DEL and C1, line and paragraph separators, bidirectional overrides. Scripts need all the rest:
+# joiners, direction marks, soft hyphens, spaces of other widths, the tags of flags.
+UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202d\u202e]")
 
 
 def printable(text: str) -> str:
@@ -14,17 +20,20 @@ def printable(text: str) -> str:
 
 def sanitized(text: str) -> str:
     """Replace control characters, with which a text could command the terminal."""
-    return "".join(c if c in "\n\t" or c.isprintable() else "�" for c in text)
+    return UNSAFE.sub("�", text)
 
 
 def wrapped(text: str, indent: int = 0) -> str:
-    """Wrap one line to the terminal's width; files and pipes get it whole."""
+    """Wrap one line to the terminal's width; files and pipes get it whole.
+
+    Lines after the first are indented, by at most a third of the width.
+    """
     if not sys.stdout.isatty():
         return text
     columns = shutil.get_terminal_size().columns
     wrapper = textwrap.TextWrapper(
         columns,
-        subsequent_indent=" " * indent,
+        subsequent_indent=" " * min(indent, columns // 3),
         break_long_words=False,
         break_on_hyphens=False,
     )

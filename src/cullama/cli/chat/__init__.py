@@ -13,6 +13,7 @@ from ..loading import load_with_sampling
 from ..options import model_options, other_sampling_options
 from ..sampling import SamplingOptions
 from ..standard_input import read_standard_input
+from ..text_command import TextCommand
 
 if TYPE_CHECKING:
     from ...chat.session import Session
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 DEFAULT_MAX_TOKENS = 1024  # enough for an answer with some code in it
 
 
-@click.command("chat", short_help="Talk with a model.")
+@click.command("chat", short_help="Talk with a model.", cls=TextCommand)
 @click.argument("question", nargs=-1, metavar="[QUESTION]…")
 @model_options
 @click.option("--system", metavar="TEXT", help="System message: how the model should behave.")
@@ -72,7 +73,7 @@ def command(
     asked = _question(question)
     if as_json and asked is None:
         raise UsageError("--json answers one question: give it, or pipe it in")
-    llm, params = load_with_sampling(sampling, **options)
+    llm, params = load_with_sampling(sampling, is_short=asked is None, **options)
     session = llm.session(system, params)
     if asked is None:
         from .loop import ChatLoop

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import fields, replace
@@ -19,6 +20,7 @@ import click
 
 from ...errors import UsageError
 from ...sampling.params import SamplingParams, biases_from_json
+from ..options import unescaped
 from ..terminal import sanitized, wrapped
 
 if TYPE_CHECKING:
@@ -42,6 +44,12 @@ ARGUMENTS = {
     "/model": "[NAME]",
     "/quit": "",
 }
+
+# What other programs call them.
+ALIASES = {"/exit": "/quit", "/bye": "/quit", "/clear": "/reset", "/?": "/help"}
+
+# Typed alone on a line; with a space in front they are a message.
+WORDS_TO_LEAVE = ("exit", "quit")
 
 # Parameters that /set refuses, and why.
 NOT_SETTABLE = {
@@ -86,6 +94,7 @@ class Commands:
             Leave: for /quit.
         """
         name, _, argument = line.strip().partition(" ")
+        name = ALIASES.get(name, name)
         if name not in self._actions:
             near = get_close_matches(name, self._actions, 1, 0.5)
             hint = f"did you mean {near[0]}?" if near else "/help lists those there are"
@@ -114,11 +123,11 @@ class Commands:
     def help(self, argument: str) -> None:
         """List the commands."""
         for name, takes in ARGUMENTS.items():
-            click.echo(f"  {name + ' ' + takes:<22} {self._summary(name)}")
+            click.echo(wrapped(f"  {name + ' ' + takes:<22} {self._summary(name)}", indent=25))
         self._chat.note(
             "Enter sends; Alt-Enter, or \\ before Enter, starts a new line; Tab completes; arrow "
-            "keys bring back earlier lines; Ctrl-C stops an answer, Ctrl-D leaves; a space before "
-            "a / makes the line a message."
+            "keys bring back earlier lines; Ctrl-C stops an answer, Ctrl-Z suspends the program, "
+            "Ctrl-D, or exit as a word, leaves; a space before a / makes the line a message."
         )
 
     def reset(self, argument: str) -> None:
@@ -129,11 +138,15 @@ class Commands:
 
     def undo(self, argument: str) -> None:
         """Take the last turn back, or the last N."""
-        if argument and not argument.isdecimal():
+        if argument and not re.fullmatch("[0-9]{1,9}", argument):
             raise UsageError(f"/undo takes a number of turns, found {argument!r:.40}")
-        for message in self._chat.session.undo(int(argument or 1)):
+        session, wanted = self._chat.session, int(argument or 1)
+        questions = sum(message["role"] == "user" for message in session.messages)
+        for message in session.undo(min(wanted, questions) if questions else wanted):
             if message["role"] == "user":
                 self._chat.note(f"taken back: {_shortened(message['content'])}")
+        if wanted > questions:
+            self._chat.note(f"there were no more than {_turns(questions)}")
 
     def retry(self, argument: str) -> None:
         """Ask the last question again."""
@@ -220,7 +233,7 @@ class Commands:
     def copy(self, argument: str) -> None:
         """Put the last answer into the clipboard."""
         messages = self._chat.session.messages
-        answers = [it["content"] for it in messages if it["role"] == "assistant"]
+        answers = [it["content"].strip() for it in messages if it["role"] == "assistant"]
         if not answers:
             raise UsageError("there is no answer to copy yet")
         data = answers[-1].encode()
@@ -283,7 +296,7 @@ def _parsed(name: str, text: str) -> Any:
     try:
         value = json.loads(text)
     except ValueError:
-        return text
+        return unescaped(text) if name == "stop" else text
     if name == "stop" and not isinstance(value, list):
         return [value if isinstance(value, str) else text]
     if name == "stop_token_ids" and isinstance(value, int):

@@ -14,7 +14,6 @@ import click
 from prompt_toolkit import PromptSession
 from prompt_toolkit.completion import CompleteEvent, Completer, Completion, PathCompleter
 from prompt_toolkit.document import Document
-from prompt_toolkit.filters import completion_is_selected, has_completions
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.styles import Style
@@ -44,6 +43,7 @@ class Editor:
             prompt_continuation=lambda width, line, is_wrapped: "" if is_wrapped else CONTINUATION,
             key_bindings=_keys(),
             bottom_toolbar=status,
+            enable_suspend=True,  # Ctrl-Z
             style=Style.from_dict({"bottom-toolbar": "noreverse ansibrightblack"}),
         )
 
@@ -58,10 +58,13 @@ class Editor:
 
 
 def _keys() -> KeyBindings:
-    """Bind Enter to send, and Alt-Enter, or a backslash before Enter, to start a new line."""
+    """Bind Enter to send, and Alt-Enter, or a backslash before Enter, to start a new line.
+
+    A completion that Tab has chosen stands in the line already, and is sent with it.
+    """
     keys = KeyBindings()
 
-    @keys.add("enter", filter=~(has_completions & completion_is_selected))
+    @keys.add("enter")
     def send(event: KeyPressEvent) -> None:
         buffer = event.current_buffer
         if buffer.document.current_line_before_cursor.endswith("\\"):

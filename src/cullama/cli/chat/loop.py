@@ -5,6 +5,7 @@ Commands are in `commands.py`, the line editor in `editor.py`, drawing in `scree
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -16,7 +17,7 @@ from ..loading import load_with_sampling
 from ..progress import ProgressBar
 from ..sampling import carried_over
 from ..terminal import wrapped
-from .commands import Commands, Leave
+from .commands import WORDS_TO_LEAVE, Commands, Leave
 from .editor import Editor
 from .screen import stats_line, write_answer
 
@@ -45,35 +46,49 @@ class ChatLoop:
         self._sampling = sampling
         self._markdown, self._stats = markdown, stats
         self.draft = ""  # what the next prompt starts with
-        self._context_used = 0  # tokens
+        self._status = ""  # the line below the editor
+        self._is_loaded = True  # False where Ctrl-C came while a model was loaded
         self._commands = Commands(self)
-        self._editor = Editor(self._commands, self._status_line)
+        self._editor = Editor(self._commands, lambda: self._status)
 
     def run(self) -> int:
         _ = self.llm.chat_format  # warns now, not at the first question, where there is no template
         self.note("/help lists commands, Ctrl-C stops an answer, Ctrl-D leaves")
+        self._update_status()
         while True:
+            draft, self.draft = self.draft, ""
             try:
-                draft, self.draft = self.draft, ""
-                self._handle(self._editor.read(draft))
-            except (EOFError, Leave):
+                line = self._editor.read(draft)
+            except EOFError:
                 return 0
             except KeyboardInterrupt:
                 self.note("Ctrl-D or /quit leaves")
+                continue
+            try:
+                self._handle(line)
+            except Leave:
+                return 0
+            except KeyboardInterrupt:
+                self.note("stopped")
             except CullamaError as error:
                 self.print_error(str(error))
 
     def _handle(self, line: str) -> None:
+        if line.rstrip() in WORDS_TO_LEAVE:
+            raise Leave
         if not line.strip():
             return
+        if not self._is_loaded:
+            self._reload()
         try:
             if line.startswith("/"):
                 self._commands.run(line)
             else:
-                # A space in front makes "/etc" a message.
-                self.show(self.session.stream(line[line.startswith(" /") :]))
+                # A space in front makes "/etc" and "exit" messages.
+                is_escaped = line.startswith(" /") or line.strip() in WORDS_TO_LEAVE
+                self.show(self.session.stream(line[1:] if is_escaped else line))
         finally:
-            self._context_used = self.session.context_used
+            self._update_status()
 
     def show(self, reply: Reply) -> None:
         """Stream an answer to the terminal; Ctrl-C stops it and keeps what there is."""
@@ -108,25 +123,33 @@ class ChatLoop:
         self.options |= {"model": path, "chat_template": None}
         try:
             self._reload()
-        except CullamaError:
+        except BaseException:  # Ctrl-C, too
             self.options = previous
+            self.note(f"back to {self.llm.name} …")
             self._reload()
             raise
 
     def _reload(self) -> None:
         """Close the model before the next one is loaded: two may not fit in memory."""
         session, before = self.session, self._sampling.starting_params(self.llm)
+        self._is_loaded = False
         self.llm.close()
-        self.llm, start = load_with_sampling(self._sampling, **self.options)
+        llm, start = load_with_sampling(self._sampling, is_short=True, **self.options)
         params = carried_over(session.params, before, start)
-        self.session = self.llm.session(None, params, session.messages)
+        self.llm, self.session = llm, llm.session(None, params, session.messages)
+        self._is_loaded = True
 
-    def _status_line(self) -> str:
-        """Return the line below the editor: how full the context is, and the model's name."""
-        longest = self.llm.longest_text
-        filled = round(10 * min(1.0, self._context_used / longest))
-        bar = "█" * filled + "░" * (10 - filled)
-        return f" context {bar} {self._context_used:,} of {longest:,} tokens · {self.llm.name}"
+    def _update_status(self) -> None:
+        """Write how full the context is, and the model's name; the old line stays where a chat
+        template refuses the conversation."""
+        if not self._is_loaded:
+            self._status = f" {self.llm.name} is not loaded; the next line loads it"
+            return
+        with suppress(CullamaError):
+            used, longest = self.session.context_used, self.llm.longest_text
+            filled = round(10 * min(1.0, used / longest))
+            bar = "█" * filled + "░" * (10 - filled)
+            self._status = f" context {bar} {used:,} of {longest:,} tokens · {self.llm.name}"
 
     @staticmethod
     def note(text: str) -> None:
