@@ -274,13 +274,13 @@ SLOW_LOADING = """
 import os, time
 from cullama.cli import main
 from cullama.cli.chat import loop
-load = loop.load
-def slow_load(**options):
+load = loop.load_with_sampling
+def slow_load(*arguments, **options):
     if os.path.exists("slow"):
         print("loading slowly")
         time.sleep(60)
-    return load(**options)
-loop.load = slow_load
+    return load(*arguments, **options)
+loop.load_with_sampling = slow_load
 main()
 """
 
