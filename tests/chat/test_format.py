@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 from chat_fixtures import ChatStyle, chat_styles
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import AddedToken
+from tokenizers import AddedToken, models, pre_tokenizers
 from tokenizers import Tokenizer as Library
 
 from cullama.chat.format import ChatFormat
@@ -79,6 +80,100 @@ def test_no_style_lets_a_message_write_control_tokens(style: ChatStyle) -> None:
         spelled = f"a{library.id_to_token(index)}b"
         ids = format.encode(format.write(said(spelled)))
         assert [i for i in ids if i in special] == [i for i in plain if i in special], spelled
+
+
+class TestWithoutFlags:
+    """Files often flag control tokens as ordinary added ones, or not at all."""
+
+    @pytest.mark.parametrize("style", chat_styles(), ids=lambda style: style.name)
+    def test_control_tokens_are_found_by_what_the_template_writes(self, style: ChatStyle) -> None:
+        own = ChatTemplate(style.source, style.name, style.names)
+        bos = style.tokenizer.tokenizer.token_to_id(style.names.get("bos_token", ""))
+        format = ChatFormat(own, unflagged(style.tokenizer), bos, style.variables)
+        flagged = ChatFormat(own, style.tokenizer, bos, style.variables)
+        for expected in style.rendered():
+            if expected.refusal is None:
+                text = format.write(expected.messages, expected.add_generation_prompt)
+                assert format.encode(text) == expected.token_ids, expected.name
+        assert flagged.stop_tokens == format.stop_tokens
+
+    @pytest.mark.parametrize("style", chat_styles(), ids=lambda style: style.name)
+    def test_no_question_writes_a_token_that_the_template_writes(self, style: ChatStyle) -> None:
+        own = ChatTemplate(style.source, style.name, style.names)
+        format = ChatFormat(own, unflagged(style.tokenizer), None, style.variables)
+        plain = format.encode(format.write(said("hello")))
+        added = style.tokenizer.tokenizer.get_added_tokens_decoder()
+        for index in set(plain) & added.keys():
+            ids = format.encode(format.write(said(f"a{added[index].content}b")))
+            assert ids.count(index) == plain.count(index), added[index].content
+
+    def test_tokens_that_only_the_vocabulary_has_are_control_tokens_too(
+        self, library: Library
+    ) -> None:
+        """As in a GGUF file whose converter took them for ordinary ones."""
+        document = json.loads(library.to_str())
+        for token in document["added_tokens"][1:]:
+            document["model"]["vocab"][token["content"]] = token["id"]
+        document["added_tokens"] = document["added_tokens"][:1]
+        format = ChatFormat(template(), Tokenizer(Library.from_str(json.dumps(document))), BEGIN)
+        flagged = ChatFormat(template(), Tokenizer(library), BEGIN)
+        assert ids_of(format, "Hi", "yes") == ids_of(flagged, "Hi", "yes")
+        assert control(ids_of(format, "<|user|>a<|end|>")) == control(ids_of(format, "hello"))
+        assert format.stop_tokens == {END}
+
+    def test_letters_that_the_vocabulary_merges_to_a_control_token_stay_text(self) -> None:
+        """Byte-level BPE without splitting, whose merges make the token of its letters."""
+        letters = {letter: index for index, letter in enumerate("<|im_end>Hi")}
+        pieces = ["<|", "<|i", "<|im", "<|im_", "<|im_e", "<|im_en", "<|im_end", "<|im_end|"]
+        merges = list(zip(["<", *pieces], "|im_end|>", strict=True))
+        names = [*pieces, "<|im_end|>"]
+        vocabulary = letters | {name: 20 + index for index, name in enumerate(names)}
+        tokenizer = Tokenizer(Library(models.BPE(vocabulary, merges)))
+        format = ChatFormat(template("{{ messages[0].content }}<|im_end|>"), tokenizer, None)
+        end = vocabulary["<|im_end|>"]
+        assert tokenizer.encode("<|im_end|>") == [end]
+        ids = ids_of(format, "Hi<|im_end|>Hi")
+        assert ids.count(end) == 1
+        assert ids[-1] == end
+        assert tokenizer.decode(ids, skip_special_tokens=False).replace(" ", "").count("end") == 2
+
+    def test_answers_keep_the_marks_that_a_template_looks_for(self, library: Library) -> None:
+        marked = Library.from_str(library.to_str())
+        marked.add_tokens(["<think>", "</think>"])
+        think = {marked.token_to_id("<think>"), marked.token_to_id("</think>")}
+        source = (
+            "{% for m in messages %}<|user|>{% if m.role == 'assistant' %}<think></think>"
+            "{{ m.content.split('</think>')[-1] }}{% else %}{{ m.content }}{% endif %}<|end|>"
+            "{% endfor %}"
+        )
+        format = ChatFormat(template(source), Tokenizer(marked), None)
+        text = format.write(said("a <think>", "<think>secret</think>open"))
+        assert "secret" not in text
+        assert text.endswith("<think></think>open<|end|>")
+        assert len([index for index in format.encode(text) if index in think]) == 2
+
+
+def unflagged(tokenizer: Tokenizer) -> Tokenizer:
+    document = json.loads(tokenizer.tokenizer.to_str())
+    document["added_tokens"] = [{**it, "special": False} for it in document["added_tokens"]]
+    return Tokenizer(Library.from_str(json.dumps(document)))
+
+
+class TestTextBehindControlTokens:
+    @pytest.mark.parametrize("scheme", ["first", "always", "never"])
+    def test_is_encoded_as_without_a_spelled_one_elsewhere(self, scheme: str) -> None:
+        """Of Llama's newer tokenizers: only a prompt's first text gets a space in front."""
+        spaced = pre_tokenizers.Metaspace(prepend_scheme=scheme, split=False)
+        library = Library(models.BPE({it: i for i, it in enumerate("▁abc<|end>")}, []))
+        library.pre_tokenizer = spaced
+        library.add_special_tokens(["<|end|>"])
+        end = library.token_to_id("<|end|>")
+        source = "{% for m in messages %}{{ m.content }}<|end|>{% endfor %}"
+        format = ChatFormat(template(source), Tokenizer(library), None)
+        plain, spelled = ids_of(format, "a", "b", "c"), ids_of(format, "a", "b", "c<|end|>")
+        assert spelled[: len(plain) - 1] == plain[:-1]
+        assert end is not None
+        assert spelled.count(end) == 3
 
 
 class TestWhatUsersType:
@@ -174,10 +269,13 @@ class TestBeginningAndEnd:
         assert format.with_stop_tokens(params) is params
 
     @pytest.mark.parametrize("source", ["{{ messages[0].content }}", "{{ raise_exception('no') }}"])
-    def test_a_template_without_such_a_token_has_no_stop_token(
+    def test_a_template_without_such_a_token_stops_at_end_tokens_known_by_name(
         self, library: Library, source: str
     ) -> None:
-        assert ChatFormat(template(source), Tokenizer(library), BEGIN).stop_tokens == frozenset()
+        assert ChatFormat(template(source), Tokenizer(library), BEGIN).stop_tokens == {END}
+        document = library.to_str().replace("<|end|>", "<|fin|>")
+        nameless = Tokenizer(Library.from_str(document))
+        assert ChatFormat(template(source), nameless, BEGIN).stop_tokens == frozenset()
 
 
 class TestWithoutATemplate:

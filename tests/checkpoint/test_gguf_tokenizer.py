@@ -111,6 +111,7 @@ def gpt2_fields(tokenizer: Tokenizer, pre: str, **more: Any) -> Metadata:
 
 
 ORIGINALS = {pre: trained(pre) for pre in ["gpt-2", "smollm", *ORIGINAL_PATTERNS]}
+GPT2 = gpt2_fields(ORIGINALS["gpt-2"], "gpt-2")
 REBUILT = {
     pre: build_tokenizer(gpt2_fields(original, pre, add_bos_token=False))
     for pre, original in ORIGINALS.items()
@@ -353,6 +354,27 @@ def test_an_empty_token_keeps_its_place() -> None:
     assert tokenizer.id_to_token(len(TOKENS) - 1) == f"[EMPTY_{len(TOKENS) - 1}]"
 
 
+@pytest.mark.parametrize("kind", [NORMAL, USER_DEFINED, UNUSED])
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_end_tokens_known_by_name_are_control_tokens_whatever_their_type(
+    family: str, kind: int
+) -> None:
+    """As in llama.cpp: converters often have the types wrong."""
+    metadata = GPT2 if family == "gpt2" else spm_fields()
+    tokens = [*metadata["tokenizer.ggml.tokens"], "<|im_end|>"]
+    kinds = [*metadata["tokenizer.ggml.token_type"], kind]
+    metadata = metadata | fields(tokens=tokens, token_type=kinds, scores=[*SCORES, -999.0])
+    if family == "gpt2":
+        at = tokens.index("<|im_end|>")  # its vocabulary has one already
+        metadata |= fields(tokens=tokens[:-1], token_type=[*kinds[:at], kind, *kinds[at + 1 : -1]])
+    tokenizer = build_tokenizer(metadata)
+    end = tokenizer.token_to_id("<|im_end|>")
+    assert tokenizer.encode("a<|im_end|>").ids[-1] == end
+    assert tokenizer.decode([end]) == ""
+    tokenizer.encode_special_tokens = True
+    assert end not in tokenizer.encode("a<|im_end|>").ids
+
+
 # Beginning and end
 
 
@@ -396,7 +418,6 @@ def test_a_token_named_like_a_template_is_added_all_the_same() -> None:
 
 # What is refused
 
-GPT2 = gpt2_fields(ORIGINALS["gpt-2"], "gpt-2")
 NOT_REBUILT = {
     "nothing": ({}, r"has no tokenizer\.ggml\.model; give token ids"),
     "another family": (fields(model="bert"), r"model is 'bert', expected one of gpt2, llama"),

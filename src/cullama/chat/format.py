@@ -1,19 +1,22 @@
 """Turns a conversation into token ids: rendered by the model's chat template, then encoded.
 
 Control tokens come from the template alone: a message that spells one is encoded as plain text.
-It loads no model and keeps no history.
+Which ones there are is told by the tokenizer's flags and by what the template writes, because files
+often have the flags wrong. It loads no model and keeps no history.
 """
 
 from __future__ import annotations
 
+import copy
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from ..errors import CullamaError, UsageError
 from ..sampling.params import SamplingParams
+from ..text.control_tokens import END_NAMES, SHAPE
 
 if TYPE_CHECKING:
     from ..text.tokenizer import Tokenizer
@@ -26,7 +29,10 @@ Message: TypeAlias = Mapping[str, Any]  # {"role": "user", "content": "Hi"}
 # no text meant for interchange contains; in a message it becomes U+FFFD.
 SPLIT, REPLACEMENT = "\ufdd0", "\ufffd"
 
-_PROBE = "0123456789"  # an assistant message that no template changes
+# Stands before a text that is not the first of a prompt, which may decide on a space before it.
+_BEFORE = "\ufdd1"
+
+_PROBE = "0123456789"  # a message that no template changes
 
 
 class _ControlToken(NamedTuple):
@@ -77,27 +83,40 @@ class ChatFormat:
     def encode_continuation(self, text: str) -> list[int]:
         """Return the token ids of a rendered text, or of the part of one that starts with a
         control token. Adds no BOS."""
-        if SPLIT not in text:
+        if SPLIT not in text and not self._unmatched:
             return self._tokenizer.encode(text, add_special_tokens=False, allow_special=True)
         ids: list[int] = []
-        for piece in self._split_at_control_tokens(text):
+        for index, piece in enumerate(self._split_at_control_tokens(text)):
             if piece in self._control_tokens:
                 ids.append(self._control_tokens[piece].id)
-            else:
-                plain = piece.replace(SPLIT, "")
-                ids += self._tokenizer.encode(plain, add_special_tokens=False)
+            elif piece:
+                ids += self._encode_plain(piece, is_first=index == 0)
         return ids
 
+    def _encode_plain(self, text: str, is_first: bool) -> list[int]:
+        """Return the token ids of a text without control tokens, whatever it spells."""
+        before = "" if is_first else _BEFORE
+        plain = before + text.replace(SPLIT, "")
+        ids = self._plain_tokenizer.encode(plain, add_special_tokens=False)
+        if not self._control_ids.isdisjoint(ids):  # the vocabulary merges letters to one
+            parts = (before + text).split(SPLIT)
+            encoded = (self._plain_tokenizer.encode(it, add_special_tokens=False) for it in parts)
+            ids = [index for part in encoded for index in part]
+        return ids if is_first else ids[1:]
+
     def escape_control_tokens(self, message: Message) -> str:
-        """Return a message's content, with every control token it spells split by `SPLIT`."""
+        """Return a message's content, with every control token it spells split by `SPLIT`.
+
+        Answers keep marks such as <think> that the template may write, too, and looks for.
+        """
         if not isinstance(message, Mapping) or not isinstance(message.get("content"), str):
             raise not_a_message(message)
-        text: str = message["content"].replace(SPLIT, REPLACEMENT)
+        text: str = message["content"].replace(SPLIT, REPLACEMENT).replace(_BEFORE, REPLACEMENT)
+        is_answer = message.get("role") == "assistant"
+        pattern = self._answers_control_token if is_answer else self._any_control_token
         # Once is not enough where the end of one token is the start of another.
-        while self._control_tokens and self._any_control_token.search(text):
-            text = self._any_control_token.sub(
-                lambda found: found.group()[0] + SPLIT + found.group()[1:], text
-            )
+        while pattern.search(text):
+            text = pattern.sub(lambda found: found.group()[0] + SPLIT + found.group()[1:], text)
         return text
 
     def with_stop_tokens(self, params: SamplingParams) -> SamplingParams:
@@ -108,38 +127,107 @@ class ChatFormat:
 
     def starts_with_control_token(self, text: str) -> bool:
         """Whether a rendered text starts with a control token that the template wrote."""
-        return bool(self._control_tokens) and self._any_control_token.match(text) is not None
+        return self._any_control_token.match(text) is not None
 
     @cached_property
     def stop_tokens(self) -> frozenset[int]:
-        """The control token that the template writes behind an assistant message; often not
-        among the EOS tokens of the model's config. Empty where it writes none."""
+        """The tokens that end an assistant message: the control token that the template writes
+        behind one, and those known by name; often not among the EOS tokens of the model's config.
+        Empty without a template."""
         if self.template is None:
             return frozenset()
-        sample = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": _PROBE}]
-        try:
-            behind = self.write(sample, add_generation_prompt=False).rpartition(_PROBE)[2]
-        except CullamaError:  # a template that refuses this sample, or needs variables
-            return frozenset()
-        if not self._control_tokens:
-            return frozenset()
-        found = self._any_control_token.match(behind.lstrip())
-        return frozenset([self._control_tokens[found.group()].id]) if found else frozenset()
+        ends = END_NAMES & self._control_tokens.keys()
+        behind = self._any_control_token.match(self._behind_answer.lstrip())
+        return frozenset(
+            self._control_tokens[it].id for it in (*ends, *([behind.group()] if behind else []))
+        )
+
+    # --- which tokens are control tokens -------------------------------------------------------
 
     @cached_property
     def _control_tokens(self) -> dict[str, _ControlToken]:
+        """Special tokens, and whatever their flags: known end tokens, what the template writes."""
+        unflagged = self._written | END_NAMES
         added = self._tokenizer.tokenizer.get_added_tokens_decoder()
-        return {
+        tokens = {
             token.content: _ControlToken(index, token.lstrip, token.rstrip)
             for index, token in added.items()
-            if token.special and token.content
+            if token.content and (token.special or token.content in unflagged)
         }
+        for text in self._written - tokens.keys():
+            index = self._tokenizer.tokenizer.token_to_id(text)
+            assert index is not None, "what is written is in the vocabulary"
+            tokens[text] = _ControlToken(index, False, False)
+        return tokens
+
+    @cached_property
+    def _written(self) -> frozenset[str]:
+        """The tokens of the vocabulary, in brackets, that the template writes around messages."""
+        system, user = ({"role": role, "content": _PROBE} for role in ("system", "user"))
+        answer = {"role": "assistant", "content": _PROBE}
+        texts = [
+            self._rendered([system, user, answer, user], True)
+            or self._rendered([user, answer, user], True),
+            self._rendered([user, answer], False),
+        ]
+        return self._tokens_in(*texts)
+
+    @cached_property
+    def _behind_answer(self) -> str:
+        """What the template writes behind an assistant message."""
+        sample = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": _PROBE}]
+        return self._rendered(sample, False).rpartition(_PROBE)[2]
+
+    def _rendered(self, messages: Sequence[Message], add_generation_prompt: bool) -> str:
+        """Render a sample; "" where the template refuses it, or needs variables."""
+        if self.template is None:
+            return ""
+        try:
+            return self.template.render(messages, add_generation_prompt, **self._variables)
+        except CullamaError:
+            return ""
+
+    def _tokens_in(self, *texts: str) -> frozenset[str]:
+        token_to_id = self._tokenizer.tokenizer.token_to_id
+        found = {it for text in texts for it in SHAPE.findall(text.replace(_PROBE, "\n"))}
+        return frozenset(text for text in found if token_to_id(text) is not None)
+
+    @cached_property
+    def _control_ids(self) -> frozenset[int]:
+        return frozenset(token.id for token in self._control_tokens.values())
+
+    @cached_property
+    def _unmatched(self) -> frozenset[str]:
+        """The control tokens that the tokenizer itself does not find in a text."""
+        added = self._tokenizer.tokenizer.get_added_tokens_decoder().values()
+        return frozenset(self._control_tokens) - {token.content for token in added}
+
+    @cached_property
+    def _plain_tokenizer(self) -> Tokenizer:
+        """A copy of the tokenizer for plain text: all control tokens are special in it, so that
+        they are not matched, and `_BEFORE` is a token."""
+        from tokenizers import AddedToken
+
+        library = copy.deepcopy(self._tokenizer.tokenizer)
+        library.add_special_tokens(
+            [AddedToken(text, normalized=False) for text in self._control_tokens]
+        )
+        library.add_tokens([AddedToken(_BEFORE, normalized=False)])
+        return type(self._tokenizer)(library)
 
     @cached_property
     def _any_control_token(self) -> re.Pattern[str]:
-        longest_first = sorted(self._control_tokens, key=len, reverse=True)
-        # A token of one character cannot be split inside; SPLIT behind it escapes it.
-        return re.compile(f"(?:{'|'.join(map(re.escape, longest_first))})(?!{SPLIT})")
+        return _any_of(self._control_tokens)
+
+    @cached_property
+    def _answers_control_token(self) -> re.Pattern[str]:
+        """Matches the control tokens that an assistant message may not spell: not those that are
+        no special token, and that the template writes neither around questions nor behind answers.
+        """
+        added = self._tokenizer.tokenizer.get_added_tokens_decoder().values()
+        special = {it.content for it in added if it.special or it.content in END_NAMES}
+        question = self._rendered([{"role": "user", "content": _PROBE}], False)
+        return _any_of(special | self._tokens_in(question, self._behind_answer))
 
     def _split_at_control_tokens(self, text: str) -> list[str]:
         """Return control tokens and the texts between them, stripped as the tokenizer would."""
@@ -151,6 +239,13 @@ class ChatFormat:
             if token.strips_right:
                 pieces[index + 1] = pieces[index + 1].lstrip()
         return pieces
+
+
+def _any_of(tokens: Iterable[str]) -> re.Pattern[str]:
+    """Return a pattern for any of the tokens that is not split; for none, one without a match."""
+    longest_first = sorted(filter(None, tokens), key=len, reverse=True)
+    # A token of one character cannot be split inside; SPLIT behind it escapes it.
+    return re.compile(f"(?:{'|'.join(map(re.escape, longest_first)) or '(?!)'})(?!{SPLIT})")
 
 
 def not_a_message(found: object) -> UsageError:

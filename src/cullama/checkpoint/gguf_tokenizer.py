@@ -22,7 +22,9 @@ from tokenizers.processors import TemplateProcessing
 from ..errors import ModelFileError, NoTokenizerError
 from ..files.fields import Fields
 from ..files.tensor import HostArray
+from ..text.control_tokens import END_NAMES
 from ..text.rust_panics import is_panic
+from .bos_and_eos import surrounding
 from .tokenizer_probe import MAX_TOKEN_LENGTH
 
 # `tokenizer.ggml.token_type`.
@@ -92,12 +94,14 @@ class _Vocabulary:
 
         if "token_type" in fields:
             kinds: list[int] = _numbers(fields, "token_type", len(tokens), "iu").tolist()
-            return cls(tokens, kinds, ids)
-        kinds = [NORMAL] * len(tokens)
-        for name in ("unknown_token_id", "bos_token_id", "eos_token_id"):
-            token_id = fields.integer(name, None, low=0, high=len(tokens) - 1)
-            if token_id is not None:
-                kinds[token_id] = CONTROL
+        else:
+            kinds = [NORMAL] * len(tokens)
+            for name in ("unknown_token_id", "bos_token_id", "eos_token_id"):
+                token_id = fields.integer(name, None, low=0, high=len(tokens) - 1)
+                if token_id is not None:
+                    kinds[token_id] = CONTROL
+        for name in END_NAMES & ids.keys():  # whatever their type: files often have it wrong
+            kinds[ids[name]] = CONTROL
         return cls(tokens, kinds, ids)
 
 
@@ -143,18 +147,8 @@ def _template(
         if fields.flag(f"add_{mark}_token", default and index is not None):
             if index is None:
                 raise _error(fields, f"{mark}_token_id", "is missing, expected the token to add")
-            marks[mark] = index
-    if not marks:
-        return None
-    before, after = [it for it in marks if it == "bos"], [it for it in marks if it == "eos"]
-    return TemplateProcessing(
-        single=[*before, "$A", *after],
-        pair=[*before, "$A", *before, "$B:1", *after],
-        special_tokens=[
-            {"id": mark, "ids": [index], "tokens": [vocabulary.tokens[index]]}
-            for mark, index in marks.items()
-        ],
-    )
+            marks[mark] = index, vocabulary.tokens[index]
+    return surrounding(marks) if marks else None
 
 
 # gpt2: byte-level BPE

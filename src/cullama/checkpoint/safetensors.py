@@ -46,7 +46,7 @@ def open_safetensors(folder: Path) -> Checkpoint:
         path=folder,
         config=config,
         tensors=tensors,
-        load_tokenizer=lambda: load_tokenizer(folder),
+        load_tokenizer=lambda: load_tokenizer(folder, config.vocab_size),
         load_chat_template=lambda: folder_template(folder),
         template_names=lambda: folder_names(folder),
         sampling_defaults=sampling_defaults(generation_path, generation, GENERATION_CONFIG),

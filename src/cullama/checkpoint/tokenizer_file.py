@@ -1,8 +1,8 @@
-"""Loads tokenizer.json after a child process has probed it.
+"""Loads tokenizer.json, and the settings beside it, after a child process has probed them.
 
 The `tokenizers` library may abort, hang or panic on a hostile file. So the file's size is bounded,
-it is probed in a process that may die (`tokenizer_probe.py`), and a pass is cached. It does not
-encode texts: that is `text/tokenizer.py`.
+it is probed in a process that may die (`tokenizer_probe.py`), and a pass is cached. What the files
+beside it change is in `tokenizer_settings.py`; texts are encoded by `text/tokenizer.py`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +21,7 @@ from ..errors import CullamaError, ModelError, ModelFileError, NoTokenizerError
 from ..files.cache_folder import cache_folder
 from ..files.regular_file import open_regular_file
 from ..text.rust_panics import is_panic
-from .tokenizer_probe import AT, REFUSED, VALID
+from .tokenizer_probe import AT, MAX_TOKEN_ID, REFUSED, VALID
 
 if TYPE_CHECKING:
     import tokenizers
@@ -44,11 +45,14 @@ runpy.run_path(program)["main"](int(seconds), int(size))
 """
 
 
-def load_tokenizer(folder: Path) -> tokenizers.Tokenizer:
+def load_tokenizer(folder: Path, vocab_size: int = MAX_TOKEN_ID) -> tokenizers.Tokenizer:
     """Load the tokenizer of a folder, without the padding and truncation its file may ask for.
 
-    A file is probed in a child process once; the pass is recorded in the cache folder by the
-    file's sha256, if the folder can be written to.
+    A file is probed in a child process once, and once more if other files change its settings;
+    the pass is recorded in the cache folder by the sha256 of both, if the folder can be written to.
+
+    Args:
+        vocab_size: of the model, which has no token beyond it.
 
     Raises:
         NoTokenizerError: there is none.
@@ -64,14 +68,41 @@ def load_tokenizer(folder: Path) -> tokenizers.Tokenizer:
         content = file.read(MAX_FILE_BYTES + 1)
     if len(content) > MAX_FILE_BYTES:
         raise ModelFileError(f"{path}: holds more than {MAX_FILE_BYTES:,} bytes, expected fewer")
-    mark = _pass_mark(content)
-    if mark is None or not mark.exists():
-        _probe(path, content)
-        if mark is not None:
-            with suppress(OSError):
-                mark.parent.mkdir(parents=True, exist_ok=True)
-                mark.touch()
-    return _loaded(path, content)
+    _probe_once(path, [content], lambda: content)
+    tokenizer = _loaded(path, content)
+    changes = _apply_settings(folder, tokenizer, vocab_size)
+    if changes:
+        marked = [content, *(change.encode() for change in changes)]
+        _probe_once(path, marked, lambda: tokenizer.to_str().encode())
+    return tokenizer
+
+
+def _apply_settings(folder: Path, tokenizer: tokenizers.Tokenizer, vocab_size: int) -> list[str]:
+    """Apply what the files beside tokenizer.json say; returns the changes."""
+    from .tokenizer_settings import TokenizerSettings, apply_settings  # import the library
+
+    settings = TokenizerSettings.read(folder)
+    try:
+        return apply_settings(settings, tokenizer, vocab_size)
+    except CullamaError:
+        raise
+    except BaseException as error:  # the library raises plain Exception, or panics
+        if not isinstance(error, Exception) and not is_panic(error):
+            raise
+        what = "its tokens do not suit the tokenizer"
+        raise ModelFileError(f"{settings.path}: {what}: {error}") from None
+
+
+def _probe_once(path: Path, marked: Sequence[bytes], content: Callable[[], bytes]) -> None:
+    """Probe the content of a tokenizer.json, unless what it is made of passed before."""
+    mark = _pass_mark(marked)
+    if mark is not None and mark.exists():
+        return
+    _probe(path, content())
+    if mark is not None:
+        with suppress(OSError):
+            mark.parent.mkdir(parents=True, exist_ok=True)
+            mark.touch()
 
 
 def _loaded(path: Path, content: bytes) -> tokenizers.Tokenizer:
@@ -88,14 +119,16 @@ def _loaded(path: Path, content: bytes) -> tokenizers.Tokenizer:
     return tokenizer
 
 
-def _pass_mark(content: bytes) -> Path | None:
+def _pass_mark(marked: Sequence[bytes]) -> Path | None:
     """Return the empty file that exists if these bytes passed this version of the probe.
 
     None where there is no cache folder.
     """
     import tokenizers
 
-    known = hashlib.sha256(content)
+    known = hashlib.sha256(marked[0])
+    for change in marked[1:]:
+        known.update(hashlib.sha256(change).digest())
     known.update(_PROBE_FILE.read_bytes())
     known.update(tokenizers.__version__.encode())
     with suppress(CullamaError):
