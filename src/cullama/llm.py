@@ -24,7 +24,7 @@ from .checkpoint.checkpoint import Checkpoint
 from .checkpoint.opening import open_checkpoint
 from .checkpoint.weights import Progress, load_weights
 from .engine.cache_size import choose_cache_tokens, choose_context_length
-from .engine.client import GenerationRequest
+from .engine.client import EngineClient, GenerationRequest
 from .engine.engine import Engine
 from .engine.validation import DEFAULT_MAX_TOKENS
 from .errors import ClosedError, NoTokenizerError, UsageError
@@ -101,20 +101,16 @@ class LLM:
     ) -> None:
         if not isinstance(model, Checkpoint):
             model = open_checkpoint(resolve_model(model, download_progress))
-        self._checkpoint, config = model, model.config
-        self._chosen_template, self._template_variables = chat_template, template_variables
-        if chat_template not in (None, "none"):
-            _ = self.chat_template  # so that a file that cannot be used is refused at once
-        self.context_length = choose_context_length(config, context_length)
+        self._open(model, context_length, chat_template, template_variables)
+        config = model.config
         folder = cache_folder() / "converted" if keep_converted else None
         ops = operators_for(backend, dtype, threads, folder, deterministic)
-        self.name = model_title(model.path)
         self.description = f"{self.name} · {model.format_name} · {ops.description}"
         try:
             weights = load_weights(model, ops, self.context_length, progress)
             tokens = choose_cache_tokens(config, self.context_length, cache_tokens, ops)
             cache = ops.cache(config, tokens)
-            self._engine: Engine | None = Engine(
+            self._engine: EngineClient | None = Engine(
                 Llama(config, weights, ops),
                 cache,
                 self.context_length,
@@ -123,6 +119,41 @@ class LLM:
         except BaseException:
             ops.close()
             raise
+
+    @classmethod
+    def in_front_of(
+        cls,
+        engine: EngineClient,
+        checkpoint: Checkpoint,
+        *,
+        context_length: int | None = None,
+        chat_template: str | os.PathLike[str] | None = None,
+        template_variables: Mapping[str, Any] | None = None,
+    ) -> LLM:
+        """Return an LLM whose model an engine elsewhere runs, in another process for example.
+
+        It reads the checkpoint's config, tokenizer and template, no weights, and touches no device.
+        What looks into the model (`diff`, `inside`, `watch`) needs one that runs in this process.
+        """
+        llm = cls.__new__(cls)
+        llm._open(checkpoint, context_length, chat_template, template_variables)
+        llm.description = f"{llm.name} · {checkpoint.format_name}"
+        llm._engine = engine
+        return llm
+
+    def _open(
+        self,
+        checkpoint: Checkpoint,
+        context_length: int | None,
+        chat_template: str | os.PathLike[str] | None,
+        template_variables: Mapping[str, Any] | None,
+    ) -> None:
+        """Take over what needs no weights."""
+        self._checkpoint, self.name = checkpoint, model_title(checkpoint.path)
+        self._chosen_template, self._template_variables = chat_template, template_variables
+        if chat_template not in (None, "none"):
+            _ = self.chat_template  # so that a file that cannot be used is refused at once
+        self.context_length = choose_context_length(checkpoint.config, context_length)
 
     @property
     def config(self) -> ModelConfig:
@@ -186,7 +217,7 @@ class LLM:
     def longest_text(self) -> int:
         """How many tokens a prompt and its answer may have together: the context length, or the
         cache's size where that is less."""
-        return self.engine.capacity.max_length
+        return self.client.capacity.max_length
 
     @overload  # a text is also a sequence of texts, as far as types can tell
     def generate(  # type: ignore[overload-overlap]
@@ -284,7 +315,7 @@ class LLM:
 
     def logits(self, prompt: Prompt) -> NDArray[np.float32]:
         """Return the logits after each token of a prompt: float32 [T, V]."""
-        return self.engine.logits(self._token_ids(prompt))
+        return self.client.logits(self._token_ids(prompt))
 
     def diff(
         self,
@@ -375,11 +406,24 @@ class LLM:
         return f"LLM({self.description}{', closed' if self._engine is None else ''})"
 
     @property
-    def engine(self) -> Engine:
-        """The engine that runs the model. Raises ClosedError."""
+    def client(self) -> EngineClient:
+        """What takes the requests. Raises ClosedError."""
         if self._engine is None:
             raise ClosedError("this LLM was closed; make a new one to go on")
         return self._engine
+
+    @property
+    def engine(self) -> Engine:
+        """The engine that runs the model in this process.
+
+        Raises:
+            ClosedError: the LLM was closed.
+            UsageError: the model runs in another process.
+        """
+        engine = self.client
+        if not isinstance(engine, Engine):
+            raise UsageError("the model runs in another process, expected one in this process")
+        return engine
 
     def _generate(
         self, prompts: list[Prompt], params: SamplingParams, priority: int
@@ -398,7 +442,7 @@ class LLM:
     def _submit(self, prompt: Prompt, params: SamplingParams, priority: int) -> list[Sample]:
         tokenizer = self._tokenizer_or_none(needed=isinstance(prompt, str) or bool(params.stop))
         request = GenerationRequest(self._token_ids(prompt), params, priority)
-        return submit(self.engine, request, tokenizer)
+        return submit(self.client, request, tokenizer)
 
     def _conversation(self, messages: Sequence[Message]) -> list[int]:
         if not _is_list(messages) or not messages:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from cullama import LLM, SamplingParams, Stream
+from cullama.checkpoint.opening import open_checkpoint
 from cullama.engine.client import (
     EngineClient,
     GenerationRequest,
@@ -23,8 +22,8 @@ from cullama.engine.client import (
 from cullama.engine.metrics import Metrics
 from cullama.engine.request import FinishReason
 from cullama.engine.validation import Capacity
-from cullama.errors import ClosedError, CullamaError
-from cullama.text.generation import generate, submit
+from cullama.errors import CullamaError, UsageError
+from cullama.text.generation import generate, generate_async, submit
 from cullama.text.tokenizer import Tokenizer
 
 PROMPT = "The old clock in the tower"
@@ -70,11 +69,6 @@ class EchoEngine(EngineClient):
     def logits(self, tokens: Sequence[int]) -> NDArray[np.float32]:
         return np.zeros((len(tokens), self.capacity.vocab_size), np.float32)
 
-    @contextmanager
-    def exclusive(self) -> Iterator[Any]:
-        """Not of `EngineClient`: `LLM.inside` asks `Engine` for it, and this one has no model."""
-        raise ClosedError("its model is elsewhere")
-
     def close(self) -> None:
         pass
 
@@ -85,10 +79,9 @@ def tokenizer(tiny_model: Path) -> Tokenizer:
 
 
 @pytest.fixture
-def llm(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> LLM:
+def llm(tiny_model: Path) -> LLM:
     """An LLM in front of the double."""
-    monkeypatch.setattr("cullama.llm.Engine", lambda *arguments, **options: EchoEngine())
-    return LLM(tiny_model)
+    return LLM.in_front_of(EchoEngine(), open_checkpoint(tiny_model))
 
 
 def request(tokenizer: Tokenizer, params: SamplingParams = PARAMS) -> GenerationRequest:
@@ -120,6 +113,33 @@ def test_a_stream_in_a_thread_and_one_in_an_event_loop_give_the_same(tokenizer: 
     assert asyncio.run(read()) == pieces
 
 
+def test_an_event_loop_gets_the_pieces_of_all_samples_and_their_ends(tokenizer: Tokenizer) -> None:
+    async def read() -> tuple[dict[int, str], list[int]]:
+        samples = submit(EchoEngine(), request(tokenizer, replace(PARAMS, n=3)), tokenizer)
+        texts, ended = dict.fromkeys(range(3), ""), list[int]()
+        async for pieces in generate_async(samples):
+            for piece in pieces:
+                texts[piece.sample] += piece.text
+                ended += [piece.sample] * piece.is_last
+        return texts, ended
+
+    texts, ended = asyncio.run(read())
+    assert [text.strip() for text in texts.values()] == [PROMPT] * 3
+    assert sorted(ended) == [0, 1, 2]
+
+
+def test_closing_an_asynchronous_generation_cancels_its_samples(tokenizer: Tokenizer) -> None:
+    engine = EchoEngine()
+
+    async def leave() -> None:
+        pieces = generate_async(submit(engine, request(tokenizer), tokenizer))
+        await anext(pieces)
+        await pieces.aclose()
+
+    asyncio.run(leave())
+    assert engine.handles[0].reason == "cancelled"
+
+
 def test_a_stop_string_and_an_early_end_cancel_the_handle(tokenizer: Tokenizer) -> None:
     engine = EchoEngine()
     [sample] = submit(engine, request(tokenizer, replace(PARAMS, stop=("clock",))), tokenizer)
@@ -149,6 +169,6 @@ def test_an_llm_works_in_front_of_any_engine(llm: LLM) -> None:
     assert "".join(llm.stream(prompts[0], PARAMS)) == texts[0]
     assert llm.longest_text == 128
     assert llm.logits([1, 2]).shape == (2, 300)
-    with pytest.raises(ClosedError, match="elsewhere"):
+    with pytest.raises(UsageError, match="runs in another process"):
         llm.inside([5, 6])
     llm.close()

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import decoders, models, pre_tokenizers
 
-from cullama.text.token_texts import token_texts
+from cullama.text.token_texts import token_bytes, token_texts
 from cullama.text.tokenizer import Tokenizer
 
 
@@ -68,3 +68,10 @@ def test_the_text_can_be_put_together_from_token_texts(byte_level: Tokenizer, te
     )
     whole = spelled.replace("\\'", "'").encode().decode("unicode_escape").encode("latin-1")
     assert whole.decode() == text
+
+
+@given(text=st.text(max_size=40))
+def test_the_bytes_of_a_text_are_those_of_its_tokens(byte_level: Tokenizer, text: str) -> None:
+    ids = byte_level.encode(text, add_special_tokens=False)
+    texts = token_texts(byte_level, ids)
+    assert b"".join(token_bytes(byte_level, token, texts[token]) for token in ids) == text.encode()

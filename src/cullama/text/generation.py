@@ -17,7 +17,16 @@ from .completion import Completion
 from .output import OutputStream
 from .tokenizer import Tokenizer
 
-Event: TypeAlias = str | RequestHandle  # a piece of text, or the handle to be waited for
+
+class Piece(NamedTuple):
+    """Text that one of the samples has got, which is empty where it only ended."""
+
+    sample: int  # its place in the list
+    text: str
+    is_last: bool = False
+
+
+Event: TypeAlias = Piece | RequestHandle  # text, or the handle to be waited for
 
 
 class Sample(NamedTuple):
@@ -43,9 +52,27 @@ def submit(
 def generate(samples: Sequence[Sample]) -> list[Completion]:
     """Generate all samples together, in this thread; returns their completions."""
     for event in _generate(samples):
-        if not isinstance(event, str):
+        if not isinstance(event, Piece):
             event.wait()
     return [sample.output.completion() for sample in samples]
+
+
+async def generate_async(samples: Sequence[Sample]) -> AsyncGenerator[list[Piece], None]:
+    """Generate all samples in an event loop; yields what each wait has brought, of all samples.
+
+    Closing the generator cancels the samples that have not ended.
+    """
+    pieces: list[Piece] = []
+    with closing(_generate(samples)) as events:
+        for event in events:
+            if isinstance(event, Piece):
+                pieces.append(event)
+                continue
+            if pieces:
+                yield pieces
+                pieces = []
+            await event.wait_async()
+    yield pieces
 
 
 class Stream:
@@ -70,10 +97,10 @@ class Stream:
     async def __aiter__(self) -> AsyncGenerator[str, None]:
         with closing(_generate([self._sample])) as events:
             for event in events:
-                if isinstance(event, str):
-                    yield event
-                else:
+                if not isinstance(event, Piece):
                     await event.wait_async()
+                elif event.text:
+                    yield event.text
 
     def close(self) -> None:
         self._pieces.close()
@@ -89,18 +116,18 @@ def _read(sample: Sample) -> Generator[str, None, None]:
     # No method: a generator that held the stream would keep it from being dropped.
     with closing(_generate([sample])) as events:
         for event in events:
-            if isinstance(event, str):
-                yield event
-            else:
+            if not isinstance(event, Piece):
                 event.wait()
+            elif event.text:
+                yield event.text
 
 
 def _generate(samples: Sequence[Sample]) -> Generator[Event, None, None]:
     """Read all samples to their ends; closing the generator cancels those that have not ended."""
-    running = list(samples)
+    running = dict(enumerate(samples))
     try:
         while True:
-            for sample in running[:]:
+            for number, sample in list(running.items()):
                 handle, output = sample.handle, sample.output
                 new = handle.read()
                 if not new.token_ids and new.finish_reason is None:
@@ -113,19 +140,18 @@ def _generate(samples: Sequence[Sample]) -> Generator[Event, None, None]:
                     elif index + 1 == len(new.token_ids) and new.finish_reason is not None:
                         output.finish_reason = new.finish_reason  # known with the last piece
                     if piece:
-                        yield piece
+                        yield Piece(number, piece)
                     if output.stops.is_found:
                         break
                 if new.finish_reason is None and not output.stops.is_found:
                     continue
-                running.remove(sample)
-                if piece := output.finish(new.finish_reason or "stop"):
-                    yield piece
+                del running[number]
+                yield Piece(number, output.finish(new.finish_reason or "stop"), is_last=True)
                 if new.error is not None and not output.stops.is_found:
                     raise new.error
             if not running:
                 return
-            yield running[0].handle
+            yield next(iter(running.values())).handle
     finally:
         for sample in samples:
             sample.output.close()

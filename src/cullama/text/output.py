@@ -20,7 +20,9 @@ from .tokenizer import Detokenizer, Tokenizer
 class OutputStream:
     """The text of one sample, and what a completion tells besides.
 
-    `stops.is_found` says that a stop string has come: nothing behind it is to be added.
+    Attributes:
+        token_ids, logprobs: of the tokens so far; no logprobs where none were asked for.
+        stops: `stops.is_found` says that a stop string has come: nothing behind it is to be added.
     """
 
     def __init__(
@@ -37,8 +39,8 @@ class OutputStream:
         self._detokenizer = Detokenizer(tokenizer, list(prompt)) if tokenizer else None
         self.stops = StopStrings(params.stop)
         self._has_logprobs = params.logprobs is not None
-        self._token_ids: list[int] = []
-        self._logprobs: list[TokenLogprobs] = []
+        self.token_ids: list[int] = []
+        self.logprobs: list[TokenLogprobs] = []
         self._pieces: list[str] = []
         self.finish_reason: FinishReason = "cancelled"  # until the last token was added
         self._started = time.perf_counter()
@@ -46,11 +48,11 @@ class OutputStream:
 
     def add(self, token: int, logprobs: TokenLogprobs | None = None) -> str:
         """Take a token; returns the text that is complete with it."""
-        if not self._token_ids:
+        if not self.token_ids:
             self._first_token = time.perf_counter()
-        self._token_ids.append(token)
+        self.token_ids.append(token)
         if logprobs is not None:
-            self._logprobs.append(logprobs)
+            self.logprobs.append(logprobs)
         if self._detokenizer is None or token in self._end_ids:
             return ""
         piece = self.stops.add(self._detokenizer.add(token))
@@ -74,7 +76,7 @@ class OutputStream:
     def completion(self) -> Completion:
         """Return what was generated so far."""
         first = self._first_token or self._ended or self._started
-        logprobs = tuple(self._logprobs) if self._has_logprobs else None
+        logprobs = tuple(self.logprobs) if self._has_logprobs else None
         named = [
             token
             for each in logprobs or ()
@@ -82,7 +84,7 @@ class OutputStream:
         ]
         return Completion(
             text="".join(self._pieces),
-            token_ids=tuple(self._token_ids),
+            token_ids=tuple(self.token_ids),
             finish_reason="stop" if self.stops.is_found else self.finish_reason,
             logprobs=logprobs,
             prompt_tokens=self._prompt_length,

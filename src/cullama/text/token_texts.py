@@ -35,12 +35,27 @@ def token_texts(tokenizer: Tokenizer | None, ids: Iterable[int]) -> dict[int, st
     return texts
 
 
+def token_bytes(tokenizer: Tokenizer, token: int, text: str) -> bytes:
+    """Return the UTF-8 bytes that a token stands for, which may be a part of a character's.
+
+    Args:
+        text: the token's text, as `token_texts` has it.
+    """
+    piece = tokenizer.tokenizer.id_to_token(token)
+    if "\\x" in text and piece is not None and (content := _raw_bytes(piece)):
+        return content
+    return text.encode()
+
+
 def _spelled_bytes(piece: str) -> str:
     """Return a vocabulary entry's bytes, with escapes where they are not UTF-8; "" for others."""
+    return _raw_bytes(piece).decode("utf-8", "backslashreplace")
+
+
+def _raw_bytes(piece: str) -> bytes:
+    """Return the bytes of a vocabulary entry that is spelled in bytes; none for others."""
     if byte := BYTE_TOKEN.fullmatch(piece):
-        content = bytes.fromhex(byte[1])
-    elif all(letter in _BYTE_OF for letter in piece):
-        content = bytes(_BYTE_OF[letter] for letter in piece)
-    else:
-        return ""
-    return content.decode("utf-8", "backslashreplace")
+        return bytes.fromhex(byte[1])
+    if all(letter in _BYTE_OF for letter in piece):
+        return bytes(_BYTE_OF[letter] for letter in piece)
+    return b""
