@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from cullama.errors import CullamaError, ModelError, ModelFileError, UnsupportedModelError
 from cullama.model.config import ModelConfig
 from cullama.model.families import FAMILIES
-from cullama.model.rope import DivisorScaling, LinearScaling, Llama3Scaling, Rope
+from cullama.model.rope import LinearScaling, Llama3Scaling, Rope, YarnScaling
 
 Values: TypeAlias = dict[str, Any]
 
@@ -202,12 +202,12 @@ def test_llama3_scaling_takes_the_context_where_it_names_no_original() -> None:
     assert config.rope.scaling == Llama3Scaling(8.0, 1.0, 4.0, 4096)
 
 
-@pytest.mark.parametrize("kind", ["yarn", "dynamic", "longrope", "su", "mrope", ""])
+@pytest.mark.parametrize("kind", ["longrope", "su", "mrope", ""])
 @pytest.mark.parametrize("key", ["rope_type", "type"])
 def test_a_scaling_that_is_not_supported_is_refused_by_name(key: str, kind: str) -> None:
     with pytest.raises(UnsupportedModelError) as caught:
         huggingface(rope_scaling={key: kind, "factor": 2.0})
-    refusal(caught, str(PATH), repr(kind), "default, linear, llama3")
+    refusal(caught, str(PATH), repr(kind), "default, linear, dynamic, yarn, llama3")
 
 
 @pytest.mark.parametrize("spelling", ["rope_scaling", "rope_parameters"])
@@ -616,7 +616,7 @@ def test_a_gguf_without_an_embedding_is_refused(shapes: Values) -> None:
     refusal(caught, str(GGUF), "token_embd.weight")
 
 
-@pytest.mark.parametrize("kind", ["yarn", "longrope", "", 3])
+@pytest.mark.parametrize("kind", ["longrope", "", 3])
 def test_a_scaling_in_a_gguf_that_is_not_supported_is_refused(kind: Any) -> None:
     with pytest.raises(ModelError) as caught:
         gguf({"llama.rope.scaling.type": kind})
@@ -629,10 +629,26 @@ def test_a_linear_scaling_needs_its_factor() -> None:
     refusal(caught, str(GGUF), "llama.rope.scaling.factor is missing")
 
 
-def test_divisors_express_any_scaling() -> None:
+def test_divisors_stand_beside_a_scaling() -> None:
     divisors = (1.0, 1.0, 4.0, 8.0)
-    config = gguf({"llama.rope.scaling.type": "yarn"}, rope_divisors=divisors)
-    assert config.rope.scaling == DivisorScaling(divisors)
+    assert gguf(rope_divisors=divisors).rope == Rope(divisors=divisors)
+    scaling = {"llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": 4.0}
+    rope = gguf(scaling, rope_divisors=divisors).rope
+    assert rope == Rope(10000.0, LinearScaling(4.0), divisors=divisors)
+
+
+def test_yarn_makes_the_context_as_long_as_it_stretches_it() -> None:
+    yarn = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 512}
+    for stated in (512, 2048):
+        config = huggingface(rope_scaling=yarn, max_position_embeddings=stated)
+        assert config.rope.scaling == YarnScaling(4.0, 512)
+        assert config.context_length == 2048
+    metadata = {
+        "llama.context_length": 512,
+        "llama.rope.scaling.type": "yarn",
+        "llama.rope.scaling.factor": 4.0,
+    }
+    assert gguf(metadata).context_length == 2048
 
 
 @pytest.mark.parametrize(

@@ -15,17 +15,15 @@ from numpy.typing import NDArray
 
 from cullama.errors import ModelFileError, UnsupportedModelError
 from cullama.files.fields import Fields
-from cullama.model.rope import DivisorScaling, LinearScaling, Llama3Scaling, Rope, Scaling
+from cullama.model.rope import LinearScaling, Llama3Scaling, Rope, Scaling, YarnScaling
 
 Floats = NDArray[np.float64]
 
 LLAMA3 = Llama3Scaling(8.0, 1.0, 4.0, 8192)  # Llama 3.1
-SCALINGS: list[Scaling | None] = [
-    None,
-    LinearScaling(2.5),
-    LLAMA3,
-    DivisorScaling(tuple(1 + i / 7 for i in range(32))),
-]
+YARN = YarnScaling(4.0, 64)
+DIVISORS = tuple(1 + i / 7 for i in range(32))
+SCALINGS: list[Scaling | None] = [None, LinearScaling(2.5), LLAMA3, YARN]
+ROPES = [*(Rope(10_000.0, it) for it in SCALINGS), Rope(10_000.0, divisors=DIVISORS)]
 
 
 def plain_frequencies(theta: float, head_dim: int) -> list[float]:
@@ -52,10 +50,9 @@ def test_frequencies_fall_from_one_towards_one_over_theta(theta: float, head_dim
     assert found[0] == 1
 
 
-@pytest.mark.parametrize("scaling", SCALINGS, ids=str)
+@pytest.mark.parametrize("rope", ROPES, ids=str)
 @pytest.mark.parametrize("position", [0, 1, 2, 31, 299])
-def test_a_rotation_is_a_product_of_complex_numbers(scaling: Scaling | None, position: int) -> None:
-    rope = Rope(10_000.0, scaling)
+def test_a_rotation_is_a_product_of_complex_numbers(rope: Rope, position: int) -> None:
     table = rope.table(64, 300)
     assert table.shape == (300, 128)
     assert table.dtype == np.float32
@@ -87,9 +84,9 @@ def test_a_table_is_the_beginning_of_a_longer_one() -> None:
     assert Rope().table(16, 0).shape == (0, 32)
 
 
-@pytest.mark.parametrize("scaling", SCALINGS, ids=str)
-def test_a_rotation_keeps_lengths(scaling: Scaling | None) -> None:
-    table, x = Rope(10_000.0, scaling).table(64, 500), np.random.default_rng(1).normal(size=64)
+@pytest.mark.parametrize("rope", ROPES, ids=str)
+def test_a_rotation_keeps_lengths(rope: Rope) -> None:
+    table, x = rope.table(64, 500), np.random.default_rng(1).normal(size=64)
     for position in (1, 77, 499):
         pairs = turned(x, table[position]).reshape(2, 32)
         np.testing.assert_allclose(
@@ -97,7 +94,7 @@ def test_a_rotation_keeps_lengths(scaling: Scaling | None) -> None:
         )
 
 
-TABLES = [Rope(10_000.0, scaling).table(64, 700) for scaling in SCALINGS]
+TABLES = [rope.table(64, 700) for rope in ROPES]
 
 
 @given(
@@ -133,10 +130,70 @@ def test_linear_scaling_divides_all_frequencies(factor: float) -> None:
 
 def test_divisors_divide_each_frequency() -> None:
     divisors = (1.0, 2.0, 8.0, 0.5)
-    found = Rope(100.0, DivisorScaling(divisors)).inverse_frequencies(8)
+    found = Rope(100.0, divisors=divisors).inverse_frequencies(8)
     expected = [f / d for f, d in zip(plain_frequencies(100.0, 8), divisors, strict=True)]
     np.testing.assert_allclose(found, expected, rtol=1e-6)
     assert found.dtype == np.float32
+
+
+@pytest.mark.parametrize("scaling", SCALINGS, ids=str)
+def test_divisors_and_a_scaling_multiply(scaling: Scaling | None) -> None:
+    """As in llama.cpp, which divides an angle before it is scaled."""
+    found = Rope(10_000.0, scaling, divisors=DIVISORS).inverse_frequencies(64)
+    alone = Rope(10_000.0, scaling).inverse_frequencies(64)
+    np.testing.assert_allclose(found, alone / np.asarray(DIVISORS), rtol=1e-6)
+
+
+@pytest.mark.parametrize("factor", [0.5, 1.25])
+def test_an_attention_factor_scales_every_rotation(factor: float) -> None:
+    plain = Rope(10_000.0, YARN).table(64, 40)
+    np.testing.assert_allclose(
+        Rope(10_000.0, YARN, factor).table(64, 40), plain * factor, rtol=1e-6, atol=1e-7
+    )
+
+
+def published_yarn(pair: int, head_dim: int, theta: float, yarn: YarnScaling) -> float:
+    """The frequency of a pair, as section 3.2 of the paper and its code have it."""
+
+    def dimension_of(rotations: float) -> float:
+        length = yarn.original_context
+        return head_dim * math.log(length / (rotations * 2 * math.pi)) / (2 * math.log(theta))
+
+    low, high = dimension_of(yarn.beta_fast), dimension_of(yarn.beta_slow)
+    if yarn.is_truncated:
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, head_dim - 1)
+    ramp = min(max((pair - low) / (high - low), 0), 1)
+    plain = theta ** (-2 * pair / head_dim)
+    return plain / yarn.factor * ramp + plain * (1 - ramp)
+
+
+@pytest.mark.parametrize("theta", [10_000.0, 1e6])
+@pytest.mark.parametrize(
+    "yarn",
+    [
+        YarnScaling(4.0, 32768),  # as Qwen's pages propose it
+        YarnScaling(16.0, 4096, 32.0, 1.0),
+        YarnScaling(2.0, 8192, 24.0, 2.0, is_truncated=False),
+        YarnScaling(8.0, 64),  # the ramp begins with the first pair
+    ],
+)
+def test_yarn_is_the_published_formula(yarn: YarnScaling, theta: float) -> None:
+    expected = [published_yarn(pair, 128, theta, yarn) for pair in range(64)]
+    found = Rope(theta, yarn).inverse_frequencies(128)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    assert found[-1] == pytest.approx(theta ** (-126 / 128) / yarn.factor, rel=1e-5)
+    assert yarn.attention_factor == pytest.approx(0.1 * math.log(yarn.factor) + 1)
+
+
+def test_yarn_keeps_attention_as_it_is_where_nothing_is_stretched() -> None:
+    assert YarnScaling(1.0, 64).attention_factor == 1
+    np.testing.assert_allclose(
+        Rope(1e4, YarnScaling(1.0, 64)).inverse_frequencies(64),
+        Rope(1e4).inverse_frequencies(64),
+        rtol=1e-6,
+    )
 
 
 def published_llama3(frequency: float, scaling: Llama3Scaling) -> float:
@@ -231,7 +288,41 @@ SPELLINGS: list[tuple[dict[str, Any], Rope]] = [
         Rope(10_000.0, LinearScaling(3.0)),
     ),
     ({"rope_parameters": {"rope_theta": 5e5, "partial_rotary_factor": 1.0}}, Rope(5e5)),
-]
+    # Beyond the context only, which nothing goes beyond.
+    ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, Rope(10_000.0)),
+    (
+        {"rope_scaling": {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}},
+        Rope(10_000.0, YarnScaling(4.0, 32), 0.1 * math.log(4) + 1),
+    ),
+    (
+        {"max_position_embeddings": 64, "rope_scaling": {"type": "yarn", "factor": 4.0}},
+        Rope(10_000.0, YarnScaling(4.0, 64), 0.1 * math.log(4) + 1),
+    ),
+    (  # the factor that the contexts say
+        {
+            "max_position_embeddings": 64,
+            "rope_scaling": {"type": "yarn", "original_max_position_embeddings": 32},
+        },
+        Rope(10_000.0, YarnScaling(2.0, 32), 0.1 * math.log(2) + 1),
+    ),
+    (
+        {"rope_scaling": {"type": "yarn", "factor": 4.0, "attention_factor": 0.8,
+                          "beta_fast": 24, "beta_slow": 2, "truncate": False}},
+        Rope(10_000.0, YarnScaling(4.0, 2048, 24.0, 2.0, is_truncated=False), 0.8),
+    ),
+    (
+        {"rope_scaling": {"type": "yarn", "factor": 40, "mscale": 1.0, "mscale_all_dim": 0.5}},
+        Rope(
+            10_000.0,
+            YarnScaling(40.0, 2048),
+            (0.1 * math.log(40) + 1) / (0.05 * math.log(40) + 1),
+        ),
+    ),
+    (
+        {"rope_scaling": {"type": "yarn", "factor": 40, "mscale": 0.7, "mscale_all_dim": 0}},
+        Rope(10_000.0, YarnScaling(40.0, 2048), 0.1 * math.log(40) + 1),
+    ),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("values", "expected"), SPELLINGS)
@@ -252,11 +343,11 @@ def test_two_spellings_that_disagree_are_refused() -> None:
     assert rope_of(rope_parameters=linear, rope_scaling=linear).scaling == LinearScaling(2.0)
     with pytest.raises(ModelFileError, match=r"rope_scaling is .*, expected what rope_parameters"):
         rope_of(rope_parameters={"rope_theta": 10000.0}, rope_scaling=linear)
-    with pytest.raises(UnsupportedModelError, match="yarn"):  # whichever comes first
-        rope_of(rope_parameters=linear, rope_scaling={"rope_type": "yarn", "factor": 2.0})
+    with pytest.raises(UnsupportedModelError, match="longrope"):  # whichever comes first
+        rope_of(rope_parameters=linear, rope_scaling={"rope_type": "longrope", "factor": 2.0})
 
 
-@pytest.mark.parametrize("kind", ["yarn", "dynamic", "longrope", "su", ""])
+@pytest.mark.parametrize("kind", ["longrope", "su", "mrope", ""])
 @pytest.mark.parametrize("group", ["rope_scaling", "rope_parameters"])
 def test_a_scaling_that_is_not_known_is_named(group: str, kind: str) -> None:
     with pytest.raises(UnsupportedModelError, match=f"{kind!r}, .*not supported.*llama3"):
@@ -284,6 +375,15 @@ def test_a_scaling_that_is_not_known_is_named(group: str, kind: str) -> None:
             "rope_parameters.partial_rotary_factor is 0.5",
         ),
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5"),
+        ({"rope_theta": 1.0, "rope_scaling": {"type": "yarn", "factor": 2}}, "rope_theta is 1.0"),
+        (
+            {"rope_scaling": {"type": "yarn", "factor": 2, "beta_fast": 1, "beta_slow": 2}},
+            "the beta_slow of a yarn scaling is 2",
+        ),
+        (
+            {"rope_scaling": {"type": "yarn", "factor": 2, "attention_factor": -1}},
+            "rope_scaling.attention_factor is -1",
+        ),
     ],
 )
 def test_a_damaged_file_is_refused_with_what_is_wrong(values: dict[str, Any], named: str) -> None:
@@ -296,3 +396,60 @@ def test_rope_parameters_per_layer_type_are_refused() -> None:
     by_kind = {"full_attention": {"rope_type": "default", "rope_theta": 1e6}}
     with pytest.raises((ModelFileError, UnsupportedModelError)):
         rope_of(rope_parameters=by_kind)
+
+
+# -------------------------------------------------------------------------------------------- GGUF
+
+
+def rope_of_gguf(divisors: tuple[float, ...] | None = None, **values: Any) -> Rope:
+    metadata = {f"llama.{name.replace('__', '.')}": value for name, value in values.items()}
+    fields = Fields(Path("x.gguf"), {"llama.context_length": 64, **metadata}, prefix="llama.")
+    return Rope.from_gguf(fields, divisors)
+
+
+LINEAR4 = Rope(10_000.0, LinearScaling(4.0))
+YARN4 = Rope(10_000.0, YarnScaling(4.0, 32), 0.1 * math.log(4) + 1)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({}, Rope(10_000.0)),
+        ({"rope__freq_base": 5e5}, Rope(5e5)),
+        ({"rope__scaling__type": "none", "rope__scaling__factor": 4.0}, Rope(10_000.0)),
+        ({"rope__scaling__type": "linear", "rope__scaling__factor": 4.0}, LINEAR4),
+        ({"rope__scaling__factor": 4.0}, LINEAR4),
+        ({"rope__scale_linear": 4.0}, LINEAR4),
+        ({"rope__scale_linear": 2.0, "rope__scaling__factor": 4.0}, LINEAR4),
+        ({"rope__scaling__factor": 0.0}, Rope(10_000.0, LinearScaling(1.0))),
+        (
+            {"rope__scaling__type": "yarn", "rope__scaling__factor": 4.0,
+             "rope__scaling__original_context_length": 32},
+            YARN4,
+        ),
+        (
+            {"rope__scaling__type": "yarn", "rope__scaling__factor": 4.0},
+            Rope(10_000.0, YarnScaling(4.0, 64), 0.1 * math.log(4) + 1),
+        ),
+        (
+            {"rope__scaling__type": "yarn", "rope__scaling__factor": 1.0,
+             "rope__scaling__yarn_beta_fast": 16.0, "rope__scaling__yarn_beta_slow": 2.0,
+             "rope__scaling__attn_factor": 1.5},
+            Rope(10_000.0, YarnScaling(1.0, 64, 16.0, 2.0), 1.5),
+        ),
+        ({"rope__scaling__attn_factor": 0.5}, Rope(10_000.0, None, 0.5)),
+    ],
+)  # fmt: skip
+def test_gguf_metadata_is_read_as_llama_cpp_reads_it(
+    values: dict[str, Any], expected: Rope
+) -> None:
+    assert rope_of_gguf(**values) == expected
+    divided = rope_of_gguf(divisors=(1.0, 2.0), **values)
+    assert divided.divisors == (1.0, 2.0)
+    assert divided.scaling == expected.scaling
+
+
+@pytest.mark.parametrize("kind", ["longrope", "su", ""])
+def test_a_scaling_of_a_gguf_that_is_not_known_is_named(kind: str) -> None:
+    with pytest.raises(UnsupportedModelError, match=f"type is {kind!r}, .*none, linear, yarn"):
+        rope_of_gguf(rope__scaling__type=kind, rope__scaling__factor=2.0)

@@ -18,7 +18,7 @@ from cullama.errors import NoTokenizerError
 from cullama.files.tensor import StoredTensor
 from cullama.model.config import ModelConfig
 from cullama.model.families import FAMILIES
-from cullama.model.rope import DivisorScaling, LinearScaling, Llama3Scaling, Rope
+from cullama.model.rope import LinearScaling, Llama3Scaling, Rope, YarnScaling
 from cullama.quantize.plan import Target, targets
 
 CONFIG = ModelConfig(
@@ -120,19 +120,38 @@ def test_rows_that_are_no_multiple_of_a_block_are_not_quantised(dtype: str, narr
     assert heads[HEAD].dtype == narrow
 
 
+DIVISORS = tuple(np.linspace(1, 9, 8).tolist())
+
+
 @pytest.mark.parametrize(
-    "scaling", [Llama3Scaling(8.0, 1.0, 4.0, 32), DivisorScaling(tuple(np.linspace(1, 9, 8)))]
+    ("rope", "largest"),
+    [
+        (Rope(5e5, Llama3Scaling(8.0, 1.0, 4.0, 32)), 8),
+        (Rope(5e5, divisors=DIVISORS), 9),
+        (Rope(5e5, Llama3Scaling(8.0, 1.0, 4.0, 32), divisors=DIVISORS), 72),
+    ],
 )
-def test_scaled_frequencies_become_divisors(scaling: Llama3Scaling | DivisorScaling) -> None:
-    config = replace(CONFIG, rope=Rope(5e5, scaling))
+def test_scaled_frequencies_become_divisors(rope: Rope, largest: float) -> None:
+    config = replace(CONFIG, rope=rope)
     target = planned(config, "q4_0")["rope_freqs.weight"]
     assert (target.name, target.dtype) == ("rope_freqs.weight", "F32")
     divisors = target.source.read()
-    frequencies = Rope(5e5, DivisorScaling(tuple(divisors.tolist()))).inverse_frequencies(16)
+    frequencies = Rope(5e5, divisors=tuple(divisors.tolist())).inverse_frequencies(16)
     assert frequencies == pytest.approx(config.rope.inverse_frequencies(16), rel=3e-7)
-    assert divisors.max() == pytest.approx(8 if isinstance(scaling, Llama3Scaling) else 9)
+    assert divisors.max() == pytest.approx(largest)
 
 
-@pytest.mark.parametrize("rope", [Rope(), Rope(1e4, LinearScaling(4.0))])
+@pytest.mark.parametrize("scaling", [LinearScaling(4.0), YarnScaling(4.0, 32)])
+def test_a_scaling_that_metadata_express_is_not_in_the_divisors(
+    scaling: LinearScaling | YarnScaling,
+) -> None:
+    rope = Rope(1e4, scaling, divisors=DIVISORS)
+    target = planned(replace(CONFIG, rope=rope), "q4_0")["rope_freqs.weight"]
+    assert target.source.read().tolist() == pytest.approx(DIVISORS)
+
+
+@pytest.mark.parametrize(
+    "rope", [Rope(), Rope(1e4, LinearScaling(4.0)), Rope(1e4, YarnScaling(4.0, 32))]
+)
 def test_other_ropes_need_no_divisors(rope: Rope) -> None:
     assert "rope_freqs.weight" not in planned(replace(CONFIG, rope=rope), "q4_0")

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ModelFileError, UnsupportedModelError
-from ..files.fields import Fields
+from ..files.fields import MAX_COUNT, Fields
 from ..files.regular_file import short_repr
 from .families import FAMILIES, Family
-from .rope import DivisorScaling, LinearScaling, Rope, Scaling
+from .rope import Rope, YarnScaling
 
 GGUF_ENDS = ("eos_token_id", "eot_token_id", "eom_token_id")
 
@@ -63,6 +63,8 @@ class ModelConfig:
         is_qkv_only = family.has_qkv_bias_only
         attention_bias = is_qkv_only or fields.flag("attention_bias", False)
         layers = fields.integer("num_hidden_layers", high=10_000)
+        context = fields.integer("max_position_embeddings", 2048)
+        rope = Rope.from_huggingface(fields)
         ends = Fields(path.with_name("generation_config.json"), generation or {})
         config = cls(
             architecture=family.architecture,
@@ -73,9 +75,9 @@ class ModelConfig:
             kv_heads=fields.integer("num_key_value_heads", heads),
             head_dim=fields.integer("head_dim", family.default_head_dim or hidden // heads),
             vocab_size=fields.integer("vocab_size"),
-            context_length=fields.integer("max_position_embeddings", 2048),
+            context_length=_longest_context(context, rope),
             norm_eps=fields.number("rms_norm_eps", 1e-6, high=1.0),
-            rope=Rope.from_huggingface(fields),
+            rope=rope,
             windows=family.read_windows(fields, layers),
             qkv_bias=attention_bias,
             output_bias=attention_bias and not is_qkv_only,
@@ -117,6 +119,7 @@ class ModelConfig:
         heads = fields.integer("attention.head_count")
         layers = fields.integer("block_count", high=10_000)
         window = fields.integer("attention.sliding_window", 0, low=0)
+        rope = Rope.from_gguf(fields, rope_divisors)
         config = cls(
             architecture=families[name].architecture,
             hidden_size=hidden,
@@ -126,11 +129,9 @@ class ModelConfig:
             kv_heads=fields.integer("attention.head_count_kv", heads),
             head_dim=fields.integer("attention.key_length", hidden // heads),
             vocab_size=_gguf_vocabulary(path, tensors),
-            context_length=fields.integer("context_length"),
+            context_length=_longest_context(fields.integer("context_length"), rope),
             norm_eps=fields.number("attention.layer_norm_rms_epsilon", 1e-6, high=1.0),
-            rope=Rope(
-                fields.number("rope.freq_base", 10000.0), _gguf_scaling(fields, rope_divisors)
-            ),
+            rope=rope,
             windows=(window,) * layers,
             qkv_bias="blk.0.attn_q.bias" in tensors,
             output_bias="blk.0.attn_output.bias" in tensors,
@@ -161,14 +162,14 @@ class ModelConfig:
                 f"{self.hidden_size} hidden numbers shared by {self.heads} heads), "
                 "expected an even number above 0, because rotary embedding rotates pairs"
             )
-        match self.rope.scaling:
-            case DivisorScaling(divisors):
-                pairs = self.head_dim // 2
-                if len(divisors) != pairs or not all(0 < it < math.inf for it in divisors):
-                    raise ModelFileError(
-                        f"{path}: tensor 'rope_freqs.weight': values are {divisors!r:.80}, "
-                        f"expected {pairs} numbers above 0, one for each rotated pair"
-                    )
+        pairs, divisors = self.head_dim // 2, self.rope.divisors
+        if divisors is not None and (
+            len(divisors) != pairs or not all(0 < it < math.inf for it in divisors)
+        ):
+            raise ModelFileError(
+                f"{path}: tensor 'rope_freqs.weight': values are {divisors!r:.80}, "
+                f"expected {pairs} numbers above 0, one for each rotated pair"
+            )
         return self
 
     @property
@@ -220,15 +221,9 @@ def _gguf_vocabulary(path: Path, tensors: Mapping[str, tuple[int, ...]]) -> int:
     return shape[0]
 
 
-def _gguf_scaling(fields: Fields, divisors: tuple[float, ...] | None) -> Scaling | None:
-    if divisors is not None:
-        return DivisorScaling(divisors)
-    kind = fields.text("rope.scaling.type", "none")
-    if kind == "none":
-        return None
-    if kind == "linear":
-        return LinearScaling(fields.number("rope.scaling.factor"))
-    raise UnsupportedModelError(
-        f"{fields.path}: {fields.prefix}rope.scaling.type is {short_repr(kind)}, "
-        "which cullama does not run, expected one of none, linear"
-    )
+def _longest_context(stated: int, rope: Rope) -> int:
+    """Return the longest context in tokens: files state the one before or after yarn's stretch."""
+    match rope.scaling:
+        case YarnScaling(factor, original):
+            return max(stated, min(int(factor * original), MAX_COUNT))
+    return stated

@@ -8,13 +8,14 @@ Keys: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 from ..errors import UnsupportedModelError
 from ..model.config import ModelConfig
 from ..model.families import Part
-from ..model.rope import DivisorScaling, LinearScaling, Llama3Scaling
+from ..model.rope import LinearScaling, Rope, YarnScaling
 
 
 def model_fields(config: ModelConfig) -> dict[str, Any]:
@@ -35,10 +36,28 @@ def model_fields(config: ModelConfig) -> dict[str, Any]:
     }
     if config.windows[0]:
         values["attention.sliding_window"] = config.windows[0]
-    match config.rope.scaling:
-        case LinearScaling(factor):
-            values |= {"rope.scaling.type": "linear", "rope.scaling.factor": factor}
+    values |= _rope_fields(config.rope)
     return {f"{config.family.written_name}.{name}": value for name, value in values.items()}
+
+
+def _rope_fields(rope: Rope) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    implied = 1.0  # the attention factor that llama.cpp computes from the scaling
+    match rope.scaling:
+        case LinearScaling(factor):
+            values = {"rope.scaling.type": "linear", "rope.scaling.factor": factor}
+        case YarnScaling(factor, original, fast, slow) as yarn:
+            values = {
+                "rope.scaling.type": "yarn",
+                "rope.scaling.factor": factor,
+                "rope.scaling.original_context_length": original,
+                "rope.scaling.yarn_beta_fast": fast,
+                "rope.scaling.yarn_beta_slow": slow,
+            }
+            implied = yarn.attention_factor
+    if not math.isclose(rope.attention_factor, implied):
+        values["rope.scaling.attn_factor"] = rope.attention_factor / implied
+    return values
 
 
 def check_expressible(path: Path, config: ModelConfig) -> None:
@@ -59,12 +78,18 @@ def _inexpressible(config: ModelConfig) -> str | None:
     family, windows = config.family, sorted(set(config.windows))
     if len(windows) > 1:
         return f"layers with windows of {windows[0]} and of {windows[1]} tokens"
-    has_divisors = isinstance(config.rope.scaling, DivisorScaling | Llama3Scaling)
+    match config.rope.scaling:
+        case YarnScaling(is_truncated=False):
+            return "a yarn scaling whose ramp begins and ends between two pairs"
     parts: list[tuple[bool, Part, str]] = [
         (config.qk_norm, "qk_norm", "norms of queries and keys"),
         (config.output_bias, "output_bias", "biases behind attention or feed-forward"),
         (config.mlp_bias, "mlp_bias", "biases behind attention or feed-forward"),
-        (has_divisors, "rope_divisors", "rotary embedding scaled frequency by frequency"),
+        (
+            config.rope.has_divisors_in_gguf,
+            "rope_divisors",
+            "rotary embedding scaled frequency by frequency",
+        ),
     ]
     for is_there, part, what in parts:
         if is_there and part not in family.llama_cpp_reads:

@@ -6,7 +6,7 @@ It reads no weights.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from ..checkpoint.gguf import ROPE_DIVISORS
 from ..checkpoint.names import EMBEDDING, HEAD, expected_shapes, gguf_name, is_query_or_key
 from ..files.quantized_blocks import GROUP
 from ..files.tensor import HostArray, StoredTensor
-from ..model.rope import DivisorScaling, Llama3Scaling, Rope
+from ..model.rope import Llama3Scaling, Rope
 
 # The output matrix loses most by few bits. llama.cpp uses Q6_K there, or Q8_0 where rows are no
 # multiple of 256; gguf-py does not write Q6_K.
@@ -33,7 +33,7 @@ class Target:
 
 
 def targets(checkpoint: Checkpoint, wanted: str) -> Iterator[Target]:
-    """Yield every tensor of the model, then the RoPE divisors if it has a scaling that needs them.
+    """Yield every tensor of the model, then the RoPE divisors if it needs them.
 
     Args:
         wanted: the type of matrices, one of GGUF_TYPES.
@@ -48,10 +48,12 @@ def targets(checkpoint: Checkpoint, wanted: str) -> Iterator[Target]:
             _type_of(source, wanted, is_head=name == (EMBEDDING if config.tied else HEAD)),
             config.head_dim if is_interleaved else None,
         )
-    if isinstance(config.rope.scaling, DivisorScaling | Llama3Scaling):
-        # GGUF expresses any scaling as one divisor for each frequency, [E / 2].
-        plain = Rope(config.rope.theta).inverse_frequencies(config.head_dim)
-        values: HostArray = plain / config.rope.inverse_frequencies(config.head_dim)
+    rope = config.rope
+    if rope.has_divisors_in_gguf:
+        # One divisor for each frequency, [E / 2]; other scalings are metadata, and multiply.
+        scaling = rope.scaling if isinstance(rope.scaling, Llama3Scaling) else None
+        divided = replace(rope, scaling=scaling).inverse_frequencies(config.head_dim)
+        values: HostArray = Rope(rope.theta).inverse_frequencies(config.head_dim) / divided
         values = values.astype(np.float32)
         stored = StoredTensor(ROPE_DIVISORS, values.shape, "F32", lambda: iter([values]))
         yield Target(stored, ROPE_DIVISORS, "F32")
