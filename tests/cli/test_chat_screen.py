@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import shutil
+import signal
 from collections.abc import Callable
 from os import terminal_size
 from typing import TypeAlias
@@ -107,6 +108,21 @@ def test_after_a_resize_the_raw_text_stays(show: Show, monkeypatch: pytest.Monke
     with monkeypatch.context() as patch:  # pytest asks for the size, too
         patch.setattr(shutil, "get_terminal_size", lambda *a, **k: next(sizes, later))
         assert show(["**bold**"])[0] == "**bold**"
+
+
+def test_after_a_suspension_the_raw_text_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    out = FakeTerminal()
+    monkeypatch.setattr("sys.stdout", out)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    before = signal.getsignal(signal.SIGCONT)
+    with Screen() as screen:
+        screen.write("**bold**\n")
+        signal.raise_signal(signal.SIGCONT)
+        screen.write("\n*next*\n\n")
+    assert "**bold**" in out.getvalue()
+    assert out.getvalue().count("\x1b[J") == 1  # the next block alone is erased
+    assert "*next*" not in out.getvalue().rpartition("\x1b[J")[2]
+    assert signal.getsignal(signal.SIGCONT) is before
 
 
 @given(st.text(st.sampled_from("ab \n"), max_size=100), st.integers(min_value=1, max_value=12))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+import shlex
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -175,6 +176,65 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(start_chat: StartChat) -> N
     terminal.wait_for("Ctrl-D or /quit leaves")
     terminal.send("\x04")
     assert terminal.end() == 0
+
+
+def test_what_is_typed_during_an_answer_is_shown_once_and_sent_next(
+    start_chat: StartChat, tmp_path: Path
+) -> None:
+    terminal = start_chat("--ignore-eos", "-n", "300", "--stats")
+    terminal.wait_for("Ctrl-D leaves")
+    terminal.say("tell")
+    terminal.wait_for("> tell *\n[a-z]{20}")
+    terminal.send("typed ahead\rand half a li")
+    terminal.wait_until(lambda: len(reads(terminal)) >= 1, "the first answer")
+    terminal.wait_until(lambda: len(reads(terminal)) >= 2, "an answer to what was typed")
+    terminal.wait_for("> and half a li")
+    terminal.send("ne\r")
+    terminal.wait_until(lambda: len(reads(terminal)) >= 3, "an answer to the rest")
+    text = terminal.text()
+    assert text.count("typed ahead") == 1
+    assert text.count("and half a li") == 1
+    terminal.say(f"/save {tmp_path}/talk.json")
+    terminal.wait_for("saved 3 turns")
+    messages = json.loads((tmp_path / "talk.json").read_text())["messages"]
+    assert [messages[2]["content"], messages[4]["content"]] == ["typed ahead", "and half a line"]
+
+
+def test_ctrl_z_suspends_and_fg_resumes_in_the_line_and_in_an_answer(
+    cullama_command: Any, chat_model: Path, tmp_path: Path
+) -> None:
+    chat = cullama_command.command(
+        *("chat", "-q", "-m", chat_model, "--no-markdown", "-t", "0", "--ignore-eos"),
+        *("--logit-bias=75=100", "--logit-bias=80=100", "-n", "400", "--stats"),
+    )
+    environment = {"XDG_STATE_HOME": str(tmp_path / "state"), "PS1": "shell: "}
+    terminal = Terminal(
+        ["bash", "--norc", "--noprofile", "-i"], cullama_command.environment(environment)
+    )
+    try:
+        terminal.wait_for("shell:")
+        terminal.say(shlex.join(chat))
+        terminal.wait_for("Ctrl-D leaves")
+        terminal.send("tell me\x1a")
+        terminal.wait_for("Stopped(?:.*\n)+shell:")
+        terminal.say("expr 6 '*' 7")
+        terminal.wait_for("shell: expr 6.*\n42\n")  # the shell echoes what is typed
+        terminal.say("fg")
+        terminal.wait_for("42\n(?:.*\n)*> tell me")
+        terminal.say(" more")
+        terminal.wait_for("> tell me more *\n[a-z]{20}")
+        terminal.send("\x1a")
+        terminal.wait_until(lambda: terminal.text().count("Stopped") == 2, "stop of the answer")
+        terminal.say("fg")
+        terminal.wait_until(lambda: len(reads(terminal)) >= 1, "the whole answer")
+        terminal.say("/undo")
+        terminal.wait_for("taken back: tell me more")
+        terminal.say("exit")
+        terminal.wait_for("> exit *\n+shell:")
+        terminal.say("expr 6 '*' 8")
+        terminal.wait_for("shell: expr 6.*\n48\n")
+    finally:
+        terminal.kill()
 
 
 def test_several_lines_are_one_message(start_chat: StartChat, tmp_path: Path) -> None:

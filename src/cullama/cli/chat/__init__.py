@@ -14,6 +14,7 @@ from ..options import model_options, other_sampling_options
 from ..sampling import SamplingOptions
 from ..standard_input import read_standard_input
 from ..text_command import TextCommand
+from .keyboard import silent_keyboard
 
 if TYPE_CHECKING:
     from ...chat.session import Session
@@ -73,12 +74,15 @@ def command(
     asked = _question(question)
     if as_json and asked is None:
         raise UsageError("--json answers one question: give it, or pipe it in")
-    llm, params = load_with_sampling(sampling, is_short=asked is None, **options)
-    session = llm.session(system, params)
     if asked is None:
         from .loop import ChatLoop
 
-        return ChatLoop(llm, session, sampling, options, markdown, stats).run()
+        with silent_keyboard():
+            llm, params = load_with_sampling(sampling, is_short=True, **options)
+            session = llm.session(system, params)
+            return ChatLoop(llm, session, sampling, options, markdown, stats).run()
+    llm, params = load_with_sampling(sampling, **options)
+    session = llm.session(system, params)
     return _answer_one(session, asked, llm.description, markdown, stats, as_json)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import sys
 from contextlib import suppress
 from functools import cached_property
@@ -51,14 +52,16 @@ class Screen:
         self._fence = ""  # that opened the piece of code we are in
         self._line = ""  # the last, unfinished one
         self._is_first = self._is_waiting = True
-        self._size = shutil.get_terminal_size()
+        self._size: os.terminal_size | None = shutil.get_terminal_size()
 
     def __enter__(self) -> Screen:
+        self._before = signal.signal(signal.SIGCONT, self._resume)
         if self._renders_markdown and not self._is_silent:
             self._put(WAITING)
         return self
 
     def __exit__(self, *error: object) -> None:
+        signal.signal(signal.SIGCONT, self._before)
         if self._is_silent:
             return
         if self._renders_markdown:
@@ -82,6 +85,10 @@ class Screen:
             self._line += part
             if part.endswith("\n"):
                 self._end_line()
+
+    def _resume(self, *received: object) -> None:
+        """Note that the program was suspended: the shell has written below the block."""
+        self._size = None
 
     def _stop_waiting(self) -> None:
         if self._is_waiting:
