@@ -63,7 +63,7 @@ def show(monkeypatch: pytest.MonkeyPatch) -> Show:
 def test_markdown_is_rendered_and_nothing_raw_is_left(show: Show) -> None:
     text = "\n".join(show(list(ANSWER)))
     assert "A heading" in text
-    assert " • one" in text
+    assert "\n• one\n" in text
     assert "return left + right" in text
     for raw in ("# A", "**", "```", "- one", "`code`"):
         assert raw not in text
@@ -83,6 +83,14 @@ def test_a_block_taller_than_the_screen_stays_raw(show: Show) -> None:
 
 def test_text_is_left_alone_without_markdown(show: Show) -> None:
     assert show(["**bold**\n\n# x"], markdown=False)[:3] == ["**bold**", "", "# x"]
+
+
+@pytest.mark.parametrize("markdown", [False, True])
+def test_spaces_before_an_answer_are_left_out(show: Show, markdown: bool) -> None:
+    assert show([" ", "\n ", " Paris", "  is", " it."], markdown)[0] in (
+        "Paris  is it.",
+        "Paris is it.",
+    )
 
 
 def test_control_characters_of_an_answer_are_replaced(show: Show) -> None:

@@ -51,6 +51,7 @@ class Screen:
         self._block = ""  # what is on the screen raw
         self._fence = ""  # that opened the piece of code we are in
         self._line = ""  # the last, unfinished one
+        self._has_begun = False
         self._is_first = self._is_waiting = True
         self._size: os.terminal_size | None = shutil.get_terminal_size()
 
@@ -73,8 +74,14 @@ class Screen:
     def write(self, piece: str) -> None:
         if self._is_silent:
             return
+        if not self._is_terminal:
+            self._put(piece)
+            return
+        if not self._has_begun:
+            piece = piece.lstrip()  # some models begin with a space, which should not be copied
+            self._has_begun = bool(piece)
         if not self._renders_markdown:
-            self._put(sanitized(piece) if self._is_terminal else piece)
+            self._put(sanitized(piece))
             return
         self._stop_waiting()
         for part in sanitized(piece).replace("\t", TAB).splitlines(keepends=True):
@@ -116,12 +123,11 @@ class Screen:
         if rows >= size.lines or size != self._size:  # rows that scrolled away cannot be erased
             self._put("" if block.endswith("\n") else "\n")
         else:
-            from rich.markdown import Markdown
+            from .markdown import print_markdown  # 70 ms of imports
 
             self._put("\r" + (f"\x1b[{rows - 1}A" if rows > 1 else "") + "\x1b[J")
             with self._console.capture() as capture:
-                # Model output is not trusted: a link shows its address.
-                self._console.print(Markdown(block, hyperlinks=False, code_theme="ansi_dark"))
+                print_markdown(self._console, block)
             self._put(("" if self._is_first else "\n") + capture.get().strip("\n") + "\n")
         self._is_first, self._size = False, size
 
