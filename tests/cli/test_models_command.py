@@ -261,6 +261,37 @@ def test_one_gguf_file_is_removed_with_its_bytes(
     assert len(gone) == 2
 
 
+PARTS = {f"m-Q8_0-0000{number}-of-00003.gguf": str(number) * 100 for number in (1, 2, 3)}
+
+
+def test_a_split_model_is_one_line_and_removed_with_all_its_parts(
+    caches: Path,
+    cached: Callable[..., Path],
+    listed: Callable[[], dict[str, Any]],
+    told: Callable[..., Any],
+) -> None:
+    folder = cached("owner/split", {**PARTS, "README.md": "r"})
+    [model] = [model for name, model in listed().items() if name.startswith("owner/split")]
+    assert (model["name"], model["size"], model["problem"]) == ("owner/split:Q8_0", 300, None)
+    assert model["path"].endswith("m-Q8_0-00001-of-00003.gguf")
+    assert told("--remove", "owner/split:Q8_0", "--yes") == {
+        "removed": [{"name": "owner/split:Q8_0", "freed": 300}]
+    }
+    assert {Path(file).name for file in files_under(folder / "snapshots")} == {"README.md"}
+    assert len(files_under(folder / "blobs")) == 1
+
+
+def test_a_split_model_of_which_a_part_is_missing_is_incomplete_and_can_be_removed(
+    caches: Path,
+    cached: Callable[..., Path],
+    listed: Callable[[], dict[str, Any]],
+    told: Callable[..., Any],
+) -> None:
+    cached("owner/split", {name: text for name, text in PARTS.items() if "00002-of" not in name})
+    assert listed()["owner/split:Q8_0"]["problem"] == "incomplete"
+    assert told("--remove", "owner/split:Q8_0", "--yes")["removed"][0]["freed"] == 200
+
+
 def test_bytes_that_another_revision_has_too_stay(
     caches: Path, cached: Callable[..., Path], told: Callable[..., Any]
 ) -> None:

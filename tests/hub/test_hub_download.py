@@ -151,6 +151,32 @@ def test_one_of_several_gguf_files_is_chosen_by_quantisation_or_path(
     assert path.relative_to(path.parents[1]).as_posix() == "big/m-Q8_0.gguf"
 
 
+PARTS = {f"q8/m-Q8_0-0000{i}-of-00003.gguf": draw.randbytes(50_000) for i in (1, 2, 3)}
+
+
+@pytest.mark.parametrize("file", ["", ":Q8_0", ":q8/m-Q8_0-00002-of-00003.gguf"])
+def test_all_parts_of_a_split_gguf_model_are_downloaded(
+    offer: Callable[..., Repository], hub: HubServer, file: str
+) -> None:
+    offer({"README.md": b"", **PARTS})
+    path = resolve_model(NAME + file)
+    assert path.name == "m-Q8_0-00001-of-00003.gguf"
+    assert content(path.parents[1]) == PARTS
+    before = len(hub.requests)
+    assert resolve_model(NAME + file) == path
+    assert len(hub.requests) == before
+
+
+def test_a_split_model_of_which_a_part_is_not_cached_is_completed(
+    offer: Callable[..., Repository],
+) -> None:
+    offer(PARTS)
+    path = resolve_model(NAME)
+    path.with_name("m-Q8_0-00002-of-00003.gguf").unlink()
+    assert resolve_model(NAME) == path
+    assert content(path.parents[1]) == PARTS
+
+
 def test_a_branch_a_tag_and_a_commit_are_revisions(offer: Callable[..., Repository]) -> None:
     old = {**FOLDER, "config.json": b'{"old": 1}'}
     offer(FOLDER, revisions={"v1.0": old, "refs/pr/1": {**FOLDER, "config.json": b'{"pr": 1}'}})
@@ -516,7 +542,7 @@ def test_a_private_or_gated_model_is_refused_with_the_way_to_log_in(
         ({**SHARDED, "model.safetensors.index.json": b"[]"}, "names no files"),
         ({"config.json": b"", "model.safetensors.index.json": INDEX}, "names model-00001-of-0"),
         (GGUFS, "means 2 GGUF files; name one: owner/name:Q8_0, owner/name:Q4_0"),
-        ({"a-00001-of-00002.gguf": b"", "a-00002-of-00002.gguf": b""}, "split GGUF file"),
+        ({"a-00001-of-00002.gguf": b""}, "of which a-00002-of-00002.gguf is missing there"),
     ],
 )
 def test_a_repository_without_a_supported_model_is_refused_by_its_files(

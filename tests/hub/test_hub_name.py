@@ -69,6 +69,8 @@ def test_a_hub_name_is_printed_as_it_was_parsed(text: str) -> None:
         ("other", "folder/other.gguf"),
         ("folder/other.gguf", "folder/other.gguf"),
         ("Model-Q4_0.gguf", "Model-Q4_0.gguf"),
+        ("Q8_0", "Q8_0/Model-Q8_0-00001-of-00002.gguf"),
+        ("Q8_0/Model-Q8_0-00002-of-00002.gguf", "Q8_0/Model-Q8_0-00001-of-00002.gguf"),
     ],
 )
 def test_a_gguf_file_is_chosen_by_quantisation_or_path(file: str, meant: str) -> None:
@@ -78,13 +80,11 @@ def test_a_gguf_file_is_chosen_by_quantisation_or_path(file: str, meant: str) ->
 @pytest.mark.parametrize(
     ("file", "found"),
     [
-        (None, r"a/b means 6 GGUF files; name one: a/b:BF16, a/b:IQ4_XS"),
-        ("Model", r"means 5 GGUF files"),
+        (None, r"a/b means 7 GGUF files; name one: a/b:BF16, a/b:IQ4_XS, .*a/b:Q8_0, a/b:folder"),
+        ("Model", r"means 6 GGUF files"),
         ("Q4_K", r"names no GGUF file there; name one: a/b:BF16, .*a/b:folder/other.gguf$"),
         ("_0", r"names no GGUF file"),
         ("Model-Q4_9.gguf", r"names no GGUF file"),
-        ("Q8_0", r"a part of a split GGUF file.*; name one: a/b:BF16"),
-        ("Q8_0/Model-Q8_0-00002-of-00002.gguf", r"00002-of-00002.gguf', a part"),
     ],
 )
 def test_an_ambiguous_or_unknown_file_is_refused_with_the_choices(
@@ -100,14 +100,17 @@ def test_files_without_a_unique_quantisation_are_named_by_path() -> None:
     assert names == [f"a/b:{file}@v1" for file in files]
 
 
-def test_the_only_gguf_file_that_is_not_split_is_chosen() -> None:
-    files = ["a-Q8_0-00001-of-00002.gguf", "a-Q8_0-00002-of-00002.gguf", "a-Q4_0.gguf"]
-    assert chosen_gguf(HubName("a/b"), files) == "a-Q4_0.gguf"
+def test_the_parts_of_a_split_model_are_one_file_to_choose() -> None:
+    parts = [f"m-0000{number}-of-00003.gguf" for number in (1, 2, 3)]
+    assert chosen_gguf(HubName("a/b"), parts) == parts[0]
 
 
-def test_a_repository_of_split_gguf_files_only_is_refused() -> None:
-    with pytest.raises(ModelNotFoundError, match=r"a part of a split GGUF file.*no other"):
-        chosen_gguf(HubName("a/b"), ["m-00001-of-00003.gguf", "m-00002-of-00003.gguf"])
+@pytest.mark.parametrize("missing", [1, 2, 3])
+def test_a_split_model_of_which_a_part_is_missing_is_refused_with_its_name(missing: int) -> None:
+    parts = [f"m-0000{number}-of-00003.gguf" for number in (1, 2, 3)]
+    gone = parts.pop(missing - 1)
+    with pytest.raises(ModelNotFoundError, match=f"of which {gone} is missing there"):
+        chosen_gguf(HubName("a/b"), parts)
 
 
 @pytest.mark.parametrize(

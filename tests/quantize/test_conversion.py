@@ -338,6 +338,7 @@ def test_a_disk_that_fills_up_is_named_and_leaves_nothing(tmp_path: Path, tiny_m
         ("models/SmolLM2-135M-Instruct.Q4_1.gguf", "SmolLM2-135M-Instruct-q8_0.gguf"),
         ("models/smol-bf16.gguf", "smol-q8_0.gguf"),
         ("models/Q4_0.gguf", "Q4_0-q8_0.gguf"),
+        ("models/smol-Q6_K-00001-of-00003.gguf", "smol-q8_0.gguf"),
         ("models/story", "story-q8_0.gguf"),
         ("hub/models--owner--name-1B/snapshots/abcdef", "name-1B-q8_0.gguf"),
         ("hub/models--owner--name/snapshots/abcdef/name.Q6_K.gguf", "name-q8_0.gguf"),

@@ -28,6 +28,7 @@ class Checkpoint:
     tensors: dict[str, StoredTensor]  # exactly those that the config requires
     load_tokenizer: Callable[[], tokenizers.Tokenizer]  # raises NoTokenizerError
     format_name: str  # shown to users: "safetensors BF16", "GGUF Q4_1"
+    files: tuple[Path, ...] = ()  # that hold the tensors
     # Identifies the bytes of a file whose weights are costly to convert, so that a backend can
     # cache the converted ones; None where reading them again is as fast.
     conversion_key: str | None = None

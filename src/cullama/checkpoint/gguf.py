@@ -2,23 +2,24 @@
 
 llama.cpp's converter shortens names and, for Llama and Mistral, interleaves the rows of q and k so
 that the pairs that RoPE rotates lie next to each other; Hugging Face's lie half a head apart. Both
-are undone here, so that one RoPE serves all models. The container is read by `gguf_file.py`.
+are undone here, so that one RoPE serves all models. The files are read by `gguf_parts.py`.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import ModelFileError
+from ..errors import ModelFileError, UnsupportedModelError
 from ..files.regular_file import short_repr
 from ..files.tensor import HostArray, StoredTensor
 from ..model.config import ModelConfig
 from .checkpoint import Checkpoint, most_common_dtype
-from .gguf_file import GgufFile
+from .gguf_parts import GgufModel
 from .names import huggingface_name, is_query_or_key, select_tensors
 from .sampling_defaults import GGUF, sampling_defaults
 from .template_files import gguf_names, gguf_template
@@ -27,17 +28,19 @@ if TYPE_CHECKING:
     import tokenizers
 
 ROPE_DIVISORS = "rope_freqs.weight"
+_EVERY_DIVISORS = re.compile(r"(?:blk\.[0-9]+\.)?rope_freqs\.weight")
 MAX_DIVISORS = 1 << 16  # known models have 64: one for each rotated pair of a head
 
 
 def open_gguf(path: Path) -> Checkpoint:
-    """Open the model in a GGUF file; no weights are read yet.
+    """Open the model in a GGUF file, or in several of which this is one; no weights are read yet.
 
     Raises:
         ModelFileError: the file is damaged, or its fields and tensors do not fit one another.
         UnsupportedModelError: it is of a model or type that cullama does not run.
     """
-    file = GgufFile(path)
+    file = GgufModel(path)
+    path = file.path  # the first part
 
     def load_tokenizer() -> tokenizers.Tokenizer:
         from .gguf_tokenizer import build_tokenizer  # which imports the tokenizers library
@@ -47,7 +50,6 @@ def open_gguf(path: Path) -> Checkpoint:
     shapes = {name: tensor.shape for name, tensor in file.tensors.items()}
     config = ModelConfig.from_gguf(path, file.metadata, shapes, _rope_divisors(file))
     tensors = _needed_tensors(file, config)
-    status = path.stat()
     return Checkpoint(
         path=path,
         config=config,
@@ -56,27 +58,37 @@ def open_gguf(path: Path) -> Checkpoint:
         load_chat_template=lambda: gguf_template(file.metadata, path),
         template_names=lambda: gguf_names(file.metadata, path),
         sampling_defaults=sampling_defaults(path, file.metadata, GGUF),
+        files=tuple(part.path for part in file.files),
         format_name=f"GGUF {most_common_dtype(tensors)}",
-        # Place, size and time; hashing the content would take as long as reading it.
-        conversion_key=f"{path.resolve()}|{status.st_size}|{status.st_mtime_ns}",
+        conversion_key=f"{path.resolve()}|{file.version}",
     )
 
 
-def _rope_divisors(file: GgufFile) -> tuple[float, ...] | None:
-    """Read the divisors of the RoPE frequencies, [E / 2], if the file has any."""
-    if ROPE_DIVISORS not in file.tensors:
-        return None
-    shape = file.tensors[ROPE_DIVISORS].shape
-    if math.prod(shape) > MAX_DIVISORS:  # before it is read whole
-        raise ModelFileError(
-            f"{file.path}: tensor {ROPE_DIVISORS!r}: shape is {list(shape)}, "
-            f"expected at most {MAX_DIVISORS:,} numbers, one for each rotated pair"
-        )
-    divisors = file.stored_tensor(ROPE_DIVISORS).read().reshape(-1)
-    return tuple(float(divisor) for divisor in divisors)
+def _rope_divisors(file: GgufModel) -> tuple[float, ...] | None:
+    """Read the divisors of the RoPE frequencies, [E / 2], if the file has any.
+
+    Some converters wrote a copy of them for each layer.
+    """
+    names = [name for name in file.tensors if _EVERY_DIVISORS.fullmatch(name)]
+    divisors: tuple[float, ...] | None = None
+    for name in names:
+        shape = file.tensors[name].shape
+        if math.prod(shape) > MAX_DIVISORS:  # before it is read whole
+            raise ModelFileError(
+                f"{file.path}: tensor {name!r}: shape is {list(shape)}, "
+                f"expected at most {MAX_DIVISORS:,} numbers, one for each rotated pair"
+            )
+        found = tuple(float(divisor) for divisor in file.stored_tensor(name).read().reshape(-1))
+        if divisors not in (None, found):
+            raise UnsupportedModelError(
+                f"{file.path}: tensor {name!r}: values are others than in {names[0]!r}, "
+                "expected the same RoPE divisors in all layers"
+            )
+        divisors = found
+    return divisors
 
 
-def _needed_tensors(file: GgufFile, config: ModelConfig) -> dict[str, StoredTensor]:
+def _needed_tensors(file: GgufModel, config: ModelConfig) -> dict[str, StoredTensor]:
     """Return the tensors that the model needs, under Hugging Face's names."""
     names: dict[str, str] = {}
     for name in file.tensors:
@@ -90,7 +102,7 @@ def _needed_tensors(file: GgufFile, config: ModelConfig) -> dict[str, StoredTens
     return {ours: _stored_tensor(file, names[name], ours, config) for ours, name in chosen.items()}
 
 
-def _stored_tensor(file: GgufFile, name: str, ours: str, config: ModelConfig) -> StoredTensor:
+def _stored_tensor(file: GgufModel, name: str, ours: str, config: ModelConfig) -> StoredTensor:
     """Return a tensor under Hugging Face's name and in its order of rows."""
     is_interleaved = config.family.has_interleaved_qk and is_query_or_key(ours)
     if not is_interleaved:

@@ -11,6 +11,7 @@ Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import struct
@@ -29,6 +30,8 @@ from ..errors import ModelFileError, UnsupportedModelError
 from ..files.quantized_blocks import BLOCK_SIZES
 from ..files.regular_file import open_regular_file, read_bytes, short_repr
 from ..files.tensor import FILE_DTYPES, HostArray, StoredTensor
+
+LOG = logging.getLogger("cullama")
 
 # Limits keep a hostile header below a second and within bounded memory. The largest vocabulary
 # known, Gemma 3's, has 262 K tokens and 515 K merges.
@@ -379,9 +382,9 @@ def _aligned(position: int, alignment: int) -> int:
 def _check_layout(
     header: _GgufHeader, tensors: Sequence[GgufTensor], begin: int, alignment: int
 ) -> None:
-    """Check that tensors lie end to end, each padded to the alignment, up to the file's end.
+    """Check that tensors lie end to end, each padded to the alignment, within the file.
 
-    llama.cpp requires the same: bytes that belong to no tensor are damage, or hide something.
+    llama.cpp requires the same. Bytes behind the last tensor harm nothing; they are warned of.
     """
     for tensor in tensors:
         header.where = f"tensor {short_repr(tensor.name)}"
@@ -406,9 +409,9 @@ def _check_layout(
 
     ends = [begin + tensor.offset + tensor.byte_size for tensor in tensors]
     end = max(ends, default=header.position)
-    if header.size > _aligned(end, alignment):
-        header.where = "data"
-        raise header.error("end of the file", f"byte {header.size:,}", f"{end:,}, and its padding")
+    more = header.size - _aligned(end, alignment)
+    if more > 0:
+        LOG.warning("%s: %s bytes behind the last tensor are passed over", header.path, f"{more:,}")
 
 
 # The data

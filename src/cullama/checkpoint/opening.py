@@ -6,13 +6,15 @@ import stat
 from pathlib import Path
 
 from ..errors import ModelFileError, ModelNotFoundError
+from ..files.gguf_names import first_part, is_weights
+from ..files.regular_file import first_names
 from .checkpoint import Checkpoint
 from .gguf import open_gguf
-from .safetensors import open_safetensors
+from .safetensors import CONFIG, open_safetensors
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
-    """Open a folder of safetensors, or a GGUF file.
+    """Open a folder of safetensors, a GGUF file, or a folder of one GGUF model.
 
     Raises:
         ModelNotFoundError: nothing is there, or nothing that may be a model.
@@ -24,7 +26,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
         reason = str(getattr(error, "strerror", None) or error).lower()
         raise ModelNotFoundError(f"{path}: {reason}, expected a model") from None
     if stat.S_ISDIR(mode):
-        return open_safetensors(path)
+        return _open_folder(path)
     if path.suffix == ".safetensors":
         raise ModelNotFoundError(
             f"{path}: a single weights file, expected the folder that holds it and its config.json"
@@ -32,3 +34,19 @@ def open_checkpoint(path: Path) -> Checkpoint:
     if not stat.S_ISREG(mode):
         raise ModelFileError(f"{path}: not a regular file, expected a folder or a GGUF file")
     return open_gguf(path)
+
+
+def _open_folder(folder: Path) -> Checkpoint:
+    """Open the safetensors of a folder, or where it has none, the only GGUF model in it."""
+    names = [entry.name for entry in folder.iterdir()]
+    ggufs = list(filter(is_weights, names))
+    is_safetensors = CONFIG in names and any(name.endswith(".safetensors") for name in names)
+    if is_safetensors or not ggufs:
+        return open_safetensors(folder)
+    models = sorted({first_part(name) for name in ggufs})
+    if len(models) > 1:
+        raise ModelNotFoundError(
+            f"{folder}: holds {len(models)} GGUF models, expected one; "
+            f"give the file of one of them: {first_names(models)}"
+        )
+    return open_gguf(folder / min(ggufs))

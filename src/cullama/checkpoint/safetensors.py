@@ -23,6 +23,8 @@ from .template_files import folder_names, folder_template
 from .tokenizer_file import load_tokenizer
 from .weight_files import SINGLE, WeightFiles, find_weights
 
+CONFIG = "config.json"
+
 LOG = logging.getLogger("cullama")
 
 
@@ -33,15 +35,14 @@ def open_safetensors(folder: Path) -> Checkpoint:
         ModelNotFoundError: config.json or the weights are missing.
         ModelFileError, UnsupportedModelError: they are there and cannot be used.
     """
-    if not (folder / "config.json").is_file():
+    if not (folder / CONFIG).is_file():
         listing = first_names([entry.name for entry in folder.iterdir()])
         raise ModelNotFoundError(f"{folder}: holds {listing}, expected config.json and {SINGLE}")
     generation_path = folder / "generation_config.json"
     generation = load_json(generation_path) if generation_path.is_file() else {}
-    config = ModelConfig.from_huggingface(
-        folder / "config.json", load_json(folder / "config.json"), generation
-    )
-    tensors = _needed_tensors(find_weights(folder), config)
+    config = ModelConfig.from_huggingface(folder / CONFIG, load_json(folder / CONFIG), generation)
+    weights = find_weights(folder)
+    tensors = _needed_tensors(weights, config)
     return Checkpoint(
         path=folder,
         config=config,
@@ -50,6 +51,7 @@ def open_safetensors(folder: Path) -> Checkpoint:
         load_chat_template=lambda: folder_template(folder),
         template_names=lambda: folder_names(folder),
         sampling_defaults=sampling_defaults(generation_path, generation, GENERATION_CONFIG),
+        files=tuple(sorted({file.path for file in weights.files.values()})),
         format_name=f"safetensors {most_common_dtype(tensors)}",
     )
 

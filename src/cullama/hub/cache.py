@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..files.gguf_names import first_part, missing_parts, parts_among
 from .name import HubName, chosen_gguf, meant_files
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -60,9 +61,32 @@ def cached_model(name: HubName, must_be_complete: bool = True) -> Path | None:
             return None
         is_complete = all(cache.has_or_lacks(commit, file) for file in NEEDED)
         return snapshot if is_complete or not must_be_complete else None
+    files = _ggufs_in(snapshot)
+    whole = [file for file in files if not missing_parts(file, files)]
+    return snapshot / chosen_gguf(name, whole) if meant_files(name, whole) else None
+
+
+def cached_parts(name: HubName) -> list[Path]:
+    """Return the cached files of the GGUF model that a name means, all parts that are there.
+
+    Raises:
+        ModelNotFoundError: the name may mean several models.
+    """
+    cache = CachedRepository.of(name.repository)
+    commit = cache.commit(name.revision)
+    if commit is None:
+        return []
+    snapshot = cache.snapshot(commit)
+    files = _ggufs_in(snapshot)
+    meant = meant_files(name, files)
+    if len({first_part(file) for file in meant}) > 1:
+        chosen_gguf(name, meant)  # refuses
+    return [snapshot / part for file in meant[:1] for part in parts_among(file, files)]
+
+
+def _ggufs_in(snapshot: Path) -> list[str]:
     found = (path for path in snapshot.rglob("*.gguf") if path.is_file())
-    files = [path.relative_to(snapshot).as_posix() for path in found]
-    return snapshot / chosen_gguf(name, files) if meant_files(name, files) else None
+    return [path.relative_to(snapshot).as_posix() for path in found]
 
 
 def shards_of(index: Path) -> set[str]:

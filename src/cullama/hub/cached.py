@@ -20,13 +20,14 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import CullamaError, ModelNotFoundError
 from ..files.cache_folder import cache_folder
+from ..files.gguf_names import first_part, is_weights, missing_parts, parts_among
 from ..model.families import FAMILIES
-from .cache import INDEX, MAIN, SINGLE, cached_model, hub_cache_folder
-from .name import HubName, is_weights, quantisation_of
+from .cache import INDEX, MAIN, SINGLE, cached_model, cached_parts, hub_cache_folder
+from .name import HubName, quantisation_of
 from .resolve import DEFAULT_MODEL, default_model_folder
 
 if TYPE_CHECKING:
-    from huggingface_hub import CachedRepoInfo, CachedRevisionInfo, HFCacheInfo
+    from huggingface_hub import CachedFileInfo, CachedRepoInfo, CachedRevisionInfo, HFCacheInfo
 
 DEFAULT, CONVERTED = "default", "converted"
 SHORT_COMMIT = 12  # digits
@@ -111,18 +112,23 @@ def _models_in(repository: CachedRepoInfo) -> Iterator[CachedModel]:
             for file in revision.files
         }
         ggufs = [path for path in files if is_weights(path)]
-        for path in ggufs:
-            file = files[path]
-            yield CachedModel(
-                name=str(name.with_file(path, ggufs)),
-                kind=_gguf_kind(path),
-                size=file.size_on_disk,
-                last_used=file.blob_last_accessed,
-                path=file.file_path,
-                problem=None,
-            )
+        for first in sorted({first_part(path) for path in ggufs}):
+            yield _gguf_model(name.with_file(first, ggufs), first, files)
         if not ggufs or SINGLE in files or INDEX in files:
             yield _folder_model(name, repository, revision, [files[path] for path in ggufs])
+
+
+def _gguf_model(name: HubName, first: str, files: dict[str, CachedFileInfo]) -> CachedModel:
+    """Describe the model of a GGUF file, or of all parts of which `first` is the first."""
+    parts = [files[path] for path in parts_among(first, files)]
+    return CachedModel(
+        name=str(name),
+        kind=_gguf_kind(first),
+        size=sum(part.size_on_disk for part in parts),
+        last_used=max(part.blob_last_accessed for part in parts),
+        path=parts[0].file_path,
+        problem="incomplete" if missing_parts(first, files) else None,
+    )
 
 
 def _folder_model(
@@ -227,20 +233,25 @@ def _removal_from_hub(name: HubName) -> Removal | None:
 
 
 def _removal_of_gguf(name: HubName, repository: CachedRepoInfo) -> Removal | None:
-    """Remove the file's link, and its blob unless another link of the repository leads to it."""
-    path = cached_model(name)
-    if path is None:
+    """Return the removal of a GGUF model, of all its parts; None if none is cached."""
+    removed, size = [], 0
+    for path in cached_parts(name):
+        removed.append(path)
+        blob = path.resolve()
+        if not _has_other_links(blob, path, repository):
+            size += blob.stat().st_size
+            removed += [blob] if blob != path else []
+    if not removed:
         return None
-    blob = path.resolve()
-    others = [
-        file
+    return Removal(str(name), size, _removal_of_files(str(name), removed).execute)
+
+
+def _has_other_links(blob: Path, path: Path, repository: CachedRepoInfo) -> bool:
+    return any(
+        file.blob_path == blob and file.file_path != path
         for revision in repository.revisions
         for file in revision.files
-        if file.blob_path == blob and file.file_path != path
-    ]
-    removed = [path] if others or blob == path else [path, blob]
-    size = 0 if others else blob.stat().st_size
-    return Removal(str(name), size, _removal_of_files(str(name), removed).execute)
+    )
 
 
 def remove(removal: Removal) -> None:

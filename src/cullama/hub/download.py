@@ -18,6 +18,7 @@ from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 
 from ..errors import DownloadError, ModelNotFoundError
+from ..files.gguf_names import parts_among
 from ..files.regular_file import first_names
 from .api import Hub, Listing, RemoteFile, with_retries
 from .cache import INDEX, NEEDED, SETTINGS, SINGLE, CachedRepository, shards_of
@@ -98,7 +99,7 @@ class _Download:
                 "name a repository that has one"
             )
         gguf = chosen_gguf(name, files)
-        return self._snapshot / gguf, [files[gguf]]
+        return self._snapshot / gguf, [files[part] for part in parts_among(gguf, files)]
 
     def _safetensors(self) -> list[RemoteFile]:
         files = self._listing.files

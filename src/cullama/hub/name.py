@@ -2,7 +2,7 @@
 
     owner/name                    its safetensors, or its only GGUF file
     owner/name:Q4_K_M             the GGUF file with that quantisation in its name
-    owner/name:folder/file.gguf   that file
+    owner/name:folder/file.gguf   that file, with the other parts where it is one of several
     owner/name@revision           a branch, tag or commit; may go with either of the others
 
 It works on names alone; it opens no file and uses no network.
@@ -15,6 +15,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ..errors import ModelNotFoundError
+from ..files.gguf_names import first_part, is_weights, missing_parts
+from ..files.regular_file import first_names
 
 _PART = r"[A-Za-z0-9_](?:[\w.-]*\w)?"  # https://huggingface.co/docs/hub/repositories-settings
 _REVISION = r"\w[\w./-]*"
@@ -27,7 +29,6 @@ _QUANTISATION = re.compile(
     r"(?<![A-Za-z0-9])((?:I?Q\d|TQ\d|MXFP\d)(?:_[A-Za-z0-9]+)*|BF16|F16|F32)(?![A-Za-z0-9_])",
     re.IGNORECASE,
 )
-_SPLIT = re.compile(r"-\d{5}-of-\d{5}\.gguf$", re.IGNORECASE)
 MAX_LISTED = 12
 
 
@@ -59,7 +60,7 @@ class HubName:
     def with_file(self, file: str, among: Iterable[str]) -> HubName:
         """Return the shortest name of one of a repository's GGUF files, `among` which it is."""
         quantisation = quantisation_of(file)
-        if quantisation and _with_quantisation(quantisation, among) == [file]:
+        if quantisation and _models(_with_quantisation(quantisation, among)) == [first_part(file)]:
             file = quantisation
         return HubName(self.repository, file, self.revision)
 
@@ -80,31 +81,29 @@ def quantisation_of(file: str) -> str | None:
     return found[-1] if found else None
 
 
-def is_weights(file: str) -> bool:
-    """Return whether it is a GGUF file of weights: not a projector, nor an importance matrix."""
-    is_auxiliary = file.rpartition("/")[2].startswith(("mmproj", "imatrix"))
-    return file.endswith(".gguf") and not is_auxiliary
-
-
 def chosen_gguf(name: HubName, files: Iterable[str]) -> str:
-    """Return the one GGUF file that the name means.
+    """Return the GGUF file that the name means; of a model in several parts, the first.
 
     Raises:
-        ModelNotFoundError: it means no file, several, or one that is split.
+        ModelNotFoundError: it means no file, several models, or one of which a part is missing.
     """
-    files = sorted(filter(is_weights, files))
-    meant = meant_files(name, files)
-    whole = [file for file in meant if not _SPLIT.search(file)]
-    if not meant:
+    files = list(filter(is_weights, files))
+    models = _models(meant_files(name, files))
+    if not models:
         raise ModelNotFoundError(f"{name} names no GGUF file there; {_choice(name, files)}")
-    if not whole:
+    if len(models) > 1:
+        raise ModelNotFoundError(f"{name} means {len(models)} GGUF files; {_choice(name, models)}")
+    missing = missing_parts(models[0], files)
+    if missing:
         raise ModelNotFoundError(
-            f"{name} means {meant[0]!r}, a part of a split GGUF file, "
-            f"which cullama does not read; {_choice(name, files)}"
+            f"{name} means {models[0]!r}, of which {first_names(missing)} is missing there; "
+            "name another file or repository"
         )
-    if len(whole) > 1:
-        raise ModelNotFoundError(f"{name} means {len(whole)} GGUF files; {_choice(name, whole)}")
-    return whole[0]
+    return models[0]
+
+
+def _models(files: Iterable[str]) -> list[str]:
+    return sorted({first_part(file) for file in files})
 
 
 def meant_files(name: HubName, files: Iterable[str]) -> list[str]:
@@ -124,9 +123,9 @@ def _with_quantisation(quantisation: str, files: Iterable[str]) -> list[str]:
 
 
 def _choice(name: HubName, files: list[str]) -> str:
-    whole = [file for file in files if not _SPLIT.search(file)]
-    if not whole:
+    models = _models(files)
+    if not models:
         return "it has no other; name another repository"
-    names = [str(name.with_file(file, files)) for file in whole[:MAX_LISTED]]
-    more = f", and {len(whole) - MAX_LISTED} more" if len(whole) > MAX_LISTED else ""
+    names = [str(name.with_file(file, files)) for file in models[:MAX_LISTED]]
+    more = f", and {len(models) - MAX_LISTED} more" if len(models) > MAX_LISTED else ""
     return f"name one: {', '.join(names)}{more}"

@@ -17,6 +17,7 @@ from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.gguf_file import GgufFile
 from ..choices import GGUF_TYPES
 from ..errors import NoTokenizerError, UsageError
+from ..files.gguf_names import Part
 from ..files.quantized_blocks import GROUP
 from ..hub import model_title
 from ..hub.name import quantisation_of
@@ -81,7 +82,7 @@ def quantize(
     """
     if dtype not in GGUF_TYPES:
         raise UsageError(f"the type is {dtype!r}, expected one of {', '.join(GGUF_TYPES)}")
-    check_free(path, checkpoint.path, overwrite)
+    check_free(path, (checkpoint.path, *checkpoint.files), overwrite)
     model_fields.check_expressible(checkpoint.path, checkpoint.config)
     metadata = GgufFile(checkpoint.path).metadata if checkpoint.path.is_file() else {}
     tokenizer, notes = _tokenizer(checkpoint, metadata, has_tokenizer)
@@ -103,7 +104,8 @@ def quantize(
 
 def file_name(source: Path, dtype: str) -> str:
     """Return the default file name: "SmolLM2-135M-Instruct-q8_0.gguf"."""
-    name = _title(source).rpartition("/")[2].removesuffix(".gguf")
+    part = Part.parsed(_title(source))
+    name = (part.stem if part else _title(source)).rpartition("/")[2].removesuffix(".gguf")
     before = quantisation_of(name)
     if before and name.endswith(before) and name != before:
         name = re.sub(r"[.-]$", "", name.removesuffix(before))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import inf
@@ -41,11 +41,11 @@ class Contents:
         return sum(row_bytes(target) * target.source.shape[0] for target in self.targets)
 
 
-def check_free(path: Path, source: Path, overwrite: bool) -> None:
+def check_free(path: Path, sources: Iterable[Path], overwrite: bool) -> None:
     """Check that a file may be written under this name.
 
     Raises:
-        UsageError: a file or the source is there, or there is no such folder.
+        UsageError: a file or one of the sources is there, or there is no such folder.
     """
     if not path.parent.is_dir():
         raise UsageError(
@@ -53,7 +53,7 @@ def check_free(path: Path, source: Path, overwrite: bool) -> None:
         )
     if not path.exists():
         return
-    is_source = source.exists() and path.samefile(source)
+    is_source = any(source.exists() and path.samefile(source) for source in sources)
     if path.is_dir() or is_source:
         what = "the model itself" if is_source else "a folder"
         raise UsageError(f"{path} is {what}; choose another name with --output")
