@@ -161,9 +161,10 @@ def test_messages_may_be_any_mappings_with_str_subclasses() -> None:
 
 def test_a_template_cannot_change_the_messages() -> None:
     messages = [{"role": "user", "content": "Hi", "x": [1]}]
-    for source in ("{{ messages[0].x.append(2) }}", "{{ messages[0].update(x=3) }}"):
-        with pytest.raises(ChatTemplateError):
-            render(source, messages)
+    with pytest.raises(ChatTemplateError):
+        render("{{ messages[0].update(x=3) }}", messages)
+    for source in ("{{ messages[0].x.append(2) }}", "{{ messages[0].x.pop() }}{{ x.pop() }}"):
+        render(source, messages, x=messages)
     assert messages == [{"role": "user", "content": "Hi", "x": [1]}]
 
 
@@ -189,7 +190,22 @@ def test_a_long_reason_of_raise_exception_is_truncated() -> None:
     ("source", "said"),
     [
         ("a\n{% for %}", "line 2 is not valid jinja2: Expected an expression"),
-        ("{{ 'a' | nothing }}", "line 1 is not valid jinja2: No filter named 'nothing'"),
+        ("{{ 'a' | nothing }}", "the template uses the filter 'nothing' in line 1, which cullama"),
+        ("{{ 'a' is nothing }}", "uses the test 'nothing' in line 1, which cullama's sandbox does"),
+        ("{% filter nothing %}{% endfilter %}", "uses the filter 'nothing' in line 1, which cul"),
+        ("{{ [1] | map('nothing') | list }}", "uses the filter 'nothing', which cullama's sandb"),
+        ("{{ [1] | select('nothing') | list }}", "uses the test 'nothing', which cullama's sandb"),
+        (
+            "{{ 'a'.encode() }}",
+            "uses 'encode' of a str, which cullama's sandbox does not have; use",
+        ),
+        ("{{ messages.extend([]) }}", "uses 'extend' of a list, which cullama's sandbox does not"),
+        (
+            "a\n{% do x %}",
+            "uses the tag 'do' in line 2, which cullama's sandbox does not have; use",
+        ),
+        ("{% if 1 %}{% do x %}{% endif %}", "uses the tag 'do' in line 1, which cullama's sandbox"),
+        ("{% if 1 %}{% endfor %}", "line 1 is not valid jinja2: Encountered unknown tag 'endfor'"),
         ("{{ nothing.at_all }}", "the template fails: 'nothing' is undefined"),
         ("{{ 'a' + 1 }}", "the template fails: can only concatenate str"),
         ("{{ 1 / 0 }}", "the template fails: division by zero"),
@@ -198,7 +214,7 @@ def test_a_long_reason_of_raise_exception_is_truncated() -> None:
         ("{{ 'a' * 10**9 }}", "asks for more time or memory than these messages can need"),
         ("{{ 'a'() }}", "the template calls a str"),
         ("{% for i in [1] %}{% for j in loop %}{% endfor %}{% endfor %}", "iterates over a loopco"),
-        ("{% include 'a' %}", "the template uses include in line 1"),
+        ("{% include 'a' %}", "the template uses include in line 1, which cullama's sandbox"),
     ],
 )
 def test_a_failing_template_is_named_with_the_reason_and_the_remedy(source: str, said: str) -> None:

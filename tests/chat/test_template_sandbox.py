@@ -6,7 +6,6 @@ What it refuses is tests/hostile's; what real templates make of conversations, t
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import pytest
@@ -14,10 +13,9 @@ from chat_fixtures import ChatStyle
 from hypothesis import given
 from hypothesis import strategies as st
 from jinja2.exceptions import SecurityError
-from jinja2.ext import loopcontrols
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja_twin import jinja_environment, to_json
 
-from cullama.chat.sandbox.budget import Budget
+from cullama.chat.sandbox.budget import Budget, LackError
 from cullama.chat.sandbox.environment import MAX_BODY_DEPTH, MAX_SOURCE, MAX_TOKENS, SafeTemplate
 from cullama.chat.sandbox.filters import SAFE_FILTERS
 from cullama.chat.sandbox.methods import METHODS
@@ -36,30 +34,6 @@ VARIABLES: dict[str, Any] = {
     "yes": True,
     "half": 2.5,
 }
-
-
-def to_json(
-    value: Any,
-    ensure_ascii: bool = False,
-    indent: Any = None,
-    separators: Any = None,
-    sort_keys: bool = False,
-) -> str:
-    return json.dumps(
-        value,
-        ensure_ascii=ensure_ascii,
-        indent=indent,
-        separators=separators,
-        sort_keys=sort_keys,
-    )
-
-
-def jinja_environment() -> ImmutableSandboxedEnvironment:
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols]
-    )
-    environment.filters["tojson"] = to_json
-    return environment
 
 
 def render_with_jinja(source: str) -> str:
@@ -302,6 +276,37 @@ STATEMENTS = {
     "macro": "{% macro m(a, b='x', c=a) %}{{ a }}{{ b }}{{ c }}{% endmacro %}"
     "{{ m(1) }}{{ m(1, 2) }}{{ m(b=3, a=4) }}{{ m() }}",
     "macro with more": "{% macro m() %}{{ varargs }}{{ kwargs }}{% endmacro %}{{ m(1, 2, a=3) }}",
+    "macro with arguments from lists": "{% macro m(a, b=0) %}{{ a }}{{ b }}"
+    "{{ varargs }}{{ kwargs }}{% endmacro %}{{ m(*words) }}"
+    "{{ m(*[1], **{'b': 2, 'c': 3}) }}{{ dict(**{'a': 1}) }}",
+    "call with arguments from a list": "{% macro m() %}{{ caller(*words[:2]) }}{% endmacro %}"
+    "{% call(a, b) m() %}{{ b }}{{ a }}{% endcall %}",
+    "caller in a loop": "{% macro m() %}{% for i in [1, 2] %}{{ caller(i) }}{% endfor %}"
+    "{% endmacro %}{% call(x) m() %}{{ x }}{% for y in [x] %}{{ loop.index }}{% endfor %}"
+    "{% endcall %}",
+    "recursive loop": "{% for x in [1, [2, [3, 4]], 5] recursive %}{{ loop.depth }}{{ loop.index }}"
+    "{% if x is iterable %}({{ loop(x) }}){% else %}{{ x }}{% endif %}{% else %}-{% endfor %}",
+    "recursive loop over dicts": "{% for k, v in {'a': {'b': {}}}.items() recursive %}{{ k }}"
+    "{{ loop.depth0 }}{% if v %}{{ loop(v.items()) }}{% endif %}{% endfor %}",
+    "recursive loop with a condition": "{% for x in [1, [2, 3], 4] if x != 3 recursive %}"
+    "{{ loop(x) if x is iterable else x }}{% endfor %}",
+    "cycler": "{% set c = cycler('a', 'b', 3) %}{{ c.current }}{{ c.next() }}{{ c.next() }}"
+    "{{ c.next() }}{{ c.next() }}{% set _ = c.reset() %}{{ c.current }}",
+    "joiner": "{% set j = joiner(' | ') %}{% for w in words %}{{ j() }}{{ w }}{% endfor %}"
+    "{% set k = joiner() %}{{ k() }}{{ k() }}",
+    "groups": "{% for key, group in messages | groupby('role') %}{{ key }}:{{ group | length }};"
+    "{% endfor %}{% for g in messages | groupby('n') %}{{ g.grouper }}{{ g.list[0].role }}"
+    "{{ g }}{% endfor %}",
+    "marked text": "{% set m = '<b>' | safe %}{{ m + '<' }}{{ '<' + m }}{{ m ~ '<' }}{{ [m, '<'] }}"
+    "{{ m.join(['<', m]) }}{{ (m + '%s') % '<' }}{{ (m + '{}').format('<') }}{{ m | upper + '<' }}"
+    "{{ m is escaped }}{{ m | tojson }}{{ m | e }}{{ m[1:] + '<' }}{{ m.replace('b', '<') }}"
+    "{{ m | replace('b', '<') }}{{ [m] | join('<') }}{{ m == '<b>' }}{{ {m: 1}['<b>'] }}",
+    "filters and tests that exist": "{{ 'trim' is filter }}{{ 'odd' is test }}{{ 'x' is filter }}"
+    "{{ 'the cost' is filter }}{{ range is callable }}{{ missing is callable }}",
+    "filters of none": "{{ none | select | list }}{{ none | reject('odd') | list }}"
+    "{{ none | selectattr('a', 'eq', 1) | list }}{{ none | rejectattr('a') | list | length }}"
+    "{{ none | map('upper') | list }}{{ missing | map(attribute='a') | list }}"
+    "{{ false | map('no such filter') | list }}",
     "macro of itself": "{% macro m(n) %}{{ n }}{% if n %}{{ m(n - 1) }}{% endif %}{% endmacro %}"
     "{{ m(5) }}",
     "call": "{% macro m(a) %}[{{ caller(a) }}]{% endmacro %}"
@@ -395,7 +400,7 @@ messages | selectattr('inner.deep', 'defined') | list
 none | list
 5 | join
 'abc' | tojson(unknown=1)
-words.append('x')
+words.extend('x')
 messages[0].update({})
 range('a')
 dict(1)
@@ -483,10 +488,10 @@ def test_nesting_of_loops_and_branches_is_bounded() -> None:
 
 def test_only_listed_filters_and_methods_can_be_used() -> None:
     """A new version of jinja2 or Python brings nothing new into reach."""
-    assert not {"attr", "pprint", "random", "xmlattr", "urlize", "groupby"} & SAFE_FILTERS.keys()
+    assert not {"random", "xmlattr", "urlize"} & SAFE_FILTERS.keys()
     public = {name for name in dir(str) if not name.startswith("_")}
     unreachable = public - METHODS[str].keys()
     assert unreachable == {"encode", "expandtabs", "format_map", "maketrans", "translate"}
     for name in unreachable:
-        with pytest.raises(SecurityError, match=f"reaches for '{name}' of a str"):
+        with pytest.raises(LackError, match=f"'{name}' of a str"):
             render(f"{{{{ text.{name} }}}}")

@@ -149,11 +149,10 @@ INJECTIONS: dict[str, str] = {
     "namespace's dunder by name": "{{ namespace(**{'__class__': 1}) }}",
     "namespace's dunder by pairs": "{{ namespace([['__init__', 1]]) }}",
     "namespace, printed": "{{ namespace(a=1) }}",
-    "append": "{{ messages.append(1) }}",
     "clear": "{{ messages.clear() }}{{ messages[0].clear() }}",
     "update": "{{ messages[0].update({'role': 'x'}) }}",
     "setdefault": "{{ messages[0].setdefault('x', 1) }}",
-    "pop": "{{ messages.pop() }}",
+    "insert": "{{ messages.insert(0, 1) }}",
     "setitem": "{{ messages.__setitem__(0, 1) }}",
     "sort in place": "{{ messages.sort() }}",
     # other files
@@ -166,6 +165,41 @@ INJECTIONS: dict[str, str] = {
     "debug": "{% debug %}",
     "trans": "{% trans %}a{% endtrans %}",
     "autoescape": "{% autoescape true %}{{ ''.__class__ }}{% endautoescape %}",
+    "recursive loop's inside": "{% for i in [[1]] recursive %}{{ loop._recurse }}{% endfor %}",
+    "recursive loop over a function": "{% for i in [range] recursive %}{{ loop(i) }}{% endfor %}",
+    "cycler's items": "{{ cycler(1).items }}{{ cycler(1).__class__ }}",
+    "cycler's method": "{{ cycler(1).next.__self__.__class__ }}",
+    "cycler, printed": "{{ cycler(1) }}",
+    "cycler of functions": "{{ cycler(range).next() }}",
+    "joiner's method": "{{ joiner().__call__.__globals__ }}",
+    "joiner, printed": "{{ joiner() }}",
+    "joiner of a function": "{% set j = joiner(range) %}{{ j() }}{{ j() }}",
+    "group's class": "{{ (messages | groupby('role'))[0]._asdict.__globals__ }}",
+    "group's methods": "{{ (messages | groupby('role'))[0]._replace(grouper=range) }}",
+    "group of functions": "{{ [range] | groupby('run') }}",
+    "markup's class": "{{ ('a' | safe).__class__ }}",
+    "markup's function": "{{ ('a' | safe).__html__.__globals__ }}",
+    "markup's format": "{{ ('{0.__class__}' | safe).format('') }}",
+    "markup's format_map": "{{ ('{a.__class__}' | safe).format_map({'a': 1}) }}",
+    "markup's join of functions": "{{ ('' | safe).join([range]) }}",
+    "markup of a function": "{{ range | safe }}{{ range | e }}{{ range | forceescape }}",
+    "markup and a function": "{{ ('a' | safe) + range }}",
+    "markup's percent": "{{ ('%s' | safe) % range }}",
+    "markup's percent of a name": "{{ ('%(a)s' | safe) % {'a': range} }}",
+    "markup's replace": "{{ ('a' | safe).replace('a', range) }}",
+    "format of a function's repr": "{{ '{!r}'.format(range) }}",
+    "percent a": "{{ '%a' % (namespace,) }}",
+    "attr of a method": "{{ ('' | attr('upper')) | attr('run') }}",
+    "attr of a function": "{{ range | attr('run') | attr('__globals__') }}",
+    "urlencode of a function": "{{ range | urlencode }}{{ [[range, 1]] | urlencode }}",
+    "truncate of a function": "{{ range | truncate }}",
+    "pprint of functions": "{{ [range, namespace()] | pprint }}",
+    "striptags of a function": "{{ range | striptags }}{{ range | wordcount }}",
+    "arguments from a function": "{{ dict(*range) }}{{ dict(**range) }}",
+    "arguments of the sandbox": "{{ 'a' | center(**{'context': 1, 'budget': 2}) }}"
+    "{{ range(**{'_loop_vars': 1, '__context': 2}) }}",
+    "JSON of an object": "{{ range | from_json }}{{ '{' | from_json }}",
+    "a list of functions, grown": "{% set q = [] %}{{ q.append(range) }}{{ q }}",
     "recursion": "{% for i in [[1]] recursive %}{{ loop(''.__class__) }}{% endfor %}",
     "block": "{% block __class__ %}{{ self.__class__ }}{% endblock %}",
     # what Python would make of it, were it pasted into a program
@@ -247,6 +281,22 @@ RESOURCES: dict[str, str] = {
     "batch": "{{ [1] | batch(10**9, 0) | list }}",
     "slices": "{{ [1] | slice(10**9) | list }}",
     "lipsum": "{{ lipsum(n=10**6) }}",
+    "wordwrap of a long word": "{{ ('a' * 3000000) | wordwrap(1) }}",
+    "wordwrap of many words": "{{ ('a ' * 2000000) | wordwrap(2) }}",
+    "wordwrap of hyphens": "{{ ('a-' * 2000000) | wordwrap(80) }}",
+    "tags without an end": "{{ ('<!--' * 1000000) | striptags }}",
+    "words, counted": "{{ ('a ' * 4000000) | wordcount }}",
+    "a URL": "{{ ('🦙' * 1500000) | urlencode }}",
+    "markup, escaped again": _grown("'&'", "n.x | forceescape", "{{ n.x }}"),
+    "markup, joined": f"{{{{ ('\"' * 100000 | safe).join({_LONG}) }}}}",
+    "markup, replaced": "{{ ('a' * 100000 | safe).replace('a', '\"' * 100000) }}",
+    "markup, added": _grown("'\"'", "(n.x | safe) + (n.x | string)"),
+    "markup, filled": "{{ ('%s' * 1000 | safe) % (('\"' * 100000,) * 1000) }}",
+    "markup, formatted": "{{ ('{0}' * 100000 | safe).format('\"' * 100000) }}",
+    "a text's repr": "{{ ('{0!r}' * 100000).format('🦙' * 100000) }}",
+    "a batch that fills": "{{ ([1] | batch(10**8, 0) | list)[0] | length }}",
+    "truncated often": "{% set x = 'a ' * 900000 %}{% for i in range(99999) %}"
+    "{% set y = x | truncate(1700000) %}{% endfor %}",
     # many small steps
     "a loop in a loop": "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}"
     "{% endfor %}",
@@ -265,6 +315,31 @@ RESOURCES: dict[str, str] = {
     + "b" * 30000
     + "{% endmacro %}{% for a in range(99999) %}{% set x = m() %}{% endfor %}",
     "a macro that calls itself": "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
+    "a loop that calls itself": "{% for i in [1] recursive %}{{ loop([1]) }}{% endfor %}",
+    "a loop that calls itself twice": "{% for i in [1] recursive %}{% if loop.depth < 90 %}"
+    "{{ loop([1, 1]) }}{{ loop([1, 1]) }}{% endif %}{% endfor %}",
+    "a list that grows while it is read": "{% set q = [1] %}{% for i in q %}"
+    "{% set _ = q.append(i) %}{% endfor %}",
+    "a list in itself, twice": "{% set q = [] %}{% set _ = q.append(q) %}{% set _ = q.append(q) %}"
+    "{{ q | tojson }}",
+    "a list in itself, walked": "{% set q = [] %}{% set _ = q.append(q) %}{% set _ = q.append(q) %}"
+    "{% for i in q recursive %}{{ loop(i) }}{% endfor %}",
+    "a list in itself, printed well": "{% set q = [] %}{% set _ = q.append(q) %}"
+    "{% set _ = q.append(q) %}{{ q | pprint }}",
+    "a list, popped at its start": "{% set q = [0] * 1000000 %}{% for i in range(99999) %}"
+    "{% set _ = q.pop(0) %}{% endfor %}",
+    "arguments without end": "{% for i in range(99) %}{{ dict(*range(99999)) }}{% endfor %}"
+    "{% macro m() %}{% endmacro %}{% for i in range(99) %}{{ m(*range(99999)) }}{% endfor %}",
+    "a cycler of many": "{% for i in range(999) %}{% set c = cycler(*range(9999)) %}{% endfor %}",
+    "groups of groups": "{% for i in range(999) %}{% set x = range(9999) | groupby('a') %}"
+    "{% endfor %}",
+    "lists, printed well": "{% set x = [] %}" + "{% set x = [x, 'a'] %}" * 90 + "{{ x | pprint }}"
+    "{% for i in range(999) %}{% set y = x | pprint %}{% endfor %}",
+    "many keys, printed well": "{% for i in range(999) %}{% set y = range(9999) | list | pprint %}"
+    "{% endfor %}",
+    "JSON, read": "{{ ('[' ~ '1,' * 2000000 ~ '1]') | from_json | length }}",
+    "JSON in JSON": "{{ ('[' * 100000) | from_json }}",
+    "a number in JSON": "{{ ('9' * 150000) | from_json }}",
     "a macro that calls itself twice": "{% macro m(n) %}{% if n %}{{ m(n - 1) }}{{ m(n - 1) }}"
     "{% endif %}{% endmacro %}{{ m(90) }}",
     "macros in macros": "".join(

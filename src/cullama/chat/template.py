@@ -7,6 +7,7 @@ template of a checkpoint; tokens are not dealt with here.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -98,7 +99,13 @@ class ChatTemplate:
     def _error(self, error: Exception) -> ChatTemplateError:
         from jinja2.exceptions import SecurityError, TemplateSyntaxError
 
-        if isinstance(error, SecurityError):
+        from .sandbox.budget import LackError
+
+        if isinstance(error, TemplateSyntaxError) and (tag := _unknown_tag(error.message)):
+            error = LackError(f"the tag {tag!r:.80} in line {error.lineno}")
+        if isinstance(error, LackError):
+            what = f"the template uses {_one_line(error)}, which cullama's sandbox does not have"
+        elif isinstance(error, SecurityError):
             what = f"the template {_one_line(error)}"
         elif isinstance(error, TemplateSyntaxError):
             what = f"line {error.lineno} is not valid jinja2: {_one_line(error.message)}"
@@ -128,6 +135,12 @@ def read_template(path: Path) -> str:
         return content.decode("utf-8")
     except UnicodeDecodeError as error:
         raise ChatTemplateError(f"{path}: is not text: {error}, expected UTF-8") from None
+
+
+def _unknown_tag(message: str | None) -> str | None:
+    """Return the tag of an extension that jinja2 does not know, if that is what it says."""
+    found = re.match(r"Encountered unknown tag '(?!end|el)(\w+)'", message or "")
+    return found and found[1]
 
 
 def _one_line(what: object) -> str:

@@ -32,9 +32,18 @@ Counted: tuple[type[Any], ...] = (str, *Lists, dict, range, *_Views, Undefined)
 Walked: tuple[type[Any], ...] = (*Counted, GeneratorType)  # may be iterated
 
 
+class LackError(SecurityError):
+    """A template uses something of jinja2 or Python that the sandbox does not have."""
+
+
 def refuse(what: str) -> NoReturn:
     """Stop the template with a SecurityError; `what` completes the sentence "the template …"."""
     raise SecurityError(what)
+
+
+def lack(what: str) -> NoReturn:
+    """Stop the template with a LackError; `what` completes "the template uses …"."""
+    raise LackError(what)
 
 
 def describe(value: Any) -> str:

@@ -20,11 +20,12 @@ from typing import Any
 from jinja2 import Template, nodes
 from jinja2.ext import Extension, LoopControlExtension
 from jinja2.parser import Parser
-from jinja2.runtime import Context, Macro, Undefined
+from jinja2.runtime import Context, LoopContext, Macro, Undefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.utils import Joiner
 from jinja2.visitor import NodeTransformer
 
-from .budget import CHARACTERS_A_STEP, Budget, describe, refuse
+from .budget import CHARACTERS_A_STEP, Budget, describe, lack, refuse
 from .context import RenderContext, with_budget
 from .filters import SAFE_FILTERS
 from .methods import Function
@@ -89,6 +90,10 @@ class Sandbox(ImmutableSandboxedEnvironment):
             kwargs.pop(private, None)
         if isinstance(__obj, Function):
             return __obj.run(_budget(__context), *args, **kwargs)
+        if isinstance(__obj, LoopContext):  # of a recursive loop
+            return __obj(*map(_budget(__context).each, args), **kwargs)
+        if isinstance(__obj, Joiner):
+            return __obj(*args, **kwargs)
         if isinstance(__obj, Undefined):
             __obj._fail_with_undefined_error()
         return refuse(f"calls {describe(__obj)}")
@@ -102,9 +107,8 @@ def _budget(context: Context) -> Budget:
 # --- rewriting
 
 # The internal filters have names with spaces, which no template can spell.
-_PAY, _EACH, _COMPARE, _SLICE, _JOIN, _DICT = (
-    f"the {name}" for name in ("cost", "parts", "comparison", "slice", "joined texts", "dict")
-)
+_NAMES = ("cost", "parts", "comparison", "slice", "joined texts", "dict", "list", "lack")
+_PAY, _EACH, _COMPARE, _SLICE, _JOIN, _DICT, _LIST, _LACK = (f"the {name}" for name in _NAMES)
 _INTERNAL_FILTERS = {
     _PAY: with_budget(lambda budget, steps: budget.spend(steps)),
     _EACH: with_budget(Budget.each),
@@ -112,6 +116,8 @@ _INTERNAL_FILTERS = {
     _SLICE: with_budget(slice_of),
     _JOIN: with_budget(lambda budget, values: "".join([budget.text_of(value) for value in values])),
     _DICT: with_budget(dict_of),
+    _LIST: with_budget(Budget.listed),
+    _LACK: lambda value, what: lack(what),
 }
 
 _KNOWN = (
@@ -134,7 +140,7 @@ class Guard(NodeTransformer):
 
     def generic_visit(self, node: nodes.Node, *args: Any, **kwargs: Any) -> nodes.Node:
         if type(node) not in KNOWN_NODES:
-            refuse(f"uses {type(node).__name__.lower()} in line {node.lineno}")
+            lack(f"{type(node).__name__.lower()} in line {node.lineno}")
         bodies = [field for field in BODIES if field in node.fields]
         self.depth += bool(bodies)
         if self.depth > MAX_BODY_DEPTH:
@@ -149,8 +155,6 @@ class Guard(NodeTransformer):
         return node
 
     def visit_For(self, node: nodes.For) -> nodes.Node:  # noqa: N802
-        if node.recursive:
-            refuse(f"uses a recursive loop in line {node.lineno}")
         self.generic_visit(node)
         assert isinstance(node.iter, nodes.Expr)
         node.iter = _guarded(_EACH, node.iter)
@@ -164,11 +168,25 @@ class Guard(NodeTransformer):
         return node
 
     def visit_Call(self, node: Any) -> nodes.Node:  # noqa: N802
-        if node.dyn_args is not None or node.dyn_kwargs is not None:
-            refuse(f"calls something with * or ** in line {node.lineno}")
-        return self.generic_visit(node)
+        self.generic_visit(node)
+        if node.dyn_args is not None:
+            node.dyn_args = _guarded(_LIST, node.dyn_args)
+        if node.dyn_kwargs is not None:
+            node.dyn_kwargs = _guarded(_DICT, node.dyn_kwargs)
+        return node
 
-    visit_Filter = visit_Test = visit_Call  # noqa: N815
+    def visit_Filter(self, node: nodes.Filter) -> nodes.Node:  # noqa: N802
+        self.visit_Call(node)
+        if node.name in SAFE_FILTERS:
+            return node
+        # Refused where it is reached: a template may name filters for other engines in a branch.
+        what = f"the filter {node.name!r:.80} in line {node.lineno}"
+        return nodes.Filter(node.node, _LACK, [nodes.Const(what)], [], None, None)
+
+    def visit_Test(self, node: nodes.Test) -> nodes.Node:  # noqa: N802
+        self.visit_Call(node)
+        what = f"the test {node.name!r:.80} in line {node.lineno}"
+        return node if node.name in SAFE_TESTS else _guarded(_LACK, node.node, nodes.Const(what))
 
     def visit_Compare(self, node: nodes.Compare) -> nodes.Node:  # noqa: N802
         self.generic_visit(node)

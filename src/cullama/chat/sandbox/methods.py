@@ -1,6 +1,8 @@
 """The methods of strings, lists and dicts that a template may call, each paid for before it runs.
 
-A template cannot reach any other: `METHODS` lists them all.
+A template cannot reach any other: `METHODS` lists them all. Text that is marked as safe escapes
+what is put into it, as in jinja2. Lists can grow and shrink, as in llama.cpp: they are the
+template's own, or copies.
 """
 
 from __future__ import annotations
@@ -9,11 +11,13 @@ import re
 import string
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from jinja2.runtime import LoopContext
+from jinja2.utils import Cycler
+from markupsafe import Markup
 
-from .budget import Budget, Lists, Scalars, describe, refuse
+from .budget import REPR_GROWTH, Budget, Lists, Scalars, describe, lack, refuse
 
 Method: TypeAlias = Callable[..., Any]  # budget, the value itself, arguments
 
@@ -23,6 +27,16 @@ class Function:
     """A function that a template may call."""
 
     run: Callable[..., Any]  # budget, arguments
+
+
+class Group(NamedTuple):
+    """A group of the filter `groupby`: a tuple that is printed as one."""
+
+    grouper: Any
+    list: list[Any]
+
+    def __repr__(self) -> str:
+        return tuple.__repr__(self)
 
 
 def check_key(key: Any) -> Any:
@@ -40,16 +54,22 @@ def check_key(key: Any) -> Any:
 
 _LINE_BREAKS = "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"
 _CASE_GROWTH = 3  # characters for one at most: "ΐ".upper()
+MARKUP_GROWTH = 5  # characters for one at most: a quote becomes &#34;
+
+
+def escaped(budget: Budget, value: Any) -> Markup:
+    """Return a value as markup: marked text as it is, other text with its signs escaped."""
+    text = budget.text_of(value)
+    budget.spend_text(MARKUP_GROWTH * len(text))
+    return Markup.escape(text)
 
 
 def _plain(name: str) -> Method:
-    method = getattr(str, name)
-
     def plain(budget: Budget, text: str, *values: Any) -> Any:
         budget.spend_on(values)
         budget.spend_search(text, *values)
         budget.spend_text(_CASE_GROWTH * len(text))
-        return method(text, *values)
+        return getattr(text, name)(*values)
 
     return plain
 
@@ -65,22 +85,19 @@ def _affix_test(name: str) -> Method:
 
 
 def _padded(name: str) -> Method:
-    method = getattr(str, name)
-
     def padded(budget: Budget, text: str, width: int, *fill: Any) -> Any:
         budget.spend_text(max(len(text), width))
-        return method(text, width, *fill)
+        budget.spend_on(fill)
+        return getattr(text, name)(width, *fill)
 
     return padded
 
 
 def _split(name: str) -> Method:
-    method = getattr(str, name)
-
     def split(budget: Budget, text: str, sep: str | None = None, maxsplit: int = -1) -> Any:
         budget.spend_search(text, sep)
         affordable = budget.left if maxsplit < 0 else min(maxsplit, budget.left)
-        parts = method(text, sep, affordable)
+        parts = getattr(text, name)(sep, affordable)
         budget.spend(len(parts))
         return parts
 
@@ -90,17 +107,20 @@ def _split(name: str) -> Method:
 def _split_lines(budget: Budget, text: str, keepends: bool = False) -> list[str]:
     budget.spend_text(len(text))
     budget.spend(sum(map(text.count, _LINE_BREAKS)))
-    return text.splitlines(bool(keepends))
+    return text.splitlines(keepends)
 
 
 def join(budget: Budget, text: str, values: Any) -> str:
     parts = budget.listed(values)
+    if isinstance(text, Markup):
+        parts = [escaped(budget, part) for part in parts]
     budget.spend_text(sum(len(part) for part in parts) + len(text) * len(parts))
     return text.join(parts)
 
 
 def replace(budget: Budget, text: str, old: str, new: str, count: int = -1) -> str:
     budget.spend_search(text, old)
+    new = escaped(budget, new) if isinstance(text, Markup) else new
     times = text.count(old)
     budget.spend_text(len(text) + len(new) * (times if count < 0 else min(times, count)))
     return text.replace(old, new, count)
@@ -111,32 +131,40 @@ class _Format(string.Formatter):
 
     _SPEC = re.compile(r"(?:.?[<>=^])?[-+ ]?#?0?\d{0,2}[,_]?(?:\.\d{1,2})?[bcdeEfFgGosxX%]?")
 
-    def __init__(self, budget: Budget) -> None:
-        self.budget = budget
+    def __init__(self, budget: Budget, text: str) -> None:
+        self.budget, self.escapes = budget, isinstance(text, Markup)
 
     def get_field(
         self, field_name: str, args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> tuple[Any, str]:
         key = int(field_name) if field_name.isdecimal() else field_name
-        return self.get_value(key, args, kwargs), field_name  # "0.name" is not a key, and raises
+        if isinstance(key, str) and re.search(r"[.\[]", key):
+            lack(f"{field_name!r:.80} in a text's format()")
+        return self.get_value(key, args, kwargs), field_name
 
     def convert_field(self, value: Any, conversion: str | None) -> Any:
-        if conversion not in (None, "s"):
-            refuse(f"formats a text with !{conversion}, which is not known to be harmless")
+        if conversion in ("r", "a"):
+            self.budget.spend_on(value, growth=REPR_GROWTH)
+            return super().convert_field(value, conversion)
         return value if conversion is None else self.budget.text_of(value)
 
     def format_field(self, value: Any, format_spec: str) -> str:
         if not format_spec:
-            return self.budget.text_of(value)
+            return str(self._escaped(self.budget.text_of(value)))
         if not self._SPEC.fullmatch(format_spec) or not isinstance(value, Scalars):
             refuse(f"formats {describe(value)} with {format_spec!r:.80}")
         self.budget.spend(len(self.budget.text_of(value)))
-        return format(value, format_spec)
+        if self.escapes and isinstance(value, Markup):
+            return value.__html_format__(format_spec)  # raises ValueError, as markup has none
+        return str(self._escaped(format(value, format_spec)))
+
+    def _escaped(self, text: str) -> str:
+        return escaped(self.budget, text) if self.escapes else text
 
 
-def _format(budget: Budget, text: str, *values: Any, **named: Any) -> str:
+def _format(budget: Budget, text: str, /, *values: Any, **named: Any) -> str:
     budget.spend(len(text))
-    return _Format(budget).vformat(text, values, named)
+    return type(text)(_Format(budget, text).vformat(text, values, named))
 
 
 _TEXT_METHODS: dict[str, Method] = {
@@ -169,6 +197,16 @@ def _list_search(name: str) -> Method:
     return search
 
 
+def _append(budget: Budget, values: list[Any], value: Any) -> None:
+    budget.spend(1)
+    values.append(value)
+
+
+def _pop(budget: Budget, values: list[Any], *index: int) -> Any:
+    budget.spend_list(len(values))
+    return values.pop(*index)
+
+
 def _copy(budget: Budget, values: Any) -> Any:
     budget.spend_list(2 * len(values))
     return values.copy()
@@ -181,7 +219,8 @@ def _changed(budget: Budget, loop: LoopContext, *values: Any) -> bool:
 
 METHODS: dict[type, dict[str, Method]] = {
     str: _TEXT_METHODS,
-    **{kind: {name: _list_search(name) for name in ("index", "count")} for kind in Lists},
+    Markup: _TEXT_METHODS | {name: _plain(name) for name in ("striptags", "unescape")},
+    **{kind: {name: _list_search(name) for name in ("index", "count")} for kind in (*Lists, Group)},
     dict: {
         "get": lambda budget, values, key, default=None: values.get(check_key(key), default),
         "items": lambda budget, values: values.items(),
@@ -193,5 +232,9 @@ METHODS: dict[type, dict[str, Method]] = {
         "cycle": lambda budget, loop, *values: loop.cycle(*values),
         "changed": _changed,
     },
+    Cycler: {
+        "next": lambda budget, cycler: cycler.next(),
+        "reset": lambda budget, cycler: cycler.reset(),
+    },
 }
-METHODS[list]["copy"] = _copy
+METHODS[list] |= {"append": _append, "copy": _copy, "pop": _pop}

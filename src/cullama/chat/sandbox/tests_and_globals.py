@@ -1,6 +1,7 @@
 """The tests and global functions that a template may use, each paid for before it runs.
 
 They do what jinja2's own do; `raise_exception` and `strftime_now` do what transformers' do.
+`lipsum` is left out: nothing random may be part of a prompt.
 """
 
 from __future__ import annotations
@@ -10,11 +11,14 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, NoReturn, cast
 
-from jinja2.runtime import Macro
+from jinja2 import Undefined, pass_context
+from jinja2.runtime import LoopContext, Macro
 from jinja2.tests import TESTS
+from jinja2.utils import Cycler, Joiner
+from markupsafe import Markup
 
 from .budget import Budget, refuse
-from .context import ConversationRefusedError, TemplateFunction, with_budget
+from .context import ConversationRefusedError, RenderContext, TemplateFunction, with_budget
 from .methods import Function, check_key
 from .values import COMPARISONS, PlainNamespace, calculate
 
@@ -25,9 +29,15 @@ MAX_TIME_FORMAT = 300  # characters
 
 
 def _divides(budget: Budget, value: Any, divisor: Any) -> bool:
-    if isinstance(value, str):
-        refuse("divides a text")
     return bool(calculate(budget, "%", value, divisor) == 0)
+
+
+def _is_filter(context: RenderContext, name: Any) -> bool:
+    return check_key(name) in context.environment.filters and " " not in name
+
+
+def _is_test(context: RenderContext, name: Any) -> bool:
+    return check_key(name) in context.environment.tests
 
 
 # --- functions
@@ -65,7 +75,17 @@ def namespace(budget: Budget, pairs: Any = (), /, **named: Any) -> PlainNamespac
     return PlainNamespace(dict_of(budget, pairs, **named))
 
 
+def joiner(budget: Budget, sep: str = ", ") -> Joiner:
+    return Joiner(sep)
+
+
+def cycler(budget: Budget, *items: Any) -> Cycler:
+    return Cycler(*items)
+
+
 # --- the tables
+
+CALLABLE = (Function, Macro, LoopContext, Joiner, Undefined)  # what jinja2 takes for callable
 
 _COMPARISON_NAMES = {
     "eq": ("eq", "equalto", "=="),
@@ -89,17 +109,22 @@ SAFE_TESTS: Mapping[str, TemplateFunction] = {
         for kind, names in _COMPARISON_NAMES.items()
         for name in names
     },
-    "callable": lambda value: isinstance(value, (Function, Macro)),
+    "callable": lambda value: isinstance(value, CALLABLE),
     "divisibleby": with_budget(_divides),
+    "escaped": lambda value: isinstance(value, Markup),
     "even": with_budget(lambda budget, value: _divides(budget, value, 2)),
     "odd": with_budget(lambda budget, value: not _divides(budget, value, 2)),
+    "filter": pass_context(_is_filter),
     "lower": with_budget(lambda budget, value: budget.text_of(value).islower()),
+    "test": pass_context(_is_test),
     "upper": with_budget(lambda budget, value: budget.text_of(value).isupper()),
 }
 
 FUNCTIONS: Mapping[str, Function] = {
     "raise_exception": Function(raise_exception),
     "strftime_now": Function(strftime_now),
+    "cycler": Function(cycler),
+    "joiner": Function(joiner),
     "range": Function(limited_range),
     "dict": Function(dict_of),
     "namespace": Function(namespace),

@@ -12,10 +12,11 @@ from typing import Any, TypeAlias
 
 from jinja2 import Undefined
 from jinja2.runtime import LoopContext
-from jinja2.utils import Namespace
+from jinja2.utils import Cycler, Namespace
+from markupsafe import Markup
 
-from .budget import REPR_GROWTH, Budget, Lists, Scalars, describe, refuse
-from .methods import METHODS, Function, check_key
+from .budget import REPR_GROWTH, Budget, Lists, Scalars, describe, lack, refuse
+from .methods import MARKUP_GROWTH, METHODS, Function, Group, check_key
 
 Operation: TypeAlias = Callable[[Budget, Any, Any], Any]
 
@@ -23,7 +24,11 @@ MISSING: Any = object()
 MAX_BITS = 1024  # of an integer that is calculated
 
 _LOOP = "index index0 first last length revindex revindex0 previtem nextitem depth depth0"
-LOOP = frozenset(_LOOP.split())
+VARIABLES: dict[type, frozenset[str]] = {  # attributes that are values, not methods
+    LoopContext: frozenset(_LOOP.split()),
+    Cycler: frozenset({"current"}),
+    Group: frozenset(Group._fields),
+}
 
 
 # --- attributes, items, slices
@@ -47,11 +52,11 @@ class PlainNamespace(Namespace):
 def attribute_of(value: Any, name: str) -> Any:
     """Return the attribute `value.name`, or MISSING, when it may still be an item.
 
-    Only METHODS, the names of a namespace and the variables of a loop can be reached.
+    Only METHODS, VARIABLES and the names of a namespace can be reached.
     """
     if isinstance(value, PlainNamespace) and not name.startswith("_"):
         return getattr(value, name, MISSING)
-    if isinstance(value, LoopContext) and name in LOOP:
+    if name in VARIABLES.get(type(value), ()):
         return getattr(value, name)
     method = METHODS.get(type(value), {}).get(name)
     if method is not None:
@@ -59,6 +64,8 @@ def attribute_of(value: Any, name: str) -> Any:
     if isinstance(value, Undefined) and not name.startswith("_"):
         value._fail_with_undefined_error()
     if hasattr(type(value), name) or not isinstance(value, (*Scalars, *Lists, dict)):
+        if not name.startswith("_"):
+            lack(f"{name!r:.80} of {describe(value)}")
         refuse(f"reaches for {name!r:.80} of {describe(value)}")
     return MISSING
 
@@ -107,8 +114,9 @@ def _pay_for_copies(budget: Budget, value: Any, times: int = 1) -> None:
 
 
 def _add(budget: Budget, left: Any, right: Any) -> Any:
-    _pay_for_copies(budget, left)
-    _pay_for_copies(budget, right)
+    growth = MARKUP_GROWTH if isinstance(left, Markup) or isinstance(right, Markup) else 1
+    _pay_for_copies(budget, left, growth)
+    _pay_for_copies(budget, right, growth)
     return left + right
 
 
@@ -148,7 +156,7 @@ _CALCULATIONS: dict[str, Operation] = {
 }
 
 # A conversion of `%`: its width has two digits at most, and is not itself a parameter.
-_CONVERSION = re.compile(r"%(?:\(\w{1,80}\))?[-+ 0#]{0,5}\d{0,2}(?:\.\d{1,2})?[sdifgxX%]")
+_CONVERSION = re.compile(r"%(?:\(\w{1,80}\))?[-+ 0#]{0,5}\d{0,2}(?:\.\d{1,2})?[diouxXeEfFgGcrsa%]")
 
 
 def percent_format(budget: Budget, text: str, values: Any) -> str:
