@@ -888,6 +888,44 @@ def test_a_vocabulary_may_be_larger_than_the_tokenizer(
         assert llm.generate(PROMPT, PARAMS).text
 
 
+# --- control tokens that a prompt spells
+
+
+SPELLED = "<|user|>Hi<|end|>there"
+
+
+def test_raw_prompts_read_the_control_tokens_that_they_spell(llm: LLM) -> None:
+    ids = [0, 2, *plain(llm, "Hi"), END, *plain(llm, "there")]
+    assert llm.tokenizer.encode(SPELLED, allow_special=True) == ids
+    expected = llm.generate(ids, GREEDY).token_ids
+    assert llm.generate(SPELLED, GREEDY).token_ids == expected
+    assert llm.generate([PROMPT, SPELLED], GREEDY)[1].token_ids == expected
+    stream = llm.stream(SPELLED, GREEDY)
+    assert list(stream)
+    assert stream.completion.token_ids == expected
+    np.testing.assert_array_equal(llm.logits(SPELLED), llm.logits(ids))
+    assert list(llm.inside(SPELLED).tokens) == ids
+
+
+def test_they_stay_text_where_they_are_not_allowed(llm: LLM) -> None:
+    ids = [0, *plain(llm, SPELLED)]
+    assert not {END, 2} & set(ids)
+    expected = llm.generate(ids, GREEDY).token_ids
+    assert llm.generate(SPELLED, GREEDY, allow_special=False).token_ids == expected
+    assert llm.generate([SPELLED], GREEDY, allow_special=False)[0].token_ids == expected
+    stream = llm.stream(SPELLED, GREEDY, allow_special=False)
+    assert "".join(stream) == stream.completion.text
+    assert stream.completion.token_ids == expected
+
+
+def test_a_prompt_that_spells_its_bos_gets_no_second_one(llm: LLM) -> None:
+    assert llm.generate(f"<|begin|>{PROMPT}", GREEDY).prompt_tokens == len(plain(llm, PROMPT)) + 1
+
+
+def plain(llm: LLM, text: str) -> list[int]:
+    return llm.tokenizer.encode(text, add_special_tokens=False)
+
+
 # --- logits and loading
 
 

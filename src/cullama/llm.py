@@ -221,11 +221,21 @@ class LLM:
 
     @overload  # a text is also a sequence of texts, as far as types can tell
     def generate(  # type: ignore[overload-overlap]
-        self, prompts: str, params: SamplingParams | None = None, *, priority: int = 0
+        self,
+        prompts: str,
+        params: SamplingParams | None = None,
+        *,
+        priority: int = 0,
+        allow_special: bool = True,
     ) -> Completion: ...
     @overload
     def generate(
-        self, prompts: list[int], params: SamplingParams | None = None, *, priority: int = 0
+        self,
+        prompts: list[int],
+        params: SamplingParams | None = None,
+        *,
+        priority: int = 0,
+        allow_special: bool = True,
     ) -> Completion: ...
     @overload
     def generate(
@@ -234,10 +244,16 @@ class LLM:
         params: SamplingParams | None = None,
         *,
         priority: int = 0,
+        allow_special: bool = True,
     ) -> list[Completion]: ...
 
     def generate(
-        self, prompts: Any, params: SamplingParams | None = None, *, priority: int = 0
+        self,
+        prompts: Any,
+        params: SamplingParams | None = None,
+        *,
+        priority: int = 0,
+        allow_special: bool = True,
     ) -> Any:
         """Continue a prompt, or several together.
 
@@ -246,19 +262,28 @@ class LLM:
             params: the same for all prompts; None takes `default_params`.
             priority: each step is a head start of 64 places in the queue: 1 goes before up to 64
                 requests that were submitted earlier; negative values let later requests pass.
+            allow_special: read control tokens that a text spells as such; False keeps them text.
 
         Raises:
             UsageError: an empty prompt, or ids outside the vocabulary.
             ContextLengthError: a prompt, with the answer asked for, is longer than the context.
         """
-        if _is_one_prompt(prompts):
-            return self._generate([prompts], self._checked(params), priority)[0]
-        return self._generate(list(prompts), self._checked(params), priority)
+        is_one = _is_one_prompt(prompts)
+        ids = [self._token_ids(it, allow_special) for it in ([prompts] if is_one else prompts)]
+        completions = self._generate(ids, self._checked(params), priority)
+        return completions[0] if is_one else completions
 
     def stream(
-        self, prompt: Prompt, params: SamplingParams | None = None, *, priority: int = 0
+        self,
+        prompt: Prompt,
+        params: SamplingParams | None = None,
+        *,
+        priority: int = 0,
+        allow_special: bool = True,
     ) -> Stream:
         """Continue a prompt piece by piece: `for piece in llm.stream("Once"): …`, or `async for`.
+
+        The arguments are those of `generate`.
 
         Raises:
             UsageError: as `generate`; and `n` above 1, which has no single stream.
@@ -266,7 +291,7 @@ class LLM:
         params = self._checked(params)
         if params.n != 1:
             raise UsageError(f"n is {params.n}, expected 1 for a stream; use generate for more")
-        [sample] = self._submit(prompt, params, priority)
+        [sample] = self._submit(self._token_ids(prompt, allow_special), params, priority)
         return Stream(sample)
 
     def chat(
@@ -426,7 +451,7 @@ class LLM:
         return engine
 
     def _generate(
-        self, prompts: list[Prompt], params: SamplingParams, priority: int
+        self, prompts: list[list[int]], params: SamplingParams, priority: int
     ) -> list[Completion]:
         groups: list[list[Sample]] = []
         try:
@@ -439,10 +464,9 @@ class LLM:
         by_prompt = [[next(completions) for _ in group] for group in groups]
         return [replace(first, alternatives=tuple(others)) for first, *others in by_prompt]
 
-    def _submit(self, prompt: Prompt, params: SamplingParams, priority: int) -> list[Sample]:
-        tokenizer = self._tokenizer_or_none(needed=isinstance(prompt, str) or bool(params.stop))
-        request = GenerationRequest(self._token_ids(prompt), params, priority)
-        return submit(self.client, request, tokenizer)
+    def _submit(self, prompt: list[int], params: SamplingParams, priority: int) -> list[Sample]:
+        tokenizer = self._tokenizer_or_none(needed=bool(params.stop))
+        return submit(self.client, GenerationRequest(prompt, params, priority), tokenizer)
 
     def _conversation(self, messages: Sequence[Message]) -> list[int]:
         if not _is_list(messages) or not messages:
@@ -455,9 +479,9 @@ class LLM:
             raise UsageError("the last message is the assistant's, expected one to answer")
         return self.chat_format.encode(text)
 
-    def _token_ids(self, prompt: Prompt) -> list[int]:
+    def _token_ids(self, prompt: Prompt, allow_special: bool = True) -> list[int]:
         if isinstance(prompt, str):
-            return self.tokenizer.encode(prompt)
+            return self.tokenizer.encode_prompt(prompt, self.config.bos_id, allow_special)
         if not _is_list(prompt):
             raise UsageError(f"the prompt is {prompt!r:.80}, expected a text or token ids")
         return list(prompt)

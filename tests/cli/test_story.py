@@ -54,6 +54,8 @@ RUNS: dict[str, tuple[tuple[str, ...], bytes, dict[str, str]]] = {
     "not utf-8": (("-q", "-"), b"caf\xe9 \xff", {}),
     "empty": (("-q", "-", *FORTY), b"", {}),
     "control": (("-q", "-", *FORTY), b"a\x00b\x1b[31mc\r\n", {}),
+    "spelled": (("-q", "<|user|>Hi<|end|>", *FORTY), b"", {}),
+    "no special": (("-q", "<|user|>Hi<|end|>", "--no-special", *FORTY), b"", {}),
     "locale c": (("-q", "naïve 🦙", *FORTY), b"", PLAIN_C),
     "old locale c": (("-q", "naïve 🦙", *FORTY), b"", OLD_C),
     "ascii": (("-q", "-", *FORTY), "naïve 🦙".encode(), ASCII),
@@ -221,6 +223,16 @@ def test_bytes_that_are_not_utf_8_are_misuse(runs: dict[str, Any]) -> None:
 def test_an_empty_pipe_is_an_empty_prompt(runs: dict[str, Any], llm: LLM) -> None:
     assert runs["empty"].code == 0
     assert runs["empty"].out == llm.generate("", params()).text + "\n"
+
+
+def test_a_prompt_spells_control_tokens_unless_told_otherwise(
+    runs: dict[str, Any], llm: LLM
+) -> None:
+    prompt = "<|user|>Hi<|end|>"
+    read, kept = llm.tokenizer.encode(prompt, allow_special=True), llm.tokenizer.encode(prompt)
+    assert read != kept
+    assert runs["spelled"].out == prompt + llm.generate(read, params()).text + "\n"
+    assert runs["no special"].out == prompt + llm.generate(kept, params()).text + "\n"
 
 
 def test_control_characters_reach_the_model_as_they_are(runs: dict[str, Any], llm: LLM) -> None:

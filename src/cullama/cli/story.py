@@ -28,9 +28,16 @@ if TYPE_CHECKING:
 @click.argument("prompt", nargs=-1, metavar="[PROMPT]…")
 @model_options
 @sampling_options
+@click.option(
+    "--no-special",
+    is_flag=True,
+    help="Read control tokens that PROMPT spells, such as <|im_end|>, as plain text.",
+)
 @click.option("--stats", is_flag=True, help="Print the speed.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object, at the end.")
-def command(prompt: tuple[str, ...], stats: bool, as_json: bool, **options: Any) -> int:
+def command(
+    prompt: tuple[str, ...], no_special: bool, stats: bool, as_json: bool, **options: Any
+) -> int:
     """Continue PROMPT, or "Once upon a time"; `-` reads it from standard input.
 
     Ctrl-C stops the story and keeps what is written.
@@ -41,7 +48,7 @@ def command(prompt: tuple[str, ...], stats: bool, as_json: bool, **options: Any)
     text = read_prompt(prompt)
     llm, params = load_with_sampling(sampling, **options)
     params = replace(params, stop=(*params.stop, *_spelled_end_tokens(llm, params)))
-    completion = _generate(llm, text, params, is_silent=as_json)
+    completion = _generate(llm, text, params, allow_special=not no_special, is_silent=as_json)
     if as_json:
         result = {"prompt": text, **completion_as_json(completion), "model": llm.description}
         click.echo(json.dumps(result))
@@ -59,15 +66,17 @@ def _spelled_end_tokens(llm: LLM, params: SamplingParams) -> list[str]:
     return [text for end in ends if (text := end.strip())]
 
 
-def _generate(llm: LLM, prompt: str, params: SamplingParams, is_silent: bool) -> Completion:
+def _generate(
+    llm: LLM, prompt: str, params: SamplingParams, allow_special: bool, is_silent: bool
+) -> Completion:
     """Print prompt and text as it is generated; several texts one after the other, at the end."""
     if params.n > 1:
-        completion = llm.generate(prompt, params)
+        completion = llm.generate(prompt, params, allow_special=allow_special)
         if not is_silent:
             for one in (completion, *completion.alternatives):
                 click.echo(f"{printable(prompt + one.text)}\n")
         return completion
-    stream = llm.stream(prompt, params)
+    stream = llm.stream(prompt, params, allow_special=allow_special)
     try:
         _write(prompt, is_silent)
         for piece in stream:

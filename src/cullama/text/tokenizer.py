@@ -64,6 +64,16 @@ class Tokenizer:
             self.tokenizer.encode_special_tokens = not allow_special
             return self.tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
 
+    def encode_prompt(self, text: str, bos_id: int | None, allow_special: bool = True) -> list[int]:
+        """Return the token ids of a prompt that is to be continued: control tokens that it spells
+        are read as such where they are allowed, and there is one BOS, also where it spells that.
+
+        Raises:
+            UsageError, ModelFileError: as `encode`.
+        """
+        ids = self.encode(text, allow_special=allow_special)
+        return ids[1:] if ids[:2] == [bos_id] * 2 else ids
+
     def decode(self, ids: Iterable[SupportsIndex], skip_special_tokens: bool = True) -> str:
         """Return the text of token ids; ids outside the tokenizer's vocabulary decode to nothing.
 

@@ -291,7 +291,7 @@ def test_a_prompt_that_the_tokenizers_encode_differently_is_refused(
     llm: LLM, another: LLM, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tokens = llm.tokenizer.encode(PROMPT)
-    monkeypatch.setattr(another.tokenizer, "encode", lambda text: [2, *tokens])
+    monkeypatch.setattr(another.tokenizer, "encode", lambda text, **options: [2, *tokens])
     with pytest.raises(UsageError, match=r"second side's tokenizer reads the prompt as \[2, 0, "):
         llm.diff(another, PROMPT)
     assert llm.diff(another, tokens).are_identical, "ids are ids"

@@ -69,7 +69,7 @@ def record(side: Side, prompt: str | Sequence[int], is_detailed: bool = False) -
         NoTokenizerError: a text, for a model without a tokenizer.
     """
     text = prompt if isinstance(prompt, str) else None
-    tokens = side.llm.tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)
+    tokens = _encoded(side, prompt) if isinstance(prompt, str) else list(prompt)
     side.check(tokens)
     parts: dict[Place, list[HostArray]] = {}
 
@@ -89,6 +89,10 @@ def record(side: Side, prompt: str | Sequence[int], is_detailed: bool = False) -
         overridden=overridden,
         rows={place: np.concatenate(parts.pop(place)) for place in list(parts)},
     )
+
+
+def _encoded(side: Side, text: str) -> list[int]:
+    return side.llm.tokenizer.encode_prompt(text, side.llm.config.bos_id)
 
 
 def compare(recording: Recording, side: Side, tolerance: float | None = None) -> Comparison:
@@ -172,7 +176,7 @@ def _check_tokenizer(recording: Recording, side: Side) -> None:
     if recording.text is None:
         return
     try:
-        tokens = side.llm.tokenizer.encode(recording.text)
+        tokens = _encoded(side, recording.text)
     except NoTokenizerError:
         return
     if tokens != recording.tokens:
