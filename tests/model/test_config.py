@@ -313,6 +313,10 @@ def test_a_wrong_token_id_is_named(name: str, value: Any) -> None:
     refusal(caught, str(PATH), f"{name} is {value!r}", "expected a token id")
 
 
+def test_swish_is_another_name_of_silu() -> None:
+    assert huggingface(hidden_act="swish") == huggingface()
+
+
 @pytest.mark.parametrize("value", ["gelu", "relu", 1, ["silu"]])
 def test_another_activation_is_refused(value: Any) -> None:
     with pytest.raises(ModelError) as caught:
@@ -376,6 +380,100 @@ def test_architectures_that_are_no_list_of_one_are_refused(value: Any) -> None:
     with pytest.raises(ModelFileError) as caught:
         huggingface(architectures=value)
     refusal(caught, str(PATH), "architectures is ", *FAMILIES)
+
+
+@pytest.mark.parametrize("base", [LLAMA, MISTRAL, QWEN2, QWEN3])
+@pytest.mark.parametrize("value", [ABSENT, None, []], ids=["absent", "null", "empty"])
+def test_without_architectures_the_model_type_decides(base: Values, value: Any) -> None:
+    [name] = base["architectures"]
+    kind = FAMILIES[name].gguf_name
+    assert huggingface(base, architectures=value, model_type=kind) == huggingface(base)
+
+
+def test_the_old_spelling_of_llama_is_understood() -> None:
+    assert huggingface(architectures=["LLaMAForCausalLM"]) == huggingface()
+
+
+def test_an_unknown_model_type_is_refused_with_a_list_of_those_that_run() -> None:
+    with pytest.raises(UnsupportedModelError) as caught:
+        huggingface(architectures=None, model_type="gemma2")
+    refusal(caught, str(PATH), "model_type is 'gemma2', ", "llama, mistral, qwen2, qwen3")
+
+
+def test_a_model_type_that_contradicts_architectures_is_refused() -> None:
+    assert huggingface(model_type="llama") == huggingface(model_type="of_their_own")
+    with pytest.raises(ModelFileError) as caught:
+        huggingface(model_type="mistral")
+    refusal(caught, str(PATH), "model_type is 'mistral', expected 'llama'")
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"architectures": ["MixtralForCausalLM"], "model_type": "mixtral"}, "mixture of experts"),
+        ({"architectures": ["Qwen3MoeForCausalLM"]}, "mixture of experts"),
+        ({"architectures": ["NewForCausalLM"], "num_local_experts": 8}, "mixture of experts"),
+        ({"architectures": None, "model_type": "qwen2_moe"}, "mixture of experts"),
+        ({"architectures": ["LlavaForConditionalGeneration"]}, "multimodal"),
+        ({"architectures": ["NewModel"], "vision_config": {"hidden_size": 8}}, "multimodal"),
+        ({"architectures": ["Gemma3ForConditionalGeneration"], "text_config": {}}, "multimodal"),
+        ({"architectures": ["BertForMaskedLM"], "model_type": "bert"}, "an encoder"),
+        ({"architectures": ["T5Model"], "is_encoder_decoder": True}, "an encoder and a decoder"),
+        ({"architectures": ["LlamaForSequenceClassification"]}, "a classifier"),
+        ({"architectures": ["LlamaModel"]}, "without an output matrix"),
+        ({"architectures": ["MambaForCausalLM"]}, "state-space"),
+    ],
+)
+def test_another_kind_of_model_is_refused_by_what_it_is(changes: Values, what: str) -> None:
+    with pytest.raises(UnsupportedModelError) as caught:
+        huggingface(**changes)
+    refusal(caught, str(PATH), what, "which cullama does not run, expected one of")
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"general.type": "adapter"}, "a LoRA adapter: merge it"),
+        ({"general.type": "mmproj", "general.architecture": "clip"}, "projector of images"),
+        ({"general.type": "imatrix"}, "importance matrix"),
+        ({"general.architecture": "qwen3moe"}, "mixture of experts"),
+        ({"general.architecture": "clip"}, "projector of images"),
+        ({"general.architecture": "nomic-bert"}, "an encoder"),
+        ({"general.architecture": "gemma2"}, "'gemma2', which cullama does not run"),
+    ],
+)
+def test_another_kind_of_gguf_is_refused_by_what_it_is(changes: Values, what: str) -> None:
+    with pytest.raises(UnsupportedModelError) as caught:
+        gguf(changes)
+    refusal(caught, str(GGUF), what, "expected")
+
+
+def test_a_list_with_the_same_for_each_layer_is_that_number() -> None:
+    config = huggingface(num_key_value_heads=[2, 2, 2], intermediate_size=[48] * 3)
+    assert config == huggingface(num_key_value_heads=2)
+    lists = {
+        "llama.attention.head_count": np.full(3, 4, np.uint32),
+        "llama.attention.head_count_kv": np.full(3, 2, np.int32),
+        "llama.feed_forward_length": np.full(3, 48, np.uint32),
+    }
+    assert gguf(lists) == gguf({"llama.attention.head_count_kv": 2})
+
+
+@pytest.mark.parametrize("value", [[2, 2, 4], [2, 2], [], [[2, 2, 2]] * 3, ["2"] * 3])
+def test_a_list_that_differs_by_layer_is_refused(value: Any) -> None:
+    with pytest.raises(ModelFileError) as caught:
+        huggingface(num_key_value_heads=value)
+    refusal(caught, str(PATH), "num_key_value_heads is ", "expected")
+    with pytest.raises(ModelFileError) as caught:
+        gguf({"llama.attention.head_count_kv": np.array([2, 2, 4])})
+    refusal(caught, str(GGUF), "head_count_kv is ", "expected a whole number, the same for all")
+
+
+def test_values_of_another_width_than_keys_are_refused() -> None:
+    assert gguf({"llama.attention.value_length": 8}) == gguf()
+    with pytest.raises(ModelFileError) as caught:
+        gguf({"llama.attention.value_length": 16})
+    refusal(caught, str(GGUF), "llama.attention.value_length is 16", "from 8 to 8")
 
 
 def test_qwen2_has_biases_on_query_key_and_value_only() -> None:

@@ -7,10 +7,12 @@ It does not know what any field means.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
+
+import numpy as np
 
 from ..errors import ModelFileError
 from .regular_file import open_regular_file, short_repr
@@ -107,6 +109,22 @@ class Fields:
         found = self.values.get(self.prefix + name)
         what = "missing" if found is None else short_repr(found)
         _fail(self.path, f"{self.group_name}{self.prefix}{name} is {what}, expected {expected}")
+
+    def with_constants(self, names: Iterable[str], layers: int) -> Fields:
+        """Return the fields with one number where a list holds the same for each layer.
+
+        Raises:
+            ModelFileError: a list of as many entries that differ.
+        """
+        values = dict(self.values)
+        for name in names:
+            found = values.get(self.prefix + name)
+            entries = found.tolist() if isinstance(found, np.ndarray) else found
+            if isinstance(entries, list) and len(entries) == layers:
+                if any(entry != entries[0] for entry in entries):
+                    self.fail(name, "a whole number, the same for all layers")
+                values[self.prefix + name] = entries[0]
+        return replace(self, values=values)
 
     def integer(
         self, name: str, default: Default = MISSING, low: int = 1, high: int = MAX_COUNT

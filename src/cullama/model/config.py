@@ -12,12 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import ModelFileError, UnsupportedModelError
+from ..errors import ModelFileError
 from ..files.fields import MAX_COUNT, Fields
-from ..files.regular_file import short_repr
 from .families import FAMILIES, Family
 from .rope import Rope, YarnScaling
+from .which_family import family_of_config, family_of_gguf
 
+ACTIVATIONS = ("silu", "swish")  # two names of one function
+# Settings that may be a list of one number a layer.
+PER_LAYER = ("num_attention_heads", "num_key_value_heads", "intermediate_size", "head_dim")
+GGUF_PER_LAYER = ("attention.head_count", "attention.head_count_kv", "feed_forward_length")
 GGUF_ENDS = ("eos_token_id", "eot_token_id", "eom_token_id")
 
 
@@ -56,13 +60,14 @@ class ModelConfig:
             ModelFileError: a field is missing, of the wrong kind or out of range.
         """
         fields = Fields(path, values)
-        family = _huggingface_family(fields)
-        if fields.text("hidden_act", "silu") != "silu":
-            fields.fail("hidden_act", "'silu'")
+        family = family_of_config(fields)
+        if fields.text("hidden_act", "silu") not in ACTIVATIONS:
+            fields.fail("hidden_act", " or ".join(map(repr, ACTIVATIONS)))
+        layers = fields.integer("num_hidden_layers", high=10_000)
+        fields = fields.with_constants(PER_LAYER, layers)
         heads, hidden = fields.integer("num_attention_heads"), fields.integer("hidden_size")
         is_qkv_only = family.has_qkv_bias_only
         attention_bias = is_qkv_only or fields.flag("attention_bias", False)
-        layers = fields.integer("num_hidden_layers", high=10_000)
         context = fields.integer("max_position_embeddings", 2048)
         rope = Rope.from_huggingface(fields)
         ends = Fields(path.with_name("generation_config.json"), generation or {})
@@ -109,19 +114,17 @@ class ModelConfig:
             UnsupportedModelError: an architecture or setting that cullama does not run.
             ModelFileError: a field is missing, of the wrong kind or out of range.
         """
-        name = Fields(path, metadata).text("general.architecture")
-        families = {family.gguf_name: family for family in FAMILIES.values()}
-        if name not in families:
-            raise _unsupported(path, "general.architecture", name, families)
-        fields = Fields(path, metadata, prefix=f"{name}.")
+        family = family_of_gguf(path, metadata)
+        fields = Fields(path, metadata, prefix=f"{family.gguf_name}.")
         tokens = Fields(path, metadata, prefix="tokenizer.ggml.")
+        layers = fields.integer("block_count", high=10_000)
+        fields = fields.with_constants(GGUF_PER_LAYER, layers)
         hidden = fields.integer("embedding_length")
         heads = fields.integer("attention.head_count")
-        layers = fields.integer("block_count", high=10_000)
         window = fields.integer("attention.sliding_window", 0, low=0)
         rope = Rope.from_gguf(fields, rope_divisors)
         config = cls(
-            architecture=families[name].architecture,
+            architecture=family.architecture,
             hidden_size=hidden,
             intermediate_size=fields.integer("feed_forward_length"),
             layers=layers,
@@ -145,7 +148,8 @@ class ModelConfig:
         )
         for name in GGUF_ENDS:
             tokens.check_token_ids(name, config.vocab_size)
-        fields.integer("rope.dimension_count", config.head_dim, config.head_dim, config.head_dim)
+        for name in ("rope.dimension_count", "attention.value_length"):
+            fields.integer(name, config.head_dim, config.head_dim, config.head_dim)
         return config._checked(fields, "attention.head_count_kv", "attention.key_length")
 
     def _checked(self, fields: Fields, kv_heads: str, head_dim: str) -> ModelConfig:
@@ -193,22 +197,6 @@ class ModelConfig:
         layer = attention + 3 * self.hidden_size * self.intermediate_size
         embeddings = self.vocab_size * self.hidden_size * (1 if self.tied else 2)
         return self.layers * layer + embeddings
-
-
-def _unsupported(path: Path, field: str, found: object, supported: Any) -> UnsupportedModelError:
-    return UnsupportedModelError(
-        f"{path}: {field} is {short_repr(found)}, which cullama does not run, "
-        f"expected one of {', '.join(supported)}"
-    )
-
-
-def _huggingface_family(fields: Fields) -> Family:
-    names = fields.values.get("architectures")
-    if not isinstance(names, list) or len(names) != 1 or not isinstance(names[0], str):
-        fields.fail("architectures", f"a list with one of {', '.join(FAMILIES)}")
-    if names[0] not in FAMILIES:
-        raise _unsupported(fields.path, "architectures", names[0], FAMILIES)
-    return FAMILIES[names[0]]
 
 
 def _gguf_vocabulary(path: Path, tensors: Mapping[str, tuple[int, ...]]) -> int:
