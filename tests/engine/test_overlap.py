@@ -296,7 +296,7 @@ def test_closing_waits_for_the_pending_pass(make: Callable[..., LLM]) -> None:
     assert engine.has_work
     llm.close()
     assert isinstance(request.error, ClosedError)
-    assert engine._core._pending is None
+    assert engine.core._pending is None
 
 
 def test_logits_are_computed_while_a_pass_is_pending(make: Callable[..., LLM], plain: LLM) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import mmap
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from math import prod
 from pathlib import Path
 
@@ -53,6 +53,9 @@ class HostBackend(Backend[HostArray, Weight, BatchType]):
         """Change the number of threads; results stay the same, bit for bit."""
         self.thread_pool = ThreadPool(threads)
         self.description = f"cpu · {self.dtype_name} · {threads} thread{'s' * (threads > 1)}"
+
+    def after_fork(self) -> None:
+        self.thread_pool = ThreadPool(self.thread_pool.size)
 
     def upload(self, host: HostArray) -> HostArray:
         return host
@@ -139,8 +142,11 @@ class HostBackend(Backend[HostArray, Weight, BatchType]):
 def _zeros(shape: tuple[int, ...], dtype: np.dtype) -> HostArray:
     """Allocate memory that is made resident page by small page, as it is touched.
 
-    numpy's own would ask for huge pages, and each head's few used blocks would make resident
-    two megabytes of unused ones.
+    With huge pages, each head's few used blocks would make resident two megabytes of unused ones.
+    It is private: a process and its forked child must not write into one cache.
     """
-    memory = mmap.mmap(-1, prod(shape) * dtype.itemsize)
+    memory = mmap.mmap(-1, prod(shape) * dtype.itemsize, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if hasattr(mmap, "MADV_NOHUGEPAGE"):
+        with suppress(OSError):  # a kernel without huge pages does not know the word
+            memory.madvise(mmap.MADV_NOHUGEPAGE)
     return np.frombuffer(memory, dtype).reshape(shape)

@@ -12,7 +12,7 @@ from math import prod
 
 import numpy as np
 
-from ..errors import UnsupportedModelError
+from ..errors import DeviceError, UnsupportedModelError
 from ..files.tensor import DTYPES, HostArray, StoredTensor
 from ..model.backend import Backend
 from ..model.batch import Batch
@@ -22,7 +22,7 @@ from . import memory
 from .attention import BLOCK_SIZE, HEAD_WIDTHS
 from .batch import CudaBatch, device_batch, pack
 from .cublas import Cublas, find_cublas
-from .driver import Device
+from .driver import FORKED, SPAWN, Device
 from .launcher import Launcher
 from .memory import DeviceArray, Pool, Staging
 from .module import Kernels
@@ -87,6 +87,9 @@ class CudaBackend(Backend[DeviceArray, CudaWeight, CudaBatch]):
         if self._cublas is not None:
             return f"cuBLAS {self._cublas.version}"
         return "deterministic" if self.is_deterministic else "no cuBLAS: large prompts are slow"
+
+    def after_fork(self) -> None:
+        raise DeviceError(f"{FORKED}; {SPAWN}")
 
     def close(self) -> None:
         self._release()

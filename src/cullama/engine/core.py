@@ -114,9 +114,10 @@ class EngineCore:
             self._runner.close()
         self._runner = None
 
-    def drop_runner(self) -> None:
-        """Close without returning the model's memory, which another process has."""
-        self._runner = None
+    def drop_runner(self) -> Runner[Any] | None:
+        """Close without returning the model's memory; returns what ran it, if it was open."""
+        runner, self._runner = self._runner, None
+        return runner
 
     # --- the parts of a pass -------------------------------------------------------------------
 

@@ -5,6 +5,8 @@ that the scheduler selects: so a single request pays for no hand-over between th
 that must not block, such as an event loop, `start` gives the engine a thread of its own. What other
 threads ask meanwhile (submit, cancel, close) is posted to the lock and done between two steps.
 
+In a forked child everything but the weights begins again: parent and child share no KV cache.
+
 It implements the interface in client.py. What a step does is core.py's; it makes no text.
 """
 
@@ -21,10 +23,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import ClosedError, QueueFullError, UsageError
+from ..errors import ClosedError, CullamaError, QueueFullError, UsageError
 from ..model.batch import Chunk
 from ..model.kv_cache import KVCache
 from ..model.llama import AnyLlama
+from ..process.forks import restart_after_fork
 from .client import EngineClient, GenerationRequest, RequestHandle, RequestOutput
 from .core import EngineCore
 from .lock import EngineLock
@@ -56,7 +59,8 @@ class Engine(EngineClient):
 
     Attributes:
         capacity: what requests are checked against.
-        metrics: totals since the engine was made.
+        metrics: totals since the engine was made, in this process.
+        core: runs the passes; another one in a forked child.
         max_waiting: further requests are refused while so many wait; None refuses none.
         observers: called with a `StepRecord` after each step.
     """
@@ -73,25 +77,50 @@ class Engine(EngineClient):
         self.capacity = Capacity(
             config.vocab_size, config.eos_ids, context_length, cache_tokens, default_max_tokens
         )
-        self.metrics = Metrics()
         self.max_waiting = max_waiting
         self.observers: list[Callable[[StepRecord], None]] = []
+        self._is_open = True  # for new requests
+        self._refusal: Exception | None = None  # why this process cannot run the model
+        self._begin(model, cache)
+        restart_after_fork(self)
+
+    def _begin(self, model: AnyLlama, cache: KVCache[Any]) -> None:
+        """Set up all that belongs to one process."""
+        self._process = os.getpid()
+        self.metrics = Metrics()
         self.prefix_cache = PrefixCache(cache.blocks, cache.block_size)
         self.scheduler = Scheduler(self.prefix_cache, TOKEN_BUDGET, MAX_RUNNING, self.metrics)
-        self._core = EngineCore(self.scheduler, Runner(model, cache), self.metrics, self.observers)
+        self.core = EngineCore(self.scheduler, Runner(model, cache), self.metrics, self.observers)
         self._lock = EngineLock()
-        self._is_open = True  # for new requests
         self._thread: threading.Thread | None = None
-        self._process = os.getpid()
+
+    def after_fork(self) -> None:
+        """Begin again in a forked child: the model's weights, an empty KV cache, no requests.
+
+        What the parent runs is left as it is. A child that cannot run the model says so when it is
+        asked to.
+        """
+        self._process, self._lock, self._thread = os.getpid(), EngineLock(), None
+        runner = self.core.drop_runner()
+        if runner is None:  # it was closed before
+            return
+        model, tokens = runner.model, self.capacity.cache_tokens
+        del runner  # and with it the parent's cache, before there is another
+        try:
+            model.ops.after_fork()
+            self._begin(model, model.ops.cache(model.config, tokens))
+        except CullamaError as error:
+            self._refusal = error
 
     @property
     def runner(self) -> Runner[Any]:
         """What runs the model. Raises ClosedError."""
-        return self._core.runner
+        self._check_process()
+        return self.core.runner
 
     @property
     def has_work(self) -> bool:
-        return self._core.has_work
+        return self.core.has_work
 
     # --- the interface of client.py ------------------------------------------------------------
 
@@ -138,6 +167,7 @@ class Engine(EngineClient):
     @contextmanager
     def exclusive(self) -> Iterator[ModelAccess[Any]]:
         """Hold the lock and hand out the model, for work below requests. Raises ClosedError."""
+        self._check_process()
         self._lock.acquire()
         try:
             yield ModelAccess(self.runner, self.scheduler, self.prefix_cache)
@@ -146,13 +176,12 @@ class Engine(EngineClient):
 
     def close(self) -> None:
         self._is_open = False
-        if self._has_lost_its_thread:  # whose locks may be held for ever; the parent has the memory
-            self._core.drop_runner()
-            return
+        if self._process != os.getpid():  # forked unnoticed: the parent has requests and memory
+            self.after_fork()
         self._lock.post(self._shut)
         if self._lock.is_mine:  # called by an observer: it is done at the end of this step
             return
-        self._lock.wait_for(lambda: self._core.is_closed)
+        self._lock.wait_for(lambda: self.core.is_closed)
         if self._thread is not None:
             self._thread.join()
 
@@ -185,7 +214,7 @@ class Engine(EngineClient):
     def cancel(self, request: Request, reason: FinishReason = "cancelled") -> None:
         """Finish a request between two steps; does nothing to one that has finished."""
         if request.finish_reason is None:
-            self._lock.post(lambda: self._core.finish(request, reason))
+            self._lock.post(lambda: self.core.finish(request, reason))
 
     # --- who works, and until when -------------------------------------------------------------
 
@@ -196,7 +225,7 @@ class Engine(EngineClient):
     def start(self) -> None:
         """Work in a thread of its own from now on, until the engine is closed."""
         with self._lock.changed:
-            if self._thread is None and not self._core.is_closed:
+            if self._thread is None and not self.core.is_closed:
                 self._thread = threading.Thread(target=self._work, name="cullama", daemon=True)
                 self._thread.start()
 
@@ -214,21 +243,16 @@ class Engine(EngineClient):
     def _unfinished(self) -> list[Request]:
         return [*self.scheduler.running, *self.scheduler.waiting]
 
-    @property
-    def _has_lost_its_thread(self) -> bool:
-        """By a fork, which keeps only the thread that calls it."""
-        return self._thread is not None and self._process != os.getpid()
-
     def _check_process(self) -> None:
-        if self._has_lost_its_thread:
-            raise UsageError(
-                "this process was forked from one in which the LLM works in a thread of its own; "
-                "start processes with multiprocessing's 'spawn', or load the model after the fork"
-            )
+        """Begin again after a fork that Python missed; raise what keeps the model from running."""
+        if self._process != os.getpid():
+            self.after_fork()
+        if self._refusal is not None:
+            raise self._refusal
 
     def _work(self) -> None:
-        while not self._core.is_closed:
-            self._lock.wait_for(lambda: self.has_work or self._core.is_closed)
+        while not self.core.is_closed:
+            self._lock.wait_for(lambda: self.has_work or self.core.is_closed)
             try:
                 self.step()
             except Exception as error:  # a mistake of ours: every request ends with it
@@ -239,8 +263,8 @@ class Engine(EngineClient):
             return
         try:
             self._lock.do_posted()
-            if self._core.has_work:
-                self._core.step()
+            if self.core.has_work:
+                self.core.step()
         finally:
             self._lock.release()
 
@@ -251,21 +275,21 @@ class Engine(EngineClient):
             if request.is_finished:  # cancelled before it came this far
                 continue
             self.metrics.submitted += 1
-            if self._core.is_closed:
+            if self.core.is_closed:
                 error = ClosedError("the LLM was closed before this began")
-                self._core.finish(request, "error", error)
+                self.core.finish(request, "error", error)
             else:
                 self.scheduler.add(request, priority)
 
     def _fail_all(self, error: Exception) -> None:
         for request in self._unfinished:
-            self._core.finish(request, "error", error)
+            self.core.finish(request, "error", error)
 
     def _shut(self) -> None:
         with suppress(Exception):  # its outputs are of no use any more, but it must not go on
-            self._core.finish_pending()
+            self.core.finish_pending()
         self._fail_all(ClosedError("the LLM was closed while this request was running"))
-        self._core.close()
+        self.core.close()
 
 
 class EngineHandle(RequestHandle):
@@ -273,20 +297,23 @@ class EngineHandle(RequestHandle):
 
     def __init__(self, engine: Engine, request: Request) -> None:
         self._engine, self.request = engine, request
+        self._core = engine.core  # which a forked child replaces
         self.seed, self.end_ids = request.seed, request.end_ids
         self._event_loop: asyncio.AbstractEventLoop | None = None
 
     def read(self) -> RequestOutput:
         # Asked of every sample of a long list after each step: mostly there is nothing new.
-        if not _has_news(self.request):
+        if not _has_news(self.request) or self._core is not self._engine.core:
             return NOTHING_NEW
         return self._engine.read(self.request)
 
     def wait(self) -> None:
+        self._check_process()
         self._engine.wait(self.request)
 
     async def wait_async(self) -> None:
         """The engine works in a thread of its own from here on."""
+        self._check_process()
         if self._event_loop is not asyncio.get_running_loop():
             self._event_loop, self._news = asyncio.get_running_loop(), asyncio.Event()
             self.request.on_change = partial(_wake, self._event_loop, self._news)
@@ -296,7 +323,15 @@ class EngineHandle(RequestHandle):
             await self._news.wait()
 
     def cancel(self, reason: FinishReason = "cancelled") -> None:
-        self._engine.cancel(self.request, reason)
+        if self._core is self._engine.core:  # else it goes on in the process it was submitted in
+            self._engine.cancel(self.request, reason)
+
+    def _check_process(self) -> None:
+        if self._core is not self._engine.core:
+            raise UsageError(
+                "this answer was begun before the process was forked, and the parent generates it; "
+                "ask for another in this process"
+            )
 
 
 def _has_news(request: Request) -> bool:

@@ -86,6 +86,14 @@ class Backend(ABC, Generic[Array, Weight, BatchType]):
     def copy_blocks(self, cache: KVCache[Array], copies: Sequence[tuple[int, int]]) -> None:
         """Copy blocks of all layers, (from, to) each, one after the other."""
 
+    def after_fork(self) -> None:
+        """Make the backend work in a forked child, which has none of its parent's threads.
+
+        Raises:
+            DeviceError: the device is the parent's alone.
+        """
+        return
+
     def close(self) -> None:
         """Return all memory. Afterwards only `close` may be called, and does nothing."""
         return

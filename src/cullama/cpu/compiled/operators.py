@@ -69,6 +69,10 @@ class CompiledOperators(
         self._launcher.thread_pool = KernelThreadPool(jit, threads)
         self.description += f" · {jit.instruction_set.name}"
 
+    def after_fork(self) -> None:
+        super().after_fork()
+        self._launcher.after_fork()
+
     def upload_batch(self, batch: Batch[HostArray]) -> CompiledBatch:
         return pack(batch)
 

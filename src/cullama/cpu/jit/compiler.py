@@ -24,6 +24,7 @@ from llvmlite import ir
 
 from ...files import quantized_blocks
 from ...files.tensor import HostArray
+from ...process.forks import hold_during_fork
 from .instruction_sets import InstructionSet
 from .kernel_builder import F32, I64, POINTER, KernelBuilder, Type, Value
 from .store import CodeStore
@@ -32,6 +33,11 @@ Body: TypeAlias = Callable[[KernelBuilder, SimpleNamespace, Value], None]
 
 OPTIMISATION = 3
 CPU_FOLDER = Path(__file__).parents[1]
+
+# llvmlite's own, reentrant, which it takes for each call of LLVM; it has no other name. A child
+# that is forked while a thread is in LLVM would wait for it for ever.
+LLVM_LOCK = getattr(llvm.ffi.lib, "_lock", None) or threading.RLock()
+hold_during_fork(LLVM_LOCK)
 
 
 @dataclass(frozen=True)
@@ -88,20 +94,20 @@ class JIT:
         Args:
             folder: where machine code is stored; None stores none.
         """
-        llvm.initialize_native_target()
-        llvm.initialize_native_asmprinter()
         self.instruction_set = instruction_set
         self._store = None if folder is None else CodeStore(folder)
-        self._lock = threading.Lock()
-        target = llvm.Target.from_default_triple()
-        self._target = target.create_target_machine(
-            cpu=instruction_set.processor,
-            features=instruction_set.features,
-            opt=OPTIMISATION,
-            reloc="pic",
-        )
-        self._linker = llvm.create_lljit_compiler()
         self._compiled: dict[str, CompiledKernel] = {}
+        with LLVM_LOCK:
+            llvm.initialize_native_target()
+            llvm.initialize_native_asmprinter()
+            target = llvm.Target.from_default_triple()
+            self._target = target.create_target_machine(
+                cpu=instruction_set.processor,
+                features=instruction_set.features,
+                opt=OPTIMISATION,
+                reloc="pic",
+            )
+            self._linker = llvm.create_lljit_compiler()
 
     def compile(self, kernel: Kernel) -> CompiledKernel:
         """Return the compiled kernel of that name, compiling it the first time.
@@ -111,7 +117,7 @@ class JIT:
         compiled = self._compiled.get(kernel.name)
         if compiled is not None:
             return compiled
-        with self._lock:
+        with LLVM_LOCK:
             if kernel.name not in self._compiled:
                 self._compiled[kernel.name] = self._link(kernel)
         return self._compiled[kernel.name]

@@ -29,6 +29,11 @@ class Launcher:
         self.thread_pool = KernelThreadPool(jit, 1)
         self._recording = _Recording()
 
+    def after_fork(self) -> None:
+        """Begin again in a forked child, with workers of its own and no recording."""
+        self.thread_pool = KernelThreadPool(self.jit, self.thread_pool.size)
+        self._recording = _Recording()
+
     def run(self, kernel: Kernel, chunks: ChunkCount, **arguments: Any) -> None:
         """Run or record a kernel. Arguments are named as its fields; arrays must be laid out as
         the kernel says."""
