@@ -38,6 +38,7 @@ class CommandLine:
         ours = {
             "PYTHONPATH": str(SOURCE),
             "CULLAMA_CACHE": str(self.cache),
+            "XDG_DATA_HOME": str(self.cache / "data"),
             "CUDA_VISIBLE_DEVICES": "",  # tests name the GPU they want
         }
         return {**os.environ, **ours, **(changes or {})}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from cullama import LLM, SamplingParams
+from cullama.chat.archive import Archive
 
 GREEDY = ("-t", "0", "-n", "6")
 
@@ -119,3 +121,33 @@ def test_errors_are_one_line(runs: dict[str, Any], name: str, words: str, code: 
     assert runs[name].err.count("\n") == 1
     assert runs[name].out == ""
     assert runs[name].code == code
+
+
+def test_a_question_can_go_on_with_the_conversation_that_was_saved_last(
+    cullama_command: Any, chat_model: Path, tmp_path: Path
+) -> None:
+    data = {"XDG_DATA_HOME": str(tmp_path)}
+    options = ("-q", *GREEDY, "--continue")
+    nothing = cullama_command("chat", *options, "And?", environment=data)
+    assert nothing.code == 2
+    assert "no conversation has been saved yet" in nothing.err
+
+    params = SamplingParams(temperature=0, max_tokens=6)
+    with LLM(chat_model, backend="cpu") as llm:
+        session = llm.session("Be brief.", params)
+        session.send("Hi")
+        archive = Archive(tmp_path / "cullama" / "conversations")
+        path = archive.save(session, None, str(chat_model))
+        [kept] = archive.conversations()
+        again = kept.saved.session(llm)
+        again.send("And?")
+    ended = cullama_command("chat", *options, "And?", environment=data)
+    assert (ended.code, ended.err) == (0, "")
+    assert json.loads(path.read_text())["messages"] == again.messages
+
+    listed = cullama_command("chat", "--list", environment=data)
+    assert listed.code == 0
+    assert re.fullmatch(r"   1  20..-..-.. ..:..    2 turns  Hi\n", listed.out)
+    asked = cullama_command("chat", "--list", "And?", environment=data)
+    assert (asked.code, asked.out) == (2, "")
+    assert "--list goes alone" in asked.err

@@ -6,9 +6,10 @@ import base64
 import json
 import re
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 import pytest
@@ -25,11 +26,23 @@ READ = re.compile(r"read (\d+) new tokens of (\d+) in .*? wrote (\d+),")
 def start_chat(cullama_command: Any, chat_model: Path, tmp_path: Path) -> Iterator[StartChat]:
     started: list[Terminal] = []
 
-    def start(*arguments: str, model: Path = chat_model, **size: int) -> Terminal:
-        options = ("-m", model, "-q", "-t", "0", "-n", "8", *PLAIN, *arguments)
+    def start(
+        *arguments: str,
+        model: Path | None = chat_model,
+        environment: Mapping[str, str] = MappingProxyType({}),
+        **size: int,
+    ) -> Terminal:
+        named = () if model is None else ("-m", model)
+        options = (*named, "-q", "-t", "0", "-n", "8", *PLAIN, *arguments)
         terminal = Terminal(
             cullama_command.command("chat", *options),
-            cullama_command.environment({"XDG_STATE_HOME": str(tmp_path / "state")}),
+            cullama_command.environment(
+                {
+                    "XDG_STATE_HOME": str(tmp_path / "state"),
+                    "XDG_DATA_HOME": str(tmp_path / "data"),
+                    **environment,
+                }
+            ),
             **size,
         )
         started.append(terminal)
@@ -84,7 +97,7 @@ def test_ten_turns_and_every_command_work(start_chat: StartChat, tmp_path: Path)
     terminal.say("/reset")
     terminal.wait_for("a new conversation")
     terminal.say(f"/load {tmp_path}/talk.json")
-    terminal.wait_for("9 turns loaded")
+    terminal.wait_for("> a better ninth\n(.*\n)+9 turns so far")
     terminal.say("/copy")
     terminal.wait_for("copied 8 characters")
     terminal.say("/model")
@@ -381,6 +394,96 @@ def test_ctrl_c_while_a_model_is_loaded_goes_back_to_the_old_one(
     assert "Traceback" not in terminal.text()
     terminal.say("exit")
     assert terminal.end() == 0
+
+
+def kept(tmp_path: Path) -> list[list[str]]:
+    """The questions of each conversation that was saved by itself."""
+    files = sorted((tmp_path / "data" / "cullama" / "conversations").glob("*"))
+    saved = [json.loads(path.read_text())["messages"] for path in files]
+    return [[it["content"] for it in each if it["role"] == "user"] for each in saved]
+
+
+def test_a_conversation_is_saved_by_itself_and_continued_with_its_model(
+    start_chat: StartChat, tmp_path: Path
+) -> None:
+    first = start_chat("--stats")
+    ask(first, "the first one", 1)
+    first.say("/reset")
+    ask(first, "one", 2)
+    ask(first, "two", 3)
+    first.kill()  # as a crash would
+    assert sorted(kept(tmp_path)) == [["one", "two"], ["the first one"]]
+
+    again = start_chat("--stats", "--continue", model=None)
+    again.wait_for("> two\n+[a-z]{8}\n+2 turns so far")
+    ask(again, "three", 1)
+    assert reads(again)[0][1] > 60  # the whole conversation is in the prompt
+    again.say("/undo")
+    again.wait_for("taken back: three")
+    ask(again, "four", 2)
+    again.say("/model")
+    again.wait_for("tiny-chat · safetensors F32")
+    again.say("exit")
+    assert again.end() == 0
+    assert sorted(kept(tmp_path)) == [["one", "two", "four"], ["the first one"]]
+
+
+def test_saved_conversations_are_listed_and_one_is_chosen(
+    start_chat: StartChat, tmp_path: Path
+) -> None:
+    first = start_chat("--stats")
+    ask(first, "the first one", 1)
+    first.say("/reset")
+    ask(first, "a llama " * 20, 2)
+    first.say("/list")
+    first.wait_for(r"   1  20\d\d-.*  1 turn   a llama a llama.*…\n   2 .* the first one\n")
+    first.say("/load 2")
+    first.wait_for("> the first one\n+[a-z]{8}\n+1 turn so far")
+    ask(first, "more", 3)
+    first.say("/load 7")
+    first.wait_for("'7' is no number of the list, 1 to 2")
+    first.say("exit")
+    assert first.end() == 0
+
+    again = start_chat("--list", model=None)
+    again.wait_for("   1 .* 2 turns  the first one\n(.*\n)+go on with number")
+    again.say("2")
+    again.wait_for("1 turn so far")
+    again.say("/undo 3")
+    again.wait_for("no more than 1 turn")
+    again.say("exit")
+    assert again.end() == 0
+    assert kept(tmp_path) == [["the first one", "more"]]  # nothing is kept of what is taken back
+
+
+NO_HOME = {"HOME": "", "XDG_DATA_HOME": "", "XDG_STATE_HOME": ""}
+
+
+@pytest.mark.parametrize("off", [{"CULLAMA_SAVE": "0", "XDG_STATE_HOME": ""}, NO_HOME])
+def test_nothing_is_saved_where_that_is_turned_off_or_there_is_no_home(
+    start_chat: StartChat, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, off: dict[str, str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    terminal = start_chat("--stats", environment=off)
+    ask(terminal, "hallo", 1)
+    terminal.say("/list")
+    terminal.wait_for("no conversation has been saved yet|conversations are not kept where HOME")
+    terminal.say("exit")
+    assert terminal.end() == 0
+    files = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    assert files == (set() if off is NO_HOME else {"home/.local/state/cullama/chat_history"})
+
+
+def test_a_folder_that_cannot_be_written_is_named_once(
+    start_chat: StartChat, tmp_path: Path
+) -> None:
+    (tmp_path / "data").write_text("in the way")
+    terminal = start_chat("--stats", columns=300)
+    ask(terminal, "hallo", 1)
+    terminal.wait_for("cannot make .*: Not a directory; this conversation is no longer saved")
+    ask(terminal, "more", 2)
+    assert terminal.text().count("no longer saved") == 1
 
 
 def test_commands_and_settings_are_completed(start_chat: StartChat) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any
@@ -19,7 +19,35 @@ from .session import ChatModel, Session
 KIND, VERSION = "cullama chat", 1
 
 
-def save(session: Session, path: Path) -> None:
+@dataclass(frozen=True)
+class SavedConversation:
+    """What a file holds.
+
+    Attributes:
+        messages: as they are in the file; `Session` checks each.
+        params: sampling parameters that differ from `SamplingParams()`, unchecked.
+        model: the name of the model that gave the answers.
+        loaded_from: what that model was loaded by, a path or a hub id; None is not known.
+    """
+
+    messages: list[Any]
+    params: dict[str, Any]
+    model: str
+    loaded_from: str | None
+
+    def session(self, llm: ChatModel) -> Session:
+        """Return the conversation, to continue it with this model.
+
+        Raises:
+            UsageError: messages that are not text, or parameters that do not exist.
+        """
+        params = self.params
+        if isinstance(biases := params.get("logit_bias"), dict):
+            params = {**params, "logit_bias": biases_from_json(biases)}
+        return Session(llm, None, SamplingParams.from_mapping(params), self.messages)
+
+
+def save(session: Session, path: Path, loaded_from: str | None = None) -> None:
     """Write a conversation to a file; an older one there stays until the new one is complete.
 
     Raises:
@@ -27,7 +55,7 @@ def save(session: Session, path: Path) -> None:
     """
     if path.exists():
         try:
-            _read(path)
+            read(path)
         except UsageError:
             message = f"{path} exists and is not a saved conversation; choose another name"
             raise UsageError(message) from None
@@ -37,6 +65,7 @@ def save(session: Session, path: Path) -> None:
         "kind": KIND,
         "version": VERSION,
         "model": session.llm.name,
+        **({} if loaded_from is None else {"loaded_from": loaded_from}),
         "params": {name: value for name, value in params.items() if value != defaults[name]},
         "messages": session.messages,
     }
@@ -53,16 +82,11 @@ def load(llm: ChatModel, path: Path) -> Session:
     Raises:
         UsageError: the file is missing, or not a saved conversation.
     """
-    saved = _read(path)
-    messages, params = saved.get("messages"), saved.get("params")
-    if not isinstance(messages, list) or not isinstance(params, dict):
-        raise UsageError(f"{path}: messages or params are missing, expected a saved conversation")
-    if isinstance(biases := params.get("logit_bias"), dict):
-        params = {**params, "logit_bias": biases_from_json(biases)}
-    return Session(llm, None, SamplingParams.from_mapping(params), messages)
+    return read(path).session(llm)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read(path: Path) -> SavedConversation:
+    """Read a file. Raises UsageError: it is missing, or not a saved conversation."""
     try:
         saved = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -76,7 +100,13 @@ def _read(path: Path) -> dict[str, Any]:
             f"{path}: version is {saved.get('version')!r}, expected {VERSION}; "
             "another version of cullama wrote it"
         )
-    return saved
+    messages, params = saved.get("messages"), saved.get("params")
+    if not isinstance(messages, list) or not isinstance(params, dict):
+        raise UsageError(f"{path}: messages or params are missing, expected a saved conversation")
+    source = saved.get("loaded_from")
+    return SavedConversation(
+        messages, params, str(saved.get("model")), source if isinstance(source, str) else None
+    )
 
 
 def _replace(path: Path, text: str) -> None:

@@ -50,6 +50,10 @@ class SamplingOptions:
             values.pop("max_tokens", None)
         return replace(self.params, **values)
 
+    def override(self, params: SamplingParams) -> SamplingParams:
+        """Return the parameters of a saved conversation, with the options that were given."""
+        return replace(params, **{name: getattr(self.params, name) for name in self.given})
+
     def note(self, llm: LLM) -> str:
         """Return one line on what is taken from the model's files; empty if that is nothing."""
         values = self.of_model(llm)

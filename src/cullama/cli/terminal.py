@@ -38,3 +38,13 @@ def wrapped(text: str, indent: int = 0) -> str:
         break_on_hyphens=False,
     )
     return wrapper.fill(text)
+
+
+def fitted(text: str, columns: int) -> str:
+    """Cut one line to so many columns, with … at its end; wide characters take two."""
+    from rich.cells import cell_len, set_cell_size
+
+    text = text.replace("\n", " ")
+    if cell_len(text) <= columns:
+        return text
+    return f"{set_cell_size(text, max(0, columns - 1)).rstrip()}…"

@@ -14,10 +14,20 @@ from ..options import model_options, other_sampling_options
 from ..sampling import SamplingOptions
 from ..standard_input import read_standard_input
 from ..text_command import TextCommand
+from .keeper import (
+    Keeper,
+    last_conversation,
+    no_conversations,
+    numbered_conversation,
+    open_archive,
+    print_list,
+)
 from .keyboard import silent_keyboard
 
 if TYPE_CHECKING:
+    from ...chat.archive import Archive, KeptConversation
     from ...chat.session import Session
+    from ...llm import LLM
 
 DEFAULT_MAX_TOKENS = 1024  # enough for an answer with some code in it
 
@@ -53,12 +63,32 @@ DEFAULT_MAX_TOKENS = 1024  # enough for an answer with some code in it
 @click.option("--markdown/--no-markdown", default=True, help="Render markdown on a terminal.")
 @click.option("--stats", is_flag=True, help="Print the speed of each answer.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object, for one question.")
+@click.option(
+    "--continue",
+    "is_continued",
+    is_flag=True,
+    help="Go on with the conversation that was saved last, and its model.",
+)
+@click.option(
+    "--list", "is_listed", is_flag=True, help="List saved conversations; go on with one of them."
+)
+@click.option(
+    "--save/--no-save",
+    "is_saving",
+    default=True,
+    envvar="CULLAMA_SAVE",
+    show_envvar=True,
+    help="Save the conversation after each turn.",
+)
 def command(
     question: tuple[str, ...],
     system: str | None,
     markdown: bool,
     stats: bool,
     as_json: bool,
+    is_continued: bool,
+    is_listed: bool,
+    is_saving: bool,
     **options: Any,
 ) -> int:
     """Talk with a model; /help lists the commands of a conversation.
@@ -71,19 +101,68 @@ def command(
         raise UsageError(f"--n is {n}, expected 1: a conversation has one answer at a time")
     if sampling.params.logprobs is not None and not as_json:
         raise UsageError("--logprobs shows in --json output only; add --json")
-    asked = _question(question)
+    keeper = Keeper(open_archive(), is_saving)
+    if is_listed:
+        kept = _choose(keeper.archive, question, is_continued)
+        if kept is None:
+            return 0
+    asked = None if is_listed else _question(question)
     if as_json and asked is None:
         raise UsageError("--json answers one question: give it, or pipe it in")
+    if is_continued:
+        kept = last_conversation(keeper.archive)
+    elif not is_listed:
+        kept = None
     if asked is None:
         from .loop import ChatLoop
 
         with silent_keyboard():
-            llm, params = load_with_sampling(sampling, is_short=True, **options)
-            session = llm.session(system, params)
-            return ChatLoop(llm, session, sampling, options, markdown, stats).run()
-    llm, params = load_with_sampling(sampling, **options)
-    session = llm.session(system, params)
-    return _answer_one(session, asked, llm.description, markdown, stats, as_json)
+            llm, session = _begin(system, sampling, kept, options, is_short=True)
+            keeper.begin(kept)
+            loop = ChatLoop(llm, session, sampling, options, markdown, stats, keeper)
+            return loop.run()
+    llm, session = _begin(system, sampling, kept, options)
+    code = _answer_one(session, asked, llm.description, markdown, stats, as_json)
+    if kept is not None:
+        keeper.begin(kept)
+        keeper.save(session, options["model"])
+    return code
+
+
+def _choose(
+    archive: Archive | None, question: tuple[str, ...], is_continued: bool
+) -> KeptConversation | None:
+    """List the saved conversations, and ask for one at a terminal."""
+    if question or is_continued:
+        raise UsageError("--list goes alone: it asks which conversation to go on with")
+    conversations = [] if archive is None else archive.conversations()
+    if not conversations:
+        raise no_conversations(archive)
+    print_list(conversations)
+    if sys.stdin is None or not (sys.stdin.isatty() and sys.stdout.isatty()):
+        return None
+    number = click.prompt("go on with number", default="", show_default=False).strip()
+    return numbered_conversation(archive, number) if number else None
+
+
+def _begin(
+    system: str | None,
+    sampling: SamplingOptions,
+    kept: KeptConversation | None,
+    options: dict[str, Any],
+    is_short: bool = False,
+) -> tuple[LLM, Session]:
+    """Load the model, and begin a conversation with it or go on with one."""
+    if kept is not None and options["model"] is None:
+        options["model"] = kept.saved.loaded_from
+    llm, params = load_with_sampling(sampling, is_short=is_short, **options)
+    if kept is None:
+        return llm, llm.session(system, params)
+    session = kept.saved.session(llm)
+    session.params = sampling.override(session.params)
+    if system is not None:
+        session.system = system
+    return llm, session
 
 
 def _variable(text: str) -> tuple[str, Any]:

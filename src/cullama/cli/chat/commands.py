@@ -22,10 +22,12 @@ from ...errors import UsageError
 from ...sampling.params import SamplingParams, biases_from_json
 from ..options import unescaped
 from ..terminal import sanitized, wrapped
+from .keeper import no_conversations, numbered_conversation, print_list
 
 if TYPE_CHECKING:
     from ...chat.session import Reply, Session
     from ...llm import LLM
+    from .keeper import Keeper
 
 # name → its arguments
 ARGUMENTS = {
@@ -40,7 +42,8 @@ ARGUMENTS = {
     "/tokens": "",
     "/copy": "",
     "/save": "FILE",
-    "/load": "FILE",
+    "/list": "",
+    "/load": "FILE|NUMBER",
     "/model": "[NAME]",
     "/quit": "",
 }
@@ -71,9 +74,11 @@ class Chat(Protocol):
     llm: LLM
     session: Session
     draft: str
+    keeper: Keeper
 
     def note(self, text: str) -> None: ...
     def show(self, reply: Reply) -> None: ...
+    def show_last_turn(self) -> None: ...
     def change_model(self, name: str) -> None: ...
 
 
@@ -134,6 +139,7 @@ class Commands:
         """Start a new conversation; system message and settings stay."""
         session = self._chat.session
         self._chat.session = self._chat.llm.session(session.system, session.params)
+        self._chat.keeper.begin()
         self._chat.note("a new conversation")
 
     def undo(self, argument: str) -> None:
@@ -144,9 +150,9 @@ class Commands:
         questions = sum(message["role"] == "user" for message in session.messages)
         for message in session.undo(min(wanted, questions) if questions else wanted):
             if message["role"] == "user":
-                self._chat.note(f"taken back: {_shortened(message['content'])}")
+                self._chat.note(f"taken back: {shortened(message['content'])}")
         if wanted > questions:
-            self._chat.note(f"there were no more than {_turns(questions)}")
+            self._chat.note(f"there were no more than {counted(questions, 'turn')}")
 
     def retry(self, argument: str) -> None:
         """Ask the last question again."""
@@ -255,17 +261,29 @@ class Commands:
 
         path = _path(argument, "/save")
         save(self._chat.session, path)
-        self._chat.note(f"saved {_turns(self._chat.session.turns)} in {path}")
+        self._chat.note(f"saved {counted(self._chat.session.turns, 'turn')} in {path}")
+
+    def list(self, argument: str) -> None:
+        """List the conversations that were saved by themselves."""
+        archive = self._chat.keeper.archive
+        conversations = [] if archive is None else archive.conversations()
+        if not conversations:
+            raise no_conversations(archive)
+        print_list(conversations)
+        self._chat.note("/load NUMBER goes on with one")
 
     def load(self, argument: str) -> None:
-        """Continue a saved conversation."""
+        """Go on with a saved conversation, from a file or the list."""
         from ...chat.saved import load
 
-        session = load(self._chat.llm, _path(argument, "/load"))
-        self._chat.session = session
-        for message in session.messages[-2:]:
-            self._chat.note(f"{message['role']}: {_shortened(message['content'])}")
-        self._chat.note(f"{_turns(session.turns)} loaded")
+        chat, kept = self._chat, None
+        if argument.isdecimal():
+            kept = numbered_conversation(chat.keeper.archive, argument)
+            chat.session = kept.saved.session(chat.llm)
+        else:
+            chat.session = load(chat.llm, _path(argument, "/load"))
+        chat.keeper.begin(kept)
+        chat.show_last_turn()
 
     def model(self, argument: str) -> None:
         """Show which model this is, or continue with another."""
@@ -279,8 +297,8 @@ class Commands:
         raise Leave
 
 
-def _turns(count: int) -> str:
-    return f"{count} turn" if count == 1 else f"{count} turns"
+def counted(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def _path(argument: str, command: str) -> Path:
@@ -306,6 +324,6 @@ def _parsed(name: str, text: str) -> Any:
     return value
 
 
-def _shortened(text: str) -> str:
+def shortened(text: str) -> str:
     line = " ".join(sanitized(text).split())
     return line if len(line) <= 70 else f"{line[:69]}…"

@@ -110,6 +110,8 @@ class _Completer(Completer):
 def _history() -> History:
     """Open the history file, readable by its owner only; in memory where that fails."""
     path = history_file()
+    if path is None:
+        return InMemoryHistory()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
@@ -123,7 +125,13 @@ def _history() -> History:
     return FileHistory(path)
 
 
-def history_file() -> Path:
-    """Return $XDG_STATE_HOME/cullama/chat_history, where unset under ~/.local/state."""
-    folder = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
-    return Path(folder, "cullama", "chat_history")
+def history_file() -> Path | None:
+    """Return $XDG_STATE_HOME/cullama/chat_history, where unset under ~/.local/state.
+
+    None where neither that variable nor HOME is set.
+    """
+    if folder := os.environ.get("XDG_STATE_HOME"):
+        return Path(folder, "cullama", "chat_history")
+    if home := os.environ.get("HOME"):
+        return Path(home, ".local", "state", "cullama", "chat_history")
+    return None

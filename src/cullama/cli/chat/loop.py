@@ -17,14 +17,15 @@ from ..loading import load_with_sampling
 from ..progress import ProgressBar
 from ..sampling import carried_over
 from ..terminal import wrapped
-from .commands import WORDS_TO_LEAVE, Commands, Leave
+from .commands import WORDS_TO_LEAVE, Commands, Leave, counted, shortened
 from .editor import Editor
-from .screen import stats_line, write_answer
+from .screen import Screen, stats_line, write_answer
 
 if TYPE_CHECKING:
     from ...chat.session import Reply, Session
     from ...llm import LLM
     from ..sampling import SamplingOptions
+    from .keeper import Keeper
 
 
 class ChatLoop:
@@ -41,9 +42,10 @@ class ChatLoop:
         options: dict[str, Any],
         markdown: bool,
         stats: bool,
+        keeper: Keeper,
     ) -> None:
         self.llm, self.session, self.options = llm, session, options
-        self._sampling = sampling
+        self._sampling, self.keeper = sampling, keeper
         self._markdown, self._stats = markdown, stats
         self.draft = ""  # what the next prompt starts with
         self._status = ""  # the line below the editor
@@ -54,6 +56,7 @@ class ChatLoop:
     def run(self) -> int:
         _ = self.llm.chat_format  # warns now, not at the first question, where there is no template
         self.note("/help lists commands, Ctrl-C stops an answer, Ctrl-D leaves")
+        self.show_last_turn()
         self._update_status()
         while True:
             draft, self.draft = self.draft, ""
@@ -89,6 +92,7 @@ class ChatLoop:
                 self.show(self.session.stream(line[1:] if is_escaped else line))
         finally:
             self._update_status()
+            self.keeper.save(self.session, self.options["model"])
 
     def show(self, reply: Reply) -> None:
         """Stream an answer to the terminal; Ctrl-C stops it and keeps what there is."""
@@ -111,6 +115,17 @@ class ChatLoop:
             )
         if self._stats:
             self.note(stats_line(completion))
+
+    def show_last_turn(self) -> None:
+        """Show where a conversation has ended that is continued."""
+        for message in self.session.messages[-2:]:
+            if message["role"] == "user":
+                self.note(f"> {shortened(message['content'])}")
+            elif message["role"] == "assistant":
+                with Screen(self._markdown) as screen:
+                    screen.write(message["content"])
+        if turns := self.session.turns:
+            self.note(f"{counted(turns, 'turn')} so far")
 
     def change_model(self, name: str) -> None:
         """Continue the conversation with another model; if it cannot be loaded, with this one."""
