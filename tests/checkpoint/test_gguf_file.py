@@ -372,8 +372,9 @@ FOUR_OF_2_16 = tensor(dims=(1 << 16,) * 4)
 BIG = (1 << 64) - 1
 
 HOSTILE = {
-    "empty file": (b"", r"header: magic is 4 bytes, expected at most the 0 left"),
-    "another format": (build(magic=b"PK\3\4"), r"magic is b'PK.*expected b'GGUF'"),
+    "empty file": (b"", r"header is that of an empty file, expected a GGUF file"),
+    "another format": (build(magic=b"PK\3\4"), r"header is that of a zip archive, .* expected"),
+    "no format": (build(magic=b"PK\3\5"), r"magic is b'PK.*expected b'GGUF'"),
     "cut in the magic": (b"GGU", "magic is 4 bytes"),
     "cut in the version": (b"GGUF\3\0", "version is 4 bytes"),
     "cut in the counts": (build()[:20], "metadata count is 8 bytes"),

@@ -298,7 +298,7 @@ def test_a_folder_with_a_config_only_misses_its_weights(folder: Path) -> None:
 
 def test_a_folder_of_pickled_weights_is_refused_with_what_is_expected(folder: Path) -> None:
     (folder / WEIGHTS).rename(folder / "pytorch_model.bin")
-    refusal(folder, ModelNotFoundError, str(folder), "pytorch_model.bin", WEIGHTS)
+    refusal(folder, UnsupportedModelError, str(folder), "pickles", "pytorch_model.bin", "convert")
 
 
 def test_weights_without_a_config_are_not_enough(folder: Path) -> None:
@@ -306,9 +306,11 @@ def test_weights_without_a_config_are_not_enough(folder: Path) -> None:
     refusal(folder, ModelNotFoundError, str(folder), WEIGHTS, "expected config.json")
 
 
-def test_a_folder_of_gguf_files_is_refused_with_their_names(tmp_path: Path) -> None:
-    (tmp_path / "model.Q4_1.gguf").write_bytes(b"GGUF")
-    refusal(tmp_path, ModelNotFoundError, str(tmp_path), "model.Q4_1.gguf")
+def test_a_folder_of_several_gguf_files_is_refused_with_their_names(tmp_path: Path) -> None:
+    for name in ("model.Q4_1.gguf", "model.Q8_0.gguf", "mmproj-F16.gguf"):
+        (tmp_path / name).write_bytes(b"GGUF")
+    message = refusal(tmp_path, ModelNotFoundError, "model.Q4_1.gguf, model.Q8_0.gguf")
+    assert "mmproj" not in message
 
 
 def test_a_folder_of_thousands_of_files_is_not_listed_whole(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ import pytest
 from hub_server import HubServer, Repository, commit_of, digest_of
 
 import cullama
-from cullama.errors import DownloadError, ModelNotFoundError
+from cullama.errors import DownloadError, ModelNotFoundError, UnsupportedModelError
 from cullama.hub import model_title, resolve_model
 
 draw = random.Random(11)
@@ -536,7 +536,6 @@ def test_a_private_or_gated_model_is_refused_with_the_way_to_log_in(
     ("files", "found"),
     [
         ({"README.md": b""}, "holds README.md, expected model.safetensors or a GGUF file"),
-        (LEFT_OUT, "expected model.safetensors or a GGUF file"),
         ({}, "holds nothing"),
         ({"model.safetensors": b"x"}, "no config.json"),
         ({**SHARDED, "model.safetensors.index.json": b"[]"}, "names no files"),
@@ -551,6 +550,25 @@ def test_a_repository_without_a_supported_model_is_refused_by_its_files(
     offer(files)
     assert found in refusal(ModelNotFoundError)
     assert cache.exists() == ("model.safetensors.index.json" in files and "config.json" in files)
+
+
+@pytest.mark.parametrize(
+    ("files", "found"),
+    [
+        (LEFT_OUT, "holds pickles, which can run code and are never opened (pytorch_model.bin)"),
+        ({"adapter_config.json": b"{}", "adapter_model.safetensors": b""}, "a LoRA adapter"),
+        ({"model_index.json": b"{}", "unet/model.safetensors": b""}, "a pipeline of diffusers"),
+        ({"onnx/model.onnx": b""}, "an ONNX model (onnx/model.onnx)"),
+    ],
+)
+def test_a_repository_of_something_else_is_refused_by_what_it_is(
+    offer: Callable[..., Repository], cache: Path, files: dict[str, bytes], found: str
+) -> None:
+    offer({"README.md": b"", "config.json": b"{}", **files})
+    message = refusal(UnsupportedModelError)
+    assert found in message
+    assert "expected model.safetensors or a GGUF file; " in message
+    assert not cache.exists()
 
 
 @pytest.mark.parametrize("status", [429, 503])

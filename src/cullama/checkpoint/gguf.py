@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import ModelFileError, UnsupportedModelError
+from ..files.fields import Fields
 from ..files.regular_file import short_repr
 from ..files.tensor import HostArray, StoredTensor
 from ..model.config import ModelConfig
@@ -47,6 +48,7 @@ def open_gguf(path: Path) -> Checkpoint:
 
         return build_tokenizer(file.metadata, file.path)
 
+    _refuse_other_kinds(file)
     shapes = {name: tensor.shape for name, tensor in file.tensors.items()}
     config = ModelConfig.from_gguf(path, file.metadata, shapes, _rope_divisors(file))
     tensors = _needed_tensors(file, config)
@@ -62,6 +64,34 @@ def open_gguf(path: Path) -> Checkpoint:
         format_name=f"GGUF {most_common_dtype(tensors)}",
         conversion_key=f"{path.resolve()}|{file.version}",
     )
+
+
+# What files of other kinds say in `general.type`, and what to do with them.
+_OTHER_KINDS = {
+    "adapter": ("a LoRA adapter", "merge it into its base model (llama.cpp's export-lora)"),
+    "mmproj": ("a projector for images", "give the file of the language model beside it"),
+    "imatrix": ("an importance matrix", "give the file of the model"),
+}
+
+
+def _refuse_other_kinds(file: GgufModel) -> None:
+    """Refuse by its name what is a GGUF file and no language model that cullama runs."""
+    general = Fields(file.path, file.metadata, prefix="general.")
+    name = general.text("architecture", "")
+    kind = "mmproj" if name == "clip" else general.text("type", "model")
+    if kind in _OTHER_KINDS:
+        what, remedy = _OTHER_KINDS[kind]
+        raise UnsupportedModelError(f"{file.path}: {what}, expected a model; {remedy}")
+    experts = Fields(file.path, file.metadata, prefix=f"{name}.").integer("expert_count", 0, low=0)
+    if experts > 1:
+        raise UnsupportedModelError(
+            f"{file.path}: {name}.expert_count is {experts}: a mixture of experts, which cullama "
+            "does not run; take a dense model"
+        )
+    if not file.tensors:
+        raise UnsupportedModelError(
+            f"{file.path}: holds a vocabulary and no tensors, expected a model; take the whole file"
+        )
 
 
 def _rope_divisors(file: GgufModel) -> tuple[float, ...] | None:

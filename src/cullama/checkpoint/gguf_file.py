@@ -30,6 +30,7 @@ from ..errors import ModelFileError, UnsupportedModelError
 from ..files.quantized_blocks import BLOCK_SIZES
 from ..files.regular_file import open_regular_file, read_bytes, short_repr
 from ..files.tensor import FILE_DTYPES, HostArray, StoredTensor
+from .foreign import SHOWN_START, recognise_start
 
 LOG = logging.getLogger("cullama")
 
@@ -119,6 +120,7 @@ class GgufFile:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         with open_regular_file(self.path, "a GGUF file") as file:
+            _refuse_other_content(file, self.path)
             self.metadata, self.tensors = _read(_GgufHeader(file, self.path))
 
     def stored_tensor(self, name: str, row_multiple: int = 1) -> StoredTensor:
@@ -143,6 +145,17 @@ class GgufFile:
 
 
 # The header
+
+
+def _refuse_other_content(file: BinaryIO, path: Path) -> None:
+    """Refuse a file whose first bytes are those of something else, by its name."""
+    start = file.read(SHOWN_START)
+    file.seek(0)
+    foreign = None if start.startswith(b"GGUF") else recognise_start(start)
+    if foreign is not None:
+        raise ModelFileError(
+            f"{path}: header is that of {foreign.what}, expected a GGUF file; {foreign.remedy}"
+        )
 
 
 class _GgufHeader:
@@ -357,7 +370,8 @@ def _read_tensor(header: _GgufHeader) -> GgufTensor:
     tag, expected = header.u32("type"), f"one of {', '.join(SUPPORTED_TYPES)}"
     if tag in _OTHER_TYPES:
         raise UnsupportedModelError(
-            f"{header.path}: {header.where}: type is {_OTHER_TYPES[tag]}, expected {expected}"
+            f"{header.path}: {header.where}: type is {_OTHER_TYPES[tag]}, expected {expected}; "
+            "take a file of the model in one of these"
         )
     if tag not in _TYPES:
         raise header.error("type", f"tag {tag}", expected)

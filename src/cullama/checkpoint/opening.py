@@ -7,8 +7,9 @@ from pathlib import Path
 
 from ..errors import ModelFileError, ModelNotFoundError
 from ..files.gguf_names import first_part, is_weights
-from ..files.regular_file import first_names
+from ..files.regular_file import first_names, open_regular_file
 from .checkpoint import Checkpoint
+from .foreign import SHOWN_START, recognise_start, refuse_foreign
 from .gguf import open_gguf
 from .safetensors import CONFIG, open_safetensors
 
@@ -33,7 +34,16 @@ def open_checkpoint(path: Path) -> Checkpoint:
         )
     if not stat.S_ISREG(mode):
         raise ModelFileError(f"{path}: not a regular file, expected a folder or a GGUF file")
+    _refuse_other_files(path)
     return open_gguf(path)
+
+
+def _refuse_other_files(path: Path) -> None:
+    """Refuse a file whose name tells what it is, where its first bytes do not."""
+    with open_regular_file(path, "a GGUF file") as file:
+        start = file.read(SHOWN_START)
+    if not start.startswith(b"GGUF") and recognise_start(start) is None:
+        refuse_foreign(path, [path.name])
 
 
 def _open_folder(folder: Path) -> Checkpoint:

@@ -21,9 +21,9 @@ from .prefixes import own_names
 from .sampling_defaults import GENERATION_CONFIG, sampling_defaults
 from .template_files import folder_names, folder_template
 from .tokenizer_file import load_tokenizer
-from .weight_files import SINGLE, WeightFiles, find_weights
+from .weight_files import SINGLE, WeightFiles, find_weights, names_in, refuse_without_weights
 
-CONFIG = "config.json"
+CONFIG, ADAPTER = "config.json", "adapter_config.json"
 
 LOG = logging.getLogger("cullama")
 
@@ -35,13 +35,16 @@ def open_safetensors(folder: Path) -> Checkpoint:
         ModelNotFoundError: config.json or the weights are missing.
         ModelFileError, UnsupportedModelError: they are there and cannot be used.
     """
+    refuse_without_weights(folder)
     if not (folder / CONFIG).is_file():
-        listing = first_names([entry.name for entry in folder.iterdir()])
+        listing = first_names(names_in(folder))
         raise ModelNotFoundError(f"{folder}: holds {listing}, expected config.json and {SINGLE}")
     generation_path = folder / "generation_config.json"
     generation = load_json(generation_path) if generation_path.is_file() else {}
     config = ModelConfig.from_huggingface(folder / CONFIG, load_json(folder / CONFIG), generation)
     weights = find_weights(folder)
+    if (folder / ADAPTER).exists():
+        LOG.warning("%s: lies beside the weights, and is not applied to them", folder / ADAPTER)
     tensors = _needed_tensors(weights, config)
     return Checkpoint(
         path=folder,

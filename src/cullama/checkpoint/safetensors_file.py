@@ -27,6 +27,7 @@ from safetensors import SafetensorError, safe_open
 from ..errors import ModelFileError, UnsupportedModelError
 from ..files.regular_file import open_regular_file, short_repr
 from ..files.tensor import FILE_DTYPES, HostArray, StoredTensor
+from .foreign import SHOWN_START, recognise_start
 
 # Limits keep a hostile header below a second and within bounded memory.
 MAX_HEADER_BYTES = 100_000_000  # the format's own
@@ -48,6 +49,19 @@ _BITS = {
     "I32": 32, "U32": 32, "F32": 32, "C64": 64, "F64": 64, "I64": 64, "U64": 64,
 }
 # fmt: on
+
+
+# What weights of a type that is not read here usually are, by how its name begins.
+_KINDS = {
+    "F8": "FP8 weights",
+    "F6": "weights of six bits",
+    "F4": "FP4 weights",
+    "U8": "quantised weights",
+    "I8": "quantised weights",
+    "U3": "quantised weights",
+    "I3": "quantised weights",
+    "I4": "weights of four bits",
+}
 
 
 class SafetensorsTensor(NamedTuple):
@@ -85,9 +99,11 @@ class SafetensorsFile:
         """
         tensor = self.tensors[name]
         if tensor.dtype not in FILE_DTYPES:
+            kind = f" ({_KINDS[tensor.dtype[:2]]})" if tensor.dtype[:2] in _KINDS else ""
             raise UnsupportedModelError(
-                f"{self.path}: tensor {short_repr(name)}: dtype is {tensor.dtype}, "
-                f"expected one of {', '.join(FILE_DTYPES)}"
+                f"{self.path}: tensor {short_repr(name)}: dtype is {tensor.dtype}{kind}, "
+                f"expected one of {', '.join(FILE_DTYPES)}; "
+                "take the model in one of these, or a GGUF file of it"
             )
         return StoredTensor(name, tensor.shape, tensor.dtype, partial(self._tiles, tensor))
 
@@ -130,16 +146,11 @@ def _version(file: BinaryIO) -> _Version:
 
 def _header_length(file: BinaryIO, path: Path) -> int:
     size = os.fstat(file.fileno()).st_size
-    start = file.read(24)
-    if start.startswith(b"version https://git-lfs"):  # the most common broken download
+    start = file.read(SHOWN_START)
+    foreign = None if start[8:9] == b"{" else recognise_start(start)
+    if foreign is not None:
         raise ModelFileError(
-            f"{path}: header is a pointer of git LFS, expected the weights themselves; "
-            "run `git lfs pull`"
-        )
-    if start.startswith(b"GGUF"):
-        raise ModelFileError(
-            f"{path}: header is that of a GGUF file, expected safetensors; "
-            "name it .gguf and give its own path"
+            f"{path}: header is that of {foreign.what}, expected safetensors; {foreign.remedy}"
         )
     if len(start) < 8:
         raise ModelFileError(f"{path}: header is {size} bytes, expected at least 8")

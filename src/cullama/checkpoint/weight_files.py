@@ -15,6 +15,7 @@ from pathlib import Path
 from ..errors import ModelFileError, ModelNotFoundError
 from ..files.fields import load_json
 from ..files.regular_file import first_names, short_repr
+from .foreign import foreign_among, refuse_foreign
 from .safetensors_file import SafetensorsFile
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -44,12 +45,33 @@ def find_weights(folder: Path) -> WeightFiles:
         return _together(folder / SINGLE, [folder / SINGLE])
     if (folder / INDEX).exists():
         return _indexed(folder / INDEX)
-    others = _one_model([path.name for path in folder.glob("*.safetensors")])
+    others = _one_model(list(filter(_is_weights, names_in(folder))))
     if not others:
-        listing = first_names([entry.name for entry in folder.iterdir()])
+        listing = first_names(names_in(folder))
         raise ModelNotFoundError(f"{folder}: holds {listing}, expected {SINGLE} or {INDEX}")
     paths = [folder / name for name in others]
     return _together(paths[0] if len(paths) == 1 else folder, paths)
+
+
+def refuse_without_weights(folder: Path) -> None:
+    """Refuse a folder without safetensors by what it has instead, where that is known.
+
+    Raises:
+        UnsupportedModelError: it holds an adapter, pickles, an unfinished download or the like.
+    """
+    names = names_in(folder)
+    if not any(map(_is_weights, names)):
+        refuse_foreign(folder, names)
+
+
+def _is_weights(name: str) -> bool:
+    return name.endswith((".safetensors", INDEX)) and foreign_among([name]) is None
+
+
+def names_in(folder: Path) -> list[str]:
+    """Return the names of a folder's files, with those that `hf download` has not finished."""
+    unfinished = (folder / ".cache" / "huggingface" / "download").glob("*.incomplete")
+    return [path.name for path in (*folder.iterdir(), *unfinished)]
 
 
 def _one_model(names: Collection[str]) -> list[str]:

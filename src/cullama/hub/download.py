@@ -17,7 +17,8 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 
-from ..errors import DownloadError, ModelNotFoundError
+from ..checkpoint.foreign import foreign_among
+from ..errors import DownloadError, ModelNotFoundError, UnsupportedModelError
 from ..files.gguf_names import parts_among
 from ..files.regular_file import first_names
 from .api import Hub, Listing, RemoteFile, with_retries
@@ -33,7 +34,8 @@ def fetched_model(name: HubName, progress: Progress) -> Path:
     """Download what the cache lacks of a model, and return its folder or GGUF file.
 
     Raises:
-        ModelNotFoundError: no such repository or revision, or no model in it that cullama reads.
+        ModelNotFoundError: no such repository or revision, or no model in it.
+        UnsupportedModelError: it holds an adapter, pickles or the like.
         DownloadError: the hub cannot be reached or refuses, the disk is full, bytes are wrong.
     """
     cache = CachedRepository.of(name.repository)
@@ -94,6 +96,12 @@ class _Download:
             settings = [files[file] for file in SETTINGS if file in files]
             return self._snapshot, settings + self._safetensors()
         if not any(file.endswith(".gguf") for file in files):
+            if found := foreign_among(files):
+                file, foreign = found
+                raise UnsupportedModelError(
+                    f"{name} holds {foreign.what} ({file}), expected {SINGLE} or a GGUF file; "
+                    f"{foreign.remedy}"
+                )
             raise ModelNotFoundError(
                 f"{name} holds {first_names(files)}, expected {SINGLE} or a GGUF file; "
                 "name a repository that has one"
