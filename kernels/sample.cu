@@ -2,6 +2,7 @@
 //   scores = logits (+ bias, - penalties); weights = exp((score - best) / temperature). Of these it
 //   keeps the top k, then the smallest set that reaches top_p, then those of at least min_p, and
 //   inverts the CDF of the rest, in order of token ids, at a random number.
+//   Where a row's token is given, nothing is drawn: only its log probability is computed.
 //   logits [R, V] float32, params [R] -> drawn [R]
 //   Launch: one block for each row. `logits` are only read; `scratch` holds changed scores.
 //
@@ -17,8 +18,8 @@ constexpr float MAX_WEIGHT = 1099511627776.f;  // 2^40, the weight of the likeli
 
 // The sample params of one row, as src/cullama/cuda/sampling.py packs them: 16 words.
 struct SampleParams {
-  float temperature;  // 0: greedy
-  int top_k;          // 0: all
+  float temperature;  // 0: greedy; below 0: the token is given
+  int top_k;          // 0: all; or the token that is given
   u64 top_p;          // in units of 2^-64; 0: all
   float min_p;        // 0: all
   float repetition_penalty, presence_penalty, frequency_penalty;
@@ -261,7 +262,9 @@ extern "C" __global__ void sample_f32(Drawn* drawn, const float* logits, float* 
     token = token_of(next_key(scores, size, NO_LIMIT));
     best = scores[token];
   }
-  if (is_finite(best) && params->temperature > 0)
+  if (params->temperature < 0)
+    token = params->top_k;
+  else if (is_finite(best) && params->temperature > 0)
     token = draw(Row{scores, size, best, fmaxf(params->temperature, 1e-30f), 0}, *params);
   if (threadIdx.x == 0) {
     drawn->token = token;

@@ -66,6 +66,20 @@ def test_greedy_tokens_are_those_of_transformers(model: Loaded) -> None:
     assert list(completion.token_ids) == expected["greedy"].tolist()
 
 
+def test_prompt_logprobs_are_those_of_transformers(model: Loaded) -> None:
+    llm, expected = model
+    ids, logits = expected["ids"].tolist(), expected["logits"].astype(np.float64)
+    logprobs = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
+    params = cullama.SamplingParams(max_tokens=0, prompt_logprobs=1)
+    first, *found = llm.generate(ids, params).prompt_logprobs or (None,)
+    assert first is None
+    assert len(found) == len(ids) - 1
+    for row, token, one in zip(logprobs, ids[1:], found, strict=False):
+        assert one is not None
+        assert abs(one.logprob - row[token]) <= 1e-4
+        assert one.top == ((row.argmax(), pytest.approx(row.max(), abs=1e-4)),)
+
+
 @pytest.mark.parametrize("chunk", [1, 2, 7, 31, 32])
 def test_any_chunking_of_the_prompt_gives_the_same_logits(model: Loaded, chunk: int) -> None:
     llm, expected = model

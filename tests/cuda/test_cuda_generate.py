@@ -90,6 +90,20 @@ def test_a_prompt_that_continues_an_earlier_output_uses_cached_blocks(make: Make
     assert llm.engine.metrics.cache_hit_rate > 0.5
 
 
+@pytest.mark.parametrize("budget", [13, 512])
+def test_prompts_are_scored_as_on_the_cpu(make: Make, cpu: LLM, budget: int) -> None:
+    llm = make(budget=budget)
+    params = SamplingParams(max_tokens=3, prompt_logprobs=1, temperature=0, ignore_eos=True)
+    for _ in range(2):  # the second time, they are in the prefix cache
+        mine, theirs = llm.generate(PROMPTS, params), cpu.generate(PROMPTS, params)
+        assert ids(mine) == ids(theirs)
+        for one, other in zip(mine, theirs, strict=True):
+            scores = [each.logprob for each in (one.prompt_logprobs or ())[1:] if each]
+            expected = [each.logprob for each in (other.prompt_logprobs or ())[1:] if each]
+            assert len(scores) == one.prompt_tokens - 1
+            assert scores == pytest.approx(expected, abs=1e-4)
+
+
 def test_draft_tokens_change_nothing(make: Make, cpu: LLM) -> None:
     prompt = [5, 6, 7, 8] * 8
     params = SamplingParams(max_tokens=30, temperature=0, ignore_eos=True, speculation=6)

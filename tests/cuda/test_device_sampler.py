@@ -127,6 +127,26 @@ def test_forbidden_tokens_are_never_drawn(ops: Any) -> None:
     assert set(tokens_of(drawn(ops, logits, draws_of(300)))) == {10, 11, 12}
 
 
+def test_given_tokens_are_scored_as_the_host_scores_them(ops: Any) -> None:
+    """Beside rows that draw: whatever the parameters, nothing is drawn for them."""
+    logits = normal(6, 257)
+    logits[4, 30] = -np.inf
+    options: dict[str, Any] = {"temperature": 0.7, "logit_bias": {3: 9.0}, "top_k": 2}
+    draws = draws_of(6, prompt_logprobs=3, **options)
+    given = [0, None, 256, 3, 30, None]
+    mixed = [one._replace(given=token) for one, token in zip(draws, given, strict=True)]
+    for mine, theirs in zip(drawn(ops, logits, mixed), sample(logits, mixed), strict=True):
+        assert isinstance(theirs, Drawn)
+        assert mine.token == theirs.token
+        if theirs.logprobs is None:
+            assert mine.logprobs is None
+            continue
+        assert mine.logprobs.logprob == pytest.approx(theirs.logprobs.logprob, abs=1e-5)
+        assert [token for token, _ in mine.logprobs.top] == [t for t, _ in theirs.logprobs.top]
+    logits[0, 9] = np.nan
+    assert isinstance(drawn(ops, logits, mixed)[0], NumericalError)
+
+
 def test_draws_follow_the_distribution(ops: Any) -> None:
     """Pearson's χ² over 4,000 draws of 8 tokens; 24.3 is exceeded once in a thousand times."""
     row = np.log(np.array([0.4, 0.2, 0.1, 0.1, 0.08, 0.06, 0.04, 0.02], np.float32))

@@ -649,6 +649,20 @@ def test_no_logprobs_and_none_of_the_top_are_two_things() -> None:
     assert found.top == ()
 
 
+def test_a_token_that_is_given_is_scored_whatever_the_parameters() -> None:
+    wishes: dict[str, Any] = {"temperature": 0, "logit_bias": {3: 50.0}, "presence_penalty": 9.0}
+    one = draw(answer=[0], prompt_logprobs=2, **wishes)._replace(given=2)
+    [drawn] = sample(PROBABILITIES[None], [one])
+    assert isinstance(drawn, Drawn)
+    assert drawn.token == 2
+    assert drawn.logprobs == logprobs_of(PROBABILITIES, 2, 2)
+
+
+def test_a_row_with_nan_scores_no_token() -> None:
+    [drawn] = sample(row(0, math.nan, 1)[None], [draw(prompt_logprobs=0)._replace(given=0)])
+    assert isinstance(drawn, NumericalError)
+
+
 def test_an_impossible_token_has_a_logprob_of_minus_infinity() -> None:
     found = logprobs_of(row(0, -INFINITY), 0, 5)
     assert found.top == ((0, 0.0), (1, -INFINITY))
@@ -671,6 +685,7 @@ INVALID: dict[str, list[Any]] = {
     "stop_token_ids": [[-1], ["5"], [1.5], [True], [None], "5"],
     "logit_bias": [{-1: 1.0}, {"5": 1.0}, {True: 1.0}, {1.0: 1.0}],
     "logprobs": [-1, MAX_LOGPROBS + 1, 1.5, "3", True],
+    "prompt_logprobs": [-1, MAX_LOGPROBS + 1, 1.5, "3", True],
     "n": [0, -1, 1025, 1.5, "2", None, True],
     "speculation": [-1, 65, 1.5, "2", None, True],
 }
@@ -688,6 +703,7 @@ VALID: dict[str, list[Any]] = {
     "stop_token_ids": [(), [0], (1, 2)],
     "logit_bias": [{}, {0: 1, 5: -2.5}],
     "logprobs": [None, 0, MAX_LOGPROBS],
+    "prompt_logprobs": [None, 0, MAX_LOGPROBS],
     "n": [1, 1024],
     "ignore_eos": [True, False],
     "speculation": [0, 64],
@@ -816,6 +832,7 @@ def test_the_defaults_are_the_documented_ones() -> None:
         "stop_token_ids": (),
         "logit_bias": {},
         "logprobs": None,
+        "prompt_logprobs": None,
         "n": 1,
         "ignore_eos": False,
         "speculation": 0,

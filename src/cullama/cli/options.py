@@ -185,6 +185,13 @@ other_sampling_options = _stack(
             metavar="K",
             help="With --json: the K likeliest tokens of each step.",
         ),
+        click.option(
+            "--prompt-logprobs",
+            type=int,
+            metavar="K",
+            help="With --json: the log-probability of each token of the prompt, and the K likeliest"
+            " in its place. With -n 0, nothing is generated.",
+        ),
         click.option("--n", "n", type=int, default=1, show_default=True, help="Texts to generate."),
         click.option("--ignore-eos", is_flag=True, help="Continue past the end token."),
         click.option(
@@ -214,6 +221,7 @@ SAMPLING_NAMES = (
     "stop_token_ids",
     "logit_bias",
     "logprobs",
+    "prompt_logprobs",
     "n",
     "ignore_eos",
     "speculation",

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..errors import UsageError
-from .completion_json import completion_as_json
+from .completion_json import completion_as_json, refuse_logprobs
 from .loading import load_with_sampling
 from .options import model_options, sampling_options
 from .sampling import SamplingOptions
@@ -43,8 +42,7 @@ def command(
     Ctrl-C stops the story and keeps what is written.
     """
     sampling = SamplingOptions.pop_from(options)
-    if sampling.params.logprobs is not None and not as_json:
-        raise UsageError("--logprobs shows in --json output only; add --json")
+    refuse_logprobs(sampling.params, as_json)
     text = read_prompt(prompt)
     llm, params = load_with_sampling(sampling, **options)
     params = replace(params, stop=(*params.stop, *_spelled_end_tokens(llm, params)))

@@ -29,6 +29,8 @@ _GREEDY = _SAMPLE_PARAMS.pack(0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, -1, -1)
 _BIAS = struct.Struct("<if")
 _SEEN = struct.Struct("<ii")
 
+GIVEN = -1.0  # in place of a temperature, where the row's token is given
+
 DRAWN = np.dtype(  # as in kernels/sample.cu
     [
         ("token", np.int32),
@@ -55,14 +57,14 @@ def pack_sample_params(draws: Sequence[Draw], vocabulary: int) -> PackedSamplePa
     Raises:
         UsageError: a logit bias is for a token outside the vocabulary.
     """
-    if all(draw.params.is_plain_greedy for draw in draws):
+    if all(draw.is_plain_greedy for draw in draws):
         return PackedSampleParams(_GREEDY * len(draws), b"", b"", 0)
     rows, biases, seen = bytearray(), bytearray(), bytearray()
     changed = 0
     for draw in draws:
         params = draw.params
         scratch = -1
-        if params.changes_logits:
+        if params.changes_logits and draw.given is None:
             scratch, changed = changed, changed + 1
             for token, bias in params.logit_bias.items():
                 check_bias(token, vocabulary)
@@ -76,16 +78,16 @@ def pack_sample_params(draws: Sequence[Draw], vocabulary: int) -> PackedSamplePa
 
 def _num_logprobs(draw: Draw, vocabulary: int) -> int:
     """Return how many top tokens are reported; −1 where no log probability is wanted at all."""
-    wanted = draw.params.logprobs
+    wanted = draw.num_logprobs
     return -1 if wanted is None else min(wanted, vocabulary)
 
 
 def _pack_row(draw: Draw, ends: tuple[int, int], scratch: int, num_logprobs: int) -> bytes:
     """Pack the struct of one row; `ends` are where its biases and its seen tokens end."""
-    params = draw.params
+    params, is_given = draw.params, draw.given is not None
     return _SAMPLE_PARAMS.pack(
-        params.temperature,
-        min(params.top_k, 0x7FFFFFFF),
+        GIVEN if is_given else params.temperature,
+        draw.given if is_given else min(params.top_k, 0x7FFFFFFF),
         0 if params.top_p == 1 else max(1, int(math.ldexp(params.top_p, 64))),
         params.min_p,
         params.repetition_penalty,

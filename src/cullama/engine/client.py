@@ -28,6 +28,9 @@ class GenerationRequest:
     prompt: Sequence[int]  # token ids
     params: SamplingParams
     priority: int = 0
+    logprobs_start: int = (
+        1  # the first position that `prompt_logprobs` asks for; position 0 has none
+    )
 
 
 class RequestOutput(NamedTuple):
@@ -38,6 +41,9 @@ class RequestOutput(NamedTuple):
     cached_tokens: int  # prompt tokens that were found in the prefix cache
     finish_reason: FinishReason | None  # None: more will follow
     error: Exception | None  # where the reason is "error"
+    # Of the prompt from `logprobs_start` on, where the request asked for them; empty until all are
+    # known, which they are with the first token or at the end.
+    prompt_logprobs: Sequence[TokenLogprobs] = ()
 
 
 class RequestHandle(Protocol):

@@ -167,8 +167,9 @@ class EngineCore:
     def _process(self, output: PassOutput) -> None:
         """Do all that a request's new tokens bring about, except for the next pass."""
         request = output.request
-        if not output.appended and output.error is None:  # drew none, or had finished meanwhile
-            return
+        is_scored = request.max_tokens == 0 and request.finish_reason == "length"
+        if not output.appended and output.error is None and not is_scored:
+            return  # drew none, or had finished meanwhile
         self.metrics.drawn_tokens += output.appended
         accepted = max(0, output.appended - (output.error is None))
         if request.lookup is not None:
@@ -206,6 +207,12 @@ def append_tokens(output: PassOutput, drawn: list[Drawn | NumericalError]) -> No
     request.draft_tokens = []
     if request.finish_reason is not None:
         return
+    scored, drawn = drawn[: output.num_scored], drawn[output.num_scored :]
+    add_scores(output, scored)
+    if output.error is not None:
+        return
+    if request.max_tokens == 0 and request.unscored is None:
+        request.finish("length")
     for token, draft in zip(drawn, [*output.draft_tokens, None], strict=False):
         if isinstance(token, NumericalError):
             output.error = token
@@ -215,3 +222,14 @@ def append_tokens(output: PassOutput, drawn: list[Drawn | NumericalError]) -> No
         if token.token != draft or request.finish_reason is not None:
             break
     request.computed += max(0, output.appended - (output.error is None))
+
+
+def add_scores(output: PassOutput, scored: list[Drawn | NumericalError]) -> None:
+    """Add the log-probabilities of the prompt's tokens, up to an error."""
+    for index, token in enumerate(scored):
+        if isinstance(token, NumericalError):
+            output.error = token
+            return
+        assert output.request.prompt_logprobs is not None
+        assert token.logprobs is not None
+        output.request.prompt_logprobs.add(output.first_scored + index, token.logprobs)

@@ -41,10 +41,16 @@ from .trace import StepRecord
 from .validation import (
     DEFAULT_MAX_TOKENS,
     Capacity,
+    check_length,
+    check_logprobs_start,
     check_prompt,
     check_request,
-    completion_limit,
 )
+
+# Bytes of logits a step, beside those that tokens are drawn from: a prompt that is scored has a row
+# of them for each token, and goes through the model in chunks of fewer tokens.
+MAX_LOGIT_BYTES = 64 << 20
+MIN_LOGIT_ROWS = 32
 
 # Tokens a step: enough to feed the processor, few enough to keep others waiting only briefly.
 TOKEN_BUDGET = 512
@@ -90,6 +96,9 @@ class Engine(EngineClient):
         self.metrics = Metrics()
         self.prefix_cache = PrefixCache(cache.blocks, cache.block_size)
         self.scheduler = Scheduler(self.prefix_cache, TOKEN_BUDGET, MAX_RUNNING, self.metrics)
+        self.scheduler.logits_budget = max(
+            MIN_LOGIT_ROWS, MAX_LOGIT_BYTES // (4 * model.config.vocab_size)
+        )
         self.core = EngineCore(self.scheduler, Runner(model, cache), self.metrics, self.observers)
         self._lock = EngineLock()
         self._thread: threading.Thread | None = None
@@ -127,7 +136,14 @@ class Engine(EngineClient):
     def submit(self, request: GenerationRequest) -> list[EngineHandle]:
         self._check_process()
         max_tokens = check_request(request.prompt, request.params, request.priority, self.capacity)
-        samples = make_requests(request.prompt, request.params, max_tokens, self.capacity.eos_ids)
+        check_logprobs_start(request.logprobs_start, len(request.prompt))
+        samples = make_requests(
+            request.prompt,
+            request.params,
+            max_tokens,
+            self.capacity.eos_ids,
+            request.logprobs_start,
+        )
         with self._lock.changed:  # two that come at once must not both take the last place
             if not self._is_open:
                 raise ClosedError("this LLM was closed; make a new one to go on")
@@ -140,7 +156,7 @@ class Engine(EngineClient):
     def logits(self, tokens: Sequence[int]) -> NDArray[np.float32]:
         self._check_process()
         check_prompt(tokens, self.capacity)
-        completion_limit(len(tokens), 0, self.capacity)
+        check_length(len(tokens), self.capacity)
         self._lock.acquire()
         try:
             if self.scheduler.copies:  # left by a step that Ctrl-C cut short
@@ -198,7 +214,16 @@ class Engine(EngineClient):
         if tokens and request.stage in ("backpressured", "waiting"):
             self._lock.post(lambda: self.scheduler.resume(request))
         logprobs = request.logprobs[start : start + len(tokens)]
-        return RequestOutput(tokens, logprobs, request.cached_tokens, reason, request.error)
+        scored = request.prompt_logprobs
+        is_first = start == 0 and scored is not None and scored.is_complete
+        return RequestOutput(
+            tokens,
+            logprobs,
+            request.cached_tokens,
+            reason,
+            request.error,
+            tuple(scored.values) if scored is not None and is_first else (),
+        )
 
     def wait(self, request: Request) -> None:
         """Without an engine thread, run one step here, news or not; with one, wait for news.

@@ -87,13 +87,20 @@ class PrefixCache:
 
     # --- blocks for a request ------------------------------------------------------------------
 
-    def allocate(self, tokens: Sequence[int], max_tokens: int, spare: int = 0) -> Allocation | None:
+    def allocate(
+        self,
+        tokens: Sequence[int],
+        max_tokens: int,
+        spare: int = 0,
+        unscored: int | None = None,
+    ) -> Allocation | None:
         """Return blocks for all tokens, beginning with those that hold some of them already.
 
         None where no room is left for them and for `spare` blocks that others may grow into.
-        `max_tokens`: what the request may grow to.
+        `max_tokens`: what the request may grow to. `unscored`: the first position that needs the
+        logits of the token before it: that one, and what follows, has to go through the model.
         """
-        match = self.match(tokens)
+        match = self.match(tokens[:unscored])
         self.pool.reference(match.blocks)
         count = self.blocks_for(len(tokens)) - len(match.blocks)
         if count + spare > self.pool.available:

@@ -15,6 +15,7 @@ from ..sampling.draw import Draw, Drawn
 from ..sampling.params import SamplingParams, TokenLogprobs
 from ..sampling.philox import fresh_seed
 from .prefix_cache import Allocation
+from .prompt_logprobs import PromptLogprobs
 from .speculation import PromptLookup
 
 FinishReason = Literal["stop", "length", "cancelled", "error"]
@@ -31,6 +32,7 @@ class Request:
     index: int = 0  # which of the n samples
     leader: Request | None = None  # the first sample: the others wait for its prefill
     lookup: PromptLookup | None = None  # proposes draft tokens, where speculation was asked for
+    prompt_logprobs: PromptLogprobs | None = None  # where they were asked for
     on_change: Callable[[], None] | None = None  # called after new tokens, and at the end
 
     # How it goes
@@ -71,9 +73,20 @@ class Request:
         return len(self.tokens) - self.prompt_length
 
     @property
+    def inputs(self) -> list[int]:
+        """The tokens that go through the model: all, but for the last of a prompt only scored."""
+        return self.tokens if self.max_tokens else self.tokens[:-1]
+
+    @property
     def uncomputed(self) -> int:
         """Tokens that the model has yet to compute, one that is in flight included."""
-        return len(self.tokens) + self.in_flight - self.computed
+        return len(self.tokens) - (self.max_tokens == 0) + self.in_flight - self.computed
+
+    @property
+    def unscored(self) -> int | None:
+        """The first position of the prompt whose log-probability is asked for and not known."""
+        asked = self.prompt_logprobs
+        return None if asked is None or asked.is_complete else asked.next
 
     @property
     def max_computed(self) -> int:
@@ -98,6 +111,18 @@ class Request:
         tokens = self.tokens[self.computed : self.computed + count]
         return tokens + self.draft_tokens[: count - len(tokens)]
 
+    def num_logits(self, count: int) -> int:
+        """Return behind how many of the next `count` tokens of a prefill logits are needed: behind
+        its last token, and behind those that predict a token to be scored."""
+        if self.unscored is None:
+            return int(count == self.uncomputed)
+        return max(0, self.computed + count - max(self.computed, self.unscored - 1))
+
+    def score(self, position: int) -> Draw:
+        """Describe how a token of the prompt is scored."""
+        given = self.tokens[position]
+        return Draw(self.params, self.seed, self.index, self.tokens, self.prompt_length, given)
+
     def draw(self, accepted: int = 0) -> Draw:
         """Describe how the token behind so many accepted draft tokens is drawn."""
         tokens = self.tokens + self.draft_tokens[:accepted] if accepted else self.tokens
@@ -119,16 +144,26 @@ class Request:
 
 
 def make_requests(
-    prompt: Sequence[int], params: SamplingParams, max_tokens: int, eos_ids: Sequence[int]
+    prompt: Sequence[int],
+    params: SamplingParams,
+    max_tokens: int,
+    eos_ids: Sequence[int],
+    logprobs_start: int = 1,
 ) -> list[Request]:
     """Return one request for each of the n samples, all with the same seed."""
     seed = fresh_seed() if params.seed is None else params.seed
     end_ids = frozenset(() if params.ignore_eos else eos_ids) | set(params.stop_token_ids)
+    scored = None
+    if params.prompt_logprobs is not None:
+        scored = PromptLogprobs(len(prompt), logprobs_start)
     requests: list[Request] = []
     for index in range(params.n):
         leader = requests[0] if requests else None
         request = Request(list(prompt), params, max_tokens, seed, end_ids, index, leader)
+        request.prompt_logprobs = scored
         if params.speculation:
             request.lookup = PromptLookup(request.tokens)
+        if max_tokens == 0 and request.unscored is None:  # nothing to compute
+            request.finish("length")
         requests.append(request)
     return requests

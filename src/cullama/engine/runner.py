@@ -34,9 +34,19 @@ class PassOutput:
     request: Request
     computed: int  # its tokens whose keys and values are in the cache, draft tokens included
     draft_tokens: list[int]
-    num_logits: int  # tokens that are drawn
+    num_logits: int  # tokens that are scored or drawn
     appended: int = 0  # of those, how many are the request's
     error: NumericalError | None = None  # in place of the next one
+
+    @property
+    def first_scored(self) -> int:
+        """The position of the first token that the logits score, if they score any."""
+        return self.computed - self.num_logits + 1
+
+    @property
+    def num_scored(self) -> int:
+        """How many of the logits, the first ones, are for tokens of the prompt."""
+        return max(0, min(self.num_logits, self.request.prompt_length - self.first_scored))
 
 
 class PendingPass(NamedTuple):
@@ -62,8 +72,11 @@ class Runner(Generic[Array]):
         draws: list[Draw] = []
         for request, tokens, num_logits in plan.parts:
             computed = request.computed + tokens
-            outputs.append(PassOutput(request, computed, request.draft_tokens, num_logits))
-            for accepted in range(num_logits):
+            output = PassOutput(request, computed, request.draft_tokens, num_logits)
+            outputs.append(output)
+            for position in range(output.num_scored):
+                draws.append(request.score(output.first_scored + position))
+            for accepted in range(num_logits - output.num_scored):
                 draws.append(request.draw(accepted))
         return PendingPass(plan, outputs, self.ops.sample(logits, draws) if draws else list)
 

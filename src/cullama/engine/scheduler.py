@@ -83,6 +83,7 @@ class Scheduler:
         assert max_running < token_budget, "decodes would leave nothing of the budget to prefills"
         self.cache, self.metrics = cache, metrics or Metrics()
         self.token_budget, self.max_running = token_budget, max_running
+        self.logits_budget = token_budget  # rows of logits a pass, for prompts that are scored
         # Each in order of priority key; all but those waiting hold blocks.
         self.waiting: list[Request] = []
         self.prefills: list[Request] = []
@@ -130,23 +131,35 @@ class Scheduler:
         decodes = self.decodes[:]
         if without_blocks:
             decodes = [request for request in decodes if request not in without_blocks]
-        budget = self.token_budget - len(decodes) - drafts
+        prefills = self._plan_prefills(self.token_budget - len(decodes) - drafts)
+        return Plan(decodes, prefills, self.copies, drafts > 0)
+
+    def _plan_prefills(self, budget: int) -> list[Part]:
+        """Share the tokens left in order, and the rows of logits among prompts that are scored."""
+        rows = self.logits_budget
         prefills: list[Part] = []
         for request in self.prefills:
             if budget <= 0:
                 break
-            uncomputed = request.uncomputed
-            tokens = min(uncomputed, budget)
-            prefills.append((request, tokens, int(tokens == uncomputed)))
+            tokens = min(request.uncomputed, budget)
+            if request.unscored is not None:
+                tokens -= max(0, request.num_logits(tokens) - rows)
+                rows -= request.num_logits(tokens)
+                if tokens == 0:
+                    continue
+            prefills.append((request, tokens, request.num_logits(tokens)))
             budget -= tokens
-        return Plan(decodes, prefills, self.copies, drafts > 0)
+        return prefills
 
     def mark_launched(self, plan: Plan) -> None:
         """Count the plan's tokens as computed: a pass over it is pending."""
         for request, tokens, _ in plan.parts:
             request.computed += tokens - len(request.draft_tokens)
             length = len(request.tokens)
-            if request.computed < length:
+            if request.computed < length - (request.max_tokens == 0):
+                continue
+            if request.max_tokens == 0:
+                self._move(request, "finishing")
                 continue
             request.in_flight = 1
             is_last = length + 1 >= request.prompt_length + request.max_tokens
@@ -163,7 +176,8 @@ class Scheduler:
                 continue
             request.computed -= tokens - len(request.draft_tokens)
             if request.stage in ("decode", "finishing"):
-                self._move(request, "decode" if request.uncomputed == 1 else "prefill")
+                is_decode = request.uncomputed == 1 and request.max_tokens > 0
+                self._move(request, "decode" if is_decode else "prefill")
 
     def mark_shareable(self, request: Request, tokens: int) -> None:
         """So many of its tokens led to a token drawn: others may now share its prompt's blocks."""
@@ -277,7 +291,7 @@ class Scheduler:
         while True:
             if self.num_running < self.max_running:
                 allocation = self.cache.allocate(
-                    request.tokens, request.max_computed, spare=self.num_running
+                    request.inputs, request.max_computed, self.num_running, request.unscored
                 )
                 if allocation is not None:
                     break

@@ -47,6 +47,9 @@ def check_request(
     check_prompt(prompt, capacity)
     check_token_ids("stop_token_ids", params.stop_token_ids, capacity)
     check_token_ids("logit_bias", params.logit_bias, capacity)
+    if params.max_tokens == 0:  # the last token is only scored: it does not go through the model
+        check_length(len(prompt) - 1, capacity)
+        return 0
     return completion_limit(len(prompt), params.max_tokens, capacity)
 
 
@@ -65,7 +68,7 @@ def check_prompt_alone(prompt: Sequence[int], capacity: Capacity) -> None:
         ContextLengthError: a prompt longer than the context.
     """
     check_prompt(prompt, capacity)
-    completion_limit(len(prompt), 0, replace(capacity, cache_tokens=capacity.context_length))
+    check_length(len(prompt), replace(capacity, cache_tokens=capacity.context_length))
 
 
 def check_token_ids(where: str, tokens: Iterable[Any], capacity: Capacity) -> None:
@@ -81,23 +84,46 @@ def check_token_ids(where: str, tokens: Iterable[Any], capacity: Capacity) -> No
             )
 
 
+def check_length(tokens: int, capacity: Capacity) -> None:
+    """Check that so many tokens can go through the model. Raises ContextLengthError."""
+    if tokens > min(capacity.context_length, capacity.cache_tokens):
+        place, size = _smaller(capacity)
+        raise ContextLengthError(
+            f"a prompt of {tokens} tokens does not fit the {place} of {size} tokens; "
+            "shorten the prompt"
+        )
+
+
 def completion_limit(prompt_length: int, max_tokens: int | None, capacity: Capacity) -> int:
     """Return how many tokens the completion may have; `max_tokens`: None takes the default.
 
     Raises:
         ContextLengthError: prompt and completion are longer than the context, or than the cache.
     """
-    place, size = "context", capacity.context_length
-    if capacity.max_length < size:
-        place, size = "cache", capacity.cache_tokens
     room = capacity.max_length - prompt_length
     if room < (1 if max_tokens is None else max_tokens):
+        place, size = _smaller(capacity)
         completion = f" and an answer of up to {max_tokens}" if max_tokens else ""
         raise ContextLengthError(
             f"a prompt of {prompt_length} tokens{completion} does not fit the {place} of {size} "
             "tokens; shorten the prompt" + (" or lower max_tokens" if max_tokens else "")
         )
     return min(room, capacity.default_max_tokens) if max_tokens is None else max_tokens
+
+
+def check_logprobs_start(start: Any, prompt_length: int) -> None:
+    """Raises UsageError: no position of the prompt behind its first token."""
+    if type(start) is not int or not 1 <= start <= max(1, prompt_length - 1):
+        raise UsageError(
+            f"logprobs_start is {start!r}, expected a position in the prompt, from 1 on"
+        )
+
+
+def _smaller(capacity: Capacity) -> tuple[str, int]:
+    """Return what limits the length of requests, context or cache, and its size in tokens."""
+    if capacity.max_length < capacity.context_length:
+        return "cache", capacity.cache_tokens
+    return "context", capacity.context_length
 
 
 def check_priority(priority: Any) -> None:

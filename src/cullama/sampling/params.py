@@ -30,6 +30,7 @@ class SamplingParams:
     Attributes:
         max_tokens: longest answer, in tokens; None takes what the model's files recommend, or 256
             where they name no limit, or what the context has room for where that is less.
+            With `prompt_logprobs` it may be 0: nothing is generated.
         temperature: logits are divided by it; 0 always takes the likeliest token.
         top_k: only the k likeliest tokens; 0 keeps all.
         top_p: only the likeliest tokens that together reach this share (Holtzman et al., 2020).
@@ -45,6 +46,8 @@ class SamplingParams:
         stop_token_ids: tokens that end the answer, besides the model's own.
         logit_bias: added to the logits of these token ids.
         logprobs: report this many likeliest tokens at each step; None reports nothing.
+        prompt_logprobs: report the log-probability of each token of the prompt, and this many
+            likeliest tokens in its place; None reports nothing.
         n: how many answers to draw.
         ignore_eos: go on past the model's end tokens.
         speculation: propose up to so many draft tokens a step where the text repeats itself
@@ -68,6 +71,7 @@ class SamplingParams:
     stop_token_ids: tuple[int, ...] = ()
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     logprobs: int | None = None
+    prompt_logprobs: int | None = None
     n: int = 1
     ignore_eos: bool = False
     speculation: int = 0
@@ -94,6 +98,10 @@ class SamplingParams:
             _check_range(name, getattr(self, name), kind, low, high)
         if not isinstance(self.ignore_eos, bool):
             raise UsageError(f"ignore_eos is {self.ignore_eos!r}, expected True or False")
+        if self.max_tokens == 0 and self.prompt_logprobs is None:
+            raise UsageError("max_tokens is 0, expected at least 1, or prompt_logprobs with it")
+        if self.max_tokens == 0 and self.n > 1:
+            raise UsageError(f"n is {self.n}, expected 1 where max_tokens is 0")
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> SamplingParams:
@@ -128,7 +136,7 @@ MAX_TOKENS = (1 << 63) - 1
 
 # name → kind, lowest, highest
 _RANGES: dict[str, tuple[type, float, float]] = {
-    "max_tokens": (int, 1, MAX_TOKENS),
+    "max_tokens": (int, 0, MAX_TOKENS),
     "temperature": (float, 0, MAX_VALUE),
     "top_k": (int, 0, MAX_TOKENS),
     "top_p": (float, math.ulp(0), 1),
@@ -138,10 +146,11 @@ _RANGES: dict[str, tuple[type, float, float]] = {
     "frequency_penalty": (float, -MAX_VALUE, MAX_VALUE),
     "seed": (int, 0, (1 << 64) - 1),
     "logprobs": (int, 0, MAX_LOGPROBS),
+    "prompt_logprobs": (int, 0, MAX_LOGPROBS),
     "n": (int, 1, 1024),
     "speculation": (int, 0, 64),
 }
-_MAY_BE_NONE = ("max_tokens", "seed", "logprobs")
+_MAY_BE_NONE = ("max_tokens", "seed", "logprobs", "prompt_logprobs")
 
 
 def _check_range(name: str, value: Any, kind: type, low: float, high: float) -> None:

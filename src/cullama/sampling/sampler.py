@@ -9,7 +9,7 @@ device's sampler is tested against it. Ties go to the lower token id. It runs no
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,10 +39,12 @@ def sample(logits: NDArray[np.float32], draws: Sequence[Draw]) -> list[Drawn | N
 
 def sample_row(logits: Row, draw: Draw) -> Drawn:
     """Draw a token from one row. Raises NumericalError for a NaN or +∞, or nothing but −∞."""
-    params = draw.params
-    if params.is_plain_greedy:
-        return Drawn(likeliest(logits), None)
-    likeliest(logits)  # refuses such rows
+    params, wanted = draw.params, draw.num_logprobs
+    best = likeliest(logits)  # refuses such rows
+    if draw.is_plain_greedy:
+        return Drawn(best, None)
+    if draw.given is not None:
+        return Drawn(draw.given, logprobs_of(logits, draw.given, wanted or 0))
     with np.errstate(over="ignore"):  # −∞ is the right answer for a hopeless token
         scores = adjusted(logits, draw) if params.changes_logits else logits
         if params.temperature == 0:
@@ -56,7 +58,6 @@ def sample_row(logits: Row, draw: Draw) -> Drawn:
             if params.min_p:
                 keep_min_p(probs, params.min_p)
             token = pick(probs, uniform(draw.seed, draw.position, draw.sample_index))
-        wanted = params.logprobs
         return Drawn(token, None if wanted is None else logprobs_of(logits, token, wanted))
 
 
@@ -146,9 +147,15 @@ def pick(probs: Row, uniform_number: float) -> int:
 
 
 def logprobs_of(logits: Row, token: int, count: int) -> TokenLogprobs:
-    shifted = logits - logits.max()
-    logprobs = shifted - np.log(np.exp(shifted).sum())
-    top = np.argsort(-logits, kind="stable")[:count]
+    """Return the log-probabilities of a token and of the `count` likeliest, from the row [V]."""
+    with np.errstate(over="ignore"):
+        shifted = logits - logits.max()
+    log_sum = np.log(np.exp(shifted).sum())
+    top: Iterable[int] = ()
+    if count:
+        least = np.partition(logits, -count)[-count] if count < len(logits) else -np.inf
+        contenders = np.flatnonzero(logits >= least)
+        top = contenders[np.argsort(-logits[contenders], kind="stable")][:count].tolist()
     return TokenLogprobs(
-        token, float(logprobs[token]), tuple((int(i), float(logprobs[i])) for i in top)
+        token, float(shifted[token] - log_sum), tuple((i, float(shifted[i] - log_sum)) for i in top)
     )

@@ -33,13 +33,15 @@ class Completion:
         token_ids: every token drawn, the end token included.
         finish_reason: "stop" (end token or stop string), "length" or "cancelled".
         logprobs: one entry a token where `SamplingParams.logprobs` asked for them.
+        prompt_logprobs: one entry a token of the prompt where `SamplingParams.prompt_logprobs`
+            asked for them, None for the first, which nothing predicts.
         prompt_tokens: tokens of the prompt.
         cached_tokens: of those, how many were found in the prefix cache.
         seed: what `SamplingParams.seed` was, or the seed that was drawn for it.
         timings: how long it took.
         alternatives: the other answers where `SamplingParams.n` is above 1.
-        token_texts: what each token named in `logprobs` spells by itself, by its id; a part of a
-            character is written as its bytes, `\\xe2`.
+        token_texts: what each token named in `logprobs` or `prompt_logprobs` spells by itself, by
+            its id; a part of a character is written as its bytes, `\\xe2`.
     """
 
     text: str
@@ -51,6 +53,7 @@ class Completion:
     seed: int
     timings: Timings
     alternatives: tuple[Completion, ...] = ()
+    prompt_logprobs: tuple[TokenLogprobs | None, ...] | None = None
     token_texts: Mapping[int, str] = field(default_factory=dict, compare=False)
 
     @property

@@ -133,6 +133,7 @@ def _generate(samples: Sequence[Sample]) -> Generator[Event, None, None]:
                 if not new.token_ids and new.finish_reason is None:
                     continue
                 output.cached_tokens = new.cached_tokens
+                output.prompt_logprobs = new.prompt_logprobs or output.prompt_logprobs
                 for index, token in enumerate(new.token_ids):
                     piece = output.add(token, new.logprobs[index] if new.logprobs else None)
                     if output.stops.is_found:

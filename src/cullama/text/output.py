@@ -34,11 +34,13 @@ class OutputStream:
         tokenizer: Tokenizer | None,
     ) -> None:
         self.cached_tokens = 0  # of the prompt, found in the prefix cache
+        self.prompt_logprobs: Sequence[TokenLogprobs] = ()  # from the second token on
         self._prompt_length, self._seed, self._end_ids = len(prompt), seed, end_ids
         self._tokenizer = tokenizer
         self._detokenizer = Detokenizer(tokenizer, list(prompt)) if tokenizer else None
         self.stops = StopStrings(params.stop)
         self._has_logprobs = params.logprobs is not None
+        self._has_prompt_logprobs = params.prompt_logprobs is not None
         self.token_ids: list[int] = []
         self.logprobs: list[TokenLogprobs] = []
         self._pieces: list[str] = []
@@ -73,13 +75,20 @@ class OutputStream:
         """Note the time at which generation ended, also where it was cut short."""
         self._ended = self._ended or time.perf_counter()
 
+    def _complete_prompt_logprobs(self) -> tuple[TokenLogprobs | None, ...] | None:
+        """Return an entry for each token of the prompt; None where not all are known."""
+        is_known = (
+            self._has_prompt_logprobs and len(self.prompt_logprobs) == self._prompt_length - 1
+        )
+        return (None, *self.prompt_logprobs) if is_known else None
+
     def completion(self) -> Completion:
         """Return what was generated so far."""
         first = self._first_token or self._ended or self._started
         logprobs = tuple(self.logprobs) if self._has_logprobs else None
         named = [
             token
-            for each in logprobs or ()
+            for each in (*self.prompt_logprobs, *self.logprobs)
             for token in (each.token_id, *(candidate for candidate, _ in each.top))
         ]
         return Completion(
@@ -92,4 +101,5 @@ class OutputStream:
             seed=self._seed,
             timings=Timings(first - self._started, (self._ended or first) - self._started),
             token_texts=token_texts(self._tokenizer, named),
+            prompt_logprobs=self._complete_prompt_logprobs(),
         )

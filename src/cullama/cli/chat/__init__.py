@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ...errors import UsageError
+from ..completion_json import completion_as_json, refuse_logprobs
 from ..loading import load_with_sampling
 from ..options import model_options, other_sampling_options
 from ..sampling import SamplingOptions
@@ -99,8 +100,7 @@ def command(
     sampling = SamplingOptions.pop_from(options)
     if (n := sampling.params.n) != 1:
         raise UsageError(f"--n is {n}, expected 1: a conversation has one answer at a time")
-    if sampling.params.logprobs is not None and not as_json:
-        raise UsageError("--logprobs shows in --json output only; add --json")
+    refuse_logprobs(sampling.params, as_json)
     keeper = Keeper(open_archive(), is_saving)
     if is_listed:
         kept = _choose(keeper.archive, question, is_continued)
@@ -193,7 +193,6 @@ def _question(words: tuple[str, ...]) -> str | None:
 def _answer_one(
     session: Session, question: str, model: str, markdown: bool, stats: bool, as_json: bool
 ) -> int:
-    from ..completion_json import completion_as_json
     from .screen import stats_line, write_answer
 
     completion = write_answer(session.stream(question), markdown, is_silent=as_json)

@@ -58,6 +58,7 @@ WORDS_TO_LEAVE = ("exit", "quit")
 NOT_SETTABLE = {
     "n": "a conversation has one answer at a time",
     "logprobs": "they show in `cullama chat --json QUESTION`",
+    "prompt_logprobs": "they show in `cullama chat --json QUESTION`",
 }
 
 # Terminals ignore longer ones, xterm above some 100 KB of base64.
