@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, overload
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -426,6 +426,13 @@ class LLM:
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse to be copied or pickled, as `multiprocessing` does with what it sends."""
+        raise UsageError(
+            "an LLM cannot be copied or pickled: use this one from every thread, load it before a "
+            "fork, or send the model's path and load it there with cullama.LLM(path)"
+        )
 
     def __repr__(self) -> str:
         return f"LLM({self.description}{', closed' if self._engine is None else ''})"

@@ -5,7 +5,9 @@ Each program runs in a process of its own, and ends with an alarm where somethin
 
 from __future__ import annotations
 
+import copy
 import os
+import pickle
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,6 +16,9 @@ from typing import TypeAlias
 
 import pytest
 from command_line import CommandLine
+
+import cullama
+from cullama.errors import UsageError
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
 
@@ -252,3 +257,13 @@ os.fork = ctypes.PyDLL(None).fork
 assert all_succeed([fork(check), fork(check)]) == [0, 0]
 check()
 """)
+
+
+@pytest.mark.parametrize("copying", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_a_model_that_is_sent_to_another_process_says_what_to_do(
+    tiny_model: Path, copying: Callable[[object], object]
+) -> None:
+    with cullama.LLM(tiny_model) as llm:
+        for thing in (llm, llm.session(), [llm]):
+            with pytest.raises(UsageError, match=r"cannot be copied or pickled.*LLM\(path\)"):
+                copying(thing) if thing is llm else pickle.dumps(thing)

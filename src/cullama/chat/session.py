@@ -7,6 +7,7 @@ starts with exactly the tokens in the KV cache; finding them there is the prefix
 
 from __future__ import annotations
 
+import threading
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -279,7 +280,8 @@ class Session:
 class Reply:
     """An answer that is being generated: iterate for its text.
 
-    Closing it stops the answer there. `completion` has the tokens, timings and finish reason.
+    Closing it, from any thread, stops the answer there. `completion` has the tokens, timings and
+    finish reason.
     """
 
     def __init__(
@@ -292,6 +294,7 @@ class Reply:
         self._session, self._stream = session, session.llm.stream([*prompt.token_ids], params)
         self.messages, self.prompt, self.params = messages, prompt, params
         self.is_open = True
+        self._ending = threading.RLock()  # two threads must not both end the turn
 
     def __iter__(self) -> Iterator[str]:
         return self
@@ -303,7 +306,8 @@ class Reply:
             self.close()
             raise
         except Exception:  # a turn that fails does not join the conversation
-            self.is_open = False
+            with self._ending:
+                self.is_open = False
             raise
 
     @property
@@ -312,11 +316,15 @@ class Reply:
         return self._stream.completion
 
     def close(self) -> None:
-        """Stop the answer, and keep the turn as far as it was read."""
-        if self.is_open:
-            self.is_open = False
-            self._stream.close()
-            self._session._end_turn(self)
+        """Stop the answer, and keep the turn as far as it was read; does nothing a second time.
+
+        A thread that is reading the answer comes to its end, in the middle of waiting for text.
+        """
+        with self._ending:
+            if self.is_open:
+                self.is_open = False
+                self._stream.close()
+                self._session._end_turn(self)
 
     def __enter__(self) -> Reply:
         return self

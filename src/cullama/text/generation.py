@@ -79,7 +79,8 @@ class Stream:
     """Iterate for the pieces of the answer; `completion` is what has been generated so far.
 
     `for` runs the engine in the calling thread; `async for` lets a thread of the engine run it.
-    Closing the stream, or dropping it, cancels the request and frees its cache blocks.
+    Closing the stream, or dropping it, cancels the request and frees its cache blocks. `close` may
+    be called from any thread, and again: the iteration ends there, with the completion as it was.
     """
 
     def __init__(self, sample: Sample) -> None:
@@ -103,7 +104,7 @@ class Stream:
                     yield event.text
 
     def close(self) -> None:
-        self._pieces.close()
+        self._sample.output.close()
         self._cancel()
 
     @property
@@ -129,17 +130,23 @@ def _generate(samples: Sequence[Sample]) -> Generator[Event, None, None]:
         while True:
             for number, sample in list(running.items()):
                 handle, output = sample.handle, sample.output
+                if output.is_closed:  # by another thread
+                    del running[number]
+                    continue
                 new = handle.read()
                 if not new.token_ids and new.finish_reason is None:
                     continue
                 output.cached_tokens = new.cached_tokens
                 output.prompt_logprobs = new.prompt_logprobs or output.prompt_logprobs
                 for index, token in enumerate(new.token_ids):
-                    piece = output.add(token, new.logprobs[index] if new.logprobs else None)
+                    is_last = index + 1 == len(new.token_ids)  # the reason is known with its piece
+                    piece = output.add(
+                        token,
+                        new.logprobs[index] if new.logprobs else None,
+                        new.finish_reason if is_last else None,
+                    )
                     if output.stops.is_found:
                         handle.cancel("stop")
-                    elif index + 1 == len(new.token_ids) and new.finish_reason is not None:
-                        output.finish_reason = new.finish_reason  # known with the last piece
                     if piece:
                         yield Piece(number, piece)
                     if output.stops.is_found:
@@ -147,8 +154,9 @@ def _generate(samples: Sequence[Sample]) -> Generator[Event, None, None]:
                 if new.finish_reason is None and not output.stops.is_found:
                     continue
                 del running[number]
+                was_closed = output.is_closed
                 yield Piece(number, output.finish(new.finish_reason or "stop"), is_last=True)
-                if new.error is not None and not output.stops.is_found:
+                if new.error is not None and not output.stops.is_found and not was_closed:
                     raise new.error
             if not running:
                 return

@@ -8,17 +8,29 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from ..engine.request import FinishReason
 from ..sampling.params import SamplingParams, TokenLogprobs
+from .closable import Closable
 from .completion import Completion, Timings
 from .stop import StopStrings
 from .token_texts import token_texts
 from .tokenizer import Detokenizer, Tokenizer
 
 
+class _State(NamedTuple):
+    """How far a sample is."""
+
+    tokens: int
+    pieces: int
+    finish_reason: FinishReason
+
+
 class OutputStream:
     """The text of one sample, and what a completion tells besides.
+
+    One thread adds tokens; any may close it, after which its completion does not change.
 
     Attributes:
         token_ids, logprobs: of the tokens so far; no logprobs where none were asked for.
@@ -44,36 +56,53 @@ class OutputStream:
         self.token_ids: list[int] = []
         self.logprobs: list[TokenLogprobs] = []
         self._pieces: list[str] = []
-        self.finish_reason: FinishReason = "cancelled"  # until the last token was added
+        self._states = Closable(_State(0, 0, "cancelled"))
         self._started = time.perf_counter()
         self._first_token = self._ended = 0.0
 
-    def add(self, token: int, logprobs: TokenLogprobs | None = None) -> str:
-        """Take a token; returns the text that is complete with it."""
+    @property
+    def is_closed(self) -> bool:
+        return self._states.is_closed
+
+    def add(
+        self,
+        token: int,
+        logprobs: TokenLogprobs | None = None,
+        reason: FinishReason | None = None,
+    ) -> str:
+        """Take a token; returns the text that is complete with it, none once it is closed.
+
+        Args:
+            reason: why the sample finishes with this token, if it does.
+        """
         if not self.token_ids:
             self._first_token = time.perf_counter()
         self.token_ids.append(token)
         if logprobs is not None:
             self.logprobs.append(logprobs)
-        if self._detokenizer is None or token in self._end_ids:
-            return ""
-        piece = self.stops.add(self._detokenizer.add(token))
-        if piece:
-            self._pieces.append(piece)
-        return piece
+        piece = ""
+        if self._detokenizer is not None and token not in self._end_ids:
+            piece = self.stops.add(self._detokenizer.add(token))
+        return self._keep(piece, reason or "cancelled")
 
     def finish(self, reason: FinishReason) -> str:
         """End the sample; returns the text held back in case it began a stop string."""
+        piece = self._keep("" if reason == "error" else self.stops.flush(), reason)
         self.close()
-        self.finish_reason = reason
-        piece = "" if reason == "error" else self.stops.flush()
-        if piece:
-            self._pieces.append(piece)
         return piece
 
     def close(self) -> None:
-        """Note the time at which generation ended, also where it was cut short."""
+        """End the sample as far as it is, from any thread; nothing comes behind it any more."""
         self._ended = self._ended or time.perf_counter()
+        self._states.close()
+
+    def _keep(self, piece: str, reason: FinishReason) -> str:
+        """Add a piece of text, which may be empty; returns it unless the sample was closed."""
+        if piece:
+            self._pieces.append(piece)
+        reason = "stop" if self.stops.is_found else reason
+        state = _State(len(self.token_ids), len(self._pieces), reason)
+        return piece if self._states.advance(state) else ""
 
     def _complete_prompt_logprobs(self) -> tuple[TokenLogprobs | None, ...] | None:
         """Return an entry for each token of the prompt; None where not all are known."""
@@ -84,17 +113,18 @@ class OutputStream:
 
     def completion(self) -> Completion:
         """Return what was generated so far."""
+        state = self._states.latest
         first = self._first_token or self._ended or self._started
-        logprobs = tuple(self.logprobs) if self._has_logprobs else None
+        logprobs = tuple(self.logprobs[: state.tokens]) if self._has_logprobs else None
         named = [
             token
             for each in (*self.prompt_logprobs, *self.logprobs)
             for token in (each.token_id, *(candidate for candidate, _ in each.top))
         ]
         return Completion(
-            text="".join(self._pieces),
-            token_ids=tuple(self.token_ids),
-            finish_reason="stop" if self.stops.is_found else self.finish_reason,
+            text="".join(self._pieces[: state.pieces]),
+            token_ids=tuple(self.token_ids[: state.tokens]),
+            finish_reason=state.finish_reason,
             logprobs=logprobs,
             prompt_tokens=self._prompt_length,
             cached_tokens=self.cached_tokens,
