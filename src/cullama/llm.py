@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .backends import operators_for
-from .chat.format import ChatFormat, Message
+from .chat.format import ChatFormat
+from .chat.messages import Message
 from .checkpoint.checkpoint import Checkpoint
 from .checkpoint.opening import open_checkpoint
 from .checkpoint.weights import Progress, load_weights

@@ -7,12 +7,14 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cullama import LLM, SamplingParams
+from cullama.chat.messages import Content, Message
 from cullama.chat.saved import load, save
 from cullama.chat.session import Session
 from cullama.errors import ContextLengthError, CullamaError, NumericalError, UsageError
@@ -347,7 +349,7 @@ class TestBadMessages:
             {"content": "Hi"},
             {"role": "user", "content": None},
             {"role": 3, "content": "Hi"},
-            {"role": "user", "content": "Hi", "name": "x"},
+            {"role": "user", "content": []},
         ],
     )
     def test_are_refused_in_one_line(self, llm: LLM, message: object) -> None:
@@ -359,6 +361,45 @@ class TestBadMessages:
             session.send(3)  # type: ignore[arg-type]
         with pytest.raises(UsageError, match="well-formed"):
             session.send("half \ud83e")
+        assert session.messages == []
+
+
+class TestParts:
+    PARTS: ClassVar[list[dict[str, Any]]] = [
+        {"type": "text", "text": "Once"},
+        {"type": "text", "text": "upon"},
+    ]
+
+    def test_of_type_text_are_read_as_one_text(self, llm: LLM) -> None:
+        params = SamplingParams(max_tokens=3, temperature=0)
+        ids = []
+        contents: list[Content] = [self.PARTS, "Once\nupon"]
+        for content in contents:
+            session = llm.session("Be kind", params)
+            ids.append(session.send(content).token_ids)
+            assert session.messages[1]["content"] == content
+            assert session.turns == 1
+        assert ids[0] == ids[1]
+
+    def test_of_a_system_message_are_its_text(self, llm: LLM) -> None:
+        session = llm.session(messages=[{"role": "developer", "content": self.PARTS}])
+        assert session.system == "Once\nupon"
+        session.system = "Twice"
+        assert session.messages == [{"role": "system", "content": "Twice"}]
+
+    def test_are_saved_and_loaded(self, llm: LLM, tmp_path: Path) -> None:
+        messages: list[Message] = [
+            {"role": "user", "content": self.PARTS},
+            {"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]},
+            {"role": "tool", "content": "3", "tool_call_id": "1"},
+        ]
+        save(llm.session(messages=messages), tmp_path / "chat.json")
+        assert load(llm, tmp_path / "chat.json").messages == messages
+
+    def test_of_another_type_are_refused_by_name(self, session: Session) -> None:
+        image: dict[str, Any] = {"type": "image_url", "image_url": {"url": "llama.png"}}
+        with pytest.raises(UsageError, match="has a part of type 'image_url', expected text"):
+            session.send([*self.PARTS, image])
         assert session.messages == []
 
 

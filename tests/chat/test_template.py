@@ -86,6 +86,14 @@ def test_templates_see_further_entries_of_messages() -> None:
     assert render("{{ messages[0].thinking is defined }}", messages) == "False"
 
 
+def test_parts_and_tool_calls_without_content_reach_the_template_as_they_are() -> None:
+    parts = [{"type": "text", "text": "Hi"}]
+    source = "{{ messages | map(attribute='content') | list }}"
+    assert render(source, [{"role": "user", "content": parts}]) == f"[{parts}]"
+    calls = [{"role": "assistant", "tool_calls": [{"id": 1}]}]
+    assert render(source, calls) == "[None]"
+
+
 def test_strftime_now_returns_the_current_time() -> None:
     before = datetime.now().strftime("%d %b %Y")
     now = render("{{ strftime_now('%d %b %Y') }}")
@@ -120,19 +128,22 @@ class Role(str, enum.Enum):
 @pytest.mark.parametrize(
     ("messages", "said"),
     {
-        "a text": (["Hi"], "message 0 is a str, expected an object with role and content"),
-        "nothing": ([*HI, None], "message 1 is null, expected an object with role and content"),
-        "no role": ([{"content": "a"}], "message 0 has no role, expected role and content as"),
-        "no content": ([*HI, {"role": "user"}], "message 1 has no content, expected role and"),
-        "a number": (
-            [{"role": "user", "content": 3}],
-            "message 0 has a content that is a int, expected role and content as texts",
-        ),
-        "parts": (
+        "a text": (["Hi"], "message 0 is 'Hi', expected a role and a text: {'role'"),
+        "nothing": ([*HI, None], "message 1 is None, expected a role and a text"),
+        "no role": ([{"content": "a"}], "message 0 has no role, expected a role and a text"),
+        "no content": ([*HI, {"role": "user"}], "message 1 has no content, expected a role and"),
+        "a number": ([{"role": "user", "content": 3}], "message 0 has the content 3, expected a"),
+        "no parts": ([{"role": "user", "content": []}], "message 0 has the content [], expected"),
+        "a part without a text": (
             [{"role": "user", "content": [{"type": "text"}]}],
-            "message 0 has a content that is a list",
+            "message 0 has the part {'type': 'text'}, expected {'type': 'text', 'text': 'Hi'}",
         ),
-        "null": ([{"role": None, "content": "a"}], "message 0 has a role that is null"),
+        "an image": (
+            [{"role": "user", "content": [{"type": "image"}]}],
+            "message 0 has a part of type 'image', expected text: the model reads nothing else",
+        ),
+        "null": ([{"role": None, "content": "a"}], "message 0 has the role None, expected a role"),
+        "null content": ([{"role": "user", "content": None}], "message 0 has the content None, e"),
         "an object": ([{**HI[0], "x": Path()}], "message 0 holds a PosixPath, expected texts"),
         "a key": ([HI[0] | {7: ""}], "message 0 holds a key that is not a string"),
     }.values(),

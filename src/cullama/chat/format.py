@@ -2,37 +2,33 @@
 
 Control tokens come from the template alone: a message that spells one is encoded as plain text.
 Which ones there are is told by the tokenizer's flags and by what the template writes, because files
-often have the flags wrong. It loads no model and keeps no history.
+often have the flags wrong. What tools, documents and other variables spell is plain text, too. It
+loads no model and keeps no history.
 """
 
 from __future__ import annotations
 
 import copy
+import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import CullamaError, UsageError
 from ..sampling.params import SamplingParams
 from ..text.control_tokens import END_NAMES, SHAPE
+from .content_form import PROBE, ContentForm
+from .escape import REPLACEMENT, SPLIT
+from .messages import Message, checked_message, content_text, map_texts, plain_data
 
 if TYPE_CHECKING:
     from ..text.tokenizer import Tokenizer
     from .template import ChatTemplate
 
-Message: TypeAlias = Mapping[str, Any]  # {"role": "user", "content": "Hi"}
-
-# Inserted into a control token that a message spells, so that no template, however it joins
-# texts, puts the token together again; removed before encoding. U+FDD0 is a noncharacter, which
-# no text meant for interchange contains; in a message it becomes U+FFFD.
-SPLIT, REPLACEMENT = "\ufdd0", "\ufffd"
-
 # Stands before a text that is not the first of a prompt, which may decide on a space before it.
 _BEFORE = "\ufdd1"
-
-_PROBE = "0123456789"  # a message that no template changes
 
 
 class _ControlToken(NamedTuple):
@@ -45,7 +41,8 @@ class ChatFormat:
     """Renders and encodes conversations the way one model expects them.
 
     Without a template, as for base models, the messages are joined line by line, to be continued
-    as text. `variables` are passed to the template along with the messages.
+    as text. `variables` are passed to the template along with the messages. A list of parts becomes
+    one text for templates that take no list, and the other way round.
     """
 
     def __init__(
@@ -57,20 +54,63 @@ class ChatFormat:
     ) -> None:
         self.template, self._tokenizer, self._bos_id = template, tokenizer, bos_id
         self._variables = variables or {}
+        self._form = ContentForm(self._render_sample)
+        self._unknown: set[str] = set()  # variables that a warning named
 
-    def write(self, messages: Sequence[Message], add_generation_prompt: bool = True) -> str:
-        """Render the conversation as one text for `encode`, with control tokens that messages
-        spell escaped.
+    def write(
+        self,
+        messages: Sequence[Message],
+        add_generation_prompt: bool = True,
+        **variables: Any,
+    ) -> str:
+        """Render the conversation as one text for `encode`, with control tokens escaped that
+        messages, tools and documents spell.
+
+        Args:
+            variables: `tools`, `documents` and further variables of the template; None counts as
+                not given.
 
         Raises:
-            UsageError: something that is not a message, or messages that the template refuses.
+            UsageError: something that is not a message, or messages that the template refuses;
+                tools or documents for a template that has no place for them.
             ChatTemplateError: the template fails, or does what templates may not do.
         """
-        contents = [self.escape_control_tokens(message) for message in messages]
+        checked = [checked_message(it, f"message {index}") for index, it in enumerate(messages)]
+        given = {name: value for name, value in variables.items() if value is not None}
+        given = {**self._variables, **given}
+        self._check_known(given)
         if self.template is None:
-            return "\n".join(contents)
-        escaped = [{**it, "content": text} for it, text in zip(messages, contents, strict=True)]
-        return self.template.render(escaped, add_generation_prompt, **self._variables)
+            return "\n".join(map(self.escape_control_tokens, checked))
+        escape = partial(map_texts, partial(_split, self._any_control_token))
+        names = self.template.names  # such as bos_token, which is a control token
+        escaped = {
+            name: value if name in names else escape(plain_data(f"variable {name!r}", value))
+            for name, value in given.items()
+        }
+        written = [self._escaped(self._form.adapt(message)) for message in checked]
+        return self.template.render(written, add_generation_prompt, **escaped)
+
+    def _check_known(self, variables: Mapping[str, Any]) -> None:
+        """Refuse tools and documents that the model would not see; warn of other variables."""
+        source = self.template.source if self.template else ""
+        for name in variables:
+            if name in source or name in self._unknown:
+                continue
+            if name in ("tools", "documents"):
+                raise UsageError(
+                    f"{name} are given, but the model's chat template has no place for them; "
+                    f"write them into a message, or use another with --template FILE"
+                )
+            self._unknown.add(name)
+            logging.getLogger("cullama").warning(
+                "the chat template has no variable %s: it changes nothing", name
+            )
+
+    def _escaped(self, message: dict[str, Any]) -> dict[str, Any]:
+        """Return a message whose texts, tool calls and all, spell no control token."""
+        split = partial(_split, self._control_tokens_of(message))
+        role = message["role"]  # that templates compare
+        return {**map_texts(split, message), "role": role if role.isidentifier() else split(role)}
 
     def encode(self, text: str) -> list[int]:
         """Return the token ids of a text from `write`, with one BOS where template and
@@ -105,19 +145,14 @@ class ChatFormat:
         return ids if is_first else ids[1:]
 
     def escape_control_tokens(self, message: Message) -> str:
-        """Return a message's content, with every control token it spells split by `SPLIT`.
+        """Return a message's text, with every control token it spells split by `SPLIT`."""
+        return _split(self._control_tokens_of(message), content_text(message))
 
-        Answers keep marks such as <think> that the template may write, too, and looks for.
-        """
-        if not isinstance(message, Mapping) or not isinstance(message.get("content"), str):
-            raise not_a_message(message)
-        text: str = message["content"].replace(SPLIT, REPLACEMENT).replace(_BEFORE, REPLACEMENT)
-        is_answer = message.get("role") == "assistant"
-        pattern = self._answers_control_token if is_answer else self._any_control_token
-        # Once is not enough where the end of one token is the start of another.
-        while pattern.search(text):
-            text = pattern.sub(lambda found: found.group()[0] + SPLIT + found.group()[1:], text)
-        return text
+    def _control_tokens_of(self, message: Message) -> re.Pattern[str]:
+        """Match what a message may not spell. Answers keep marks such as <think> that the template
+        may write, too, and looks for."""
+        is_answer = message["role"] == "assistant"
+        return self._answers_control_token if is_answer else self._any_control_token
 
     def with_stop_tokens(self, params: SamplingParams) -> SamplingParams:
         """Return the parameters with the token that ends an assistant message as a stop token."""
@@ -163,8 +198,8 @@ class ChatFormat:
     @cached_property
     def _written(self) -> frozenset[str]:
         """The tokens of the vocabulary, in brackets, that the template writes around messages."""
-        system, user = ({"role": role, "content": _PROBE} for role in ("system", "user"))
-        answer = {"role": "assistant", "content": _PROBE}
+        system, user = ({"role": role, "content": PROBE} for role in ("system", "user"))
+        answer = {"role": "assistant", "content": PROBE}
         texts = [
             self._rendered([system, user, answer, user], True)
             or self._rendered([user, answer, user], True),
@@ -175,10 +210,16 @@ class ChatFormat:
     @cached_property
     def _behind_answer(self) -> str:
         """What the template writes behind an assistant message."""
-        sample = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": _PROBE}]
-        return self._rendered(sample, False).rpartition(_PROBE)[2]
+        sample = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": PROBE}]
+        return self._rendered(sample, False).rpartition(PROBE)[2]
 
-    def _rendered(self, messages: Sequence[Message], add_generation_prompt: bool) -> str:
+    def _rendered(self, messages: Sequence[dict[str, Any]], add_generation_prompt: bool) -> str:
+        """Render a sample in the form that the template takes."""
+        return self._render_sample(list(map(self._form.adapt, messages)), add_generation_prompt)
+
+    def _render_sample(
+        self, messages: Sequence[Message], add_generation_prompt: bool = True
+    ) -> str:
         """Render a sample; "" where the template refuses it, or needs variables."""
         if self.template is None:
             return ""
@@ -189,7 +230,7 @@ class ChatFormat:
 
     def _tokens_in(self, *texts: str) -> frozenset[str]:
         token_to_id = self._tokenizer.tokenizer.token_to_id
-        found = {it for text in texts for it in SHAPE.findall(text.replace(_PROBE, "\n"))}
+        found = {it for text in texts for it in SHAPE.findall(text.replace(PROBE, "\n"))}
         return frozenset(text for text in found if token_to_id(text) is not None)
 
     @cached_property
@@ -226,7 +267,7 @@ class ChatFormat:
         """
         added = self._tokenizer.tokenizer.get_added_tokens_decoder().values()
         special = {it.content for it in added if it.special or it.content in END_NAMES}
-        question = self._rendered([{"role": "user", "content": _PROBE}], False)
+        question = self._rendered([{"role": "user", "content": PROBE}], False)
         return _any_of(special | self._tokens_in(question, self._behind_answer))
 
     def _split_at_control_tokens(self, text: str) -> list[str]:
@@ -248,8 +289,10 @@ def _any_of(tokens: Iterable[str]) -> re.Pattern[str]:
     return re.compile(f"(?:{'|'.join(map(re.escape, longest_first)) or '(?!)'})(?!{SPLIT})")
 
 
-def not_a_message(found: object) -> UsageError:
-    return UsageError(
-        f"a message is {found!r:.80}, expected a role and a text: "
-        "{'role': 'user', 'content': 'Hi'}"
-    )
+def _split(tokens: re.Pattern[str], text: str) -> str:
+    """Return a text with `SPLIT` in each of the tokens that it spells."""
+    text = text.replace(SPLIT, REPLACEMENT).replace(_BEFORE, REPLACEMENT)
+    # Once is not enough where the end of one token is the start of another.
+    while tokens.search(text):
+        text = tokens.sub(lambda found: found.group()[0] + SPLIT + found.group()[1:], text)
+    return text

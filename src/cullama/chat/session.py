@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import ContextLengthError, UsageError
 from ..sampling.params import SamplingParams
 from ..text.completion import Completion
-from .format import Message, not_a_message
+from .messages import Content, Message, checked_message, content_text
 
 if TYPE_CHECKING:
     from ..model.config import ModelConfig
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 # Of the context: kept free for an answer. When old turns are truncated, this much is freed at
 # once: every truncation costs a prefill of all that stays, so it must not happen every turn.
 ANSWER_SHARE = 1 / 4
+
+
+SYSTEM_ROLES = ("system", "developer")
 
 
 class ChatModel(Protocol):
@@ -81,7 +84,7 @@ class Session:
     ) -> None:
         self.llm = llm
         self.params = llm.default_params if params is None else params
-        self.messages: list[dict[str, str]] = [_checked(message) for message in messages]
+        self.messages: list[dict[str, Any]] = [checked_message(message) for message in messages]
         self.left_out = 0
         self.last_prompt: RenderedPrompt | None = None
         self._rendered: list[RenderedPrompt] = []  # after each answer: all messages up to it
@@ -92,13 +95,13 @@ class Session:
     @property
     def system(self) -> str | None:
         """The system message. A new one holds from the next turn, whose prompt is read in full."""
-        first = self.messages[0] if self.messages else {"role": "", "content": ""}
-        return first["content"] if first["role"] == "system" else None
+        is_first = bool(self.messages) and self.messages[0]["role"] in SYSTEM_ROLES
+        return content_text(self.messages[0]) if is_first else None
 
     @system.setter
     def system(self, text: str | None) -> None:
         rest = self.messages[self.system is not None :]
-        system = [] if text is None else [_checked({"role": "system", "content": text})]
+        system = [] if text is None else [checked_message({"role": "system", "content": text})]
         self.messages, self.left_out = [*system, *rest], 0
         self._rendered = []
 
@@ -115,8 +118,8 @@ class Session:
         prompt = self._render(self.messages, self.left_out, add_generation_prompt=False)
         return len(prompt.token_ids)
 
-    def send(self, text: str, params: SamplingParams | None = None) -> Completion:
-        """Send a user message and return the answer.
+    def send(self, text: Content, params: SamplingParams | None = None) -> Completion:
+        """Send a user message, a text or a list of parts of type text, and return the answer.
 
         Raises:
             ContextLengthError: the message alone, with the system message, fills the context.
@@ -126,16 +129,18 @@ class Session:
                 pass
         return reply.completion
 
-    def stream(self, text: str, params: SamplingParams | None = None) -> Reply:
+    def stream(self, text: Content, params: SamplingParams | None = None) -> Reply:
         """Send a user message and return an iterator over the answer's text.
 
         The turn joins the conversation when the answer ends: whole, or as far as it was read
         where the reply is closed before. A turn that fails, or is closed before its first text,
         leaves the conversation as it was.
         """
-        return self._ask([*self.messages, _checked({"role": "user", "content": text})], params)
+        return self._ask(
+            [*self.messages, checked_message({"role": "user", "content": text})], params
+        )
 
-    def undo(self, turns: int = 1) -> list[dict[str, str]]:
+    def undo(self, turns: int = 1) -> list[dict[str, Any]]:
         """Remove the last turns, questions and answers, and return their messages.
 
         Raises:
@@ -160,10 +165,10 @@ class Session:
         start = self._start_of_last(1)
         return self._ask(self.messages[: start + 1], params)
 
-    def stream_edit(self, text: str, params: SamplingParams | None = None) -> Reply:
+    def stream_edit(self, text: Content, params: SamplingParams | None = None) -> Reply:
         """Replace the last question by `text` and ask it. The old turn stays if that fails."""
         start = self._start_of_last(1)
-        question = _checked({"role": "user", "content": text})
+        question = checked_message({"role": "user", "content": text})
         return self._ask([*self.messages[:start], question], params)
 
     def fork(self) -> Session:
@@ -178,7 +183,7 @@ class Session:
 
     # --- a turn --------------------------------------------------------------------------------
 
-    def _ask(self, messages: list[dict[str, str]], params: SamplingParams | None) -> Reply:
+    def _ask(self, messages: list[dict[str, Any]], params: SamplingParams | None) -> Reply:
         self._check_idle()
         params = self.params if params is None else params
         prompt, left_out = self._fit(messages, params)
@@ -199,7 +204,7 @@ class Session:
             )
 
     def _fit(
-        self, messages: list[dict[str, str]], params: SamplingParams
+        self, messages: list[dict[str, Any]], params: SamplingParams
     ) -> tuple[RenderedPrompt, int]:
         """Return the prompt with room for an answer, and how many messages are truncated."""
         longest = self.llm.longest_text
@@ -219,7 +224,7 @@ class Session:
         )
 
     def _render(
-        self, messages: list[dict[str, str]], left_out: int, add_generation_prompt: bool = True
+        self, messages: list[dict[str, Any]], left_out: int, add_generation_prompt: bool = True
     ) -> RenderedPrompt:
         """Render and encode a conversation without its `left_out` oldest messages.
 
@@ -287,7 +292,7 @@ class Reply:
     def __init__(
         self,
         session: Session,
-        messages: list[dict[str, str]],
+        messages: list[dict[str, Any]],
         prompt: RenderedPrompt,
         params: SamplingParams,
     ) -> None:
@@ -333,20 +338,7 @@ class Reply:
         self.close()
 
 
-def _checked(message: Message) -> dict[str, str]:
-    """Return a copy, which the caller cannot change later.
-
-    Raises:
-        UsageError: anything but a role and a content, both text.
-    """
-    values = message if isinstance(message, Mapping) else {}
-    role, content = values.get("role"), values.get("content")
-    if not isinstance(role, str) or not isinstance(content, str) or len(values) != 2:
-        raise not_a_message(message)
-    return {"role": role, "content": content}
-
-
-def _truncations(messages: list[dict[str, str]], left_out: int) -> Iterator[int]:
+def _truncations(messages: list[dict[str, Any]], left_out: int) -> Iterator[int]:
     """Yield how many of the oldest messages to truncate: as many as last time, then up to each
     later question; the last question always stays."""
     yield left_out

@@ -8,7 +8,7 @@ template of a checkpoint; tokens are not dealt with here.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ChatTemplateError, CullamaError, ModelFileError, UsageError
 from ..files.regular_file import open_regular_file
+from .messages import checked_message, plain_data
 
 if TYPE_CHECKING:
     from .sandbox.environment import SafeTemplate
 
 MAX_REASON = 300  # characters of an error of jinja2 or of the template
-MAX_DEPTH = 32  # levels of lists and objects in a message or a variable
 MAX_FILE_BYTES = 1 << 20  # bytes
 
 
@@ -53,17 +53,19 @@ class ChatTemplate:
         The result is that of transformers' `apply_chat_template`.
 
         Args:
-            messages: each has a "role" and a "content", both strings.
+            messages: each has a "role" and a "content": a text, or a list of parts of type text,
+                which the template gets as it is; None beside "tool_calls".
             add_generation_prompt: end with the header of the assistant's next message.
-            variables: further variables of the template, such as `enable_thinking=False`.
+            variables: further variables of the template, such as `enable_thinking=False`, and
+                `tools` and `documents`: JSON schemas, and objects with a title and a text.
 
         Raises:
             UsageError: the messages are malformed, or the template refuses them.
             ChatTemplateError: the template is malformed, or does what the sandbox forbids.
         """
-        plain = [_checked(index, message) for index, message in enumerate(messages)]
+        plain = [checked_message(it, f"message {index}") for index, it in enumerate(messages)]
         given = {
-            **{name: _plain(f"variable {name!r}", value) for name, value in variables.items()},
+            **{name: plain_data(f"variable {name!r}", value) for name, value in variables.items()},
             "messages": plain,
             "add_generation_prompt": add_generation_prompt,
         }
@@ -147,56 +149,6 @@ def _one_line(what: object) -> str:
     text = " ".join(str(what)[:MAX_REASON].split())
     text = "".join(it if it.isprintable() else repr(it)[1:-1] for it in text)
     return text or "no reason given"
-
-
-def _checked(index: int, message: Any) -> dict[str, Any]:
-    """Return a message as plain data, so that the template sees no object with methods."""
-    if not isinstance(message, Mapping):
-        raise UsageError(
-            f"message {index} is {_kind(message)}, expected an object with role and content"
-        )
-    for name in ("role", "content"):
-        if not isinstance(message.get(name), str):
-            found = f"has a {name} that is {_kind(message[name])}" if name in message else None
-            raise UsageError(
-                f"message {index} {found or f'has no {name}'}, expected role and content as texts"
-            )
-    plain: dict[str, Any] = _plain(f"message {index}", message)
-    return plain
-
-
-def _kind(value: object) -> str:
-    return "null" if value is None else f"a {type(value).__name__}"
-
-
-# Subclasses, such as enumerations, have methods of their own, and may print differently.
-_EXACT: dict[type, Callable[[Any], Any]] = {
-    str: str.__str__,
-    int: int.__int__,
-    float: float.__float__,
-}
-
-
-def _plain(where: str, value: Any, depth: int = 0) -> Any:
-    """Copy a value into Python's built-in types.
-
-    Raises:
-        UsageError: it holds something else, or is nested too deeply.
-    """
-    if value is None or isinstance(value, bool):
-        return value
-    for kind, exact in _EXACT.items():
-        if isinstance(value, kind):
-            return exact(value)
-    if depth == MAX_DEPTH:
-        raise UsageError(f"{where} is nested more than {MAX_DEPTH} deep")
-    if isinstance(value, Mapping):
-        if not all(isinstance(key, str) for key in value):
-            raise UsageError(f"{where} holds a key that is not a string")
-        return {str.__str__(key): _plain(where, inner, depth + 1) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(where, inner, depth + 1) for inner in value]
-    raise UsageError(f"{where} holds {_kind(value)}, expected texts, numbers, lists and objects")
 
 
 def _characters(value: Any) -> int:

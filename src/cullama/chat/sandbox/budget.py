@@ -16,6 +16,8 @@ from typing import Any, NoReturn
 from jinja2 import Undefined
 from jinja2.exceptions import SecurityError
 
+from ..escape import restore_split
+
 STEPS = 200_000  # for any conversation; common templates use one or two hundred a message
 STEPS_A_MESSAGE = 1_000
 CHARACTERS_A_STEP, PARTS_A_STEP = 32, 8  # created or traversed; a character takes up to 4 bytes
@@ -110,7 +112,7 @@ class Budget:
             self.spend_text(len(value))
             return value
         self.spend_on(value, growth=REPR_GROWTH)
-        return str(value)
+        return restore_split(str(value))
 
     def each(self, values: Any) -> Iterator[Any]:
         """Yield the parts of a value, paying for each."""

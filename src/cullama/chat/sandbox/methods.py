@@ -17,6 +17,7 @@ from jinja2.runtime import LoopContext
 from jinja2.utils import Cycler
 from markupsafe import Markup
 
+from ..escape import restore_split
 from .budget import REPR_GROWTH, Budget, Lists, Scalars, describe, lack, refuse
 
 Method: TypeAlias = Callable[..., Any]  # budget, the value itself, arguments
@@ -145,7 +146,7 @@ class _Format(string.Formatter):
     def convert_field(self, value: Any, conversion: str | None) -> Any:
         if conversion in ("r", "a"):
             self.budget.spend_on(value, growth=REPR_GROWTH)
-            return super().convert_field(value, conversion)
+            return restore_split(super().convert_field(value, conversion))
         return value if conversion is None else self.budget.text_of(value)
 
     def format_field(self, value: Any, format_spec: str) -> str:

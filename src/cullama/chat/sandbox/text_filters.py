@@ -15,6 +15,7 @@ from jinja2 import Undefined, pass_context
 from jinja2.filters import FILTERS
 from markupsafe import Markup
 
+from ..escape import restore_split
 from .budget import REPR_GROWTH, Budget, Lists, Scalars, describe, refuse
 from .context import RenderContext, TemplateFunction, with_budget
 from .methods import MARKUP_GROWTH, escaped, replace
@@ -150,7 +151,7 @@ def do_pprint(budget: Budget, value: Any) -> str:
     # Each level of a value is printed once more, to see whether it fits on a line.
     for _ in range(2 * (1 + _depth(value))):
         budget.spend_on(value, growth=REPR_GROWTH, indent=1)
-    return pformat(value)
+    return restore_split(pformat(value))
 
 
 def _depth(value: Any) -> int:
@@ -173,13 +174,14 @@ def do_to_json(
     if not wide <= MAX_INDENT or between > MAX_INDENT:
         refuse(f"indents or separates JSON by more than {MAX_INDENT} characters")
     budget.spend_on(value, growth=JSON_GROWTH if ensure_ascii else 2, indent=wide + between)
-    return json.dumps(
+    text = json.dumps(
         value,
         ensure_ascii=bool(ensure_ascii),
         indent=indent,
         separators=separators,
         sort_keys=bool(sort_keys),
     )
+    return restore_split(text) if ensure_ascii else text
 
 
 def do_from_json(budget: Budget, text: str) -> Any:

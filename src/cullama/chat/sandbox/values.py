@@ -15,6 +15,7 @@ from jinja2.runtime import LoopContext
 from jinja2.utils import Cycler, Namespace
 from markupsafe import Markup
 
+from ..escape import restore_split
 from .budget import REPR_GROWTH, Budget, Lists, Scalars, describe, lack, refuse
 from .methods import MARKUP_GROWTH, METHODS, Function, Group, check_key
 
@@ -166,7 +167,7 @@ def percent_format(budget: Budget, text: str, values: Any) -> str:
     for _ in range(text.count("%")):  # each may print all of a dict
         budget.spend(10)
         budget.spend_on(values, growth=REPR_GROWTH)
-    return text % values
+    return type(text)(restore_split(text % values))
 
 
 # --- comparisons

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import click
 
+from ...chat.messages import content_text
 from ...errors import UsageError
 from ...sampling.params import SamplingParams, biases_from_json
 from ..options import unescaped
@@ -165,7 +166,7 @@ class Commands:
             self._chat.show(self._chat.session.stream_edit(argument))
         else:
             [question, *_] = self._chat.session.undo()
-            self._chat.draft = question["content"]
+            self._chat.draft = content_text(question)
 
     def system(self, argument: str) -> None:
         """Show the system message, or change it; - removes it."""
@@ -240,7 +241,7 @@ class Commands:
     def copy(self, argument: str) -> None:
         """Put the last answer into the clipboard."""
         messages = self._chat.session.messages
-        answers = [it["content"].strip() for it in messages if it["role"] == "assistant"]
+        answers = [content_text(it).strip() for it in messages if it["role"] == "assistant"]
         if not answers:
             raise UsageError("there is no answer to copy yet")
         data = answers[-1].encode()
