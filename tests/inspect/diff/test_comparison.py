@@ -159,7 +159,7 @@ def test_the_table_has_a_row_for_each_layer_and_marks_those_that_differ(
         "layer 1",
         "head",
     ]
-    assert [row.split("│")[9].strip() for row in rows] == ["", "", "differs", ""]
+    assert [row.split("│")[9].strip() for row in rows] == ["agrees", "agrees", "differs", "agrees"]
     assert lines[-2:] == [differing.verdict, differing.drift]
 
 
@@ -249,3 +249,14 @@ def test_a_notebook_shows_a_table_without_scripts(
     assert "script" not in tags.seen
     assert html.count("<tr>") == len(comparison.sections)
     assert ("rgba(214" in html) == (not comparison.agree)
+
+
+def test_every_column_of_the_table_has_a_heading(differing: Comparison) -> None:
+    lines = str(differing).splitlines()
+    headings = [row.strip("┃").split("┃") for row in lines if row.startswith("┃")]
+    assert len(headings) == 2
+    named = [" ".join(map(str.strip, column)).strip() for column in zip(*headings, strict=True)]
+    assert named[:2] == ["layer", "worst operator"]
+    assert all(named)
+    assert "agrees" in str(differing)
+    assert any("given the first side's inputs" in line for line in lines)

@@ -19,6 +19,12 @@ from .section import Section
 PAGE = Path(__file__).with_name("page.html")
 DATA = "/* the data */ null"
 
+LEGEND = (
+    "max, RMS and relative RMS error, and the error that is held against the tolerance: of each "
+    "operator\nof the second side, given the first side's inputs. Accumulated: the relative RMS "
+    "error when the second\nside goes its own way."
+)
+
 DECADES = 5  # below the tolerance, over which errors are shaded; smaller ones look like zero
 
 
@@ -68,15 +74,15 @@ def table(comparison: DrawnComparison) -> str:
     from rich.table import Table
 
     rows = Table(
-        "",
+        "layer",
         "operator" if comparison.is_detailed else "worst operator",
-        "max",
-        "RMS error",
-        "relative",
-        "error",
-        "token, column",
-        "accumulated",
-        "",
+        "max\nerror",
+        "RMS\nerror",
+        "relative\nRMS error",
+        f"error\n≤ {_number(comparison.tolerance.share)}",
+        "at token,\ncolumn",
+        "accumulated\nRMS error",
+        "verdict",
     )
     for section in comparison.sections:
         shown = section.operations if comparison.is_detailed else (section.worst,)
@@ -88,13 +94,13 @@ def table(comparison: DrawnComparison) -> str:
                 *map(_number, (own.max_error, own.rms_error, own.relative, own.error)),
                 f"{own.point.token}, {own.point.column}" if own.point else "",
                 _number(accumulated if comparison.is_detailed else section.accumulated),
-                "differs" if own.error > comparison.tolerance.share else "",
+                "differs" if own.error > comparison.tolerance.share else "agrees",
             )
     console = Console(width=120)
     with console.capture() as capture:
         console.print(rows)
-    lines = [*_head(comparison), capture.get().rstrip("\n"), comparison.verdict, comparison.drift]
-    return "\n".join(lines)
+    drawn = capture.get().rstrip("\n")
+    return "\n".join([*_head(comparison), drawn, LEGEND, comparison.verdict, comparison.drift])
 
 
 def _head(comparison: DrawnComparison) -> list[str]:
