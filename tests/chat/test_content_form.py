@@ -78,3 +78,9 @@ def test_no_content_beside_tool_calls_is_empty_where_it_would_be_printed_as_none
 ) -> None:
     message = {"role": "assistant", "content": None, "tool_calls": CALLS}
     assert form_of(source).adapt(message) == {**message, "content": content}
+
+
+def test_missing_content_beside_tool_calls_is_empty_where_the_template_fails_without() -> None:
+    message = {"role": "assistant", "tool_calls": CALLS}
+    assert form_of(TEXT_ONLY).adapt(message) == {**message, "content": ""}
+    assert form_of(PRINTS).adapt(message) == message

@@ -90,8 +90,10 @@ def test_parts_and_tool_calls_without_content_reach_the_template_as_they_are() -
     parts = [{"type": "text", "text": "Hi"}]
     source = "{{ messages | map(attribute='content') | list }}"
     assert render(source, [{"role": "user", "content": parts}]) == f"[{parts}]"
-    calls = [{"role": "assistant", "tool_calls": [{"id": 1}]}]
-    assert render(source, calls) == "[None]"
+    calls = {"role": "assistant", "content": None, "tool_calls": [{"id": 1}]}
+    assert render(source, [calls]) == "[None]"
+    del calls["content"]
+    assert render("{{ messages[0].content is defined }}", [calls]) == "False"
 
 
 def test_strftime_now_returns_the_current_time() -> None:

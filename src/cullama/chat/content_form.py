@@ -26,12 +26,12 @@ class ContentForm:
 
     def adapt(self, message: dict[str, Any]) -> dict[str, Any]:
         """Return a checked message with its content in a form that the template takes."""
-        content = message["content"]
+        content = message.get("content")
         if isinstance(content, list) and not self._takes_parts:
             return {**message, "content": content_text(message)}
         if isinstance(content, str) and self._needs_parts:
             return {**message, "content": [{"type": "text", "text": content}]}
-        if content is None and self._prints_none:
+        if content is None and self._needs_text["content" in message]:
             return {**message, "content": ""}
         return message
 
@@ -46,17 +46,16 @@ class ContentForm:
         return PROBE not in self.render([{"role": "user", "content": PROBE}]) and self._takes_parts
 
     @cached_property
-    def _prints_none(self) -> bool:
-        """Whether an answer that is only tool calls is printed as "None", or refused."""
-        with_none, with_empty = (
-            self.render(
-                [
-                    {"role": "user", "content": PROBE},
-                    {"role": "assistant", "content": content, "tool_calls": [_CALL]},
-                ]
-            )
-            for content in (None, "")
-        )
-        return bool(with_empty) and (
-            not with_none or with_none.count("None") > with_empty.count("None")
-        )
+    def _needs_text(self) -> dict[bool, bool]:
+        """Whether an answer of tool calls whose content is missing (False), or None (True), is
+        refused, or printed as "None"."""
+        with_text = self._rendered_call({"content": ""})
+        without = {False: self._rendered_call({}), True: self._rendered_call({"content": None})}
+        return {
+            is_none: bool(with_text) and (not text or text.count("None") > with_text.count("None"))
+            for is_none, text in without.items()
+        }
+
+    def _rendered_call(self, content: dict[str, Any]) -> str:
+        answer = {"role": "assistant", **content, "tool_calls": [_CALL]}
+        return self.render([{"role": "user", "content": PROBE}, answer])

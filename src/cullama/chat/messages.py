@@ -1,7 +1,7 @@
 """Checks messages, and copies them as plain data.
 
-A message has a role and a content: a text, or a list of parts of type text, as in OpenAI's API, or
-none beside tool calls. Further entries, such as tool calls, are data for the template.
+A message has a role and a content: a text, or a list of parts of type text, as in OpenAI's API. It
+may be None or missing beside tool calls. Further entries are data for the template.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def checked_message(message: Any, where: str = "a message") -> dict[str, Any]:
     copy: dict[str, Any] = plain_data(where, message)
     if not isinstance(copy.get("role"), str):
         raise UsageError(f"{where} {_found(copy, 'role')}, {EXAMPLE}")
-    content = copy.setdefault("content", None)
+    content = copy.get("content")
     if isinstance(content, list) and content:
         for part in content:
             _check_part(part, where)
@@ -40,7 +40,7 @@ def checked_message(message: Any, where: str = "a message") -> dict[str, Any]:
 
 def content_text(message: Message) -> str:
     """Return the content of a checked message as one text: parts stand in lines of their own."""
-    content = message["content"]
+    content = message.get("content")
     if isinstance(content, list):
         return "\n".join(part["text"] for part in content)
     return content or ""
