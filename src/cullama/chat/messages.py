@@ -39,11 +39,12 @@ def checked_message(message: Any, where: str = "a message") -> dict[str, Any]:
 
 
 def content_text(message: Message) -> str:
-    """Return the content of a checked message as one text: parts stand in lines of their own."""
+    """Return the content of a message as one text: parts stand in lines of their own."""
     content = message.get("content")
     if isinstance(content, list):
-        return "\n".join(part["text"] for part in content)
-    return content or ""
+        parts = (part.get("text") if isinstance(part, Mapping) else part for part in content)
+        return "\n".join(map(str, parts))
+    return str(content or "")
 
 
 def _check_part(part: Any, where: str) -> None:

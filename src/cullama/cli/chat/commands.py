@@ -152,7 +152,7 @@ class Commands:
         questions = sum(message["role"] == "user" for message in session.messages)
         for message in session.undo(min(wanted, questions) if questions else wanted):
             if message["role"] == "user":
-                self._chat.note(f"taken back: {shortened(message['content'])}")
+                self._chat.note(f"taken back: {shortened(content_text(message))}")
         if wanted > questions:
             self._chat.note(f"there were no more than {counted(questions, 'turn')}")
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ...chat.archive import Archive, KeptConversation, archive_folder
+from ...chat.messages import content_text
 from ...errors import UsageError
 from ..terminal import fitted, sanitized
 
@@ -35,7 +36,7 @@ class Keeper:
     def begin(self, kept: KeptConversation | None = None) -> None:
         """Go on with another conversation: with one of the archive's, or a new one."""
         self._path = None if kept is None else kept.path
-        self._saved_messages: list[dict[str, str]] = [] if kept is None else kept.saved.messages
+        self._saved_messages: list[dict[str, Any]] = [] if kept is None else kept.saved.messages
 
     def save(self, session: Session, model: Any) -> None:
         """Save what has changed; `model` is what the model was loaded by.
@@ -99,7 +100,7 @@ def print_list(conversations: Sequence[KeptConversation]) -> None:
 
 def _contents(kept: KeptConversation) -> str:
     questions = [
-        str(message.get("content"))
+        content_text(message)
         for message in kept.saved.messages
         if isinstance(message, dict) and message.get("role") == "user"
     ]

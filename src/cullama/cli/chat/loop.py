@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ...chat.messages import content_text
 from ...checkpoint.opening import open_checkpoint
 from ...errors import CullamaError
 from ...hub import resolve_model
@@ -120,10 +121,10 @@ class ChatLoop:
         """Show where a conversation has ended that is continued."""
         for message in self.session.messages[-2:]:
             if message["role"] == "user":
-                self.note(f"> {shortened(message['content'])}")
+                self.note(f"> {shortened(content_text(message))}")
             elif message["role"] == "assistant":
                 with Screen(self._markdown) as screen:
-                    screen.write(message["content"])
+                    screen.write(content_text(message))
         if turns := self.session.turns:
             self.note(f"{counted(turns, 'turn')} so far")
 
