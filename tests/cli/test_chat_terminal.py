@@ -537,3 +537,35 @@ def test_the_status_line_shows_how_full_the_context_is(start_chat: StartChat) ->
     terminal.wait_for("context ░{10} 0 of 128 tokens · tiny-chat")
     terminal.say("hallo")
     terminal.wait_for("context █+░+ [1-9][0-9] of 128 tokens")
+
+
+def test_a_saved_conversation_of_parts_and_tool_calls_is_listed_and_continued(
+    start_chat: StartChat, tmp_path: Path
+) -> None:
+    first = start_chat("--stats")
+    ask(first, "the first one", 1)
+    first.say("exit")
+    assert first.end() == 0
+    [path] = tmp_path.rglob("*.json")
+    saved = json.loads(path.read_text(encoding="utf-8"))
+    call = {"id": "1", "function": {"name": "clock", "arguments": {}}}
+    saved["messages"] = [
+        {
+            "role": "user",
+            "content": [{"type": "text", "text": "what"}, {"type": "text", "text": "time"}],
+        },
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "content": "noon", "tool_call_id": "1"},
+        {"role": "assistant", "content": "Noon."},
+    ]
+    path.write_text(json.dumps(saved), encoding="utf-8")
+
+    again = start_chat("--stats", "--continue", model=None)
+    again.wait_for("Noon.\n+2 turns so far")
+    again.say("/list")
+    again.wait_for("   1 .* what time\n")
+    ask(again, "and now", 1)
+    again.say("/undo 2")
+    again.wait_for("taken back: what time")
+    again.say("exit")
+    assert again.end() == 0
