@@ -26,7 +26,11 @@ from cullama.chat.template import ChatTemplate
 from cullama.errors import ChatTemplateError, UsageError
 
 HERE = Path(__file__).resolve().parent
-REAL_TEMPLATES = sorted((HERE.parent / "fixtures" / "chat").glob("*/chat_template.jinja"))
+FIXTURES = HERE.parent / "fixtures"
+REAL_TEMPLATES = [
+    *sorted((FIXTURES / "chat").glob("*/chat_template.jinja")),
+    *sorted((FIXTURES / "templates").glob("*.jinja")),
+]
 
 SLOW = 1.0  # seconds of processor time
 MUCH = 64 << 20  # bytes

@@ -21,7 +21,8 @@ from ..sampling.params import SamplingParams
 from ..text.control_tokens import END_NAMES, SHAPE
 from .content_form import PROBE, ContentForm
 from .escape import REPLACEMENT, SPLIT
-from .messages import Message, checked_message, content_text, map_texts, plain_data
+from .messages import Message as Message
+from .messages import checked_message, content_text, map_texts, plain_data
 
 if TYPE_CHECKING:
     from ..text.tokenizer import Tokenizer
