@@ -25,7 +25,16 @@ from cullama.backends import operators_for
 from cullama.checkpoint.opening import open_checkpoint
 from cullama.cpu import storage
 from cullama.cpu.matrix import Matrix
-from cullama.cpu.storage import ALIGNMENT, HEADER, MARK, Memory, WeightFile, weight_file
+from cullama.cpu.storage import (
+    ALIGNMENT,
+    HEADER,
+    MARK,
+    Memory,
+    WeightFile,
+    is_as_written,
+    weight_file,
+)
+from cullama.errors import HostMemoryError, NumericalError
 from cullama.files.tensor import StoredTensor
 
 Array: TypeAlias = NDArray[Any]
@@ -190,11 +199,12 @@ def test_what_was_written_stays_readable_after_the_end(tmp_path: Path) -> None:
         lambda content: b"GGUF" + content[4:],
         lambda content: content.replace(MARK, b"cullama weights 0\n"),
         lambda content: content.replace(MARK, MARK + b"1"),
+        lambda content: content[: HEADER // 2].rstrip(b"\0")[:-5] + content[HEADER // 2 :],
         lambda content: b"\0" * HEADER + content[HEADER:],
     ],
     ids=[
         *("empty", "ten bytes", "header only", "cut", "longer", "zeros", "foreign", "old mark"),
-        *("wrong size", "unmarked"),
+        *("wrong size", "cut checksum", "unmarked"),
     ],
 )
 def test_a_file_that_is_not_whole_is_written_again(tmp_path: Path, damage: Any) -> None:
@@ -204,6 +214,26 @@ def test_a_file_that_is_not_whole_is_written_again(tmp_path: Path, damage: Any) 
     again = weight_file(tmp_path, KEY, "float32", ROOM)
     assert again.is_filled
     assert (again.take((10, 3), np.float32) == 2).all()
+
+
+@pytest.mark.parametrize("place", [HEADER, HEADER + 60, -1])
+def test_a_flipped_bit_is_found_by_the_checksum_and_not_at_a_start(
+    tmp_path: Path, place: int
+) -> None:
+    path = convert(tmp_path)
+    assert is_as_written(path)
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+    assert not is_as_written(path)
+    assert weight_file(tmp_path, KEY, "float32", ROOM).is_filled  # sizes alone are compared
+
+
+def test_a_file_that_would_be_written_again_is_not_called_damaged(tmp_path: Path) -> None:
+    path = convert(tmp_path)
+    path.write_bytes(path.read_bytes().replace(MARK, b"cullama weights 1\n"))
+    assert is_as_written(path)
+    assert not weight_file(tmp_path, KEY, "float32", ROOM).is_filled
 
 
 def test_versions_of_a_model_replace_each_other(tmp_path: Path) -> None:
@@ -420,6 +450,72 @@ def test_a_disk_that_fails_at_the_end_costs_a_warning(
     assert files_in(tmp_path) == []
 
 
+# --- where there is too little memory
+
+
+@pytest.fixture
+def little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cullama.cpu.backend.available_memory", lambda **options: 100)
+
+
+@pytest.mark.usefixtures("little_memory")
+def test_weights_that_do_not_fit_are_refused_before_any_is_read() -> None:
+    with pytest.raises(HostMemoryError, match=r"weights need 0\.0 GB, and 0\.0 GB of memory are"):
+        load(None, [unreadable(value) for value in matrices()])
+
+
+@pytest.mark.usefixtures("little_memory")
+def test_weights_that_are_mapped_need_not_fit_and_a_warning_says_what_that_costs(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    values = matrices()
+    weights = load(tmp_path, [stored(value) for value in values])
+    assert len(weights) == len(values)
+    [warning] = [record for record in caplog.records if record.levelno == logging.WARNING]
+    assert "read from the disk again and again" in warning.getMessage()
+
+
+def test_memory_that_is_gone_while_weights_are_read_is_named() -> None:
+    def tiles() -> Iterator[Array]:
+        raise MemoryError
+
+    tensor = StoredTensor("a weight", (4, 4), "F32", tiles)
+    with pytest.raises(HostMemoryError, match="the weights need"):
+        load(None, [tensor])
+
+
+LIMITED = """
+import resource, sys
+import cullama
+from cullama.checkpoint.opening import open_checkpoint
+from dataclasses import replace
+from pathlib import Path
+
+checkpoint = open_checkpoint(Path(sys.argv[1]))
+from cullama.backends import operators_for
+
+def unreadable():
+    raise AssertionError("read, although there is no room")
+
+big = replace(checkpoint.tensors["lm_head.weight"], shape=(1 << 20, 1 << 10), tiles=unreadable)
+operators = operators_for("cpu:numpy", "float32", 1, None)
+used = int(next(line for line in open("/proc/self/status") if line[:7] == "VmSize:").split()[1])
+resource.setrlimit(resource.RLIMIT_AS, ((used << 10) + (1 << 30),) * 2)
+try:
+    with operators.loading(None, [big]):
+        operators.weight([big])
+except cullama.errors.HostMemoryError as error:
+    print(error)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of address space are Linux's")
+def test_a_limit_of_the_process_is_met_before_weights_are_read(tiny_model: Path) -> None:
+    command = [sys.executable, "-c", LIMITED, str(tiny_model)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    assert ended.stdout.startswith("the weights need 4.3 GB, and 1.")
+
+
 # --- as the library uses it
 
 
@@ -436,3 +532,30 @@ def test_a_model_with_a_key_is_kept_in_the_cache_and_writes_the_same(
             texts.append(llm.generate("Once", params).text)
         assert len(files_in(converted)) == (1 if keep else 0)
     assert texts == texts[:1] * 3
+
+
+def test_damaged_converted_weights_are_named_with_their_remedy_where_logits_are_nan(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CULLAMA_CACHE", str(tmp_path))
+    checkpoint = replace(open_checkpoint(tiny_model), conversion_key=KEY)
+    with cullama.LLM(checkpoint, backend="cpu:numpy"):
+        pass
+    [path] = (tmp_path / "converted").iterdir()
+    content = bytearray(path.read_bytes())
+    content[HEADER:] = b"\xff" * (len(content) - HEADER)
+    path.write_bytes(content)
+    llm = cullama.LLM(checkpoint, backend="cpu:numpy")
+    with llm, pytest.raises(NumericalError, match=r"logits hold nan.*models --remove converted"):
+        llm.generate("Once")
+
+
+def test_damaged_weights_of_a_model_that_is_not_converted_are_not_called_converted(
+    tmp_path: Path, write_model: Any, tiny_tensors: Any
+) -> None:
+    tiny_tensors["model.norm.weight"][:] = np.nan
+    folder = write_model(tmp_path, tiny_tensors)
+    llm = cullama.LLM(folder, backend="cpu:numpy")
+    with llm, pytest.raises(NumericalError, match=r"logits hold nan.*files damaged") as caught:
+        llm.generate([1, 2])
+    assert "converted" not in str(caught.value)

@@ -14,6 +14,12 @@ from cullama.files.host_memory import available_memory, machine_memory, memory_l
 MB = 1 << 20
 
 
+def test_free_swap_counts_where_it_is_asked_for_and_no_group_is_tighter(tmp_path: Path) -> None:
+    write_files(tmp_path / "proc", {"meminfo": "MemAvailable: 1024 kB\nSwapFree: 2048 kB\n"})
+    assert available_memory(tmp_path) == MB
+    assert available_memory(tmp_path, with_swap=True) == 3 * MB
+
+
 def test_without_limits_all_memory_may_be_used(tmp_path: Path) -> None:
     assert memory_limit(tmp_path) == available_memory(tmp_path) == machine_memory() > MB
 

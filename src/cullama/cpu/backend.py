@@ -47,6 +47,7 @@ class HostBackend(Backend[HostArray, Weight, BatchType]):
         self.dtype, self.dtype_name = dtype, dtype_name
         self._weight_folder = weight_folder
         self._storage: Storage = Memory()
+        self._has_converted = False  # whether weights lie in a file of converted ones
         self.use_threads(threads)
 
     def use_threads(self, threads: int) -> None:
@@ -100,6 +101,15 @@ class HostBackend(Backend[HostArray, Weight, BatchType]):
 
     # --- converted weights -----------------------------------------------------------------------
 
+    @property
+    def causes_of_nan(self) -> str:
+        if not self._has_converted:
+            return super().causes_of_nan
+        return (
+            "its converted weights may be damaged (`cullama doctor` checks them, `cullama models "
+            f"--remove converted` has them made again), {super().causes_of_nan}"
+        )
+
     @contextmanager
     def _converted_weights(
         self, conversion_key: str | None, layout: str, size: int
@@ -114,11 +124,15 @@ class HostBackend(Backend[HostArray, Weight, BatchType]):
             room = size + MAX_ARRAYS * ALIGNMENT
             try:
                 self._storage = weight_file(folder, conversion_key, layout, room)
+                self._has_converted = True
             except OSError as error:
                 self._warn_not_kept(error)
         try:
+            _check_room(size, is_mapped=self._has_converted)
             yield
             self._finish_storage()
+        except MemoryError:  # a limit of the process, or others that took the memory meanwhile
+            raise _no_room(size, available_memory()) from None
         finally:
             self._storage.abandon()
             self._storage = Memory()
@@ -137,6 +151,32 @@ class HostBackend(Backend[HostArray, Weight, BatchType]):
             self._weight_folder,
             error.strerror or error,
         )
+
+
+def _check_room(size: int, is_mapped: bool) -> None:
+    """Check that weights fit the memory before any is read; mapped ones need not, and are slow.
+
+    Raises:
+        HostMemoryError: they do not.
+    """
+    available = available_memory(with_swap=True)
+    if size <= available:
+        return
+    if not is_mapped:
+        raise _no_room(size, available)
+    logger.warning(
+        "the weights take %.1f GB, and %.1f GB of memory are free: what does not fit is read from "
+        "the disk again and again, which is slow",
+        size / 1e9,
+        available / 1e9,
+    )
+
+
+def _no_room(size: int, available: int) -> HostMemoryError:
+    return HostMemoryError(
+        f"the weights need {size / 1e9:.1f} GB, and {available / 1e9:.1f} GB of memory are free; "
+        "close other programs, take a type of fewer bits (dtype, --dtype q8_0) or a smaller model"
+    )
 
 
 def _zeros(shape: tuple[int, ...], dtype: np.dtype) -> HostArray:

@@ -7,7 +7,8 @@ pages costs a tenth of the bandwidth.
 A file is worth it for quantised models: dequantising takes seconds, mapping the result takes
 milliseconds, the pages are shared by every process that runs the model, and nothing is copied.
 It is written under a passing name and renamed when complete, so a file that has its final name is
-whole.
+whole. Its header holds a checksum, which `cullama doctor` verifies; a start, which must stay short,
+compares sizes.
 """
 
 from __future__ import annotations
@@ -23,12 +24,15 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import DTypeLike
 
+from ..files.checksum import tree_checksum
 from ..files.tensor import HostArray
 
 ALIGNMENT = 64  # bytes: a cache line
 SLAB = 256 << 20  # bytes; what is not touched costs no memory
-HEADER = 4096  # bytes before the first array of a file: its mark and its full size
-MARK = b"cullama weights 1\n"  # raise the number when layouts change: old files are then rebuilt
+HEADER = 4096  # bytes before the first array of a file: its mark, its full size, its checksum
+MARK = b"cullama weights 2\n"  # raise the number when layouts change: old files are then rebuilt
+
+CHECKSUM_DIGITS = 64
 
 ABANDONED_AFTER = 24 * 3600  # seconds: then the process that converted weights was killed
 
@@ -103,7 +107,7 @@ class WeightFile:
             return None
         with self._file.open("r+b") as file:
             file.truncate(self._end)
-            file.write(_header(self._end))
+            file.write(_header(self._end, tree_checksum(self._file, HEADER)))
             os.fsync(file.fileno())
         os.replace(self._file, self.path)
         return self.path
@@ -145,16 +149,32 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _header(size: int) -> bytes:
-    return MARK + f"{size}\n".encode()
+def _header(size: int, checksum: str) -> bytes:
+    return MARK + f"{size}\n{checksum}\n".encode()
+
+
+def _checksum_in(path: Path) -> str | None:
+    """Return the checksum in a file's header; None where the file is not complete."""
+    try:
+        with path.open("rb") as file:
+            header = file.read(HEADER).rstrip(b"\0")
+        checksum = header[-CHECKSUM_DIGITS - 1 : -1].decode(errors="replace")
+        return checksum if header == _header(path.stat().st_size, checksum) else None
+    except OSError:
+        return None
 
 
 def _is_complete(path: Path) -> bool:
-    try:
-        with path.open("rb") as file:
-            return file.read(HEADER).rstrip(b"\0") == _header(path.stat().st_size)
-    except OSError:
-        return False
+    return _checksum_in(path) is not None
+
+
+def is_as_written(path: Path) -> bool:
+    """Return whether a file of converted weights holds what was written to it: reads all of it.
+
+    One that is not complete, or of an earlier version, is never used, so nothing is wrong with it.
+    """
+    checksum = _checksum_in(path)
+    return checksum is None or checksum == tree_checksum(path, HEADER)
 
 
 def _aligned(size: int) -> int:

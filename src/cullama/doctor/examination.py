@@ -11,6 +11,7 @@ from .host import host_facts
 from .model import examine_model
 from .plan import DoctorPlan
 from .selftest import SelfTest, self_tests
+from .stored import stored_files
 
 
 def examine(plan: DoctorPlan) -> Iterator[Fact | SelfTest]:
@@ -22,6 +23,7 @@ def examine(plan: DoctorPlan) -> Iterator[Fact | SelfTest]:
     usable: list[int] = []
     check_number(plan)
     yield from host_facts()
+    yield from stored_files()
     if plan.has_cuda:
         yield from gpu_facts(plan, usable)
     yield from fact_about_auto(plan)

@@ -10,6 +10,7 @@ from ..model.config import ModelConfig
 from .findings import Fact, failing
 from .fixture import MODEL, ModelSizes
 from .host import gigabytes
+from .stored import damaged_blobs
 
 
 def examine_model(name: str) -> tuple[Fact, ModelSizes]:
@@ -19,6 +20,11 @@ def examine_model(name: str) -> tuple[Fact, ModelSizes]:
     except CullamaError as error:
         remedy = "name another with --model, or fetch this one again"
         return failing("model", str(error), "a model that cullama runs", remedy), MODEL
+    damaged = damaged_blobs(checkpoint.files)
+    if damaged:
+        found = f"{damaged[0]} is not what its hash in the hub's cache says, so it is damaged"
+        remedy = "remove it with `cullama models --remove`, and fetch it again"
+        return failing("model", found, "the bytes that the hub has", remedy), MODEL
     config = checkpoint.config
     path = str(checkpoint.path)
     sizes = {dtype: config.parameters * kind.itemsize for dtype, kind in DTYPES.items()}

@@ -35,6 +35,7 @@ class EngineCore:
         self.scheduler, self.metrics, self.observers = scheduler, metrics, observers
         self._runner: Runner[Any] | None = runner  # None: closed
         self._block_size, self._is_asynchronous = runner.cache.block_size, runner.is_asynchronous
+        self._causes_of_nan = runner.ops.causes_of_nan
         self._pending: PendingPass | None = None
 
     @property
@@ -177,7 +178,8 @@ class EngineCore:
             self.metrics.draft_tokens += len(output.draft_tokens)
             self.metrics.accepted_tokens += accepted
         if output.error is not None:
-            self.finish(request, "error", output.error)
+            explained = NumericalError(f"{output.error}; {self._causes_of_nan}")
+            self.finish(request, "error", explained)
             return
         self.scheduler.mark_shareable(
             request, output.computed - len(output.draft_tokens) + accepted

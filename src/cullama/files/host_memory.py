@@ -35,10 +35,15 @@ def memory_limit(root: Path = ROOT) -> int:
     return min([machine_memory(), *(allowed for allowed, _ in _limits(root))])
 
 
-def available_memory(root: Path = ROOT) -> int:
-    """Return the bytes that can still be allocated; pages of files count, as they are given up."""
+def available_memory(root: Path = ROOT, with_swap: bool = False) -> int:
+    """Return the bytes that can still be allocated; pages of files count, as they are given up.
+
+    `with_swap`: count the machine's free swap, too: slow memory, and yet no failure.
+    """
     available = read_number(root / "proc/meminfo", "MemAvailable:")
     machine = machine_memory() if available is None else available * KILOBYTE
+    if with_swap:
+        machine += (read_number(root / "proc/meminfo", "SwapFree:") or 0) * KILOBYTE
     return min([machine, *(max(0, allowed - used) for allowed, used in _limits(root))])
 
 

@@ -67,6 +67,14 @@ class Backend(ABC, Generic[Array, Weight, BatchType]):
     def vector(self, parts: Sequence[StoredTensor]) -> Array:
         """Join vectors end to end: norm weights and biases."""
 
+    @property
+    def causes_of_nan(self) -> str:
+        """Say what may be wrong where logits are NaN or infinite, and what to do, for users."""
+        return (
+            f"numbers may be too large for {self.dtype_name} (dtype float32 has room for them), "
+            "or the model's files damaged (`cullama doctor --model` checks those from the hub)"
+        )
+
     # --- the KV cache ----------------------------------------------------------------------------
 
     @abstractmethod

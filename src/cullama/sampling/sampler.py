@@ -69,10 +69,7 @@ def likeliest(logits: Row) -> int:
 
 
 def not_finite(logit: float) -> NumericalError:
-    return NumericalError(
-        f"the model's logits hold {logit}, expected finite numbers; "
-        "its weights may be damaged, or too large for the storage type"
-    )
+    return NumericalError(f"the model's logits hold {logit}, expected finite numbers")
 
 
 def adjusted(logits: Row, draw: Draw) -> Row:
