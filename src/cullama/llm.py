@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, overload
+from typing import TYPE_CHECKING, Any, NoReturn, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,7 +35,19 @@ from .model.config import ModelConfig
 from .model.llama import Llama
 from .sampling.params import SamplingParams
 from .text.completion import Completion
-from .text.generation import Sample, Stream, generate, submit
+from .text.generation import Sample, Stream, submit
+from .text.prompts import (
+    Params,
+    ParamsOfEach,
+    Prompt,
+    Prompts,
+    as_list,
+    asked_conversations,
+    asked_prompts,
+    checked_params,
+    params_of_each,
+)
+from .text.submission import Submission
 from .text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -44,8 +56,6 @@ if TYPE_CHECKING:
     from .inspect.diff import Comparison
     from .inspect.hook import Hook
     from .inspect.inside import Inside
-
-Prompt: TypeAlias = str | Sequence[int]
 
 
 class LLM:
@@ -223,56 +233,85 @@ class LLM:
     @overload  # a text is also a sequence of texts, as far as types can tell
     def generate(  # type: ignore[overload-overlap]
         self,
-        prompts: str,
-        params: SamplingParams | None = None,
+        prompts: str | list[int],
+        params: Params = ...,
         *,
-        priority: int = 0,
-        allow_special: bool = True,
+        priority: int = ...,
+        allow_special: bool = ...,
+        progress: bool = ...,
     ) -> Completion: ...
     @overload
     def generate(
         self,
-        prompts: list[int],
-        params: SamplingParams | None = None,
+        prompts: Prompts,
+        params: ParamsOfEach = ...,
         *,
-        priority: int = 0,
-        allow_special: bool = True,
-    ) -> Completion: ...
-    @overload
-    def generate(
-        self,
-        prompts: Sequence[str | Sequence[int]],
-        params: SamplingParams | None = None,
-        *,
-        priority: int = 0,
-        allow_special: bool = True,
+        priority: int = ...,
+        allow_special: bool = ...,
+        progress: bool = ...,
     ) -> list[Completion]: ...
 
     def generate(
         self,
         prompts: Any,
-        params: SamplingParams | None = None,
+        params: ParamsOfEach = None,
         *,
         priority: int = 0,
         allow_special: bool = True,
+        progress: bool = True,
     ) -> Any:
         """Continue a prompt, or several together.
 
         Args:
             prompts: a text or its token ids → a `Completion`; a list of those → a list, in order.
-            params: the same for all prompts; None takes `default_params`.
+            params: the same for all prompts, or a list with those of each; None takes
+                `default_params`.
             priority: each step is a head start of 64 places in the queue: 1 goes before up to 64
                 requests that were submitted earlier; negative values let later requests pass.
             allow_special: read control tokens that a text spells as such; False keeps them text.
+            progress: show a bar for a list that takes longer than a second, on a terminal's
+                standard error or in a notebook; nowhere else.
 
         Raises:
-            UsageError: an empty prompt, or ids outside the vocabulary.
+            UsageError: an empty prompt, or ids outside the vocabulary; for a list, the error
+                begins with the prompt's place in it: "prompts[3]: …".
             ContextLengthError: a prompt, with the answer asked for, is longer than the context.
         """
-        is_one = _is_one_prompt(prompts)
-        ids = [self._token_ids(it, allow_special) for it in ([prompts] if is_one else prompts)]
-        completions = self._generate(ids, self._checked(params), priority)
-        return completions[0] if is_one else completions
+        return self._submit_prompts(prompts, params, priority, allow_special).completions(progress)
+
+    @overload
+    async def agenerate(  # type: ignore[overload-overlap]
+        self,
+        prompts: str | list[int],
+        params: Params = ...,
+        *,
+        priority: int = ...,
+        allow_special: bool = ...,
+    ) -> Completion: ...
+    @overload
+    async def agenerate(
+        self,
+        prompts: Prompts,
+        params: ParamsOfEach = ...,
+        *,
+        priority: int = ...,
+        allow_special: bool = ...,
+    ) -> list[Completion]: ...
+
+    async def agenerate(
+        self,
+        prompts: Any,
+        params: ParamsOfEach = None,
+        *,
+        priority: int = 0,
+        allow_special: bool = True,
+    ) -> Any:
+        """As `generate`, in an event loop: `await llm.agenerate("Once")`; other tasks go on.
+
+        Cancelling the task cancels its requests.
+        """
+        submission = self._submit_prompts(prompts, params, priority, allow_special)
+        return await submission.completions_async()
 
     def stream(
         self,
@@ -289,42 +328,79 @@ class LLM:
         Raises:
             UsageError: as `generate`; and `n` above 1, which has no single stream.
         """
-        params = self._checked(params)
+        params = checked_params(params, self._default)
         if params.n != 1:
             raise UsageError(f"n is {params.n}, expected 1 for a stream; use generate for more")
         [sample] = self._submit(self._token_ids(prompt, allow_special), params, priority)
         return Stream(sample)
 
+    @overload
     def chat(
         self,
-        messages: Sequence[Message],
-        params: SamplingParams | None = None,
+        messages: Iterable[Message],
+        params: Params = ...,
+        *,
+        priority: int = ...,
+        progress: bool = ...,
+    ) -> Completion: ...
+    @overload
+    def chat(
+        self,
+        messages: Iterable[Iterable[Message]],
+        params: ParamsOfEach = ...,
+        *,
+        priority: int = ...,
+        progress: bool = ...,
+    ) -> list[Completion]: ...
+
+    def chat(
+        self,
+        messages: Any,
+        params: ParamsOfEach = None,
         *,
         priority: int = 0,
-    ) -> Completion:
+        progress: bool = True,
+    ) -> Any:
         """Answer the last message of a conversation: `[{"role": "user", "content": "Hi"}]`.
 
-        Control tokens that are spelled in a message are encoded as plain text. `session()` keeps
-        the messages for you.
+        Several conversations, a list of such lists, are answered together, as `generate` does it
+        with prompts. Control tokens that are spelled in a message are encoded as plain text.
+        `session()` keeps the messages for you.
 
         Raises:
             UsageError: no messages, or none that the model's template takes.
             ContextLengthError: the conversation, with the answer asked for, exceeds the context.
             ChatTemplateError: the model's template cannot be used.
         """
-        params = self.chat_format.with_stop_tokens(self._checked(params))
-        return self._generate([self._conversation(messages)], params, priority)[0]
+        return self._submit_chats(messages, params, priority).completions(progress)
+
+    @overload
+    async def achat(
+        self, messages: Iterable[Message], params: Params = ..., *, priority: int = ...
+    ) -> Completion: ...
+    @overload
+    async def achat(
+        self,
+        messages: Iterable[Iterable[Message]],
+        params: ParamsOfEach = ...,
+        *,
+        priority: int = ...,
+    ) -> list[Completion]: ...
+
+    async def achat(self, messages: Any, params: ParamsOfEach = None, *, priority: int = 0) -> Any:
+        """As `chat`, in an event loop; other tasks go on."""
+        return await self._submit_chats(messages, params, priority).completions_async()
 
     def stream_chat(
         self,
-        messages: Sequence[Message],
+        messages: Iterable[Message],
         params: SamplingParams | None = None,
         *,
         priority: int = 0,
     ) -> Stream:
         """Answer the last message piece by piece, as `stream` does."""
-        params = self.chat_format.with_stop_tokens(self._checked(params))
-        return self.stream(self._conversation(messages), params, priority=priority)
+        params = self.chat_format.with_stop_tokens(checked_params(params, self._default))
+        return self.stream(self.chat_format.prompt(messages), params, priority=priority)
 
     def session(
         self,
@@ -336,7 +412,7 @@ class LLM:
         from .chat.session import Session
 
         if params is not None:
-            params = self._checked(params)
+            params = checked_params(params, self._default)
         return Session(self, system, params, messages)
 
     def logits(self, prompt: Prompt) -> NDArray[np.float32]:
@@ -458,49 +534,40 @@ class LLM:
             raise UsageError("the model runs in another process, expected one in this process")
         return engine
 
-    def _generate(
-        self, prompts: list[list[int]], params: SamplingParams, priority: int
-    ) -> list[Completion]:
-        groups: list[list[Sample]] = []
-        try:
-            for prompt in prompts:
-                groups.append(self._submit(prompt, params, priority))
-            completions = iter(generate([sample for group in groups for sample in group]))
-        finally:  # also where a later prompt is refused
-            for sample in (sample for group in groups for sample in group):
-                sample.handle.cancel()
-        by_prompt = [[next(completions) for _ in group] for group in groups]
-        return [replace(first, alternatives=tuple(others)) for first, *others in by_prompt]
+    def _submit_prompts(
+        self, prompts: Any, params: ParamsOfEach, priority: int, allow_special: bool
+    ) -> Submission:
+        def submit(prompt: Prompt, its_params: SamplingParams) -> list[Sample]:
+            return self._submit(self._token_ids(prompt, allow_special), its_params, priority)
+
+        asked = asked_prompts(prompts)
+        return Submission(asked, params_of_each(params, asked, self._default), submit)
+
+    def _submit_chats(self, messages: Any, params: ParamsOfEach, priority: int) -> Submission:
+        asked, format = asked_conversations(messages), self.chat_format
+
+        def submit(conversation: Any, its_params: SamplingParams) -> list[Sample]:
+            its_params = format.with_stop_tokens(its_params)
+            return self._submit(format.prompt(conversation), its_params, priority)
+
+        return Submission(asked, params_of_each(params, asked, self._default), submit)
 
     def _submit(self, prompt: list[int], params: SamplingParams, priority: int) -> list[Sample]:
         tokenizer = self._tokenizer_or_none(needed=bool(params.stop))
         return submit(self.client, GenerationRequest(prompt, params, priority), tokenizer)
 
-    def _conversation(self, messages: Sequence[Message]) -> list[int]:
-        if not _is_list(messages) or not messages:
-            raise UsageError(
-                f"the messages are {messages!r:.80}, expected a list of at least one, "
-                "each {'role': …, 'content': …}"
-            )
-        text = self.chat_format.write(messages)
-        if messages[-1].get("role") == "assistant":
-            raise UsageError("the last message is the assistant's, expected one to answer")
-        return self.chat_format.encode(text)
-
     def _token_ids(self, prompt: Prompt, allow_special: bool = True) -> list[int]:
         if isinstance(prompt, str):
             return self.tokenizer.encode_prompt(prompt, self.config.bos_id, allow_special)
-        if not _is_list(prompt):
+        ids = as_list(prompt)
+        if ids is None:
             raise UsageError(f"the prompt is {prompt!r:.80}, expected a text or token ids")
-        return list(prompt)
+        return ids
 
-    def _checked(self, params: SamplingParams | None) -> SamplingParams:
-        if params is None:
-            # The engine takes the same max_tokens, and less where the context has no room for it.
-            return replace(self.default_params, max_tokens=None)
-        if not isinstance(params, SamplingParams):
-            raise UsageError(f"params is {params!r:.80}, expected SamplingParams(…)")
-        return params
+    @property
+    def _default(self) -> SamplingParams:
+        # The engine takes the same max_tokens, and less where the context has no room for it.
+        return replace(self.default_params, max_tokens=None)
 
     def _tokenizer_or_none(self, needed: bool) -> Tokenizer | None:
         try:
@@ -509,17 +576,3 @@ class LLM:
             if needed:
                 raise
             return None
-
-
-def _is_one_prompt(prompts: Any) -> bool:
-    """Tell one prompt, a text or token ids, from a list of several; an empty list is no prompts."""
-    if isinstance(prompts, str):
-        return True
-    if not _is_list(prompts):
-        raise UsageError(f"the prompt is {prompts!r:.80}, expected a text, token ids, or a list")
-    return len(prompts) > 0 and not (isinstance(prompts[0], str) or _is_list(prompts[0]))
-
-
-def _is_list(value: Any) -> bool:
-    is_sequence = isinstance(value, Sequence) and not isinstance(value, str | bytes)
-    return is_sequence or (isinstance(value, np.ndarray) and value.ndim > 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import json
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from cullama import LLM, SamplingParams
 from cullama.chat.messages import Content, Message
 from cullama.chat.saved import load, save
-from cullama.chat.session import Session
+from cullama.chat.session import Reply, Session
 from cullama.errors import ContextLengthError, CullamaError, NumericalError, UsageError
 
 LETTERS = range(67, 93)  # so that what a random model writes is text: see `test_letters`
@@ -459,3 +460,52 @@ class TestSavedConversations:
         with pytest.raises(CullamaError) as caught:
             load(llm, tmp_path / "chat.json")
         assert "\n" not in str(caught.value)
+
+
+class TestInAnEventLoop:
+    def test_a_reply_is_read_with_async_for(self, llm: LLM) -> None:
+        session, twin = llm.session(params=SHORT), llm.session(params=SHORT)
+
+        async def main() -> list[str]:
+            return [piece async for piece in session.stream("Hi")]
+
+        assert asyncio.run(main()) == list(twin.stream("Hi"))
+        assert session.messages == twin.messages
+        assert asyncio.run(session.asend("And?")).text == twin.send("And?").text
+        assert session.messages == twin.messages
+
+    def test_leaving_the_loop_keeps_the_answer_so_far(self, llm: LLM) -> None:
+        session = llm.session(params=replace(SHORT, max_tokens=100, ignore_eos=True))
+
+        async def main() -> str:
+            reply = session.stream("Hi")
+            async for piece in reply:
+                first = piece
+                break
+            while reply.is_open:  # until the event loop has closed the generator
+                await asyncio.sleep(0)
+            return first
+
+        piece = asyncio.run(asyncio.wait_for(main(), 60))
+        assert session.messages == said("Hi", piece)
+        assert session.send("And?").text
+
+    def test_a_turn_that_fails_leaves_the_conversation_as_it_was(
+        self, llm: LLM, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        session = llm.session(params=SHORT)
+        reply = session.stream("Hi")
+
+        def broken(*arguments: object) -> None:
+            raise NumericalError("NaN")
+
+        monkeypatch.setattr(llm.engine.runner, "launch", broken)
+        with pytest.raises(NumericalError):
+            asyncio.run(_read(reply))
+        monkeypatch.undo()
+        assert session.messages == []
+        assert session.send("Hi").text
+
+
+async def _read(reply: Reply) -> str:
+    return "".join([piece async for piece in reply])

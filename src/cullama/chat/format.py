@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ..errors import CullamaError, UsageError
 from ..sampling.params import SamplingParams
 from ..text.control_tokens import END_NAMES, SHAPE
+from ..text.prompts import as_list
 from .content_form import PROBE, ContentForm
 from .escape import REPLACEMENT, SPLIT
 from .messages import Message as Message
@@ -112,6 +113,23 @@ class ChatFormat:
         split = partial(_split, self._control_tokens_of(message))
         role = message["role"]  # that templates compare
         return {**map_texts(split, message), "role": role if role.isidentifier() else split(role)}
+
+    def prompt(self, messages: Any) -> list[int]:
+        """Return the token ids of a conversation whose last message is to be answered.
+
+        Raises:
+            UsageError: as `write`; and no messages, or none to answer.
+        """
+        conversation = as_list(messages)
+        if not conversation:
+            raise UsageError(
+                f"the messages are {messages!r:.80}, expected a list of at least one, "
+                "each {'role': …, 'content': …}"
+            )
+        text = self.write(conversation)
+        if conversation[-1].get("role") == "assistant":
+            raise UsageError("the last message is the assistant's, expected one to answer")
+        return self.encode(text)
 
     def encode(self, text: str) -> list[int]:
         """Return the token ids of a text from `write`, with one BOS where template and

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -127,6 +128,13 @@ class Session:
         with self.stream(text, params) as reply:
             for _ in reply:
                 pass
+        return reply.completion
+
+    async def asend(self, text: Content, params: SamplingParams | None = None) -> Completion:
+        """As `send`, in an event loop, which goes on meanwhile."""
+        reply = self.stream(text, params)
+        async for _ in reply:
+            pass
         return reply.completion
 
     def stream(self, text: Content, params: SamplingParams | None = None) -> Reply:
@@ -283,7 +291,7 @@ class Session:
 
 
 class Reply:
-    """An answer that is being generated: iterate for its text.
+    """An answer that is being generated: iterate for its text, with `for` or `async for`.
 
     Closing it, from any thread, stops the answer there. `completion` has the tokens, timings and
     finish reason.
@@ -314,6 +322,19 @@ class Reply:
             with self._ending:
                 self.is_open = False
             raise
+
+    async def __aiter__(self) -> AsyncGenerator[str, None]:
+        """Leaving the loop early stops the answer, as `close` does."""
+        try:
+            async with aclosing(aiter(self._stream)) as pieces:
+                async for piece in pieces:
+                    yield piece
+        except Exception:
+            with self._ending:
+                self.is_open = False
+            raise
+        finally:
+            self.close()
 
     @property
     def completion(self) -> Completion:

@@ -27,6 +27,9 @@ class Timings:
 class Completion:
     """The result of a request. `print` shows its text; a notebook's cell shows its tokens.
 
+    Two are equal where the same was generated for as long a prompt with the same seed, however
+    long that took and whatever was cached.
+
     Attributes:
         text: the complete characters of the answer, without the end token or stop string; empty
             where the model came without a tokenizer.
@@ -49,9 +52,9 @@ class Completion:
     finish_reason: FinishReason
     logprobs: tuple[TokenLogprobs, ...] | None
     prompt_tokens: int
-    cached_tokens: int
+    cached_tokens: int = field(compare=False)
     seed: int
-    timings: Timings
+    timings: Timings = field(compare=False)
     alternatives: tuple[Completion, ...] = ()
     prompt_logprobs: tuple[TokenLogprobs | None, ...] | None = None
     token_texts: Mapping[int, str] = field(default_factory=dict, compare=False)

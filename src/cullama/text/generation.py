@@ -8,7 +8,7 @@ each in their own way. It uses the engine through its interface alone (engine/cl
 from __future__ import annotations
 
 import weakref
-from collections.abc import AsyncGenerator, Generator, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from contextlib import closing
 from typing import NamedTuple, TypeAlias
 
@@ -49,11 +49,15 @@ def submit(
     ]
 
 
-def generate(samples: Sequence[Sample]) -> list[Completion]:
+def generate(
+    samples: Sequence[Sample], before_step: Callable[[], None] = lambda: None
+) -> list[Completion]:
     """Generate all samples together, in this thread; returns their completions."""
-    for event in _generate(samples):
-        if not isinstance(event, Piece):
-            event.wait()
+    with closing(_generate(samples)) as events:
+        for event in events:
+            if not isinstance(event, Piece):
+                before_step()
+                event.wait()
     return [sample.output.completion() for sample in samples]
 
 
@@ -81,6 +85,8 @@ class Stream:
     `for` runs the engine in the calling thread; `async for` lets a thread of the engine run it.
     Closing the stream, or dropping it, cancels the request and frees its cache blocks. `close` may
     be called from any thread, and again: the iteration ends there, with the completion as it was.
+
+    `with llm.stream(…) as stream: …` closes it at its end; leaving an `async for` early does, too.
     """
 
     def __init__(self, sample: Sample) -> None:
@@ -106,6 +112,12 @@ class Stream:
     def close(self) -> None:
         self._sample.output.close()
         self._cancel()
+
+    def __enter__(self) -> Stream:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
 
     @property
     def completion(self) -> Completion:
