@@ -21,7 +21,7 @@ from command_line import SOURCE
 
 import cullama
 from cullama.checkpoint.gguf_file import SUPPORTED_TYPES
-from cullama.checkpoint.gguf_tokenizer import _SPLITTINGS
+from cullama.checkpoint.splittings import SPLITTINGS
 from cullama.cli import COMMANDS
 from cullama.cli.chat.commands import ARGUMENTS
 from cullama.model.families import FAMILIES
@@ -321,7 +321,7 @@ def test_what_is_said_in_a_conversation_exists() -> None:
     assert all(name in HOOKS.on_page_markdown("<!-- conversation -->") for name in ARGUMENTS)
 
 
-@pytest.mark.parametrize("name", [*FAMILIES, *SUPPORTED_TYPES, *_SPLITTINGS])
+@pytest.mark.parametrize("name", [*FAMILIES, *SUPPORTED_TYPES, *SPLITTINGS])
 def test_everything_that_runs_is_on_the_page_of_models(name: str) -> None:
     assert re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", FENCED.sub("", PAGES["models.md"]))
 

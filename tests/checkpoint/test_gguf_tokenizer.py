@@ -184,7 +184,54 @@ SPLITS = {
         ("camelCase HTTPServer", ["camel", "Case", "ĠHTTPServer"]),
         ("a.\n/b", ["a", ".Ċ/", "b"]),
     ],
+    # A line's end by itself, symbols apart from words; no endings.
+    "deepseek-coder": [
+        ("it's 123\n\n", ["it", "'", "s", "Ġ", "1", "2", "3", "Ċ", "Ċ"]),
+        ("x = (a é)", ["x", "Ġ=", "Ġ(", "a", "ĠÃ©", ")"]),
+    ],
+    # Its symbols are : to ~, which holds the letters, so that words end at an é.
+    "deepseek-llm": [("café 1234", ["caf", "Ã©", "Ġ", "1234"]), ("it's\n", ["it", "'", "s", "Ċ"])],
+    "deepseek-v3": [("a_b 1234 =x", ["a", "_b", "Ġ", "123", "4", "Ġ=", "x"])],
+    "seed-coder": [("it's 12;\n", ["it", "'s", "Ġ", "1", "2", ";", "Ċ"])],
+    "smaug-bpe": [("it's 1234", ["it", "'s", "Ġ", "123", "4"])],
+    "gpt-4o": [("it's camelCase", ["it's", "Ġcamel", "Case"])],
+    "falcon": [("a+b 1234", ["a", "+", "b", "Ġ", "123", "4"])],
+    "bloom": [("it's (a) b.c", ["it's", "Ġ(", "a", ")", "Ġb", ".", "c"])],
+    "viking": [("it's 12", ["it's", "Ġ", "1", "2"])],
+    "qwen35": [("e\u0301a 12", ["eÌģa", "Ġ", "1", "2"])],
+    "ufakzeka": [("it's 12", ["it", "'s", "Ġ", "1", "2"])],
+    "minicpm5": [("it's 1234", ["it", "'s", "Ġ", "123", "4"])],
 }
+
+# Other names that llama.cpp has for the same.
+ALIASES = {
+    "llama-bpe": ("llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2"),
+    "smaug-bpe": ("dbrx", "glm4", "chatglm-bpe"),
+    "deepseek-r1-qwen": ("kormo", "megrez", "stablelm2", "hunyuan", "solar-open", "grok-2"),
+    "smollm": ("starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b", "mellum2"),
+    "gpt-2": ("phi-2", "gigachat", "a.x-4.0", "mellum", "mpt", "olmo", "jais", "exaone4"),
+    "gpt-4o": ("llama4", "kanana2", "talkie", "minimax-m2"),
+    "deepseek-v3": ("hunyuan-dense", "joyai-llm"),
+    "bloom": ("poro-chat", "gpt3-finnish"),
+}
+
+
+@pytest.mark.parametrize("pre", ALIASES)
+def test_a_splitting_has_other_names(pre: str) -> None:
+    original = build_tokenizer(gpt2_fields(ORIGINALS["gpt-2"], pre)).to_str()
+    for name in ALIASES[pre]:
+        assert build_tokenizer(gpt2_fields(ORIGINALS["gpt-2"], name)).to_str() == original, name
+
+
+def test_the_aliases_of_qwen2_split_as_it_does() -> None:
+    alias, original = (
+        build_tokenizer(gpt2_fields(ORIGINALS["gpt-2"], pre)) for pre in ("kormo", "qwen2")
+    )
+    assert alias.pre_tokenizer is not None
+    assert original.pre_tokenizer is not None
+    for text in SENTENCES:
+        words = original.pre_tokenizer.pre_tokenize_str(text)
+        assert alias.pre_tokenizer.pre_tokenize_str(text) == words
 
 
 @pytest.mark.parametrize("pre", SPLITS)
@@ -348,6 +395,17 @@ def test_equal_scores_merge_in_the_order_of_the_vocabulary() -> None:
         assert equal.encode(text).ids == SPM.encode(text).ids
 
 
+def test_without_scores_the_order_of_the_vocabulary_is_that_of_merges(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    missing = build_tokenizer(spm_fields(scores=None))
+    assert "scores is missing: tokens are merged in the order of the vocabulary" in caplog.text
+    in_whole_numbers = build_tokenizer(spm_fields(scores=np.array(SCORES, np.int32)))
+    for text in ("hello world", "the test is in there", "aaaa aba"):
+        assert missing.encode(text).ids == SPM.encode(text).ids
+        assert in_whole_numbers.encode(text).ids == SPM.encode(text).ids
+
+
 def test_an_empty_token_keeps_its_place() -> None:
     metadata = spm_fields(tokens=["<unk>", "<s>", "</s>", *TOKENS[3:-1], ""])
     tokenizer = build_tokenizer(metadata)
@@ -405,10 +463,22 @@ def test_llama_3_and_mistral_add_bos_by_default(pre: str, begins: bool) -> None:
     assert (build_tokenizer(stated).encode("a").ids[0] == 1) != begins
 
 
-def test_bos_is_left_out_where_none_is_named_and_none_asked_for() -> None:
+def test_bos_is_left_out_where_none_is_named(caplog: pytest.LogCaptureFixture) -> None:
     assert build_tokenizer(spm_fields(bos_token_id=None)).encode("a").tokens == ["▁a"]
-    with pytest.raises(ModelFileError, match=r"tokenizer\.ggml\.bos_token_id is missing"):
-        build_tokenizer(spm_fields(bos_token_id=None, add_bos_token=True))
+    assert not caplog.messages
+    asked_for = build_tokenizer(spm_fields(bos_token_id=None, add_bos_token=True))
+    assert asked_for.encode("a").tokens == ["▁a"]
+    [message] = caplog.messages
+    assert "add_bos_token is true, and bos_token_id no token: none is added" in message
+
+
+@pytest.mark.parametrize("outside", [-1, len(TOKENS), 0xFFFFFFFF])
+def test_an_id_outside_the_vocabulary_is_none(outside: int) -> None:
+    """The config warns about it."""
+    ids = dict.fromkeys(("bos_token_id", "eos_token_id", "padding_token_id"), outside)
+    assert build_tokenizer(spm_fields(**ids, unknown_token_id=outside)).encode("a☃").tokens == [
+        *("▁a", "<0xE2>", "<0x98>", "<0x83>")
+    ]
 
 
 def test_a_token_named_like_a_template_is_added_all_the_same() -> None:
@@ -423,8 +493,8 @@ NOT_REBUILT = {
     "another family": (fields(model="bert"), r"model is 'bert', expected one of gpt2, llama"),
     "no vocabulary": (fields(model="no_vocab"), "model is 'no_vocab'"),
     "another splitting": (
-        {**GPT2, "tokenizer.ggml.pre": "deepseek-llm"},
-        r"pre is 'deepseek-llm', expected one of default, gpt-2, smollm, llama-bpe, .*tekken",
+        {**GPT2, "tokenizer.ggml.pre": "kimi-k2"},
+        r"pre is 'kimi-k2', expected one of default, gpt-2, .*smollm, .*llama-bpe, .*tekken",
     ),
 }
 
@@ -446,14 +516,11 @@ UNSOUND = {
     "types too few": (spm_fields(token_type=KINDS[1:]), r"token_type is .*shape \[\d+\], expected"),
     "types no integers": (spm_fields(token_type=SCORES), "token_type is of type float64"),
     "types one number": (spm_fields(token_type=1), "token_type is of type int64"),
-    "scores missing": (spm_fields(scores=None), r"scores is of type float64 and shape \[0\]"),
     "scores too few": (spm_fields(scores=SCORES[1:]), "scores is of type float64 and shape"),
     "scores texts": (spm_fields(scores=["1"] * len(TOKENS)), "scores is of type <U1"),
     "scores not numbers": (spm_fields(scores=[np.nan, *SCORES[1:]]), "scores holds NaN"),
     "scores infinite": (spm_fields(scores=[np.inf, *SCORES[1:]]), "holds NaN or infinity"),
-    "bos outside": (spm_fields(bos_token_id=10**6), "bos_token_id is 1000000, expected a whole"),
-    "bos negative": (spm_fields(bos_token_id=-1), "bos_token_id is -1, expected a whole number"),
-    "unknown outside": (spm_fields(unknown_token_id=10**6), "unknown_token_id is 1000000"),
+    "bos no id": (spm_fields(bos_token_id="<s>"), "bos_token_id is '<s>', expected a token id"),
     "flag no flag": (spm_fields(add_bos_token="yes"), "add_bos_token is 'yes', expected true or"),
     "piece of a megabyte": (
         spm_fields(tokens=[*TOKENS[:-1], "a" * (1 << 20)]),

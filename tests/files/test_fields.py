@@ -231,16 +231,30 @@ def test_a_group_that_is_not_an_object_is_refused(value: Any) -> None:
     refusal(lambda: fields(a=value).group("a"), str(PATH), "expected an object")
 
 
-@pytest.mark.parametrize("value", ["1", -1, 1.0, True, [1, "2"], [1, -1], [None], [[1]], {}])
+@pytest.mark.parametrize("value", ["1", 1.0, True, [1, "2"], [None], [[1]], {}])
 def test_a_token_id_of_another_type_is_refused(value: Any) -> None:
-    refusal(lambda: fields(a=value).token_ids("a"), str(PATH), "expected a token id")
+    refusal(lambda: fields(a=value).token_ids("a", 9), str(PATH), "expected a token id")
 
 
 def test_token_ids_come_alone_in_a_list_or_not_at_all() -> None:
-    assert fields(a=0).token_ids("a") == (0,)
-    assert fields(a=[3, 1]).token_ids("a") == (3, 1)
-    assert fields(a=[]).token_ids("a") == ()
-    assert fields(a=None).token_ids("a") == fields().token_ids("a") == ()
+    assert fields(a=0).token_ids("a", 9) == (0,)
+    assert fields(a=[3, 1]).token_ids("a", 9) == (3, 1)
+    assert fields(a=[]).token_ids("a", 9) == ()
+    assert fields(a=None).token_ids("a", 9) == fields().token_ids("a", 9) == ()
+    assert fields(a=[3, 1]).token_id("a", 9) == 3
+    assert fields(a=[]).token_id("a", 9) is None
+
+
+@pytest.mark.parametrize("outside", [-1, 9, 10**2000])
+def test_token_ids_outside_the_vocabulary_are_passed_over(
+    outside: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert fields(a=[outside, 8]).token_ids("a", 9) == (8,)
+    assert not caplog.messages
+    assert fields(a=[outside, 8]).token_ids("a", 9, warns=True) == (8,)
+    [message] = caplog.messages
+    assert message.startswith(f"{PATH}: a holds the id ")
+    assert len(message) < 300
 
 
 def test_null_counts_as_absent() -> None:
@@ -298,5 +312,5 @@ def test_a_found_value_is_shown_briefly_and_in_one_line(value: Any) -> None:
                     max_leaves=5))  # fmt: skip
 def test_any_value_is_read_or_refused(value: Any) -> None:
     one = fields(a=value)
-    for read in (one.integer, one.number, one.text, one.group, one.token_ids):
+    for read in (one.integer, one.number, one.text, one.group, lambda a: one.token_ids(a, 9)):
         refusal_if_any(partial(read, "a"))

@@ -63,14 +63,7 @@ REFUSED: dict[str, tuple[Fields, str]] = {
     "scores that are NaN": (spm(scores=[float("nan")] * 8), "NaN or infinity"),
     "scores without end": (spm(scores=[float("inf")] * 8), "NaN or infinity"),
     "scores that are texts": (spm(scores=["1"] * 8), "expected 8 numbers"),
-    "a beginning of 2^63": (spm(bos_token_id=1 << 63), "bos_token_id is 9223372036854775808"),
-    "a beginning below 0": (spm(bos_token_id=-1), "bos_token_id is -1"),
     "a beginning in halves": (spm(bos_token_id=0.5), "bos_token_id is 0.5"),
-    "a beginning asked for, not named": (
-        spm(bos_token_id=None, add_bos_token=True),
-        "bos_token_id is missing",
-    ),
-    "an unknown token out of reach": (spm(unknown_token_id=8), "unknown_token_id is 8"),
     "a flag of 7": (spm(add_bos_token=7), "add_bos_token is 7"),
     "a merge of nothing": (bpe(merges=[" "]), "merges holds ' '"),
     "a merge of one": (bpe(merges=["ab"]), "merges holds 'ab'"),
@@ -81,6 +74,11 @@ REFUSED: dict[str, tuple[Fields, str]] = {
 }
 
 HARMLESS: dict[str, Fields] = {
+    "a beginning of 2^63": spm(bos_token_id=1 << 63),
+    "a beginning below 0": spm(bos_token_id=-1),
+    "a beginning asked for, not named": spm(bos_token_id=None, add_bos_token=True),
+    "an unknown token out of reach": spm(unknown_token_id=8),
+    "no scores": spm(scores=None),
     "sentencepiece": spm(),
     "byte level": bpe(),
     "one token": of(["a"]),

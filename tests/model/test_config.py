@@ -305,7 +305,7 @@ def test_a_wrong_flag_is_named(name: str, value: Any) -> None:
     refusal(caught, str(PATH), f"{name} is {value!r}", "expected true or false")
 
 
-@pytest.mark.parametrize("value", ["2", -1, 2.0, True, [2, "3"], [[2]], {}])
+@pytest.mark.parametrize("value", ["2", 2.0, True, [2, "3"], [[2]], {}])
 @pytest.mark.parametrize("name", ["bos_token_id", "eos_token_id"])
 def test_a_wrong_token_id_is_named(name: str, value: Any) -> None:
     with pytest.raises(ModelFileError) as caught:
@@ -582,26 +582,45 @@ def test_without_generation_config_the_config_counts(generation: Values | None) 
     assert huggingface(generation=generation).eos_ids == ()
 
 
-@pytest.mark.parametrize("value", ["2", -1, 2.5, True, [2, None]])
+@pytest.mark.parametrize("value", ["2", 2.5, True, [2, None]])
 def test_a_wrong_end_token_is_named_with_its_own_file(value: Any) -> None:
     with pytest.raises(ModelFileError) as caught:
         huggingface(generation={"eos_token_id": value})
     refusal(caught, "generation_config.json", f"eos_token_id is {value!r}")
 
 
-def test_an_end_token_outside_of_the_vocabulary_is_refused() -> None:
-    with pytest.raises(ModelFileError) as caught:
-        huggingface(eos_token_id=[2, 100])
-    refusal(caught, str(PATH), "end token 100", "below 100")
+@pytest.mark.parametrize("outside", [-1, 100, 10**30])
+def test_an_id_outside_of_the_vocabulary_is_passed_over_with_a_warning(
+    outside: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = huggingface(eos_token_id=[2, outside], bos_token_id=outside)
+    assert (config.bos_id, config.eos_ids) == (None, (2,))
+    first, second = caplog.messages
+    assert str(PATH) in first
+    assert "bos_token_id holds the id " in first
+    assert "eos_token_id holds the id " in second
+    assert "and the vocabulary 100 tokens: it is passed over" in second
 
 
-def test_an_end_token_outside_of_the_vocabulary_is_blamed_on_the_file_that_has_it() -> None:
-    with pytest.raises(ModelFileError) as caught:
-        huggingface(eos_token_id=2, generation={"eos_token_id": 100})
-    refusal(caught, "generation_config.json", "end token 100", "below 100")
+def test_an_end_token_outside_of_the_vocabulary_is_blamed_on_the_file_that_has_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    found = huggingface(eos_token_id=2, generation={"eos_token_id": [5, 151645]})
+    assert found.eos_ids == (5,)
+    [message] = caplog.messages
+    assert "generation_config.json: eos_token_id holds the id 151645" in message
+    assert huggingface(eos_token_id=2, generation={"eos_token_id": 100}).eos_ids == (2,)
 
 
-# --- GGUF
+@pytest.mark.parametrize("outside", [-1, 100, 0xFFFFFFFF])
+@pytest.mark.parametrize("name", ["bos", "eos", "eot", "eom", "unknown", "padding"])
+def test_an_id_of_a_gguf_outside_of_the_vocabulary_is_warned_about_once(
+    name: str, outside: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = gguf({f"tokenizer.ggml.{name}_token_id": outside})
+    assert outside not in (config.bos_id, *config.eos_ids)
+    [message] = caplog.messages
+    assert f"tokenizer.ggml.{name}_token_id holds the id {outside}" in message
 
 
 def test_a_gguf_of_the_same_model_gives_the_same_config() -> None:
@@ -698,7 +717,7 @@ def test_a_wrong_number_in_a_gguf_is_named(name: str, value: Any) -> None:
     refusal(caught, str(GGUF), f"llama.{name} is ", "expected a number")
 
 
-@pytest.mark.parametrize("value", ["2", -1, True, 2.0, np.arange(2, dtype=np.uint32)])
+@pytest.mark.parametrize("value", ["2", True, 2.0, np.arange(2, dtype=np.uint32)])
 def test_a_wrong_end_token_in_a_gguf_is_named(value: Any) -> None:
     with pytest.raises(ModelFileError) as caught:
         gguf({"tokenizer.ggml.eos_token_id": value})

@@ -1,14 +1,15 @@
 """Builds a tokenizer of the `tokenizers` library from the metadata of a GGUF file.
 
-Two kinds are built: "gpt2" (byte-level BPE, ordered by merges) with the pre-tokenizers that
-llama.cpp has names for, and "llama" (SentencePiece BPE, ordered by scores). It reads no files and
-no chat templates.
+Two kinds are built: "gpt2" (byte-level BPE, ordered by merges) with the pre-tokenizers of
+`splittings.py`, and "llama" (SentencePiece BPE, ordered by scores). It reads no files and no chat
+templates.
 
 What the GGUF specification leaves open follows llama.cpp's `llama-vocab.cpp`.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,10 @@ from ..files.tensor import HostArray
 from ..text.control_tokens import END_NAMES
 from ..text.rust_panics import is_panic
 from .bos_and_eos import surrounding
+from .splittings import FIRST_NAMES, SPLITTINGS
 from .tokenizer_probe import MAX_TOKEN_LENGTH
+
+_log = logging.getLogger("cullama")
 
 # `tokenizer.ggml.token_type`.
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
@@ -97,7 +101,7 @@ class _Vocabulary:
         else:
             kinds = [NORMAL] * len(tokens)
             for name in ("unknown_token_id", "bos_token_id", "eos_token_id"):
-                token_id = fields.integer(name, None, low=0, high=len(tokens) - 1)
+                token_id = fields.token_id(name, len(tokens))
                 if token_id is not None:
                     kinds[token_id] = CONTROL
         for name in END_NAMES & ids.keys():  # whatever their type: files often have it wrong
@@ -143,69 +147,24 @@ def _template(
     """Add BOS before and EOS after a text where the file, or its kind by default, asks for them."""
     marks = {}
     for mark, default in (("bos", add_bos), ("eos", add_eos)):
-        index = fields.integer(f"{mark}_token_id", None, low=0, high=len(vocabulary.tokens) - 1)
-        if fields.flag(f"add_{mark}_token", default and index is not None):
-            if index is None:
-                raise _error(fields, f"{mark}_token_id", "is missing, expected the token to add")
+        index = fields.token_id(f"{mark}_token_id", len(vocabulary.tokens))
+        is_wanted = fields.flag(f"add_{mark}_token", default and index is not None)
+        if is_wanted and index is not None:
             marks[mark] = index, vocabulary.tokens[index]
+        elif is_wanted:
+            text = f"add_{mark}_token is true, and {mark}_token_id no token: none is added"
+            _log.warning("%s: %s%s", fields.path, fields.prefix, text)
     return surrounding(marks) if marks else None
 
 
 # gpt2: byte-level BPE
 
-_GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-
-_ENDINGS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
-_WORD = r"[^\r\n\p{L}\p{N}]?\p{L}+"
-_SYMBOLS = r" ?[^\s\p{L}\p{N}]+[\r\n]*"
-_SPACES = r"\s*[\r\n]+|\s+(?!\S)|\s+"
-
-_UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
-_CASED_WORD = rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*"
-
-
-@dataclass(frozen=True)
-class _Splitting:
-    """A pre-tokenizer: how text is split into words, inside which tokens are merged."""
-
-    patterns: tuple[str, ...]  # applied in turn, each to what those before it left whole
-    normalize: bool = False  # to NFC, before splitting
-    # As in tiktoken, which these come from: a word that is a token needs no merges to become it.
-    ignore_merges: bool = False
-    add_bos: bool = False  # where the file does not say
-
-
-_LLAMA3 = _Splitting(
-    ("|".join([_ENDINGS, _WORD, r"\p{N}{1,3}", _SYMBOLS, _SPACES]),),
-    ignore_merges=True,
-    add_bos=True,
-)
-
-# By `tokenizer.ggml.pre`. The patterns are those of the tokenizer.json of GPT-2, SmolLM, Llama 3,
-# Qwen 2 and Mistral Nemo. "default" is llama.cpp's, for files without `tokenizer.ggml.pre`.
-_SPLITTINGS = {
-    "default": _Splitting((r"[\p{P}\$\+<=>\^~\|]+", _GPT2, r"\p{N}+", r"[0-9][0-9][0-9]")),
-    "gpt-2": _Splitting((_GPT2,)),
-    "smollm": _Splitting((r"\p{N}", _GPT2)),
-    "llama-bpe": _LLAMA3,
-    "llama3": _LLAMA3,
-    "llama-v3": _LLAMA3,
-    "qwen2": _Splitting(
-        ("|".join([_ENDINGS, _WORD, r"\p{N}", _SYMBOLS, _SPACES]),), normalize=True
-    ),
-    "tekken": _Splitting(
-        ("|".join([_CASED_WORD, r"\p{N}", r" ?[^\s\p{L}\p{N}]+[\r\n/]*", _SPACES]),),
-        ignore_merges=True,
-        add_bos=True,
-    ),
-}
-
 
 def _build_byte_level(fields: Fields, vocabulary: _Vocabulary) -> Tokenizer:
     name = fields.text("pre", None) or "default"
-    if name not in _SPLITTINGS:
-        raise _unknown_kind(fields, "pre", name, tuple(_SPLITTINGS))
-    splitting = _SPLITTINGS[name]
+    if name not in SPLITTINGS:
+        raise _unknown_kind(fields, "pre", name, FIRST_NAMES)
+    splitting = SPLITTINGS[name]
     merges = _merge_pairs(fields)
     tokenizer = Tokenizer(
         BPE(vocab=vocabulary.ids, merges=merges, ignore_merges=splitting.ignore_merges)
@@ -241,7 +200,7 @@ def _merge_pairs(fields: Fields) -> list[tuple[str, str]]:
 
 
 def _build_sentencepiece(fields: Fields, vocabulary: _Vocabulary) -> Tokenizer:
-    unknown = fields.integer("unknown_token_id", 0, low=0, high=len(vocabulary.tokens) - 1)
+    unknown = fields.token_id("unknown_token_id", len(vocabulary.tokens)) or 0
     tokenizer = Tokenizer(
         BPE(
             vocab=vocabulary.ids,
@@ -272,7 +231,12 @@ def _merges_by_score(fields: Fields, vocabulary: _Vocabulary) -> list[tuple[str,
     leftmost, which no order expresses; the pair with the longer left part goes first, as in
     transformers' conversion.
     """
-    scores = _numbers(fields, "scores", len(vocabulary.tokens), "f")
+    if "scores" not in fields:
+        text = "is missing: tokens are merged in the order of the vocabulary"
+        _log.warning("%s: %sscores %s", fields.path, fields.prefix, text)
+        scores = np.zeros(len(vocabulary.tokens), np.float32)
+    else:
+        scores = _numbers(fields, "scores", len(vocabulary.tokens), "fi")
     if not np.isfinite(scores).all():
         raise _error(fields, "scores", "holds NaN or infinity, expected finite numbers")
     # Only normal tokens: no text may be merged into a control token.

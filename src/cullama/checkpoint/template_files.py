@@ -106,14 +106,13 @@ def gguf_names(metadata: Mapping[str, Any], path: Path) -> Mapping[str, str]:
     """Return the strings of BOS, EOS, unknown and padding, those that the file has.
 
     Raises:
-        ModelFileError: a token id is outside the vocabulary.
+        ModelFileError: a field holds no token id.
     """
     fields = Fields(path, metadata, prefix="tokenizer.ggml.")
     tokens = metadata.get("tokenizer.ggml.tokens")
     if not isinstance(tokens, list) or not tokens:
         return {}
     ids = {
-        name: fields.integer(f"{kind}_token_id", None, low=0, high=len(tokens) - 1)
-        for name, kind in GGUF_NAMES.items()
+        name: fields.token_id(f"{kind}_token_id", len(tokens)) for name, kind in GGUF_NAMES.items()
     }
     return {name: str(tokens[index]) for name, index in ids.items() if index is not None}

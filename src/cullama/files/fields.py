@@ -7,6 +7,7 @@ It does not know what any field means.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -174,20 +175,25 @@ class Fields:
             self.fail(name, "an object")
         return Fields(self.path, value, group_name=f"{name}.")
 
-    def token_ids(self, name: str) -> tuple[int, ...]:
-        """Return the token ids of a field that holds one, a list of them, or nothing."""
+    def token_ids(self, name: str, vocabulary: int, warns: bool = False) -> tuple[int, ...]:
+        """Return the token ids of a field that holds one, a list of them, or nothing.
+
+        Ids outside the vocabulary are passed over: no token can have them. Files hold -1 for none,
+        and ids of tokens that another model of the family has.
+        """
         value = self.values.get(self.prefix + name)
         ids = [] if value is None else value if isinstance(value, list) else [value]
-        if not all(isinstance(i, int) and not isinstance(i, bool) and i >= 0 for i in ids):
+        if not all(isinstance(i, int) and not isinstance(i, bool) for i in ids):
             self.fail(name, "a token id or a list of token ids")
-        return tuple(ids)
+        inside = tuple(index for index in ids if 0 <= index < vocabulary)
+        if warns and len(inside) < len(ids):
+            outside = next(index for index in ids if not 0 <= index < vocabulary)
+            logging.getLogger("cullama").warning(
+                "%s: %s holds the id %s, and the vocabulary %d tokens: it is passed over",
+                *(self.path, self.prefix + name, short_repr(outside), vocabulary),
+            )
+        return inside
 
-    def check_token_ids(self, name: str, vocabulary: int) -> None:
-        """Refuse a field that holds a token id of `vocabulary` or above."""
-        for token in self.token_ids(name):
-            if token >= vocabulary:
-                _fail(
-                    self.path,
-                    f"{self.prefix}{name} holds the end token {token}, which is outside the "
-                    f"vocabulary, expected below {vocabulary}",
-                )
+    def token_id(self, name: str, vocabulary: int) -> int | None:
+        """Return a token id, the first of several; None where there is none in the vocabulary."""
+        return next(iter(self.token_ids(name, vocabulary)), None)

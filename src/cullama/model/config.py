@@ -23,6 +23,7 @@ ACTIVATIONS = ("silu", "swish")  # two names of one function
 PER_LAYER = ("num_attention_heads", "num_key_value_heads", "intermediate_size", "head_dim")
 GGUF_PER_LAYER = ("attention.head_count", "attention.head_count_kv", "feed_forward_length")
 GGUF_ENDS = ("eos_token_id", "eot_token_id", "eom_token_id")
+GGUF_MARKS = ("bos_token_id", "unknown_token_id", "padding_token_id")
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,8 @@ class ModelConfig:
         context = fields.integer("max_position_embeddings", 2048)
         rope = Rope.from_huggingface(fields)
         ends = Fields(path.with_name("generation_config.json"), generation or {})
+        vocab_size = fields.integer("vocab_size")
+        eos_ids = ends.token_ids("eos_token_id", vocab_size, warns=True)
         config = cls(
             architecture=family.architecture,
             hidden_size=hidden,
@@ -79,7 +82,7 @@ class ModelConfig:
             heads=heads,
             kv_heads=fields.integer("num_key_value_heads", heads),
             head_dim=fields.integer("head_dim", family.default_head_dim or hidden // heads),
-            vocab_size=fields.integer("vocab_size"),
+            vocab_size=vocab_size,
             context_length=_longest_context(context, rope),
             norm_eps=fields.number("rms_norm_eps", 1e-6, high=1.0),
             rope=rope,
@@ -89,11 +92,9 @@ class ModelConfig:
             mlp_bias=fields.flag("mlp_bias", False),
             qk_norm=family.has_qk_norm,
             tied=fields.flag("tie_word_embeddings", False),
-            bos_id=next(iter(fields.token_ids("bos_token_id")), None),
-            eos_ids=ends.token_ids("eos_token_id") or fields.token_ids("eos_token_id"),
+            bos_id=next(iter(fields.token_ids("bos_token_id", vocab_size, warns=True)), None),
+            eos_ids=eos_ids or fields.token_ids("eos_token_id", vocab_size, warns=True),
         )
-        ends.check_token_ids("eos_token_id", config.vocab_size)
-        fields.check_token_ids("eos_token_id", config.vocab_size)
         return config._checked(fields, "num_key_value_heads", "head_dim")
 
     @classmethod
@@ -123,6 +124,7 @@ class ModelConfig:
         heads = fields.integer("attention.head_count")
         window = fields.integer("attention.sliding_window", 0, low=0)
         rope = Rope.from_gguf(fields, rope_divisors)
+        vocab_size = _gguf_vocabulary(path, tensors)
         config = cls(
             architecture=family.architecture,
             hidden_size=hidden,
@@ -131,7 +133,7 @@ class ModelConfig:
             heads=heads,
             kv_heads=fields.integer("attention.head_count_kv", heads),
             head_dim=fields.integer("attention.key_length", hidden // heads),
-            vocab_size=_gguf_vocabulary(path, tensors),
+            vocab_size=vocab_size,
             context_length=_longest_context(fields.integer("context_length"), rope),
             norm_eps=fields.number("attention.layer_norm_rms_epsilon", 1e-6, high=1.0),
             rope=rope,
@@ -141,13 +143,15 @@ class ModelConfig:
             mlp_bias="blk.0.ffn_down.bias" in tensors,
             qk_norm="blk.0.attn_q_norm.weight" in tensors,
             tied="output.weight" not in tensors,
-            bos_id=next(iter(tokens.token_ids("bos_token_id")), None),
+            bos_id=tokens.token_id("bos_token_id", vocab_size),
             eos_ids=tuple(
-                dict.fromkeys(end for name in GGUF_ENDS for end in tokens.token_ids(name))
+                dict.fromkeys(
+                    end for name in GGUF_ENDS for end in tokens.token_ids(name, vocab_size)
+                )
             ),
         )
-        for name in GGUF_ENDS:
-            tokens.check_token_ids(name, config.vocab_size)
+        for name in (*GGUF_ENDS, *GGUF_MARKS):  # all here, so that each is warned about once
+            tokens.token_ids(name, vocab_size, warns=True)
         for name in ("rope.dimension_count", "attention.value_length"):
             fields.integer(name, config.head_dim, config.head_dim, config.head_dim)
         return config._checked(fields, "attention.head_count_kv", "attention.key_length")

@@ -35,7 +35,10 @@ NO_VOCABULARY = "no_vocab"  # llama.cpp's name for a model without a tokenizer
 ENDS = ("eos", "eot", "eom")  # the end tokens that GGUF has names for
 
 # Pre-tokenizers to try, by their names in `tokenizer.ggml.pre`; llama.cpp and cullama know them.
-PRE_TOKENIZERS = ("llama-bpe", "qwen2", "smollm", "gpt-2", "tekken")
+PRE_TOKENIZERS = (
+    *("llama-bpe", "qwen2", "smollm", "gpt-2", "tekken", "smaug-bpe", "deepseek-llm"),
+    *("deepseek-coder", "deepseek-v3", "gpt-4o", "seed-coder", "stablelm2", "falcon", "bloom"),
+)
 
 
 class _InexpressibleError(Exception):
