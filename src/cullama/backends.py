@@ -8,7 +8,7 @@ from pathlib import Path
 
 from .choices import BACKENDS, DTYPE_CHOICES, FLOATS, QUANTISED
 from .errors import DeviceError, DeviceUnavailableError, UsageError
-from .files.cache_folder import cache_folder
+from .files.cache_folder import cache_folder_or_none
 from .model.operators import AnyOperators
 
 COMPILER = "llvmlite"
@@ -36,7 +36,8 @@ def operators_for(
 
     "cuda:1" is the second GPU; "cpu:numpy" is the CPU without compiled kernels, "cpu:avx2" with
     those of an instruction set. `auto` takes the first GPU if it can be used, else the CPU, and the
-    operators' description says why; a number of threads is for the CPU, and so selects it.
+    operators' description says why, where there is a driver; a number of threads is for the CPU,
+    and so selects it.
 
     A type of `auto` is bfloat16 on a GPU; on the CPU it is each weight's own, as its file has it,
     or float32 with numpy, which is slow with anything else.
@@ -76,8 +77,15 @@ def _best(options: BackendOptions) -> AnyOperators:
         except DeviceError as error:  # a GPU that was lost, or is full
             why = str(error)
     operators = _cpu(options)
-    operators.description += f" · auto: {why}"
+    if _has_driver():  # else there is no GPU that might have been taken
+        operators.description += f" · auto: {why}"
     return operators
+
+
+def _has_driver() -> bool:
+    from .cuda.driver import has_driver
+
+    return has_driver()
 
 
 def _first_gpu(dtype: str, deterministic: bool) -> AnyOperators:
@@ -116,7 +124,9 @@ def _compiled(options: BackendOptions, instruction_set: str) -> AnyOperators:
     from .cpu.threads import choose_threads, limit_blas
 
     limit_blas(1)
-    jit = JIT(choose_instruction_set(instruction_set), cache_folder() / "kernels")
+    cache_root = cache_folder_or_none()
+    folder = None if cache_root is None else cache_root / "kernels"
+    jit = JIT(choose_instruction_set(instruction_set), folder)
     threads = choose_threads(options.threads)
     operators = CompiledOperators(options.dtype, threads, jit, options.weight_folder)
     if options.deterministic:  # as it is anyway

@@ -29,7 +29,7 @@ from .engine.client import EngineClient, GenerationRequest
 from .engine.engine import Engine
 from .engine.validation import DEFAULT_MAX_TOKENS
 from .errors import ClosedError, NoTokenizerError, UsageError
-from .files.cache_folder import cache_folder
+from .files.cache_folder import cache_folder_or_none
 from .hub import model_title, resolve_model
 from .model.config import ModelConfig
 from .model.llama import Llama
@@ -67,7 +67,7 @@ class LLM:
             or nothing for the default model.
         backend: "cpu", or "cpu:numpy", "cpu:avx2", … for one kind of its kernels; "cuda", or
             "cuda:1" for the second GPU; "auto" takes a GPU that can be used, else the CPU, and
-            `description` says why.
+            `description` says why, where there is a driver.
         dtype: how weights and cache are stored: "float32", "float16", "bfloat16"; for weights on
             compiled CPU kernels also "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", with a float16 cache.
             "auto" is bfloat16 on a GPU; on the CPU each weight's type in its file, or float32
@@ -114,7 +114,8 @@ class LLM:
             model = open_checkpoint(resolve_model(model, download_progress))
         self._open(model, context_length, chat_template, template_variables)
         config = model.config
-        folder = cache_folder() / "converted" if keep_converted else None
+        cache_root = cache_folder_or_none() if keep_converted else None
+        folder = None if cache_root is None else cache_root / "converted"
         ops = operators_for(backend, dtype, threads, folder, deterministic)
         self.description = f"{self.name} · {model.format_name} · {ops.description}"
         try:

@@ -18,7 +18,7 @@ GREEDY = ("-t", "0", "-n", "6")
 
 # name → arguments, standard input. All independent, so they run side by side.
 RUNS: dict[str, tuple[tuple[str, ...], bytes]] = {
-    "words": (("-q", *GREEDY, "Hi", "there"), b"not read"),
+    "words": (("-q", *GREEDY, "Hi", "there"), b""),
     "dash": (("-q", *GREEDY, "-5 + 3?"), b""),
     "pipe": (("-q", *GREEDY), "naïve 🦙\n".encode()),
     "both": (("-q", *GREEDY, "Hi", "-"), b"there\n"),

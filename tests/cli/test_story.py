@@ -236,7 +236,7 @@ def test_a_prompt_spells_control_tokens_unless_told_otherwise(
 
 
 def test_control_characters_reach_the_model_as_they_are(runs: dict[str, Any], llm: LLM) -> None:
-    ended, prompt = runs["control"], "a\x00b\x1b[31mc\r"
+    ended, prompt = runs["control"], "a\x00b\x1b[31mc"
     assert ended.code == 0
     text = llm.generate(prompt, params()).text
     assert ended.out == prompt + text + "\n"

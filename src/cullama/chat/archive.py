@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import UsageError
+from ..files.cache_folder import expand_home
 from .saved import SavedConversation, read, save
 from .session import Session
 
@@ -27,7 +28,7 @@ def archive_folder() -> Path | None:
     None where neither that variable nor HOME is set: then nothing is kept.
     """
     if shared := os.environ.get("XDG_DATA_HOME"):
-        return Path(shared, "cullama", "conversations")
+        return expand_home(shared, "XDG_DATA_HOME") / "cullama" / "conversations"
     if home := os.environ.get("HOME"):
         return Path(home, ".local", "share", "cullama", "conversations")
     return None

@@ -48,7 +48,11 @@ def _refuse_other_files(path: Path) -> None:
 
 def _open_folder(folder: Path) -> Checkpoint:
     """Open the safetensors of a folder, or where it has none, the only GGUF model in it."""
-    names = [entry.name for entry in folder.iterdir()]
+    try:
+        names = [entry.name for entry in folder.iterdir()]
+    except OSError as error:
+        reason = str(error.strerror or error).lower()
+        raise ModelFileError(f"{folder}: cannot be listed: {reason}, expected a model") from None
     ggufs = list(filter(is_weights, names))
     is_safetensors = CONFIG in names and any(name.endswith(".safetensors") for name in names)
     if is_safetensors or not ggufs:

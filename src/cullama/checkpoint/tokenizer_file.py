@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import CullamaError, ModelError, ModelFileError, NoTokenizerError
-from ..files.cache_folder import cache_folder
+from ..files.cache_folder import cache_folder_or_none
 from ..files.regular_file import open_regular_file
 from ..text.rust_panics import is_panic
 from .tokenizer_probe import AT, MAX_TOKEN_ID, REFUSED, VALID
@@ -131,9 +131,8 @@ def _pass_mark(marked: Sequence[bytes]) -> Path | None:
         known.update(hashlib.sha256(change).digest())
     known.update(_PROBE_FILE.read_bytes())
     known.update(tokenizers.__version__.encode())
-    with suppress(CullamaError):
-        return cache_folder() / "tried-tokenizers" / known.hexdigest()
-    return None
+    folder = cache_folder_or_none()
+    return None if folder is None else folder / "tried-tokenizers" / known.hexdigest()
 
 
 def _probe(path: Path, content: bytes) -> None:

@@ -8,12 +8,13 @@ from __future__ import annotations
 import os
 import sys
 from importlib import import_module
-from typing import Any
+from typing import Any, TextIO
 
 import click
 
 from .. import __version__
 from ..errors import CullamaError
+from .system_errors import describe
 
 COMMANDS = ("chat", "story", "pull", "models", "quantize", "bench", "diff", "doctor")
 
@@ -46,6 +47,14 @@ def run(arguments: list[str] | None = None) -> int:
     """Run a command and return its exit code; an error is one line on standard error."""
     _open_streams()
     try:
+        return _run(arguments)
+    except OSError:  # the reader of our output has closed it, as `head` does, or of our errors
+        _discard(sys.stdout, sys.stderr)
+        return 1
+
+
+def _run(arguments: list[str] | None) -> int:
+    try:
         code: Any = cli.main(arguments, prog_name="cullama", standalone_mode=False)
         sys.stdout.flush()
     except click.exceptions.NoArgsIsHelpError as error:
@@ -60,12 +69,12 @@ def run(arguments: list[str] | None = None) -> int:
         return _print_error(str(error), error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         return 130
-    except BrokenPipeError:  # the reader of our output has closed it, as `head` does
-        _discard_output()
-        return 1
-    except OSError as error:
-        _discard_output()
-        return _print_error(f"cannot write the output: {error.strerror or error}", 1)
+    except BrokenPipeError:
+        raise
+    except (OSError, MemoryError) as error:
+        message = describe(error)
+        _discard(sys.stdout)
+        return _print_error(message, 1)
     return code if isinstance(code, int) else 0
 
 
@@ -79,9 +88,10 @@ def _open_streams() -> None:
             stream.reconfigure(errors="replace")
 
 
-def _discard_output() -> None:
+def _discard(*streams: TextIO) -> None:
     """Send what is still buffered to /dev/null, or Python would fail again at exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    for stream in streams:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _print_error(message: str, code: int) -> int:

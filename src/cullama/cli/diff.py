@@ -12,7 +12,7 @@ import click
 from ..errors import CullamaError, UsageError
 from .loading import load
 from .options import check_backend
-from .standard_input import read_prompt
+from .standard_input import DEFAULT_PROMPT, read_prompt
 from .text_command import TextCommand
 
 if TYPE_CHECKING:
@@ -151,7 +151,9 @@ def command(
     as_json: bool,
     **options: Any,
 ) -> int:
-    """Run PROMPT (- reads it from standard input) with two settings, and compare all operators.
+    """Run PROMPT with two settings, and compare all operators.
+
+    A `-` in PROMPT stands for standard input; text from a pipe needs none.
 
     An option with two values, such as `--dtypes float32,bfloat16`, sets the sides apart; one
     value is for both. The first side is the reference.
@@ -172,7 +174,11 @@ def command(
             "both sides are the same, expected an option with two values, for example "
             "--dtypes float32,bfloat16"
         )
-    given = read_prompt(prompt) if tokens is None else tokens
+    given: str | list[int] | None = tokens
+    if given is None:
+        given = read_prompt(prompt, "the prompt", options["quiet"])
+    if given is None:
+        given = DEFAULT_PROMPT
     common = {"keep_converted": options["keep_converted"], "quiet": options["quiet"]}
     comparison = _compare(first, second, given, detail, tolerance, common)
     if html is not None:

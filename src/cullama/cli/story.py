@@ -13,7 +13,8 @@ from .completion_json import completion_as_json, refuse_logprobs
 from .loading import load_with_sampling
 from .options import model_options, sampling_options
 from .sampling import SamplingOptions
-from .standard_input import read_prompt
+from .standard_input import DEFAULT_PROMPT, read_prompt
+from .stats import compiling_line
 from .terminal import printable
 from .text_command import TextCommand
 
@@ -37,13 +38,16 @@ if TYPE_CHECKING:
 def command(
     prompt: tuple[str, ...], no_special: bool, stats: bool, as_json: bool, **options: Any
 ) -> int:
-    """Continue PROMPT, or "Once upon a time"; `-` reads it from standard input.
+    """Continue PROMPT, or "Once upon a time"; `-` in it stands for standard input.
+
+    Text from a pipe needs no `-`: it is the prompt, or comes behind PROMPT.
 
     Ctrl-C stops the story and keeps what is written.
     """
     sampling = SamplingOptions.pop_from(options)
     refuse_logprobs(sampling.params, as_json)
-    text = read_prompt(prompt)
+    text = read_prompt(prompt, "the prompt", options["quiet"])
+    text = DEFAULT_PROMPT if text is None else text
     llm, params = load_with_sampling(sampling, **options)
     params = replace(params, stop=(*params.stop, *_spelled_end_tokens(llm, params)))
     completion = _generate(llm, text, params, allow_special=not no_special, is_silent=as_json)
@@ -94,13 +98,13 @@ def _write(piece: str, is_silent: bool) -> None:
 def _stats(llm: LLM, completion: Completion) -> str:
     """Return one line on prefill and decode speed, and on speculation where it was used."""
     timings, metrics = completion.timings, llm.engine.metrics
-    prefill = completion.prompt_tokens / timings.first_token if timings.first_token else 0.0
     answers = (completion, *completion.alternatives)
     tokens = sum(len(one.token_ids) for one in answers)
     decode = timings.decode_rate(tokens // len(answers)) * len(answers)
     facts = [
-        f"prompt: {completion.prompt_tokens} tokens in {timings.first_token:.3f} s,"
-        f" {prefill:.0f} tok/s",
+        f"prompt: {completion.prompt_tokens} tokens in"
+        f" {timings.first_token - timings.compiling:.3f} s,"
+        f" {timings.prefill_rate(completion.prompt_tokens):.0f} tok/s",
         f"answer: {tokens} tokens, {decode:.1f} tok/s",
         completion.finish_reason,
         f"seed {completion.seed}",
@@ -108,4 +112,4 @@ def _stats(llm: LLM, completion: Completion) -> str:
     if metrics.draft_tokens:
         drafts = f"{metrics.accepted_tokens} of {metrics.draft_tokens} draft tokens accepted"
         facts.insert(2, drafts)
-    return " · ".join(facts)
+    return "\n".join(filter(None, (compiling_line(completion), " · ".join(facts))))

@@ -23,6 +23,8 @@ from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Generic, TypeAlias, TypeVar
 
+from ..errors import HostMemoryError
+
 Task: TypeAlias = Callable[[], object]
 
 MIN_SHARED_SECONDS = 1e-3  # work that takes one thread less is not shared
@@ -74,8 +76,14 @@ class Workers(Generic[Channel]):
 
     def _start(self) -> _Started[Channel]:
         started = _Started(os.getpid(), self._open_channel())
-        for _ in range(self._count):
-            threading.Thread(target=self._loop, args=[started.channel], daemon=True).start()
+        try:
+            for _ in range(self._count):
+                threading.Thread(target=self._loop, args=[started.channel], daemon=True).start()
+        except RuntimeError:  # "can't start new thread"
+            raise HostMemoryError(
+                f"the system lets this process start no more threads, expected {self._count}; "
+                "lower threads (--threads), or raise the limit (ulimit -u, or of memory)"
+            ) from None
         if self._count:
             weakref.finalize(self, _stop_in_own_process, started, self._stop, self._count)
         return started

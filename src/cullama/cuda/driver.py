@@ -56,18 +56,25 @@ class _Thread(threading.local):
 _thread = _Thread()
 
 
+def has_driver() -> bool:
+    """Whether there is an NVIDIA driver here, and so perhaps a GPU."""
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    return True
+
+
 def load_bindings() -> Any:
     """Return the module of driver functions.
 
     Raises:
         DeviceUnavailableError: the driver or the bindings are missing.
     """
-    try:
-        ctypes.CDLL("libcuda.so.1")
-    except OSError:
+    if not has_driver():
         raise DeviceUnavailableError(
             "no NVIDIA driver was found (libcuda.so.1)", "install one, from 525 on"
-        ) from None
+        )
     try:
         from cuda.bindings import driver
     except ImportError:

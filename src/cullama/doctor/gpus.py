@@ -336,7 +336,7 @@ def _wheel(known: Version) -> str:
 
 def _jit_cache() -> Fact:
     """Describe the folder in which the driver caches the code that it compiles from PTX."""
-    folder = Path(os.environ.get("CUDA_CACHE_PATH") or "~/.nv/ComputeCache").expanduser()
+    folder = Path(os.path.expanduser(os.environ.get("CUDA_CACHE_PATH") or "~/.nv/ComputeCache"))
     size, is_disabled = bytes_in(folder), os.environ.get("CUDA_CACHE_DISABLE") == "1"
     details = {"folder": str(folder), "bytes": size, "is_disabled": is_disabled}
     if is_disabled:

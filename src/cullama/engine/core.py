@@ -54,12 +54,13 @@ class EngineCore:
 
     def step(self) -> None:
         """Run one pass over the requests that the scheduler selects, and measure it."""
-        start = time.perf_counter()
+        start, ops = time.perf_counter(), self.runner.ops
         watch = StepWatch(self.metrics, self.scheduler.cache.pool) if self.observers else None
         plan = self._pass()
         seconds = time.perf_counter() - start
         self.metrics.steps += 1
         self.metrics.busy_seconds += seconds
+        self.metrics.compile_seconds = ops.compile_seconds
         if watch is not None:
             record = watch.record(plan, len(self.scheduler.waiting), start, seconds)
             for observer in self.observers:

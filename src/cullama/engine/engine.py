@@ -93,7 +93,7 @@ class Engine(EngineClient):
     def _begin(self, model: AnyLlama, cache: KVCache[Any]) -> None:
         """Set up all that belongs to one process."""
         self._process = os.getpid()
-        self.metrics = Metrics()
+        self.metrics = Metrics(compile_seconds=model.ops.compile_seconds)
         self.prefix_cache = PrefixCache(cache.blocks, cache.block_size)
         self.scheduler = Scheduler(self.prefix_cache, TOKEN_BUDGET, MAX_RUNNING, self.metrics)
         self.scheduler.logits_budget = max(

@@ -15,6 +15,7 @@ class Metrics:
     ended: Counter[str] = field(default_factory=Counter)  # by finish reason
     steps: int = 0
     busy_seconds: float = 0.0  # in steps
+    compile_seconds: float = 0.0  # of the backend's kernels, since the model was loaded
     prompt_tokens: int = 0  # of the requests that were admitted
     cached_tokens: int = 0  # of those, found in the prefix cache
     drawn_tokens: int = 0

@@ -15,6 +15,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..errors import CullamaError
+from ..files.cache_folder import expand_home, home_folder
 from ..files.gguf_names import first_part, missing_parts, parts_among
 from .name import HubName, chosen_gguf, meant_files
 
@@ -27,17 +29,29 @@ MIN_COMMIT_DIGITS = 7  # as git abbreviates
 
 
 def hub_cache_folder() -> Path:
-    """Return the folder that huggingface_hub uses, from the same environment variables."""
+    """Return the folder that huggingface_hub uses, from the same environment variables.
+
+    Raises:
+        CullamaError: none of them is set and the user has no home folder.
+    """
     for variable in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
         if folder := os.environ.get(variable):
-            return _expanded(folder)
+            return _expanded(folder, variable)
     if home := os.environ.get("HF_HOME"):
-        return _expanded(home) / "hub"
-    return _expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface" / "hub"
+        return _expanded(home, "HF_HOME") / "hub"
+    if shared := os.environ.get("XDG_CACHE_HOME"):
+        return _expanded(shared, "XDG_CACHE_HOME") / "huggingface" / "hub"
+    own = home_folder()
+    if own is None:
+        raise CullamaError(
+            "this user has no home folder to keep models in; set HF_HOME and CULLAMA_CACHE to "
+            "folders, or give a model's path"
+        )
+    return own / ".cache" / "huggingface" / "hub"
 
 
-def _expanded(folder: str) -> Path:
-    return Path(os.path.expandvars(os.path.expanduser(folder)))
+def _expanded(folder: str, variable: str) -> Path:
+    return expand_home(os.path.expandvars(folder), variable)
 
 
 def cached_model(name: HubName, must_be_complete: bool = True) -> Path | None:

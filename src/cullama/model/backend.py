@@ -32,6 +32,7 @@ class Backend(ABC, Generic[Array, Weight, BatchType]):
     description: str  # one line: device, storage type, threads
     dtype_name: str  # storage type of the weights, as people read it
     is_asynchronous: bool = False  # whether operators return before their results are computed
+    compile_seconds: float = 0.0  # spent on compiling kernels so far, as at the first start
 
     # --- between host and device -----------------------------------------------------------------
 

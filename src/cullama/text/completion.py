@@ -16,6 +16,12 @@ class Timings:
 
     first_token: float  # from the request to its first token
     total: float  # from the request to its end
+    compiling: float = 0.0  # of `first_token`: of kernels, which are kept for the next start
+
+    def prefill_rate(self, tokens: int) -> float:
+        """Tokens a second until the first one, compiling aside; 0 where that took no time."""
+        seconds = self.first_token - self.compiling
+        return tokens / seconds if seconds > 0 else 0.0
 
     def decode_rate(self, tokens: int) -> float:
         """Tokens a second after the first one; 0 where there was none after it."""

@@ -43,7 +43,10 @@ def submit(
     return [
         Sample(
             handle,
-            OutputStream(request.prompt, request.params, handle.seed, handle.end_ids, tokenizer),
+            OutputStream(
+                *(request.prompt, request.params, handle.seed, handle.end_ids, tokenizer),
+                engine.metrics,
+            ),
         )
         for handle in engine.submit(request)
     ]

@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from ..engine.metrics import Metrics
 from ..engine.request import FinishReason
 from ..sampling.params import SamplingParams, TokenLogprobs
 from .closable import Closable
@@ -44,6 +45,7 @@ class OutputStream:
         seed: int,
         end_ids: frozenset[int],
         tokenizer: Tokenizer | None,
+        metrics: Metrics,
     ) -> None:
         self.cached_tokens = 0  # of the prompt, found in the prefix cache
         self.prompt_logprobs: Sequence[TokenLogprobs] = ()  # from the second token on
@@ -59,6 +61,8 @@ class OutputStream:
         self._states = Closable(_State(0, 0, "cancelled"))
         self._started = time.perf_counter()
         self._first_token = self._ended = 0.0
+        self._metrics, self._compiled_before = metrics, metrics.compile_seconds
+        self._compiling = 0.0
 
     @property
     def is_closed(self) -> bool:
@@ -77,6 +81,7 @@ class OutputStream:
         """
         if not self.token_ids:
             self._first_token = time.perf_counter()
+            self._compiling = self._metrics.compile_seconds - self._compiled_before
         self.token_ids.append(token)
         if logprobs is not None:
             self.logprobs.append(logprobs)
@@ -129,7 +134,9 @@ class OutputStream:
             prompt_tokens=self._prompt_length,
             cached_tokens=self.cached_tokens,
             seed=self._seed,
-            timings=Timings(first - self._started, (self._ended or first) - self._started),
+            timings=Timings(
+                first - self._started, (self._ended or first) - self._started, self._compiling
+            ),
             token_texts=token_texts(self._tokenizer, named),
             prompt_logprobs=self._complete_prompt_logprobs(),
         )

@@ -13,7 +13,7 @@ from ..completion_json import completion_as_json, refuse_logprobs
 from ..loading import load_with_sampling
 from ..options import model_options, other_sampling_options
 from ..sampling import SamplingOptions
-from ..standard_input import read_standard_input
+from ..standard_input import DASH, read_prompt
 from ..text_command import TextCommand
 from .keeper import (
     Keeper,
@@ -94,8 +94,8 @@ def command(
 ) -> int:
     """Talk with a model; /help lists the commands of a conversation.
 
-    With a QUESTION, answer it and exit; `-` in it stands for standard input. A question from a
-    pipe needs no `-`.
+    With a QUESTION, answer it and exit; `-` in it stands for standard input. Text from a pipe needs
+    no `-`: it is the question, or comes behind QUESTION.
     """
     sampling = SamplingOptions.pop_from(options)
     if (n := sampling.params.n) != 1:
@@ -106,7 +106,7 @@ def command(
         kept = _choose(keeper.archive, question, is_continued)
         if kept is None:
             return 0
-    asked = None if is_listed else _question(question)
+    asked = None if is_listed else _question(question, options["quiet"])
     if as_json and asked is None:
         raise UsageError("--json answers one question: give it, or pipe it in")
     if is_continued:
@@ -176,16 +176,12 @@ def _variable(text: str) -> tuple[str, Any]:
         return name, value
 
 
-def _question(words: tuple[str, ...]) -> str | None:
+def _question(words: tuple[str, ...], quiet: bool) -> str | None:
     """Return the question to answer; None for a conversation at a terminal."""
     if not words and sys.stdin is not None and sys.stdin.isatty():
         return None
-    if words and "-" not in words:
-        question = " ".join(words)
-    else:
-        piped = read_standard_input("the question")
-        question = "\n".join(piped if word == "-" else word for word in words or ("-",))
-    if not question.strip():
+    question = read_prompt(words or (DASH,), "the question", quiet)
+    if not question or not question.strip():
         raise UsageError("the question is empty; give one, or start `cullama chat` at a terminal")
     return question
 
@@ -193,7 +189,7 @@ def _question(words: tuple[str, ...]) -> str | None:
 def _answer_one(
     session: Session, question: str, model: str, markdown: bool, stats: bool, as_json: bool
 ) -> int:
-    from .screen import stats_line, write_answer
+    from .screen import stats_lines, write_answer
 
     completion = write_answer(session.stream(question), markdown, is_silent=as_json)
     if as_json:
@@ -205,5 +201,5 @@ def _answer_one(
         }
         click.echo(json.dumps(result))
     if stats:
-        click.secho(stats_line(completion), dim=True, err=True)
+        click.secho(stats_lines(completion), dim=True, err=True)
     return 130 if completion.finish_reason == "cancelled" else 0

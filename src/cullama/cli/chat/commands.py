@@ -20,6 +20,7 @@ import click
 
 from ...chat.messages import content_text
 from ...errors import UsageError
+from ...files.cache_folder import expand_home
 from ...sampling.params import SamplingParams, biases_from_json
 from ..options import unescaped
 from ..terminal import sanitized, wrapped
@@ -306,7 +307,7 @@ def counted(count: int, noun: str) -> str:
 def _path(argument: str, command: str) -> Path:
     if not argument:
         raise UsageError(f"{command} takes the name of a file")
-    return Path(argument).expanduser()
+    return expand_home(argument, "the file")
 
 
 def _parsed(name: str, text: str) -> Any:

@@ -18,6 +18,8 @@ from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.styles import Style
 
+from ...files.cache_folder import expand_home, home_folder
+
 PROMPT, CONTINUATION = "> ", ". "
 
 
@@ -110,7 +112,7 @@ class _Completer(Completer):
 def _history() -> History:
     """Open the history file, readable by its owner only; in memory where that fails."""
     path = history_file()
-    if path is None:
+    if path is None:  # the user has no home folder
         return InMemoryHistory()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -126,12 +128,11 @@ def _history() -> History:
 
 
 def history_file() -> Path | None:
-    """Return $XDG_STATE_HOME/cullama/chat_history, where unset under ~/.local/state.
-
-    None where neither that variable nor HOME is set.
-    """
-    if folder := os.environ.get("XDG_STATE_HOME"):
-        return Path(folder, "cullama", "chat_history")
-    if home := os.environ.get("HOME"):
-        return Path(home, ".local", "state", "cullama", "chat_history")
-    return None
+    """Return $XDG_STATE_HOME/cullama/chat_history, where unset under ~/.local/state, if any."""
+    if chosen := os.environ.get("XDG_STATE_HOME"):
+        folder = expand_home(chosen, "XDG_STATE_HOME")
+    elif home := home_folder():
+        folder = home / ".local" / "state"
+    else:
+        return None
+    return folder / "cullama" / "chat_history"

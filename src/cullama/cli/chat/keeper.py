@@ -5,6 +5,7 @@ The files are the archive's (`cullama.chat.archive`).
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from collections.abc import Sequence
@@ -112,5 +113,5 @@ def _lasting_name(model: Any) -> str | None:
     """Return a name by which a later process finds the model from any folder."""
     if model is None:
         return None
-    path = Path(model).expanduser()
+    path = Path(os.path.expanduser(model))
     return str(path.absolute() if path.exists() else model)

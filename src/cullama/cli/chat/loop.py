@@ -20,7 +20,7 @@ from ..sampling import carried_over
 from ..terminal import wrapped
 from .commands import WORDS_TO_LEAVE, Commands, Leave, counted, shortened
 from .editor import Editor
-from .screen import Screen, stats_line, write_answer
+from .screen import Screen, stats_lines, write_answer
 
 if TYPE_CHECKING:
     from ...chat.session import Reply, Session
@@ -115,7 +115,8 @@ class ChatLoop:
                 "/set max_tokens 4096 allows longer answers, 'go on' continues"
             )
         if self._stats:
-            self.note(stats_line(completion))
+            for line in stats_lines(completion).splitlines():
+                self.note(line)
 
     def show_last_turn(self) -> None:
         """Show where a conversation has ended that is continued."""

@@ -15,6 +15,7 @@ from contextlib import suppress
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from ..stats import compiling_line
 from ..terminal import sanitized
 
 if TYPE_CHECKING:
@@ -158,12 +159,14 @@ def rows_of(text: str, columns: int) -> int:
     return rows
 
 
-def stats_line(completion: Completion) -> str:
-    """Return one line on an answer's tokens and speed."""
+def stats_lines(completion: Completion) -> str:
+    """Return one line on an answer's tokens and speed, behind one on compiling if there was any."""
     timings, tokens = completion.timings, len(completion.token_ids)
     new = completion.prompt_tokens - completion.cached_tokens
-    return (
-        f"read {new} new tokens of {completion.prompt_tokens} in {timings.first_token:.2f} s"
+    prefill = timings.first_token - timings.compiling
+    line = (
+        f"read {new} new tokens of {completion.prompt_tokens} in {prefill:.2f} s"
         f" · wrote {tokens}, {timings.decode_rate(tokens):.1f} tok/s"
         f" · {completion.finish_reason} · seed {completion.seed}"
     )
+    return "\n".join(filter(None, (compiling_line(completion), line)))

@@ -69,6 +69,10 @@ class CompiledOperators(
         self._launcher.thread_pool = KernelThreadPool(jit, threads)
         self.description += f" · {jit.instruction_set.name}"
 
+    @property
+    def compile_seconds(self) -> float:  # type: ignore[override]  # read-only here
+        return self._launcher.jit.compile_seconds
+
     def after_fork(self) -> None:
         super().after_fork()
         self._launcher.after_fork()

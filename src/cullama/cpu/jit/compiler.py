@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import struct
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -97,6 +98,7 @@ class JIT:
         self.instruction_set = instruction_set
         self._store = None if folder is None else CodeStore(folder)
         self._compiled: dict[str, CompiledKernel] = {}
+        self.compile_seconds = 0.0  # so far; machine code that was stored takes none
         with LLVM_LOCK:
             llvm.initialize_native_target()
             llvm.initialize_native_asmprinter()
@@ -142,12 +144,15 @@ class JIT:
         return self._store.get(name, lambda: self._generate_code(kernel))
 
     def _generate_code(self, kernel: Kernel) -> bytes:
+        start = time.perf_counter()
         module = llvm.parse_assembly(str(build_module(kernel, self.instruction_set)))
         module.verify()
         options = llvm.create_pipeline_tuning_options(speed_level=OPTIMISATION)
         passes = llvm.create_pass_builder(self._target, options)
         passes.getModulePassManager().run(module, passes)
-        return bytes(self._target.emit_object(module))
+        code = bytes(self._target.emit_object(module))
+        self.compile_seconds += time.perf_counter() - start
+        return code
 
 
 def build_module(kernel: Kernel, instruction_set: InstructionSet) -> ir.Module:
