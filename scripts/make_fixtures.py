@@ -35,7 +35,7 @@ GREEDY_STEPS = 12
 SMALLEST_MARGIN = 0.1  # far above what the order of float32 sums can move
 SMALLEST_CHANGE = 0.4  # of the logits' RMS, when a feature is taken away: seen in bfloat16 too
 WINDOW = 8
-ORIGINAL_CONTEXT = 32  # for llama3 scaling: shorter than the prompts of those variants
+ORIGINAL_CONTEXT = 32  # for llama3 and yarn scaling: shorter than the prompts of those variants
 LONG_PROMPT = 40
 
 
@@ -98,6 +98,12 @@ LLAMA3_ROPE: Config = {
     "original_max_position_embeddings": ORIGINAL_CONTEXT,
 }
 
+YARN_ROPE: Config = {
+    "rope_type": "yarn",
+    "factor": 4.0,
+    "original_max_position_embeddings": ORIGINAL_CONTEXT,
+}
+
 EVERYWHERE = (
     Ablation("attention", tensors="o_proj.weight"),
     Ablation("feed forward", tensors="down_proj.weight"),
@@ -131,6 +137,17 @@ def without_llama3_bands() -> tuple[Ablation, ...]:
         Ablation("middle band smoothed, not slowed", with_entries(low_freq_factor=3.99)),
         Ablation("middle band smoothed, not kept", with_entries(high_freq_factor=1.01)),
         Ablation("slow band slowed by 8", with_entries(factor=4.0)),
+    )
+
+
+def without_yarn_parts(yarn: Config) -> tuple[Ablation, ...]:
+    """Remove YaRN, then its attention factor, then the end of its ramp."""
+    linear = {"rope_type": "linear", "factor": yarn["factor"]}
+    return (
+        Ablation("scaling", {"rope_scaling": None}),
+        Ablation("fast pairs kept", {"rope_scaling": linear}),
+        Ablation("attention factor", {"rope_scaling": {**yarn, "attention_factor": 1.0}}),
+        Ablation("end of the ramp", {"rope_scaling": {**yarn, "beta_slow": 0.2}}),
     )
 
 
@@ -194,6 +211,24 @@ def rope_variants() -> Iterator[Variant]:
         "llama_rope_llama3",
         {**LLAMA, **OLD, **TWO_GROUPS, "head_dim": 16, "rope_scaling": LLAMA3_ROPE},
         without_llama3_bands(),
+        prompt_length=LONG_PROMPT,
+    )
+    yield Variant(
+        "llama_rope_yarn",  # as Qwen's pages propose it, with the paper's attention factor
+        {**LLAMA, **OLD, **TWO_GROUPS, "head_dim": 16, "rope_scaling": YARN_ROPE},
+        without_yarn_parts(YARN_ROPE),
+        prompt_length=LONG_PROMPT,
+    )
+    named = {**YARN_ROPE, "mscale": 2.0, "mscale_all_dim": 0.5, "beta_fast": 2.0, "beta_slow": 0.5}
+    yield Variant(
+        "qwen3_rope_yarn",  # with all that may be named, in transformers 5's spelling
+        {
+            **QWEN3,
+            **TWO_GROUPS,
+            "head_dim": 16,
+            "rope_parameters": {**named, "rope_theta": 500.0, "truncate": False},
+            "dtype": "float32",
+        },
         prompt_length=LONG_PROMPT,
     )
 

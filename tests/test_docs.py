@@ -50,16 +50,16 @@ MISSPELLED = {"--temprature"}
 TO_BE_WRITTEN = {"tests/operators/test_gelu_mul.py", "kernels/gelu_mul.cu"}
 
 
-def hooks() -> Any:
-    spec = importlib.util.spec_from_file_location("docs_hooks", DOCS / "hooks.py")
+def module(name: str, path: Path) -> Any:
+    spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    loaded = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(loaded)
+    return loaded
 
 
-HOOKS = hooks()
+HOOKS = module("docs_hooks", DOCS / "hooks.py")
 
 
 def commands() -> dict[str, click.Command]:
@@ -324,6 +324,12 @@ def test_what_is_said_in_a_conversation_exists() -> None:
 @pytest.mark.parametrize("name", [*FAMILIES, *SUPPORTED_TYPES, *SPLITTINGS])
 def test_everything_that_runs_is_on_the_page_of_models(name: str) -> None:
     assert re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", FENCED.sub("", PAGES["models.md"]))
+
+
+def test_the_page_of_settings_is_what_the_program_judges_files_by() -> None:
+    path = ROOT / "scripts" / "make_settings_page.py"
+    script = module("settings_page", path)
+    assert script.page(PAGES["settings.md"]) == PAGES["settings.md"], f"run {path}"
 
 
 def test_every_environment_variable_read_is_explained() -> None:

@@ -100,6 +100,10 @@ PLACES: dict[str, dict[str, Any]] = {
     "additional_special_tokens": {
         "config": {"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]}
     },
+    "extra_special_tokens": {"config": {"extra_special_tokens": ["<|im_start|>", "<|im_end|>"]}},
+    "extra_special_tokens by name": {
+        "config": {"extra_special_tokens": {"start": "<|im_start|>", "end": "<|im_end|>"}}
+    },
     "special_tokens_map.json": {
         "special_tokens_map": {"additional_special_tokens": ["<|im_start|>", token("<|im_end|>")]}
     },

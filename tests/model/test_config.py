@@ -433,9 +433,6 @@ def test_another_kind_of_model_is_refused_by_what_it_is(changes: Values, what: s
 @pytest.mark.parametrize(
     ("changes", "what"),
     [
-        ({"general.type": "adapter"}, "a LoRA adapter: merge it"),
-        ({"general.type": "mmproj", "general.architecture": "clip"}, "projector of images"),
-        ({"general.type": "imatrix"}, "importance matrix"),
         ({"general.architecture": "qwen3moe"}, "mixture of experts"),
         ({"general.architecture": "clip"}, "projector of images"),
         ({"general.architecture": "nomic-bert"}, "an encoder"),

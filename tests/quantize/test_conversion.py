@@ -3,6 +3,7 @@ that cannot be written leaves behind, which is nothing."""
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -139,6 +140,16 @@ def test_a_gguf_source_keeps_its_metadata(tmp_path: Path, chat_model: Path) -> N
     for name in names:
         one, other = (GgufFile(path).stored_tensor(name).read() for path in (second, from_folder))
         assert one.tolist() == other.tolist()
+
+
+def test_what_a_folder_recommends_of_sampling_is_written(write_model: Any, tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "m")
+    recommended = {"do_sample": True, "temperature": 1, "top_k": 20, "max_new_tokens": 99}
+    (folder / "generation_config.json").write_text(json.dumps(recommended))
+    written = quantize(open_checkpoint(folder), tmp_path / "m.gguf", "f32")
+    assert open_checkpoint(written.path).sampling_defaults == {"temperature": 1.0, "top_k": 20}
+    assert isinstance(GgufFile(written.path).metadata["general.sampling.temp"], float)
+    assert "GGUF has no place for what the model recommends of max_tokens" in written.notes
 
 
 def test_weights_of_the_type_already_are_copied(tmp_path: Path, tiny_model: Path) -> None:

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import ModelFileError, UnsupportedModelError
 from ..files.fields import Fields
@@ -23,6 +23,8 @@ from .checkpoint import Checkpoint, most_common_dtype
 from .gguf_parts import GgufModel
 from .names import huggingface_name, is_query_or_key, select_tensors
 from .sampling_defaults import GGUF, sampling_defaults
+from .settings.gguf import GGUF_MODEL_RULES, GGUF_SAMPLING_RULES, GGUF_TOKENIZER_RULES
+from .settings.verdict import check_settings, without_prefix
 from .template_files import gguf_names, gguf_template
 
 if TYPE_CHECKING:
@@ -51,6 +53,7 @@ def open_gguf(path: Path) -> Checkpoint:
     _refuse_other_kinds(file)
     shapes = {name: tensor.shape for name, tensor in file.tensors.items()}
     config = ModelConfig.from_gguf(path, file.metadata, shapes, _rope_divisors(file))
+    _check_metadata(path, file.metadata, config)
     tensors = _needed_tensors(file, config)
     return Checkpoint(
         path=path,
@@ -92,6 +95,16 @@ def _refuse_other_kinds(file: GgufModel) -> None:
         raise UnsupportedModelError(
             f"{file.path}: holds a vocabulary and no tensors, expected a model; take the whole file"
         )
+
+
+def _check_metadata(path: Path, metadata: Mapping[str, Any], config: ModelConfig) -> None:
+    """Refuse metadata that change what the model computes, and warn of others that may."""
+    for prefix, rules in (
+        (f"{config.family.gguf_name}.", GGUF_MODEL_RULES),
+        ("tokenizer.ggml.", GGUF_TOKENIZER_RULES),
+        ("general.sampling.", GGUF_SAMPLING_RULES),
+    ):
+        check_settings(path, without_prefix(metadata, prefix), rules, prefix=prefix)
 
 
 def _rope_divisors(file: GgufModel) -> tuple[float, ...] | None:

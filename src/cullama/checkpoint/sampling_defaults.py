@@ -38,6 +38,10 @@ GGUF = MappingProxyType(
         "general.sampling.penalty_repeat": "repetition_penalty",
     }
 )
+# What transformers took for left out, when it kept such fields in config.json.
+_OLDER_DEFAULTS = MappingProxyType(
+    {"do_sample": False, "temperature": 1.0, "top_k": 50, "top_p": 1.0, "repetition_penalty": 1.0}
+)
 _OF_DRAWING = ("temperature", "top_k", "top_p", "min_p")
 
 
@@ -66,6 +70,16 @@ def sampling_defaults(
     elif values.get("do_sample") is True:
         found.setdefault("temperature", 1.0)
     return found
+
+
+def older_sampling_defaults(path: Path, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a config.json recommends, of a model from before generation_config.json."""
+    chosen = {
+        name: value
+        for name, value in values.items()
+        if name not in _OLDER_DEFAULTS or value != _OLDER_DEFAULTS[name]
+    }
+    return sampling_defaults(path, chosen, GENERATION_CONFIG)
 
 
 def _normalised(name: str, value: Any) -> Any:

@@ -21,10 +21,14 @@ from ..files.fields import Fields, load_json
 from ..files.regular_file import short_repr
 from ..text.control_tokens import END_NAMES, SHAPE
 from .bos_and_eos import surrounding
+from .settings.tokenizer_config import TOKENIZER_CONFIG_RULES
+from .settings.verdict import check_settings
 from .template_files import CONFIG, SPECIAL, folder_names
 from .tokenizer_probe import MAX_TOKEN_ID, MAX_TOKEN_LENGTH
 
 ADDED = "added_tokens.json"
+# Fields of more control tokens; the second is transformers 5's.
+ADDITIONAL = ("additional_special_tokens", "extra_special_tokens")
 FLAGS = ("lstrip", "rstrip", "single_word", "normalized", "special")
 
 # Ids below an added token that have none get fillers; no published model lacks so many.
@@ -62,11 +66,12 @@ class TokenizerSettings:
             ModelFileError: one is damaged, or a field is of the wrong kind.
         """
         config, special, older = (_fields(folder / it) for it in (CONFIG, SPECIAL, ADDED))
+        check_settings(config.path, config.values, TOKENIZER_CONFIG_RULES)
         named = [
             (role, _token(content, {**_flags_of(special, role), **_flags_of(config, role)}))
             for role, content in folder_names(folder).items()
         ]
-        named += [*_additional(special), *_additional(config)]
+        named += [it for fields in (special, config) for it in _additional(fields)]
         has_prefix = "add_prefix_space" in config
         return cls(
             path=config.path,
@@ -100,15 +105,17 @@ def _token(content: str, flags: Mapping[str, Any], special: bool = True) -> Adde
 
 
 def _additional(fields: Fields) -> Iterator[tuple[str, AddedToken]]:
-    role = "additional_special_tokens"
-    values = fields.values.get(role) or []
-    if not isinstance(values, list):
-        fields.fail(role, "a list of tokens")
-    for value in values:
-        content = value.get("content") if isinstance(value, dict) else value
-        if not _is_text(content):
+    for role in ADDITIONAL:
+        values = fields.values.get(role) or []
+        # transformers 4 gives the extra ones a name each.
+        values = [*values.values()] if isinstance(values, dict) and "extra" in role else values
+        if not isinstance(values, list):
             fields.fail(role, "a list of tokens")
-        yield role, _token(content, value if isinstance(value, dict) else {})
+        for value in values:
+            content = value.get("content") if isinstance(value, dict) else value
+            if not _is_text(content):
+                fields.fail(role, "a list of tokens")
+            yield role, _token(content, value if isinstance(value, dict) else {})
 
 
 def _is_text(content: Any) -> TypeGuard[str]:

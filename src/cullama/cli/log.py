@@ -8,10 +8,19 @@ import sys
 
 class _StandardError(logging.Handler):
     """Prints to `sys.stderr` as it is at the moment: a progress bar replaces it, so that lines
-    appear above the bar."""
+    appear above the bar. A warning is printed once, however often its file is opened."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._warned: set[str] = set()
 
     def emit(self, record: logging.LogRecord) -> None:
-        print(self.format(record), file=sys.stderr)
+        line = self.format(record)
+        if record.levelno == logging.WARNING:
+            if line in self._warned:
+                return
+            self._warned.add(line)
+        print(line, file=sys.stderr)
 
 
 def show_log(quiet: bool) -> None:

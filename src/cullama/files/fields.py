@@ -117,15 +117,15 @@ class Fields:
         Raises:
             ModelFileError: a list of as many entries that differ.
         """
-        values = dict(self.values)
+        constants: dict[str, Any] = {}
         for name in names:
-            found = values.get(self.prefix + name)
+            found = self.values.get(self.prefix + name)
             entries = found.tolist() if isinstance(found, np.ndarray) else found
             if isinstance(entries, list) and len(entries) == layers:
                 if any(entry != entries[0] for entry in entries):
                     self.fail(name, "a whole number, the same for all layers")
-                values[self.prefix + name] = entries[0]
-        return replace(self, values=values)
+                constants[self.prefix + name] = entries[0]
+        return replace(self, values={**self.values, **constants}) if constants else self
 
     def integer(
         self, name: str, default: Default = MISSING, low: int = 1, high: int = MAX_COUNT

@@ -32,12 +32,6 @@ _KINDS = (
     (r"mamba|rwkv|zamba|falcon[_-]?h1", "a state-space or recurrent model"),
     (r"Model$", "a model without an output matrix, as for embeddings"),
 )
-# What a GGUF file may hold besides a model, by `general.type`.
-_GGUF_TYPES = {
-    "adapter": "a LoRA adapter: merge it into its model, then convert that",
-    "mmproj": "a projector of images, which goes with a language model",
-    "imatrix": "an importance matrix, which is for quantising",
-}
 
 
 def family_of_config(fields: Fields) -> Family:
@@ -72,14 +66,10 @@ def family_of_gguf(path: Path, metadata: Mapping[str, Any]) -> Family:
     """Return the family of a GGUF file.
 
     Raises:
-        UnsupportedModelError: another kind of model, or no model at all, by what it is.
+        UnsupportedModelError: another kind of model, by what it is.
         ModelFileError: the field is missing or no text.
     """
-    fields = Fields(path, metadata)
-    kind = fields.text("general.type", "model")
-    if kind in _GGUF_TYPES:
-        raise UnsupportedModelError(f"{path}: holds {_GGUF_TYPES[kind]}, expected a model")
-    name = fields.text("general.architecture")
+    name = Fields(path, metadata).text("general.architecture")
     names = {family.gguf_name: family for family in FAMILIES.values()}
     if name not in names:
         raise _unsupported(path, "general.architecture", name, names, metadata)

@@ -15,6 +15,7 @@ from typing import Any
 
 from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.gguf_file import GgufFile
+from ..checkpoint.sampling_defaults import GGUF
 from ..choices import GGUF_TYPES
 from ..errors import NoTokenizerError, UsageError
 from ..files.gguf_names import Part
@@ -142,7 +143,8 @@ def _tokenizer(
 
 
 def _general(checkpoint: Checkpoint, metadata: Metadata, dtype: str) -> Metadata:
-    """Return the `general.` fields; author, licence and so on are the source's."""
+    """Return the `general.` fields; author, licence and so on are the source's, and what it
+    recommends of sampling."""
     import gguf
 
     kind = "ALL_F32" if dtype == "f32" else f"MOSTLY_{dtype.upper()}"
@@ -154,6 +156,11 @@ def _general(checkpoint: Checkpoint, metadata: Metadata, dtype: str) -> Metadata
     return {
         "general.type": "model",
         "general.name": _title(checkpoint.path),
+        **{
+            key: value if ours == "top_k" else float(value)
+            for key, ours in GGUF.items()
+            if (value := checkpoint.sampling_defaults.get(ours)) is not None
+        },
         **kept,
         "general.file_type": int(gguf.LlamaFileType[kind]),
         "general.quantization_version": int(gguf.GGML_QUANT_VERSION),
@@ -162,6 +169,9 @@ def _general(checkpoint: Checkpoint, metadata: Metadata, dtype: str) -> Metadata
 
 def _notes(checkpoint: Checkpoint, written: Sequence[Target], dtype: str) -> Iterator[str]:
     yield from model_fields.notes(checkpoint.config)
+    lost = sorted(set(checkpoint.sampling_defaults) - set(GGUF.values()))
+    if lost:
+        yield f"GGUF has no place for what the model recommends of {', '.join(lost)}"
     if not dtype.startswith("q"):
         return
     if any(tensor.dtype.startswith("Q") for tensor in checkpoint.tensors.values()):
