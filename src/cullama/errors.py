@@ -17,6 +17,7 @@
     ├── HostMemoryError              this process may not have the memory that is needed
     ├── ClosedError                  the model was used after `close()`
     ├── QueueFullError               too many requests are waiting already
+    ├── EngineUnavailableError       the engine's process is loading, being replaced, or failed
     └── NumericalError               the model's output is NaN or infinite
 
 A message names what was found, what was expected, and what to do. This file imports nothing.
@@ -80,6 +81,9 @@ class DeviceUnavailableError(DeviceError):
         super().__init__(f"{reason}; {remedy}, or use --backend cpu")
         self.reason, self.remedy = reason, remedy
 
+    def __reduce__(self) -> tuple[type[DeviceUnavailableError], tuple[str, str]]:
+        return type(self), (self.reason, self.remedy)
+
 
 class DeviceMemoryError(DeviceError):
     """The GPU has too little free memory."""
@@ -99,6 +103,10 @@ class ClosedError(CullamaError):
 
 class QueueFullError(CullamaError):
     """Too many requests are waiting; try again later."""
+
+
+class EngineUnavailableError(CullamaError):
+    """The engine's process is loading, being replaced, or has failed for good."""
 
 
 class NumericalError(CullamaError):

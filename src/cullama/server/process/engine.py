@@ -1,0 +1,330 @@
+"""The engine as the front process has it: the interface of engine/client.py, over a pipe.
+
+It starts the engine process, and replaces it when it ends or hangs. Requests that were running then
+are replayed where the same tokens will come again (greedy, or `deterministic`: a seed is always
+drawn here), and end with an error elsewhere.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import count
+from typing import Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...engine.client import EngineClient, GenerationRequest
+from ...engine.engine import MAX_RUNNING
+from ...engine.metrics import Metrics
+from ...engine.request import FinishReason
+from ...engine.trace import StepRecord
+from ...engine.validation import Capacity, check_prompt, check_request, completion_limit
+from ...errors import ClosedError, CullamaError, EngineUnavailableError, QueueFullError
+from ...sampling.philox import fresh_seed
+from .child import Child
+from .handle import RemoteHandle, Waiting, wake
+from .messages import (
+    Cancel,
+    ComputeLogits,
+    Failed,
+    FromEngine,
+    Load,
+    Loading,
+    Logits,
+    Ready,
+    Refused,
+    Step,
+    Submit,
+)
+
+MAX_FAILURES = 3  # processes in a row that fail before one has run for STABLE_SECONDS
+STABLE_SECONDS = 30.0
+
+State: TypeAlias = Literal["loading", "ready", "restarting", "failed", "closed"]
+
+log = logging.getLogger("cullama.server")
+
+
+@dataclass(frozen=True)
+class Status:
+    state: State
+    reason: str = ""  # why requests are not taken, in words
+
+
+@dataclass
+class _Running:
+    """A request that has not finished."""
+
+    request: GenerationRequest
+    handles: list[RemoteHandle]
+    was_replayed: bool = False
+
+
+class RemoteEngine(EngineClient):
+    """An engine whose model runs in a process of its own.
+
+    Args:
+        load: the model and its options.
+        max_waiting: how many requests may wait beyond those that run together; more are refused.
+        step_timeout: seconds; a process that has requests and sends nothing for so long is ended.
+
+    Attributes:
+        status: whether requests are taken, and if not, why.
+        description: model and device, once it was loaded.
+        metrics: of the process that runs now, as of its last pass.
+        observers: called with a `StepRecord` after each pass, in the thread that reads the pipe.
+        restarts: processes started beyond the first.
+    """
+
+    def __init__(self, load: Load, max_waiting: int = 256, step_timeout: float = 120.0) -> None:
+        self.status = Status("loading", "the model is being loaded")
+        self.error: Exception | None = None  # why `status` is "failed"
+        self.description = ""
+        self.metrics = Metrics()
+        self.observers: list[Callable[[StepRecord], None]] = []
+        self.on_failure: Callable[[], None] = lambda: None  # called when it has failed for good
+        self.restarts = 0
+        self._load, self._max_waiting, self._step_timeout = load, max_waiting, step_timeout
+        self._is_deterministic = bool(load.options.get("deterministic"))
+        self._capacity: Capacity | None = None
+        self._ids = count()
+        self._running: dict[int, _Running] = {}
+        self._logits: dict[int, Future[NDArray[np.float32]]] = {}
+        self._changed = threading.Condition()  # guards requests, handles and status
+        self._child = Child(load)
+        self._thread = threading.Thread(target=self._supervise, name="engine-pipe", daemon=True)
+        self._thread.start()
+
+    # --- the interface of engine/client.py -----------------------------------------------------
+
+    @property
+    def capacity(self) -> Capacity:  # type: ignore[override]
+        """What requests are checked against. Raises EngineUnavailableError before it is known."""
+        if self._capacity is None:
+            raise self._unavailable()
+        return self._capacity
+
+    def submit(self, request: GenerationRequest) -> Sequence[RemoteHandle]:
+        """Send a request to the engine process.
+
+        Raises:
+            EngineUnavailableError: the model is loading, or its process is being replaced.
+        """
+        check_request(request.prompt, request.params, request.priority, self.capacity)
+        params = request.params
+        if params.seed is None:
+            params = replace(params, seed=fresh_seed())
+        request = GenerationRequest([int(t) for t in request.prompt], params, request.priority)
+        with self._changed:
+            self._check_ready()
+            waiting = sum(len(each.handles) for each in self._running.values()) - MAX_RUNNING
+            if waiting >= self._max_waiting:
+                raise QueueFullError(f"{waiting} requests are waiting already; try again later")
+            id = next(self._ids)
+            running = _Running(request, [self._handle(id, k, request) for k in range(params.n)])
+            self._running[id] = running
+            self._child.send(Submit(id, request))
+        return running.handles
+
+    def logits(self, tokens: Sequence[int]) -> NDArray[np.float32]:
+        check_prompt(tokens, self.capacity)
+        completion_limit(len(tokens), 0, self.capacity)
+        result: Future[NDArray[np.float32]] = Future()
+        with self._changed:
+            self._check_ready()
+            id = next(self._ids)
+            self._logits[id] = result
+            self._child.send(ComputeLogits(id, [int(token) for token in tokens]))
+        return result.result()
+
+    def close(self) -> None:
+        """End the engine process; running requests end with `ClosedError`."""
+        with self._changed:
+            self.status = Status("closed", "the server was closed")
+            self._fail(list(self._running.values()), self._unavailable())
+            self._fail_logits(self._unavailable())
+            self._child.end()
+        self._thread.join()
+
+    # --- waiting for it ------------------------------------------------------------------------
+
+    def wait_until_ready(self, seconds: float | None = None) -> None:
+        """Wait until the model is loaded.
+
+        Raises:
+            CullamaError: why it cannot be loaded, or that it takes longer than `seconds`.
+        """
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self.status.state in ("ready", "failed", "closed"), seconds
+            )
+            if self.error is not None:
+                raise self.error
+            self._check_ready()
+
+    @property
+    def num_running(self) -> int:
+        """Requests that have not finished, each of the n samples counted."""
+        with self._changed:
+            return sum(len(each.handles) for each in self._running.values())
+
+    @property
+    def pid(self) -> int:
+        """Of the engine process that runs now."""
+        return self._child.pid
+
+    # --- the thread that reads the pipe --------------------------------------------------------
+
+    def _supervise(self) -> None:
+        """Serve one engine process after the other, until closed or until starting one is vain."""
+        failures = 0
+        while True:
+            started = time.monotonic()
+            reason = self._serve()
+            how = self._child.end(patience=0.5)
+            failures = 1 if time.monotonic() - started > STABLE_SECONDS else failures + 1
+            with self._changed:
+                if self.status.state == "closed":
+                    return
+                self._lose(reason or f"the engine process ended unexpectedly: {how}")
+                if failures >= MAX_FAILURES and self.error is None:
+                    self.error = EngineUnavailableError(self.status.reason)
+                if self.error is not None:
+                    self.status = Status("failed", str(self.error))
+                    self._fail(list(self._running.values()), self._unavailable())
+                    break
+                log.warning("%s; it is being restarted", self.status.reason)
+                self.restarts += 1
+                self._child = Child(self._load)
+        self.on_failure()
+
+    def _serve(self) -> str:
+        """Take messages until the process ends or hangs; returns why, or "" where it just ended."""
+        heard = time.monotonic()
+        while True:
+            try:
+                message = self._child.receive(0.25)
+            except EOFError:
+                return ""
+            now = time.monotonic()
+            if isinstance(message, Failed):
+                if self.status.state == "loading":  # another attempt would end the same way
+                    self.error = message.error
+                return str(message.error)
+            if message is not None:
+                self._take(message)
+            if message is not None or not self._running or self.status.state != "ready":
+                heard = now
+            elif now - heard > self._step_timeout:
+                return f"the engine process gave nothing for {self._step_timeout:g} s"
+
+    def _take(self, message: FromEngine) -> None:
+        with self._changed:
+            if self.status.state == "closed":
+                return
+            if isinstance(message, Step):
+                waiting = self._take_outputs(message)
+            else:
+                waiting = []
+                self._take_other(message)
+            self._changed.notify_all()
+        wake(waiting)
+        if isinstance(message, Step) and message.record is not None:
+            for observer in self.observers:
+                observer(message.record)
+
+    def _take_outputs(self, step: Step) -> list[Waiting]:
+        """Add the outputs to their handles; returns what waits for them in event loops."""
+        self.metrics = step.metrics
+        waiting: list[Waiting] = []
+        for id, sample, output in step.outputs:
+            running = self._running.get(id)
+            if running is not None:  # else cancelled meanwhile
+                handle = running.handles[sample]
+                handle.add(output)
+                self._forget_finished(id)
+                waiting += handle.waiting
+        return waiting
+
+    def _take_other(self, message: FromEngine) -> None:
+        if isinstance(message, Loading):
+            share = 100 * message.done // message.total
+            self.status = replace(self.status, reason=f"the model is being loaded: {share} %")
+        elif isinstance(message, Ready):
+            self._capacity, self.description = message.capacity, message.description
+            self.status = Status("ready")
+            for id, running in self._running.items():
+                self._child.send(Submit(id, running.request))
+        elif isinstance(message, Refused):
+            if refused := self._running.get(message.id):
+                self._fail([refused], message.error)
+        elif isinstance(message, Logits) and (result := self._logits.pop(message.id, None)):
+            if message.values is None:
+                result.set_exception(message.error)
+            else:
+                result.set_result(message.values)
+
+    # --- holding `changed` ---------------------------------------------------------------------
+
+    def _lose(self, reason: str) -> None:
+        """Note that the process is gone: keep the requests that can be replayed, end the others."""
+        self.status = Status("restarting", reason)
+        error = EngineUnavailableError(reason)
+        lost = []
+        for running in self._running.values():
+            is_repeatable = running.request.params.temperature == 0 or self._is_deterministic
+            # Once: the request may be what ends the process.
+            if running.was_replayed or not is_repeatable:
+                lost.append(running)
+        self._fail(lost, error)
+        self._fail_logits(error)
+        for running in self._running.values():
+            running.was_replayed = True
+            for handle in running.handles:
+                handle.begin_replay()
+
+    def _fail(self, requests: list[_Running], error: Exception) -> None:
+        handles = [handle for each in requests for handle in each.handles]
+        for handle in handles:
+            handle.fail(error)
+        for id in list(self._running):
+            self._forget_finished(id)
+        self._changed.notify_all()
+        wake([each for handle in handles for each in handle.waiting])
+
+    def _fail_logits(self, error: Exception) -> None:
+        for result in self._logits.values():
+            result.set_exception(error)
+        self._logits.clear()
+
+    def _forget_finished(self, id: int) -> None:
+        running = self._running.get(id)
+        if running is not None and all(handle.is_finished for handle in running.handles):
+            del self._running[id]
+
+    def _cancel(self, id: int, sample: int, reason: FinishReason) -> None:
+        with self._changed:
+            self._child.send(Cancel(id, sample, reason))
+            self._forget_finished(id)
+
+    def _handle(self, id: int, sample: int, request: GenerationRequest) -> RemoteHandle:
+        params, eos_ids = request.params, () if request.params.ignore_eos else self.capacity.eos_ids
+        assert params.seed is not None
+        end_ids = frozenset(eos_ids) | set(params.stop_token_ids)
+        return RemoteHandle(params.seed, end_ids, self._changed, partial(self._cancel, id, sample))
+
+    def _check_ready(self) -> None:
+        if self.status.state != "ready":
+            raise self._unavailable()
+
+    def _unavailable(self) -> CullamaError:
+        if self.status.state == "closed":
+            return ClosedError("the server was closed")
+        return EngineUnavailableError(f"no requests are taken now: {self.status.reason}")

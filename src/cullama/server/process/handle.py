@@ -1,0 +1,136 @@
+"""Holds what has come of one sample whose model runs in the engine process.
+
+The thread that reads the pipe adds; a thread or an event loop takes. It sends nothing but its
+cancellation.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from typing import NamedTuple
+
+from ...engine.client import RequestHandle, RequestOutput
+from ...engine.request import FinishReason
+from ...errors import EngineUnavailableError
+from ...sampling.params import TokenLogprobs
+
+
+class Waiting(NamedTuple):
+    """What an event loop waits for: news of one sample."""
+
+    loop: asyncio.AbstractEventLoop
+    event: asyncio.Event
+
+
+class RemoteHandle(RequestHandle):
+    """One sample. `changed` is the engine's; it guards the fields, and is notified of news."""
+
+    def __init__(
+        self,
+        seed: int,
+        end_ids: frozenset[int],
+        changed: threading.Condition,
+        send_cancel: Callable[[FinishReason], None],
+    ) -> None:
+        self.seed, self.end_ids = seed, end_ids
+        self._changed, self._send_cancel = changed, send_cancel
+        self._tokens: list[int] = []  # all that came: a replay is compared with them
+        self._logprobs: list[TokenLogprobs] = []
+        self._num_read = 0  # tokens that `read` has returned
+        self._num_received = 0  # tokens that came from the engine process that runs now
+        self._cached_tokens = 0
+        self._reason: FinishReason | None = None
+        self._error: Exception | None = None
+        self._is_end_read = False
+        self._waiting: Waiting | None = None
+
+    # --- for those who read --------------------------------------------------------------------
+
+    def read(self) -> RequestOutput:
+        with self._changed:
+            start, self._num_read = self._num_read, len(self._tokens)
+            self._is_end_read = self._reason is not None
+            tokens, logprobs = self._tokens[start:], self._logprobs[start:]
+            return RequestOutput(tokens, logprobs, self._cached_tokens, self._reason, self._error)
+
+    def wait(self) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._has_news)
+
+    async def wait_async(self) -> None:
+        loop = asyncio.get_running_loop()
+        with self._changed:
+            if self._waiting is None or self._waiting.loop is not loop:
+                self._waiting = Waiting(loop, asyncio.Event())
+            event = self._waiting.event
+            event.clear()
+            if self._has_news:
+                return
+        await event.wait()
+
+    def cancel(self, reason: FinishReason = "cancelled") -> None:
+        with self._changed:
+            if self._reason is not None:
+                return
+            self._reason = reason
+            self._send_cancel(reason)
+            self._changed.notify_all()
+        wake(self.waiting)
+
+    @property
+    def _has_news(self) -> bool:
+        is_end_new = self._reason is not None and not self._is_end_read
+        return is_end_new or self._num_read < len(self._tokens)
+
+    # --- for the engine, which holds `changed` -------------------------------------------------
+
+    @property
+    def is_finished(self) -> bool:
+        return self._reason is not None
+
+    @property
+    def waiting(self) -> list[Waiting]:
+        return [self._waiting] if self._waiting else []
+
+    def add(self, output: RequestOutput) -> None:
+        """Take what a pass gave; of a replay, only what the first run had not given."""
+        if self._reason is not None:  # cancelled meanwhile
+            return
+        start, end = self._num_received, self._num_received + len(output.token_ids)
+        known = self._tokens[start:end]
+        if list(output.token_ids[: len(known)]) != known:
+            self.fail(
+                EngineUnavailableError("the engine was restarted, and the answer differs now")
+            )
+            return
+        self._num_received = end
+        self._tokens += output.token_ids[len(known) :]
+        self._logprobs += output.logprobs[len(known) :]
+        self._cached_tokens = self._cached_tokens or output.cached_tokens
+        self._reason, self._error = output.finish_reason, output.error
+
+    def fail(self, error: Exception) -> None:
+        if self._reason is None:
+            self._reason, self._error = "error", error
+
+    def begin_replay(self) -> None:
+        """Expect all tokens once more, from a new engine process."""
+        self._num_received = 0
+
+
+def wake(waiting: list[Waiting]) -> None:
+    """Set the events, with one call for each event loop."""
+    by_loop: dict[asyncio.AbstractEventLoop, list[asyncio.Event]] = {}
+    for loop, event in waiting:
+        by_loop.setdefault(loop, []).append(event)
+    for loop, events in by_loop.items():
+        with suppress(RuntimeError):  # the event loop was closed: nothing waits in it
+            loop.call_soon_threadsafe(_set_all, events)
+
+
+def _set_all(events: list[asyncio.Event]) -> None:
+    for event in events:
+        event.set()

@@ -1,0 +1,113 @@
+"""Defines the messages between the front process and the engine process.
+
+They are pickled over a pipe that only these two processes have. One `Step` message carries what a
+pass gave for all requests, so that the cost of a message does not grow with their number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...engine.client import GenerationRequest, RequestOutput
+from ...engine.metrics import Metrics
+from ...engine.request import FinishReason
+from ...engine.trace import StepRecord
+from ...engine.validation import Capacity
+
+# --- from the front to the engine ----------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Load:
+    """The first message: what to load. `options` are those of `LLM`."""
+
+    model: str | None
+    options: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Submit:
+    id: int
+    request: GenerationRequest  # its params name a seed
+
+
+@dataclass(frozen=True)
+class Cancel:
+    """Finish one sample of a request."""
+
+    id: int
+    sample: int
+    reason: FinishReason
+
+
+@dataclass(frozen=True)
+class ComputeLogits:
+    id: int
+    tokens: list[int]
+
+
+ToEngine: TypeAlias = Submit | Cancel | ComputeLogits
+
+
+# --- from the engine to the front ----------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Loading:
+    """How much of the weights was read."""
+
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Ready:
+    """The model is loaded: requests may come."""
+
+    capacity: Capacity
+    description: str
+
+
+class SampleOutput(NamedTuple):
+    id: int
+    sample: int
+    output: RequestOutput
+
+
+@dataclass(frozen=True)
+class Step:
+    """What is new since the last one. `record` is None where no pass ran in between."""
+
+    outputs: list[SampleOutput]
+    metrics: Metrics
+    record: StepRecord | None
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A request was not taken."""
+
+    id: int
+    error: Exception
+
+
+@dataclass(frozen=True)
+class Logits:
+    id: int
+    values: NDArray[np.float32] | None  # [T, V]
+    error: Exception | None
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The engine process ends for this reason: the last message."""
+
+    error: Exception
+
+
+FromEngine: TypeAlias = Loading | Ready | Step | Refused | Logits | Failed

@@ -1,0 +1,161 @@
+"""Runs the engine in a process of its own, for the front process that started it.
+
+One thread runs the model and touches the device; another reads the pipe. The process ends when
+the pipe closes, whatever the model is doing then: so it never outlives the front process.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from typing import TYPE_CHECKING, TypeAlias
+
+from ...engine.client import RequestHandle
+from ...engine.engine import Engine
+from ...engine.trace import StepRecord
+from ...errors import CullamaError, DeviceLostError
+from .messages import (
+    Cancel,
+    Failed,
+    FromEngine,
+    Load,
+    Loading,
+    Logits,
+    Ready,
+    Refused,
+    SampleOutput,
+    Step,
+    Submit,
+    ToEngine,
+)
+
+if TYPE_CHECKING:
+    FrontPipe: TypeAlias = Connection[FromEngine, ToEngine | Load]
+
+PROGRESS_STEPS = 100  # messages while weights are read, at most
+
+
+def main(descriptor: int) -> None:
+    """Load the model that the first message names, then serve requests until the pipe closes."""
+    # Ctrl-C, and service managers, signal every process: the front decides when this one ends.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    pipe: FrontPipe = Connection(descriptor)
+    load = pipe.recv()
+    assert isinstance(load, Load)
+    inbox: queue.SimpleQueue[ToEngine] = queue.SimpleQueue()
+    threading.Thread(target=_receive, args=(pipe, inbox), daemon=True).start()
+    try:
+        _Worker(pipe, inbox, load).run()
+    except Exception as error:
+        with suppress(OSError):  # the front has gone
+            pipe.send(Failed(sendable(error)))
+
+
+def _receive(pipe: FrontPipe, inbox: queue.SimpleQueue[ToEngine]) -> None:
+    try:
+        while True:
+            message = pipe.recv()
+            assert not isinstance(message, Load)
+            inbox.put(message)
+    except (EOFError, OSError):
+        os._exit(0)  # in the middle of a pass, too
+
+
+class _Worker:
+    """Takes messages between passes, runs passes while there is work, and sends what they give."""
+
+    def __init__(self, pipe: FrontPipe, inbox: queue.SimpleQueue[ToEngine], load: Load) -> None:
+        self._pipe, self._inbox = pipe, inbox
+        self._engine, description = _load(load, pipe)
+        self._handles: dict[tuple[int, int], RequestHandle] = {}
+        self._record: StepRecord | None = None
+        self._engine.observers.append(self._observe)
+        pipe.send(Ready(self._engine.capacity, description))
+
+    def run(self) -> None:
+        while True:
+            for message in self._messages():
+                self._handle(message)
+            self._record = None
+            if self._engine.has_work:
+                self._engine.step()
+            outputs = self._outputs()
+            if outputs or self._record:
+                self._pipe.send(Step(outputs, self._engine.metrics, self._record))
+
+    def _messages(self) -> Iterator[ToEngine]:
+        """Return what has come; waits for a message where there is no work."""
+        if not self._engine.has_work:
+            yield self._inbox.get()
+        while True:
+            try:
+                yield self._inbox.get_nowait()
+            except queue.Empty:
+                return
+
+    def _handle(self, message: ToEngine) -> None:
+        if isinstance(message, Submit):
+            try:
+                handles = self._engine.submit(message.request)
+            except CullamaError as error:
+                self._pipe.send(Refused(message.id, sendable(error)))
+                return
+            self._handles.update({(message.id, k): handle for k, handle in enumerate(handles)})
+        elif isinstance(message, Cancel):
+            if handle := self._handles.pop((message.id, message.sample), None):
+                handle.cancel(message.reason)
+        else:
+            try:
+                logits = Logits(message.id, self._engine.logits(message.tokens), None)
+            except CullamaError as error:
+                logits = Logits(message.id, None, sendable(error))
+            self._pipe.send(logits)
+
+    def _outputs(self) -> list[SampleOutput]:
+        outputs: list[SampleOutput] = []
+        for (id, sample), handle in list(self._handles.items()):
+            output = handle.read()
+            if not output.token_ids and output.finish_reason is None:
+                continue
+            if isinstance(output.error, DeviceLostError):
+                raise output.error  # nothing runs on the device until this process is replaced
+            if output.error is not None:
+                output = output._replace(error=sendable(output.error))
+            if output.finish_reason is not None:
+                del self._handles[id, sample]
+            outputs.append(SampleOutput(id, sample, output))
+        return outputs
+
+    def _observe(self, record: StepRecord) -> None:
+        self._record = record
+
+
+def _load(load: Load, pipe: FrontPipe) -> tuple[Engine, str]:
+    from ...llm import LLM
+
+    sent = 0
+
+    def progress(done: int, total: int) -> None:
+        nonlocal sent
+        if total and (step := done * PROGRESS_STEPS // total) > sent:
+            sent = step
+            pipe.send(Loading(done, total))
+
+    llm = LLM(load.model, progress=progress, **load.options)
+    # Kernels are compiled when they are first used: here, rather than in someone's first request.
+    llm.logits([0, 0])
+    llm.logits([0])
+    return llm.engine, llm.description
+
+
+def sendable(error: Exception) -> Exception:
+    """Return an error that the front can unpickle: ours as they are, others as CullamaError."""
+    if isinstance(error, CullamaError):
+        return error
+    return CullamaError(f"{type(error).__name__}: {error}")
