@@ -19,7 +19,7 @@ PTX := $(KERNELS:%=$(PTX_FOLDER)/compute_80/%.ptx) $(KERNELS:%=$(PTX_FOLDER)/com
 ORPHANS := $(filter-out $(PTX),$(wildcard $(PTX_FOLDER)/*/*.ptx))
 
 .DEFAULT_GOAL := help
-.PHONY: help story chat test coverage check format bench docs ptx ptx-release ptx-orphans wheel
+.PHONY: help story chat serve test coverage check format bench docs ptx ptx-release ptx-orphans wheel
 .PHONY: test-sanitize test-gpu gpu-check soak-files clean distclean
 
 help:  ## List the targets
@@ -30,6 +30,9 @@ story: $(VENV)/.run  ## Tell a story; the first time, fetch what that takes
 
 chat: $(VENV)/.run  ## Talk with the default model
 	@$(BIN)/cullama chat
+
+serve: $(VENV)/.dev  ## Serve the default model on this machine, as OpenAI's API does
+	@$(BIN)/cullama serve
 
 test: $(VENV)/.dev $(if $(HAS_NVRTC_WHEELS)$(shell command -v nvcc),ptx)  ## Run all tests, those of the kernels on the CPU
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --max-worker-restart 1

@@ -1,0 +1,110 @@
+"""What the answers of chat completions and completions share: streams, usage, timings."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
+from typing import Any, TypeAlias
+
+from ...text.completion import Completion
+from ...text.generation import Piece, Sample, generate_async
+from ...text.tokenizer import Tokenizer
+from ..http.errors import api_error, error_object
+
+DONE = b"data: [DONE]\n\n"
+
+Json: TypeAlias = dict[str, Any]
+MakeChoice: TypeAlias = Callable[[Piece, Sample], Json]
+
+
+def event(value: Json) -> bytes:
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return b"data: " + text.encode() + b"\n\n"
+
+
+class Answer:
+    """The samples of one HTTP request: n of each prompt, prompt after prompt."""
+
+    def __init__(self, samples: Sequence[Sample], n: int, tokenizer: Tokenizer) -> None:
+        self.samples, self.n, self.tokenizer = samples, n, tokenizer
+        self._reported = [0] * len(samples)  # tokens that were named in chunks
+
+    async def complete(self) -> list[Completion]:
+        """Generate all samples to their ends."""
+        async with aclosing(generate_async(self.samples)) as steps:
+            async for _ in steps:
+                pass
+        return [sample.output.completion() for sample in self.samples]
+
+    async def stream(
+        self, head: Json, choice: MakeChoice, first: Sequence[Json] = (), with_usage: bool = False
+    ) -> AsyncGenerator[bytes, None]:
+        """Yield the events of a streamed answer, those of one pass of the model together.
+
+        Args:
+            head: the fields that all chunks have.
+            choice: makes the choice that a chunk tells of.
+            first: choices to be sent before anything is generated.
+            with_usage: count the tokens in a last chunk; the others then say `"usage": null`.
+        """
+        if with_usage:
+            head = {**head, "usage": None}
+        try:
+            if first:
+                yield b"".join(event({**head, "choices": [each]}) for each in first)
+            async with aclosing(generate_async(self.samples)) as steps:
+                async for pieces in steps:
+                    chunks = []
+                    for piece in pieces:
+                        sample = self.samples[piece.sample]
+                        chunk = {**head, "choices": [choice(piece, sample)]}
+                        if piece.is_last:
+                            chunk["timings"] = timings(sample.output.completion())
+                        chunks.append(event(chunk))
+                    yield b"".join(chunks)
+            if with_usage:
+                yield event({**head, "choices": [], "usage": self.usage()})
+        except Exception as error:
+            refusal = api_error(error)
+            yield event({"error": error_object(refusal.message, refusal.status, code=refusal.code)})
+        yield DONE
+
+    def new_tokens(self, sample: int) -> slice:
+        """Return which of a sample's tokens no chunk has told of yet."""
+        start = self._reported[sample]
+        self._reported[sample] = end = len(self.samples[sample].output.token_ids)
+        return slice(start, end)
+
+    def usage(self) -> Json:
+        completions = [sample.output.completion() for sample in self.samples]
+        prompts = completions[:: self.n]
+        prompt_tokens = sum(each.prompt_tokens for each in prompts)
+        answer_tokens = sum(len(each.token_ids) for each in completions)
+        return {
+            "prompt_tokens": prompt_tokens,
+            "completion_tokens": answer_tokens,
+            "total_tokens": prompt_tokens + answer_tokens,
+            "prompt_tokens_details": {"cached_tokens": sum(each.cached_tokens for each in prompts)},
+            "completion_tokens_details": {"reasoning_tokens": 0},
+        }
+
+
+def timings(completion: Completion) -> Json:
+    """Return the speed of one answer, as llama.cpp's server names it."""
+    took = completion.timings
+    computed = completion.prompt_tokens - completion.cached_tokens
+    return {
+        "cache_n": completion.cached_tokens,
+        "prompt_n": computed,
+        "prompt_ms": round(1000 * took.first_token, 3),
+        "prompt_per_second": round(computed / took.first_token, 3) if took.first_token else 0.0,
+        "predicted_n": len(completion.token_ids),
+        "predicted_ms": round(1000 * (took.total - took.first_token), 3),
+        "predicted_per_second": round(completion.decode_rate, 3),
+    }
+
+
+def finish_reason(completion: Completion) -> str:
+    """Return OpenAI's word for it; to them, an answer that was cancelled has stopped."""
+    return "length" if completion.finish_reason == "length" else "stop"

@@ -1,0 +1,124 @@
+"""POST /v1/completions: continue texts or token ids."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+
+from fastapi import APIRouter, Request
+from starlette.responses import JSONResponse, Response
+
+from ...text.completion import Completion
+from ...text.generation import Piece, Sample
+from ..http.events import EventStream, while_connected
+from .answers import Answer, Json, finish_reason, timings
+from .fields import CompletionFields
+from .logprobs import completion_logprobs
+from .service import Service, new_id, now, service_of
+
+router = APIRouter()
+
+
+@router.post("/v1/completions", response_class=JSONResponse)
+async def completions(request: Request, fields: CompletionFields) -> Response:
+    """Continue one prompt, or several together; each is a text or its token ids."""
+    service = service_of(request)
+    service.check_model(fields.model)
+    prompts = [service.encode(prompt) for prompt in _prompts(fields)]
+    samples: list[Sample] = []
+    try:
+        for prompt in prompts:
+            params = service.params(fields.sampling(), len(prompt))
+            samples += service.submit(prompt, params, fields.priority)
+    except BaseException:  # a later prompt is refused: none of them is answered
+        for sample in samples:
+            sample.handle.cancel()
+        raise
+    answer = Answer(samples, fields.n or 1, service.llm.tokenizer)
+    worded = _CompletionAnswer(service, fields, answer, prompts)
+    if fields.stream:
+        return EventStream(worded.stream())
+    return JSONResponse(await while_connected(request, worded.complete()))
+
+
+def _prompts(fields: CompletionFields) -> list[str | list[int]]:
+    prompt = fields.prompt
+    if isinstance(prompt, str) or isinstance(prompt[0], int):
+        return [prompt]
+    return list(prompt)
+
+
+class _CompletionAnswer:
+    """Words an answer as OpenAI's completions do."""
+
+    def __init__(
+        self,
+        service: Service,
+        fields: CompletionFields,
+        answer: Answer,
+        prompts: list[list[int]],
+    ) -> None:
+        self._fields, self._answer = fields, answer
+        self._echoed = [""] * len(prompts)
+        if fields.echo:
+            self._echoed = [service.llm.tokenizer.decode(prompt) for prompt in prompts]
+        self._offsets = [len(self._echoed[k // answer.n]) for k in range(len(answer.samples))]
+        self._head: Json = {
+            "id": new_id("cmpl"),
+            "object": "text_completion",
+            "created": now(),
+            "model": service.model,
+            "system_fingerprint": service.fingerprint,
+        }
+
+    async def complete(self) -> Json:
+        completions = await self._answer.complete()
+        return {
+            **self._head,
+            "choices": [self._choice(k, each) for k, each in enumerate(completions)],
+            "usage": self._answer.usage(),
+            "timings": timings(completions[0]),
+        }
+
+    def stream(self) -> AsyncGenerator[bytes, None]:
+        options = self._fields.stream_options
+        first = [
+            {"index": k, "text": text, "logprobs": None, "finish_reason": None}
+            for k in range(len(self._answer.samples))
+            if (text := self._echoed[k // self._answer.n])
+        ]
+        with_usage = bool(options and options.include_usage)
+        return self._answer.stream(self._head, self._chunk_choice, first, with_usage)
+
+    def _choice(self, index: int, completion: Completion) -> Json:
+        choice: Json = {
+            "index": index,
+            "text": self._echoed[index // self._answer.n] + completion.text,
+            "logprobs": None,
+            "finish_reason": finish_reason(completion),
+        }
+        if completion.logprobs is not None:
+            offset = self._offsets[index]
+            tokenizer = self._answer.tokenizer
+            choice["logprobs"] = completion_logprobs(tokenizer, completion.logprobs, offset)
+        if self._fields.return_token_ids:
+            choice["token_ids"] = list(completion.token_ids)
+        return choice
+
+    def _chunk_choice(self, piece: Piece, sample: Sample) -> Json:
+        new = self._answer.new_tokens(piece.sample)
+        choice: Json = {
+            "index": piece.sample,
+            "text": piece.text,
+            "logprobs": None,
+            "finish_reason": None,
+        }
+        if piece.is_last:
+            choice["finish_reason"] = finish_reason(sample.output.completion())
+        if self._fields.logprobs is not None:
+            offset = self._offsets[piece.sample]
+            logprobs = sample.output.logprobs[new]
+            choice["logprobs"] = completion_logprobs(self._answer.tokenizer, logprobs, offset)
+            self._offsets[piece.sample] += sum(map(len, choice["logprobs"]["tokens"]))
+        if self._fields.return_token_ids:
+            choice["token_ids"] = sample.output.token_ids[new]
+        return choice

@@ -1,0 +1,169 @@
+"""The fields of requests: OpenAI's, and ours beside them, with their ranges.
+
+A field works, is a defined no-op, or is refused by name: unknown ones are never passed over. Ranges
+beyond these are SamplingParams' own. None stands for a field that is missing, as in OpenAI's API.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+
+from ...sampling.params import MAX_LOGPROBS, MAX_VALUE, MIN_VALUE
+from ..http.errors import ApiError
+
+MAX_CHOICES = 8
+MAX_STOPS, MAX_STOP_CHARACTERS = 16, 256
+MAX_BIASES = 1024
+MAX_PROMPTS = 64
+MAX_INT32 = (1 << 31) - 1
+
+Text = Annotated[str, Field(max_length=1 << 20)]
+StopText = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARACTERS)]
+TokenId = Annotated[int, Field(ge=0, le=MAX_INT32)]
+TokenIds = Annotated[list[TokenId], Field(min_length=1)]
+
+
+class Fields(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class StreamOptions(Fields):
+    include_usage: bool | None = None
+    include_obfuscation: bool | None = None  # no-op: nothing is padded
+
+
+class SamplingFields(Fields):
+    """What chat completions and completions have in common."""
+
+    model: Annotated[str, Field(max_length=256)] | None = None  # there is one; see /v1/models
+    max_tokens: Annotated[int, Field(ge=1, le=MAX_INT32)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=MAX_VALUE)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    presence_penalty: Annotated[float, Field(ge=-MAX_VALUE, le=MAX_VALUE)] | None = None
+    frequency_penalty: Annotated[float, Field(ge=-MAX_VALUE, le=MAX_VALUE)] | None = None
+    seed: Annotated[int, Field(ge=0, le=(1 << 64) - 1)] | None = None
+    stop: StopText | Annotated[list[StopText], Field(max_length=MAX_STOPS)] | None = None
+    n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
+    logit_bias: (
+        Annotated[
+            dict[
+                Annotated[str, Field(pattern="^[0-9]{1,10}$")],
+                Annotated[float, Field(ge=-MAX_VALUE, le=MAX_VALUE)],
+            ],
+            Field(max_length=MAX_BIASES),
+        ]
+        | None
+    ) = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    user: Annotated[str, Field(max_length=1024)] | None = None  # no-op
+    # Ours
+    top_k: Annotated[int, Field(ge=0, le=MAX_INT32)] | None = None
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    repetition_penalty: Annotated[float, Field(ge=MIN_VALUE, le=MAX_VALUE)] | None = None
+    stop_token_ids: Annotated[list[TokenId], Field(max_length=MAX_STOPS)] | None = None
+    ignore_eos: bool | None = None
+    speculation: Annotated[int, Field(ge=0, le=64)] | None = None
+    priority: Annotated[int, Field(ge=-1000, le=1000)] | None = None
+    return_token_ids: bool | None = None
+
+    @model_validator(mode="after")
+    def _check_stream_options(self) -> SamplingFields:
+        if self.stream_options is not None and not self.stream:
+            raise ApiError(400, "stream_options is only for stream: true", "stream_options")
+        return self
+
+    def sampling(self) -> dict[str, Any]:
+        """Return the fields that SamplingParams has, where they are given."""
+        values = {name: getattr(self, name) for name in _SAMPLING_NAMES}
+        given = {name: value for name, value in values.items() if value is not None}
+        if "logit_bias" in given:
+            given["logit_bias"] = {int(token): bias for token, bias in given["logit_bias"].items()}
+        if "stop" in given:
+            given["stop"] = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+        return given
+
+
+_SAMPLING_NAMES = (
+    "max_tokens",
+    "temperature",
+    "top_p",
+    "presence_penalty",
+    "frequency_penalty",
+    "seed",
+    "stop",
+    "n",
+    "logit_bias",
+    "top_k",
+    "min_p",
+    "repetition_penalty",
+    "stop_token_ids",
+    "ignore_eos",
+    "speculation",
+)
+
+
+class CompletionFields(SamplingFields):
+    """The body of /v1/completions."""
+
+    prompt: (
+        Text
+        | Annotated[list[Text], Field(min_length=1, max_length=MAX_PROMPTS)]
+        | Annotated[list[TokenId], Field(min_length=1)]
+        | Annotated[
+            list[Annotated[list[TokenId], Field(min_length=1)]],
+            Field(min_length=1, max_length=MAX_PROMPTS),
+        ]
+    )
+    echo: bool | None = None
+    logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
+    suffix: Annotated[str, Field(max_length=0)] | None = None  # nothing is inserted before a text
+    best_of: Annotated[int, Field(ge=1, le=1)] | None = None  # 1 is what there is
+
+    def sampling(self) -> dict[str, Any]:
+        values = super().sampling()
+        if self.logprobs is not None:
+            values["logprobs"] = self.logprobs
+        return values
+
+
+class ResponseFormat(Fields):
+    type: Literal["text"]
+
+
+class ChatFields(SamplingFields):
+    """The body of /v1/chat/completions."""
+
+    messages: Annotated[list[dict[str, JsonValue]], Field(min_length=1)]
+    max_completion_tokens: Annotated[int, Field(ge=1, le=MAX_INT32)] | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
+    response_format: ResponseFormat | None = None
+    modalities: list[Literal["text"]] | None = None
+    # No-ops
+    store: bool | None = None
+    metadata: dict[str, str] | None = None
+    service_tier: Literal["auto", "default"] | None = None
+    safety_identifier: Annotated[str, Field(max_length=1024)] | None = None
+    prompt_cache_key: Annotated[str, Field(max_length=1024)] | None = None
+    # Ours
+    template_variables: dict[str, JsonValue] | None = None
+
+    @model_validator(mode="after")
+    def _check_logprobs(self) -> ChatFields:
+        if self.top_logprobs is not None and not self.logprobs:
+            raise ApiError(400, "top_logprobs is only for logprobs: true", "top_logprobs")
+        if self.max_tokens is not None and self.max_completion_tokens is not None:
+            words = "max_tokens is the old name of max_completion_tokens; give one of them"
+            raise ApiError(400, words, "max_tokens")
+        return self
+
+    def sampling(self) -> dict[str, Any]:
+        values = super().sampling()
+        if self.max_completion_tokens is not None:
+            values["max_tokens"] = self.max_completion_tokens
+        if self.logprobs:
+            values["logprobs"] = self.top_logprobs or 0
+        return values

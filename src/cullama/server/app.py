@@ -1,0 +1,67 @@
+"""Puts the routes together: one FastAPI application for one served model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, FastAPI
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp
+
+from ..errors import CullamaError
+from ..version import __version__
+from .api import chat, completions, metrics, models, tokens
+from .api.service import Service
+from .http.access import Access, AccessRules
+from .http.bodies import JsonBodies
+from .http.errors import ApiError, answer_error, answer_http_error, answer_invalid
+from .http.events import ClientLeftError, answer_nothing
+
+ROUTERS: tuple[APIRouter, ...] = (
+    chat.router,
+    completions.router,
+    models.router,
+    tokens.router,
+    metrics.router,
+)
+
+
+def create_app(service: Service, rules: AccessRules, prefix: str = "") -> ASGIApp:
+    """Return the application.
+
+    Args:
+        service: the served model.
+        rules: who may ask.
+        prefix: comes before every path, such as "/llama" behind a reverse proxy.
+    """
+    app = FastAPI(
+        title="cullama",
+        version=__version__,
+        docs_url=None,  # its page loads scripts from elsewhere
+        redoc_url=None,
+        openapi_url=f"{prefix}/openapi.json",
+    )
+    app.state.service = service
+    app.state.figures = metrics.Figures(service.engine)
+    app.state.paths = [
+        f"{prefix}{route.path}"
+        for router in ROUTERS
+        for route in router.routes
+        if isinstance(route, APIRoute) and route.include_in_schema
+    ]
+    for router in ROUTERS:
+        app.include_router(router, prefix=prefix)
+    handlers: dict[Any, Any] = {
+        RequestValidationError: answer_invalid,
+        HTTPException: answer_http_error,
+        ClientLeftError: answer_nothing,
+        ApiError: answer_error,
+        CullamaError: answer_error,
+        Exception: answer_error,
+    }
+    for kind, handler in handlers.items():
+        app.add_exception_handler(kind, handler)
+    # Access first: whoever may not ask gets no body read.
+    return Access(JsonBodies(app), rules, prefix)

@@ -1,0 +1,136 @@
+"""Reads a request's JSON body whole, within bounds, before any route sees it.
+
+Refused: more than MAX_BODY_BYTES or BODY_SECONDS, duplicate keys, NaN and infinities, more than
+MAX_DEPTH levels: what JSON readers disagree about, or what costs too much.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any, NoReturn
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from .errors import ApiError
+
+MAX_BODY_BYTES = 2 << 20
+BODY_SECONDS = 30.0
+MAX_DEPTH = 32
+MAX_DIGITS = 400  # of a number: Python reads longer ones in quadratic time
+
+
+class JsonBodies:
+    """ASGI middleware: the application gets the whole body in one message."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] in ("GET", "HEAD", "OPTIONS"):
+            await self._app(scope, receive, send)
+            return
+        try:
+            body = await asyncio.wait_for(_read(receive), BODY_SECONDS)
+            if body is None:  # the client has left
+                return
+            if body:
+                check_json(body)
+        except asyncio.TimeoutError:
+            error = ApiError(408, f"the body did not come within {BODY_SECONDS:g} s")
+        except ApiError as refusal:
+            error = refusal
+        else:
+            await self._app(scope, _replay(body, receive), send)
+            return
+        response = error.response()
+        response.headers["connection"] = "close"  # the rest of the body is never read
+        await response(scope, receive, send)
+
+
+async def _read(receive: Receive) -> bytes | None:
+    body = bytearray()
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
+        body += message.get("body", b"")
+        if len(body) > MAX_BODY_BYTES:
+            raise ApiError(413, f"the body has more than {MAX_BODY_BYTES:,} bytes")
+        if not message.get("more_body", False):
+            return bytes(body)
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    """Return the body once, then what the connection says."""
+    first: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def replay() -> Message:
+        return first.pop() if first else await receive()
+
+    return replay
+
+
+def check_json(body: bytes) -> None:
+    """Raises ApiError: the body is not JSON as all readers agree on it."""
+    try:
+        text = body.decode()
+        value = json.loads(
+            text,
+            object_pairs_hook=_unique,
+            parse_constant=_no_constant,
+            parse_int=_whole,
+            parse_float=_finite,
+        )
+        _check_values(value, MAX_DEPTH)
+    except UnicodeDecodeError as error:
+        raise ApiError(400, f"the body is not UTF-8: byte {error.start}") from None
+    except RecursionError:
+        raise ApiError(400, f"the body nests deeper than {MAX_DEPTH} levels") from None
+    except json.JSONDecodeError as error:
+        words = f"the body is not JSON: {error.msg}, at line {error.lineno}, column {error.colno}"
+        raise ApiError(400, words) from None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        double = next(name for name in names if names.count(name) > 1)
+        raise ApiError(400, f"the body has {double[:60]!r} twice in one object", double[:60])
+    return found
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ApiError(400, f"the body holds {name}, which JSON does not have")
+
+
+def _whole(digits: str) -> int:
+    if len(digits) > MAX_DIGITS:
+        raise ApiError(400, f"the body holds a number of {len(digits)} digits")
+    return int(digits)
+
+
+def _finite(digits: str) -> float:
+    value = float(digits)
+    if value in (float("inf"), float("-inf")):
+        raise ApiError(400, f"the body holds {digits[:20]}, which is out of range")
+    return value
+
+
+def _check_values(value: Any, levels: int) -> None:
+    """Check nesting and strings; JSON can spell half of a surrogate pair, which is no text."""
+    if levels < 0:
+        raise ApiError(400, f"the body nests deeper than {MAX_DEPTH} levels")
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise ApiError(400, "a text in the body holds half of a surrogate pair") from None
+    elif isinstance(value, dict):
+        for name, each in value.items():
+            _check_values(name, levels)
+            _check_values(each, levels - 1)
+    elif isinstance(value, list):
+        for each in value:
+            _check_values(each, levels - 1)

@@ -1,0 +1,94 @@
+"""Bodies that are no JSON, or that cost too much, are refused before a route sees them."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from live_server import LiveServer
+
+from cullama.server.http.bodies import MAX_BODY_BYTES, MAX_DEPTH, check_json
+from cullama.server.http.errors import ApiError
+
+PATH = "/v1/completions"
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=20,
+)
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b"{", "not JSON"),
+        (b"prompt=a", "not JSON"),
+        (b'{"prompt": "a"} {}', "not JSON"),
+        (b'{"prompt": "\xff"}', "not UTF-8: byte 12"),
+        (b'{"prompt": "a", "prompt": "b"}', "'prompt' twice"),
+        (b'{"prompt": "a", "temperature": NaN}', "NaN"),
+        (b'{"prompt": "a", "temperature": -Infinity}', "-Infinity"),
+        (b'{"prompt": "a", "temperature": 1e999}', "out of range"),
+        (b'{"prompt": "a", "seed": ' + b"9" * 5000 + b"}", "5000 digits"),
+        (b'{"prompt": ' + b"[" * 40 + b"]" * 40 + b"}", "deeper than 32"),
+        (b"[" * 100_000, "deeper than 32"),
+        (b'{"prompt": "\\ud800"}', "surrogate"),
+    ],
+)
+def test_what_json_readers_disagree_about_is_refused(
+    server: LiveServer, body: bytes, words: str
+) -> None:
+    response = server.http.post(PATH, content=body, headers={"content-type": "application/json"})
+    assert response.status_code == 400
+    assert words in response.json()["error"]["message"]
+
+
+def test_a_missing_body_is_refused(server: LiveServer) -> None:
+    response = server.http.post(PATH)
+    assert response.status_code == 400
+    assert "missing" in response.json()["error"]["message"]
+
+
+def test_a_body_that_is_too_large_is_refused_and_the_connection_closed(server: LiveServer) -> None:
+    body = b'{"prompt": "' + b"a" * MAX_BODY_BYTES + b'"}'
+    response = server.http.post(PATH, content=body)
+    assert response.status_code == 413
+    assert response.headers["connection"] == "close"
+    assert "2,097,152 bytes" in response.json()["error"]["message"]
+
+
+def test_a_body_may_be_as_large_as_the_bound(server: LiveServer) -> None:
+    head, tail = b'{"temperature": 9, "prompt": "', b'"}'
+    body = head + b"a" * (MAX_BODY_BYTES - len(head) - len(tail)) + tail
+    response = server.http.post(PATH, content=body, headers={"content-type": "application/json"})
+    assert response.status_code == 400  # longer than the context, or than a text may be
+    assert response.json()["error"]["param"] == "prompt"
+
+
+@given(value=JSON)
+def test_ordinary_json_is_taken(value: object) -> None:
+    check_json(json.dumps(value).encode())
+
+
+@given(depth=st.integers(1, 200))
+def test_nesting_is_bounded(depth: int) -> None:
+    body = b"[" * depth + b"]" * depth
+    if depth <= MAX_DEPTH + 1:
+        check_json(body)
+    else:
+        with pytest.raises(ApiError, match="deeper"):
+            check_json(body)
+
+
+@given(body=st.binary(max_size=60))
+def test_any_bytes_are_json_or_an_error_in_words(body: bytes) -> None:
+    with suppress(ApiError):
+        check_json(body)
