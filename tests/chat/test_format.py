@@ -356,6 +356,19 @@ class TestToolsAndDocuments:
             "the chat template has no variable enable_thinking: it changes nothing"
         ]
 
+    def test_tool_calls_that_the_template_leaves_out_are_warned_about_once(
+        self, library: Library, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        format = ChatFormat(template(), Tokenizer(library), BEGIN)
+        call = {"function": {"name": "clock", "arguments": {}}}
+        messages: list[Message] = [
+            *said("Hi"),
+            {"role": "assistant", "content": "", "tool_calls": [call]},
+        ]
+        for _ in range(2):
+            format.write(messages)
+        assert [it.message for it in caplog.records] == ["the chat template leaves out tool calls"]
+
     def test_variables_of_a_call_go_before_those_of_the_model(self, library: Library) -> None:
         source = template("{{ day }}")
         format = ChatFormat(source, Tokenizer(library), BEGIN, {"day": "Monday"})

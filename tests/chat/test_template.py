@@ -144,6 +144,7 @@ class Role(str, enum.Enum):
             [{"role": "user", "content": [{"type": "image"}]}],
             "message 0 has a part of type 'image', expected text: the model reads nothing else",
         ),
+        "calls": ([{**HI[0], "tool_calls": 3}], "message 0 has the tool_calls 3, expected a list"),
         "null": ([{"role": None, "content": "a"}], "message 0 has the role None, expected a role"),
         "null content": ([{"role": "user", "content": None}], "message 0 has the content None, e"),
         "an object": ([{**HI[0], "x": Path()}], "message 0 holds a PosixPath, expected texts"),

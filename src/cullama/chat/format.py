@@ -20,8 +20,8 @@ from ..errors import CullamaError, UsageError
 from ..sampling.params import SamplingParams
 from ..text.control_tokens import END_NAMES, SHAPE
 from ..text.prompts import as_list
-from .content_form import PROBE, ContentForm
 from .escape import REPLACEMENT, SPLIT
+from .message_form import PROBE, MessageForm
 from .messages import Message as Message
 from .messages import checked_message, content_text, map_texts, plain_data
 
@@ -56,8 +56,8 @@ class ChatFormat:
     ) -> None:
         self.template, self._tokenizer, self._bos_id = template, tokenizer, bos_id
         self._variables = variables or {}
-        self._form = ContentForm(self._render_sample)
-        self._unknown: set[str] = set()  # variables that a warning named
+        self._form = MessageForm(self._render_sample)
+        self._warned: set[str] = set()  # what a warning has named
 
     def write(
         self,
@@ -90,23 +90,35 @@ class ChatFormat:
             for name, value in given.items()
         }
         written = [self._escaped(self._form.adapt(message)) for message in checked]
-        return self.template.render(written, add_generation_prompt, **escaped)
+        text = self.template.render(written, add_generation_prompt, **escaped)
+        self._check_calls(written, text)
+        return text
+
+    def _check_calls(self, messages: Sequence[Message], text: str) -> None:
+        """Warn of tool calls that the template leaves out."""
+        calls = [call for message in messages for call in message.get("tool_calls") or []]
+        functions = [call.get("function", call) for call in calls if isinstance(call, dict)]
+        names = [it.get("name") for it in functions if isinstance(it, dict)]
+        if any(isinstance(name, str) and name not in text for name in names):
+            self._warn_once("tool_calls", "the chat template leaves out tool calls")
 
     def _check_known(self, variables: Mapping[str, Any]) -> None:
         """Refuse tools and documents that the model would not see; warn of other variables."""
         source = self.template.source if self.template else ""
         for name in variables:
-            if name in source or name in self._unknown:
+            if name in source:
                 continue
             if name in ("tools", "documents"):
                 raise UsageError(
                     f"{name} are given, but the model's chat template has no place for them; "
                     f"write them into a message, or use another with --template FILE"
                 )
-            self._unknown.add(name)
-            logging.getLogger("cullama").warning(
-                "the chat template has no variable %s: it changes nothing", name
-            )
+            self._warn_once(name, f"the chat template has no variable {name}: it changes nothing")
+
+    def _warn_once(self, name: str, message: str) -> None:
+        if name not in self._warned:
+            self._warned.add(name)
+            logging.getLogger("cullama").warning("%s", message)
 
     def _escaped(self, message: dict[str, Any]) -> dict[str, Any]:
         """Return a message whose texts, tool calls and all, spell no control token."""

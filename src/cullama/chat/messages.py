@@ -29,6 +29,8 @@ def checked_message(message: Any, where: str = "a message") -> dict[str, Any]:
     copy: dict[str, Any] = plain_data(where, message)
     if not isinstance(copy.get("role"), str):
         raise UsageError(f"{where} {_found(copy, 'role')}, {EXAMPLE}")
+    if not isinstance(copy.get("tool_calls") or [], list):
+        raise UsageError(f"{where} has the tool_calls {copy['tool_calls']!r:.80}, expected a list")
     content = copy.get("content")
     if isinstance(content, list) and content:
         for part in content:

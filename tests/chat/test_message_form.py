@@ -1,4 +1,4 @@
-"""The form of content that a template takes is found by rendering, and messages are given it."""
+"""The form of messages that a template takes is found by rendering, and messages are given it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from cullama.chat.content_form import ContentForm
+from cullama.chat.message_form import MessageForm
 from cullama.chat.template import ChatTemplate
 from cullama.errors import CullamaError
 
@@ -28,7 +28,7 @@ BOTH = (
 )
 
 
-def form_of(source: str) -> ContentForm:
+def form_of(source: str) -> MessageForm:
     template = ChatTemplate(source, "a test")
 
     def render(messages: Sequence[dict[str, Any]]) -> str:
@@ -37,7 +37,7 @@ def form_of(source: str) -> ContentForm:
         except CullamaError:
             return ""
 
-    return ContentForm(render)
+    return MessageForm(render)
 
 
 def said(content: Any) -> dict[str, Any]:
@@ -84,3 +84,66 @@ def test_missing_content_beside_tool_calls_is_empty_where_the_template_fails_wit
     message = {"role": "assistant", "tool_calls": CALLS}
     assert form_of(TEXT_ONLY).adapt(message) == {**message, "content": ""}
     assert form_of(PRINTS).adapt(message) == message
+
+
+# --- the arguments of calls
+
+CALL = "{% for m in messages %}{{ m.content }}{% for c in m.tool_calls %}<{{ c.function.name }}>"
+END = "{% endfor %}{% endfor %}"
+ARGUMENTS = {"city": "Zürich", "days": [1, None]}
+AS_JSON = '{"city": "Zürich", "days": [1, null]}'
+
+
+def adapted(source: str, arguments: Any) -> Any:
+    calls = [{"id": "1", "function": {"name": "f", "arguments": arguments}}]
+    message = {"role": "assistant", "content": "", "tool_calls": calls}
+    found = form_of(source).adapt(message)
+    assert calls[0]["function"] == {"name": "f", "arguments": arguments}  # which is the caller's
+    return found["tool_calls"][0]["function"]["arguments"]
+
+
+@pytest.mark.parametrize(
+    "printing",
+    [
+        "{{ c.function.arguments | tojson }}",  # it would encode JSON once more
+        "{% for k, v in c.function.arguments.items() %}{{ k }}={{ v }}{% endfor %}",
+        "{% for k in c.function.arguments %}{{ k }}: {{ c.function.arguments[k] }}{% endfor %}",
+    ],
+)
+def test_arguments_in_json_are_objects_for_a_template_that_needs_them(printing: str) -> None:
+    for arguments in (ARGUMENTS, AS_JSON):
+        assert adapted(CALL + printing + END, arguments) == ARGUMENTS
+    others: list[Any] = ["no JSON", "{" * 100_000, 7, None]
+    for other in others:
+        assert adapted(CALL + printing + END, other) == other
+
+
+@pytest.mark.parametrize(
+    "printing",
+    [
+        "{{ c.function.arguments + '.' }}",  # an object would be refused
+        "{{ c.function.arguments }}",  # or printed as Python does
+    ],
+)
+def test_arguments_are_json_for_a_template_that_prints_texts(printing: str) -> None:
+    for arguments in (ARGUMENTS, AS_JSON):
+        assert adapted(CALL + printing + END, arguments) == AS_JSON
+
+
+def test_arguments_stay_as_they_are_for_a_template_that_takes_both() -> None:
+    printing = "{% set a = c.function.arguments %}{{ a if a is string else a | tojson(indent=1) }}"
+    for arguments in (ARGUMENTS, AS_JSON):
+        assert adapted(CALL + printing + END, arguments) == arguments
+
+
+def test_an_empty_content_is_none_where_the_template_would_leave_out_the_calls() -> None:
+    source = (
+        "{% for m in messages %}{% if m.content is none %}{% for c in m.tool_calls %}"
+        "{{ c.function.name + c.function.arguments }}{% endfor %}{% else %}{{ m.content }}"
+        "{% endif %}{% endfor %}"
+    )
+    message = {"role": "assistant", "content": "", "tool_calls": CALLS}
+    found = form_of(source).adapt(message)
+    assert found["content"] is None
+    assert found["tool_calls"][0]["function"]["arguments"] == "{}"
+    assert form_of(source).adapt({**message, "content": None})["content"] is None
