@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 
 from .backends import operators_for
 from .chat.format import ChatFormat
-from .chat.messages import Message
+from .chat.format import template_variables as chat_variables
+from .chat.messages import Message, Tools
 from .checkpoint.checkpoint import Checkpoint
 from .checkpoint.opening import open_checkpoint
 from .checkpoint.weights import Progress, load_weights
@@ -343,6 +344,9 @@ class LLM:
         *,
         priority: int = ...,
         progress: bool = ...,
+        tools: Tools = ...,
+        documents: Tools = ...,
+        template_variables: Mapping[str, Any] | None = ...,
     ) -> Completion: ...
     @overload
     def chat(
@@ -352,6 +356,9 @@ class LLM:
         *,
         priority: int = ...,
         progress: bool = ...,
+        tools: Tools = ...,
+        documents: Tools = ...,
+        template_variables: Mapping[str, Any] | None = ...,
     ) -> list[Completion]: ...
 
     def chat(
@@ -361,6 +368,9 @@ class LLM:
         *,
         priority: int = 0,
         progress: bool = True,
+        tools: Tools = None,
+        documents: Tools = None,
+        template_variables: Mapping[str, Any] | None = None,
     ) -> Any:
         """Answer the last message of a conversation: `[{"role": "user", "content": "Hi"}]`.
 
@@ -368,16 +378,32 @@ class LLM:
         with prompts. Control tokens that are spelled in a message are encoded as plain text.
         `session()` keeps the messages for you.
 
+        Args:
+            messages: each has a role and a content, a text or a list of parts of type text;
+                answers of the model may have tool_calls, and messages of the role "tool" results.
+            tools: JSON schemas of the functions that the model may call.
+            documents: objects with a title and a text that the model may cite.
+            template_variables: what the template is given besides, for this call.
+
         Raises:
-            UsageError: no messages, or none that the model's template takes.
+            UsageError: no messages, or none that the model's template takes; tools or documents
+                where the template has no place for them.
             ContextLengthError: the conversation, with the answer asked for, exceeds the context.
             ChatTemplateError: the model's template cannot be used.
         """
-        return self._submit_chats(messages, params, priority).completions(progress)
+        variables = chat_variables(tools, documents, template_variables)
+        return self._submit_chats(messages, params, priority, variables).completions(progress)
 
     @overload
     async def achat(
-        self, messages: Iterable[Message], params: Params = ..., *, priority: int = ...
+        self,
+        messages: Iterable[Message],
+        params: Params = ...,
+        *,
+        priority: int = ...,
+        tools: Tools = ...,
+        documents: Tools = ...,
+        template_variables: Mapping[str, Any] | None = ...,
     ) -> Completion: ...
     @overload
     async def achat(
@@ -386,11 +412,25 @@ class LLM:
         params: ParamsOfEach = ...,
         *,
         priority: int = ...,
+        tools: Tools = ...,
+        documents: Tools = ...,
+        template_variables: Mapping[str, Any] | None = ...,
     ) -> list[Completion]: ...
 
-    async def achat(self, messages: Any, params: ParamsOfEach = None, *, priority: int = 0) -> Any:
+    async def achat(
+        self,
+        messages: Any,
+        params: ParamsOfEach = None,
+        *,
+        priority: int = 0,
+        tools: Tools = None,
+        documents: Tools = None,
+        template_variables: Mapping[str, Any] | None = None,
+    ) -> Any:
         """As `chat`, in an event loop; other tasks go on."""
-        return await self._submit_chats(messages, params, priority).completions_async()
+        variables = chat_variables(tools, documents, template_variables)
+        chats = self._submit_chats(messages, params, priority, variables)
+        return await chats.completions_async()
 
     def stream_chat(
         self,
@@ -398,10 +438,14 @@ class LLM:
         params: SamplingParams | None = None,
         *,
         priority: int = 0,
+        tools: Tools = None,
+        documents: Tools = None,
+        template_variables: Mapping[str, Any] | None = None,
     ) -> Stream:
-        """Answer the last message piece by piece, as `stream` does."""
+        """Answer the last message piece by piece, as `stream` does; the rest is as for `chat`."""
+        variables = chat_variables(tools, documents, template_variables)
         params = self.chat_format.with_stop_tokens(checked_params(params, self._default))
-        return self.stream(self.chat_format.prompt(messages), params, priority=priority)
+        return self.stream(self.chat_format.prompt(messages, variables), params, priority=priority)
 
     def session(
         self,
@@ -544,12 +588,14 @@ class LLM:
         asked = asked_prompts(prompts)
         return Submission(asked, params_of_each(params, asked, self._default), submit)
 
-    def _submit_chats(self, messages: Any, params: ParamsOfEach, priority: int) -> Submission:
+    def _submit_chats(
+        self, messages: Any, params: ParamsOfEach, priority: int, variables: Mapping[str, Any]
+    ) -> Submission:
         asked, format = asked_conversations(messages), self.chat_format
 
         def submit(conversation: Any, its_params: SamplingParams) -> list[Sample]:
             its_params = format.with_stop_tokens(its_params)
-            return self._submit(format.prompt(conversation), its_params, priority)
+            return self._submit(format.prompt(conversation, variables), its_params, priority)
 
         return Submission(asked, params_of_each(params, asked, self._default), submit)
 

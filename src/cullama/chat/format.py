@@ -14,6 +14,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import CullamaError, UsageError
@@ -23,7 +24,7 @@ from ..text.prompts import as_list
 from .escape import REPLACEMENT, SPLIT
 from .message_form import PROBE, MessageForm
 from .messages import Message as Message
-from .messages import checked_message, content_text, map_texts, plain_data
+from .messages import Tools, checked_message, content_text, map_texts, plain_data
 
 if TYPE_CHECKING:
     from ..text.tokenizer import Tokenizer
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 # Stands before a text that is not the first of a prompt, which may decide on a space before it.
 _BEFORE = "\ufdd1"
+
+NO_VARIABLES: Mapping[str, Any] = MappingProxyType({})
 
 
 class _ControlToken(NamedTuple):
@@ -126,8 +129,11 @@ class ChatFormat:
         role = message["role"]  # that templates compare
         return {**map_texts(split, message), "role": role if role.isidentifier() else split(role)}
 
-    def prompt(self, messages: Any) -> list[int]:
+    def prompt(self, messages: Any, variables: Mapping[str, Any] = NO_VARIABLES) -> list[int]:
         """Return the token ids of a conversation whose last message is to be answered.
+
+        Args:
+            variables: as of `write`.
 
         Raises:
             UsageError: as `write`; and no messages, or none to answer.
@@ -138,7 +144,7 @@ class ChatFormat:
                 f"the messages are {messages!r:.80}, expected a list of at least one, "
                 "each {'role': …, 'content': …}"
             )
-        text = self.write(conversation)
+        text = self.write(conversation, **variables)
         if conversation[-1].get("role") == "assistant":
             raise UsageError("the last message is the assistant's, expected one to answer")
         return self.encode(text)
@@ -311,6 +317,32 @@ class ChatFormat:
             if token.strips_right:
                 pieces[index + 1] = pieces[index + 1].lstrip()
         return pieces
+
+
+_EXAMPLES = {
+    "tools": "JSON schemas: [{'type': 'function', 'function': {'name': …, 'parameters': …}}]",
+    "documents": "objects: [{'title': …, 'text': …}]",
+}
+
+
+def template_variables(
+    tools: Tools,
+    documents: Tools,
+    others: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    """Return what a template is given besides the messages.
+
+    Raises:
+        UsageError: something that is no list of objects, or a name that is taken.
+    """
+    for name, given in (("tools", tools), ("documents", documents)):
+        listed = [] if given is None else as_list(given)
+        if listed is None or not all(isinstance(it, Mapping) for it in listed):
+            raise UsageError(f"{name} is {given!r:.80}, expected a list of {_EXAMPLES[name]}")
+    others = others or {}
+    if taken := sorted({"messages", "add_generation_prompt", "tools", "documents"} & others.keys()):
+        raise UsageError(f"template_variables has {taken[0]!r}, expected another name")
+    return {"tools": tools or None, "documents": documents or None, **others}
 
 
 def _any_of(tokens: Iterable[str]) -> re.Pattern[str]:

@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 from ..errors import UsageError
 
 Message: TypeAlias = Mapping[str, Any]  # {"role": "user", "content": "Hi"}
+Tools: TypeAlias = Sequence[Mapping[str, Any]] | None  # or documents
 Content: TypeAlias = str | Sequence[Mapping[str, Any]]  # [{"type": "text", "text": "Hi"}]
 
 MAX_DEPTH = 32  # levels of lists and objects in a message or a variable
