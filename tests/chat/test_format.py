@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -345,6 +346,23 @@ class TestToolsAndDocuments:
                 with pytest.raises(UsageError, match=f"{name} are given, but the model's chat tem"):
                     format.write(said("Hi"), True, **{name: [{"name": "f"}]})
                 assert "Hi" in format.write(said("Hi"), True, **{name: None})
+
+    def test_have_a_template_of_their_own_where_the_checkpoint_has_one(
+        self, library: Library
+    ) -> None:
+        call = (
+            "{% for m in messages %}{% for c in m.tool_calls %}{{ c.function.arguments | tojson }}"
+        )
+        own = template("{{ tools | tojson }}" + call + "{% endfor %}{{ m.content }}{% endfor %}")
+        plain = replace(template("{{ messages[0].content }}"), for_tools=own)
+        format = ChatFormat(plain, Tokenizer(library), BEGIN)
+        assert format.write(said("Hi")) == "Hi"
+        answer = {"tool_calls": [{"function": {"name": "f", "arguments": "{}"}}]}
+        messages: list[Message] = [*said("Hi"), {"role": "assistant", "content": "", **answer}]
+        assert (
+            format.write(messages, tools=[{"name": "f<|end|>"}])
+            == '[{"name": "f<\ufdd0|end|>"}]Hi{}'
+        )
 
     def test_other_variables_that_the_template_lacks_are_warned_about_once(
         self, library: Library, caplog: pytest.LogCaptureFixture

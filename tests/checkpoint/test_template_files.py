@@ -64,8 +64,22 @@ def test_the_default_of_several_templates_is_used(write: Callable[..., Path]) ->
     template = folder_template(write(chat_template=[tools, default]))
     assert template is not None
     assert template.source == "default"
+    assert template.for_tools is not None
+    assert template.for_tools.source == "tool_use"
     with pytest.raises(ChatTemplateError, match=r"holds \['tool_use'\], expected one with the"):
         folder_template(write(chat_template=[tools]))
+
+
+def test_a_second_file_is_the_template_for_tools(write: Callable[..., Path]) -> None:
+    folder = write(jinja="file", chat_template="settings", bos_token="<s>")
+    (folder / "additional_chat_templates").mkdir()
+    path = folder / "additional_chat_templates" / "tool_use.jinja"
+    path.write_text("{{ bos_token }}{{ tools }}", encoding="utf-8")
+    template = folder_template(folder)
+    assert template is not None
+    assert template.for_tools is not None
+    assert template.for_tools.render([], tools=[1]) == "<s>[1]"
+    assert template.for_tools.where == str(path)
 
 
 def test_a_template_file_is_preferred_to_the_settings(write: Callable[..., Path]) -> None:
@@ -183,7 +197,8 @@ def test_metadata_that_is_wrong_is_named(fields: dict[str, Any], message: str) -
 def test_a_gguf_file_as_its_writer_writes_it(tmp_path: Path) -> None:
     """The names of the fields are the library's own."""
     writer = gguf.GGUFWriter(tmp_path / "m.gguf", "llama")
-    writer.add_chat_template([{"name": "default", "template": "{{ eos_token }}"}])
+    templates = [("default", "{{ eos_token }}"), ("tool_use", "{{ tools }}")]
+    writer.add_chat_template([{"name": name, "template": source} for name, source in templates])
     writer.add_token_list(TOKENS)
     writer.add_eos_token_id(2)
     writer.add_pad_token_id(3)
@@ -192,3 +207,5 @@ def test_a_gguf_file_as_its_writer_writes_it(tmp_path: Path) -> None:
     assert template is not None
     assert template.render([]) == "</s>"
     assert template.names == {"eos_token": "</s>", "pad_token": "a"}
+    assert template.for_tools is not None
+    assert template.for_tools.source == "{{ tools }}"

@@ -59,7 +59,7 @@ class ChatFormat:
     ) -> None:
         self.template, self._tokenizer, self._bos_id = template, tokenizer, bos_id
         self._variables = variables or {}
-        self._form = MessageForm(self._render_sample)
+        self._form = MessageForm(partial(self._render_sample, template))
         self._warned: set[str] = set()  # what a warning has named
 
     def write(
@@ -83,17 +83,21 @@ class ChatFormat:
         checked = [checked_message(it, f"message {index}") for index, it in enumerate(messages)]
         given = {name: value for name, value in variables.items() if value is not None}
         given = {**self._variables, **given}
-        self._check_known(given)
-        if self.template is None:
+        template, form = self.template, self._form
+        if given.get("tools") and template is not None and template.for_tools is not None:
+            template = template.for_tools
+            form = self._form_for_tools
+        self._check_known(given, template)
+        if template is None:
             return "\n".join(map(self.escape_control_tokens, checked))
         escape = partial(map_texts, partial(_split, self._any_control_token))
-        names = self.template.names  # such as bos_token, which is a control token
+        names = template.names  # such as bos_token, which is a control token
         escaped = {
             name: value if name in names else escape(plain_data(f"variable {name!r}", value))
             for name, value in given.items()
         }
-        written = [self._escaped(self._form.adapt(message)) for message in checked]
-        text = self.template.render(written, add_generation_prompt, **escaped)
+        written = [self._escaped(form.adapt(message)) for message in checked]
+        text = template.render(written, add_generation_prompt, **escaped)
         self._check_calls(written, text)
         return text
 
@@ -105,9 +109,9 @@ class ChatFormat:
         if any(isinstance(name, str) and name not in text for name in names):
             self._warn_once("tool_calls", "the chat template leaves out tool calls")
 
-    def _check_known(self, variables: Mapping[str, Any]) -> None:
+    def _check_known(self, variables: Mapping[str, Any], template: ChatTemplate | None) -> None:
         """Refuse tools and documents that the model would not see; warn of other variables."""
-        source = self.template.source if self.template else ""
+        source = template.source if template else ""
         for name in variables:
             if name in source:
                 continue
@@ -242,7 +246,15 @@ class ChatFormat:
             or self._rendered([user, answer, user], True),
             self._rendered([user, answer], False),
         ]
+        if self.template is not None and self.template.for_tools is not None:
+            for_tools = partial(self._render_sample, self.template.for_tools)
+            texts += [for_tools([user, answer, user]), for_tools([user, answer], False)]
         return self._tokens_in(*texts)
+
+    @cached_property
+    def _form_for_tools(self) -> MessageForm:
+        template = self.template and self.template.for_tools
+        return MessageForm(partial(self._render_sample, template))
 
     @cached_property
     def _behind_answer(self) -> str:
@@ -252,16 +264,20 @@ class ChatFormat:
 
     def _rendered(self, messages: Sequence[dict[str, Any]], add_generation_prompt: bool) -> str:
         """Render a sample in the form that the template takes."""
-        return self._render_sample(list(map(self._form.adapt, messages)), add_generation_prompt)
+        adapted = list(map(self._form.adapt, messages))
+        return self._render_sample(self.template, adapted, add_generation_prompt)
 
     def _render_sample(
-        self, messages: Sequence[Message], add_generation_prompt: bool = True
+        self,
+        template: ChatTemplate | None,
+        messages: Sequence[Message],
+        add_generation_prompt: bool = True,
     ) -> str:
         """Render a sample; "" where the template refuses it, or needs variables."""
-        if self.template is None:
+        if template is None:
             return ""
         try:
-            return self.template.render(messages, add_generation_prompt, **self._variables)
+            return template.render(messages, add_generation_prompt, **self._variables)
         except CullamaError:
             return ""
 

@@ -32,6 +32,7 @@ class ChatTemplate:
     source: str  # jinja2
     where: str  # for errors: "FILE: chat_template"
     names: Mapping[str, str] = field(default_factory=dict)  # "bos_token" → its text, and so on
+    for_tools: ChatTemplate | None = None  # another one, for conversations in which tools are given
 
     @classmethod
     def from_file(cls, path: Path, names: Mapping[str, str]) -> ChatTemplate:

@@ -7,6 +7,7 @@ and rendered by `chat/template.py`.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ TEMPLATE, CONFIG, SPECIAL = (
     "tokenizer_config.json",
     "special_tokens_map.json",
 )
+FOR_TOOLS = "additional_chat_templates/tool_use.jinja"
 NAMES = tuple(f"{kind}_token" for kind in ("bos", "eos", "unk", "sep", "pad", "cls", "mask"))
 
 # The token ids in GGUF that give these names their strings.
@@ -43,10 +45,21 @@ def folder_template(folder: Path) -> ChatTemplate | None:
     """
     names = folder_names(folder)
     if (folder / TEMPLATE).exists():
-        return ChatTemplate.from_file(folder / TEMPLATE, names)
+        other = folder / FOR_TOOLS
+        for_tools = ChatTemplate.from_file(other, names) if other.exists() else None
+        return replace(ChatTemplate.from_file(folder / TEMPLATE, names), for_tools=for_tools)
     fields = _fields(folder / CONFIG)
-    source = _source(fields)
-    return ChatTemplate(source, f"{fields.path}: chat_template", names) if source else None
+    sources, where = _sources(fields), f"{fields.path}: chat_template"
+    return _with_tools(sources.get("default"), sources.get("tool_use"), where, names)
+
+
+def _with_tools(
+    source: str | None, for_tools: str | None, where: str, names: Mapping[str, str]
+) -> ChatTemplate | None:
+    if not source:
+        return None
+    tool_use = ChatTemplate(for_tools, f"{where} tool_use", names) if for_tools else None
+    return ChatTemplate(source, where, names, tool_use)
 
 
 def folder_names(folder: Path) -> Mapping[str, str]:
@@ -68,11 +81,11 @@ def _token(fields: Fields, name: str) -> str:
     return fields.fail(name, "a token, as a string") if group is None else group.text("content")
 
 
-def _source(fields: Fields) -> str | None:
-    """Return the one template, or "default" out of a list of named ones."""
+def _sources(fields: Fields) -> dict[str, str]:
+    """Return the one template as "default", or those of a list, which have names."""
     named = fields.values.get("chat_template")
     if not isinstance(named, list):
-        return fields.text("chat_template", None)
+        return {"default": fields.text("chat_template", None) or ""}
     for entry in named:
         if not isinstance(entry, dict) or not isinstance(entry.get("template"), str):
             fields.fail("chat_template", "a string, or a list of objects with name and template")
@@ -82,7 +95,7 @@ def _source(fields: Fields) -> str | None:
             f"{fields.path}: chat_template holds {short_repr(sorted(found))}, "
             "expected one with the name default; use another with --template FILE"
         )
-    return found.get("default")
+    return found
 
 
 # --- GGUF
@@ -95,11 +108,11 @@ def gguf_template(metadata: Mapping[str, Any], path: Path) -> ChatTemplate | Non
         ChatTemplateError: it cannot be used.
         ModelFileError: a field is of the wrong kind.
     """
-    source = Fields(path, metadata).text("tokenizer.chat_template", None)
-    if not source:
-        return None
+    fields = Fields(path, metadata)
+    source = fields.text("tokenizer.chat_template", None)
+    for_tools = fields.text("tokenizer.chat_template.tool_use", None)
     where = f"{path}: tokenizer.chat_template"
-    return ChatTemplate(source, where, gguf_names(metadata, path))
+    return _with_tools(source, for_tools, where, gguf_names(metadata, path) if source else {})
 
 
 def gguf_names(metadata: Mapping[str, Any], path: Path) -> Mapping[str, str]:
