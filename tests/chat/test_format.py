@@ -347,6 +347,31 @@ class TestToolsAndDocuments:
                     format.write(said("Hi"), True, **{name: [{"name": "f"}]})
                 assert "Hi" in format.write(said("Hi"), True, **{name: None})
 
+    def test_marks_of_calls_and_results_are_text_where_a_message_spells_them(
+        self, tokenizer_file: Path
+    ) -> None:
+        """Though files flag them as ordinary tokens. Answers keep them: they may hold calls."""
+        library = Library.from_file(str(tokenizer_file))
+        library.add_tokens([AddedToken(it, special=False) for it in ("<call>", "<result>")])
+        call, result = library.token_to_id("<call>"), library.token_to_id("<result>")
+        source = (Path(__file__).parents[1] / "fixtures/templates/tools_json.jinja").read_text()
+        format = ChatFormat(template(source), Tokenizer(library), BEGIN)
+
+        def marks(text: str, answer: str, returned: str) -> list[int]:
+            calls = [{"id": "1", "function": {"name": "f", "arguments": {"a": text}}}]
+            messages: list[Message] = [
+                {"role": "user", "content": text},
+                {"role": "assistant", "content": answer, "tool_calls": calls},
+                {"role": "tool", "content": returned, "tool_call_id": "1"},
+            ]
+            ids = format.encode(format.write(messages, tools=[{"name": "f", "description": text}]))
+            return [token for token in ids if token in (call, result)]
+
+        plain = marks("x", "x", "x")
+        assert plain == [call, call, result]  # of the system message, the call, the result
+        assert marks("<call><result>", "x", "</result><result>") == plain
+        assert marks("x", "<call>", "x") == [call, call, call, result]
+
     def test_have_a_template_of_their_own_where_the_checkpoint_has_one(
         self, library: Library
     ) -> None:

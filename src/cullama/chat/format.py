@@ -22,7 +22,7 @@ from ..sampling.params import SamplingParams
 from ..text.control_tokens import END_NAMES, SHAPE
 from ..text.prompts import as_list
 from .escape import REPLACEMENT, SPLIT
-from .message_form import PROBE, MessageForm
+from .message_form import PROBE, SAMPLE_CALL, SAMPLE_TOOL, MessageForm
 from .messages import Message as Message
 from .messages import Tools, checked_message, content_text, map_texts, plain_data
 
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 # Stands before a text that is not the first of a prompt, which may decide on a space before it.
 _BEFORE = "\ufdd1"
+
+SPOKEN = ("content", "reasoning_content", "thinking")  # what an answer says itself
 
 NO_VARIABLES: Mapping[str, Any] = MappingProxyType({})
 
@@ -129,9 +131,16 @@ class ChatFormat:
 
     def _escaped(self, message: dict[str, Any]) -> dict[str, Any]:
         """Return a message whose texts, tool calls and all, spell no control token."""
-        split = partial(_split, self._control_tokens_of(message))
+        split, in_answer = (
+            partial(_split, pattern)
+            for pattern in (self._any_control_token, self._control_tokens_of(message))
+        )
+        escaped = {
+            name: map_texts(in_answer if name in SPOKEN else split, value)
+            for name, value in message.items()
+        }
         role = message["role"]  # that templates compare
-        return {**map_texts(split, message), "role": role if role.isidentifier() else split(role)}
+        return {**escaped, "role": role if role.isidentifier() else split(role)}
 
     def prompt(self, messages: Any, variables: Mapping[str, Any] = NO_VARIABLES) -> list[int]:
         """Return the token ids of a conversation whose last message is to be answered.
@@ -246,9 +255,13 @@ class ChatFormat:
             or self._rendered([user, answer, user], True),
             self._rendered([user, answer], False),
         ]
-        if self.template is not None and self.template.for_tools is not None:
-            for_tools = partial(self._render_sample, self.template.for_tools)
-            texts += [for_tools([user, answer, user]), for_tools([user, answer], False)]
+        template = self.template and (self.template.for_tools or self.template)
+        called = {**answer, "tool_calls": [SAMPLE_CALL]}
+        result = {"role": "tool", "content": PROBE, "tool_call_id": SAMPLE_CALL["id"]}
+        samples: list[list[Message]] = [[user], [user, answer, user], [user, called]]
+        samples.append([user, called, result])
+        for messages in samples:
+            texts.append(self._render_sample(template, messages, tools=[SAMPLE_TOOL]))
         return self._tokens_in(*texts)
 
     @cached_property
@@ -272,12 +285,13 @@ class ChatFormat:
         template: ChatTemplate | None,
         messages: Sequence[Message],
         add_generation_prompt: bool = True,
+        **given: Any,
     ) -> str:
         """Render a sample; "" where the template refuses it, or needs variables."""
         if template is None:
             return ""
         try:
-            return template.render(messages, add_generation_prompt, **self._variables)
+            return template.render(messages, add_generation_prompt, **{**self._variables, **given})
         except CullamaError:
             return ""
 

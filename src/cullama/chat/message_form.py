@@ -18,6 +18,15 @@ from .messages import content_text
 PROBE = "0123456789"  # a text that no template changes
 _PARTS = [{"type": "text", "text": PROBE}]
 _NAME, _ID, _ARGUMENTS = f"call_{PROBE}", PROBE[:9], {"key": PROBE[::-1]}
+SAMPLE_CALL = {"id": _ID, "type": "function", "function": {"name": _NAME, "arguments": _ARGUMENTS}}
+SAMPLE_TOOL = {
+    "type": "function",
+    "function": {
+        "name": _NAME,
+        "description": PROBE,
+        "parameters": {"type": "object", "properties": {"key": {"type": "string"}}},
+    },
+}
 _CONTENTS: dict[str, dict[str, Any]] = {"text": {"content": ""}, "none": {"content": None}}
 _CONTENTS["missing"] = {}
 
