@@ -323,6 +323,12 @@ def test_a_template_is_copied_and_changed_tokens_are_noted() -> None:
     metadata, notes = tokenizer_fields(checkpoint(BYTE_LEVEL["gpt-2"], template=source), {})
     assert metadata["tokenizer.chat_template"] == source
     assert notes == []
+    assert "tokenizer.chat_template.tool_use" not in metadata
+    own = ChatTemplate("plain", "here", for_tools=ChatTemplate("with tools", "here"))
+    both = replace(checkpoint(BYTE_LEVEL["gpt-2"]), load_chat_template=lambda: own)
+    metadata, _ = tokenizer_fields(both, {})
+    assert metadata["tokenizer.chat_template"] == "plain"
+    assert metadata["tokenizer.chat_template.tool_use"] == "with tools"
     nameless = checkpoint(BYTE_LEVEL["gpt-2"], template=source, names={"eos_token": "</s>"})
     assert tokenizer_fields(nameless, {})[1] == [
         "the chat template's bos_token: was None, is '<s>' in the file"

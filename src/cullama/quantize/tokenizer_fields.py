@@ -179,7 +179,7 @@ def _ids(checkpoint: Checkpoint, tokens: list[str]) -> Metadata:
 
 
 def _template(checkpoint: Checkpoint, fields: Metadata) -> tuple[Metadata, list[str]]:
-    """Return the chat template, and notes on tokens whose strings change for it."""
+    """Return the chat templates, and notes on tokens whose strings change for it."""
     try:
         template = checkpoint.load_chat_template()
     except ChatTemplateError as error:
@@ -192,4 +192,7 @@ def _template(checkpoint: Checkpoint, fields: Metadata) -> tuple[Metadata, list[
         for name in GGUF_NAMES
         if name in template.source and before.get(name) != after.get(name)
     ]
-    return {TEMPLATE: template.source}, changed
+    written = {TEMPLATE: template.source}
+    if template.for_tools is not None:
+        written[f"{TEMPLATE}.tool_use"] = template.for_tools.source
+    return written, changed
