@@ -163,6 +163,11 @@ def test_from_json_reads_what_tojson_writes() -> None:
     assert SafeTemplate(source).render({}, Budget(1_000)) == "{'a': None}"
 
 
+def test_tojson_takes_what_map_and_select_give_as_in_llama_cpp() -> None:
+    source = "{{ [1, 2] | map('string') | tojson }}{{ [1, 2] | select('odd') | tojson }}"
+    assert SafeTemplate(source).render({}, Budget(1_000)) == '["1", "2"][1]'
+
+
 def test_lists_grow_and_shrink_as_in_llama_cpp() -> None:
     source = "{% set q = [1] %}{% set _ = q.append(2) %}{{ q.pop(0) }}{{ q }}"
     assert SafeTemplate(source).render({}, Budget(1_000)) == "1[2]"

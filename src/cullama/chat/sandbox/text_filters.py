@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pprint import pformat
+from types import GeneratorType
 from typing import Any
 
 from jinja2 import Undefined, pass_context
@@ -168,6 +169,8 @@ def do_to_json(
     separators: Any = None,
     sort_keys: bool = False,
 ) -> str:
+    if isinstance(value, GeneratorType):  # as in llama.cpp; jinja2's `map` fails here
+        value = budget.listed(value)
     wide = len(indent) if isinstance(indent, str) else indent or 0
     budget.spend_on(separators)
     between = sum(len(it) for it in separators or ())
