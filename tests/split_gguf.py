@@ -52,7 +52,7 @@ def split_gguf(
         path = folder / part_name(source.stem, number, len(held))
         writer = gguf.GGUFWriter(path, "llama")
         if number == 1:
-            _copy_metadata(reader, writer)
+            copy_metadata(reader, writer)
         fields = {
             "split.no": number - 1,
             "split.count": len(held),
@@ -71,7 +71,7 @@ def split_gguf(
     return paths
 
 
-def _copy_metadata(reader: gguf.GGUFReader, writer: gguf.GGUFWriter) -> None:
+def copy_metadata(reader: gguf.GGUFReader, writer: gguf.GGUFWriter) -> None:
     for key, field in reader.fields.items():
         if key.startswith("GGUF.") or key == "general.architecture":
             continue
