@@ -186,7 +186,8 @@ def test_what_is_said_to_be_obeyed_in_a_gguf_is_what_is_read() -> None:
     ours = {name.removeprefix("llama.") for name in asked if name.startswith("llama.")}
     assert ours == obeyed(GGUF_MODEL_RULES)
     tokens = {it.removeprefix("tokenizer.ggml.") for it in asked if it.startswith("tokenizer.")}
-    assert tokens < obeyed(GGUF_TOKENIZER_RULES)
+    # Some ids that decide nothing are only held against the vocabulary.
+    assert tokens - {"padding_token_id"} < obeyed(GGUF_TOKENIZER_RULES)
 
 
 def test_what_is_said_to_be_obeyed_of_sampling_is_what_is_read() -> None:

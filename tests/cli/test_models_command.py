@@ -131,9 +131,9 @@ def test_models_that_cannot_be_run_are_marked(
     cached("owner/gptq2", {**WHOLE, "config.json": config, "model.safetensors": "w"})
     problems = {name: model["problem"] for name, model in listed().items() if model["problem"]}
     assert problems == {
-        "owner/bert": "BertModel: not supported",
+        "owner/bert": "BertModel: an encoder",
         "owner/part": "incomplete",
-        "owner/gptq2": "quantised by gptq",
+        "owner/gptq2": "GPTQ weights",
     }
 
 

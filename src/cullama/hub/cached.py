@@ -18,10 +18,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import CullamaError, ModelNotFoundError
+from ..checkpoint.settings.quantization import quantised_by
+from ..errors import CullamaError, ModelError, ModelNotFoundError
 from ..files.cache_folder import cache_folder
+from ..files.fields import Fields
 from ..files.gguf_names import first_part, is_weights, missing_parts, parts_among
-from ..model.families import FAMILIES
+from ..model.which_family import family_of_config, kind_of
 from .cache import INDEX, MAIN, SINGLE, cached_model, cached_parts, hub_cache_folder
 from .name import HubName, quantisation_of
 from .resolve import DEFAULT_MODEL, default_model_folder
@@ -153,14 +155,17 @@ def _folder_model(
 
 def _problem(name: HubName, config: dict[str, Any], snapshot: Path) -> str | None:
     """Return why cullama cannot run a model, as far as its config and files tell."""
-    architectures = config.get("architectures")
-    architecture = architectures[0] if isinstance(architectures, list) and architectures else None
-    if config and architecture not in FAMILIES:
-        return f"{architecture or config.get('model_type') or 'no architecture'}: not supported"
+    try:
+        if config:
+            family_of_config(Fields(snapshot / "config.json", config))
+    except ModelError:
+        architectures = config.get("architectures") or config.get("model_type")
+        found = architectures[0] if isinstance(architectures, list) else architectures
+        return f"{found or 'no architecture'}: {kind_of(str(found), config) or 'not supported'}"
     if cached_model(name, must_be_complete=False) is None:
         return "incomplete"
-    method = config.get("quantization_config")
-    return f"quantised by {method.get('quant_method')}" if isinstance(method, dict) else None
+    quantised = quantised_by(config)
+    return None if quantised is None else quantised[1]
 
 
 # ----------------------------------------------------------------------------------------- removal

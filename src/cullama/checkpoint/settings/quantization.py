@@ -53,27 +53,36 @@ def refuse_quantised(path: Path, values: Mapping[str, Any]) -> None:
         UnsupportedModelError: names the method, its bits if they are said, and what to do.
         ModelFileError: a file beside it that names the method is damaged.
     """
-    found = next((name for name in FIELDS if values.get(name)), None)
-    if found is not None:
-        raise _refusal(path, found, values[found], "mlx" if found == FIELDS[0] else None)
+    found = quantised_by(values)
     for name, method in OLDER_FILES.items():
         older = path.with_name(name)
-        if older.is_file():
-            raise _refusal(older, "content", load_json(older), method)
+        if found is None and older.is_file():
+            path, found = older, ("content", _weights(load_json(older), method))
+    if found is not None:
+        name, weights = found
+        raise UnsupportedModelError(
+            f"{path}: {name} says that these are {weights}, which cullama does not run, expected "
+            "float32, float16 or bfloat16: take the model that they were made from, or a GGUF of "
+            "it (Q8_0, Q4_K_M …)"
+        )
 
 
-def _refusal(path: Path, name: str, settings: Any, method: str | None) -> UnsupportedModelError:
+def quantised_by(values: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Return the field of a config.json that says how its weights are quantised, and what it says:
+    "AWQ 4-bit weights"; None where they are not."""
+    for name in FIELDS:
+        if settings := values.get(name):
+            return name, _weights(settings, "mlx" if name == FIELDS[0] else None)
+    return None
+
+
+def _weights(settings: Any, method: str | None) -> str:
     fields = settings if isinstance(settings, Mapping) else {}
     given = fields.get("quant_method", method)
     known = NAMES.get(given.lower()) if isinstance(given, str) else None
     what = known or ("quantised" if given is None else f"quantised ({short_repr(given)})")
     bits = _bits(fields)
-    width = "" if bits is None else f" {bits}-bit"
-    return UnsupportedModelError(
-        f"{path}: {name} says that these are {what}{width} weights, which cullama does not run, "
-        "expected float32, float16 or bfloat16: take the model that they were made from, or a "
-        "GGUF of it (Q8_0, Q4_K_M …)"
-    )
+    return f"{what} weights" if bits is None else f"{what} {bits}-bit weights"
 
 
 def _bits(fields: Mapping[str, Any]) -> int | None:
