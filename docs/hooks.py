@@ -28,7 +28,7 @@ import click
 
 from cullama import errors
 from cullama.cli import COMMANDS, cli, options
-from cullama.cli.chat.commands import ARGUMENTS, Commands
+from cullama.cli.chat.commands import ARGUMENTS, Commands, method_name
 
 PACKAGE = Path(errors.__file__).parent
 MARK = re.compile(r"^<!-- (?P<what>\w+)(?:: (?P<name>[\w ]+))? -->$", re.MULTILINE)
@@ -127,7 +127,7 @@ def _every_command() -> Iterator[str]:
 def conversation(_: str) -> str:
     lines = ["| command | |", "|---|---|"]
     for name, takes in ARGUMENTS.items():
-        meaning = (getattr(Commands, name[1:]).__doc__ or "").partition("\n")[0]
+        meaning = (getattr(Commands, method_name(name)).__doc__ or "").partition("\n")[0]
         lines.append(f"| `{f'{name} {takes}'.rstrip()}` | {meaning} |")
     return "\n".join(lines)
 

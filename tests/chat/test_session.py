@@ -109,6 +109,122 @@ class TestATurn:
         assert decoded == llm.chat_format.write(session.messages[:-1])
 
 
+SAMPLED = SamplingParams(
+    temperature=1.5,
+    seed=11,
+    max_tokens=14,
+    repetition_penalty=1.2,
+    presence_penalty=0.5,
+    frequency_penalty=0.3,
+    ignore_eos=True,
+)
+
+
+@pytest.fixture(scope="module")
+def exact(chat_model: Path) -> Iterator[LLM]:
+    with LLM(chat_model, backend="cpu", context_length=512, deterministic=True) as llm:
+        yield llm
+
+
+class TestContinuing:
+    @pytest.mark.parametrize("cut", [1, 5, 13])
+    @pytest.mark.parametrize("params", [replace(SAMPLED, temperature=0), SAMPLED])
+    def test_goes_on_with_the_very_next_token(
+        self, exact: LLM, params: SamplingParams, cut: int
+    ) -> None:
+        uncut, session = exact.session(params=params), exact.session(params=params)
+        whole = uncut.send("Hi")
+        first = session.send("Hi", replace(params, max_tokens=cut))
+        rest = session.continue_(replace(params, max_tokens=14 - cut))
+        assert (*first.token_ids, *rest.token_ids) == whole.token_ids
+        assert session.messages == uncut.messages
+        assert session.turns == 1
+
+    def test_in_small_steps_comes_to_the_same_answer(self, exact: LLM) -> None:
+        uncut, session = exact.session(params=SAMPLED), exact.session(params=SAMPLED)
+        uncut.send("Hi")
+        one = replace(SAMPLED, max_tokens=1)
+        session.send("Hi", one)
+        for _ in range(13):
+            session.continue_(one)
+        assert session.messages == uncut.messages
+        assert session.send("And?", one).prompt_tokens == uncut.send("And?", one).prompt_tokens
+
+    def test_draws_by_the_seed_that_was_drawn_for_the_answer(self, exact: LLM) -> None:
+        session = exact.session(params=replace(SAMPLED, seed=None))
+        first = session.send("Hi", replace(SAMPLED, seed=None, max_tokens=5))
+        assert session.continue_().seed == first.seed
+
+    def test_works_where_the_answer_was_stopped(self, exact: LLM) -> None:
+        params = replace(SHORT, max_tokens=40, ignore_eos=True)
+        uncut, session = exact.session(params=params), exact.session(params=params)
+        whole = uncut.send("Hi").text
+        reply = session.stream("Hi")
+        for _ in range(3):
+            next(reply)
+        reply.close()
+        told = session.messages[-1]["content"]
+        assert whole.startswith(told)
+        more = session.stream_continue(replace(params, max_tokens=5))
+        assert whole.startswith(told + "".join(more))
+        assert more.begun.text == told
+
+    def test_keeps_the_log_probabilities_of_the_new_tokens(self, exact: LLM) -> None:
+        params = replace(SAMPLED, logprobs=1)
+        uncut, session = exact.session(params=params), exact.session(params=params)
+        whole = uncut.send("Hi")
+        session.send("Hi", replace(params, max_tokens=4))
+        rest = session.continue_(replace(params, max_tokens=10))
+        assert whole.logprobs is not None
+        assert rest.logprobs == whole.logprobs[4:]
+
+    def test_goes_on_with_answers_whose_tokens_are_not_known(self, llm: LLM) -> None:
+        session = llm.session("Be brief.", SHORT, messages=said("Hi", "once upon"))
+        added = session.continue_()
+        assert session.messages[-1]["content"] == "once upon" + added.text
+        assert len(added.text) == 6
+        [ids] = [turn.rendered.token_ids for turn in session._turns]
+        decoded = llm.tokenizer.decode(ids, skip_special_tokens=False)
+        assert decoded.endswith("assistant\nonce upon" + added.text)
+
+    def test_adds_nothing_where_the_model_has_ended(self, llm: LLM) -> None:
+        session = llm.session(params=replace(SHORT, logit_bias={1: 1000.0}))  # <|end|>
+        session.messages = said("Hi", "once upon")
+        completion = session.continue_()
+        assert (completion.text, completion.finish_reason) == ("", "stop")
+        assert session.messages == said("Hi", "once upon")
+
+    def test_needs_an_answer(self, session: Session) -> None:
+        with pytest.raises(UsageError, match="nothing has been answered yet"):
+            session.continue_()
+        session.messages = [{"role": "user", "content": "Hi"}]
+        with pytest.raises(UsageError, match="nothing has been answered yet"):
+            session.continue_()
+
+    def test_leaves_out_old_turns_where_the_context_is_full(self, chat_model: Path) -> None:
+        with LLM(chat_model, backend="cpu", context_length=64) as llm:
+            session = llm.session(params=SHORT, messages=[*said("a" * 8, "b" * 8)])
+            session.send("c")
+            while not session.left_out:
+                session.continue_()
+            assert session.messages[0]["content"] == "a" * 8
+            while len(session._turns[-1].rendered.token_ids) < llm.longest_text:
+                session.continue_()
+            with pytest.raises(ContextLengthError, match="leaves no room for more in a context"):
+                session.continue_()
+
+    def test_an_undone_continuation_is_undone_with_its_question(self, session: Session) -> None:
+        session.send("Hi")
+        session.continue_()
+        assert len(session.undo()) == 2
+        assert session.messages == []
+
+
+def test_a_turn_has_one_answer(session: Session) -> None:
+    with pytest.raises(UsageError, match="n is 2, expected 1"):
+        session.send("Hi", replace(SHORT, n=2))
+
+
 class TestStopping:
     def test_in_the_middle_keeps_the_answer_so_far(self, session: Session) -> None:
         reply = session.stream("Hi", SamplingParams(max_tokens=100, temperature=0, ignore_eos=True))

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cullama.cli.chat.screen import Screen, rows_of
+from cullama.cli.chat.screen import Screen, last_block, rows_of
 
 Show: TypeAlias = Callable[..., list[str]]
 
@@ -131,6 +131,22 @@ def test_after_a_suspension_the_raw_text_stays(monkeypatch: pytest.MonkeyPatch) 
     assert out.getvalue().count("\x1b[J") == 1  # the next block alone is erased
     assert "*next*" not in out.getvalue().rpartition("\x1b[J")[2]
     assert signal.getsignal(signal.SIGCONT) is before
+
+
+@pytest.mark.parametrize(
+    ("text", "block"),
+    [
+        ("", ""),
+        ("one line", "one line"),
+        ("one\n\ntwo\nlines", "two\nlines"),
+        ("one\n\n", ""),
+        ("```python\na = 1\n\nb =", "```python\na = 1\n\nb ="),
+        ("words\n```\na\n```\nand more", "```\na\n```\nand more"),
+        ("```\na\n```\n\nand more", "and more"),
+    ],
+)
+def test_the_block_that_was_begun_is_found(text: str, block: str) -> None:
+    assert last_block(text) == block
 
 
 @given(st.text(st.sampled_from("ab \n"), max_size=100), st.integers(min_value=1, max_value=12))

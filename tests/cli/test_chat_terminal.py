@@ -180,7 +180,7 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(start_chat: StartChat) -> N
     terminal.say("tell")
     terminal.wait_for("> tell *\n[a-z]{20}")
     terminal.send("\x03")
-    terminal.wait_for("stopped; /retry asks again")
+    terminal.wait_for("stopped; /continue goes on, /retry asks again")
     terminal.wait_for("cancelled")
     terminal.say("/set max_tokens 5")
     terminal.say("go on")
@@ -248,6 +248,20 @@ def test_ctrl_z_suspends_and_fg_resumes_in_the_line_and_in_an_answer(
         terminal.wait_for("shell: expr 6.*\n48\n")
     finally:
         terminal.kill()
+
+
+def test_continue_goes_on_where_the_answer_was_cut(start_chat: StartChat) -> None:
+    uncut = start_chat("--ignore-eos", "-n", "60", "--stats")
+    ask(uncut, "tell", 1)
+    [whole] = re.findall("> tell *\n([a-z]{60})\n", uncut.text())
+    terminal = start_chat("--ignore-eos", "-n", "20", "--stats")
+    ask(terminal, "tell", 1)
+    terminal.wait_for("cut after 20 tokens; /continue goes on")
+    ask(terminal, "/continue", 2)
+    ask(terminal, "/continue", 3)
+    terminal.wait_for(rf"/continue *\n{whole[:40]}\n(?:.*\n)+> /continue *\n{whole}\n")
+    terminal.say("/undo")
+    terminal.wait_for("taken back: tell")
 
 
 def test_several_lines_are_one_message(start_chat: StartChat, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cullama.engine.request import Request
+from cullama.engine.request import Request, make_requests
 from cullama.sampling.draw import Drawn
 from cullama.sampling.params import SamplingParams, TokenLogprobs
 
@@ -127,3 +127,13 @@ def test_requests_of_the_same_tokens_are_not_equal() -> None:
     first, second = request(2), request(2)
     assert first != second
     assert len({first, second}) == 2
+
+
+def test_a_request_may_begin_with_tokens_of_its_answer() -> None:
+    params = SamplingParams(seed=3, n=2)
+    for request in make_requests([7, 8, 9, 10], params, 5, (1,), begun=1):
+        assert (request.prompt, request.answer) == ([7, 8, 9], [10])
+        assert request.drawn == request.delivered == 1  # its submitter has that one
+        assert request.draw().position == 1  # the second random number comes next
+        assert request.max_tokens == 6
+        assert request.uncomputed == 4

@@ -11,17 +11,20 @@ import threading
 import weakref
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
+from ..engine.client import EngineClient, GenerationRequest
 from ..errors import ContextLengthError, UsageError
 from ..sampling.params import SamplingParams
 from ..text.completion import Completion
+from ..text.generation import Stream, submit
+from .answer import BegunAnswer, RenderedPrompt, Turn
 from .messages import Content, Message, checked_message, content_text
 
 if TYPE_CHECKING:
     from ..model.config import ModelConfig
-    from ..text.generation import Stream
+    from ..text.tokenizer import Tokenizer
     from .format import ChatFormat
 
 # Of the context: kept free for an answer. When old turns are truncated, this much is freed at
@@ -45,16 +48,10 @@ class ChatModel(Protocol):
     def longest_text(self) -> int: ...
     @property
     def default_params(self) -> SamplingParams: ...
-    def stream(self, prompt: list[int], params: SamplingParams | None = None) -> Stream: ...
-
-
-@dataclass(frozen=True)
-class RenderedPrompt:
-    """The first messages of a conversation, as text and as the token ids the model reads."""
-
-    text: str
-    token_ids: tuple[int, ...]
-    messages: int  # how many are rendered
+    @property
+    def engine(self) -> EngineClient: ...
+    @property
+    def tokenizer(self) -> Tokenizer: ...
 
 
 class Session:
@@ -88,7 +85,7 @@ class Session:
         self.messages: list[dict[str, Any]] = [checked_message(message) for message in messages]
         self.left_out = 0
         self.last_prompt: RenderedPrompt | None = None
-        self._rendered: list[RenderedPrompt] = []  # after each answer: all messages up to it
+        self._turns: list[Turn] = []  # whose token ids are known
         self._reply: weakref.ref[Reply] | None = None
         if system is not None:
             self.system = system
@@ -104,7 +101,7 @@ class Session:
         rest = self.messages[self.system is not None :]
         system = [] if text is None else [checked_message({"role": "system", "content": text})]
         self.messages, self.left_out = [*system, *rest], 0
-        self._rendered = []
+        self._turns = []
 
     @property
     def turns(self) -> int:
@@ -158,7 +155,7 @@ class Session:
         start = self._start_of_last(turns)
         removed = self.messages[start:]
         self.messages, self.left_out = self.messages[:start], 0
-        self._forget_rendered_after(start)
+        self._forget_turns_after(start)
         return removed
 
     def retry(self, params: SamplingParams | None = None) -> Completion:
@@ -179,10 +176,30 @@ class Session:
         question = checked_message({"role": "user", "content": text})
         return self._ask([*self.messages[:start], question], params)
 
+    def continue_(self, params: SamplingParams | None = None) -> Completion:
+        """Go on with the last answer where it ends; the completion is what is added to it."""
+        with self.stream_continue(params) as reply:
+            for _ in reply:
+                pass
+        return reply.completion
+
+    def stream_continue(self, params: SamplingParams | None = None) -> Reply:
+        """As `continue_`, streamed.
+
+        The next token is the one that would have come if the answer had not been stopped there:
+        it is drawn by the same seed, and penalties count the answer's tokens. An answer that the
+        model ended itself, ends again. `max_tokens` counts new tokens.
+
+        Raises:
+            UsageError: the last message is no answer, or one is still being generated.
+        """
+        turn = self._last_turn()
+        return self._ask(self.messages[:-1], params, turn.answer)
+
     def fork(self) -> Session:
         """Return a copy that continues independently; the prompt so far stays cached for both."""
         twin = Session(self.llm, None, self.params, self.messages)
-        twin._rendered, twin.last_prompt = [*self._rendered], self.last_prompt
+        twin._turns, twin.last_prompt = [*self._turns], self.last_prompt
         twin.left_out = self.left_out
         return twin
 
@@ -191,15 +208,24 @@ class Session:
 
     # --- a turn --------------------------------------------------------------------------------
 
-    def _ask(self, messages: list[dict[str, Any]], params: SamplingParams | None) -> Reply:
+    def _ask(
+        self,
+        messages: list[dict[str, Any]],
+        params: SamplingParams | None,
+        begun: BegunAnswer = BegunAnswer(),  # noqa: B008  (frozen)
+    ) -> Reply:
         self._check_idle()
         params = self.params if params is None else params
-        prompt, left_out = self._fit(messages, params)
+        if params.n != 1:
+            raise UsageError(f"n is {params.n}, expected 1: a turn has one answer")
+        prompt, left_out = self._fit(messages, params, len(begun.token_ids))
         params = self.llm.chat_format.with_stop_tokens(params)
         if params.max_tokens is not None:
-            room = self.llm.longest_text - len(prompt.token_ids)
+            room = self.llm.longest_text - len(prompt.token_ids) - len(begun.token_ids)
             params = replace(params, max_tokens=min(params.max_tokens, room))
-        reply = Reply(self, messages, prompt, params)
+        if params.seed is None:
+            params = replace(params, seed=begun.seed)
+        reply = Reply(self, messages, prompt, params, begun)
         self.left_out, self.last_prompt = left_out, prompt
         self._reply = weakref.ref(reply)
         return reply
@@ -212,10 +238,11 @@ class Session:
             )
 
     def _fit(
-        self, messages: list[dict[str, Any]], params: SamplingParams
+        self, messages: list[dict[str, Any]], params: SamplingParams, begun: int
     ) -> tuple[RenderedPrompt, int]:
-        """Return the prompt with room for an answer, and how many messages are truncated."""
-        longest = self.llm.longest_text
+        """Return the prompt with room for an answer, of which `begun` tokens are there, and how
+        many messages are truncated."""
+        longest = self.llm.longest_text - begun
         spare = int(longest * ANSWER_SHARE)
         room = min(spare, params.max_tokens or spare)
         for left_out in _truncations(messages[self._system_messages :], self.left_out):
@@ -229,6 +256,9 @@ class Session:
             f"the message is {len(prompt.token_ids)} tokens, with the system message where there "
             f"is one, which leaves no room for an answer in a context of {longest}; "
             "say it in fewer words"
+            if not begun
+            else f"the question and its answer so far are {len(prompt.token_ids) + begun} tokens, "
+            f"which leaves no room for more in a context of {self.llm.longest_text}"
         )
 
     def _render(
@@ -241,7 +271,7 @@ class Session:
         """
         format, count, first = self.llm.chat_format, len(messages), self._system_messages
         text = format.write(messages[:first] + messages[first + left_out :], add_generation_prompt)
-        for known in reversed(self._rendered):
+        for known in reversed([turn.rendered for turn in self._turns]):
             rest = text[len(known.text) :]
             if text.startswith(known.text) and format.starts_with_control_token(rest):
                 ids = (*known.token_ids, *format.encode_continuation(rest))
@@ -253,17 +283,45 @@ class Session:
         return int(self.system is not None)
 
     def _end_turn(self, reply: Reply) -> None:
-        completion = reply.completion
+        completion, begun = reply.completion, reply.begun
         if not completion.text and completion.finish_reason == "cancelled":
             return  # closed before its first text
-        answer = {"role": "assistant", "content": completion.text}
+        answer = {"role": "assistant", "content": begun.text + completion.text}
         self.messages = [*reply.messages, answer]
-        self._forget_rendered_after(len(reply.messages) - 1)
+        self._forget_turns_after(len(reply.messages) - 1)
         ids = self._answer_ids(completion, has_stop_strings=bool(reply.params.stop))
         if ids is not None:
-            text = reply.prompt.text + self.llm.chat_format.escape_control_tokens(answer)
-            ids = (*reply.prompt.token_ids, *ids)
-            self._rendered.append(RenderedPrompt(text, ids, len(self.messages)))
+            ids = (*begun.token_ids, *ids)
+            self._turns.append(self._turn(reply.prompt, answer, ids, completion.seed))
+
+    def _turn(
+        self, prompt: RenderedPrompt, answer: Message, ids: tuple[int, ...], seed: int | None
+    ) -> Turn:
+        text = prompt.text + self.llm.chat_format.escape_control_tokens(answer)
+        rendered = RenderedPrompt(text, (*prompt.token_ids, *ids), prompt.messages + 1)
+        return Turn(prompt, BegunAnswer(content_text(answer), ids, seed), rendered)
+
+    def _last_turn(self) -> Turn:
+        """Return how the last answer was generated; one whose ids are not known, as that of a
+        saved conversation, is encoded again.
+
+        Raises:
+            UsageError: the last message is no answer, or one is still being generated.
+        """
+        self._check_idle()
+        if not self.messages or self.messages[-1]["role"] != "assistant":
+            raise UsageError("nothing has been answered yet, expected an answer to go on with")
+        if self.messages[-1].get("tool_calls"):
+            raise UsageError("the last answer is a tool call, expected a text to go on with")
+        if self._turns and self._turns[-1].rendered.messages == len(self.messages):
+            return self._turns[-1]
+        *before, answer = self.messages
+        prompt, format = self._render(before, self.left_out), self.llm.chat_format
+        text = format.escape_control_tokens(answer)
+        ids, start = format.encode(prompt.text + text), len(prompt.token_ids)
+        if tuple(ids[:start]) != prompt.token_ids:  # a token reaches from one into the other
+            ids, start = format.encode_continuation(text), 0
+        return self._turn(prompt, answer, tuple(ids[start:]), None)
 
     def _answer_ids(self, completion: Completion, has_stop_strings: bool) -> tuple[int, ...] | None:
         """Return the answer's token ids without the token that ends the turn, which the template
@@ -275,9 +333,9 @@ class Session:
         is_cut = completion.finish_reason == "cancelled" and has_stop_strings
         return None if is_cut else ids
 
-    def _forget_rendered_after(self, messages: int) -> None:
-        """Drop what was rendered of more than the first `messages`: later ones have changed."""
-        self._rendered = [known for known in self._rendered if known.messages <= messages]
+    def _forget_turns_after(self, messages: int) -> None:
+        """Drop the turns of more than the first `messages`: later ones have changed."""
+        self._turns = [turn for turn in self._turns if turn.rendered.messages <= messages]
 
     def _start_of_last(self, turns: int) -> int:
         asked = [i for i, message in enumerate(self.messages) if message["role"] == "user"]
@@ -294,7 +352,7 @@ class Reply:
     """An answer that is being generated: iterate for its text, with `for` or `async for`.
 
     Closing it, from any thread, stops the answer there. `completion` has the tokens, timings and
-    finish reason.
+    finish reason; `begun` is the part of the answer that was there before.
     """
 
     def __init__(
@@ -303,9 +361,13 @@ class Reply:
         messages: list[dict[str, Any]],
         prompt: RenderedPrompt,
         params: SamplingParams,
+        begun: BegunAnswer,
     ) -> None:
-        self._session, self._stream = session, session.llm.stream([*prompt.token_ids], params)
+        request = GenerationRequest(prompt.token_ids, params, answer=begun.token_ids)
+        [sample] = submit(session.llm.engine, request, session.llm.tokenizer)
+        self._session, self._stream = session, Stream(sample)
         self.messages, self.prompt, self.params = messages, prompt, params
+        self.begun = begun
         self.is_open = True
         self._ending = threading.RLock()  # two threads must not both end the turn
 

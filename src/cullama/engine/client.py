@@ -31,6 +31,7 @@ class GenerationRequest:
     logprobs_start: int = (
         1  # the first position that `prompt_logprobs` asks for; position 0 has none
     )
+    answer: Sequence[int] = ()  # its first tokens, which are there: it goes on behind them
 
 
 class RequestOutput(NamedTuple):

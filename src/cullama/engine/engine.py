@@ -135,14 +135,18 @@ class Engine(EngineClient):
 
     def submit(self, request: GenerationRequest) -> list[EngineHandle]:
         self._check_process()
-        max_tokens = check_request(request.prompt, request.params, request.priority, self.capacity)
+        tokens, begun = [*request.prompt, *request.answer], len(request.answer)
+        max_tokens = check_request(tokens, request.params, request.priority, self.capacity)
         check_logprobs_start(request.logprobs_start, len(request.prompt))
+        if begun and max_tokens == 0:
+            raise UsageError("max_tokens is 0, expected at least 1 where an answer goes on")
         samples = make_requests(
-            request.prompt,
+            tokens,
             request.params,
             max_tokens,
             self.capacity.eos_ids,
             request.logprobs_start,
+            begun,
         )
         with self._lock.changed:  # two that come at once must not both take the last place
             if not self._is_open:
@@ -213,9 +217,10 @@ class Engine(EngineClient):
         # then looks at `delivered`: so at least one of them resumes the request.
         if tokens and request.stage in ("backpressured", "waiting"):
             self._lock.post(lambda: self.scheduler.resume(request))
-        logprobs = request.logprobs[start : start + len(tokens)]
+        first = start - request.begun
+        logprobs = request.logprobs[first : first + len(tokens)]
         scored = request.prompt_logprobs
-        is_first = start == 0 and scored is not None and scored.is_complete
+        is_first = first == 0 and scored is not None and scored.is_complete
         return RequestOutput(
             tokens,
             logprobs,

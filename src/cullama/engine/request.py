@@ -24,15 +24,16 @@ Stage = Literal["unscheduled", "waiting", "prefill", "decode", "finishing", "bac
 
 @dataclass(eq=False)
 class Request:
-    tokens: list[int]  # the prompt; what is drawn comes behind it
+    tokens: list[int]  # the prompt, and an answer's beginning; what is drawn comes behind it
     params: SamplingParams
-    max_tokens: int
+    max_tokens: int  # of the whole answer
     seed: int
     end_ids: frozenset[int]  # tokens that end it
     index: int = 0  # which of the n samples
     leader: Request | None = None  # the first sample: the others wait for its prefill
     lookup: PromptLookup | None = None  # proposes draft tokens, where speculation was asked for
     prompt_logprobs: PromptLogprobs | None = None  # where they were asked for
+    begun: int = 0  # tokens of the answer that were there before
     on_change: Callable[[], None] | None = None  # called after new tokens, and at the end
 
     # How it goes
@@ -53,7 +54,8 @@ class Request:
     cached_tokens: int = 0  # prompt tokens found in the prefix cache when first admitted
 
     def __post_init__(self) -> None:
-        self.prompt_length = len(self.tokens)
+        self.prompt_length = len(self.tokens) - self.begun
+        self.delivered = self.begun
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -144,22 +146,27 @@ class Request:
 
 
 def make_requests(
-    prompt: Sequence[int],
+    tokens: Sequence[int],
     params: SamplingParams,
     max_tokens: int,
     eos_ids: Sequence[int],
     logprobs_start: int = 1,
+    begun: int = 0,
 ) -> list[Request]:
-    """Return one request for each of the n samples, all with the same seed."""
+    """Return one request for each of the n samples, all with the same seed.
+
+    The last `begun` of the tokens are an answer's first; `max_tokens` more may follow.
+    """
     seed = fresh_seed() if params.seed is None else params.seed
     end_ids = frozenset(() if params.ignore_eos else eos_ids) | set(params.stop_token_ids)
     scored = None
     if params.prompt_logprobs is not None:
-        scored = PromptLogprobs(len(prompt), logprobs_start)
+        scored = PromptLogprobs(len(tokens) - begun, logprobs_start)
     requests: list[Request] = []
     for index in range(params.n):
         leader = requests[0] if requests else None
-        request = Request(list(prompt), params, max_tokens, seed, end_ids, index, leader)
+        most = begun + max_tokens
+        request = Request(list(tokens), params, most, seed, end_ids, index, leader, begun=begun)
         request.prompt_logprobs = scored
         if params.speculation:
             request.lookup = PromptLookup(request.tokens)

@@ -335,5 +335,5 @@ def _is_ready(request: Request) -> bool:
     return (
         not is_far_ahead(request)
         and not request.in_flight
-        and (leader is None or leader.drawn > 0 or leader.is_finished)
+        and (leader is None or leader.drawn > leader.begun or leader.is_finished)
     )

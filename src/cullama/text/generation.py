@@ -40,11 +40,12 @@ def submit(
     engine: EngineClient, request: GenerationRequest, tokenizer: Tokenizer | None
 ) -> list[Sample]:
     """Submit a request and return its n samples. Raises what `EngineClient.submit` raises."""
+    before = [*request.prompt, *request.answer]
     return [
         Sample(
             handle,
             OutputStream(
-                *(request.prompt, request.params, handle.seed, handle.end_ids, tokenizer),
+                *(before, request.params, handle.seed, handle.end_ids, tokenizer),
                 engine.metrics,
             ),
         )

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Iterable
 from dataclasses import fields, replace
 from difflib import get_close_matches
+from keyword import iskeyword
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -38,6 +39,7 @@ ARGUMENTS = {
     "/undo": "[N]",
     "/retry": "",
     "/edit": "[TEXT]",
+    "/continue": "",
     "/system": "[TEXT]",
     "/set": "[NAME [VALUE]]",
     "/stats": "",
@@ -91,7 +93,7 @@ class Commands:
     def __init__(self, chat: Chat) -> None:
         self._chat = chat
         self._actions: dict[str, Callable[[str], None]] = {
-            name: getattr(self, name[1:]) for name in ARGUMENTS
+            name: getattr(self, method_name(name)) for name in ARGUMENTS
         }
 
     def run(self, line: str) -> None:
@@ -168,6 +170,10 @@ class Commands:
         else:
             [question, *_] = self._chat.session.undo()
             self._chat.draft = content_text(question)
+
+    def continue_(self, argument: str) -> None:
+        """Go on with the last answer where it ends."""
+        self._chat.show(self._chat.session.stream_continue())
 
     def system(self, argument: str) -> None:
         """Show the system message, or change it; - removes it."""
@@ -298,6 +304,12 @@ class Commands:
     def quit(self, argument: str) -> None:
         """Leave."""
         raise Leave
+
+
+def method_name(command: str) -> str:
+    """Return the name of the method behind a command, "continue_" behind "/continue"."""
+    word = command.removeprefix("/")
+    return f"{word}_" if iskeyword(word) else word
 
 
 def counted(count: int, noun: str) -> str:

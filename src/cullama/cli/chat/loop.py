@@ -25,6 +25,7 @@ from .screen import Screen, stats_lines, write_answer
 if TYPE_CHECKING:
     from ...chat.session import Reply, Session
     from ...llm import LLM
+    from ...text.completion import Completion
     from ..sampling import SamplingOptions
     from .keeper import Keeper
 
@@ -103,17 +104,8 @@ class ChatLoop:
                 "so that a quarter of it is free (/reset starts a new conversation)"
             )
         completion = write_answer(reply, self._markdown)
-        if completion.finish_reason == "cancelled":
-            self.note(
-                "stopped; /retry asks again"
-                if completion.text
-                else "stopped before the first word: the question was taken back"
-            )
-        if completion.finish_reason == "length":
-            self.note(
-                f"cut after {len(completion.token_ids)} tokens; "
-                "/set max_tokens 4096 allows longer answers, 'go on' continues"
-            )
+        if note := _how_it_ended(completion, is_continued=bool(reply.begun.text)):
+            self.note(note)
         if self._stats:
             for line in stats_lines(completion).splitlines():
                 self.note(line)
@@ -175,3 +167,18 @@ class ChatLoop:
     @staticmethod
     def print_error(text: str) -> None:
         click.secho(wrapped(text), fg="red")
+
+
+def _how_it_ended(completion: Completion, is_continued: bool) -> str:
+    """Return what to say where the model has not ended a whole answer; "" where it has."""
+    if completion.finish_reason == "length":
+        return (
+            f"cut after {counted(len(completion.token_ids), 'token')}; /continue goes on, "
+            "/set max_tokens 4096 allows longer answers"
+        )
+    if completion.finish_reason == "cancelled" and completion.text:
+        return "stopped; /continue goes on, /retry asks again"
+    if completion.finish_reason == "cancelled":
+        what = "answer stays as it was" if is_continued else "question was taken back"
+        return f"stopped before the first word: the {what}"
+    return "" if completion.text or not is_continued else "the model ends its answer here"

@@ -30,12 +30,30 @@ WAITING = "\x1b[2m…\x1b[0m"  # during prefill
 
 
 def write_answer(reply: Reply, markdown: bool, is_silent: bool = False) -> Completion:
-    """Stream an answer to standard output; Ctrl-C stops it and keeps what there is."""
+    """Stream an answer to standard output; Ctrl-C stops it and keeps what there is.
+
+    Of an answer that goes on, the block that was begun is shown again.
+    """
     with suppress(KeyboardInterrupt), Screen(markdown, is_silent) as screen:
+        screen.write(last_block(reply.begun.text))
         for piece in reply:
             screen.write(piece)
     reply.close()
     return reply.completion
+
+
+def last_block(text: str) -> str:
+    """Return the last paragraph of a text, or its last piece of code with the fence before it."""
+    start, fence, position = 0, "", 0
+    for line in text.splitlines(keepends=True):
+        stripped, position = line.strip(), position + len(line)
+        if fence:
+            fence = "" if stripped.startswith(fence) else fence
+        elif stripped.startswith(FENCES):
+            fence, start = stripped[:3], position - len(line)
+        elif not stripped:
+            start = position
+    return text[start:]
 
 
 class Screen:
