@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -218,6 +219,85 @@ class TestContinuing:
         session.continue_()
         assert len(session.undo()) == 2
         assert session.messages == []
+
+
+class TestAlternatives:
+    @pytest.fixture
+    def session(self, exact: LLM) -> Session:
+        session = exact.session("Be brief.", replace(SAMPLED, temperature=0))
+        talk(session, "Hi", "And?")
+        return session
+
+    def test_are_where_the_model_s_own_probabilities_are_least(
+        self, exact: LLM, session: Session
+    ) -> None:
+        again = exact.session("Be brief.", replace(SAMPLED, temperature=0, logprobs=4))
+        again.send("Hi")
+        completion = again.send("And?")
+        assert (logprobs := completion.logprobs) is not None
+        places = session.uncertain_tokens(count=3)
+        ordered = sorted(range(14), key=lambda i: logprobs[i].logprob)
+        assert [place.index for place in places] == ordered[:3]
+        for place in places:
+            known = logprobs[place.index]
+            assert place.chosen.token_id == completion.token_ids[place.index]
+            assert place.chosen.probability == pytest.approx(math.exp(known.logprob), rel=1e-5)
+            rest = [it for it in known.top if it[0] != place.chosen.token_id][:3]
+            assert [it.token_id for it in place.others] == [token for token, _ in rest]
+            assert completion.text.startswith(place.before)
+
+    def test_are_found_in_answers_whose_tokens_are_not_known(self, exact: LLM) -> None:
+        session = exact.session(messages=said("Hi", "once upon a time"))
+        places = session.uncertain_tokens(count=99, others=2)
+        assert "".join(it.chosen.text for it in sorted(places, key=lambda it: it.index)) == (
+            "once upon a time"
+        )
+        assert all(len(place.others) == 2 for place in places)
+
+    def test_change_nothing(self, session: Session) -> None:
+        before = [*session.messages]
+        session.uncertain_tokens()
+        assert session.messages == before
+
+    def test_a_branch_keeps_what_comes_before_and_goes_on_behind_the_token(
+        self, exact: LLM, session: Session
+    ) -> None:
+        [place] = session.uncertain_tokens(count=1)
+        other = place.others[0]
+        old = session._turns[-1].answer
+        with session.stream_branch(place.index, other.token_id) as reply:
+            text = "".join(reply)
+        ids = session._turns[-1].answer.token_ids
+        assert ids[: place.index + 1] == (*old.token_ids[: place.index], other.token_id)
+        assert len(ids) == place.index + 1 + 14
+        assert session.messages[-1]["content"] == reply.begun.text + text
+        assert session.turns == 2
+        bias = replace(SAMPLED, temperature=0, max_tokens=1, logit_bias={other.token_id: 1e6})
+        twin = exact.session("Be brief.", replace(SAMPLED, temperature=0))
+        talk(twin, "Hi")
+        begin = replace(SAMPLED, temperature=0, max_tokens=max(1, place.index))
+        twin.send("And?", begin if place.index else bias)
+        if place.index:
+            twin.continue_(bias)
+        twin.continue_()
+        assert twin.messages == session.messages
+
+    def test_a_branch_by_an_end_token_ends_the_answer_there(self, session: Session) -> None:
+        before = session.messages[-1]["content"]
+        with session.stream_branch(4, 1) as reply:  # <|end|>
+            assert "".join(reply) == ""
+        assert reply.completion.finish_reason == "stop"
+        told = session.messages[-1]["content"]
+        assert len(told) < len(before)
+        assert before.startswith(told)
+
+    def test_a_place_outside_the_answer_is_refused(self, exact: LLM, session: Session) -> None:
+        with pytest.raises(UsageError, match="index is 14, expected 0 to 13"):
+            session.stream_branch(14, 70)
+        with pytest.raises(UsageError, match="expected token ids below 300"):
+            session.stream_branch(0, 300)
+        with pytest.raises(UsageError, match="nothing has been answered yet"):
+            exact.session().uncertain_tokens()
 
 
 def test_a_turn_has_one_answer(session: Session) -> None:

@@ -264,6 +264,24 @@ def test_continue_goes_on_where_the_answer_was_cut(start_chat: StartChat) -> Non
     terminal.wait_for("taken back: tell")
 
 
+def test_alternatives_are_listed_and_one_is_taken(start_chat: StartChat) -> None:
+    terminal = start_chat("--ignore-eos", "-n", "20", "--stats", columns=80)
+    ask(terminal, "tell", 1)
+    terminal.say("/alternatives")
+    text = terminal.wait_for("takes a at place 1, and goes on from there")
+    places = re.findall(
+        r'^ +(\d) ([a-z]*) "(.+)" \d+%\n    a "(.+)" \d+% · b "', text, re.MULTILINE
+    )
+    assert [number for number, *_ in places] == ["1", "2", "3", "4", "5"]
+    terminal.say("/alternatives 9a")
+    terminal.wait_for("there is no alternative '9a', expected a place and a letter")
+    ask(terminal, "/alternatives 3a", 2)
+    terminal.say("/undo")
+    terminal.wait_for("taken back: tell")
+    terminal.say("/alternatives")
+    terminal.wait_for("nothing has been answered yet")
+
+
 def test_several_lines_are_one_message(start_chat: StartChat, tmp_path: Path) -> None:
     terminal = start_chat("--stats")
     terminal.wait_for("Ctrl-D leaves")

@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ..engine.client import EngineClient, GenerationRequest
 from ..errors import ContextLengthError, UsageError
-from ..sampling.params import SamplingParams
+from ..sampling.params import MAX_VALUE, SamplingParams
 from ..text.completion import Completion
 from ..text.generation import Stream, submit
 from .answer import BegunAnswer, RenderedPrompt, Turn
 from .messages import Content, Message, checked_message, content_text
+from .uncertain import UncertainToken, least_sure, text_of
 
 if TYPE_CHECKING:
     from ..model.config import ModelConfig
@@ -195,6 +196,44 @@ class Session:
         """
         turn = self._last_turn()
         return self._ask(self.messages[:-1], params, turn.answer)
+
+    def uncertain_tokens(self, count: int = 5, others: int = 3) -> list[UncertainToken]:
+        """Return the tokens of the last answer of which the model was least sure.
+
+        Args:
+            count: how many tokens, the one with the least probability first.
+            others: how many other tokens for each, likeliest first; up to 19.
+
+        Raises:
+            UsageError: the last message is no answer, or one is still being generated.
+        """
+        return least_sure(self.llm.engine, self.llm.tokenizer, self._last_turn(), count, others)
+
+    def stream_branch(
+        self, index: int, token_id: int, params: SamplingParams | None = None
+    ) -> Reply:
+        """Answer otherwise from one token on: those before it stay, another stands in its place.
+
+        Args:
+            index: the token's place in the last answer, as in `uncertain_tokens`.
+            token_id: what stands there instead; a token that ends answers ends it there.
+
+        Raises:
+            UsageError: the answer has no such token, or the vocabulary has none.
+        """
+        turn, format = self._last_turn(), self.llm.chat_format
+        ids = turn.answer.token_ids
+        if not 0 <= index < len(ids):
+            raise UsageError(f"index is {index}, expected 0 to {len(ids) - 1}, the answer's tokens")
+        kept, params = ids[:index], self.params if params is None else params
+        if token_id in {*self.llm.config.eos_ids, *format.stop_tokens}:
+            ends = (*params.stop_token_ids, token_id)
+            bias = {token_id: MAX_VALUE}
+            params = replace(params, max_tokens=1, stop_token_ids=ends, logit_bias=bias)
+        else:
+            kept = (*kept, token_id)
+        text = text_of(self.llm.tokenizer, turn, kept)
+        return self._ask(self.messages[:-1], params, BegunAnswer(text, kept, turn.answer.seed))
 
     def fork(self) -> Session:
         """Return a copy that continues independently; the prompt so far stays cached for both."""

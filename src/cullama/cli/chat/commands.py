@@ -25,12 +25,15 @@ from ...files.cache_folder import expand_home
 from ...sampling.params import SamplingParams, biases_from_json
 from ..options import unescaped
 from ..terminal import sanitized, wrapped
+from .alternatives import alternative_lines, chosen_alternative
 from .keeper import no_conversations, numbered_conversation, print_list
 
 if TYPE_CHECKING:
     from ...chat.session import Reply, Session
+    from ...chat.uncertain import UncertainToken
     from ...llm import LLM
-    from .keeper import Keeper
+    from .alternatives import alternative_lines, chosen_alternative
+from .keeper import Keeper
 
 # name → its arguments
 ARGUMENTS = {
@@ -40,6 +43,7 @@ ARGUMENTS = {
     "/retry": "",
     "/edit": "[TEXT]",
     "/continue": "",
+    "/alternatives": "[PLACE LETTER]",
     "/system": "[TEXT]",
     "/set": "[NAME [VALUE]]",
     "/stats": "",
@@ -95,6 +99,8 @@ class Commands:
         self._actions: dict[str, Callable[[str], None]] = {
             name: getattr(self, method_name(name)) for name in ARGUMENTS
         }
+        # What was listed last, and for which messages.
+        self._alternatives: tuple[list[dict[str, Any]], list[UncertainToken]] = ([], [])
 
     def run(self, line: str) -> None:
         """Run a command, "/undo 2" say.
@@ -174,6 +180,21 @@ class Commands:
     def continue_(self, argument: str) -> None:
         """Go on with the last answer where it ends."""
         self._chat.show(self._chat.session.stream_continue())
+
+    def alternatives(self, argument: str) -> None:
+        """Show where the answer was least sure; /alternatives 1b says b at place 1 and goes on."""
+        session = self._chat.session
+        if not argument:
+            self._alternatives = (session.messages, session.uncertain_tokens())
+            for line in alternative_lines(self._alternatives[1]):
+                click.echo(wrapped(line, indent=4))
+            self._chat.note("/alternatives 1a takes a at place 1, and goes on from there")
+            return
+        messages, tokens = self._alternatives
+        if messages is not session.messages:  # of another answer, or none has been listed
+            tokens = session.uncertain_tokens()
+        place, candidate = chosen_alternative(tokens, argument)
+        self._chat.show(session.stream_branch(place.index, candidate.token_id))
 
     def system(self, argument: str) -> None:
         """Show the system message, or change it; - removes it."""
