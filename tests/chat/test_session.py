@@ -234,7 +234,8 @@ class TestAlternatives:
         again = exact.session("Be brief.", replace(SAMPLED, temperature=0, logprobs=4))
         again.send("Hi")
         completion = again.send("And?")
-        assert (logprobs := completion.logprobs) is not None
+        logprobs = completion.logprobs
+        assert logprobs is not None
         places = session.uncertain_tokens(count=3)
         ordered = sorted(range(14), key=lambda i: logprobs[i].logprob)
         assert [place.index for place in places] == ordered[:3]

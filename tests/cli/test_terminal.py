@@ -67,4 +67,4 @@ def test_lines_are_wrapped_to_the_width_and_indented(
     first, *others = wrapped("name " + "word " * 40, indent=25).splitlines()
     assert len(first) <= columns
     assert all(len(line) <= columns for line in others)
-    assert all(line.startswith(" " * min(25, columns // 3) + "word") for line in others)
+    assert all(line.startswith(" " * min(25, columns // 2) + "word") for line in others)

@@ -26,14 +26,14 @@ def sanitized(text: str) -> str:
 def wrapped(text: str, indent: int = 0) -> str:
     """Wrap one line to the terminal's width; files and pipes get it whole.
 
-    Lines after the first are indented, by at most a third of the width.
+    Lines after the first are indented, by at most half of the width.
     """
     if not sys.stdout.isatty():
         return text
     columns = shutil.get_terminal_size().columns
     wrapper = textwrap.TextWrapper(
         columns,
-        subsequent_indent=" " * min(indent, columns // 3),
+        subsequent_indent=" " * min(indent, columns // 2),
         break_long_words=False,
         break_on_hyphens=False,
     )

@@ -43,7 +43,7 @@ ARGUMENTS = {
     "/retry": "",
     "/edit": "[TEXT]",
     "/continue": "",
-    "/alternatives": "[PLACE LETTER]",
+    "/alternatives": "[CHOICE]",
     "/system": "[TEXT]",
     "/set": "[NAME [VALUE]]",
     "/stats": "",

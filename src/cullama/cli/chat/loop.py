@@ -6,6 +6,7 @@ Commands are in `commands.py`, the line editor in `editor.py`, drawing in `scree
 from __future__ import annotations
 
 from contextlib import suppress
+from shutil import get_terminal_size
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -17,7 +18,7 @@ from ...hub import resolve_model
 from ..loading import load_with_sampling
 from ..progress import ProgressBar
 from ..sampling import carried_over
-from ..terminal import wrapped
+from ..terminal import fitted, wrapped
 from .commands import WORDS_TO_LEAVE, Commands, Leave, counted, shortened
 from .editor import Editor
 from .screen import Screen, stats_lines, write_answer
@@ -53,7 +54,9 @@ class ChatLoop:
         self._status = ""  # the line below the editor
         self._is_loaded = True  # False where Ctrl-C came while a model was loaded
         self._commands = Commands(self)
-        self._editor = Editor(self._commands, lambda: self._status)
+        self._editor = Editor(
+            self._commands, lambda: fitted(self._status, get_terminal_size().columns)
+        )
 
     def run(self) -> int:
         _ = self.llm.chat_format  # warns now, not at the first question, where there is no template
@@ -147,6 +150,9 @@ class ChatLoop:
         params = carried_over(session.params, before, start)
         self.llm, self.session = llm, llm.session(None, params, session.messages)
         self._is_loaded = True
+
+    def _status_line(self) -> str:
+        return fitted(self._status, get_terminal_size().columns)
 
     def _update_status(self) -> None:
         """Write how full the context is, and the model's name; the old line stays where a chat
