@@ -157,11 +157,11 @@ def test_params_and_completions_have_the_documented_fields() -> None:
     params = "max_tokens temperature top_k top_p min_p repetition_penalty presence_penalty "
     params += (
         "frequency_penalty seed stop stop_token_ids logit_bias logprobs prompt_logprobs n "
-        "ignore_eos speculation"
+        "include_stop ignore_eos speculation"
     )
     assert {field.name for field in fields(SamplingParams)} == set(params.split())
     completion = "text token_ids finish_reason logprobs prompt_tokens cached_tokens seed timings "
-    completion += "alternatives prompt_logprobs token_texts"
+    completion += "alternatives stop_reason prompt_logprobs token_texts"
     assert {field.name for field in fields(Completion)} == set(completion.split())
 
 

@@ -2,7 +2,8 @@
 
     CullamaError                     failure: the command line exits with 1
     ├── UsageError                   the request itself is wrong: exits with 2
-    │   └── ContextLengthError       a prompt, or prompt and answer, longer than the context
+    │   ├── ContextLengthError       a prompt, or prompt and answer, longer than the context
+    │   └── UnknownOptionError       a keyword that does not exist; a TypeError, too
     ├── ModelError
     │   ├── ModelNotFoundError       nothing at that path, or under that name
     │   ├── ModelFileError           a file is damaged, or not what it claims to be
@@ -40,6 +41,10 @@ class UsageError(CullamaError):
 
 class ContextLengthError(UsageError):
     """A prompt, or a prompt and its `max_tokens`, does not fit the context."""
+
+
+class UnknownOptionError(UsageError, TypeError):
+    """A keyword does not exist; Python raises TypeError for one, so this is one, too."""
 
 
 class ModelError(CullamaError):

@@ -34,6 +34,7 @@ from .files.cache_folder import cache_folder_or_none
 from .hub import model_title, resolve_model
 from .model.config import ModelConfig
 from .model.llama import Llama
+from .sampling.dialect import GENERATING, LOADING, explain_names
 from .sampling.params import SamplingParams
 from .text.completion import Completion
 from .text.generation import Sample, Stream, submit
@@ -57,6 +58,8 @@ if TYPE_CHECKING:
     from .inspect.diff import Comparison
     from .inspect.hook import Hook
     from .inspect.inside import Inside
+
+_explained = explain_names(GENERATING, params=SamplingParams.__dataclass_fields__)
 
 
 class LLM:
@@ -95,6 +98,7 @@ class LLM:
         CullamaError: see `cullama.errors`.
     """
 
+    @explain_names(LOADING)
     def __init__(
         self,
         model: str | os.PathLike[str] | Checkpoint | None = None,
@@ -253,6 +257,7 @@ class LLM:
         progress: bool = ...,
     ) -> list[Completion]: ...
 
+    @_explained
     def generate(
         self,
         prompts: Any,
@@ -300,6 +305,7 @@ class LLM:
         allow_special: bool = ...,
     ) -> list[Completion]: ...
 
+    @_explained
     async def agenerate(
         self,
         prompts: Any,
@@ -315,6 +321,7 @@ class LLM:
         submission = self._submit_prompts(prompts, params, priority, allow_special)
         return await submission.completions_async()
 
+    @_explained
     def stream(
         self,
         prompt: Prompt,
@@ -361,6 +368,7 @@ class LLM:
         template_variables: Mapping[str, Any] | None = ...,
     ) -> list[Completion]: ...
 
+    @_explained
     def chat(
         self,
         messages: Any,
@@ -417,6 +425,7 @@ class LLM:
         template_variables: Mapping[str, Any] | None = ...,
     ) -> list[Completion]: ...
 
+    @_explained
     async def achat(
         self,
         messages: Any,
@@ -432,6 +441,7 @@ class LLM:
         chats = self._submit_chats(messages, params, priority, variables)
         return await chats.completions_async()
 
+    @_explained
     def stream_chat(
         self,
         messages: Iterable[Message],
@@ -447,6 +457,7 @@ class LLM:
         params = self.chat_format.with_stop_tokens(checked_params(params, self._default))
         return self.stream(self.chat_format.prompt(messages, variables), params, priority=priority)
 
+    @_explained
     def session(
         self,
         system: str | None = None,

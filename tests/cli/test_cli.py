@@ -117,18 +117,18 @@ def test_misuse_is_named_with_a_hint_where_to_look(
 
 
 BAD_VALUES = {
-    "--max-tokens": ["0", "-1", "1.5", "abc", ""],
+    "--max-tokens": ["0", "-2", "1.5", "abc", ""],
     "--temperature": ["-0.1", "nan", "inf", "abc"],
-    "--top-k": ["-1", "1.5", "abc"],
+    "--top-k": ["-2", "1.5", "abc"],
     "--top-p": ["0", "-1", "1.1", "nan", "abc"],
     "--min-p": ["-0.1", "1.1", "nan"],
     "--repetition-penalty": ["0", "-1", "nan", "inf"],
     "--presence-penalty": ["nan", "inf", "abc"],
     "--frequency-penalty": ["nan", "-inf", "abc"],
-    "--seed": ["-1", str(1 << 64), "1.5", "abc", ""],
+    "--seed": ["-2", str(1 << 64), "1.5", "abc", ""],
     "--stop": [""],
     "--stop-token-id": ["-1", "abc"],
-    "--logit-bias": ["5", "=", "x=1", "5=", "5=x", "5=nan", "5=inf", "-1=2", "1.5=2", ""],
+    "--logit-bias": ["5", "=", "x=1", "5=", "5=x", "5=nan", "5=1e9", "-1=2", "1.5=2", ""],
     "--logprobs": ["5", "-1", "abc"],
     "--n": ["0", "-1", "1025", "abc"],
 }

@@ -35,6 +35,13 @@ SAMPLING = (
     *("--stop-token-id", "90", "--stop", "zz", "--stop", "xyz"),
 )
 
+# As people write it who come from there.
+LLAMA_CPP = (
+    *("-q", "--json", "-p", "The old clock", "--n-predict", "9", "--temp", "0", "-c", "64"),
+    *("--top-k", "-1", "--repeat-penalty", "1.2", "-s", "-1"),
+)
+FORCED = ("--logit-bias", "70=1000", "-n", "5")
+
 # name → arguments, standard input, environment. All independent, so they run side by side.
 RUNS: dict[str, tuple[tuple[str, ...], bytes, dict[str, str]]] = {
     "plain": (FORTY, b"", {}),
@@ -43,6 +50,10 @@ RUNS: dict[str, tuple[tuple[str, ...], bytes, dict[str, str]]] = {
     "dash": (("-q", "-5 degrees", *FORTY), b"", {}),
     "newline": (("-q", "--json", "-n", "3", "--logit-bias", "201=100", "--stop", r"\n"), b"", {}),
     "no seed": (("-q", "-n", "20", "--json"), b"", {}),
+    "llama.cpp": (LLAMA_CPP, b"", {}),
+    "stop kept": (("-q", "--json", "--stop-token-id", "70", "--include-stop", *FORCED), b"", {}),
+    "threads": (("-q", "-t", "8", "-n", "1"), b"", {}),
+    "foreign": (("-ngl", "99", "-n", "1"), b"", {}),
     "pipe": (("-q", "-", *FORTY), "Das Café —\nin 東京\n".encode(), {}),
     "json": (("--json", "--stats", "--logprobs", "2", *FORTY), b"", {}),
     "stats": (("--stats", *FORTY), b"", {}),
@@ -204,6 +215,30 @@ def test_every_sampling_option_reaches_the_library(runs: dict[str, Any], llm: LL
     )
     result = json.loads(runs["sampling"].out)
     assert result["token_ids"] == list(llm.generate(PROMPT, same).token_ids)
+
+
+def test_a_command_line_of_llama_cpp_is_understood(runs: dict[str, Any], llm: LLM) -> None:
+    asked = SamplingParams(max_tokens=9, temperature=0, repetition_penalty=1.2)
+    result = json.loads(runs["llama.cpp"].out)
+    assert result["prompt"] == "The old clock"
+    assert result["token_ids"] == list(llm.generate("The old clock", asked).token_ids)
+
+
+def test_options_of_other_programs_are_answered_with_ours(runs: dict[str, Any]) -> None:
+    assert runs["foreign"].code == 2
+    assert "-ngl is an option of other programs; here it is --backend cuda" in runs["foreign"].err
+    assert len(runs["foreign"].err.splitlines()) == 1
+
+
+def test_a_temperature_that_looks_like_a_count_of_threads_is_noted(runs: dict[str, Any]) -> None:
+    assert runs["threads"].code == 0
+    assert runs["threads"].err == "temperature 8; -t is no count of threads, --threads is\n"
+
+
+def test_the_stop_is_named_and_can_be_kept(runs: dict[str, Any], llm: LLM) -> None:
+    result = json.loads(runs["stop kept"].out)
+    assert (result["finish_reason"], result["stop_reason"]) == ("stop", 70)
+    assert result["text"] == llm.tokenizer.decode([70])
 
 
 def test_a_story_may_end_at_once(runs: dict[str, Any]) -> None:

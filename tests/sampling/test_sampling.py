@@ -672,22 +672,22 @@ def test_an_impossible_token_has_a_logprob_of_minus_infinity() -> None:
 
 NUMBERS = ("temperature", "top_p", "min_p", "repetition_penalty", "presence_penalty")
 INVALID: dict[str, list[Any]] = {
-    "max_tokens": [0, -1, 1.5, "5", True, math.nan],
-    "temperature": [-0.1, -1e-300, "hot", None, True, math.nan, INFINITY, -INFINITY, [1.0]],
-    "top_k": [-1, 1.5, "5", None, True],
-    "top_p": [0, 0.0, -0.1, 1.0001, 2, "1", None, False, math.nan, INFINITY],
-    "min_p": [-0.1, 1.0001, "0", None, True, math.nan, -INFINITY],
-    "repetition_penalty": [0, -1.0, "1", None, True, math.nan, INFINITY],
-    "presence_penalty": ["0", None, True, math.nan, INFINITY, -INFINITY],
-    "frequency_penalty": ["0", None, False, math.nan, INFINITY, -INFINITY],
-    "seed": [-1, 2**64, 1.0, "7", True],
-    "stop": ["", ["a", ""], [1], [None], [b"a"], [["a"]], None, 5],
+    "max_tokens": [0, -2, 1.5, "5", True, math.nan],
+    "temperature": [-0.1, -1e-300, "hot", True, math.nan, INFINITY, -INFINITY, [1.0]],
+    "top_k": [-2, 1.5, "5", True],
+    "top_p": [0, 0.0, -0.1, 1.0001, 2, "1", False, math.nan, INFINITY],
+    "min_p": [-0.1, 1.0001, "0", True, math.nan, -INFINITY],
+    "repetition_penalty": [0, -1.0, "1", True, math.nan, INFINITY],
+    "presence_penalty": ["0", True, math.nan, INFINITY, -INFINITY],
+    "frequency_penalty": ["0", False, math.nan, INFINITY, -INFINITY],
+    "seed": [-2, 2**64, 1.0, "7", True],
+    "stop": ["", ["a", ""], [1], [None], [b"a"], [["a"]], 5],
     "stop_token_ids": [[-1], ["5"], [1.5], [True], [None], "5"],
-    "logit_bias": [{-1: 1.0}, {"5": 1.0}, {True: 1.0}, {1.0: 1.0}],
+    "logit_bias": [{-1: 1.0}, {"x": 1.0}, {True: 1.0}, {1.0: 1.0}],
     "logprobs": [-1, MAX_LOGPROBS + 1, 1.5, "3", True],
     "prompt_logprobs": [-1, MAX_LOGPROBS + 1, 1.5, "3", True],
-    "n": [0, -1, 1025, 1.5, "2", None, True],
-    "speculation": [-1, 65, 1.5, "2", None, True],
+    "n": [0, -1, 1025, 1.5, "2", True],
+    "speculation": [-1, 65, 1.5, "2", True],
 }
 VALID: dict[str, list[Any]] = {
     "max_tokens": [None, 1, 10**9],
@@ -706,6 +706,7 @@ VALID: dict[str, list[Any]] = {
     "prompt_logprobs": [None, 0, MAX_LOGPROBS],
     "n": [1, 1024],
     "ignore_eos": [True, False],
+    "include_stop": [True, False],
     "speculation": [0, 64],
 }
 
@@ -724,7 +725,7 @@ def test_an_invalid_value_is_refused_by_name_and_value(name: str, value: Any) ->
     assert "\n" not in message
 
 
-@pytest.mark.parametrize("bias", [math.nan, INFINITY, -INFINITY, "1", None, True])
+@pytest.mark.parametrize("bias", [math.nan, 1e7, "1", None, True])
 def test_a_bias_that_is_not_a_number_is_refused(bias: Any) -> None:
     with pytest.raises(UsageError, match=r"logit_bias\[7\] is .*, expected") as caught:
         SamplingParams(logit_bias={3: 1.0, 7: bias})
@@ -742,15 +743,13 @@ def test_every_valid_value_is_accepted(name: str, value: Any) -> None:
 
 def test_every_parameter_has_been_tried() -> None:
     assert set(VALID) == {item.name for item in fields(SamplingParams)}
-    assert set(INVALID) | {"ignore_eos"} == set(VALID)
+    assert set(INVALID) | {"ignore_eos", "include_stop"} == set(VALID)
 
 
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("stop_token_ids", None),
         ("stop_token_ids", 5),
-        ("logit_bias", None),
         ("logit_bias", 5),
         ("logit_bias", [1, 2]),
         ("logit_bias", "abc"),
@@ -775,10 +774,11 @@ def test_a_bias_too_large_for_a_float_is_refused() -> None:
         SamplingParams(logit_bias={3: 10**400})
 
 
-@pytest.mark.parametrize("value", ["false", 0, 1, None])
-def test_ignore_eos_is_true_or_false(value: Any) -> None:
-    with pytest.raises(UsageError, match="ignore_eos"):
-        SamplingParams(ignore_eos=value)
+@pytest.mark.parametrize("name", ["ignore_eos", "include_stop"])
+@pytest.mark.parametrize("value", ["false", 0, 1])
+def test_a_flag_is_true_or_false(name: str, value: Any) -> None:
+    with pytest.raises(UsageError, match=name):
+        SamplingParams(**{name: value})
 
 
 def test_unknown_names_are_refused_and_the_known_ones_listed() -> None:
@@ -834,6 +834,7 @@ def test_the_defaults_are_the_documented_ones() -> None:
         "logprobs": None,
         "prompt_logprobs": None,
         "n": 1,
+        "include_stop": False,
         "ignore_eos": False,
         "speculation": 0,
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -218,6 +219,66 @@ def test_an_invalid_stop_string_is_refused(stop: object) -> None:
         SamplingParams(stop=stop)  # type: ignore[arg-type]
 
 
+# --- what ended it
+
+
+def both(llm: LLM, params: SamplingParams) -> Completion:
+    """The same from `generate`, from a stream and in a list."""
+    completion = llm.generate(PROMPT, params)
+    with llm.stream(PROMPT, params) as stream:
+        assert "".join(stream) == completion.text
+    assert stream.completion == completion
+    assert llm.generate([PROMPT, "The old clock"], [params, PARAMS])[0] == completion
+    return completion
+
+
+@given(begin=st.integers(0, 30), length=st.integers(1, 6))
+def test_the_stop_string_is_named_and_kept_where_that_is_asked(
+    llm: LLM, whole: Completion, begin: int, length: int
+) -> None:
+    stop = whole.text[begin : begin + length]
+    end = whole.text.index(stop) + length
+    for keeps in (False, True):
+        completion = both(llm, replace(PARAMS, stop=("never", stop), include_stop=keeps))
+        assert completion.stop_reason == stop
+        assert completion.text == whole.text[: end if keeps else end - length]
+
+
+def test_of_several_stop_strings_the_one_that_came_is_named(llm: LLM, whole: Completion) -> None:
+    early, late = whole.text[4:6], whole.text[15:18]
+    first = min(early, late, key=whole.text.index)
+    assert both(llm, replace(PARAMS, stop=(late, early))).stop_reason == first
+
+
+def test_the_end_token_is_named_by_its_id(llm: LLM, whole: Completion) -> None:
+    stop = whole.token_ids[12]
+    at = whole.token_ids.index(stop)
+    without = both(llm, replace(PARAMS, stop_token_ids=(299, stop)))
+    kept = both(llm, replace(PARAMS, stop_token_ids=(299, stop), include_stop=True))
+    assert without.stop_reason == kept.stop_reason == stop
+    assert without.text == llm.generate(PROMPT, replace(PARAMS, max_tokens=at)).text
+    assert kept.text == llm.generate(PROMPT, replace(PARAMS, max_tokens=at + 1)).text
+    ends = SamplingParams(logit_bias={1: 1000.0}, include_stop=True, seed=1)
+    assert (both(llm, ends).stop_reason, both(llm, ends).text) == (1, "")
+
+
+def test_what_did_not_stop_has_no_stop_reason(llm: LLM, whole: Completion) -> None:
+    assert whole.finish_reason == "length"
+    assert whole.stop_reason is None
+    with llm.stream(PROMPT, replace(PARAMS, stop=("never",))) as stream:
+        next(stream)
+    assert stream.completion.finish_reason == "cancelled"
+    assert stream.completion.stop_reason is None
+
+
+def test_unlimited_tokens_are_all_that_there_is_room_for(llm: LLM) -> None:
+    completion = llm.generate([5] * 100, replace(PARAMS, max_tokens=-1))
+    assert len(completion.token_ids) == 28
+    assert completion.finish_reason == "length"
+    with pytest.raises(UsageError, match="does not fit"):
+        llm.generate([5] * 128, replace(PARAMS, max_tokens=-1))
+
+
 # --- the completion
 
 
@@ -272,6 +333,15 @@ def test_a_completion_can_be_kept_in_a_set_and_written_as_json(llm: LLM) -> None
     completion = llm.generate(PROMPT, replace(PARAMS, logprobs=2, n=2))
     assert completion in {completion}
     assert json.loads(json.dumps(asdict(completion)))["text"] == completion.text
+
+
+def test_a_completion_can_be_pickled_and_equals_another_of_the_same(llm: LLM) -> None:
+    params = replace(PARAMS, logprobs=2, n=2)
+    completion = llm.generate(PROMPT, params)
+    again = llm.generate(PROMPT, params)
+    assert completion == again == pickle.loads(pickle.dumps(completion))
+    assert completion.timings != again.timings
+    assert completion != llm.generate(PROMPT, params.replace(seed=4))
 
 
 def test_timings_are_reported_for_every_finish_reason(llm: LLM, whole: Completion) -> None:

@@ -127,7 +127,7 @@ def test_an_error_begins_with_the_prompt_s_place_in_the_list(
 
 def test_an_error_begins_with_the_conversation_s_place_in_the_list(idle_after: LLM) -> None:
     bad: Any = [HI, [*HI, {"role": "user"}]]
-    with pytest.raises(Wrong, match=r"^messages\[1\]: a message is {'role': 'user'}"):
+    with pytest.raises(Wrong, match=r"^messages\[1\]: message 1 has no content"):
         idle_after.chat(bad, PARAMS)
     with pytest.raises(Wrong, match=r"^messages\[2\]: the messages are \[\]"):
         idle_after.chat([HI, HI, []], PARAMS)

@@ -13,7 +13,7 @@ from tempfile import NamedTemporaryFile
 from typing import Any
 
 from ..errors import UsageError
-from ..sampling.params import SamplingParams, biases_from_json
+from ..sampling.params import SamplingParams
 from .session import ChatModel, Session
 
 KIND, VERSION = "cullama chat", 1
@@ -41,10 +41,7 @@ class SavedConversation:
         Raises:
             UsageError: messages that are not text, or parameters that do not exist.
         """
-        params = self.params
-        if isinstance(biases := params.get("logit_bias"), dict):
-            params = {**params, "logit_bias": biases_from_json(biases)}
-        return Session(llm, None, SamplingParams.from_mapping(params), self.messages)
+        return Session(llm, None, SamplingParams.from_mapping(self.params), self.messages)
 
 
 def save(session: Session, path: Path, loaded_from: str | None = None) -> None:

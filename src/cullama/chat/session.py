@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ..engine.client import EngineClient, GenerationRequest
 from ..errors import ContextLengthError, UsageError
-from ..sampling.params import MAX_VALUE, SamplingParams
+from ..sampling.params import MAX_VALUE, UNLIMITED, SamplingParams
 from ..text.completion import Completion
 from ..text.generation import Stream, submit
 from .answer import BegunAnswer, RenderedPrompt, Turn
@@ -283,7 +283,8 @@ class Session:
         many messages are truncated."""
         longest = self.llm.longest_text - begun
         spare = int(longest * ANSWER_SHARE)
-        room = min(spare, params.max_tokens or spare)
+        asked = params.max_tokens
+        room = spare if asked is None or asked == UNLIMITED else min(spare, asked)
         for left_out in _truncations(messages[self._system_messages :], self.left_out):
             prompt = self._render(messages, left_out)
             if len(prompt.token_ids) + max(1, room) <= longest:
@@ -329,7 +330,7 @@ class Session:
         self.messages = [*reply.messages, answer]
         self._forget_turns_after(len(reply.messages) - 1)
         ids = self._answer_ids(completion, has_stop_strings=bool(reply.params.stop))
-        if ids is not None:
+        if ids is not None and not reply.params.include_stop:
             ids = (*begun.token_ids, *ids)
             self._turns.append(self._turn(reply.prompt, answer, ids, completion.seed))
 

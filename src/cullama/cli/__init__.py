@@ -61,8 +61,12 @@ def _run(arguments: list[str] | None) -> int:
         click.echo(error.ctx.get_help() if error.ctx else "")
         return 2
     except click.UsageError as error:
+        from .dialect import answer
+
         path = error.ctx.command_path if error.ctx else "cullama"
-        return _print_error(f"{error.format_message().rstrip('.')}; see `{path} --help`", 2)
+        words = answer(sys.argv[1:] if arguments is None else arguments)
+        words = words or error.format_message().rstrip(".")
+        return _print_error(f"{words}; see `{path} --help`", 2)
     except click.ClickException as error:
         return _print_error(error.format_message(), error.exit_code)
     except CullamaError as error:

@@ -77,7 +77,13 @@ model_options = _stack(
         ),
         device_options,
         click.option(
-            "--context", "context_length", type=int, metavar="N", help="Context length, in tokens."
+            "-c",
+            "--context",
+            "--ctx-size",
+            "context_length",
+            type=int,
+            metavar="N",
+            help="Context length, in tokens.",
         ),
         click.option(
             "--cache-tokens",
@@ -101,7 +107,13 @@ shape_option = click.option(
 )
 
 max_tokens_option = click.option(
-    "-n", "--max-tokens", type=int, metavar="N", help="Tokens to generate at most.  [default: 256]"
+    "-n",
+    "--max-tokens",
+    "--n-predict",
+    "max_tokens",
+    type=int,
+    metavar="N",
+    help="Tokens to generate at most; -1: all that the context has room for.  [default: 256]",
 )
 
 other_sampling_options = _stack(
@@ -109,6 +121,9 @@ other_sampling_options = _stack(
         click.option(
             "-t",
             "--temperature",
+            "--temp",
+            "temperature",
+            callback=lambda context, option, value: _temperature(value),
             type=float,
             default=0.8,
             show_default=True,
@@ -119,7 +134,7 @@ other_sampling_options = _stack(
             type=int,
             default=0,
             show_default=True,
-            help="Sample from the K likeliest tokens; 0 from all.",
+            help="Sample from the K likeliest tokens; 0 or -1 from all.",
         ),
         click.option(
             "--top-p",
@@ -137,6 +152,8 @@ other_sampling_options = _stack(
         ),
         click.option(
             "--repetition-penalty",
+            "--repeat-penalty",
+            "repetition_penalty",
             type=float,
             default=1.0,
             show_default=True,
@@ -156,7 +173,9 @@ other_sampling_options = _stack(
             show_default=True,
             help="Subtracted from a token's logit for each time it is in the text.",
         ),
-        click.option("-s", "--seed", type=int, help="The same seed gives the same text."),
+        click.option(
+            "-s", "--seed", type=int, help="The same seed gives the same text; -1 draws one."
+        ),
         click.option(
             "--stop",
             multiple=True,
@@ -193,6 +212,9 @@ other_sampling_options = _stack(
             " in its place. With -n 0, nothing is generated.",
         ),
         click.option("--n", "n", type=int, default=1, show_default=True, help="Texts to generate."),
+        click.option(
+            "--include-stop", is_flag=True, help="Keep the stop text, or stop token, in the text."
+        ),
         click.option("--ignore-eos", is_flag=True, help="Continue past the end token."),
         click.option(
             "--speculation",
@@ -223,6 +245,7 @@ SAMPLING_NAMES = (
     "logprobs",
     "prompt_logprobs",
     "n",
+    "include_stop",
     "ignore_eos",
     "speculation",
 )
@@ -240,6 +263,12 @@ def unescaped(text: str) -> str:
         return _ESCAPED[letter] if letter else chr(int(byte or code, 16))
 
     return _ESCAPE.sub(meant, text)
+
+
+def _temperature(value: float) -> float:
+    if value >= 4 and value.is_integer():
+        click.echo(f"temperature {value:g}; -t is no count of threads, --threads is", err=True)
+    return value
 
 
 def _bias(text: str) -> tuple[int, float]:

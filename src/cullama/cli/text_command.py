@@ -1,6 +1,7 @@
 """A command whose arguments are running text: `cullama chat "-5 + 3?"`, `cullama story A llama`.
 
-Text may begin with a dash. What is spelled as an option stays one, misspelled ones too.
+Text may begin with a dash, and may follow -p, as llama.cpp has it. What is spelled as an option
+stays one, misspelled ones too.
 """
 
 from __future__ import annotations
@@ -11,7 +12,11 @@ from itertools import islice
 
 import click
 
+from .dialect import answer
+
 SPELLED_AS_OPTION = re.compile(r"-[a-zA-Z]\S*|--[^\s\d=][^\s=]*(=.*)?", re.DOTALL)
+
+PROMPT_OPTIONS = ("-p", "--prompt")  # by which llama.cpp takes its text
 
 
 class TextCommand(click.Command):
@@ -29,8 +34,12 @@ class TextCommand(click.Command):
         for word in rest:
             if word == "--":
                 texts += rest
+            elif word in PROMPT_OPTIONS and word not in takes_value:
+                texts += islice(rest, 1)
             elif not _is_option(word, takes_value):
                 texts.append(word)
+            elif word not in takes_value and (elsewhere := answer([word])):
+                raise click.UsageError(elsewhere, ctx)  # or -ngl would be read as -n gl
             else:
                 options.append(word)
                 if _awaits_value(word, takes_value):

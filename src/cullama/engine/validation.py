@@ -12,7 +12,7 @@ from numbers import Integral
 from typing import Any
 
 from ..errors import ContextLengthError, UsageError
-from ..sampling.params import SamplingParams
+from ..sampling.params import UNLIMITED, SamplingParams
 
 DEFAULT_MAX_TOKENS = 256
 MAX_PRIORITY = 1_000_000
@@ -95,12 +95,15 @@ def check_length(tokens: int, capacity: Capacity) -> None:
 
 
 def completion_limit(prompt_length: int, max_tokens: int | None, capacity: Capacity) -> int:
-    """Return how many tokens the completion may have; `max_tokens`: None takes the default.
+    """Return how many tokens the completion may have; `max_tokens`: None takes the default,
+    UNLIMITED all the room.
 
     Raises:
         ContextLengthError: prompt and completion are longer than the context, or than the cache.
     """
     room = capacity.max_length - prompt_length
+    if max_tokens == UNLIMITED:
+        max_tokens = max(1, room)
     if room < (1 if max_tokens is None else max_tokens):
         place, size = _smaller(capacity)
         completion = f" and an answer of up to {max_tokens}" if max_tokens else ""

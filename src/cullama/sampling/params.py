@@ -6,11 +6,13 @@ The sampler that these parameters control is in `sampling/sampler.py`.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, fields, replace
+from numbers import Integral, Real
 from typing import Any, NamedTuple
 
 from ..errors import UsageError
+from .dialect import SAMPLING, explain_names
 
 MAX_LOGPROBS = 20
 
@@ -23,14 +25,17 @@ class TokenLogprobs(NamedTuple):
     top: tuple[tuple[int, float], ...]  # the likeliest tokens, likeliest first
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class SamplingParams:
     """What a request asks for. The defaults draw from the model's own distribution.
 
+    None takes the default of any of them. Parameters can be hashed, compared and pickled, and
+    their values are Python's own numbers, whatever numbers were given.
+
     Attributes:
         max_tokens: longest answer, in tokens; None takes what the model's files recommend, or 256
-            where they name no limit, or what the context has room for where that is less.
-            With `prompt_logprobs` it may be 0: nothing is generated.
+            where they name no limit, or what the context has room for where that is less; -1 takes
+            all there is room for. With `prompt_logprobs` it may be 0: nothing is generated.
         temperature: logits are divided by it; 0 always takes the likeliest token.
         top_k: only the k likeliest tokens; 0 keeps all.
         top_p: only the likeliest tokens that together reach this share (Holtzman et al., 2020).
@@ -42,20 +47,22 @@ class SamplingParams:
         seed: the same seed draws by the same random numbers: the same text where the logits are
             the same to the bit, in any batch with compiled CPU kernels or `deterministic`. None
             draws a seed, and the completion names it.
-        stop: texts that end the answer; they are not part of it.
+        stop: texts that end the answer; they are not part of it unless `include_stop` says so.
         stop_token_ids: tokens that end the answer, besides the model's own.
         logit_bias: added to the logits of these token ids.
         logprobs: report this many likeliest tokens at each step; None reports nothing.
         prompt_logprobs: report the log-probability of each token of the prompt, and this many
             likeliest tokens in its place; None reports nothing.
         n: how many answers to draw.
+        include_stop: keep the stop string, or the text of a stop token, in the answer's text.
         ignore_eos: go on past the model's end tokens.
         speculation: propose up to so many draft tokens a step where the text repeats itself
             (prompt lookup): fewer steps, and the same text where the logits are the same to the
             bit.
 
     Raises:
-        UsageError: a value out of range, or a name that does not exist.
+        UsageError: a value out of range.
+        UnknownOptionError: a name that does not exist; the message has the one that does.
     """
 
     max_tokens: int | None = None
@@ -73,31 +80,14 @@ class SamplingParams:
     logprobs: int | None = None
     prompt_logprobs: int | None = None
     n: int = 1
+    include_stop: bool = False
     ignore_eos: bool = False
     speculation: int = 0
 
     def __post_init__(self) -> None:
-        stops: Any = [self.stop] if isinstance(self.stop, str) else self.stop
-        ids, biases = self.stop_token_ids, self.logit_bias
-        if not isinstance(stops, list | tuple) or not all(isinstance(t, str) and t for t in stops):
-            raise UsageError(f"stop is {_short(self.stop)}, expected texts that are not empty")
-        if not isinstance(ids, Collection) or not all(_is_token_id(token) for token in ids):
-            raise UsageError(f"stop_token_ids is {_short(ids)}, expected token ids")
-        if not isinstance(biases, Mapping):
-            raise UsageError(f"logit_bias is {_short(biases)}, expected token ids and numbers")
-        for token, bias in biases.items():
-            if not (_is_token_id(token) and _is_number(bias) and -MAX_VALUE <= bias <= MAX_VALUE):
-                raise UsageError(
-                    f"logit_bias[{_short(token)}] is {_short(bias)}, expected a token id and a "
-                    f"number from {-MAX_VALUE:,.0f} to {MAX_VALUE:,.0f}"
-                )
-        object.__setattr__(self, "stop", tuple(stops))
-        object.__setattr__(self, "stop_token_ids", tuple(ids))
-        object.__setattr__(self, "logit_bias", dict(biases))
-        for name, (kind, low, high) in _RANGES.items():
-            _check_range(name, getattr(self, name), kind, low, high)
-        if not isinstance(self.ignore_eos, bool):
-            raise UsageError(f"ignore_eos is {self.ignore_eos!r}, expected True or False")
+        for item in fields(self):
+            value = _CHECKS.get(item.name, _checked_number)(item.name, getattr(self, item.name))
+            object.__setattr__(self, item.name, value)
         if self.max_tokens == 0 and self.prompt_logprobs is None:
             raise UsageError("max_tokens is 0, expected at least 1, or prompt_logprobs with it")
         if self.max_tokens == 0 and self.n > 1:
@@ -105,14 +95,24 @@ class SamplingParams:
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> SamplingParams:
-        """From options by name; an unknown name is an error that lists the known ones."""
-        known = [item.name for item in fields(cls)]
-        unknown = [name for name in values if name not in known]
-        if unknown:
-            raise UsageError(
-                f"unknown sampling parameter {unknown[0]!r}, expected one of {', '.join(known)}"
-            )
+        """From options by name, as JSON has them."""
         return cls(**values)
+
+    def replace(self, **changes: Any) -> SamplingParams:
+        """Return a copy with some parameters changed: `params.replace(seed=2)`."""
+        return replace(self, **changes)
+
+    def __hash__(self) -> int:
+        values = {**vars(self), "logit_bias": frozenset(self.logit_bias.items())}
+        return hash(tuple(values.values()))
+
+    def __repr__(self) -> str:
+        """Write what differs from the defaults."""
+        default = vars(SamplingParams())
+        changed = (
+            f"{name}={value!r}" for name, value in vars(self).items() if value != default[name]
+        )
+        return f"SamplingParams({', '.join(changed)})"
 
     @property
     def is_plain_greedy(self) -> bool:
@@ -129,10 +129,15 @@ class SamplingParams:
         )
 
 
+SamplingParams.__init__ = explain_names(SAMPLING)(  # type: ignore[method-assign]
+    SamplingParams.__init__
+)
+
 # Far beyond any use, and far within float32: no parameter can turn a logit into an infinity.
 MAX_VALUE = 1_000_000.0
 MIN_VALUE = 1 / MAX_VALUE
 MAX_TOKENS = (1 << 63) - 1
+UNLIMITED = -1  # `max_tokens` as many as there is room for
 
 # name → kind, lowest, highest
 _RANGES: dict[str, tuple[type, float, float]] = {
@@ -150,37 +155,100 @@ _RANGES: dict[str, tuple[type, float, float]] = {
     "n": (int, 1, 1024),
     "speculation": (int, 0, 64),
 }
-_MAY_BE_NONE = ("max_tokens", "seed", "logprobs", "prompt_logprobs")
+# What -1 means in llama.cpp and vLLM, in the words used here.
+_MINUS_ONE = {"max_tokens": UNLIMITED, "top_k": 0, "seed": None}
 
 
-def _check_range(name: str, value: Any, kind: type, low: float, high: float) -> None:
-    if value is None and name in _MAY_BE_NONE:
-        return
+def _checked_number(name: str, value: Any) -> Any:
+    if value is None:
+        return getattr(SamplingParams, name)  # its default
+    if _is_whole(value) and value == -1 and name in _MINUS_ONE:
+        return _MINUS_ONE[name]
+    kind, low, high = _RANGES[name]
     fits = _is_whole(value) if kind is int else _is_number(value)
     if not fits or not low <= value <= high:  # NaN is in no range
         number = "a whole number" if kind is int else "a number"
         above = "above 0" if low == math.ulp(0) else f"from {low:,.6g}"
-        none = ", or none" if name in _MAY_BE_NONE else ""
+        none = ", or none" if getattr(SamplingParams, name) is None else ""
         raise UsageError(
             f"{name} is {_short(value)}, expected {number} {above} to {high:,.16g}{none}"
         )
+    return _plain(value)
 
 
-def biases_from_json(biases: Mapping[str, Any]) -> dict[Any, Any]:
-    """Turn JSON's keys of `logit_bias` into token ids; others stay as they are, to be refused."""
-    return {int(key) if key.isdecimal() else key: bias for key, bias in biases.items()}
+def _checked_flag(name: str, value: Any) -> bool:
+    if value is not None and not isinstance(value, bool):
+        raise UsageError(f"{name} is {_short(value)}, expected True or False")
+    return bool(value)
+
+
+def _checked_stops(name: str, value: Any) -> tuple[str, ...]:
+    stops = [value] if isinstance(value, str) else () if value is None else value
+    if not isinstance(stops, list | tuple) or not all(isinstance(t, str) and t for t in stops):
+        raise UsageError(f"{name} is {_short(value)}, expected texts that are not empty")
+    return tuple(map(str, stops))
+
+
+def _checked_ids(name: str, value: Any) -> tuple[int, ...]:
+    ids = () if value is None else value
+    if not isinstance(ids, Collection) or not all(map(_is_token_id, ids)):
+        raise UsageError(f"{name} is {_short(value)}, expected token ids")
+    return tuple(map(int, ids))
+
+
+def _checked_biases(name: str, value: Any) -> dict[int, float]:
+    """Return biases by token id, of a mapping, as JSON has it, too, or of pairs.
+
+    Minus infinity, and False as in llama.cpp, forbid a token.
+    """
+    pairs = value.items() if isinstance(value, Mapping) else () if value is None else value
+    if not isinstance(pairs, Collection) or not all(_is_pair(pair) for pair in pairs):
+        raise UsageError(f"{name} is {_short(value)}, expected token ids and numbers")
+    biases: dict[int, float] = {}
+    for key, bias in pairs:
+        token = int(key) if isinstance(key, str) and key.isdecimal() else key
+        added = -MAX_VALUE if bias is False else bias
+        if _is_number(added) and abs(added) == math.inf:
+            added = math.copysign(MAX_VALUE, added)
+        if not (_is_token_id(token) and _is_number(added) and -MAX_VALUE <= added <= MAX_VALUE):
+            raise UsageError(
+                f"{name}[{_short(key)}] is {_short(bias)}, expected a token id and a "
+                f"number from {-MAX_VALUE:,.0f} to {MAX_VALUE:,.0f}, or -inf"
+            )
+        biases[int(token)] = _plain(added)
+    return biases
+
+
+_CHECKS: dict[str, Callable[[str, Any], Any]] = {
+    "stop": _checked_stops,
+    "stop_token_ids": _checked_ids,
+    "logit_bias": _checked_biases,
+    "ignore_eos": _checked_flag,
+    "include_stop": _checked_flag,
+}
 
 
 def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, Integral) and not isinstance(value, bool)  # numpy's, too
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def _is_token_id(value: Any) -> bool:
-    return _is_whole(value) and value >= 0
+    return _is_whole(value) and bool(value >= 0)
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, list | tuple) and len(value) == 2
+
+
+def _plain(number: Any) -> Any:
+    """Return a number as Python's own, which JSON and pickle of any machine know."""
+    if type(number) in (int, float):
+        return number
+    return int(number) if isinstance(number, Integral) else float(number)
 
 
 def _short(value: Any) -> str:

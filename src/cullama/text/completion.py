@@ -41,6 +41,7 @@ class Completion:
             where the model came without a tokenizer.
         token_ids: every token drawn, the end token included.
         finish_reason: "stop" (end token or stop string), "length" or "cancelled".
+        stop_reason: the stop string, or the id of the end token, where that is "stop"; else None.
         logprobs: one entry a token where `SamplingParams.logprobs` asked for them.
         prompt_logprobs: one entry a token of the prompt where `SamplingParams.prompt_logprobs`
             asked for them, None for the first, which nothing predicts.
@@ -62,6 +63,7 @@ class Completion:
     seed: int
     timings: Timings = field(compare=False)
     alternatives: tuple[Completion, ...] = ()
+    stop_reason: str | int | None = None
     prompt_logprobs: tuple[TokenLogprobs | None, ...] | None = None
     token_texts: Mapping[int, str] = field(default_factory=dict, compare=False)
 

@@ -52,7 +52,8 @@ class OutputStream:
         self._prompt_length, self._seed, self._end_ids = len(prompt), seed, end_ids
         self._tokenizer = tokenizer
         self._detokenizer = Detokenizer(tokenizer, list(prompt)) if tokenizer else None
-        self.stops = StopStrings(params.stop)
+        self._includes_stop = params.include_stop
+        self.stops = StopStrings(params.stop, params.include_stop)
         self._has_logprobs = params.logprobs is not None
         self._has_prompt_logprobs = params.prompt_logprobs is not None
         self.token_ids: list[int] = []
@@ -86,7 +87,8 @@ class OutputStream:
         if logprobs is not None:
             self.logprobs.append(logprobs)
         piece = ""
-        if self._detokenizer is not None and token not in self._end_ids:
+        is_text = token not in self._end_ids or self._includes_stop
+        if self._detokenizer is not None and is_text:
             piece = self.stops.add(self._detokenizer.add(token))
         return self._keep(piece, reason or "cancelled")
 
@@ -116,6 +118,12 @@ class OutputStream:
         )
         return (None, *self.prompt_logprobs) if is_known else None
 
+    def _stop_reason(self, state: _State) -> str | int | None:
+        if state.finish_reason != "stop":
+            return None
+        end = self.token_ids[state.tokens - 1]
+        return end if self.stops.found is None else self.stops.found
+
     def completion(self) -> Completion:
         """Return what was generated so far."""
         state = self._states.latest
@@ -130,6 +138,7 @@ class OutputStream:
             text="".join(self._pieces[: state.pieces]),
             token_ids=tuple(self.token_ids[: state.tokens]),
             finish_reason=state.finish_reason,
+            stop_reason=self._stop_reason(state),
             logprobs=logprobs,
             prompt_tokens=self._prompt_length,
             cached_tokens=self.cached_tokens,

@@ -11,25 +11,30 @@ class StopStrings:
     """Passes text through piece by piece, up to the first stop string.
 
     Attributes:
-        is_found: whether a stop string has come.
+        found: the stop string that has come, or None.
     """
 
-    def __init__(self, stops: tuple[str, ...]) -> None:
-        self._stops = stops
+    def __init__(self, stops: tuple[str, ...], is_included: bool = False) -> None:
+        self._stops, self._is_included = stops, is_included
         self._held_back = ""
-        self.is_found = False
+        self.found: str | None = None
+
+    @property
+    def is_found(self) -> bool:
+        return self.found is not None
 
     def add(self, piece: str) -> str:
-        """Return the text that can be shown now: nothing of a stop string, nothing after it."""
+        """Return the text that can be shown now: nothing of a stop string, unless it is to be
+        included, and nothing after it."""
         if self.is_found or not self._stops:
             return "" if self.is_found else piece
         text = self._held_back + piece
         found = [(at + len(stop), at) for stop in self._stops if (at := text.find(stop)) >= 0]
         if found:
-            self.is_found, self._held_back = True, ""
             # The stop string that ends first, which does not depend on how the text is cut.
-            _, start = min(found)
-            return text[:start]
+            end, start = min(found)
+            self.found, self._held_back = text[start:end], ""
+            return text[: end if self._is_included else start]
         # The longest proper prefix of a stop string that ends the text.
         overlap = max(
             length

@@ -54,11 +54,13 @@ DEFAULT_MAX_TOKENS = 1024  # enough for an answer with some code in it
 @click.option(
     "-n",
     "--max-tokens",
+    "--n-predict",
+    "max_tokens",
     type=int,
     default=DEFAULT_MAX_TOKENS,
     show_default=True,
     metavar="N",
-    help="Tokens of an answer, at most.",
+    help="Tokens of an answer, at most; -1: all that the context has room for.",
 )
 @other_sampling_options
 @click.option("--markdown/--no-markdown", default=True, help="Render markdown on a terminal.")

@@ -22,7 +22,7 @@ import click
 from ...chat.messages import content_text
 from ...errors import UsageError
 from ...files.cache_folder import expand_home
-from ...sampling.params import SamplingParams, biases_from_json
+from ...sampling.params import SamplingParams
 from ..options import unescaped
 from ..terminal import sanitized, wrapped
 from .alternatives import alternative_lines, chosen_alternative
@@ -355,8 +355,6 @@ def _parsed(name: str, text: str) -> Any:
         return [value if isinstance(value, str) else text]
     if name == "stop_token_ids" and isinstance(value, int):
         return [value]
-    if name == "logit_bias" and isinstance(value, dict):
-        return biases_from_json(value)
     return value
 
 
