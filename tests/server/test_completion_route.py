@@ -88,6 +88,37 @@ def test_logprobs_are_those_of_the_library_with_the_texts_offsets(
     assert [max(top.values()) for top in found.top_logprobs] == [e.top[0][1] for e in expected]
 
 
+@pytest.mark.parametrize("max_tokens", [0, 1, 5])
+def test_an_echo_with_logprobs_scores_the_prompt_as_the_library_does(
+    server: LiveServer, local: LLM, max_tokens: int
+) -> None:
+    answer = server.openai.completions.create(
+        model="tiny-chat",
+        prompt=PROMPTS,
+        max_tokens=max_tokens,
+        echo=True,
+        logprobs=1,
+        temperature=0,
+    )
+    params = SamplingParams(temperature=0, max_tokens=max_tokens, logprobs=1, prompt_logprobs=1)
+    for choice, expected in zip(answer.choices, local.generate(PROMPTS, params), strict=True):
+        assert expected.prompt_logprobs is not None
+        assert expected.logprobs is not None
+        entries = [*expected.prompt_logprobs, *expected.logprobs]
+        found = choice.logprobs
+        assert found is not None
+        assert found.token_logprobs is not None
+        assert found.token_logprobs[0] is None
+        scores = [each.logprob for each in entries if each is not None]
+        assert found.token_logprobs[1:] == pytest.approx(scores, abs=1e-5)  # of another batch
+        assert found.top_logprobs is not None
+        assert found.top_logprobs[0] is None
+        assert found.tokens is not None
+        assert found.text_offset is not None
+        for place in range(1, expected.prompt_tokens):  # an answer may hold parts of characters
+            assert choice.text[found.text_offset[place] :].startswith(found.tokens[place])
+
+
 @pytest.mark.parametrize(
     ("body", "words"),
     [
@@ -100,6 +131,8 @@ def test_logprobs_are_those_of_the_library_with_the_texts_offsets(
         ({"prompt": "a", "suffix": "b"}, "suffix"),
         ({"prompt": "a", "logprobs": 21}, "less than or equal to 20"),
         ({"prompt": {"text": "a"}}, "prompt"),
+        ({"prompt": "a", "max_tokens": 0}, "echo and logprobs"),
+        ({"prompt": "a", "echo": True, "logprobs": 0, "stream": True}, "stream: false"),
     ],
 )
 def test_what_cannot_be_done_is_refused_by_name(server: LiveServer, body: Any, words: str) -> None:

@@ -76,6 +76,8 @@ def first_tokens(stream: Stream, number: int) -> None:
         SamplingParams(temperature=0, max_tokens=30),
         SamplingParams(seed=7, max_tokens=30, logprobs=3),
         SamplingParams(seed=7, max_tokens=20, n=4),
+        SamplingParams(seed=7, max_tokens=20, n=2, prompt_logprobs=2),
+        SamplingParams(max_tokens=0, prompt_logprobs=2),
         SamplingParams(seed=1, max_tokens=30, speculation=4, repetition_penalty=1.2),
     ],
 )
@@ -86,6 +88,7 @@ def test_answers_are_those_of_an_engine_in_this_process(
     expected = generate(submit(local.client, GenerationRequest(PROMPT, params), None))
     assert [each.token_ids for each in found] == [each.token_ids for each in expected]
     assert [each.logprobs for each in found] == [each.logprobs for each in expected]
+    assert [each.prompt_logprobs for each in found] == [e.prompt_logprobs for e in expected]
     assert [each.finish_reason for each in found] == [each.finish_reason for each in expected]
 
 
@@ -188,7 +191,8 @@ def test_a_sampled_request_ends_with_a_clear_error(engine: RemoteEngine) -> None
         list(stream)
     assert stream.completion.finish_reason == "error"
     engine.wait_until_ready(READY_SECONDS)
-    assert len(generate(start(engine, SamplingParams(max_tokens=3)))[0].token_ids) == 3
+    three = SamplingParams(max_tokens=3, ignore_eos=True)
+    assert len(generate(start(engine, three))[0].token_ids) == 3
 
 
 def test_a_sampled_request_is_replayed_where_the_engine_is_deterministic(

@@ -23,7 +23,7 @@ async def chat_completions(request: Request, fields: ChatFields) -> Response:
     """Answer the last message of a conversation."""
     service = service_of(request)
     service.check_model(fields.model)
-    _, prompt = service.render(fields.messages, fields.template_variables)
+    prompt = service.conversation(fields.messages, fields.template_variables)
     params = service.params(fields.sampling(), len(prompt))
     params = service.llm.chat_format.with_stop_tokens(params)
     samples = service.submit(prompt, params, fields.priority)

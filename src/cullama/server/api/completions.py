@@ -61,7 +61,8 @@ class _CompletionAnswer:
         self._echoed = [""] * len(prompts)
         if fields.echo:
             self._echoed = [service.llm.tokenizer.decode(prompt) for prompt in prompts]
-        self._offsets = [len(self._echoed[k // answer.n]) for k in range(len(answer.samples))]
+        self._prompts = prompts
+        self._offsets = [0] * len(answer.samples)  # of the next chunk's text, in characters
         self._head: Json = {
             "id": new_id("cmpl"),
             "object": "text_completion",
@@ -97,9 +98,12 @@ class _CompletionAnswer:
             "finish_reason": finish_reason(completion),
         }
         if completion.logprobs is not None:
-            offset = self._offsets[index]
-            tokenizer = self._answer.tokenizer
-            choice["logprobs"] = completion_logprobs(tokenizer, completion.logprobs, offset)
+            prompt = self._prompts[index // self._answer.n]
+            choice["logprobs"] = completion_logprobs(
+                self._answer.tokenizer,
+                [*(prompt if self._fields.echo else ()), *completion.token_ids],
+                [*(completion.prompt_logprobs or ()), *completion.logprobs],
+            )
         if self._fields.return_token_ids:
             choice["token_ids"] = list(completion.token_ids)
         return choice
@@ -115,9 +119,10 @@ class _CompletionAnswer:
         if piece.is_last:
             choice["finish_reason"] = finish_reason(sample.output.completion())
         if self._fields.logprobs is not None:
-            offset = self._offsets[piece.sample]
-            logprobs = sample.output.logprobs[new]
-            choice["logprobs"] = completion_logprobs(self._answer.tokenizer, logprobs, offset)
+            output, offset = sample.output, self._offsets[piece.sample]
+            choice["logprobs"] = completion_logprobs(
+                self._answer.tokenizer, output.token_ids[new], output.logprobs[new], offset
+            )
             self._offsets[piece.sample] += sum(map(len, choice["logprobs"]["tokens"]))
         if self._fields.return_token_ids:
             choice["token_ids"] = sample.output.token_ids[new]

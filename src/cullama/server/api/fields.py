@@ -108,6 +108,9 @@ _SAMPLING_NAMES = (
 class CompletionFields(SamplingFields):
     """The body of /v1/completions."""
 
+    # 0 generates nothing: with `echo` and `logprobs`, the prompt's log-probabilities.
+    max_tokens: Annotated[int, Field(ge=0, le=MAX_INT32)] | None = None
+
     prompt: (
         Text
         | Annotated[list[Text], Field(min_length=1, max_length=MAX_PROMPTS)]
@@ -126,7 +129,19 @@ class CompletionFields(SamplingFields):
         values = super().sampling()
         if self.logprobs is not None:
             values["logprobs"] = self.logprobs
+            if self.echo:
+                values["prompt_logprobs"] = self.logprobs
         return values
+
+    @model_validator(mode="after")
+    def _check_echo(self) -> CompletionFields:
+        if self.max_tokens == 0 and not (self.echo and self.logprobs is not None):
+            words = "max_tokens is 0, expected at least 1, or echo and logprobs with it"
+            raise ApiError(400, words, "max_tokens")
+        if self.stream and self.echo and self.logprobs is not None:
+            words = "echo with logprobs is known as a whole only, expected stream: false"
+            raise ApiError(400, words, "stream")
+        return self
 
 
 class ResponseFormat(Fields):

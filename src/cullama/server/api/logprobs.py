@@ -32,23 +32,36 @@ def chat_logprobs(tokenizer: Tokenizer, logprobs: Sequence[TokenLogprobs]) -> Js
 
 
 def completion_logprobs(
-    tokenizer: Tokenizer, logprobs: Sequence[TokenLogprobs], offset: int
+    tokenizer: Tokenizer,
+    ids: Sequence[int],
+    logprobs: Sequence[TokenLogprobs | None],
+    offset: int = 0,
 ) -> Json:
     """Return {"tokens", "token_logprobs", "top_logprobs", "text_offset"}, each with one entry a
-    token; `offset` is that of the first one's text, in characters."""
-    texts = _texts(tokenizer, logprobs)
-    tokens = [texts[each.token_id] for each in logprobs]
-    ends = list(accumulate(map(len, tokens), initial=offset))
+    token.
+
+    Args:
+        ids: T tokens.
+        logprobs: of each; None for the first token of a prompt.
+        offset: of the first token's text, in characters.
+    """
+    known = [each for each in logprobs if each is not None]
+    texts = {**token_texts(tokenizer, ids), **_texts(tokenizer, known)}
+    tokens = [texts[token] for token in ids]
+    # Control tokens are no part of the text.
+    is_text = {token: bool(tokenizer.decode([token, token])) for token in set(ids)}
+    lengths = [len(texts[token]) * is_text[token] for token in ids]
     # By their texts; of two tokens of one text, the likelier counts.
-    tops: list[dict[str, float]] = [{} for _ in logprobs]
-    for top, each in zip(tops, logprobs, strict=True):
+    tops: list[dict[str, float]] = [{} for _ in known]
+    for top, each in zip(tops, known, strict=True):
         for token, logprob in (*each.top, (each.token_id, each.logprob)):
             top.setdefault(texts[token], logprob)
+    unknown = [None] * (len(ids) - len(known))
     return {
         "tokens": tokens,
-        "token_logprobs": [each.logprob for each in logprobs],
-        "top_logprobs": tops,
-        "text_offset": ends[:-1],
+        "token_logprobs": [*unknown, *(each.logprob for each in known)],
+        "top_logprobs": [*unknown, *tops],
+        "text_offset": list(accumulate(lengths, initial=offset))[:-1],
     }
 
 

@@ -57,8 +57,18 @@ class Service:
     def encode(self, prompt: str | Sequence[int]) -> list[int]:
         """Return a prompt's tokens; a text's control tokens are read as such."""
         if isinstance(prompt, str):
-            return self.llm.tokenizer.encode(prompt, allow_special=True)
+            return self.llm.tokenizer.encode_prompt(prompt, self.llm.config.bos_id)
         return list(prompt)
+
+    def conversation(
+        self, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any] | None
+    ) -> list[int]:
+        """Return the prompt of a conversation. Raises as `render`; and nothing to answer."""
+        _, ids = self.render(messages, variables)
+        if messages[-1].get("role") == "assistant":
+            words = "the last message is the assistant's, expected one to answer"
+            raise ApiError(400, words, "messages")
+        return ids
 
     def params(self, values: Mapping[str, Any], prompt_length: int) -> SamplingParams:
         """Return sampling parameters: the model's defaults where the request gives none.

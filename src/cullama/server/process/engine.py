@@ -121,7 +121,7 @@ class RemoteEngine(EngineClient):
         params = request.params
         if params.seed is None:
             params = replace(params, seed=fresh_seed())
-        request = GenerationRequest([int(t) for t in request.prompt], params, request.priority)
+        request = replace(request, prompt=[int(each) for each in request.prompt], params=params)
         with self._changed:
             self._check_ready()
             waiting = sum(len(each.handles) for each in self._running.values()) - MAX_RUNNING

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -39,6 +39,7 @@ class RemoteHandle(RequestHandle):
         self._changed, self._send_cancel = changed, send_cancel
         self._tokens: list[int] = []  # all that came: a replay is compared with them
         self._logprobs: list[TokenLogprobs] = []
+        self._prompt_logprobs: Sequence[TokenLogprobs] = ()
         self._num_read = 0  # tokens that `read` has returned
         self._num_received = 0  # tokens that came from the engine process that runs now
         self._cached_tokens = 0
@@ -53,8 +54,14 @@ class RemoteHandle(RequestHandle):
         with self._changed:
             start, self._num_read = self._num_read, len(self._tokens)
             self._is_end_read = self._reason is not None
-            tokens, logprobs = self._tokens[start:], self._logprobs[start:]
-            return RequestOutput(tokens, logprobs, self._cached_tokens, self._reason, self._error)
+            return RequestOutput(
+                self._tokens[start:],
+                self._logprobs[start:],
+                self._cached_tokens,
+                self._reason,
+                self._error,
+                self._prompt_logprobs,
+            )
 
     def wait(self) -> None:
         with self._changed:
@@ -110,6 +117,7 @@ class RemoteHandle(RequestHandle):
         self._tokens += output.token_ids[len(known) :]
         self._logprobs += output.logprobs[len(known) :]
         self._cached_tokens = self._cached_tokens or output.cached_tokens
+        self._prompt_logprobs = self._prompt_logprobs or output.prompt_logprobs
         self._reason, self._error = output.finish_reason, output.error
 
     def fail(self, error: Exception) -> None:
