@@ -12,7 +12,7 @@ from starlette.types import ASGIApp
 
 from ..errors import CullamaError
 from ..version import __version__
-from .api import chat, completions, metrics, models, tokens
+from .api import chat, completions, engine, metrics, models, streams, tokens
 from .api.service import Service
 from .http.access import Access, AccessRules
 from .http.bodies import JsonBodies
@@ -24,6 +24,8 @@ ROUTERS: tuple[APIRouter, ...] = (
     completions.router,
     models.router,
     tokens.router,
+    streams.router,
+    engine.router,
     metrics.router,
 )
 

@@ -9,7 +9,7 @@ from starlette.responses import JSONResponse, Response
 
 from ...text.completion import Completion
 from ...text.generation import Piece, Sample
-from ..http.events import EventStream, while_connected
+from ..http.events import while_connected
 from .answers import Answer, Json, finish_reason, timings
 from .fields import ChatFields
 from .logprobs import chat_logprobs
@@ -22,14 +22,14 @@ router = APIRouter()
 async def chat_completions(request: Request, fields: ChatFields) -> Response:
     """Answer the last message of a conversation."""
     service = service_of(request)
-    service.check_model(fields.model)
+    service.check(fields)
     prompt = service.conversation(fields.messages, fields.template_variables)
     params = service.params(fields.sampling(), len(prompt))
     params = service.llm.chat_format.with_stop_tokens(params)
     samples = service.submit(prompt, params, fields.priority)
     answer = _ChatAnswer(service, fields, Answer(samples, params.n, service.llm.tokenizer))
     if fields.stream:
-        return EventStream(answer.stream())
+        return service.stream(answer.id, answer.stream(), fields.resumable)
     return JSONResponse(await while_connected(request, answer.complete()))
 
 
@@ -38,8 +38,9 @@ class _ChatAnswer:
 
     def __init__(self, service: Service, fields: ChatFields, answer: Answer) -> None:
         self._fields, self._answer = fields, answer
+        self.id = new_id("chatcmpl")
         self._head: Json = {
-            "id": new_id("chatcmpl"),
+            "id": self.id,
             "created": now(),
             "model": service.model,
             "service_tier": "default",

@@ -9,7 +9,7 @@ from starlette.responses import JSONResponse, Response
 
 from ...text.completion import Completion
 from ...text.generation import Piece, Sample
-from ..http.events import EventStream, while_connected
+from ..http.events import while_connected
 from .answers import Answer, Json, finish_reason, timings
 from .fields import CompletionFields
 from .logprobs import completion_logprobs
@@ -22,7 +22,7 @@ router = APIRouter()
 async def completions(request: Request, fields: CompletionFields) -> Response:
     """Continue one prompt, or several together; each is a text or its token ids."""
     service = service_of(request)
-    service.check_model(fields.model)
+    service.check(fields)
     prompts = [service.encode(prompt) for prompt in _prompts(fields)]
     samples: list[Sample] = []
     try:
@@ -36,7 +36,7 @@ async def completions(request: Request, fields: CompletionFields) -> Response:
     answer = Answer(samples, fields.n or 1, service.llm.tokenizer)
     worded = _CompletionAnswer(service, fields, answer, prompts)
     if fields.stream:
-        return EventStream(worded.stream())
+        return service.stream(worded.id, worded.stream(), fields.resumable)
     return JSONResponse(await while_connected(request, worded.complete()))
 
 
@@ -63,8 +63,9 @@ class _CompletionAnswer:
             self._echoed = [service.llm.tokenizer.decode(prompt) for prompt in prompts]
         self._prompts = prompts
         self._offsets = [0] * len(answer.samples)  # of the next chunk's text, in characters
+        self.id = new_id("cmpl")
         self._head: Json = {
-            "id": new_id("cmpl"),
+            "id": self.id,
             "object": "text_completion",
             "created": now(),
             "model": service.model,

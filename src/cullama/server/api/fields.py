@@ -68,11 +68,13 @@ class SamplingFields(Fields):
     speculation: Annotated[int, Field(ge=0, le=64)] | None = None
     priority: Annotated[int, Field(ge=-1000, le=1000)] | None = None
     return_token_ids: bool | None = None
+    resumable: bool | None = None
 
     @model_validator(mode="after")
     def _check_stream_options(self) -> SamplingFields:
-        if self.stream_options is not None and not self.stream:
-            raise ApiError(400, "stream_options is only for stream: true", "stream_options")
+        for name in ("stream_options", "resumable"):
+            if getattr(self, name) and not self.stream:
+                raise ApiError(400, f"{name} is only for stream: true", name)
         return self
 
     def sampling(self) -> dict[str, Any]:

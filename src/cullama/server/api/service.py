@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 from uuid import uuid4
@@ -17,7 +17,10 @@ from ...sampling.params import SamplingParams
 from ...text.generation import Sample, submit
 from ...version import __version__
 from ..http.errors import ApiError
+from ..http.events import EventStream
+from ..http.stored_streams import StoredStreams
 from ..process.engine import RemoteEngine
+from .fields import SamplingFields
 
 # Which fields of a request say, or cullama's own part of it.
 NOT_VARIABLES = {"messages", "add_generation_prompt", "tools", "documents"}
@@ -30,6 +33,7 @@ class Service:
     llm: LLM
     engine: RemoteEngine
     started: float = field(default_factory=time.time)
+    streams: StoredStreams = field(default_factory=StoredStreams)
 
     @property
     def model(self) -> str:
@@ -86,6 +90,20 @@ class Service:
     ) -> list[Sample]:
         request = GenerationRequest(prompt, params, priority or 0)
         return submit(self.engine, request, self.llm.tokenizer)
+
+    def stream(
+        self, id: str, events: AsyncGenerator[bytes, None], is_resumable: bool | None
+    ) -> EventStream:
+        """Return a streamed response; a resumable one goes on when its client has left."""
+        if is_resumable:
+            return EventStream(self.streams.add(id, events).read(0))
+        return EventStream(events)
+
+    def check(self, fields: SamplingFields) -> None:
+        """Raises ApiError: another model than the one served, or no room for a stream."""
+        self.check_model(fields.model)
+        if fields.resumable:
+            self.streams.check_room()
 
     def check_model(self, name: str | None) -> None:
         """Raises ApiError: another model than the one that is served."""

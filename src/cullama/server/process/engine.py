@@ -15,7 +15,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,7 +78,7 @@ class RemoteEngine(EngineClient):
     Attributes:
         status: whether requests are taken, and if not, why.
         description: model and device, once it was loaded.
-        metrics: of the process that runs now, as of its last pass.
+        metrics, last_record: of the process that runs now, as of its last pass.
         observers: called with a `StepRecord` after each pass, in the thread that reads the pipe.
         restarts: processes started beyond the first.
     """
@@ -88,6 +88,7 @@ class RemoteEngine(EngineClient):
         self.error: Exception | None = None  # why `status` is "failed"
         self.description = ""
         self.metrics = Metrics()
+        self.last_record: StepRecord | None = None
         self.observers: list[Callable[[StepRecord], None]] = []
         self.on_failure: Callable[[], None] = lambda: None  # called when it has failed for good
         self.restarts = 0
@@ -175,6 +176,24 @@ class RemoteEngine(EngineClient):
         with self._changed:
             return sum(len(each.handles) for each in self._running.values())
 
+    def progress(self) -> list[dict[str, Any]]:
+        """Return, of each sample that has not finished, its stage and its numbers of tokens."""
+        with self._changed:
+            return [
+                {
+                    "id": id,
+                    "sample": sample,
+                    "stage": "decode" if handle.num_tokens else "waiting",
+                    "prompt_tokens": len(running.request.prompt),
+                    "tokens": handle.num_tokens,
+                    "max_tokens": running.request.params.max_tokens,
+                    "priority": running.request.priority,
+                }
+                for id, running in self._running.items()
+                for sample, handle in enumerate(running.handles)
+                if not handle.is_finished
+            ]
+
     @property
     def pid(self) -> int:
         """Of the engine process that runs now."""
@@ -243,6 +262,7 @@ class RemoteEngine(EngineClient):
     def _take_outputs(self, step: Step) -> list[Waiting]:
         """Add the outputs to their handles; returns what waits for them in event loops."""
         self.metrics = step.metrics
+        self.last_record = step.record or self.last_record
         waiting: list[Waiting] = []
         for id, sample, output in step.outputs:
             running = self._running.get(id)

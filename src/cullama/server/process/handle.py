@@ -99,6 +99,10 @@ class RemoteHandle(RequestHandle):
         return self._reason is not None
 
     @property
+    def num_tokens(self) -> int:
+        return len(self._tokens)
+
+    @property
     def waiting(self) -> list[Waiting]:
         return [self._waiting] if self._waiting else []
 
