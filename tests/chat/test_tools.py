@@ -79,3 +79,13 @@ def test_a_whole_conversation_with_a_call_and_its_result_is_answered(llm: LLM) -
     assert '<call>{"name": "weather", "arguments": {}}</call>' in text
     assert "<result>\n<|end|> sun\n</result>" in text
     assert llm.chat(messages, GREEDY, tools=TOOLS).token_ids
+
+
+def test_tools_of_the_model_are_those_of_its_sessions(chat_model: Path) -> None:
+    source, variables = TEMPLATES / "tools_json.jinja", {"tools": TOOLS}
+    with LLM(chat_model, chat_template=source, template_variables=variables) as llm:
+        session = llm.session()
+        session.send("Rain?", GREEDY)
+        assert session.last_prompt is not None
+        assert '"name": "weather"' in session.last_prompt.text
+        assert list(session.last_prompt.token_ids) == llm.chat_format.prompt(MESSAGES)
