@@ -340,10 +340,11 @@ class TestToolsAndDocuments:
         assert "ufdd0" not in text
 
     def test_are_refused_where_the_template_has_no_place_for_them(self, library: Library) -> None:
-        for source in (template("{{ messages[0].content }}"), None):
+        own = template("{{ messages[0].content }}")
+        for source, why in ((own, "chat template has no place"), (None, "model has no template")):
             format = ChatFormat(source, Tokenizer(library), BEGIN)
             for name in ("tools", "documents"):
-                with pytest.raises(UsageError, match=f"{name} are given, but the model's chat tem"):
+                with pytest.raises(UsageError, match=f"{name} are given, but the {why}"):
                     format.write(said("Hi"), True, **{name: [{"name": "f"}]})
                 assert "Hi" in format.write(said("Hi"), True, **{name: None})
 

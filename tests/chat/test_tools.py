@@ -49,7 +49,7 @@ def test_tools_and_variables_reach_the_template(llm: LLM) -> None:
 
 
 def test_documents_are_refused_by_a_template_without_a_place_for_them(llm: LLM) -> None:
-    with pytest.raises(UsageError, match="documents are given, but the model's chat template has"):
+    with pytest.raises(UsageError, match="documents are given, but the chat template has no"):
         llm.chat(MESSAGES, GREEDY, documents=DOCUMENTS)
     assert llm.chat(MESSAGES, GREEDY, documents=[], tools=[]).token_ids
 

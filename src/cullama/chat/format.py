@@ -118,9 +118,10 @@ class ChatFormat:
             if name in source:
                 continue
             if name in ("tools", "documents"):
+                has = "chat template has no place for them" if template else "model has no template"
                 raise UsageError(
-                    f"{name} are given, but the model's chat template has no place for them; "
-                    f"write them into a message, or use another with --template FILE"
+                    f"{name} are given, but the {has}; write them into a message, or use another "
+                    "template: --template FILE, or chat_template="
                 )
             self._warn_once(name, f"the chat template has no variable {name}: it changes nothing")
 
