@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import gguf
+import numpy as np
+from numpy.typing import NDArray
 
 from cullama.checkpoint.opening import open_checkpoint
 from cullama.quantize import quantize
@@ -69,6 +71,22 @@ def split_gguf(
         writer.close()
         paths.append(path)
     return paths
+
+
+def copy_gguf(source: Path, path: Path, more: Mapping[str, NDArray[np.float32]]) -> Path:
+    """Copy a file, with more tensors behind its own."""
+    reader = gguf.GGUFReader(source)
+    writer = gguf.GGUFWriter(path, "llama")
+    copy_metadata(reader, writer)
+    for tensor in reader.tensors:
+        writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
+    for name, values in more.items():
+        writer.add_tensor(name, values)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
 
 
 def copy_metadata(reader: gguf.GGUFReader, writer: gguf.GGUFWriter) -> None:

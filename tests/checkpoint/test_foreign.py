@@ -153,11 +153,11 @@ def test_what_may_be_a_damaged_model_is_not_called_something_else(start: bytes) 
     ("architecture", "fields", "what"),
     [
         ("llama", {"general.type": "adapter", "adapter.type": "lora"}, "a LoRA adapter"),
-        ("clip", {"general.type": "mmproj"}, "a projector for images"),
-        ("clip", {}, "a projector for images"),
+        ("clip", {"general.type": "mmproj"}, "a projector of images"),
+        ("clip", {}, "a projector of images"),
         ("llama", {"general.type": "imatrix"}, "an importance matrix"),
         ("llama", {"llama.expert_count": 8}, "a mixture of experts"),
-        ("llama", {}, "holds a vocabulary and no tensors"),
+        ("llama", {"tokenizer.ggml.model": "gpt2"}, "holds a vocabulary and no tensors"),
     ],
 )
 def test_a_gguf_file_of_another_kind_is_refused_as_what_it_is(
@@ -173,7 +173,6 @@ def test_a_gguf_file_of_another_kind_is_refused_as_what_it_is(
     writer.close()
     message = refusal(path)
     assert what in message
-    assert "; " in message
 
 
 # --- types of weights

@@ -56,6 +56,7 @@ def test_a_split_model_writes_what_the_whole_one_writes(whole: Path, tmp_path: P
     texts = []
     for path in (whole, last):
         with LLM(path, backend="cpu:numpy", keep_converted=False) as llm:
+            assert llm.name == "tiny.gguf"
             texts.append(
                 llm.generate("Once upon a time", SamplingParams(max_tokens=8, seed=1)).text
             )

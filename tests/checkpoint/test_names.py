@@ -349,6 +349,14 @@ def test_a_file_of_another_model_is_refused_in_one_short_line() -> None:
     assert len(message) < 10_000
 
 
+@pytest.mark.parametrize("filling", ["x", "x.", "norm", "_proj", "x_proj.", "9", "model."])
+def test_a_name_of_a_megabyte_is_looked_at_once(filling: str) -> None:
+    """Not once for each of its characters: that would take minutes."""
+    for prefix in ("model.layers.0.", "model.", "model.layers.", "blk.", ""):
+        name = prefix + filling * (1_000_000 // len(filling))
+        assert name not in select_tensors(PATH, CONFIG, found({name: (1,)}))
+
+
 def test_a_name_of_a_megabyte_is_not_repeated() -> None:
     name = f"model.layers.0.{'x' * 1_000_000}.q_proj.bias"
     assert len(refusal(found({name: (1,)}))) < 10_000

@@ -18,6 +18,7 @@ from cullama.hub.cached import CachedModel
 
 LLAMA = '{"architectures": ["LlamaForCausalLM"], "torch_dtype": "bfloat16"}'
 WHOLE = {"config.json": LLAMA, "tokenizer.json": "{}", "tokenizer_config.json": "{}"}
+SINGLE = "model.safetensors"
 MAIN, OLD = "a" * 40, "b" * 40
 
 
@@ -129,11 +130,16 @@ def test_models_that_cannot_be_run_are_marked(
         '{"architectures": ["LlamaForCausalLM"], "quantization_config": {"quant_method": "gptq"}}'
     )
     cached("owner/gptq2", {**WHOLE, "config.json": config, "model.safetensors": "w"})
+    cached("owner/adapter", {"adapter_config.json": "{}", "adapter_model.safetensors": "w"})
+    cached("owner/pickle", {"config.json": LLAMA, "pytorch_model.bin": "w"})
+    cached("owner/by-type", {**WHOLE, "config.json": '{"model_type": "llama"}', SINGLE: "w"})
     problems = {name: model["problem"] for name, model in listed().items() if model["problem"]}
     assert problems == {
         "owner/bert": "BertModel: an encoder",
         "owner/part": "incomplete",
         "owner/gptq2": "GPTQ weights",
+        "owner/adapter": "a LoRA adapter",
+        "owner/pickle": "pickles, which can run code and are never opened",
     }
 
 

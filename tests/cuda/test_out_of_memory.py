@@ -6,12 +6,14 @@ import gc
 import itertools
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cullama import LLM, SamplingParams
+from cullama.checkpoint.opening import open_checkpoint
 from cullama.errors import CullamaError, DeviceError, DeviceMemoryError, UsageError
 
 PROMPTS = ["Once upon a time a small llama", "The sea"]
@@ -44,6 +46,22 @@ def attempt(work: Callable[[], Any]) -> Any:
         return work()
     except CullamaError as error:
         return error.with_traceback(None)
+
+
+def test_weights_that_do_not_fit_are_refused_before_any_is_read(
+    emulated: Any, small_model: Path
+) -> None:
+    def unreadable() -> Any:
+        raise AssertionError("read, although there is no room")
+
+    checkpoint = open_checkpoint(small_model)
+    tensors = {
+        name: replace(tensor, shape=(1 << 20, *tensor.shape[1:]), tiles=unreadable)
+        for name, tensor in checkpoint.tensors.items()
+    }
+    with pytest.raises(DeviceMemoryError, match=r"no room for the weights, .* MB of .* MB are"):
+        LLM(replace(checkpoint, tensors=tensors), backend="cuda")
+    assert allocated(emulated) == (0, 0)
 
 
 @pytest.mark.parametrize(

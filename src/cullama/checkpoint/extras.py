@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
+from itertools import islice
 
 # Tables of rotations and masks, and scales for a KV cache of eight bits: cullama has neither.
 _HARMLESS = re.compile(
@@ -21,11 +22,13 @@ _HARMLESS = re.compile(
 )
 
 # Parts of the computation that a config may or may not have: to leave one out changes results.
-_PART = re.compile(
-    r"(?:model\.layers\.(?P<layer>\d+)\..*|model\.|lm_head\.)"
-    r"(?:(?:\w+_proj|lm_head|\w*norm)\.(?:weight|bias)|bias|sinks|\w*\.?scale)"
-    r"|blk\.(?P<block>\d+)\..*"  # llama.cpp refuses all that it does not know
-)
+# Where a name begins, and its last two parts: one pattern over a whole name could take time that
+# grows with the square of its length, and names come from strangers.
+_WHERE = re.compile(r"model\.layers\.(?P<layer>\d+)\.|model\.|lm_head\.|blk\.(?P<block>\d+)\.")
+_PART = re.compile(r"(?:\w+_proj|lm_head|\w*norm)\.(?:weight|bias)|.*\.(?:bias|sinks|scale)")
+
+MAX_EXAMINED = 4096  # names that are held against all signs of other weights
+TAIL = 200  # characters at the end of a name that are looked at
 
 _FULL = "take the model's unquantised weights, or a GGUF file of it"
 _MERGE = "merge it into its base model (peft's merge_and_unload), and give the result"
@@ -74,13 +77,17 @@ _SIGNS = [(re.compile(rf"(?:.*\.)?(?:{sign})"), *what) for sign, what in _FOREIG
 
 def is_harmless(name: str) -> bool:
     """Return whether a tensor is known to be needed by no one, whatever its type and shape."""
-    return _HARMLESS.fullmatch(name) is not None
+    return _HARMLESS.fullmatch(name[-TAIL:]) is not None
 
 
 def is_part_of_model(name: str, layers: int) -> bool:
     """Return whether a model of so many layers would compute something else with this tensor."""
-    match = _PART.fullmatch(name)
-    return match is not None and int(match["layer"] or match["block"] or 0) < layers
+    where = _WHERE.match(name)
+    if where is None or int((where["layer"] or where["block"] or "0")[:9]) >= layers:
+        return False
+    if where["block"] is not None:  # llama.cpp refuses all that it does not know
+        return True
+    return _PART.fullmatch(".".join(name[-TAIL:].rsplit(".", 2)[-2:])) is not None
 
 
 def foreign_weights(names: Collection[str]) -> tuple[str, str, str] | None:
@@ -88,8 +95,9 @@ def foreign_weights(names: Collection[str]) -> tuple[str, str, str] | None:
 
     None where no name does.
     """
+    examined = list(islice(names, MAX_EXAMINED))
     for sign, what, remedy in _SIGNS:
-        matching = list(filter(sign.fullmatch, names))
+        matching = [name for name in examined if sign.fullmatch(name[-TAIL:])]
         if matching:
             return min(matching), what, remedy
     return None

@@ -69,29 +69,16 @@ def open_gguf(path: Path) -> Checkpoint:
     )
 
 
-# What files of other kinds say in `general.type`, and what to do with them.
-_OTHER_KINDS = {
-    "adapter": ("a LoRA adapter", "merge it into its base model (llama.cpp's export-lora)"),
-    "mmproj": ("a projector for images", "give the file of the language model beside it"),
-    "imatrix": ("an importance matrix", "give the file of the model"),
-}
-
-
 def _refuse_other_kinds(file: GgufModel) -> None:
-    """Refuse by its name what is a GGUF file and no language model that cullama runs."""
-    general = Fields(file.path, file.metadata, prefix="general.")
-    name = general.text("architecture", "")
-    kind = "mmproj" if name == "clip" else general.text("type", "model")
-    if kind in _OTHER_KINDS:
-        what, remedy = _OTHER_KINDS[kind]
-        raise UnsupportedModelError(f"{file.path}: {what}, expected a model; {remedy}")
+    """Refuse by its name what is of a known architecture and yet no model that cullama runs."""
+    name = Fields(file.path, file.metadata).text("general.architecture", "")
     experts = Fields(file.path, file.metadata, prefix=f"{name}.").integer("expert_count", 0, low=0)
     if experts > 1:
         raise UnsupportedModelError(
             f"{file.path}: {name}.expert_count is {experts}: a mixture of experts, which cullama "
             "does not run; take a dense model"
         )
-    if not file.tensors:
+    if not file.tensors and "tokenizer.ggml.model" in file.metadata:
         raise UnsupportedModelError(
             f"{file.path}: holds a vocabulary and no tensors, expected a model; take the whole file"
         )

@@ -407,7 +407,8 @@ def _check_layout(
         end = begin + tensor.offset + tensor.byte_size
         if end > header.size:
             found = f"byte {end:,} of the file"
-            raise header.error("end of the data", found, f"at most its size, {header.size:,}")
+            most = f"at most its size, {header.size:,}; it is cut short: fetch it again"
+            raise header.error("end of the data", found, most)
 
     by_offset = sorted(tensors, key=lambda it: it.offset)
     if by_offset and by_offset[0].offset:

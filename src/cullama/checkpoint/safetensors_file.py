@@ -427,6 +427,8 @@ def _check_layout(path: Path, tensors: Iterable[SafetensorsTensor], size: int) -
             )
         end, before = tensor.end, f"where {short_repr(tensor.name)} ends"
     if end != size:
+        remedy = "; the file is cut short: fetch it again" if size < end else ""
         raise ModelFileError(
-            f"{path}: data: end of the file is byte {size:,} of it, expected {end:,}, {before}"
+            f"{path}: data: end of the file is byte {size:,} of it, expected {end:,}, "
+            f"{before}{remedy}"
         )

@@ -172,7 +172,10 @@ def _holder(index: Path, name: str, shards: list[str], named: str | None) -> str
 def _why_absent(index: Path, name: str, shard: str, is_there: bool) -> str:
     path = index.parent / shard
     if not is_there:
-        return f"{path}: missing, expected a shard: {INDEX} names it"
+        return (
+            f"{path}: missing, expected a shard: {INDEX} names it; "
+            "finish the download, or fetch it again"
+        )
     return (
         f"{index}: tensor {short_repr(name)}: weight_map is {short_repr(shard)}, which does not "
         "hold it, expected each tensor in the file that the index names"

@@ -12,7 +12,7 @@ from math import prod
 
 import numpy as np
 
-from ..errors import DeviceError, UnsupportedModelError
+from ..errors import DeviceError, DeviceMemoryError, UnsupportedModelError
 from ..files.tensor import DTYPES, HostArray, StoredTensor
 from ..model.backend import Backend
 from ..model.batch import Batch
@@ -22,7 +22,7 @@ from . import memory
 from .attention import BLOCK_SIZE, HEAD_WIDTHS
 from .batch import CudaBatch, device_batch, pack
 from .cublas import Cublas, find_cublas
-from .driver import FORKED, SPAWN, Device
+from .driver import FORKED, SPAWN, Device, megabytes, out_of_memory
 from .launcher import Launcher
 from .memory import DeviceArray, Pool, Staging
 from .module import Kernels
@@ -116,8 +116,11 @@ class CudaBackend(Backend[DeviceArray, CudaWeight, CudaBatch]):
         self, conversion_key: str | None, tensors: Collection[StoredTensor]
     ) -> Iterator[None]:
         self.device.make_current(force=True)
-        elements = sum(tensor.size for tensor in tensors)
-        self._lasting.reserve(1, elements * self.dtype.itemsize)
+        size = sum(tensor.size for tensor in tensors) * self.dtype.itemsize
+        try:
+            self._lasting.reserve(1, size)  # before any of them is read
+        except DeviceMemoryError:
+            raise out_of_memory(self.device, f"the weights, {megabytes(size)}") from None
         self._loading = Staging(self.device, 2, memory.STAGING_SIZE)
         try:
             yield

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from ..errors import CullamaError
 from ..files.cache_folder import expand_home, home_folder
-from ..files.gguf_names import first_part, missing_parts, parts_among
+from ..files.gguf_names import Part, first_part, missing_parts, parts_among
 from .name import HubName, chosen_gguf, meant_files
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -186,8 +186,12 @@ class CachedRepository:
 
 
 def model_title(path: Path) -> str:
-    """Return the name to show for a model's path: owner/name for a snapshot, else the file's."""
+    """Return the name to show for a model's path: owner/name for a snapshot, else the file's.
+
+    A model in several parts goes by its name without their numbers.
+    """
     repository = path.parent.parent
     if path.parent.name == "snapshots" and repository.name.startswith("models--"):
         return repository.name.removeprefix("models--").replace("--", "/")
-    return path.name
+    part = Part.parsed(path.name)
+    return f"{part.stem}.gguf" if part else path.name

@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..checkpoint.foreign import foreign_among
 from ..checkpoint.settings.quantization import quantised_by
 from ..errors import CullamaError, ModelError, ModelNotFoundError
 from ..files.cache_folder import cache_folder
@@ -155,6 +156,10 @@ def _folder_model(
 
 def _problem(name: HubName, config: dict[str, Any], snapshot: Path) -> str | None:
     """Return why cullama cannot run a model, as far as its config and files tell."""
+    names = [entry.name for entry in snapshot.iterdir()]
+    foreign = None if {SINGLE, INDEX} & {*names} else foreign_among(names)
+    if foreign is not None:
+        return foreign[1].what
     try:
         if config:
             family_of_config(Fields(snapshot / "config.json", config))

@@ -73,7 +73,8 @@ class Backend(ABC, Generic[Array, Weight, BatchType]):
         """Say what may be wrong where logits are NaN or infinite, and what to do, for users."""
         return (
             f"numbers may be too large for {self.dtype_name} (dtype float32 has room for them), "
-            "or the model's files damaged (`cullama doctor --model` checks those from the hub)"
+            "or the model's files damaged (`cullama doctor` checks the default model, and with "
+            "--model one from the hub)"
         )
 
     # --- the KV cache ----------------------------------------------------------------------------

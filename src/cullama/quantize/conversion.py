@@ -18,7 +18,6 @@ from ..checkpoint.gguf_file import GgufFile
 from ..checkpoint.sampling_defaults import GGUF
 from ..choices import GGUF_TYPES
 from ..errors import NoTokenizerError, UsageError
-from ..files.gguf_names import Part
 from ..files.quantized_blocks import GROUP
 from ..hub import model_title
 from ..hub.name import quantisation_of
@@ -105,8 +104,7 @@ def quantize(
 
 def file_name(source: Path, dtype: str) -> str:
     """Return the default file name: "SmolLM2-135M-Instruct-q8_0.gguf"."""
-    part = Part.parsed(_title(source))
-    name = (part.stem if part else _title(source)).rpartition("/")[2].removesuffix(".gguf")
+    name = _title(source).rpartition("/")[2].removesuffix(".gguf")
     before = quantisation_of(name)
     if before and name.endswith(before) and name != before:
         name = re.sub(r"[.-]$", "", name.removesuffix(before))
