@@ -1045,7 +1045,7 @@ def test_the_default_params_are_what_the_models_files_recommend(
         tmp_path / "m", write_model, tokenizer_file, **values, max_new_tokens=40
     )
     with LLM(folder) as llm:
-        assert llm.default_params == SamplingParams(temperature=0.6, top_k=20, max_tokens=40)
+        assert llm.default_params == SamplingParams(temperature=0.6, top_k=20)
         assert llm.sampling_defaults == {"temperature": 0.6, "top_k": 20, "max_tokens": 40}
         assert llm.session().params == llm.default_params
         explicit = SamplingParams(temperature=2.0)
@@ -1083,7 +1083,9 @@ def test_the_recommended_length_holds_where_the_context_has_room_for_it(
     )
     with LLM(folder) as llm:
         params = SamplingParams(ignore_eos=True)
-        for completion in (llm.generate([5, 6, 7, 8]), llm.generate([5, 6, 7, 8], params)):
+        seeded = replace(llm.default_params, seed=1)
+        for given in (None, seeded, params):
+            completion = llm.generate([5, 6, 7, 8], given)
             if completion.finish_reason == "length":
                 assert len(completion.token_ids) == tokens
         assert len(llm.generate([5, 6, 7, 8], params).token_ids) == tokens

@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, overload
@@ -187,8 +186,11 @@ class LLM:
     def default_params(self) -> SamplingParams:
         """What generation uses where no params are given: `SamplingParams()` with what the model's
         files recommend in it. Params that are given count as they are, none is filled in:
-        `replace(llm.default_params, temperature=0.2)` changes one."""
-        return SamplingParams.from_mapping(self.sampling_defaults)
+        `replace(llm.default_params, temperature=0.2)` changes one.
+
+        Its max_tokens is None, with which the engine takes the recommended length, or what the
+        context has room for where that is less."""
+        return SamplingParams.from_mapping({**self.sampling_defaults, "max_tokens": None})
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
@@ -337,7 +339,7 @@ class LLM:
         Raises:
             UsageError: as `generate`; and `n` above 1, which has no single stream.
         """
-        params = checked_params(params, self._default)
+        params = checked_params(params, self.default_params)
         if params.n != 1:
             raise UsageError(f"n is {params.n}, expected 1 for a stream; use generate for more")
         [sample] = self._submit(self._token_ids(prompt, allow_special), params, priority)
@@ -454,7 +456,7 @@ class LLM:
     ) -> Stream:
         """Answer the last message piece by piece, as `stream` does; the rest is as for `chat`."""
         variables = chat_variables(tools, documents, template_variables)
-        params = self.chat_format.with_stop_tokens(checked_params(params, self._default))
+        params = self.chat_format.with_stop_tokens(checked_params(params, self.default_params))
         return self.stream(self.chat_format.prompt(messages, variables), params, priority=priority)
 
     @_explained
@@ -468,7 +470,7 @@ class LLM:
         from .chat.session import Session
 
         if params is not None:
-            params = checked_params(params, self._default)
+            params = checked_params(params, self.default_params)
         return Session(self, system, params, messages)
 
     def logits(self, prompt: Prompt) -> NDArray[np.float32]:
@@ -597,7 +599,7 @@ class LLM:
             return self._submit(self._token_ids(prompt, allow_special), its_params, priority)
 
         asked = asked_prompts(prompts)
-        return Submission(asked, params_of_each(params, asked, self._default), submit)
+        return Submission(asked, params_of_each(params, asked, self.default_params), submit)
 
     def _submit_chats(
         self, messages: Any, params: ParamsOfEach, priority: int, variables: Mapping[str, Any]
@@ -608,7 +610,7 @@ class LLM:
             its_params = format.with_stop_tokens(its_params)
             return self._submit(format.prompt(conversation, variables), its_params, priority)
 
-        return Submission(asked, params_of_each(params, asked, self._default), submit)
+        return Submission(asked, params_of_each(params, asked, self.default_params), submit)
 
     def _submit(self, prompt: list[int], params: SamplingParams, priority: int) -> list[Sample]:
         tokenizer = self._tokenizer_or_none(needed=bool(params.stop))
@@ -621,11 +623,6 @@ class LLM:
         if ids is None:
             raise UsageError(f"the prompt is {prompt!r:.80}, expected a text or token ids")
         return ids
-
-    @property
-    def _default(self) -> SamplingParams:
-        # The engine takes the same max_tokens, and less where the context has no room for it.
-        return replace(self.default_params, max_tokens=None)
 
     def _tokenizer_or_none(self, needed: bool) -> Tokenizer | None:
         try:
