@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from command_line import CommandLine
 
+from cullama.cli.chat.editor import history_file
 from cullama.errors import CullamaError
-from cullama.files.cache_folder import cache_folder, cache_folder_or_none, expand_home
+from cullama.files.cache_folder import cache_folder, cache_folder_or_none, expand_home, home_folder
 from cullama.hub.cache import hub_cache_folder
 
 VARIABLES = (
@@ -36,6 +37,16 @@ def test_no_home_folder_is_no_cache_folder(nobody: None) -> None:
         cache_folder()
     with pytest.raises(CullamaError, match=r"no home folder.*set HF_HOME"):
         hub_cache_folder()
+
+
+def test_an_empty_home_is_no_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python takes it for the root of the file system."""
+    for each in VARIABLES:
+        monkeypatch.delenv(each, raising=False)
+    monkeypatch.setenv("HOME", "")
+    assert home_folder() is None
+    assert cache_folder_or_none() is None
+    assert history_file() is None
 
 
 @pytest.mark.parametrize("name", ["CULLAMA_CACHE", "XDG_CACHE_HOME"])

@@ -138,12 +138,9 @@ def test_without_either_variable_the_cache_folder_is_below_the_home_folder(
 def test_without_a_home_folder_the_error_says_to_set_cullama_cache(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def no_home() -> Path:
-        raise RuntimeError("Could not determine home directory.")
-
     monkeypatch.delenv("CULLAMA_CACHE", raising=False)
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    monkeypatch.setattr(Path, "home", no_home)
+    monkeypatch.setenv("HOME", "")
     with pytest.raises(CullamaError, match="set CULLAMA_CACHE"):
         cache_folder()
 

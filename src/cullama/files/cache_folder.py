@@ -37,7 +37,9 @@ def cache_folder_or_none() -> Path | None:
 
 
 def home_folder() -> Path | None:
-    """Return the user's home folder, or None."""
+    """Return the user's home folder, or None. An empty HOME is none: Python takes it for `/`."""
+    if os.environ.get("HOME") == "":
+        return None
     home = os.path.expanduser("~")
     return None if home.startswith("~") else Path(home)
 
