@@ -13,8 +13,10 @@ import pyte
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scripts_of_the_world import SENTENCES
 
-from cullama.cli.chat.screen import Screen, last_block, rows_of
+from cullama.cli.chat.rows import is_row_count_certain, rows_of
+from cullama.cli.chat.screen import Screen, last_block
 
 Show: TypeAlias = Callable[..., list[str]]
 
@@ -160,3 +162,16 @@ def test_a_wide_character_that_does_not_fit_begins_a_row() -> None:
     assert rows_of("東東", 4) == 1
     assert rows_of("a東東", 4) == 2
     assert rows_of("aa東", 3) == 2
+
+
+@pytest.mark.parametrize(
+    "name", ["hindi", "families", "flags", "hindi, a joiner", "korean", "thai", "chinese", "arabic"]
+)
+def test_text_whose_rows_terminals_count_differently_stays_raw(show: Show, name: str) -> None:
+    is_disputed = name in ("hindi", "families", "flags", "hindi, a joiner")
+    text = f"*a* {SENTENCES[name]}"
+    assert is_row_count_certain(text, 200)  # one row by any count
+    assert "*a*" not in "".join(show([text[:10]]))
+    long = " ".join([text] * 20)
+    assert is_row_count_certain(long, COLUMNS) != is_disputed
+    assert ("*a*" in "".join(show([long], rows=100))) == is_disputed

@@ -137,9 +137,12 @@ class Screen:
         block, self._block, self._line = self._block, "", ""
         if not block.strip():
             return
+        from .rows import is_row_count_certain, rows_of
+
         size = shutil.get_terminal_size()
         rows = rows_of(block, size.columns)
-        if rows >= size.lines or size != self._size:  # rows that scrolled away cannot be erased
+        is_certain = is_row_count_certain(block, size.columns) and size == self._size
+        if rows >= size.lines or not is_certain:  # rows that scrolled away cannot be erased
             self._put("" if block.endswith("\n") else "\n")
         else:
             from .markdown import print_markdown  # 70 ms of imports
@@ -160,21 +163,6 @@ class Screen:
     def _put(text: str) -> None:
         sys.stdout.write(text)
         sys.stdout.flush()
-
-
-def rows_of(text: str, columns: int) -> int:
-    """Count a terminal's rows from the start of the text to the cursor behind it."""
-    from rich.cells import cell_len
-
-    rows = 0
-    for line in text.split("\n"):
-        rows, column = rows + 1, 0
-        for character in line:
-            width = cell_len(character)  # 2 for wide characters
-            if column + width > columns:
-                rows, column = rows + 1, 0
-            column += width
-    return rows
 
 
 def stats_lines(completion: Completion) -> str:
