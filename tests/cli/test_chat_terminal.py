@@ -339,6 +339,15 @@ def test_tab_then_enter_runs_the_command_that_was_completed(start_chat: StartCha
     terminal.wait_for("taken back: hallo")
 
 
+def test_tab_and_enter_may_be_typed_at_once(start_chat: StartChat) -> None:
+    terminal = start_chat("--stats")
+    ask(terminal, "hallo", 1)
+    terminal.send("/set temper\t\r")
+    terminal.wait_for(r"temperature +0\.0")
+    terminal.send("/und\t\r")
+    terminal.wait_for("taken back: hallo")
+
+
 def test_undo_of_more_turns_than_there_are_takes_them_all(start_chat: StartChat) -> None:
     terminal = start_chat("--stats")
     ask(terminal, "one", 1)

@@ -14,6 +14,7 @@ import click
 from prompt_toolkit import PromptSession
 from prompt_toolkit.completion import CompleteEvent, Completer, Completion, PathCompleter
 from prompt_toolkit.document import Document
+from prompt_toolkit.filters import has_completions
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.styles import Style
@@ -60,11 +61,21 @@ class Editor:
 
 
 def _keys() -> KeyBindings:
-    """Bind Enter to send, and Alt-Enter, or a backslash before Enter, to start a new line.
+    """Bind Tab to complete, Enter to send, Alt-Enter or a backslash before Enter to begin a line.
 
     A completion that Tab has chosen stands in the line already, and is sent with it.
     """
     keys = KeyBindings()
+
+    @keys.add("tab", filter=~has_completions)
+    def complete(event: KeyPressEvent) -> None:
+        # At once, so that Enter behind it sends what it has completed: the menu comes later.
+        buffer, asked = event.current_buffer, CompleteEvent(completion_requested=True)
+        found = list(buffer.completer.get_completions(buffer.document, asked))
+        if len(found) == 1:
+            buffer.apply_completion(found[0])
+        else:
+            buffer.start_completion(insert_common_part=True)
 
     @keys.add("enter")
     def send(event: KeyPressEvent) -> None:
