@@ -348,6 +348,15 @@ def test_tab_and_enter_may_be_typed_at_once(start_chat: StartChat) -> None:
     terminal.wait_for("taken back: hallo")
 
 
+def test_set_reads_escapes_in_a_stop_text(start_chat: StartChat) -> None:
+    terminal = start_chat()
+    terminal.wait_for("Ctrl-D leaves")
+    terminal.say(r"/set stop \n\n")
+    terminal.wait_for(r'stop +\["\\n\\n"\]')
+    terminal.say('/set stop ["a", "b"]')
+    terminal.wait_for(r'stop +\["a", "b"\]')
+
+
 def test_undo_of_more_turns_than_there_are_takes_them_all(start_chat: StartChat) -> None:
     terminal = start_chat("--stats")
     ask(terminal, "one", 1)
