@@ -33,6 +33,7 @@ from .files.cache_folder import cache_folder_or_none
 from .hub import model_title, resolve_model
 from .model.config import ModelConfig
 from .model.llama import Llama
+from .process.interrupts import INTERRUPTS
 from .sampling.dialect import GENERATING, LOADING, explain_names
 from .sampling.params import SamplingParams
 from .text.completion import Completion
@@ -342,8 +343,9 @@ class LLM:
         params = checked_params(params, self.default_params)
         if params.n != 1:
             raise UsageError(f"n is {params.n}, expected 1 for a stream; use generate for more")
-        [sample] = self._submit(self._token_ids(prompt, allow_special), params, priority)
-        return Stream(sample)
+        with INTERRUPTS.deferred:  # a request without its stream could not be cancelled
+            [sample] = self._submit(self._token_ids(prompt, allow_special), params, priority)
+            return Stream(sample)
 
     @overload
     def chat(

@@ -123,8 +123,8 @@ class ThreadPool:
             for task in tasks:
                 task()
             return
-        self._is_busy = True
         try:
+            self._is_busy = True
             self._share(tasks)
         finally:
             self._is_busy = False

@@ -14,6 +14,7 @@ from typing import Any
 from ..errors import ClosedError, NumericalError
 from ..files.tensor import HostArray
 from ..model.batch import Batch
+from ..process.interrupts import INTERRUPTS
 from ..sampling.draw import Drawn
 from .metrics import Metrics
 from .request import FinishReason, Request
@@ -126,7 +127,11 @@ class EngineCore:
     def _launch(self, plan: Plan, batch: Batch[HostArray]) -> None:
         if self._is_asynchronous:
             fill_newest_tokens(batch, plan)
-        self._pending = self.runner.launch(plan, batch)
+            self._pending = self.runner.launch(plan, batch)
+        else:
+            with INTERRUPTS.allowed:  # a pass may take seconds, and can be repeated
+                pending = self.runner.launch(plan, batch)
+            self._pending = pending
         self.scheduler.mark_launched(plan)
 
     def _read_pending(self) -> list[PassOutput]:

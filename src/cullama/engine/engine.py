@@ -28,6 +28,7 @@ from ..model.batch import Chunk
 from ..model.kv_cache import KVCache
 from ..model.llama import AnyLlama
 from ..process.forks import restart_after_fork
+from ..process.interrupts import INTERRUPTS
 from .client import EngineClient, GenerationRequest, RequestHandle, RequestOutput
 from .core import EngineCore
 from .lock import EngineLock
@@ -148,51 +149,64 @@ class Engine(EngineClient):
             request.logprobs_start,
             begun,
         )
-        with self._lock.changed:  # two that come at once must not both take the last place
-            if not self._is_open:
-                raise ClosedError("this LLM was closed; make a new one to go on")
-            waiting = len(self.scheduler.waiting) + self._lock.num_posted
-            if self.max_waiting is not None and waiting >= self.max_waiting:
-                raise QueueFullError(f"{waiting} requests are waiting already; try again later")
-            self._lock.post(lambda: self._add(samples, request.priority))
+        try:
+            # Two that come at once must not both take the last place.
+            with INTERRUPTS.deferred, self._lock.changed:
+                if not self._is_open:
+                    raise ClosedError("this LLM was closed; make a new one to go on")
+                waiting = len(self.scheduler.waiting) + self._lock.num_posted
+                if self.max_waiting is not None and waiting >= self.max_waiting:
+                    raise QueueFullError(f"{waiting} requests are waiting already; try again later")
+                self._lock.post(lambda: self._add(samples, request.priority))
+        except KeyboardInterrupt:  # they have no handle by which to cancel them
+            for sample in samples:
+                self.cancel(sample)
+            raise
         return [EngineHandle(self, sample) for sample in samples]
 
     def logits(self, tokens: Sequence[int]) -> NDArray[np.float32]:
         self._check_process()
         check_prompt(tokens, self.capacity)
         check_length(len(tokens), self.capacity)
-        self._lock.acquire()
-        try:
-            if self.scheduler.copies:  # left by a step that Ctrl-C cut short
-                self.runner.copy_blocks(self.scheduler.copies)
-            pool = self.prefix_cache.pool
-            blocks = pool.allocate(self.prefix_cache.blocks_for(len(tokens)))
-            if blocks is None:
-                raise UsageError(
-                    f"{len(tokens)} tokens find no room in the cache beside the requests that are "
-                    "running; finish or close those first"
-                )
+        with INTERRUPTS.deferred:
+            self._lock.acquire()
             try:
+                return self._logits(tokens)
+            finally:
+                self._lock.release()
+
+    def _logits(self, tokens: Sequence[int]) -> NDArray[np.float32]:
+        if self.scheduler.copies:  # left by a step that Ctrl-C cut short
+            self.runner.copy_blocks(self.scheduler.copies)
+        pool = self.prefix_cache.pool
+        blocks = pool.allocate(self.prefix_cache.blocks_for(len(tokens)))
+        if blocks is None:
+            raise UsageError(
+                f"{len(tokens)} tokens find no room in the cache beside the requests that are "
+                "running; finish or close those first"
+            )
+        try:
+            with INTERRUPTS.allowed:
                 parts = [
                     self.runner.logits([Chunk(part, start, blocks, len(part))])
                     for start in range(0, len(tokens), TOKEN_BUDGET)
                     if (part := tokens[start : start + TOKEN_BUDGET])
                 ]
-            finally:
-                pool.release(blocks)
-            return np.concatenate(parts)
         finally:
-            self._lock.release()
+            pool.release(blocks)
+        return np.concatenate(parts)
 
     @contextmanager
     def exclusive(self) -> Iterator[ModelAccess[Any]]:
         """Hold the lock and hand out the model, for work below requests. Raises ClosedError."""
         self._check_process()
-        self._lock.acquire()
-        try:
-            yield ModelAccess(self.runner, self.scheduler, self.prefix_cache)
-        finally:
-            self._lock.release()
+        with INTERRUPTS.deferred:
+            self._lock.acquire()
+            try:
+                with INTERRUPTS.allowed:
+                    yield ModelAccess(self.runner, self.scheduler, self.prefix_cache)
+            finally:
+                self._lock.release()
 
     def close(self) -> None:
         self._is_open = False
@@ -289,14 +303,15 @@ class Engine(EngineClient):
                 self._lock.post(partial(self._fail_all, error))
 
     def _step_unless(self, unless: Callable[[], bool]) -> None:
-        if not self._lock.acquire(unless):
-            return
-        try:
-            self._lock.do_posted()
-            if self.core.has_work:
-                self.core.step()
-        finally:
-            self._lock.release()
+        with INTERRUPTS.deferred:
+            if not self._lock.acquire(unless):
+                return
+            try:
+                self._lock.do_posted()
+                if self.core.has_work:
+                    self.core.step()
+            finally:
+                self._lock.release()
 
     # --- done by the thread that holds the lock ------------------------------------------------
 

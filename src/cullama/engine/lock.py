@@ -1,8 +1,8 @@
 """Lets one thread at a time work on the engine, in the order in which they ask.
 
 What other threads want done meanwhile is posted: the thread that holds the lock does it before it
-releases the lock; where none holds it, it is done at once. It imports nothing of the
-engine.
+releases the lock; where none holds it, it is done at once. Ctrl-C is deferred while a thread holds
+the lock, except where it waits or the model computes. It imports nothing of the engine.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from typing import TypeAlias
+
+from ..process.interrupts import INTERRUPTS
 
 Job: TypeAlias = Callable[[], None]
 
@@ -35,15 +37,19 @@ class EngineLock:
         return self._owner == threading.get_ident()
 
     def acquire(self, unless: Callable[[], bool] = lambda: False) -> bool:
-        """Wait for the lock and hold it; False, and not held, where meanwhile `unless()`."""
+        """Wait for the lock and hold it; False, and not held, where meanwhile `unless()`.
+
+        Called with interrupts deferred until `release`; while it waits, they are allowed.
+        """
         with self.changed:
             if not unless() and (self._owner is not None or self._queue):
                 ticket = object()
                 self._queue.append(ticket)
                 try:
-                    self.changed.wait_for(
-                        lambda: unless() or (self._owner is None and self._queue[0] is ticket)
-                    )
+                    with INTERRUPTS.allowed:
+                        self.changed.wait_for(
+                            lambda: unless() or (self._owner is None and self._queue[0] is ticket)
+                        )
                 finally:
                     self._queue.remove(ticket)
                     if self._queue and self._owner is None:
@@ -64,8 +70,8 @@ class EngineLock:
 
     def post(self, job: Job) -> None:
         """Have a job done by the thread that holds the lock; at once, where none does."""
-        self._jobs.append(job)
-        with self.changed:
+        with INTERRUPTS.deferred, self.changed:
+            self._jobs.append(job)
             if self._owner is None:
                 self._owner = threading.get_ident()
                 self.release()
@@ -81,5 +87,5 @@ class EngineLock:
 
     def wait_for(self, condition: Callable[[], bool]) -> None:
         """Wait until a condition holds; it is looked at whenever the lock is released."""
-        with self.changed:
+        with INTERRUPTS.deferred, self.changed, INTERRUPTS.allowed:
             self.changed.wait_for(condition)

@@ -1,1 +1,1 @@
-"""What concerns the whole process: forks of it."""
+"""What concerns the whole process: forks of it, and Ctrl-C."""

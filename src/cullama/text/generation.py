@@ -13,6 +13,7 @@ from contextlib import closing
 from typing import NamedTuple, TypeAlias
 
 from ..engine.client import EngineClient, GenerationRequest, RequestHandle
+from ..process.interrupts import INTERRUPTS
 from .completion import Completion
 from .output import OutputStream
 from .tokenizer import Tokenizer
@@ -178,6 +179,7 @@ def _generate(samples: Sequence[Sample]) -> Generator[Event, None, None]:
                 return
             yield next(iter(running.values())).handle
     finally:
-        for sample in samples:
-            sample.output.close()
-            sample.handle.cancel()
+        with INTERRUPTS.deferred:  # or the samples behind it would go on
+            for sample in samples:
+                sample.output.close()
+                sample.handle.cancel()

@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any, TypeAlias
 
 from ..errors import ChatTemplateError, CullamaError, NumericalError, UsageError
+from ..process.interrupts import INTERRUPTS
 from ..sampling.params import SamplingParams
 from .completion import Completion
 from .generation import Sample, generate, generate_async
@@ -41,7 +42,8 @@ class Submission:
         self._groups: list[list[Sample]] = []
         try:
             for item, its_params in zip(asked.items, params, strict=True):
-                self._groups.append(submit(item, its_params))
+                with INTERRUPTS.deferred:  # what is submitted and not listed could not be cancelled
+                    self._groups.append(submit(item, its_params))
         except BaseException as error:
             for sample in self._samples:
                 sample.handle.cancel()

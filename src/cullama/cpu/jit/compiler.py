@@ -26,6 +26,7 @@ from llvmlite import ir
 from ...files import quantized_blocks
 from ...files.tensor import HostArray
 from ...process.forks import hold_during_fork
+from ...process.interrupts import INTERRUPTS
 from .instruction_sets import InstructionSet
 from .kernel_builder import F32, I64, POINTER, KernelBuilder, Type, Value
 from .store import CodeStore
@@ -99,7 +100,7 @@ class JIT:
         self._store = None if folder is None else CodeStore(folder)
         self._compiled: dict[str, CompiledKernel] = {}
         self.compile_seconds = 0.0  # so far; machine code that was stored takes none
-        with LLVM_LOCK:
+        with INTERRUPTS.deferred, LLVM_LOCK:
             llvm.initialize_native_target()
             llvm.initialize_native_asmprinter()
             target = llvm.Target.from_default_triple()
@@ -119,7 +120,8 @@ class JIT:
         compiled = self._compiled.get(kernel.name)
         if compiled is not None:
             return compiled
-        with LLVM_LOCK:
+        # Ctrl-C waits: a kernel that is linked and not known here could never be linked again.
+        with INTERRUPTS.deferred, LLVM_LOCK:
             if kernel.name not in self._compiled:
                 self._compiled[kernel.name] = self._link(kernel)
         return self._compiled[kernel.name]

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from ...files.tensor import HostArray
+from ...process.interrupts import INTERRUPTS
 from .compiler import JIT, Kernel
 from .program import Arena, ChunkCount, NotRecordableError, Program
 from .thread_pool import KernelThreadPool
@@ -58,11 +59,13 @@ class Launcher:
             NotRecordableError: it computes something without a kernel.
             MemoryError: the arena is too small.
         """
-        self._recording.program = program = Program(arena)
-        try:
-            return program, arena.view(work())
-        finally:
-            self._recording.program = None
+        # Ctrl-C waits: left half done, later passes would be recorded instead of run.
+        with INTERRUPTS.deferred:
+            self._recording.program = program = Program(arena)
+            try:
+                return program, arena.view(work())
+            finally:
+                self._recording.program = None
 
     def refuse_to_record(self) -> None:
         """Raise NotRecordableError while recording: numpy is about to compute at once."""
