@@ -70,7 +70,7 @@ def output(cells: list[Cell], beginning: str) -> str:
     """Return what the cell with this code printed, or its last value."""
     (cell,) = (cell for cell in cells if beginning in cell.source)
     parts = [each.get("text") or each["data"]["text/plain"] for each in cell.outputs]
-    return "".join(parts)
+    return "".join(part for part in parts if not part.startswith("generated "))  # a slow list's bar
 
 
 def pages(cells: list[Cell]) -> list[str]:

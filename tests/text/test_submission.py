@@ -133,6 +133,9 @@ def test_an_error_begins_with_the_conversation_s_place_in_the_list(idle_after: L
         idle_after.chat([HI, HI, []], PARAMS)
     with pytest.raises(Wrong, match=r"^the messages are \[\]"):
         idle_after.chat([], PARAMS)
+    question: Any = "Hi"
+    with pytest.raises(Wrong, match=r"^the messages are 'Hi', .*session\(\)\.send\(text\)"):
+        idle_after.chat(question, PARAMS)
 
 
 def test_a_template_s_refusal_names_the_conversation(chat_model: Path, tmp_path: Path) -> None:

@@ -154,9 +154,10 @@ class ChatFormat:
         """
         conversation = as_list(messages)
         if not conversation:
+            hint = "; for one question: session().send(text)" if isinstance(messages, str) else ""
             raise UsageError(
                 f"the messages are {messages!r:.80}, expected a list of at least one, "
-                "each {'role': …, 'content': …}"
+                f"each {{'role': …, 'content': …}}{hint}"
             )
         text = self.write(conversation, **variables)
         if conversation[-1].get("role") == "assistant":
