@@ -24,7 +24,7 @@ from ..errors import ModelFileError, NoTokenizerError
 from ..files.fields import Fields
 from ..files.tensor import HostArray
 from ..text.control_tokens import END_NAMES
-from ..text.rust_panics import is_panic
+from ..text.rust_panics import library_errors
 from .bos_and_eos import surrounding
 from .splittings import FIRST_NAMES, SPLITTINGS
 from .tokenizer_probe import MAX_TOKEN_LENGTH
@@ -41,30 +41,26 @@ SPACE = "▁"  # SentencePiece's space
 MAX_MERGE_WORK = 1 << 28
 
 
-def build_tokenizer(metadata: Mapping[str, Any], path: Path = Path("GGUF")) -> Tokenizer:
+def build_tokenizer(
+    metadata: Mapping[str, Any], path: Path = Path("GGUF"), prefix: str = "tokenizer.ggml."
+) -> Tokenizer:
     """Build the tokenizer that `metadata` describes; `path` is for messages.
 
     Raises:
         NoTokenizerError: there is none, or one of a kind that is not built here.
         ModelFileError: its fields do not fit one another.
     """
-    fields = Fields(path, metadata, prefix="tokenizer.ggml.")
+    fields = Fields(path, metadata, prefix)
     model = fields.text("model", None)
     if model is None:
-        raise NoTokenizerError(f"{path}: has no tokenizer.ggml.model; give token ids")
+        raise NoTokenizerError(f"{path}: has no {prefix}model; give token ids")
     if model not in ("gpt2", "llama"):
         raise _unknown_kind(fields, "model", model, ("gpt2", "llama"))
-    vocabulary = _Vocabulary.from_fields(fields)
+    vocabulary = Vocabulary.from_fields(fields)
     build = _build_byte_level if model == "gpt2" else _build_sentencepiece
-    try:
+    with library_errors(f"{path}: {prefix}".rstrip(": .")):
         tokenizer = build(fields, vocabulary)
-        _add_tokens(tokenizer, vocabulary)
-    except (ModelFileError, NoTokenizerError):
-        raise
-    except BaseException as error:  # the library raises plain Exception, or panics
-        if not isinstance(error, Exception) and not is_panic(error):
-            raise
-        raise ModelFileError(f"{path}: tokenizer.ggml: not a valid tokenizer: {error}") from None
+        add_tokens(tokenizer, vocabulary)
     return tokenizer
 
 
@@ -76,13 +72,20 @@ def _unknown_kind(fields: Fields, name: str, found: str, known: Sequence[str]) -
 
 
 @dataclass(frozen=True)
-class _Vocabulary:
+class Vocabulary:
+    """The tokens of a file, in its order."""
+
     tokens: list[str]  # by id
     kinds: list[int]  # by id
     ids: dict[str, int]
 
     @classmethod
-    def from_fields(cls, fields: Fields) -> _Vocabulary:
+    def from_fields(cls, fields: Fields) -> Vocabulary:
+        """Read `tokens` and `token_type`.
+
+        Raises:
+            ModelFileError: a token is there twice or too long; the two do not fit one another.
+        """
         # No text can match an empty token; llama.cpp gives them this name.
         tokens = [
             token or f"[EMPTY_{index}]" for index, token in enumerate(_texts(fields, "tokens"))
@@ -129,7 +132,7 @@ def _error(fields: Fields, name: str, what: str) -> ModelFileError:
     return ModelFileError(f"{fields.path}: {fields.prefix}{name} {what}")
 
 
-def _add_tokens(tokenizer: Tokenizer, vocabulary: _Vocabulary) -> None:
+def add_tokens(tokenizer: Tokenizer, vocabulary: Vocabulary) -> None:
     """Add control and user-defined tokens, which are matched before the text is split."""
     for special, kinds in ((True, (UNKNOWN, CONTROL)), (False, (USER_DEFINED,))):
         tokenizer.add_tokens(
@@ -141,8 +144,8 @@ def _add_tokens(tokenizer: Tokenizer, vocabulary: _Vocabulary) -> None:
         )
 
 
-def _template(
-    fields: Fields, vocabulary: _Vocabulary, add_bos: bool, add_eos: bool = False
+def marks_template(
+    fields: Fields, vocabulary: Vocabulary, add_bos: bool, add_eos: bool = False
 ) -> TemplateProcessing | None:
     """Add BOS before and EOS after a text where the file, or its kind by default, asks for them."""
     marks = {}
@@ -160,7 +163,7 @@ def _template(
 # gpt2: byte-level BPE
 
 
-def _build_byte_level(fields: Fields, vocabulary: _Vocabulary) -> Tokenizer:
+def _build_byte_level(fields: Fields, vocabulary: Vocabulary) -> Tokenizer:
     name = fields.text("pre", None) or "default"
     if name not in SPLITTINGS:
         raise _unknown_kind(fields, "pre", name, FIRST_NAMES)
@@ -178,7 +181,7 @@ def _build_byte_level(fields: Fields, vocabulary: _Vocabulary) -> Tokenizer:
         ]
     )
     tokenizer.decoder = decoders.ByteLevel()
-    template = _template(fields, vocabulary, add_bos=splitting.add_bos)
+    template = marks_template(fields, vocabulary, add_bos=splitting.add_bos)
     if template is not None:
         tokenizer.post_processor = template
     return tokenizer
@@ -199,7 +202,7 @@ def _merge_pairs(fields: Fields) -> list[tuple[str, str]]:
 # llama: SentencePiece BPE
 
 
-def _build_sentencepiece(fields: Fields, vocabulary: _Vocabulary) -> Tokenizer:
+def _build_sentencepiece(fields: Fields, vocabulary: Vocabulary) -> Tokenizer:
     unknown = fields.token_id("unknown_token_id", len(vocabulary.tokens)) or 0
     tokenizer = Tokenizer(
         BPE(
@@ -210,20 +213,24 @@ def _build_sentencepiece(fields: Fields, vocabulary: _Vocabulary) -> Tokenizer:
             byte_fallback=True,
         )
     )
-    add_space = fields.flag("add_space_prefix", True)
-    before = [normalizers.Prepend(SPACE)] if add_space else []
-    tokenizer.normalizer = normalizers.Sequence([*before, normalizers.Replace(" ", SPACE)])
-    after = [decoders.Strip(" ", 1, 0)] if add_space else []
-    tokenizer.decoder = decoders.Sequence(
-        [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse(), *after]
-    )
-    template = _template(fields, vocabulary, add_bos=True)
+    write_spaces(tokenizer, fields.flag("add_space_prefix", True))
+    template = marks_template(fields, vocabulary, add_bos=True)
     if template is not None:
         tokenizer.post_processor = template
     return tokenizer
 
 
-def _merges_by_score(fields: Fields, vocabulary: _Vocabulary) -> list[tuple[str, str]]:
+def write_spaces(tokenizer: Tokenizer, has_prefix: bool) -> None:
+    """Make a tokenizer write spaces as SentencePiece does, with one before a text, or without."""
+    before = [normalizers.Prepend(SPACE)] if has_prefix else []
+    tokenizer.normalizer = normalizers.Sequence([*before, normalizers.Replace(" ", SPACE)])
+    after = [decoders.Strip(" ", 1, 0)] if has_prefix else []
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse(), *after]
+    )
+
+
+def _merges_by_score(fields: Fields, vocabulary: Vocabulary) -> list[tuple[str, str]]:
     """Return all pairs of tokens that make a token, those of the highest score first.
 
     SentencePiece merges the two neighbours that make the token of the highest score, so this order

@@ -17,10 +17,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import CullamaError, ModelError, ModelFileError, NoTokenizerError
+from ..errors import ModelError, ModelFileError
 from ..files.cache_folder import cache_folder_or_none
 from ..files.regular_file import open_regular_file
-from ..text.rust_panics import is_panic
+from ..text.rust_panics import library_errors
 from .tokenizer_probe import AT, MAX_TOKEN_ID, REFUSED, VALID
 
 if TYPE_CHECKING:
@@ -60,16 +60,20 @@ def load_tokenizer(folder: Path, vocab_size: int = MAX_TOKEN_ID) -> tokenizers.T
         ModelError: no child process could be started.
     """
     path = folder / "tokenizer.json"
-    if not path.exists():
-        raise NoTokenizerError(
-            f"{folder}: has no tokenizer.json; give token ids, or add the file the model came with"
-        )
-    with open_regular_file(path, "a tokenizer") as file:
-        content = file.read(MAX_FILE_BYTES + 1)
-    if len(content) > MAX_FILE_BYTES:
-        raise ModelFileError(f"{path}: holds more than {MAX_FILE_BYTES:,} bytes, expected fewer")
-    _probe_once(path, [content], lambda: content)
-    tokenizer = _loaded(path, content)
+    if path.exists():
+        with open_regular_file(path, "a tokenizer") as file:
+            content = file.read(MAX_FILE_BYTES + 1)
+        if len(content) > MAX_FILE_BYTES:
+            what = f"holds more than {MAX_FILE_BYTES:,} bytes, expected fewer"
+            raise ModelFileError(f"{path}: {what}")
+        _probe_once(path, [content], lambda: content)
+        tokenizer = _loaded(path, content)
+    else:
+        from .older_tokenizers import build_older  # which imports the tokenizers library
+
+        path, tokenizer = build_older(folder)
+        content = tokenizer.to_str().encode()
+        _probe_once(path, [content], lambda: content)
     changes = _apply_settings(folder, tokenizer, vocab_size)
     if changes:
         marked = [content, *(change.encode() for change in changes)]
@@ -79,18 +83,11 @@ def load_tokenizer(folder: Path, vocab_size: int = MAX_TOKEN_ID) -> tokenizers.T
 
 def _apply_settings(folder: Path, tokenizer: tokenizers.Tokenizer, vocab_size: int) -> list[str]:
     """Apply what the files beside tokenizer.json say; returns the changes."""
-    from .tokenizer_settings import TokenizerSettings, apply_settings  # import the library
+    from .tokenizer_settings import TokenizerSettings, apply_settings
 
     settings = TokenizerSettings.read(folder)
-    try:
+    with library_errors(settings.path):
         return apply_settings(settings, tokenizer, vocab_size)
-    except CullamaError:
-        raise
-    except BaseException as error:  # the library raises plain Exception, or panics
-        if not isinstance(error, Exception) and not is_panic(error):
-            raise
-        what = "its tokens do not suit the tokenizer"
-        raise ModelFileError(f"{settings.path}: {what}: {error}") from None
 
 
 def _probe_once(path: Path, marked: Sequence[bytes], content: Callable[[], bytes]) -> None:
@@ -108,12 +105,8 @@ def _probe_once(path: Path, marked: Sequence[bytes], content: Callable[[], bytes
 def _loaded(path: Path, content: bytes) -> tokenizers.Tokenizer:
     import tokenizers
 
-    try:
+    with library_errors(path):
         tokenizer = tokenizers.Tokenizer.from_buffer(content)
-    except BaseException as error:  # the library raises plain Exception, or panics
-        if not isinstance(error, Exception) and not is_panic(error):
-            raise
-        raise ModelFileError(f"{path}: not a valid tokenizer: {error}") from None
     tokenizer.no_padding()
     tokenizer.no_truncation()
     return tokenizer

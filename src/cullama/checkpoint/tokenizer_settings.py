@@ -199,8 +199,15 @@ class _Additions:
                 text = short_repr(token.content)
                 _log.warning("%s: token %s is left out: id %d %s", self._path, text, index, what)
                 return
-            self._fill(index)
-            own = index
+            if index - self._next > MAX_GAP:
+                raise ModelFileError(
+                    f"{self._path}: added_tokens_decoder holds id {index}, expected at most "
+                    f"{self._next + MAX_GAP}: no tokens have the ids before it"
+                )
+            for unused in range(self._next, index):  # the library leaves no gaps
+                filler = AddedToken(f"[unused id {unused}]", normalized=False, special=True)
+                self._new[filler.content] = unused, filler
+            own, self._next = index, index + 1
         known = self._known.get(token.content)
         if known is not None and known.special:
             token = _as_special(token)  # the library cannot take that back
@@ -211,18 +218,6 @@ class _Additions:
     def _id_of(self, content: str) -> int | None:
         new = self._new.get(content)
         return self._tokenizer.token_to_id(content) if new is None else new[0]
-
-    def _fill(self, index: int) -> None:
-        """Use up the ids below this one: the library numbers added tokens without gaps."""
-        if index - self._next > MAX_GAP:
-            raise ModelFileError(
-                f"{self._path}: added_tokens_decoder holds id {index}, "
-                f"expected at most {self._next + MAX_GAP}: no tokens have the ids before it"
-            )
-        for unused in range(self._next, index):
-            filler = AddedToken(f"[unused id {unused}]", normalized=False, special=True)
-            self._new[filler.content] = unused, filler
-        self._next = index + 1
 
     def name(self, role: str, token: AddedToken) -> None:
         """Mark a token as special that a role names; one that has no id gets the next one."""
@@ -267,13 +262,15 @@ class _Additions:
 def _surround(settings: TokenizerSettings, tokenizer: Tokenizer) -> list[str]:
     """Add BOS and EOS to texts as the settings say; returns the change, if there is one."""
     texts = {role.removesuffix("_token"): token.content for role, token in settings.named}
+    if (settings.kind or "").startswith(("Llama", "CodeLlama")):
+        texts = {"bos": "<s>", "eos": "</s>"} | texts  # as these classes have it by default
     ids = {mark: tokenizer.token_to_id(texts.get(mark, "")) for mark in ("bos", "eos")}
     now = tokenizer.encode("").ids
     has_bos = ids["bos"] is not None and now[:1] == [ids["bos"]]
     has_eos = ids["eos"] is not None and now[has_bos:][-1:] == [ids["eos"]]
     present = {"bos": has_bos, "eos": has_eos}
     marks = {}
-    for mark, is_wanted in _wanted_marks(settings, present).items():
+    for mark, is_wanted in _wanted_marks(settings, present, ids["bos"] is not None).items():
         index = ids[mark]
         if is_wanted and index is None:
             text = f"add_{mark}_token is true, and there is no {mark}_token in the vocabulary"
@@ -286,13 +283,14 @@ def _surround(settings: TokenizerSettings, tokenizer: Tokenizer) -> list[str]:
     return [f"{mark} {index}" for mark, (index, _) in marks.items()] or ["no bos, no eos"]
 
 
-def _wanted_marks(settings: TokenizerSettings, present: dict[str, bool]) -> dict[str, bool]:
+def _wanted_marks(
+    settings: TokenizerSettings, present: dict[str, bool], has_bos: bool
+) -> dict[str, bool]:
     """Return whether "bos" and "eos" are added, where tokenizer.json adds those `present`."""
     if settings.kind is None:
         return present | dict(settings.adds)
     default = OBEYS_MARKS.get(settings.kind.removesuffix("Fast"))
     if default is not None:
-        has_bos = any(role == "bos_token" for role, _ in settings.named)
         return {"bos": default and has_bos, "eos": False} | dict(settings.adds)
     for mark, is_added in settings.adds.items():
         if is_added != present[mark]:

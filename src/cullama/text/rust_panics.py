@@ -1,6 +1,25 @@
-"""Recognises panics of Rust extensions, such as the `tokenizers` library. It handles none."""
+"""Recognises panics of Rust extensions, such as the `tokenizers` library."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ..errors import CullamaError, ModelFileError
+
+
+@contextmanager
+def library_errors(where: Path | str) -> Iterator[None]:
+    """Raise ModelFileError, with the place, for what the library raises, panics included."""
+    try:
+        yield
+    except CullamaError:
+        raise
+    except BaseException as error:  # the library raises plain Exception, or panics
+        if not isinstance(error, Exception) and not is_panic(error):
+            raise
+        raise ModelFileError(f"{where}: not a valid tokenizer: {error}") from None
 
 
 def is_panic(error: BaseException) -> bool:
