@@ -1,9 +1,13 @@
-"""Examines the model that `--model` names: whether its files can be read, and its sizes."""
+"""Examines the model that `--model` names: whether its files can be read, and its sizes.
+
+Its tokenizer is loaded, too, which tells whether it can be used; its weights are not.
+"""
 
 from __future__ import annotations
 
+from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.opening import open_checkpoint
-from ..errors import CullamaError
+from ..errors import CullamaError, NoTokenizerError
 from ..files.tensor import DTYPES
 from ..hub import resolve_model
 from ..model.config import ModelConfig
@@ -17,6 +21,7 @@ def examine_model(name: str) -> tuple[Fact, ModelSizes]:
     """Return a fact about a model, and its sizes: the default model's if it cannot be read."""
     try:
         checkpoint = open_checkpoint(resolve_model(name))
+        tokens = _tokens(checkpoint)
     except CullamaError as error:
         remedy = "name another with --model, or fetch this one again"
         return failing("model", str(error), "a model that cullama runs", remedy), MODEL
@@ -32,8 +37,26 @@ def examine_model(name: str) -> tuple[Fact, ModelSizes]:
     words.append(
         f"{gigabytes(sizes['float32'])} as float32, {gigabytes(sizes['float16'])} in 16 bits"
     )
-    details = {"path": path, "parameters": config.parameters, "weight_bytes": sizes}
+    words.append("no tokenizer: token ids only" if tokens is None else f"{tokens:,} tokens")
+    details = {
+        "path": path,
+        "parameters": config.parameters,
+        "weight_bytes": sizes,
+        "tokens": tokens,
+    }
     return Fact("model", " · ".join(words), details), _sizes(checkpoint.path.name, config)
+
+
+def _tokens(checkpoint: Checkpoint) -> int | None:
+    """Return how many tokens the tokenizer has; None where there is no tokenizer.
+
+    Raises:
+        ModelFileError: it is damaged.
+    """
+    try:
+        return checkpoint.load_tokenizer().get_vocab_size()
+    except NoTokenizerError:
+        return None
 
 
 def _sizes(name: str, config: ModelConfig) -> ModelSizes:
