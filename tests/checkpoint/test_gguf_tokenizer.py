@@ -433,6 +433,18 @@ def test_end_tokens_known_by_name_are_control_tokens_whatever_their_type(
     assert end not in tokenizer.encode("a<|im_end|>").ids
 
 
+@pytest.mark.parametrize(("name", "strips"), [("Phi-3 Mini", True), ("Other", False), (3, False)])
+def test_control_tokens_of_phi_3_drop_the_space_behind_them(name: Any, strips: bool) -> None:
+    """As in llama.cpp, by the model's name: GGUF has no field for it."""
+    metadata = spm_fields(
+        tokens=[*TOKENS, "<|user|>"], scores=[*SCORES, -999.0], token_type=[*KINDS, CONTROL]
+    )
+    tokenizer = build_tokenizer({**metadata, "general.name": name})
+    spaced = tokenizer.encode("<|user|>\n hello</s> hello<s> hello").ids
+    bare = tokenizer.encode("<|user|>hello</s>hello<s> hello").ids
+    assert (spaced == bare) == strips
+
+
 # Beginning and end
 
 

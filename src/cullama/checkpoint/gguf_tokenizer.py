@@ -60,8 +60,15 @@ def build_tokenizer(
     build = _build_byte_level if model == "gpt2" else _build_sentencepiece
     with library_errors(f"{path}: {prefix}".rstrip(": .")):
         tokenizer = build(fields, vocabulary)
-        add_tokens(tokenizer, vocabulary)
+        add_tokens(tokenizer, vocabulary, strips_right=_is_phi3(metadata))
     return tokenizer
+
+
+def _is_phi3(metadata: Mapping[str, Any]) -> bool:
+    """Whether the model is a Phi-3, whose control tokens drop the space behind them: GGUF has no
+    field for that, and llama.cpp, too, goes by the model's name."""
+    name = str(metadata.get("general.name", "")).lower()
+    return "phi-3" in name or "phi3" in name
 
 
 def _unknown_kind(fields: Fields, name: str, found: str, known: Sequence[str]) -> NoTokenizerError:
@@ -132,12 +139,18 @@ def _error(fields: Fields, name: str, what: str) -> ModelFileError:
     return ModelFileError(f"{fields.path}: {fields.prefix}{name} {what}")
 
 
-def add_tokens(tokenizer: Tokenizer, vocabulary: Vocabulary) -> None:
+def add_tokens(tokenizer: Tokenizer, vocabulary: Vocabulary, strips_right: bool = False) -> None:
     """Add control and user-defined tokens, which are matched before the text is split."""
+    keep = ("<unk>", "<s>", "<|endoftext|>")  # Phi-3's that keep the space behind them
     for special, kinds in ((True, (UNKNOWN, CONTROL)), (False, (USER_DEFINED,))):
         tokenizer.add_tokens(
             [
-                AddedToken(token, normalized=False, special=special)
+                AddedToken(
+                    token,
+                    normalized=False,
+                    special=special,
+                    rstrip=strips_right and token not in keep,
+                )
                 for token, kind in zip(vocabulary.tokens, vocabulary.kinds, strict=True)
                 if kind in kinds
             ]
