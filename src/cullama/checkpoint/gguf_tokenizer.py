@@ -60,15 +60,11 @@ def build_tokenizer(
     build = _build_byte_level if model == "gpt2" else _build_sentencepiece
     with library_errors(f"{path}: {prefix}".rstrip(": .")):
         tokenizer = build(fields, vocabulary)
-        add_tokens(tokenizer, vocabulary, strips_right=_is_phi3(metadata))
+        # GGUF has no field for control tokens that drop the space behind them, as Phi-3's do;
+        # llama.cpp, too, goes by the model's name.
+        name = str(metadata.get("general.name", "")).lower()
+        add_tokens(tokenizer, vocabulary, strips_right="phi-3" in name or "phi3" in name)
     return tokenizer
-
-
-def _is_phi3(metadata: Mapping[str, Any]) -> bool:
-    """Whether the model is a Phi-3, whose control tokens drop the space behind them: GGUF has no
-    field for that, and llama.cpp, too, goes by the model's name."""
-    name = str(metadata.get("general.name", "")).lower()
-    return "phi-3" in name or "phi3" in name
 
 
 def _unknown_kind(fields: Fields, name: str, found: str, known: Sequence[str]) -> NoTokenizerError:
