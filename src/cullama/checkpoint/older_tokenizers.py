@@ -62,7 +62,7 @@ def build_older(folder: Path) -> tuple[Path, Tokenizer]:
         ModelFileError: the files are damaged, or do not fit one another.
     """
     vocabulary, merges, model = (folder / name for name in (VOCABULARY, MERGES, SENTENCEPIECE))
-    config = _fields(folder / CONFIG)
+    config = Fields.of_file(folder / CONFIG)
     if vocabulary.exists() and merges.exists():
         tokenizer = _byte_level(vocabulary, merges, _splitting(folder, config))
         if config.flag("add_bos_token", False):  # which transformers obeys for these
@@ -89,17 +89,13 @@ def _read(path: Path, what: str) -> bytes:
     return content
 
 
-def _fields(path: Path) -> Fields:
-    return Fields(path, load_json(path) if path.exists() else {})
-
-
 # --- vocab.json and merges.txt
 
 
 def _splitting(folder: Path, config: Fields) -> str:
     kind = config.text("tokenizer_class", None)
     if kind is None:
-        model = _fields(folder / "config.json").text("model_type", "")
+        model = Fields.of_file(folder / "config.json").text("model_type", "")
         kind = CLASS_OF.get(model, "GPT2Tokenizer")
     if (name := SPLITTING_OF.get(kind.removesuffix("Fast"))) is None:
         raise NoTokenizerError(

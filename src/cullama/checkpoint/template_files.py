@@ -13,7 +13,7 @@ from typing import Any
 
 from ..chat.template import ChatTemplate
 from ..errors import ChatTemplateError
-from ..files.fields import Fields, load_json
+from ..files.fields import Fields
 from ..files.regular_file import short_repr
 
 TEMPLATE, CONFIG, SPECIAL = (
@@ -48,7 +48,7 @@ def folder_template(folder: Path) -> ChatTemplate | None:
         other = folder / FOR_TOOLS
         for_tools = ChatTemplate.from_file(other, names) if other.exists() else None
         return replace(ChatTemplate.from_file(folder / TEMPLATE, names), for_tools=for_tools)
-    fields = _fields(folder / CONFIG)
+    fields = Fields.of_file(folder / CONFIG)
     sources, where = _sources(fields), f"{fields.path}: chat_template"
     return _with_tools(sources.get("default"), sources.get("tool_use"), where, names)
 
@@ -64,12 +64,8 @@ def _with_tools(
 
 def folder_names(folder: Path) -> Mapping[str, str]:
     """Return the strings of bos_token, eos_token …: of tokenizer_config.json, or older files."""
-    files = [_fields(folder / SPECIAL), _fields(folder / CONFIG)]
+    files = [Fields.of_file(folder / SPECIAL), Fields.of_file(folder / CONFIG)]
     return {name: _token(fields, name) for fields in files for name in NAMES if name in fields}
-
-
-def _fields(path: Path) -> Fields:
-    return Fields(path, load_json(path) if path.exists() else {})
 
 
 def _token(fields: Fields, name: str) -> str:

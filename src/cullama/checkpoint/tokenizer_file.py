@@ -59,6 +59,10 @@ def load_tokenizer(folder: Path, vocab_size: int = MAX_TOKEN_ID) -> tokenizers.T
         ModelFileError: it is not a valid tokenizer, or the library fails on it.
         ModelError: no child process could be started.
     """
+    # Both import the tokenizers library.
+    from .older_tokenizers import build_older
+    from .tokenizer_settings import TokenizerSettings, apply_settings
+
     path = folder / "tokenizer.json"
     if path.exists():
         with open_regular_file(path, "a tokenizer") as file:
@@ -69,25 +73,16 @@ def load_tokenizer(folder: Path, vocab_size: int = MAX_TOKEN_ID) -> tokenizers.T
         _probe_once(path, [content], lambda: content)
         tokenizer = _loaded(path, content)
     else:
-        from .older_tokenizers import build_older  # which imports the tokenizers library
-
         path, tokenizer = build_older(folder)
         content = tokenizer.to_str().encode()
         _probe_once(path, [content], lambda: content)
-    changes = _apply_settings(folder, tokenizer, vocab_size)
+    settings = TokenizerSettings.read(folder)
+    with library_errors(settings.path):
+        changes = apply_settings(settings, tokenizer, vocab_size)
     if changes:
         marked = [content, *(change.encode() for change in changes)]
         _probe_once(path, marked, lambda: tokenizer.to_str().encode())
     return tokenizer
-
-
-def _apply_settings(folder: Path, tokenizer: tokenizers.Tokenizer, vocab_size: int) -> list[str]:
-    """Apply what the files beside tokenizer.json say; returns the changes."""
-    from .tokenizer_settings import TokenizerSettings, apply_settings
-
-    settings = TokenizerSettings.read(folder)
-    with library_errors(settings.path):
-        return apply_settings(settings, tokenizer, vocab_size)
 
 
 def _probe_once(path: Path, marked: Sequence[bytes], content: Callable[[], bytes]) -> None:

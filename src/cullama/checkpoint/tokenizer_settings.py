@@ -17,7 +17,7 @@ from tokenizers import AddedToken, Tokenizer
 from tokenizers.pre_tokenizers import ByteLevel
 
 from ..errors import ModelFileError
-from ..files.fields import Fields, load_json
+from ..files.fields import Fields
 from ..files.regular_file import short_repr
 from ..text.control_tokens import END_NAMES, SHAPE
 from .bos_and_eos import surrounding
@@ -65,7 +65,7 @@ class TokenizerSettings:
         Raises:
             ModelFileError: one is damaged, or a field is of the wrong kind.
         """
-        config, special, older = (_fields(folder / it) for it in (CONFIG, SPECIAL, ADDED))
+        config, special, older = (Fields.of_file(folder / it) for it in (CONFIG, SPECIAL, ADDED))
         check_settings(config.path, config.values, TOKENIZER_CONFIG_RULES)
         named = [
             (role, _token(content, {**_flags_of(special, role), **_flags_of(config, role)}))
@@ -86,10 +86,6 @@ class TokenizerSettings:
             kind=config.text("tokenizer_class", None),
             add_prefix_space=config.flag("add_prefix_space", False) if has_prefix else None,
         )
-
-
-def _fields(path: Path) -> Fields:
-    return Fields(path, load_json(path) if path.exists() else {})
 
 
 def _flags_of(fields: Fields, role: str) -> Mapping[str, Any]:

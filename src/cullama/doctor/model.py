@@ -5,7 +5,6 @@ Its tokenizer is loaded, too, which tells whether it can be used; its weights ar
 
 from __future__ import annotations
 
-from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.opening import open_checkpoint
 from ..errors import CullamaError, NoTokenizerError
 from ..files.tensor import DTYPES
@@ -21,7 +20,10 @@ def examine_model(name: str) -> tuple[Fact, ModelSizes]:
     """Return a fact about a model, and its sizes: the default model's if it cannot be read."""
     try:
         checkpoint = open_checkpoint(resolve_model(name))
-        tokens = _tokens(checkpoint)
+        try:
+            tokens = checkpoint.load_tokenizer().get_vocab_size()
+        except NoTokenizerError:
+            tokens = None
     except CullamaError as error:
         remedy = "name another with --model, or fetch this one again"
         return failing("model", str(error), "a model that cullama runs", remedy), MODEL
@@ -45,18 +47,6 @@ def examine_model(name: str) -> tuple[Fact, ModelSizes]:
         "tokens": tokens,
     }
     return Fact("model", " · ".join(words), details), _sizes(checkpoint.path.name, config)
-
-
-def _tokens(checkpoint: Checkpoint) -> int | None:
-    """Return how many tokens the tokenizer has; None where there is no tokenizer.
-
-    Raises:
-        ModelFileError: it is damaged.
-    """
-    try:
-        return checkpoint.load_tokenizer().get_vocab_size()
-    except NoTokenizerError:
-        return None
 
 
 def _sizes(name: str, config: ModelConfig) -> ModelSizes:

@@ -103,6 +103,15 @@ class Fields:
     prefix: str = ""
     group_name: str = ""  # of a nested object, for messages
 
+    @classmethod
+    def of_file(cls, path: Path) -> Fields:
+        """Read the settings in a JSON file; where there is no file, there are none.
+
+        Raises:
+            ModelFileError: as `load_json`.
+        """
+        return cls(path, load_json(path) if path.exists() else {})
+
     def __contains__(self, name: str) -> bool:
         return self.values.get(self.prefix + name) is not None
 
