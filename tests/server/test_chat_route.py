@@ -153,6 +153,7 @@ def test_forty_conversations_at_once_are_answered_as_they_are_alone(server: Live
         ({"seed": 1.5}, 400, "seed", "integer"),
         ({"messages": [{"role": "assistant", "content": "Hi"}]}, 400, "messages", "to answer"),
         ({"template_variables": {"messages": []}}, 400, "template_variables", "no variable"),
+        ({"template_variables": {"bos_token": "a"}}, 400, "template_variables", "no variable"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, 400, None, "image"),
     ],
 )

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,23 @@ def test_answers_are_those_of_an_engine_in_this_process(
     assert [each.logprobs for each in found] == [each.logprobs for each in expected]
     assert [each.prompt_logprobs for each in found] == [e.prompt_logprobs for e in expected]
     assert [each.finish_reason for each in found] == [each.finish_reason for each in expected]
+
+
+def test_an_answer_that_was_begun_goes_on_as_in_this_process(
+    engine: RemoteEngine, local: LLM
+) -> None:
+    params = SamplingParams(seed=7, max_tokens=20, ignore_eos=True)
+    whole = tokens_alone(local, params)
+    request = GenerationRequest(PROMPT, replace(params, max_tokens=12), answer=whole[:8])
+    [handle] = engine.submit(request)
+    found: list[int] = []
+    reason = None
+    while reason is None:
+        handle.wait()
+        output = handle.read()
+        found += output.token_ids
+        reason = output.finish_reason
+    assert found == list(whole[8:])
 
 
 def test_logits_are_those_of_an_engine_in_this_process(engine: RemoteEngine, local: LLM) -> None:

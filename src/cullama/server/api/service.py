@@ -52,8 +52,9 @@ class Service:
             ApiError: a variable that is the conversation itself.
             UsageError: no conversation, or one that the model's template refuses.
         """
-        variables = variables or {}
-        for name in NOT_VARIABLES & variables.keys():
+        variables, template = variables or {}, self.llm.chat_template
+        # Nor the names of control tokens, such as bos_token.
+        for name in (NOT_VARIABLES | set(template.names if template else ())) & variables.keys():
             raise ApiError(400, f"{name!r} is no variable of a template", "template_variables")
         text = self.llm.chat_format.write(messages, **variables)
         return text.replace(SPLIT, ""), self.llm.chat_format.encode(text)

@@ -118,11 +118,17 @@ class RemoteEngine(EngineClient):
         Raises:
             EngineUnavailableError: the model is loading, or its process is being replaced.
         """
-        check_request(request.prompt, request.params, request.priority, self.capacity)
+        tokens = [*request.prompt, *request.answer]
+        check_request(tokens, request.params, request.priority, self.capacity)
         params = request.params
         if params.seed is None:
             params = replace(params, seed=fresh_seed())
-        request = replace(request, prompt=[int(each) for each in request.prompt], params=params)
+        request = replace(
+            request,
+            prompt=[int(token) for token in request.prompt],
+            answer=[int(token) for token in request.answer],
+            params=params,
+        )
         with self._changed:
             self._check_ready()
             waiting = sum(len(each.handles) for each in self._running.values()) - MAX_RUNNING
