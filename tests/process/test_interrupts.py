@@ -48,10 +48,10 @@ def llm(tiny_model: Path, request: pytest.FixtureRequest) -> Iterator[LLM]:
 
 
 class Interruptions:
-    """Sends SIGINT before every line that `is_next` says, counting from the last one sent."""
+    """Sends SIGINT before a line that `is_next` says, or before each, counting from the last."""
 
-    def __init__(self, is_next: Callable[[int], bool]) -> None:
-        self._is_next = is_next
+    def __init__(self, is_next: Callable[[int], bool], is_repeated: bool = False) -> None:
+        self._is_next, self._is_repeated = is_next, is_repeated
         self.lines = self.sent = 0
 
     @contextmanager
@@ -70,8 +70,8 @@ class Interruptions:
         if event == "line":
             self.lines += 1
             if self._is_next(self.lines):
-                self.lines = 0
                 self.sent += 1
+                self.lines = 0 if self._is_repeated else 1 << 60
                 signal.raise_signal(signal.SIGINT)
         return self._trace
 
@@ -123,7 +123,7 @@ def test_interrupted_passes_give_the_same_tokens(llm: LLM, seed: int) -> None:
         gap[0] = int(10 ** draw.uniform(1, 4.5))  # some passes are long enough to end
         return True
 
-    interruptions = Interruptions(is_next)
+    interruptions = Interruptions(is_next, is_repeated=True)
     for _ in range(4):
         with engine.exclusive() as access:
             access.clear_prefix_cache()
@@ -147,11 +147,11 @@ def test_a_call_interrupted_at_any_line_leaves_a_model_that_works(llm: LLM) -> N
         with suppress(KeyboardInterrupt), interruptions.sent_within():
             llm.generate(PROMPTS, params)
         if not interruptions.sent:  # with its prompts cached, a call has fewer lines
-            assert line > lines // 4
             break
         while llm.engine.has_work:  # a request that Ctrl-C left without a reader
             llm.engine.step()
         check_idle(llm.engine)
+    assert line > 2000
     assert [one.token_ids for one in llm.generate(PROMPTS, params)] == expected
     for line in range(1, 400, 7):
         interruptions = Interruptions(lambda lines, line=line: lines == line)  # type: ignore[misc]
@@ -173,7 +173,7 @@ def test_another_thread_s_requests_go_on_where_one_is_interrupted(llm: LLM) -> N
             results.append(llm.generate(PROMPTS[3], params).token_ids)
 
     draw = random.Random(1)
-    interruptions = Interruptions(lambda lines: draw.random() < 1 / 300)
+    interruptions = Interruptions(lambda lines: draw.random() < 1 / 300, is_repeated=True)
     thread = threading.Thread(target=generate, daemon=True)
     thread.start()
     for _ in range(60):

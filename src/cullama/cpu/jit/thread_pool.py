@@ -27,6 +27,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from ...process.interrupts import INTERRUPTS
 from ..thread_pool import Workers
 from .compiler import JIT, CompiledKernel, Kernel, address_of
 from .kernel_builder import I32, I64, POINTER, KernelBuilder, Value
@@ -69,7 +70,7 @@ class KernelThreadPool:
     def execute(self, steps: Words) -> None:
         """Run steps one after the other; each is the address of a record (see `_execute`)."""
         channel = self._workers.channel()
-        with channel.lock:
+        with INTERRUPTS.deferred, channel.lock:
             shared = {"shared": channel.shared, "steps": steps, "count": len(steps)}
             self._call(self._execute.record(shared), 0)
 
