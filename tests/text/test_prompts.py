@@ -80,7 +80,9 @@ def test_a_text_is_one_prompt_and_nothing_is_none() -> None:
 
 
 @pytest.mark.parametrize(
-    "value", [None, 5, b"Once", {"a", "b"}, {"role": "user"}, Table(), np.array(5), print], ids=str
+    "value",
+    [None, 5, b"Once", {"a", "b"}, {"role": "user"}, Table(), np.array(5), print],
+    ids=lambda value: type(value).__name__,  # the same in every process
 )
 def test_what_is_no_list_is_refused(value: Any) -> None:
     assert as_list(value) is None
