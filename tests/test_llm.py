@@ -101,7 +101,7 @@ def one_line(error: pytest.ExceptionInfo[CullamaError]) -> str:
 
 
 def test_the_public_names_are_these() -> None:
-    names = {"LLM", "Completion", "CullamaError", "SamplingParams", "Session", "Stream"}
+    names = {"LLM", "Completion", "CullamaError", "SamplingParams", "Score", "Session", "Stream"}
     assert set(cullama.__all__) == names
     assert set(dir(cullama)) == {*names, "__version__"}
     assert all(getattr(cullama, name).__name__ == name for name in names)

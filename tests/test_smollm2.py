@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from importlib.util import find_spec
 from itertools import takewhile
 from pathlib import Path
@@ -25,6 +26,7 @@ Case: TypeAlias = dict[str, Any]
 
 GOLDEN = json.loads((Path(__file__).parent / "fixtures/smollm2_greedy.json").read_text())
 CASES = GOLDEN["prompts"]
+SCORES = json.loads((Path(__file__).parent / "fixtures/scores.json").read_text(encoding="utf-8"))
 
 # How far apart the logits of two runs of this model may be: both in float32, or one with a float16
 # cache and weights as the file has them. A margin ten times that cannot be turned round.
@@ -108,3 +110,24 @@ def test_the_command_line_says_the_same(
     ended = cullama_command("chat", "-q", *named, "-t", "0", PARIS[0]["content"])
     assert ended.code == 0
     assert ended.out == llm.chat(PARIS, GREEDY).text + "\n"
+
+
+@pytest.fixture(scope="module", params=["cpu:numpy", COMPILED])
+def in_float32(request: pytest.FixtureRequest, users_cache: None) -> Iterator[LLM]:
+    try:
+        with cullama.LLM(backend=str(request.param), dtype="float32") as llm:
+            yield llm
+    except DownloadError as error:
+        pytest.skip(f"the default model cannot be fetched here: {error}")
+
+
+def test_scores_are_those_of_transformers(in_float32: LLM) -> None:
+    cases = SCORES["smollm2"]
+    scores = in_float32.score(
+        [case["prompt"] for case in cases], [case["continuation"] for case in cases]
+    )
+    for case, score in zip(cases, scores, strict=True):
+        assert score.token_ids == tuple(case["ids"])
+        assert score.prompt_tokens == len(case["context_ids"])
+        assert np.abs(np.subtract(score.token_logprobs, case["logprobs"])).max() <= 1e-4
+        assert score.is_greedy == case["is_greedy"]

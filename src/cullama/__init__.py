@@ -26,14 +26,16 @@ if TYPE_CHECKING:
     from .sampling.params import SamplingParams
     from .text.completion import Completion
     from .text.generation import Stream
+    from .text.scoring import Score
 
-__all__ = ["LLM", "Completion", "CullamaError", "SamplingParams", "Session", "Stream"]
+__all__ = ["LLM", "Completion", "CullamaError", "SamplingParams", "Score", "Session", "Stream"]
 
 _HOMES = {
     "LLM": "llm",
     "Completion": "text.completion",
     "CullamaError": "errors",
     "SamplingParams": "sampling.params",
+    "Score": "text.scoring",
     "Session": "chat.session",
     "Stream": "text.generation",
 }

@@ -49,6 +49,7 @@ from .text.prompts import (
     checked_params,
     params_of_each,
 )
+from .text.scoring import Score, Scorer
 from .text.submission import Submission
 from .text.tokenizer import Tokenizer
 
@@ -478,6 +479,34 @@ class LLM:
     def logits(self, prompt: Prompt) -> NDArray[np.float32]:
         """Return the logits after each token of a prompt: float32 [T, V]."""
         return self.client.logits(self._token_ids(prompt))
+
+    @overload
+    def score(self, prompt: str, continuation: str) -> Score: ...
+    @overload
+    def score(self, prompt: Any, continuation: Any) -> Any: ...
+
+    def score(self, prompt: Any, continuation: Any) -> Any:
+        """Return how likely the model finds a continuation, or several, together in batches.
+
+        Args:
+            prompt: a text or its token ids, or a list of those.
+            continuation: what follows: a text or its token ids → a `Score`; a list → a list. For a
+                list of prompts: one for all of them, or a list with one, or a list, for each.
+
+        Texts are encoded together and split where the prompt alone ends. White space at the
+        prompt's end counts as the continuation's. An empty prompt is the model's BOS.
+
+        Raises:
+            UsageError: a continuation without a token of its own; ids outside the vocabulary.
+            ContextLengthError: both together are longer than the context, and one token.
+        """
+        return self.scorer.score(prompt, continuation)
+
+    @property
+    def scorer(self) -> Scorer:
+        """Scores many pairs, with progress."""
+        config = self.config
+        return Scorer(self.client, lambda: self.tokenizer, config.bos_id, config.eos_ids)
 
     def diff(
         self,
