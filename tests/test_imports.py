@@ -8,10 +8,13 @@ import sys
 
 from command_line import SOURCE
 
+# An integration needs the package whose name it bears.
 IMPORT_ALL = """
-import importlib, pkgutil, cullama
+import importlib, importlib.util, pkgutil, cullama
 for module in pkgutil.walk_packages(cullama.__path__, "cullama."):
-    if module.name != "cullama.__main__":
+    _, _, package = module.name.partition("cullama.integrations.")
+    is_missing = package and importlib.util.find_spec(package) is None
+    if module.name != "cullama.__main__" and not is_missing:
         importlib.import_module(module.name)
 """
 

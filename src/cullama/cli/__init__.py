@@ -16,7 +16,18 @@ from .. import __version__
 from ..errors import CullamaError
 from .system_errors import describe
 
-COMMANDS = ("chat", "story", "serve", "pull", "models", "quantize", "bench", "diff", "doctor")
+COMMANDS = (
+    "chat",
+    "story",
+    "serve",
+    "pull",
+    "models",
+    "quantize",
+    "bench",
+    "eval",
+    "diff",
+    "doctor",
+)
 
 
 class CommandGroup(click.Group):

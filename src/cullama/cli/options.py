@@ -102,6 +102,17 @@ model_options = _stack(
     ]
 )
 
+selection_options = _stack(
+    [
+        click.option(
+            "--limit", type=click.IntRange(min=1), metavar="N", help="Take the first N only."
+        ),
+        click.option(
+            "--sample", type=click.IntRange(min=1), metavar="N", help="Take N at random, by --seed."
+        ),
+    ]
+)
+
 shape_option = click.option(
     "--config", "shape", metavar="NAME", help="A known model shape, with random weights."
 )

@@ -17,6 +17,7 @@ from ..model.batch import Batch
 from ..process.interrupts import INTERRUPTS
 from ..sampling.draw import Drawn
 from .metrics import Metrics
+from .prompt_logprobs import PromptLogprobs
 from .request import FinishReason, Request
 from .runner import PassOutput, PendingPass, Runner, build_plan_batch, fill_newest_tokens
 from .scheduler import Plan, Scheduler, is_far_ahead
@@ -215,12 +216,12 @@ def append_tokens(output: PassOutput, drawn: list[Drawn | NumericalError]) -> No
     request.draft_tokens = []
     if request.finish_reason is not None:
         return
-    scored, drawn = drawn[: output.num_scored], drawn[output.num_scored :]
-    add_scores(output, scored)
-    if output.error is not None:
-        return
-    if request.max_tokens == 0 and request.unscored is None:
-        request.finish("length")
+    if request.prompt_logprobs is not None:
+        drawn = add_scores(output, request.prompt_logprobs, drawn)
+        if output.error is not None:
+            return
+        if request.max_tokens == 0 and request.unscored is None:
+            request.finish("length")
     for token, draft in zip(drawn, [*output.draft_tokens, None], strict=False):
         if isinstance(token, NumericalError):
             output.error = token
@@ -232,12 +233,14 @@ def append_tokens(output: PassOutput, drawn: list[Drawn | NumericalError]) -> No
     request.computed += max(0, output.appended - (output.error is None))
 
 
-def add_scores(output: PassOutput, scored: list[Drawn | NumericalError]) -> None:
-    """Add the log-probabilities of the prompt's tokens, up to an error."""
-    for index, token in enumerate(scored):
+def add_scores(
+    output: PassOutput, scored: PromptLogprobs, drawn: list[Drawn | NumericalError]
+) -> list[Drawn | NumericalError]:
+    """Add the log-probabilities of the prompt's tokens, up to an error; returns what follows."""
+    for index, token in enumerate(drawn[: output.num_scored]):
         if isinstance(token, NumericalError):
             output.error = token
-            return
-        assert output.request.prompt_logprobs is not None
+            break
         assert token.logprobs is not None
-        output.request.prompt_logprobs.add(output.first_scored + index, token.logprobs)
+        scored.add(output.first_scored + index, token.logprobs)
+    return drawn[output.num_scored :]

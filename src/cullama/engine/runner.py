@@ -74,9 +74,11 @@ class Runner(Generic[Array]):
             computed = request.computed + tokens
             output = PassOutput(request, computed, request.draft_tokens, num_logits)
             outputs.append(output)
-            for position in range(output.num_scored):
-                draws.append(request.score(output.first_scored + position))
-            for accepted in range(num_logits - output.num_scored):
+            scored = 0
+            if request.prompt_logprobs is not None:
+                scored = output.num_scored
+                draws += [request.score(output.first_scored + index) for index in range(scored)]
+            for accepted in range(num_logits - scored):
                 draws.append(request.draw(accepted))
         return PendingPass(plan, outputs, self.ops.sample(logits, draws) if draws else list)
 

@@ -111,13 +111,6 @@ class OutputStream:
         state = _State(len(self.token_ids), len(self._pieces), reason)
         return piece if self._states.advance(state) else ""
 
-    def _complete_prompt_logprobs(self) -> tuple[TokenLogprobs | None, ...] | None:
-        """Return an entry for each token of the prompt; None where not all are known."""
-        is_known = (
-            self._has_prompt_logprobs and len(self.prompt_logprobs) == self._prompt_length - 1
-        )
-        return (None, *self.prompt_logprobs) if is_known else None
-
     def _stop_reason(self, state: _State) -> str | int | None:
         if state.finish_reason != "stop":
             return None
@@ -134,6 +127,9 @@ class OutputStream:
             for each in (*self.prompt_logprobs, *self.logprobs)
             for token in (each.token_id, *(candidate for candidate, _ in each.top))
         ]
+        is_scored = self._has_prompt_logprobs and (
+            len(self.prompt_logprobs) == self._prompt_length - 1  # all of them
+        )
         return Completion(
             text="".join(self._pieces[: state.pieces]),
             token_ids=tuple(self.token_ids[: state.tokens]),
@@ -147,5 +143,5 @@ class OutputStream:
                 first - self._started, (self._ended or first) - self._started, self._compiling
             ),
             token_texts=token_texts(self._tokenizer, named),
-            prompt_logprobs=self._complete_prompt_logprobs(),
+            prompt_logprobs=(None, *self.prompt_logprobs) if is_scored else None,
         )

@@ -1,0 +1,1 @@
+"""How good a model is at tasks from files: multiple choice, perplexity, answers to be judged."""
