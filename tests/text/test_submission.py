@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -33,6 +34,9 @@ def llm(chat_model: Path) -> Iterator[LLM]:
 def idle_after(llm: LLM) -> Iterator[LLM]:
     yield llm
     gc.collect()
+    deadline = time.monotonic() + 20  # an engine thread may have cancellations yet to do
+    while llm.engine.scheduler.has_work and time.monotonic() < deadline:
+        time.sleep(0.01)
     assert not llm.engine.scheduler.has_work
     assert llm.engine.prefix_cache.pool.referenced == 0
 
