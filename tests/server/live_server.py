@@ -18,7 +18,7 @@ from cullama.server import run
 from cullama.server.api.service import Service
 from cullama.server.http.access import AccessRules
 
-OPTIONS = {"backend": "cpu:numpy", "threads": 1}  # of the model, here and there
+OPTIONS: dict[str, Any] = {"backend": "cpu:numpy", "threads": 1}  # of the model, here and there
 
 
 @dataclass
