@@ -51,6 +51,22 @@ def test_what_json_readers_disagree_about_is_refused(
     assert words in response.json()["error"]["message"]
 
 
+@pytest.mark.parametrize(
+    ("headers", "words"),
+    [
+        ({"content-type": "application/x-www-form-urlencoded"}, "'application/x-www-form-url"),
+        ({"content-type": "text/plain"}, "'text/plain', expected application/json"),
+    ],
+)
+def test_json_that_is_sent_as_another_type_is_told_which_type_is_expected(
+    server: LiveServer, headers: dict[str, str], words: str
+) -> None:
+    """The first is what curl sends with -d where no header is given."""
+    response = server.http.post(PATH, content=b'{"prompt": "a"}', headers=headers)
+    assert response.status_code == 415
+    assert words in response.json()["error"]["message"]
+
+
 def test_a_missing_body_is_refused(server: LiveServer) -> None:
     response = server.http.post(PATH)
     assert response.status_code == 400

@@ -24,6 +24,14 @@ def test_the_served_model_is_listed(server: LiveServer) -> None:
     assert server.http.get("/v1/models/another").status_code == 404
 
 
+def test_a_path_that_no_route_has_is_answered_with_those_there_are(server: LiveServer) -> None:
+    response = server.http.get("/api/generate")
+    assert response.status_code == 404
+    routes = response.json()["error"]["message"].partition("expected one of ")[2].split(", ")
+    assert {"/v1/models/{name}", "/v1/streams/{id}", "/v1/chat/completions"} <= {*routes}
+    assert len(routes) == len({*routes})
+
+
 def test_health_says_why_requests_are_not_taken(chat_model: Path) -> None:
     with live_server(chat_model) as live:
         assert live.http.get("/health").json() == {"status": "ok", "reason": ""}

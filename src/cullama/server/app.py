@@ -47,12 +47,13 @@ def create_app(service: Service, rules: AccessRules, prefix: str = "") -> ASGIAp
     )
     app.state.service = service
     app.state.figures = metrics.Figures(service.engine)
-    app.state.paths = [
-        f"{prefix}{route.path}"
+    paths = [
+        f"{prefix}{route.path.replace(':path', '')}"
         for router in ROUTERS
         for route in router.routes
         if isinstance(route, APIRoute) and route.include_in_schema
     ]
+    app.state.paths = [*dict.fromkeys(paths)]  # each once, where it has several methods
     for router in ROUTERS:
         app.include_router(router, prefix=prefix)
     handlers: dict[Any, Any] = {

@@ -6,6 +6,7 @@ GRACE_SECONDS. A second signal ends everything at once.
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import socket
@@ -29,6 +30,8 @@ from .process.engine import RemoteEngine
 from .process.messages import Load
 
 __all__ = ["LOOPBACK", "AccessRules", "is_loopback", "listen", "open_service", "serve"]
+
+log = logging.getLogger("cullama.server")
 
 GRACE_SECONDS = 30
 BACKLOG = 2048
@@ -133,6 +136,12 @@ def serve(service: Service, listener: Listener, rules: AccessRules, prefix: str 
     def stop(*signal_and_frame: object) -> None:
         if server.should_exit and signal_and_frame:
             os._exit(130)  # the engine process ends with this one
+        if server.server_state.tasks:
+            log.warning(
+                "answers that are being written may end, for up to %d s; another Ctrl-C (or "
+                "SIGTERM) ends them now",
+                GRACE_SECONDS,
+            )
         server.should_exit = True
 
     service.engine.on_failure = stop

@@ -116,6 +116,10 @@ async def answer_http_error(request: Request, error: Exception) -> Response:
 async def answer_invalid(request: Request, error: Exception) -> Response:
     """Answer a body or query that does not have the route's fields and types."""
     assert isinstance(error, RequestValidationError)
+    if isinstance(error.body, bytes):  # it was not read as JSON, though it is
+        sent = request.headers.get("content-type")
+        words = f"the Content-Type is {sent[:80]!r}" if sent else "there is no Content-Type"
+        return ApiError(415, f"{words}, expected application/json").response()
     found = error.errors()
     # Where one of several types was expected, each has its error: that of the right type counts.
     first = next((each for each in found if not each["type"].endswith("_type")), found[0])
