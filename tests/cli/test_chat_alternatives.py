@@ -24,6 +24,11 @@ def test_a_place_is_two_lines() -> None:
     ]
 
 
+def test_what_was_drawn_although_improbable_is_not_shown_as_impossible() -> None:
+    rare = UncertainToken(0, "", Candidate(7, " Oslo", 0.0004), (LYON,))
+    assert next(alternative_lines([rare])) == '  1  " Oslo" <1%'
+
+
 @pytest.mark.parametrize(("text", "place", "token"), [("1a", 5, 8), ("1 b", 5, 9), ("2a", 9, 8)])
 def test_a_choice_names_a_place_and_a_token(text: str, place: int, token: int) -> None:
     uncertain, candidate = chosen_alternative(PLACES, text)

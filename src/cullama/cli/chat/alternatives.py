@@ -1,7 +1,7 @@
 """Writes where an answer was least sure, for /alternatives, and reads which token is taken.
 
-    1  … the capital of France is " Paris" 62 %
-    a " the" 12 % · b " a" 8 % · c " located" 5 %
+    1  … the capital of France is " Paris" 62%
+    a " the" 12% · b " a" 8% · c " located" 5%
 
 The probabilities come from `cullama.chat.uncertain`.
 """
@@ -51,7 +51,8 @@ def chosen_alternative(
 
 
 def _shown(candidate: Candidate) -> str:
-    return f'"{_one_line(candidate.text)}" {candidate.probability:.0%}'
+    share = f"{candidate.probability:.0%}" if candidate.probability >= 0.01 else "<1%"
+    return f'"{_one_line(candidate.text)}" {share}'
 
 
 def _one_line(text: str) -> str:
