@@ -37,6 +37,13 @@ any_params = st.builds(
 )
 
 
+@pytest.mark.parametrize("name", ["top_k", "seed", "max_tokens"])
+def test_a_whole_number_that_is_expected_is_spelled_in_whole_numbers(name: str) -> None:
+    wrong: dict[str, Any] = {name: 1.5}
+    with pytest.raises(UsageError, match=r"expected a whole number from 0 to [0-9,]+( or none)?$"):
+        SamplingParams(**wrong)
+
+
 def test_minus_one_means_what_it_means_elsewhere() -> None:
     assert SamplingParams(top_k=-1) == SamplingParams(top_k=0)
     assert SamplingParams(seed=-1) == SamplingParams(seed=None)

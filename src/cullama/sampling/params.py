@@ -169,10 +169,9 @@ def _checked_number(name: str, value: Any) -> Any:
     if not fits or not low <= value <= high:  # NaN is in no range
         number = "a whole number" if kind is int else "a number"
         above = "above 0" if low == math.ulp(0) else f"from {low:,.6g}"
+        below = f"to {high:,}" if kind is int else f"to {high:,.16g}"
         none = ", or none" if getattr(SamplingParams, name) is None else ""
-        raise UsageError(
-            f"{name} is {_short(value)}, expected {number} {above} to {high:,.16g}{none}"
-        )
+        raise UsageError(f"{name} is {_short(value)}, expected {number} {above} {below}{none}")
     return _plain(value)
 
 
