@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from command_line import CommandLine, Ended
 
-from cullama.cli.system_errors import describe
+from cullama.cli import run
+from cullama.cli.system_errors import OUT_OF_MEMORY, describe
 
 STORY = ("story", "-q", "-n", "3")
 
@@ -183,3 +184,23 @@ def test_threads_that_cannot_be_started_are_named(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(threading.Thread, "start", start)
     with pytest.raises(HostMemoryError, match=r"no more threads, expected 1; lower threads"):
         ThreadPool(2).execute([lambda: None, lambda: None])
+
+
+# --- libraries that the limit of memory leaves no room for
+
+
+def test_a_library_that_cannot_be_mapped_is_one_line_and_any_other_import_error_is_raised(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(message: str) -> None:
+        def main(*arguments: object, **options: object) -> None:
+            raise ImportError(message)
+
+        monkeypatch.setattr("cullama.cli.cli.main", main)
+
+    fail("tokenizers.abi3.so: failed to map segment from shared object")
+    assert run([]) == 1
+    assert capsys.readouterr().err == f"cullama: {OUT_OF_MEMORY}\n"
+    fail("no module named tokenizers")
+    with pytest.raises(ImportError, match="no module"):
+        run([])

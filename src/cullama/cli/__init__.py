@@ -14,7 +14,7 @@ import click
 
 from .. import __version__
 from ..errors import CullamaError
-from .system_errors import describe
+from .system_errors import OUT_OF_MEMORY, describe, lacks_memory
 
 COMMANDS = (
     "chat",
@@ -41,6 +41,16 @@ class CommandGroup(click.Group):
             return None
         command: click.Command = import_module(f".{name}", __name__).command
         return command
+
+    def resolve_command(
+        self, context: click.Context, arguments: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = arguments[0]
+        if name in COMMANDS or name.startswith("-"):
+            return super().resolve_command(context, arguments)
+        from .dialect import no_such_command
+
+        raise click.UsageError(no_such_command(name, COMMANDS), context)
 
 
 @click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"]})
@@ -90,6 +100,10 @@ def _run(arguments: list[str] | None) -> int:
         message = describe(error)
         _discard(sys.stdout)
         return _print_error(message, 1)
+    except ImportError as error:
+        if not lacks_memory(error):
+            raise
+        return _print_error(OUT_OF_MEMORY, 1)
     return code if isinstance(code, int) else 0
 
 

@@ -1,8 +1,9 @@
-"""Answers options of other programs, llama.cpp's above all, with those used here."""
+"""Answers options and commands of other programs, llama.cpp's and Ollama's, with ours."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from difflib import get_close_matches
 from types import MappingProxyType
 
 _CUDA = "--backend cuda, which takes all layers"
@@ -34,6 +35,21 @@ ELSEWHERE = MappingProxyType(
         "--gpu-memory-utilization": "--cache-tokens",
     }
 )
+COMMANDS_ELSEWHERE = MappingProxyType(
+    {
+        "run": "chat, with -m MODEL",
+        "cli": "chat",
+        "generate": "story",
+        "complete": "story",
+        "server": "serve",
+        "list": "models",
+        "ls": "models",
+        "rm": "models --remove NAME",
+        "download": "pull",
+        "convert": "quantize",
+        "perplexity": "eval perplexity",
+    }
+)
 
 
 def answer(arguments: Sequence[str]) -> str | None:
@@ -43,3 +59,13 @@ def answer(arguments: Sequence[str]) -> str | None:
         if name in ELSEWHERE:
             return f"{name} is an option of other programs; here it is {ELSEWHERE[name]}"
     return None
+
+
+def no_such_command(name: str, commands: Collection[str]) -> str:
+    """Return what to say of a command that does not exist: the one that was meant, or all."""
+    if name in COMMANDS_ELSEWHERE:
+        return f"there is no command {name!r}; here it is {COMMANDS_ELSEWHERE[name]}"
+    near = get_close_matches(name, commands, 1)
+    if near:
+        return f"there is no command {name!r}; did you mean {near[0]}?"
+    return f"there is no command {name!r:.80}, expected one of {', '.join(commands)}"

@@ -10,6 +10,8 @@ OUT_OF_MEMORY = (
     "the limit (ulimit -v, or the container's)"
 )
 
+# What the loader says of a library that the limit of memory leaves no room for.
+NO_ROOM_FOR_LIBRARY = ("failed to map segment", "cannot allocate memory", "Cannot allocate memory")
 
 # What a full or broken disk answers, or a file that may not grow; an error has no name of it.
 OF_WRITES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
@@ -26,6 +28,11 @@ def describe(error: OSError | MemoryError) -> str:
     if error.errno in OF_WRITES and _output_fails_with(error.errno):
         return f"cannot write the output: {reason}"
     return f"the system refused something: {reason} ({errno.errorcode.get(error.errno or 0, '?')})"
+
+
+def lacks_memory(error: ImportError) -> bool:
+    """Whether a library could not be loaded for lack of memory."""
+    return any(words in str(error) for words in NO_ROOM_FOR_LIBRARY)
 
 
 def _output_fails_with(number: int) -> bool:

@@ -173,10 +173,18 @@ def _check_room(size: int, is_mapped: bool) -> None:
 
 
 def _no_room(size: int, available: int) -> HostMemoryError:
+    if available < size:
+        found = f"{_size(available)} of memory are free; close other programs"
+    else:  # it was refused all the same
+        found = "the system gives no more; raise the limit (ulimit -v, or the container's)"
     return HostMemoryError(
-        f"the weights need {size / 1e9:.1f} GB, and {available / 1e9:.1f} GB of memory are free; "
-        "close other programs, take a type of fewer bits (dtype, --dtype q8_0) or a smaller model"
+        f"the weights need {_size(size)}, and {found}, take a type of fewer bits (dtype, "
+        "--dtype q8_0) or a smaller model"
     )
+
+
+def _size(size: int) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:,.1f} MB"
 
 
 def _zeros(shape: tuple[int, ...], dtype: np.dtype) -> HostArray:
