@@ -80,7 +80,9 @@ def test_answers_that_are_being_written_end_after_a_signal_and_no_new_ones_begin
             next(lines)
             process.send_signal(signal.SIGTERM)
             assert process.stderr is not None
-            assert "may end, for up to 30 s; another Ctrl-C" in process.stderr.readline()
+            device, note = process.stderr.readline(), process.stderr.readline()
+            assert "· cpu ·" in device
+            assert "may end, for up to 30 s; another Ctrl-C" in note
             rest = [line for line in lines if line]
             assert rest[-1] == "data: [DONE]"
             assert '"finish_reason":"length"' in rest[-2]

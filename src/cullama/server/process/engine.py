@@ -286,6 +286,7 @@ class RemoteEngine(EngineClient):
         elif isinstance(message, Ready):
             self._capacity, self.description = message.capacity, message.description
             self.status = Status("ready")
+            log.info("%s", message.description)
             for id, running in self._running.items():
                 self._child.send(Submit(id, running.request))
         elif isinstance(message, Refused):
