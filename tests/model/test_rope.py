@@ -338,6 +338,23 @@ def test_the_original_context_is_the_model_s_where_it_is_not_told() -> None:
     assert rope.scaling == Llama3Scaling(8.0, 1.0, 4.0, 8192)
 
 
+@pytest.mark.parametrize(
+    "kind", [{"type": "yarn", "factor": 4.0}, {"type": "llama3", **LLAMA3_SETTINGS}]
+)
+@pytest.mark.parametrize("inside", [{}, {"original_max_position_embeddings": 128}])
+def test_an_original_context_beside_the_scaling_precedes_the_one_inside(
+    kind: dict[str, Any], inside: dict[str, Any]
+) -> None:
+    """As in transformers 5."""
+    scaling = rope_of(
+        original_max_position_embeddings=32,
+        max_position_embeddings=512,
+        rope_scaling={**kind, **inside},
+    ).scaling
+    assert isinstance(scaling, YarnScaling | Llama3Scaling)
+    assert scaling.original_context == 32
+
+
 def test_two_spellings_that_disagree_are_refused() -> None:
     linear = {"rope_type": "linear", "factor": 2.0}
     assert rope_of(rope_parameters=linear, rope_scaling=linear).scaling == LinearScaling(2.0)
@@ -405,6 +422,21 @@ def rope_of_gguf(divisors: tuple[float, ...] | None = None, **values: Any) -> Ro
     metadata = {f"llama.{name.replace('__', '.')}": value for name, value in values.items()}
     fields = Fields(Path("x.gguf"), {"llama.context_length": 64, **metadata}, prefix="llama.")
     return Rope.from_gguf(fields, divisors)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("rope.scaling.factor", np.array([1.0, 2.0])),
+        ("rope.scaling.factor", np.array([0.0])),
+        ("rope.scaling.factor", False),
+        ("rope.freq_base", 1e-300),  # its frequencies are infinite
+        ("rope.freq_base", 0.0),
+    ],
+)
+def test_a_gguf_with_a_field_of_another_kind_or_range_is_refused(name: str, value: Any) -> None:
+    with pytest.raises(ModelFileError, match=rf"x.gguf: llama.{name} is .*, expected a number"):
+        rope_of_gguf(**{name.replace(".", "__"): value})
 
 
 LINEAR4 = Rope(10_000.0, LinearScaling(4.0))

@@ -23,6 +23,7 @@ from ..files.regular_file import short_repr
 SPELLINGS = ("rope_parameters", "rope_scaling")
 KINDS = ("default", "linear", "dynamic", "yarn", "llama3")
 GGUF_KINDS = ("none", "linear", "yarn")
+CONTEXT = "max_position_embeddings"
 MIN_THETA = 1e-3  # models have 1e4 and more; far below 1, angles overflow float32
 
 
@@ -106,7 +107,8 @@ class Rope:
             UnsupportedModelError: a scaling that is not implemented.
             ModelFileError: a field of the wrong kind or range.
         """
-        theta, scaling = fields.number("rope.freq_base", 10000.0), _gguf_scaling(fields)
+        theta = fields.number("rope.freq_base", 10000.0, low=MIN_THETA)
+        scaling = _gguf_scaling(fields)
         factor = fields.number("rope.scaling.attn_factor", 1.0)
         if isinstance(scaling, YarnScaling):
             factor *= scaling.attention_factor
@@ -197,17 +199,23 @@ def _scaling(settings: Fields, model: Fields) -> Scaling | None:
         low, high = settings.number("low_freq_factor"), settings.number("high_freq_factor")
         if low >= high:
             settings.fail("low_freq_factor", f"less than high_freq_factor, which is {high:g}")
-        context = model.integer("max_position_embeddings", 8192)
-        original = settings.integer("original_max_position_embeddings", context)
+        original = _original_context(settings, model, 8192)
         return Llama3Scaling(settings.number("factor"), low, high, original)
     if kind == "yarn":
         return _yarn(settings, model)
     raise _unsupported(settings, f"{settings.group_name}rope_type", kind, KINDS)
 
 
+def _original_context(settings: Fields, model: Fields, default: int) -> int:
+    """Return the context before it was stretched; a field beside the scaling's precedes the one
+    inside, as in transformers 5."""
+    name, context = "original_max_position_embeddings", model.integer(CONTEXT, default)
+    return model.integer(name, settings.integer(name, context))
+
+
 def _yarn(settings: Fields, model: Fields) -> YarnScaling:
-    context = model.integer("max_position_embeddings", 2048)
-    original = settings.integer("original_max_position_embeddings", context)
+    context = model.integer(CONTEXT, 2048)
+    original = _original_context(settings, model, context)
     fast = settings.number("beta_fast", 32.0)
     slow = settings.number("beta_slow", 1.0)
     return YarnScaling(
@@ -250,7 +258,8 @@ def _gguf_scaling(fields: Fields) -> Scaling | None:
         return None
     found = fields.values.get(f"{fields.prefix}{name}")
     # llama.cpp takes a factor of 0 for none.
-    factor = 1.0 if found == 0 and found is not False else fields.number(name or names[0])
+    is_zero = type(found) in (int, float) and found == 0
+    factor = 1.0 if is_zero else fields.number(name or names[0])
     if kind != "yarn":
         return LinearScaling(factor)
     original = fields.integer("rope.scaling.original_context_length", 0, low=0)

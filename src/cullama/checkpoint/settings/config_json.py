@@ -21,7 +21,7 @@ CONFIG_JSON_RULES: tuple[Rule, ...] = (
     rule(
         "obeyed",
         "positions, see What runs",
-        "rope_theta rope_scaling rope_parameters",
+        "rope_theta rope_scaling rope_parameters original_max_position_embeddings",
     ),
     rule("obeyed", "biases (Qwen2 has those of q, k and v always)", "attention_bias mlp_bias"),
     rule(
@@ -208,7 +208,7 @@ CONFIG_JSON_RULES: tuple[Rule, ...] = (
         "harmless",
         "lengths of training or of a tokenizer; max_position_embeddings counts",
         "max_sequence_length seq_length max_seq_len model_max_length tokenizer_model_max_length"
-        " original_max_position_embeddings max_length",
+        " max_length",
     ),
     rule(
         "harmless",
