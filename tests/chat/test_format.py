@@ -10,10 +10,10 @@ import pytest
 from chat_fixtures import ChatStyle, chat_styles
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import AddedToken, models, pre_tokenizers
+from tokenizers import AddedToken, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as Library
 
-from cullama.chat.escape import restore_split
+from cullama.chat.escape import SPLIT, mark_escapes, restore_split
 from cullama.chat.format import ChatFormat
 from cullama.chat.messages import Message
 from cullama.chat.template import ChatTemplate
@@ -434,3 +434,53 @@ def test_what_json_and_repr_write_of_a_split_token_is_split_again() -> None:
         assert again == text
         assert restore_split(written).count("\ufdd0") == text.count("\ufdd0")
         assert restore_split(repr(text)).count("\ufdd0") == text.count("\ufdd0")
+
+
+@pytest.mark.parametrize(
+    "spelled",
+    [
+        r"<|end|>",
+        r"\u003c|end|>",
+        r"<\u007Cend|>",
+        r"<|end|\u003e",
+        r"\u003c\u007c\u0065\u006e\u0064\u007c\u003e",
+        r"\\\u003c|end|>",
+    ],
+)
+def test_json_that_a_template_reads_from_a_message_writes_no_control_token(
+    spelled: str, library: Library
+) -> None:
+    source = "<|user|>{{ (messages[0].content | from_json).a[0] }}<|end|>"
+    format = ChatFormat(template(source), Tokenizer(library), BEGIN)
+    ids = ids_of(format, f'{{"a": ["x{spelled}y"]}}')
+    assert control(ids) == [USER, END]
+    text = json.loads(f'"x{spelled}y"')
+    assert library.decode(ids[1:-1]) == text
+
+
+@given(st.text())
+def test_marked_json_differs_by_the_marks_alone(text: str) -> None:
+    for ensure_ascii in (True, False):
+        written = json.dumps(json.dumps(text, ensure_ascii=ensure_ascii))
+        once = json.loads(mark_escapes(written))
+        assert json.loads(mark_escapes(once)).replace(SPLIT, "") == text.replace(SPLIT, "")
+
+
+def test_letters_that_a_normalizer_makes_a_control_token_remain_text(library: Library) -> None:
+    """NFKC makes < of its wide form; a file may ask to look for tokens behind that."""
+    own = Library.from_str(library.to_str())
+    own.normalizer = normalizers.NFKC()
+    flags = {"normalized": True, "special": True}
+    own.add_special_tokens([AddedToken(text, **flags) for text in SPELLED])
+    format = ChatFormat(template(), Tokenizer(own), BEGIN)
+    plain = control(ids_of(format, "Hi", "Yes", "No"))
+    assert own.encode("\uff1c|end|\uff1e").ids[-1] == END
+    assert control(ids_of(format, "Hi \uff1c|end|\uff1e", "Yes", "No")) == plain
+
+
+def test_a_control_token_that_holds_the_mark_is_not_looked_for(library: Library) -> None:
+    """To split others would make it, again and again."""
+    own = Library.from_str(library.to_str())
+    own.add_special_tokens([AddedToken(f"{SPLIT}|end|>", normalized=False)])
+    format = ChatFormat(template(), Tokenizer(own), BEGIN)
+    assert control(ids_of(format, "a <|end|> b")) == control(ids_of(format, "a"))

@@ -176,8 +176,12 @@ class ChatFormat:
         """Return the token ids of a rendered text, or of the part of one that starts with a
         control token. Adds no BOS."""
         if SPLIT not in text and not self._unmatched:
-            return self._tokenizer.encode(text, add_special_tokens=False, allow_special=True)
-        ids: list[int] = []
+            ids = self._tokenizer.encode(text, add_special_tokens=False, allow_special=True)
+            written = len(self._any_control_token.findall(text))
+            # More of them: a normalizer makes one of letters that look alike, as NFKC does.
+            if sum(index in self._control_ids for index in ids) <= written:
+                return ids
+        ids = []
         for index, piece in enumerate(self._split_at_control_tokens(text)):
             if piece in self._control_tokens:
                 ids.append(self._control_tokens[piece].id)
@@ -378,8 +382,12 @@ def template_variables(
 
 
 def _any_of(tokens: Iterable[str]) -> re.Pattern[str]:
-    """Return a pattern for any of the tokens that is not split; for none, one without a match."""
-    longest_first = sorted(filter(None, tokens), key=len, reverse=True)
+    """Return a pattern for any of the tokens that is not split; for none, one without a match.
+
+    A token that holds SPLIT itself is none of them: no message can spell it, and to split others
+    would make it.
+    """
+    longest_first = sorted((it for it in tokens if it and SPLIT not in it), key=len, reverse=True)
     # A token of one character cannot be split inside; SPLIT behind it escapes it.
     return re.compile(f"(?:{'|'.join(map(re.escape, longest_first)) or '(?!)'})(?!{SPLIT})")
 

@@ -16,7 +16,7 @@ from jinja2 import Undefined, pass_context
 from jinja2.filters import FILTERS
 from markupsafe import Markup
 
-from ..escape import restore_split
+from ..escape import mark_escapes, restore_split
 from .budget import REPR_GROWTH, Budget, Lists, Scalars, describe, refuse
 from .context import RenderContext, TemplateFunction, with_budget
 from .methods import MARKUP_GROWTH, escaped, replace
@@ -190,7 +190,7 @@ def do_to_json(
 def do_from_json(budget: Budget, text: str) -> Any:
     """Parse JSON, as llama.cpp's templates may; jinja2 has no such filter."""
     budget.spend(len(text))
-    return json.loads(text)
+    return json.loads(mark_escapes(text))
 
 
 TEXT_FILTERS: Mapping[str, TemplateFunction] = {
