@@ -166,9 +166,23 @@ def test_more_pieces_than_any_model_has_are_refused(monkeypatch: pytest.MonkeyPa
 def test_a_file_that_is_too_large_is_not_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(older_tokenizers, "MAX_FILE_BYTES", len(BPE) - 1)
+    monkeypatch.setattr(older_tokenizers, "MAX_MODEL_BYTES", len(BPE) - 1)
     with pytest.raises(ModelFileError, match="holds more than"):
         load_tokenizer(model_folder(tmp_path))
+
+
+def test_a_model_of_millions_of_fields_is_refused_before_they_are_read(tmp_path: Path) -> None:
+    content = TRAINER + b"\x48\0" * (12 << 20)  # a field of two bytes that means nothing here
+    with pytest.raises(ModelFileError, match="holds more than 16,777,216 bytes"):
+        load_tokenizer(model_folder(tmp_path, content))
+
+
+def test_the_time_for_a_row_of_spaces_is_not_its_square(tmp_path: Path) -> None:
+    """Of a model that drops them; a quarter of an hour for this row where they are searched for
+    from each of them."""
+    tokenizer = load_tokenizer(model_folder(tmp_path, "bpe_spaces"))
+    spaces = " " * 500_000
+    assert tokenizer.encode(f"{spaces}a{spaces}b{spaces}").ids == tokenizer.encode("a b").ids
 
 
 @settings(max_examples=300)

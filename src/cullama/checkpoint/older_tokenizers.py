@@ -40,6 +40,7 @@ from .tokenizer_probe import MAX_TOKEN_ID, UnsafeTokenizerError, check
 VOCABULARY, MERGES, SENTENCEPIECE = "vocab.json", "merges.txt", "tokenizer.model"
 
 MAX_FILE_BYTES = 64 << 20
+MAX_MODEL_BYTES = 16 << 20  # of tokenizer.model, read field by field; known ones have up to 5 MB
 MAX_VALUES = 1 << 21
 
 # How the tokenizer classes of transformers that read vocab.json split a text, by GGUF's names;
@@ -75,17 +76,17 @@ def build_older(folder: Path) -> tuple[Path, Tokenizer]:
             f"{folder}: has no tokenizer.json, nor {VOCABULARY} with {MERGES}, nor "
             f"{SENTENCEPIECE}; give token ids, or add the file the model came with"
         )
-    content = _read(model, "a SentencePiece model")
+    content = _read(model, "a SentencePiece model", MAX_MODEL_BYTES)
     # transformers 4 encodes behind control tokens in another way where this is false.
     is_legacy = config.flag("legacy", True)
     return model, _sentencepiece(model, parse_model(model, content), is_legacy)
 
 
-def _read(path: Path, what: str) -> bytes:
+def _read(path: Path, what: str, max_bytes: int = MAX_FILE_BYTES) -> bytes:
     with open_regular_file(path, what) as file:
-        content = file.read(MAX_FILE_BYTES + 1)
-    if len(content) > MAX_FILE_BYTES:
-        raise ModelFileError(f"{path}: holds more than {MAX_FILE_BYTES:,} bytes, expected fewer")
+        content = file.read(max_bytes + 1)
+    if len(content) > max_bytes:
+        raise ModelFileError(f"{path}: holds more than {max_bytes:,} bytes, expected fewer")
     return content
 
 
@@ -154,8 +155,9 @@ def _sentencepiece(path: Path, model: SentencePieceModel, is_legacy: bool) -> To
     if model.charsmap:
         before.append(_charsmap(path, model.charsmap))
     if model.removes_spaces:
-        before.append(normalizers.Replace(Regex(r"\A +| +\z"), ""))
+        # In this order: a search for all spaces at the end takes the square of a row of them.
         before.append(normalizers.Replace(Regex(" {2,}"), " "))
+        before.append(normalizers.Replace(Regex(r"\A | \z"), ""))
     own = tokenizer.normalizer
     assert own is not None, "spaces are written by it"
     if not is_legacy and model.has_dummy_prefix:
