@@ -117,6 +117,11 @@ def test_control_tokens_are_one_id_each_wherever_they_are_named(place: str, tmp_
     assert ids_of(folder(tmp_path, **PLACES[place])) == WHOLE
 
 
+def test_a_role_without_a_token_is_passed_over(tmp_path: Path) -> None:
+    config = {"tokenizer_class": FAST, "bos_token": "", "unk_token": {"content": ""}}
+    assert ids_of(folder(tmp_path, config), "a") == letters("a")
+
+
 def test_flags_are_those_of_the_settings(tmp_path: Path) -> None:
     decoder = {"258": token("<|im_start|>", rstrip=True), "259": token("<|im_end|>", lstrip=True)}
     unflagged = (("<|im_start|>", False), ("<|im_end|>", False))

@@ -70,6 +70,7 @@ class TokenizerSettings:
         named = [
             (role, _token(content, {**_flags_of(special, role), **_flags_of(config, role)}))
             for role, content in folder_names(folder).items()
+            if content  # an empty one names no token
         ]
         named += [it for fields in (special, config) for it in _additional(fields)]
         has_prefix = "add_prefix_space" in config
