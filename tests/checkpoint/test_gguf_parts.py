@@ -11,7 +11,9 @@ import pytest
 from split_gguf import part_name, split_gguf, write_gguf
 
 from cullama import LLM, SamplingParams
+from cullama.checkpoint import gguf_parts
 from cullama.checkpoint.checkpoint import Checkpoint
+from cullama.checkpoint.gguf_file import GgufFile
 from cullama.checkpoint.opening import open_checkpoint
 from cullama.errors import ModelFileError, ModelNotFoundError
 
@@ -49,6 +51,22 @@ def test_any_part_opens_the_whole_model(
         assert_same(checkpoint, open_checkpoint(whole))
         assert checkpoint.path == parts[0]
         assert checkpoint.files == tuple(parts)
+
+
+def test_what_a_part_says_is_dropped_before_the_next_is_read(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A header may take a hundred megabytes, and a model may have thousands of parts."""
+    opened: list[GgufFile] = []
+
+    def open_part(path: Path) -> GgufFile:
+        assert not any(file.metadata for file in opened[2:])
+        opened.append(GgufFile(path))
+        return opened[-1]
+
+    monkeypatch.setattr(gguf_parts, "GgufFile", open_part)
+    [*_, last] = split_gguf(whole, tmp_path, shares=(2, 2, 2, 2))
+    assert len(gguf_parts.GgufModel(last).files) == len(opened) == 5
 
 
 def test_a_split_model_writes_what_the_whole_one_writes(whole: Path, tmp_path: Path) -> None:

@@ -86,11 +86,13 @@ def _parts(file: GgufFile) -> list[GgufFile]:
             raise ModelFileError(
                 f"{file.path}: part {number} of {count} is missing, expected {path.name} beside it"
             )
-    parts = [file if path == file.path else GgufFile(path) for path in paths]
-    for number, part in enumerate(parts, 1):
+    parts: list[GgufFile] = []
+    for number, path in enumerate(paths, 1):
+        part = file if path == file.path else GgufFile(path)
         _check_place(part, number, count)
-        if part is not parts[0]:  # kept: only what was checked
+        if parts:  # one after the other, so that only a few headers are in memory at once
             part.metadata.clear()
+        parts.append(part)
     return parts
 
 

@@ -36,7 +36,8 @@ LOG = logging.getLogger("cullama")
 
 
 def open_safetensors(folder: Path) -> Checkpoint:
-    """Open the model in a folder; no weights are read yet.
+    """Open the model in a folder; no weights are read yet, except for those of an embedding and an
+    output matrix that config.json ties, to compare them.
 
     Raises:
         ModelNotFoundError: config.json or the weights are missing.
