@@ -19,6 +19,7 @@ from ..files.fields import Fields
 from ..files.regular_file import short_repr
 from ..files.tensor import HostArray, StoredTensor
 from ..model.config import ModelConfig
+from ..model.which_family import family_of_gguf
 from .checkpoint import Checkpoint, most_common_dtype
 from .gguf_parts import GgufModel
 from .names import huggingface_name, is_query_or_key, select_tensors
@@ -33,6 +34,13 @@ if TYPE_CHECKING:
 ROPE_DIVISORS = "rope_freqs.weight"
 _EVERY_DIVISORS = re.compile(r"(?:blk\.[0-9]+\.)?rope_freqs\.weight")
 MAX_DIVISORS = 1 << 16  # known models have 64: one for each rotated pair of a head
+
+# What files of other kinds say in `general.type`, and what to do with them.
+_OTHER_KINDS = {
+    "adapter": ("a LoRA adapter", "merge it into its base model (llama.cpp's export-lora)"),
+    "mmproj": ("a projector of images", "give the file of the language model beside it"),
+    "imatrix": ("an importance matrix", "give the file of the model"),
+}
 
 
 def open_gguf(path: Path) -> Checkpoint:
@@ -51,9 +59,9 @@ def open_gguf(path: Path) -> Checkpoint:
         return build_tokenizer(file.metadata, file.path)
 
     _refuse_other_kinds(file)
+    _check_metadata(path, file.metadata)  # first: what it refuses may have other sizes, too
     shapes = {name: tensor.shape for name, tensor in file.tensors.items()}
     config = ModelConfig.from_gguf(path, file.metadata, shapes, _rope_divisors(file))
-    _check_metadata(path, file.metadata, config)
     tensors = _needed_tensors(file, config)
     return Checkpoint(
         path=path,
@@ -70,13 +78,12 @@ def open_gguf(path: Path) -> Checkpoint:
 
 
 def _refuse_other_kinds(file: GgufModel) -> None:
-    """Refuse by its name what is of a known architecture and yet no model that cullama runs."""
-    name = Fields(file.path, file.metadata).text("general.architecture", "")
-    experts = Fields(file.path, file.metadata, prefix=f"{name}.").integer("expert_count", 0, low=0)
-    if experts > 1:
+    """Refuse by its name what is of a known architecture and yet no model."""
+    kind = Fields(file.path, file.metadata).text("general.type", "model")
+    if kind in _OTHER_KINDS:
+        what, remedy = _OTHER_KINDS[kind]
         raise UnsupportedModelError(
-            f"{file.path}: {name}.expert_count is {experts}: a mixture of experts, which cullama "
-            "does not run; take a dense model"
+            f"{file.path}: general.type is {kind!r}: {what}, expected a model; {remedy}"
         )
     if not file.tensors and "tokenizer.ggml.model" in file.metadata:
         raise UnsupportedModelError(
@@ -84,10 +91,11 @@ def _refuse_other_kinds(file: GgufModel) -> None:
         )
 
 
-def _check_metadata(path: Path, metadata: Mapping[str, Any], config: ModelConfig) -> None:
+def _check_metadata(path: Path, metadata: Mapping[str, Any]) -> None:
     """Refuse metadata that change what the model computes, and warn of others that may."""
+    family = family_of_gguf(path, metadata)
     for prefix, rules in (
-        (f"{config.family.gguf_name}.", GGUF_MODEL_RULES),
+        (f"{family.gguf_name}.", GGUF_MODEL_RULES),
         ("tokenizer.ggml.", GGUF_TOKENIZER_RULES),
         ("general.sampling.", GGUF_SAMPLING_RULES),
     ):

@@ -6,6 +6,7 @@ them, and those that are bookkeeping.
 
 from __future__ import annotations
 
+from ...model.which_family import EXPERT_COUNTS, EXPERTS, PARTS
 from .verdict import Rule, rule
 
 CONFIG_JSON_RULES: tuple[Rule, ...] = (
@@ -41,18 +42,8 @@ CONFIG_JSON_RULES: tuple[Rule, ...] = (
         "quantised weights, named by their method",
         "quantization_config quantization compression_config",
     ),
-    rule(
-        "refused",
-        "a mixture of experts",
-        "num_local_experts num_experts n_routed_experts moe_num_experts",
-        0,
-        1,
-    ),
-    rule(
-        "refused",
-        "a model of several parts",
-        "text_config vision_config audio_config language_config llm_config",
-    ),
+    rule("refused", EXPERTS, " ".join(EXPERT_COUNTS), 0, 1),
+    rule("refused", "a model of several parts", " ".join(PARTS)),
     rule(
         "refused",
         "an encoder, or attention to one",

@@ -6,6 +6,7 @@ for `general.type`, `general.architecture` and `general.sampling`, which are rea
 
 from __future__ import annotations
 
+from ...model.which_family import EXPERTS
 from .verdict import Rule, rule
 
 GGUF_MODEL_RULES: tuple[Rule, ...] = (
@@ -29,7 +30,7 @@ GGUF_MODEL_RULES: tuple[Rule, ...] = (
         " rope.scaling.yarn_beta_fast rope.scaling.yarn_beta_slow",
     ),
     rule("obeyed", "a window of all layers", "attention.sliding_window"),
-    rule("refused", "a mixture of experts", "expert_count", 0, 1),
+    rule("refused", EXPERTS, "expert_count", 0, 1),
     rule("refused", "attention to later tokens", "attention.causal", True),
     rule("refused", "another scale of attention scores", "attention.scale"
          " attention.temperature_scale attention.temperature_length attention.output_scale"),
