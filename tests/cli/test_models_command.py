@@ -151,6 +151,31 @@ def test_an_unreadable_config_is_a_problem_and_no_error(
     assert listed()["owner/odd"]["problem"]
 
 
+NESTED = '{"config_groups": ' * 980 + "1" + "}" * 980
+
+
+@pytest.mark.parametrize(
+    ("config", "problem"),
+    [
+        (
+            f'{{"architectures": ["LlamaForCausalLM"], "quantization_config": {NESTED}}}',
+            "a damaged config.json",
+        ),
+        ('{"architectures": ["\\u001b[31mX"]}', r"\x1b[31mX: not supported"),
+        (f'{{"architectures": ["{"X" * 10_000}"]}}', f"{'X' * 37}...{'X' * 38}: not supported"),
+    ],
+)
+def test_a_hostile_config_is_listed_like_any_other(
+    caches: Path,
+    cached: Callable[..., Path],
+    listed: Callable[[], dict[str, Any]],
+    config: str,
+    problem: str,
+) -> None:
+    cached("owner/odd", {**WHOLE, "config.json": config, SINGLE: "w"})
+    assert listed()["owner/odd"]["problem"] == problem
+
+
 def test_names_are_those_that_the_model_option_takes(
     caches: Path, cached: Callable[..., Path], listed: Callable[[], dict[str, Any]]
 ) -> None:

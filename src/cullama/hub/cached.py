@@ -8,7 +8,6 @@ fail to run a model that is listed here without a `problem`.
 from __future__ import annotations
 
 import difflib
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -22,8 +21,9 @@ from ..checkpoint.foreign import foreign_among
 from ..checkpoint.settings.quantization import quantised_by
 from ..errors import CullamaError, ModelError, ModelNotFoundError
 from ..files.cache_folder import cache_folder
-from ..files.fields import Fields
+from ..files.fields import Fields, load_json
 from ..files.gguf_names import first_part, is_weights, missing_parts, parts_among
+from ..files.regular_file import short_repr
 from ..model.which_family import family_of_config, kind_of
 from .cache import INDEX, MAIN, SINGLE, cached_model, cached_parts, hub_cache_folder
 from .name import HubName, quantisation_of
@@ -137,10 +137,11 @@ def _gguf_model(name: HubName, first: str, files: dict[str, CachedFileInfo]) -> 
 def _folder_model(
     name: HubName, repository: CachedRepoInfo, revision: CachedRevisionInfo, ggufs: list[Any]
 ) -> CachedModel:
-    snapshot, config = revision.snapshot_path, {}
-    with suppress(OSError, ValueError, RecursionError):
-        found = json.loads((snapshot / "config.json").read_bytes())
-        config = found if isinstance(found, dict) else {}
+    snapshot, config, problem = revision.snapshot_path, dict[str, Any](), None
+    try:
+        config = load_json(snapshot / "config.json")
+    except ModelError:
+        problem = "a damaged config.json" if (snapshot / "config.json").exists() else None
     dtype = str(config.get("dtype") or config.get("torch_dtype") or "")
     short = {"float32": " F32", "float16": " F16", "bfloat16": " BF16"}
     kind = "safetensors" + short.get(dtype, "")
@@ -150,7 +151,7 @@ def _folder_model(
         partials = (repository.repo_path / "blobs").glob("*.incomplete")
         size += sum(path.stat().st_size for path in partials)
     used = max((file.blob_last_accessed for file in revision.files), default=0.0)
-    problem = _problem(name, config, snapshot)
+    problem = problem or _problem(name, config, snapshot)
     return CachedModel(str(name), kind, size, used, snapshot, problem)
 
 
@@ -166,7 +167,8 @@ def _problem(name: HubName, config: dict[str, Any], snapshot: Path) -> str | Non
     except ModelError:
         architectures = config.get("architectures") or config.get("model_type")
         found = architectures[0] if isinstance(architectures, list) else architectures
-        return f"{found or 'no architecture'}: {kind_of(str(found), config) or 'not supported'}"
+        shown = short_repr(found)[1:-1] if isinstance(found, str) and found else "no architecture"
+        return f"{shown}: {kind_of(str(found), config) or 'not supported'}"
     if cached_model(name, must_be_complete=False) is None:
         return "incomplete"
     quantised = quantised_by(config)
