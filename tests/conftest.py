@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -27,6 +28,10 @@ from cullama.errors import DeviceUnavailableError
 Config: TypeAlias = dict[str, Any]
 Tensors: TypeAlias = dict[str, NDArray[Any]]
 WriteModel: TypeAlias = Callable[..., Path]
+
+# A shell that starts tests in the background has them ignore Ctrl-C, and with them all processes
+# that they start, where it is to be tested.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The same examples every time, on machines of any speed.
 settings.register_profile("cullama", derandomize=True, deadline=None, max_examples=50)
