@@ -124,6 +124,33 @@ def test_deterministic_scores_are_the_same_bits_in_any_batch(
     assert together == alone == in_chunks
 
 
+@pytest.mark.parametrize("limits", LIMITS, ids=LIMIT_NAMES)
+@pytest.mark.parametrize("n", [1, 3])
+def test_an_answer_that_was_begun_goes_on_the_same_and_is_scored_like_its_prompt(
+    open_llm: Open, cold: LLM, limits: dict[str, int], n: int
+) -> None:
+    llm, asked = open_llm(**limits), prompts(9)
+    params = replace(DRAWN, prompt_logprobs=2, n=n)
+    begun = [
+        (prompt, cold.generate(prompt, DRAWN).token_ids[: 1 + 2 * index])
+        for index, prompt in enumerate(asked)
+    ]
+    submitted = [
+        llm.engine.submit(
+            GenerationRequest(prompt, replace(params, max_tokens=24 - len(answer)), answer=answer)
+        )
+        for prompt, answer in begun
+    ]
+    run(llm.engine)
+    for (prompt, answer), handles in zip(begun, submitted, strict=True):
+        first, *others = [handle.read() for handle in handles]
+        assert (*answer, *first.token_ids) == cold.generate(prompt, DRAWN).token_ids
+        for output in (first, *others):
+            assert len(output.token_ids) == 24 - len(answer)
+            confirm(cold, [*prompt, *answer], [None, *output.prompt_logprobs])
+    assert is_idle(llm.engine)
+
+
 def test_a_prompt_that_is_in_the_prefix_cache_is_scored_in_full(llm: LLM, cold: LLM) -> None:
     prompt = ids(90)
     for _ in range(2):

@@ -42,8 +42,9 @@ class RequestOutput(NamedTuple):
     cached_tokens: int  # prompt tokens that were found in the prefix cache
     finish_reason: FinishReason | None  # None: more will follow
     error: Exception | None  # where the reason is "error"
-    # Of the prompt from `logprobs_start` on, where the request asked for them; empty until all are
-    # known, which they are with the first token or at the end.
+    # Of the prompt from `logprobs_start` on, and of the answer's first tokens, where the request
+    # asked for them; empty until all are known, which they are with the first new token or at the
+    # end.
     prompt_logprobs: Sequence[TokenLogprobs] = ()
 
 

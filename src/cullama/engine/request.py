@@ -32,7 +32,7 @@ class Request:
     index: int = 0  # which of the n samples
     leader: Request | None = None  # the first sample: the others wait for its prefill
     lookup: PromptLookup | None = None  # proposes draft tokens, where speculation was asked for
-    prompt_logprobs: PromptLogprobs | None = None  # where they were asked for
+    prompt_logprobs: PromptLogprobs | None = None  # of an answer's beginning, too; if asked for
     begun: int = 0  # tokens of the answer that were there before
     on_change: Callable[[], None] | None = None  # called after new tokens, and at the end
 
@@ -54,7 +54,8 @@ class Request:
     cached_tokens: int = 0  # prompt tokens found in the prefix cache when first admitted
 
     def __post_init__(self) -> None:
-        self.prompt_length = len(self.tokens) - self.begun
+        self.given_length = len(self.tokens)  # of the prompt, and of an answer's beginning
+        self.prompt_length = self.given_length - self.begun
         self.delivered = self.begun
 
     def __len__(self) -> int:
@@ -161,7 +162,7 @@ def make_requests(
     end_ids = frozenset(() if params.ignore_eos else eos_ids) | set(params.stop_token_ids)
     scored = None
     if params.prompt_logprobs is not None:
-        scored = PromptLogprobs(len(tokens) - begun, logprobs_start)
+        scored = PromptLogprobs(len(tokens), logprobs_start)
     requests: list[Request] = []
     for index in range(params.n):
         leader = requests[0] if requests else None

@@ -45,8 +45,8 @@ class PassOutput:
 
     @property
     def num_scored(self) -> int:
-        """How many of the logits, the first ones, are for tokens of the prompt."""
-        return max(0, min(self.num_logits, self.request.prompt_length - self.first_scored))
+        """How many of the logits, the first ones, are for tokens that were given."""
+        return max(0, min(self.num_logits, self.request.given_length - self.first_scored))
 
 
 class PendingPass(NamedTuple):
