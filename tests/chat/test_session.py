@@ -6,6 +6,8 @@ import asyncio
 import gc
 import json
 import math
+import signal
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +22,7 @@ from cullama.chat.messages import Content, Message
 from cullama.chat.saved import load, save
 from cullama.chat.session import Reply, Session
 from cullama.errors import ContextLengthError, CullamaError, NumericalError, UsageError
+from cullama.text.generation import submit
 
 LETTERS = range(67, 93)  # so that what a random model writes is text: see `test_letters`
 SHORT = SamplingParams(temperature=0, max_tokens=6, logit_bias=dict.fromkeys(LETTERS, 100.0))
@@ -657,6 +660,24 @@ class TestSavedConversations:
         with pytest.raises(CullamaError) as caught:
             load(llm, tmp_path / "chat.json")
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.skipif(
+    threading.current_thread() is not threading.main_thread(), reason="only it gets signals"
+)
+def test_ctrl_c_right_after_a_question_was_submitted_cancels_it(
+    llm: LLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*arguments: Any) -> Any:
+        samples = submit(*arguments)
+        signal.raise_signal(signal.SIGINT)
+        return samples
+
+    monkeypatch.setattr("cullama.chat.session.submit", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        llm.session(params=SHORT).stream("Hi")
+    gc.collect()
+    assert not llm.engine.has_work
 
 
 class TestInAnEventLoop:

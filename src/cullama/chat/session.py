@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ..engine.client import EngineClient, GenerationRequest
 from ..errors import ContextLengthError, UsageError
+from ..process.interrupts import INTERRUPTS
 from ..sampling.params import MAX_VALUE, UNLIMITED, SamplingParams
 from ..text.completion import Completion
 from ..text.generation import Stream, submit
@@ -404,8 +405,9 @@ class Reply:
         begun: BegunAnswer,
     ) -> None:
         request = GenerationRequest(prompt.token_ids, params, answer=begun.token_ids)
-        [sample] = submit(session.llm.engine, request, session.llm.tokenizer)
-        self._session, self._stream = session, Stream(sample)
+        with INTERRUPTS.deferred:  # a request without its stream could not be cancelled
+            [sample] = submit(session.llm.engine, request, session.llm.tokenizer)
+            self._session, self._stream = session, Stream(sample)
         self.messages, self.prompt, self.params = messages, prompt, params
         self.begun = begun
         self.is_open = True
