@@ -21,6 +21,7 @@ from live_server import OPTIONS
 import cullama.errors
 from cullama import LLM, SamplingParams
 from cullama.engine.client import GenerationRequest
+from cullama.engine.trace import StepRecord
 from cullama.errors import (
     ClosedError,
     ContextLengthError,
@@ -230,6 +231,28 @@ def test_a_sampled_request_is_replayed_where_the_engine_is_deterministic(
         engine.close()
 
 
+def test_a_sample_that_had_ended_is_not_generated_by_the_next_process(engine: RemoteEngine) -> None:
+    ended, other = start(engine, replace(LONG, n=2))
+    other.handle.wait()
+    ended.handle.cancel("stop")
+    os.kill(engine.pid, signal.SIGKILL)
+    generate([other])
+    assert engine.restarts == 1
+    assert engine.metrics.ended["stop"] == engine.metrics.ended["length"] == 1
+
+
+def test_an_observer_that_fails_leaves_no_request_waiting(engine: RemoteEngine) -> None:
+    def broken(record: StepRecord) -> None:
+        raise ValueError("an observer's mistake")
+
+    engine.observers.append(broken)
+    with pytest.raises(EngineUnavailableError, match="could not be served: ValueError"):
+        generate(start(engine, SamplingParams(seed=1, max_tokens=600, ignore_eos=True)))
+    engine.observers.clear()
+    engine.wait_until_ready(READY_SECONDS)
+    assert generate(start(engine, SamplingParams(max_tokens=3)))
+
+
 def test_a_request_that_ends_every_process_is_replayed_once(engine: RemoteEngine) -> None:
     stream = Stream(*start(engine, LONG))
     for restarts in range(2):
@@ -268,6 +291,8 @@ def test_a_model_that_cannot_be_loaded_is_not_tried_again(tmp_path: Path) -> Non
     with pytest.raises(ModelNotFoundError):
         engine.wait_until_ready(READY_SECONDS)
     assert engine.restarts == 0
+    assert engine.status.state == "failed"
+    assert engine.status.reason == "the engine process failed with ModelNotFoundError"
     assert eventually(lambda: failures == [1])
     engine.close()
 

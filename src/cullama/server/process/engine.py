@@ -197,7 +197,7 @@ class RemoteEngine(EngineClient):
                 }
                 for id, running in self._running.items()
                 for sample, handle in enumerate(running.handles)
-                if not handle.is_finished
+                if handle.finish_reason is None
             ]
 
     @property
@@ -212,7 +212,11 @@ class RemoteEngine(EngineClient):
         failures = 0
         while True:
             started = time.monotonic()
-            reason = self._serve()
+            try:
+                reason = self._serve()
+            except Exception as error:  # a mistake of ours; without this thread, all would wait
+                log.exception("the engine process could not be served")
+                reason = f"the engine process could not be served: {type(error).__name__}"
             how = self._child.end(patience=0.5)
             failures = 1 if time.monotonic() - started > STABLE_SECONDS else failures + 1
             with self._changed:
@@ -222,7 +226,7 @@ class RemoteEngine(EngineClient):
                 if failures >= MAX_FAILURES and self.error is None:
                     self.error = EngineUnavailableError(self.status.reason)
                 if self.error is not None:
-                    self.status = Status("failed", str(self.error))
+                    self.status = Status("failed", self.status.reason)
                     self._fail(list(self._running.values()), self._unavailable())
                     break
                 log.warning("%s; it is being restarted", self.status.reason)
@@ -242,7 +246,10 @@ class RemoteEngine(EngineClient):
             if isinstance(message, Failed):
                 if self.status.state == "loading":  # another attempt would end the same way
                     self.error = message.error
-                return str(message.error)
+                else:
+                    log.error("the engine process failed: %s", message.error)
+                # Clients are told no more: its message may name files.
+                return f"the engine process failed with {type(message.error).__name__}"
             if message is not None:
                 self._take(message)
             if message is not None or not self._running or self.status.state != "ready":
@@ -289,6 +296,9 @@ class RemoteEngine(EngineClient):
             log.info("%s", message.description)
             for id, running in self._running.items():
                 self._child.send(Submit(id, running.request))
+                for sample, handle in enumerate(running.handles):
+                    if (ended := handle.finish_reason) is not None:  # before the process did
+                        self._child.send(Cancel(id, sample, ended))
         elif isinstance(message, Refused):
             if refused := self._running.get(message.id):
                 self._fail([refused], message.error)
@@ -333,7 +343,7 @@ class RemoteEngine(EngineClient):
 
     def _forget_finished(self, id: int) -> None:
         running = self._running.get(id)
-        if running is not None and all(handle.is_finished for handle in running.handles):
+        if running is not None and all(each.finish_reason for each in running.handles):
             del self._running[id]
 
     def _cancel(self, id: int, sample: int, reason: FinishReason) -> None:

@@ -95,8 +95,8 @@ class RemoteHandle(RequestHandle):
     # --- for the engine, which holds `changed` -------------------------------------------------
 
     @property
-    def is_finished(self) -> bool:
-        return self._reason is not None
+    def finish_reason(self) -> FinishReason | None:
+        return self._reason
 
     @property
     def num_tokens(self) -> int:

@@ -74,7 +74,6 @@ class _Worker:
         self._pipe, self._inbox = pipe, inbox
         self._engine, description = _load(load, pipe)
         self._handles: dict[tuple[int, int], RequestHandle] = {}
-        self._is_prompt_told = set[tuple[int, int]]()  # its log-probabilities are sent once
         self._record: StepRecord | None = None
         self._engine.observers.append(self._observe)
         pipe.send(Ready(self._engine.capacity, description))
@@ -109,7 +108,6 @@ class _Worker:
                 return
             self._handles.update({(message.id, k): handle for k, handle in enumerate(handles)})
         elif isinstance(message, Cancel):
-            self._is_prompt_told.discard((message.id, message.sample))
             if handle := self._handles.pop((message.id, message.sample), None):
                 handle.cancel(message.reason)
         else:
@@ -129,13 +127,8 @@ class _Worker:
                 raise output.error  # nothing runs on the device until this process is replaced
             if output.error is not None:
                 output = output._replace(error=sendable(output.error))
-            if (id, sample) in self._is_prompt_told:
-                output = output._replace(prompt_logprobs=())
-            elif output.prompt_logprobs:
-                self._is_prompt_told.add((id, sample))
             if output.finish_reason is not None:
                 del self._handles[id, sample]
-                self._is_prompt_told.discard((id, sample))
             outputs.append(SampleOutput(id, sample, output))
         return outputs
 
