@@ -17,6 +17,9 @@ import httpx
 import pytest
 from command_line import CommandLine
 
+from cullama.errors import UsageError
+from cullama.server import run
+
 SECONDS = 60
 
 
@@ -89,6 +92,34 @@ def test_answers_that_are_being_written_end_after_a_signal_and_no_new_ones_begin
         with pytest.raises(httpx.ConnectError):
             httpx.get(f"{url}/health")
         assert process.wait(SECONDS) == 0
+
+
+def test_a_view_of_the_engine_does_not_keep_the_server_from_ending(chat_model: Path) -> None:
+    with serving(chat_model) as (process, url):
+        wait_until_ready(url)
+        with httpx.stream("GET", f"{url}/engine", timeout=60) as response:
+            next(response.iter_lines())
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(run.GRACE_SECONDS / 2) == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="has no other loopback addresses")
+def test_another_loopback_address_answers_to_its_own_name(chat_model: Path) -> None:
+    with serving(chat_model, "--host", "127.0.0.2") as (_, url):
+        assert url.startswith("http://127.0.0.2:")
+        wait_until_ready(url)
+
+
+def test_an_engine_that_failed_before_serving_began_ends_the_server(
+    chat_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    service = run.open_service(str(chat_model), {"backend": "cpu:numpy", "cache_tokens": 0})
+    with pytest.raises(UsageError, match="cache_tokens is 0"):
+        service.engine.wait_until_ready(SECONDS)
+    listener = run.listen("127.0.0.1", 0)
+    with listener.socket, pytest.raises(UsageError, match="cache_tokens is 0"):
+        run.serve(service, listener, run.AccessRules())
 
 
 def test_a_second_signal_ends_it_at_once(chat_model: Path) -> None:

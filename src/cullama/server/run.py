@@ -142,9 +142,11 @@ def serve(service: Service, listener: Listener, rules: AccessRules, prefix: str 
                 "SIGTERM) ends them now",
                 GRACE_SECONDS,
             )
-        server.should_exit = True
+        server.should_exit = service.is_ending = True
 
     service.engine.on_failure = stop
+    if service.engine.status.state == "failed":  # before there was anything to stop
+        stop()
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, stop)
     try:

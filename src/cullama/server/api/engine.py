@@ -25,7 +25,7 @@ async def engine(request: Request, once: bool = False) -> Response:
 
 
 async def _states(service: Service, once: bool) -> AsyncGenerator[bytes, None]:
-    while True:
+    while not service.is_ending:
         yield event(_state(service))
         if once:
             return

@@ -32,6 +32,7 @@ class Service:
 
     llm: LLM
     engine: RemoteEngine
+    is_ending: bool = False  # answers are written to their ends; what has no end stops
     started: float = field(default_factory=time.time)
     streams: StoredStreams = field(default_factory=StoredStreams)
 
