@@ -12,7 +12,7 @@ from live_server import LiveServer, live_server
 from cullama.server.app import ROUTERS
 from cullama.server.http.access import AccessRules
 
-KEYS = ("a-secret-key", "another-key")
+KEYS = ("a-secret-key", "another-key", "schlüssel")
 ORIGIN = "https://chat.example.org"
 PREFIX = "/llama"
 
@@ -49,7 +49,7 @@ def test_every_route_but_health_asks_for_the_key(guarded: LiveServer) -> None:
 
 @pytest.mark.parametrize("key", KEYS)
 def test_each_key_is_taken(guarded: LiveServer, key: str) -> None:
-    headers = {"authorization": f"Bearer {key}"}
+    headers = {b"authorization": f"Bearer {key}".encode()}
     assert guarded.http.get("/v1/models", headers=headers).status_code == 200
 
 
@@ -104,11 +104,16 @@ def test_pages_of_the_server_itself_are_not(server: LiveServer) -> None:
 def test_an_allowed_origin_may_ask_in_a_preflight_and_then_with_the_key(
     guarded: LiveServer,
 ) -> None:
-    asking = {"origin": ORIGIN, "access-control-request-method": "POST"}
+    named = "authorization, content-type, x-stainless-lang"  # as OpenAI's client in a page does
+    asking = {
+        "origin": ORIGIN,
+        "access-control-request-method": "POST",
+        "access-control-request-headers": named,
+    }
     preflight = guarded.http.options("/v1/completions", headers=asking)
     assert preflight.status_code == 204
     assert preflight.headers["access-control-allow-origin"] == ORIGIN
-    assert "Authorization" in preflight.headers["access-control-allow-headers"]
+    assert preflight.headers["access-control-allow-headers"] == named
     headers = {"origin": ORIGIN, "authorization": f"Bearer {KEYS[0]}"}
     response = guarded.http.get("/v1/models", headers=headers)
     assert response.headers["access-control-allow-origin"] == ORIGIN

@@ -29,7 +29,6 @@ SECURITY_HEADERS = {
 
 PREFLIGHT_HEADERS = {
     "Access-Control-Allow-Methods": "GET, POST, DELETE",
-    "Access-Control-Allow-Headers": "Authorization, Content-Type, Last-Event-ID",
     "Access-Control-Max-Age": "600",  # seconds
 }
 
@@ -73,7 +72,10 @@ class Access:
 
         response = self._refusal(scope, headers)
         if response is None and _is_preflight(scope, headers):
-            response = Response(status_code=204, headers=PREFLIGHT_HEADERS)
+            # Whatever headers it names: OpenAI's client sends X-Stainless-Lang and others.
+            named = headers.get("access-control-request-headers", "")
+            allowed = {**PREFLIGHT_HEADERS, "Access-Control-Allow-Headers": named}
+            response = Response(status_code=204, headers=allowed)
         await (response or self._app)(scope, receive, send_with_headers)
 
     def _refusal(self, scope: Scope, headers: Headers) -> Response | None:
@@ -101,7 +103,8 @@ class Access:
     def _has_key(self, headers: Headers) -> bool:
         scheme, _, given = headers.get("authorization", "").partition(" ")
         # All are compared, in constant time: how long it takes says nothing about a key.
-        matches = [hmac.compare_digest(given.strip().encode(), key) for key in self._keys]
+        sent = given.strip().encode("latin-1")  # as which every byte of a header was decoded
+        matches = [hmac.compare_digest(sent, key) for key in self._keys]
         return scheme.lower() == "bearer" and any(matches)
 
 
