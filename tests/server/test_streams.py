@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
 import pytest
@@ -103,6 +104,36 @@ def test_no_more_streams_are_kept_than_the_bound(
     asked = {**LONG, "stream": True, "resumable": True}
     assert server.post("/v1/completions", asked).status_code == 429
     assert server.service.engine.num_running == 0
+
+
+def test_a_stream_that_grows_beyond_the_bound_ends_with_an_error(
+    server: LiveServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stored_streams, "MAX_BYTES", 2000)
+    id, _ = begin(server, LONG, 1)
+    *answer, error, done = rest(server, id)
+    assert answer
+    assert json.loads(error.removeprefix("data: "))["error"]["code"] == "stream_too_long"
+    assert done == "data: [DONE]"
+    assert eventually(lambda: server.service.engine.num_running == 0)
+
+
+def test_who_asks_for_later_events_than_there_are_waits_for_those() -> None:
+    async def main() -> bytes:
+        more = asyncio.Event()
+
+        async def events() -> AsyncGenerator[bytes, None]:
+            yield b"data: a\n\n"
+            await more.wait()
+            yield b"data: b\n\ndata: c\n\n"
+
+        reader = stored_streams.StoredStream(events()).read(2)
+        first = asyncio.ensure_future(anext(reader))
+        await asyncio.sleep(0.01)
+        more.set()
+        return await first
+
+    assert asyncio.run(main()) == b"id: 3\ndata: c\n\n"
 
 
 def test_an_unknown_stream_and_a_resumable_answer_without_stream_are_refused(

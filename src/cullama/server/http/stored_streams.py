@@ -7,11 +7,12 @@ its end. What is kept is bounded in number and in bytes; nothing is written to d
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
-from .errors import ApiError
+from .errors import ApiError, error_object
 
 ALONE_SECONDS = 60.0
 KEPT_SECONDS = 600.0
@@ -46,7 +47,7 @@ class StoredStream:
         self._num_readers += 1
         try:
             while True:
-                new, start = self.events[start:], len(self.events)
+                new, start = self.events[start:], max(start, len(self.events))
                 if new:
                     yield b"".join(new)
                 elif self.is_ended:
@@ -65,15 +66,23 @@ class StoredStream:
         try:
             async with aclosing(events):
                 async for block in events:
-                    for event in block.split(b"\n\n")[:-1]:
-                        self.events.append(b"id: %d\n%b\n\n" % (len(self.events) + 1, event))
-                    self._num_bytes += len(block)
-                    self._wake()
+                    self._add(block)
                     if self._num_bytes > MAX_BYTES:
+                        words = (
+                            f"the answer ends here: a stored stream may have {MAX_BYTES:,} bytes"
+                        )
+                        error = {"error": error_object(words, code="stream_too_long")}
+                        self._add(b"data: %b\n\ndata: [DONE]\n\n" % json.dumps(error).encode())
                         return
         finally:
             self.is_ended, self.last_used = True, time.monotonic()
             self._wake()
+
+    def _add(self, block: bytes) -> None:
+        for event in block.split(b"\n\n")[:-1]:
+            self.events.append(b"id: %d\n%b\n\n" % (len(self.events) + 1, event))
+        self._num_bytes += len(block)
+        self._wake()
 
     def _wake(self) -> None:
         self._changed.set()
