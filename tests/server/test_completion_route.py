@@ -80,12 +80,28 @@ def test_logprobs_are_those_of_the_library_with_the_texts_offsets(
     found = answer.choices[0].logprobs
     assert found is not None
     assert expected is not None
-    assert found.token_logprobs == [each.logprob for each in expected]
+    scores = [each.logprob for each in expected]
+    assert found.token_logprobs == pytest.approx(scores, abs=1e-5)  # of another batch
     assert found.tokens is not None
     lengths = [len(token) for token in found.tokens]
     assert found.text_offset == [sum(lengths[:k]) for k in range(len(lengths))]
     assert found.top_logprobs is not None
-    assert [max(top.values()) for top in found.top_logprobs] == [e.top[0][1] for e in expected]
+    likeliest = [each.top[0][1] for each in expected]
+    assert [max(top.values()) for top in found.top_logprobs] == pytest.approx(likeliest, abs=1e-5)
+
+
+def test_offsets_in_a_stream_are_those_of_the_whole_with_control_tokens_between(
+    server: LiveServer, local: LLM
+) -> None:
+    [letter] = local.tokenizer.encode("q", add_special_tokens=False)
+    bias = {str(letter): 50, str(local.config.eos_ids[0]): 50}
+    body = {"prompt": "a", "max_tokens": 20, "seed": 1, "ignore_eos": True, "logit_bias": bias}
+    whole = server.post("/v1/completions", {**body, "logprobs": 0}).json()["choices"][0]["logprobs"]
+    assert len(set(whole["tokens"])) == 2  # both come
+    offsets: list[int] = []
+    for event in server.events("/v1/completions", {**body, "logprobs": 0}):
+        offsets += event["choices"][0]["logprobs"]["text_offset"]
+    assert offsets == whole["text_offset"]
 
 
 @pytest.mark.parametrize("max_tokens", [0, 1, 5])

@@ -5,15 +5,20 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 from live_server import LiveServer
 
+from cullama import LLM, SamplingParams
+from cullama.engine.client import GenerationRequest
+from cullama.server.api.answers import Answer
 from cullama.server.http import connection, events
-from cullama.text.generation import generate_async
+from cullama.text.generation import generate_async, submit
 
 LONG = {"prompt": "Once", "max_tokens": 4000, "ignore_eos": True}
 
@@ -116,6 +121,52 @@ def test_a_body_that_is_never_finished_is_given_up(
         b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 50\r\n\r\n{"
     )
     assert read_all(opened).startswith(b"HTTP/1.1 408")
+
+
+def test_a_stream_that_is_closed_at_its_first_event_cancels_its_samples(local: LLM) -> None:
+    request = GenerationRequest([0, 40], SamplingParams(max_tokens=100))
+    samples = submit(local.client, request, local.tokenizer)
+
+    async def main() -> None:
+        chunks = Answer(samples, 1, local.tokenizer).stream({}, lambda *_: {}, first=[{}])
+        await anext(chunks)
+        await chunks.aclose()
+
+    asyncio.run(main())
+    assert samples[0].handle.read().finish_reason == "cancelled"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("encode", "/v1/completions", {"prompt": "a", "max_tokens": 1}),
+        (
+            "conversation",
+            "/v1/chat/completions",
+            {"messages": [{"role": "user", "content": "a"}], "max_tokens": 1},
+        ),
+    ],
+)
+def test_others_are_answered_while_a_long_prompt_is_encoded(
+    server: LiveServer, monkeypatch: pytest.MonkeyPatch, method: str, path: str, body: Any
+) -> None:
+    has_begun, may_end = threading.Event(), threading.Event()
+    encode = getattr(server.service, method)
+
+    def slowly(*prompt: Any) -> Any:
+        has_begun.set()
+        assert may_end.wait(20)
+        return encode(*prompt)
+
+    monkeypatch.setattr(server.service, method, slowly)
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(server.post, path, body)
+        try:
+            assert has_begun.wait(20)
+            assert server.http.get("/health", timeout=10).status_code == 200
+        finally:
+            may_end.set()
+        assert answer.result().status_code == 200
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -68,6 +68,9 @@ class Answer:
         except Exception as error:
             refusal = api_error(error)
             yield event({"error": error_object(refusal.message, refusal.status, code=refusal.code)})
+        finally:
+            for sample in self.samples:  # also where none of them was read yet
+                sample.handle.cancel()
         yield DONE
 
     def new_tokens(self, sample: int) -> slice:

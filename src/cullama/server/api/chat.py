@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 
 from fastapi import APIRouter, Request
+from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, Response
 
 from ...text.completion import Completion
@@ -23,7 +24,10 @@ async def chat_completions(request: Request, fields: ChatFields) -> Response:
     """Answer the last message of a conversation."""
     service = service_of(request)
     service.check(fields)
-    prompt = service.conversation(fields.messages, fields.template_variables)
+    # In another thread: a long conversation would hold up all streams.
+    prompt = await run_in_threadpool(
+        service.conversation, fields.messages, fields.template_variables
+    )
     params = service.params(fields.sampling(), len(prompt))
     params = service.llm.chat_format.with_stop_tokens(params)
     samples = service.submit(prompt, params, fields.priority)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 
 from fastapi import APIRouter, Request
+from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, Response
 
 from ...text.completion import Completion
@@ -23,7 +24,8 @@ async def completions(request: Request, fields: CompletionFields) -> Response:
     """Continue one prompt, or several together; each is a text or its token ids."""
     service = service_of(request)
     service.check(fields)
-    prompts = [service.encode(prompt) for prompt in _prompts(fields)]
+    # In another thread: long texts would hold up all streams.
+    prompts = [await run_in_threadpool(service.encode, prompt) for prompt in _prompts(fields)]
     samples: list[Sample] = []
     try:
         for prompt in prompts:
@@ -100,7 +102,7 @@ class _CompletionAnswer:
         }
         if completion.logprobs is not None:
             prompt = self._prompts[index // self._answer.n]
-            choice["logprobs"] = completion_logprobs(
+            choice["logprobs"], _ = completion_logprobs(
                 self._answer.tokenizer,
                 [*(prompt if self._fields.echo else ()), *completion.token_ids],
                 [*(completion.prompt_logprobs or ()), *completion.logprobs],
@@ -121,10 +123,9 @@ class _CompletionAnswer:
             choice["finish_reason"] = finish_reason(sample.output.completion())
         if self._fields.logprobs is not None:
             output, offset = sample.output, self._offsets[piece.sample]
-            choice["logprobs"] = completion_logprobs(
+            choice["logprobs"], self._offsets[piece.sample] = completion_logprobs(
                 self._answer.tokenizer, output.token_ids[new], output.logprobs[new], offset
             )
-            self._offsets[piece.sample] += sum(map(len, choice["logprobs"]["tokens"]))
         if self._fields.return_token_ids:
             choice["token_ids"] = sample.output.token_ids[new]
         return choice

@@ -36,9 +36,9 @@ def completion_logprobs(
     ids: Sequence[int],
     logprobs: Sequence[TokenLogprobs | None],
     offset: int = 0,
-) -> Json:
+) -> tuple[Json, int]:
     """Return {"tokens", "token_logprobs", "top_logprobs", "text_offset"}, each with one entry a
-    token.
+    token, and the offset of what follows.
 
     Args:
         ids: T tokens.
@@ -57,12 +57,14 @@ def completion_logprobs(
         for token, logprob in (*each.top, (each.token_id, each.logprob)):
             top.setdefault(texts[token], logprob)
     unknown = [None] * (len(ids) - len(known))
-    return {
+    *offsets, end = accumulate(lengths, initial=offset)
+    words = {
         "tokens": tokens,
         "token_logprobs": [*unknown, *(each.logprob for each in known)],
         "top_logprobs": [*unknown, *tops],
-        "text_offset": list(accumulate(lengths, initial=offset))[:-1],
+        "text_offset": offsets,
     }
+    return words, end
 
 
 def _texts(tokenizer: Tokenizer, logprobs: Sequence[TokenLogprobs]) -> dict[int, str]:
