@@ -190,6 +190,11 @@ def test_conversations_are_rendered_by_the_model_s_template(adapter: Any) -> Non
             model.chat_template("tools")
 
 
+def test_settings_beside_an_open_model_are_refused(adapter: Any, llm: LLM) -> None:
+    with pytest.raises(UsageError, match="context_length, dtype: the LLM that is given"):
+        adapter.CullamaLM(llm, dtype="float16", max_length=8)
+
+
 def test_a_model_without_a_template_refuses_conversations(adapter: Any, tiny_model: Path) -> None:
     with LLM(tiny_model) as llm:
         model = adapter.CullamaLM(llm)

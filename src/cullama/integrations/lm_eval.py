@@ -69,6 +69,11 @@ class CullamaLM(TemplateLM):  # type: ignore[misc]  # the package brings no type
             options.setdefault("backend", "auto" if device in ("cuda", "cuda:0") else device)
         if max_length is not None:
             options["context_length"] = max_length
+        if isinstance(pretrained, LLM) and options:
+            raise UsageError(
+                f"{', '.join(sorted(options))}: the LLM that is given has its own settings; give "
+                "these where it is made"
+            )
         self.llm = pretrained if isinstance(pretrained, LLM) else LLM(pretrained, **options)
         self.max_gen_toks = max_gen_toks
         self._device = self.llm.description

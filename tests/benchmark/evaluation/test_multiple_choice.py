@@ -146,6 +146,15 @@ def test_acc_is_by_log_probability_and_acc_norm_by_that_per_character() -> None:
     assert json.dumps(report.as_json())
 
 
+def test_a_choice_of_markup_alone_is_never_the_likeliest_per_character(
+    tmp_path: Path, llm: LLM
+) -> None:
+    task = {"ctx": "A llama", "endings": ["[header]", "eats"], "label": 1}
+    [one] = answer_questions(llm, read(tmp_path, task)).chosen
+    assert one.lengths == (0, 4)
+    assert one.likeliest_per_character == 1
+
+
 def test_the_standard_error_of_a_mean() -> None:
     assert Mean.of([1.0]) == Mean(1.0, None)
     assert str(Mean.of([1.0])) == "1.0000"

@@ -17,6 +17,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -57,9 +58,12 @@ class Chosen:
 
     @property
     def likeliest_per_character(self) -> int:
-        return _first_largest(
-            [each / length for each, length in zip(self.logprobs, self.lengths, strict=True)]
-        )
+        # Of a choice that is empty without its markup, -∞, as lm-evaluation-harness has it.
+        per_character = [
+            logprob / length if length else -inf
+            for logprob, length in zip(self.logprobs, self.lengths, strict=True)
+        ]
+        return _first_largest(per_character)
 
 
 @dataclass(frozen=True)
