@@ -82,9 +82,9 @@ class Service:
         An answer may fill what the prompt leaves of the context, unless the request says less.
         """
         params = replace(self.llm.default_params, **values)
-        if "max_tokens" not in values:
-            room = max(1, self.llm.longest_text - prompt_length)
-            params = replace(params, max_tokens=room)
+        room = self.llm.longest_text - prompt_length
+        if "max_tokens" not in values:  # the engine refuses a prompt that leaves no room
+            params = replace(params, max_tokens=room if room > 0 else None)
         return params
 
     def submit(

@@ -27,6 +27,12 @@ from ...errors import (
 
 RETRY_SECONDS = 2
 
+# Of OpenAI's API; other fields are unknown.
+NOT_OFFERED = {
+    *("tools", "tool_choice", "parallel_tool_calls", "functions", "function_call"),
+    *("audio", "prediction", "web_search_options", "reasoning_effort", "verbosity"),
+}
+
 log = logging.getLogger("cullama.server")
 
 
@@ -125,7 +131,10 @@ async def answer_invalid(request: Request, error: Exception) -> Response:
     first = next((each for each in found if not each["type"].endswith("_type")), found[0])
     param = _field(first["loc"], error.body)
     if first["type"] == "extra_forbidden":
-        words = f"unknown field {param!r}; this server would pass it over, so it is refused"
+        if param in NOT_OFFERED:
+            words = f"{param} is not offered by this server; leave it out"
+        else:
+            words = f"unknown field {param!r}; leave it out, or correct its name"
         return ApiError(400, words, param, "unknown_parameter").response()
     if first["type"] == "missing":
         words = f"{param or 'a JSON body'} is missing"
