@@ -270,7 +270,7 @@ def test_alternatives_are_listed_and_one_is_taken(start_chat: StartChat) -> None
     terminal.say("/alternatives")
     text = terminal.wait_for("takes a at place 1, and goes on from there")
     places = re.findall(
-        r'^ +(\d) ([a-z]*) "(.+)" \d+%\n    a "(.+)" \d+% · b "', text, re.MULTILINE
+        r'^ +(\d) ([a-z]*) "(.+)" <?\d+%\n    a "(.+)" <?\d+% · b "', text, re.MULTILINE
     )
     assert [number for number, *_ in places] == ["1", "2", "3", "4", "5"]
     terminal.say("/alternatives 9a")

@@ -75,7 +75,9 @@ def test_the_cpu_alone_is_examined_without_a_word_about_gpus(
     ended = cullama_command("doctor", *QUICK, "--backend", "cpu", "--threads", "1", "--json")
     assert ended.code == 0, ended.err
     report = report_of(ended)
-    assert [fact["name"] for fact in report["facts"]] == [
+    stored = ("default", "converted")  # where other tests have kept any
+    names = [fact["name"] for fact in report["facts"] if fact["name"] not in stored]
+    assert names == [
         *("cullama", "Python", "numpy", "CPU", "CPU kernels", "memory", "model cache"),
         "environment",
     ]

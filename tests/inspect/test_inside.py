@@ -43,6 +43,7 @@ def sliding(tmp_path_factory: pytest.TempPathFactory, write_model: WriteModel) -
     """A model with a sliding window and a long context."""
     changes: dict[str, Any] = {
         "architectures": ["MistralForCausalLM"],
+        "model_type": "mistral",
         "sliding_window": WINDOW,
         "max_position_embeddings": 2048,
     }
