@@ -58,6 +58,11 @@ def test_in_float32_the_file_predicts_what_its_source_does(name: str, tmp_path: 
         assert after.tolist() == before.tolist()
 
 
+def test_a_yarn_scaling_that_gguf_cannot_say_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedModelError, match="whose ramp begins and ends between two pairs"):
+        quantize(open_checkpoint(MODELS / "qwen3_rope_yarn"), tmp_path / "m.gguf", "f32")
+
+
 @pytest.mark.parametrize("name", SAYABLE)
 def test_the_shape_is_written_in_full(name: str, tmp_path: Path) -> None:
     before = open_checkpoint(MODELS / name).config
