@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import pickle
 import signal
@@ -158,6 +159,17 @@ def test_a_cancelled_request_ends_in_the_engine_process(engine: RemoteEngine) ->
     assert sample.handle.read().finish_reason == "cancelled"
 
 
+def test_what_can_only_be_scored_or_continued_is_refused_before_it_is_sent(
+    engine: RemoteEngine,
+) -> None:
+    scored = SamplingParams(max_tokens=0, prompt_logprobs=0)
+    with pytest.raises(UsageError, match="where an answer goes on"):
+        engine.submit(GenerationRequest(PROMPT, scored, answer=[40]))
+    with pytest.raises(UsageError, match="logprobs_start is 99"):
+        engine.submit(GenerationRequest(PROMPT, scored, logprobs_start=99))
+    assert engine.num_running == 0
+
+
 @pytest.mark.parametrize(
     ("params", "prompt", "error"),
     [
@@ -308,6 +320,20 @@ def test_a_process_that_ends_again_and_again_is_given_up(engine: RemoteEngine) -
     assert isinstance(engine.error, EngineUnavailableError)
     with pytest.raises(EngineUnavailableError, match="SIGKILL"):
         start(engine, LONG)
+
+
+def test_a_process_that_cannot_be_replaced_ends_its_requests_and_says_why(
+    engine: RemoteEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_memory(load: Load) -> None:
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+    stream = Stream(*start(engine, LONG))
+    monkeypatch.setattr("cullama.server.process.engine.Child", no_memory)
+    os.kill(engine.pid, signal.SIGKILL)
+    with pytest.raises(EngineUnavailableError, match="no other can be started: Cannot allocate"):
+        list(stream)
+    assert engine.status.state == "failed"
 
 
 def test_closing_ends_the_process_and_its_requests(engine: RemoteEngine) -> None:

@@ -14,10 +14,11 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import UsageError
 from ..sampling.params import SamplingParams, TokenLogprobs
 from .metrics import Metrics
 from .request import FinishReason
-from .validation import Capacity
+from .validation import Capacity, check_logprobs_start, check_request
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,20 @@ class GenerationRequest:
         1  # the first position that `prompt_logprobs` asks for; position 0 has none
     )
     answer: Sequence[int] = ()  # its first tokens, which are there: it goes on behind them
+
+    def check(self, capacity: Capacity) -> int:
+        """Return how many tokens may be generated.
+
+        Raises:
+            UsageError: an empty prompt, a token id outside the vocabulary, a number out of range.
+            ContextLengthError: prompt and completion do not fit the context.
+        """
+        tokens = [*self.prompt, *self.answer]
+        max_tokens = check_request(tokens, self.params, self.priority, capacity)
+        check_logprobs_start(self.logprobs_start, len(self.prompt))
+        if self.answer and max_tokens == 0:
+            raise UsageError("max_tokens is 0, expected at least 1 where an answer goes on")
+        return max_tokens
 
 
 class RequestOutput(NamedTuple):

@@ -43,9 +43,7 @@ from .validation import (
     DEFAULT_MAX_TOKENS,
     Capacity,
     check_length,
-    check_logprobs_start,
     check_prompt,
-    check_request,
 )
 
 # Bytes of logits a step, beside those that tokens are drawn from: a prompt that is scored has a row
@@ -137,10 +135,7 @@ class Engine(EngineClient):
     def submit(self, request: GenerationRequest) -> list[EngineHandle]:
         self._check_process()
         tokens, begun = [*request.prompt, *request.answer], len(request.answer)
-        max_tokens = check_request(tokens, request.params, request.priority, self.capacity)
-        check_logprobs_start(request.logprobs_start, len(request.prompt))
-        if begun and max_tokens == 0:
-            raise UsageError("max_tokens is 0, expected at least 1 where an answer goes on")
+        max_tokens = request.check(self.capacity)
         samples = make_requests(
             tokens,
             request.params,

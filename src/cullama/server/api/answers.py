@@ -30,12 +30,18 @@ class Answer:
         self.samples, self.n, self.tokenizer = samples, n, tokenizer
         self._reported = [0] * len(samples)  # tokens that were named in chunks
 
-    async def complete(self) -> list[Completion]:
-        """Generate all samples to their ends."""
+    async def complete(self, head: Json, choice: Callable[[int, Completion], Json]) -> Json:
+        """Generate all samples to their ends, and return the whole answer."""
         async with aclosing(generate_async(self.samples)) as steps:
             async for _ in steps:
                 pass
-        return [sample.output.completion() for sample in self.samples]
+        completions = [sample.output.completion() for sample in self.samples]
+        return {
+            **head,
+            "choices": [choice(index, each) for index, each in enumerate(completions)],
+            "usage": self.usage(),
+            "timings": timings(completions[0]),
+        }
 
     async def stream(
         self, head: Json, choice: MakeChoice, first: Sequence[Json] = (), with_usage: bool = False

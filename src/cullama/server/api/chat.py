@@ -11,7 +11,7 @@ from starlette.responses import JSONResponse, Response
 from ...text.completion import Completion
 from ...text.generation import Piece, Sample
 from ..http.events import while_connected
-from .answers import Answer, Json, finish_reason, timings
+from .answers import Answer, Json, finish_reason
 from .fields import ChatFields
 from .logprobs import chat_logprobs
 from .service import Service, new_id, now, service_of
@@ -52,14 +52,8 @@ class _ChatAnswer:
         }
 
     async def complete(self) -> Json:
-        completions = await self._answer.complete()
-        return {
-            **self._head,
-            "object": "chat.completion",
-            "choices": [self._choice(k, each) for k, each in enumerate(completions)],
-            "usage": self._answer.usage(),
-            "timings": timings(completions[0]),
-        }
+        head = {**self._head, "object": "chat.completion"}
+        return await self._answer.complete(head, self._choice)
 
     def stream(self) -> AsyncGenerator[bytes, None]:
         options = self._fields.stream_options

@@ -11,7 +11,7 @@ from starlette.responses import JSONResponse, Response
 from ...text.completion import Completion
 from ...text.generation import Piece, Sample
 from ..http.events import while_connected
-from .answers import Answer, Json, finish_reason, timings
+from .answers import Answer, Json, finish_reason
 from .fields import CompletionFields
 from .logprobs import completion_logprobs
 from .service import Service, new_id, now, service_of
@@ -75,13 +75,7 @@ class _CompletionAnswer:
         }
 
     async def complete(self) -> Json:
-        completions = await self._answer.complete()
-        return {
-            **self._head,
-            "choices": [self._choice(k, each) for k, each in enumerate(completions)],
-            "usage": self._answer.usage(),
-            "timings": timings(completions[0]),
-        }
+        return await self._answer.complete(self._head, self._choice)
 
     def stream(self) -> AsyncGenerator[bytes, None]:
         options = self._fields.stream_options

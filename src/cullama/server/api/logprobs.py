@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import accumulate
-from typing import Any
 
 from ...sampling.params import TokenLogprobs
 from ...text.token_texts import token_bytes, token_texts
 from ...text.tokenizer import Tokenizer
-
-Json = dict[str, Any]
+from .answers import Json
 
 
 def chat_logprobs(tokenizer: Tokenizer, logprobs: Sequence[TokenLogprobs]) -> Json:

@@ -15,7 +15,6 @@ from prometheus_client.registry import Collector
 from starlette.responses import Response
 
 from ...engine.metrics import Metrics
-from ...engine.trace import StepRecord
 from ..process.engine import RemoteEngine
 
 router = APIRouter()
@@ -45,7 +44,6 @@ class Figures(Collector):
 
     def __init__(self, engine: RemoteEngine) -> None:
         self._engine = engine
-        self._last: StepRecord | None = None
         self.registry = CollectorRegistry()
         self.registry.register(self)
         self._step = Histogram(
@@ -54,7 +52,7 @@ class Figures(Collector):
             buckets=SECONDS,
             registry=self.registry,
         )
-        engine.observers.append(self._observe)
+        engine.observers.append(lambda record: self._step.observe(record.seconds))
 
     def collect(self) -> Iterator[Metric]:
         engine: Metrics = self._engine.metrics
@@ -70,7 +68,7 @@ class Figures(Collector):
             ("ready", "1 where requests are taken.", self._engine.status.state == "ready"),
             ("requests_unfinished", "Requests waiting or running.", self._engine.num_running),
         ]
-        if (last := self._last) is not None:
+        if (last := self._engine.last_record) is not None:
             gauges += [
                 ("requests_waiting", "Requests not admitted yet.", last.waiting),
                 ("blocks_free", "KV cache blocks that hold nothing.", last.blocks_free),
@@ -79,7 +77,3 @@ class Figures(Collector):
             ]
         for name, words, value in gauges:
             yield GaugeMetricFamily(f"cullama_{name}", words, value)
-
-    def _observe(self, record: StepRecord) -> None:
-        self._last = record
-        self._step.observe(record.seconds)

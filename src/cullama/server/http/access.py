@@ -17,8 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .errors import ApiError
 
-OPEN_PATHS = ("/", "/health")  # … and the page's files, which hold no secret
-OPEN_FOLDER = "/assets/"
+OPEN_PATH = "/health"
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 SECURITY_HEADERS = {
@@ -92,8 +91,7 @@ class Access:
             )
             return ApiError(403, words, code="origin_not_allowed").response()
         path = scope["path"].removeprefix(self._prefix)
-        is_open = path in OPEN_PATHS or path.startswith(OPEN_FOLDER)
-        if is_open or _is_preflight(scope, headers):
+        if path == OPEN_PATH or _is_preflight(scope, headers):
             return None
         if self._keys and not self._has_key(headers):
             words = "no valid API key, expected the header 'Authorization: Bearer KEY'"

@@ -25,7 +25,7 @@ from ...engine.engine import MAX_RUNNING
 from ...engine.metrics import Metrics
 from ...engine.request import FinishReason
 from ...engine.trace import StepRecord
-from ...engine.validation import Capacity, check_prompt, check_request, completion_limit
+from ...engine.validation import Capacity, check_length, check_prompt
 from ...errors import ClosedError, CullamaError, EngineUnavailableError, QueueFullError
 from ...sampling.philox import fresh_seed
 from .child import Child
@@ -118,8 +118,7 @@ class RemoteEngine(EngineClient):
         Raises:
             EngineUnavailableError: the model is loading, or its process is being replaced.
         """
-        tokens = [*request.prompt, *request.answer]
-        check_request(tokens, request.params, request.priority, self.capacity)
+        request.check(self.capacity)
         params = request.params
         if params.seed is None:
             params = replace(params, seed=fresh_seed())
@@ -142,7 +141,7 @@ class RemoteEngine(EngineClient):
 
     def logits(self, tokens: Sequence[int]) -> NDArray[np.float32]:
         check_prompt(tokens, self.capacity)
-        completion_limit(len(tokens), 0, self.capacity)
+        check_length(len(tokens), self.capacity)
         result: Future[NDArray[np.float32]] = Future()
         with self._changed:
             self._check_ready()
@@ -225,14 +224,23 @@ class RemoteEngine(EngineClient):
                 self._lose(reason or f"the engine process ended unexpectedly: {how}")
                 if failures >= MAX_FAILURES and self.error is None:
                     self.error = EngineUnavailableError(self.status.reason)
+                if self.error is None:
+                    self._restart()
                 if self.error is not None:
                     self.status = Status("failed", self.status.reason)
                     self._fail(list(self._running.values()), self._unavailable())
                     break
-                log.warning("%s; it is being restarted", self.status.reason)
-                self.restarts += 1
-                self._child = Child(self._load)
         self.on_failure()
+
+    def _restart(self) -> None:
+        log.warning("%s; it is being restarted", self.status.reason)
+        try:
+            self._child = Child(self._load)
+        except OSError as error:  # no memory, or no file descriptors
+            reason = f"{self.status.reason}, and no other can be started: {error.strerror}"
+            self.status, self.error = Status("restarting", reason), EngineUnavailableError(reason)
+        else:
+            self.restarts += 1
 
     def _serve(self) -> str:
         """Take messages until the process ends or hangs; returns why, or "" where it just ended."""
