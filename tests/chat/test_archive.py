@@ -105,6 +105,29 @@ def test_files_that_are_no_conversations_are_passed_over_and_stay(llm: LLM, tmp_
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
+def test_a_file_that_another_process_removes_meanwhile_hides_no_other(
+    llm: LLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive = Archive(tmp_path)
+    gone, _ = save_all(archive, llm, "one", "two")
+    paths = [*tmp_path.glob("*.json")]
+    gone.unlink()
+    monkeypatch.setattr(Path, "glob", lambda *_: iter(paths))
+    assert questions(archive) == ["two"]
+
+
+def test_a_conversation_is_saved_where_the_oldest_cannot_be_removed(
+    llm: LLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError("Operation not permitted")
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    archive = Archive(tmp_path, max_conversations=1)
+    save_all(archive, llm, "one", "two")
+    assert questions(archive) == ["two", "one"]
+
+
 def test_a_folder_that_cannot_be_written_is_named(llm: LLM, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(UsageError, match=r"cannot make .*file/kept: Not a directory"):

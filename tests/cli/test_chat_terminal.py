@@ -497,6 +497,8 @@ def test_saved_conversations_are_listed_and_one_is_chosen(
 
     again = start_chat("--list", model=None)
     again.wait_for("   1 .* 2 turns  the first one\n(.*\n)+go on with number")
+    again.say("9")
+    again.wait_for("'9' is no number of the list, 1 to 2\\n+go on with number")
     again.say("2")
     again.wait_for("1 turn so far")
     again.say("/undo 3")

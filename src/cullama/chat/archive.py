@@ -10,8 +10,10 @@ import os
 import secrets
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from stat import S_ISREG
 
 from ..errors import UsageError
 from ..files.cache_folder import expand_home
@@ -81,11 +83,13 @@ class Archive:
 
     def _files(self) -> list[tuple[Path, os.stat_result]]:
         """Return the files, the newest first."""
-        try:
-            paths = [path for path in self.folder.glob("*.json") if path.is_file()]
-            found = [(path, path.stat()) for path in paths]
-        except OSError:  # another process has removed one, or there is no folder
-            return []
+        found = []
+        with suppress(OSError):  # there is no folder, or none that may be read
+            for path in self.folder.glob("*.json"):
+                with suppress(OSError):  # another process has removed it
+                    status = path.stat()
+                    if S_ISREG(status.st_mode):
+                        found.append((path, status))
         return sorted(found, key=lambda each: (each[1].st_mtime_ns, each[0].name), reverse=True)
 
     def _read(self, files: list[tuple[Path, os.stat_result]]) -> Iterator[KeptConversation]:
@@ -102,4 +106,5 @@ class Archive:
         for index, (path, status) in enumerate(self._files()):
             size += status.st_size
             if path != newest and (index >= self._max_conversations or size > self._max_bytes):
-                path.unlink(missing_ok=True)
+                with suppress(OSError):  # the folder's owner is another; what is new is saved
+                    path.unlink(missing_ok=True)

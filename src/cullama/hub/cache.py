@@ -8,15 +8,15 @@ that name. Nothing here uses the network or huggingface_hub.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import CullamaError
+from ..errors import CullamaError, ModelFileError
 from ..files.cache_folder import expand_home, home_folder
+from ..files.fields import load_json
 from ..files.gguf_names import Part, first_part, missing_parts, parts_among
 from .name import HubName, chosen_gguf, meant_files
 
@@ -105,9 +105,10 @@ def _ggufs_in(snapshot: Path) -> list[str]:
 
 def shards_of(index: Path) -> set[str]:
     """Return the files that a safetensors index names; none if it cannot be read."""
-    with suppress(OSError, ValueError, AttributeError, RecursionError):
-        named = json.loads(index.read_bytes()).get("weight_map").values()
-        return {name for name in named if isinstance(name, str)}
+    with suppress(ModelFileError):
+        named = load_json(index).get("weight_map")
+        if isinstance(named, dict):
+            return {name for name in named.values() if isinstance(name, str)}
     return set()
 
 

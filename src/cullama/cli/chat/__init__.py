@@ -18,7 +18,7 @@ from ..text_command import TextCommand
 from .keeper import (
     Keeper,
     last_conversation,
-    no_conversations,
+    listed_conversations,
     numbered_conversation,
     open_archive,
     print_list,
@@ -137,14 +137,20 @@ def _choose(
     """List the saved conversations, and ask for one at a terminal."""
     if question or is_continued:
         raise UsageError("--list goes alone: it asks which conversation to go on with")
-    conversations = [] if archive is None else archive.conversations()
-    if not conversations:
-        raise no_conversations(archive)
+    conversations = listed_conversations(archive)
     print_list(conversations)
     if sys.stdin is None or not (sys.stdin.isatty() and sys.stdout.isatty()):
         return None
-    number = click.prompt("go on with number", default="", show_default=False).strip()
-    return numbered_conversation(archive, number) if number else None
+
+    def chosen(number: str) -> KeptConversation | None:
+        if not number.strip():
+            return None
+        try:
+            return numbered_conversation(conversations, number.strip())
+        except UsageError as error:  # asked again
+            raise click.BadParameter(str(error)) from None
+
+    return click.prompt("go on with number", "", show_default=False, value_proc=chosen)
 
 
 def _begin(

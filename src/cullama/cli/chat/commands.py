@@ -26,9 +26,10 @@ from ...sampling.params import SamplingParams
 from ..options import unescaped
 from ..terminal import sanitized, wrapped
 from .alternatives import alternative_lines, chosen_alternative
-from .keeper import no_conversations, numbered_conversation, print_list
+from .keeper import listed_conversations, numbered_conversation, print_list
 
 if TYPE_CHECKING:
+    from ...chat.archive import KeptConversation
     from ...chat.session import Reply, Session
     from ...chat.uncertain import UncertainToken
     from ...llm import LLM
@@ -101,6 +102,7 @@ class Commands:
         }
         # What was listed last, and for which messages.
         self._alternatives: tuple[list[dict[str, Any]], list[UncertainToken]] = ([], [])
+        self._listed: list[KeptConversation] = []  # the numbers of /load are those of this list
 
     def run(self, line: str) -> None:
         """Run a command, "/undo 2" say.
@@ -295,11 +297,8 @@ class Commands:
 
     def list(self, argument: str) -> None:
         """List the conversations that were saved by themselves."""
-        archive = self._chat.keeper.archive
-        conversations = [] if archive is None else archive.conversations()
-        if not conversations:
-            raise no_conversations(archive)
-        print_list(conversations)
+        self._listed = listed_conversations(self._chat.keeper.archive)
+        print_list(self._listed)
         self._chat.note("/load NUMBER goes on with one")
 
     def load(self, argument: str) -> None:
@@ -308,7 +307,8 @@ class Commands:
 
         chat, kept = self._chat, None
         if argument.isdecimal():
-            kept = numbered_conversation(chat.keeper.archive, argument)
+            listed = self._listed or listed_conversations(chat.keeper.archive)
+            kept = numbered_conversation(listed, argument)
             chat.session = kept.saved.session(chat.llm)
         else:
             chat.session = load(chat.llm, _path(argument, "/load"))

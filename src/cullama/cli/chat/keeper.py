@@ -9,6 +9,7 @@ import os
 import shutil
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ import click
 
 from ...chat.archive import Archive, KeptConversation, archive_folder
 from ...chat.messages import content_text
+from ...chat.saved import read
 from ...errors import UsageError
 from ..terminal import fitted, sanitized
 
@@ -75,14 +77,26 @@ def last_conversation(archive: Archive | None) -> KeptConversation:
     return kept
 
 
-def numbered_conversation(archive: Archive | None, number: str) -> KeptConversation:
-    """Return the conversation with a number of the list. Raises UsageError: there is none."""
+def listed_conversations(archive: Archive | None) -> list[KeptConversation]:
+    """Return what there is to go on with, the newest first. Raises UsageError: there is nothing."""
     conversations = [] if archive is None else archive.conversations()
     if not conversations:
         raise no_conversations(archive)
+    return conversations
+
+
+def numbered_conversation(
+    conversations: Sequence[KeptConversation], number: str
+) -> KeptConversation:
+    """Return the conversation with a number of a list, as its file is now.
+
+    Raises:
+        UsageError: there is no such number, or the file cannot be read any more.
+    """
     if not number.isdecimal() or not 1 <= int(number[:9]) <= len(conversations):
         raise UsageError(f"{number!r:.40} is no number of the list, 1 to {len(conversations)}")
-    return conversations[int(number) - 1]
+    chosen = conversations[int(number) - 1]
+    return replace(chosen, saved=read(chosen.path))
 
 
 def no_conversations(archive: Archive | None) -> UsageError:
