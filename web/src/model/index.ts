@@ -1,0 +1,3 @@
+export * from "./tree";
+export * from "./turns";
+export * from "./types";

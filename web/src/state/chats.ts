@@ -1,0 +1,3 @@
+import type { ChatId } from "../model";
+
+export function openChat(_id: ChatId): void {}

@@ -1,0 +1,3 @@
+export function watchEngine(): () => void {
+  return () => {};
+}

@@ -1,0 +1,55 @@
+/** What views read. Each hook renders its component again only when its own value changes. */
+
+import { useEffect } from "react";
+import type {
+  ChatId,
+  ChatSummary,
+  EngineState,
+  LiveTurn,
+  ServerState,
+  Settings,
+  StorageState,
+  TurnId,
+} from "../model";
+import { useCell } from "./cell";
+import type { ChatCell } from "./cells";
+import * as cells from "./cells";
+import { openChat } from "./chats";
+import { watchEngine } from "./engine";
+
+/** All chats: pinned first, then by the time of their last change. undefined: not read yet. */
+export function useChats(): ChatSummary[] | undefined {
+  return useCell(cells.chats);
+}
+
+/** A chat and the branch that is shown. undefined: not read yet; null: there is none. */
+export function useChat(id: ChatId | null): ChatCell {
+  useEffect(() => {
+    if (id !== null) openChat(id);
+  }, [id]);
+  const value = useCell(cells.chat.of(id ?? ""));
+  return id === null ? null : value;
+}
+
+/** An answer while it is written, painted every 40 ms; null when it is not. */
+export function useStream(turn: TurnId): LiveTurn | null {
+  return useCell(cells.live.of(turn));
+}
+
+export function useServer(): ServerState {
+  return useCell(cells.server);
+}
+
+/** The engine, four times a second while a view watches; null before the first figures. */
+export function useEngine(): EngineState | null {
+  useEffect(() => watchEngine(), []);
+  return useCell(cells.engine);
+}
+
+export function useSettings(): Settings {
+  return useCell(cells.settings);
+}
+
+export function useStorage(): StorageState {
+  return useCell(cells.storage);
+}
