@@ -10,6 +10,7 @@ from click.core import ParameterSource
 
 from ..errors import UsageError
 from .bench_chat import command as chat
+from .bench_http import command as http
 from .bench_serve import command as serve
 from .loading import load_or_invent
 from .options import model_options, shape_option
@@ -34,7 +35,7 @@ def _numbers(context: click.Context, option: click.Parameter, text: str | None) 
     "bench",
     short_help="Measure speed against the machine's limits.",
     invoke_without_command=True,
-    commands={"serve": serve, "chat": chat},
+    commands={"serve": serve, "chat": chat, "http": http},
 )
 @model_options
 @shape_option
@@ -86,7 +87,7 @@ def command(context: click.Context, /, shape: str | None, as_json: bool, **optio
     """Measure the limits of this machine, then prefill and decode as shares of them.
 
     `cullama bench serve` measures many requests at once, `cullama bench chat` the second turn of a
-    conversation.
+    conversation, `cullama bench http` the server.
     """
     from ..benchmark.bench import BenchPlan, benchmark
 
