@@ -342,11 +342,7 @@ class LLM:
             UsageError: as `generate`; and `n` above 1, which has no single stream.
         """
         params = checked_params(params, self.default_params)
-        if params.n != 1:
-            raise UsageError(f"n is {params.n}, expected 1 for a stream; use generate for more")
-        with INTERRUPTS.deferred:  # a request without its stream could not be cancelled
-            [sample] = self._submit(self._token_ids(prompt, allow_special), params, priority)
-            return Stream(sample)
+        return self._stream(self._token_ids(prompt, allow_special), params, priority)
 
     @overload
     def chat(
@@ -359,6 +355,7 @@ class LLM:
         tools: Tools = ...,
         documents: Tools = ...,
         template_variables: Mapping[str, Any] | None = ...,
+        continue_final_message: bool = ...,
     ) -> Completion: ...
     @overload
     def chat(
@@ -371,6 +368,7 @@ class LLM:
         tools: Tools = ...,
         documents: Tools = ...,
         template_variables: Mapping[str, Any] | None = ...,
+        continue_final_message: bool = ...,
     ) -> list[Completion]: ...
 
     @_explained
@@ -384,6 +382,7 @@ class LLM:
         tools: Tools = None,
         documents: Tools = None,
         template_variables: Mapping[str, Any] | None = None,
+        continue_final_message: bool = False,
     ) -> Any:
         """Answer the last message of a conversation: `[{"role": "user", "content": "Hi"}]`.
 
@@ -397,6 +396,8 @@ class LLM:
             tools: JSON schemas of the functions that the model may call.
             documents: objects with a title and a text that the model may cite.
             template_variables: what the template is given besides, for this call.
+            continue_final_message: the last message is the beginning of the answer, a text: the
+                completion is what follows it, as if the model had been stopped there.
 
         Raises:
             UsageError: no messages, or none that the model's template takes; tools or documents
@@ -405,7 +406,9 @@ class LLM:
             ChatTemplateError: the model's template cannot be used.
         """
         variables = chat_variables(tools, documents, template_variables)
-        return self._submit_chats(messages, params, priority, variables).completions(progress)
+        return self._submit_chats(
+            messages, params, priority, variables, continue_final_message
+        ).completions(progress)
 
     @overload
     async def achat(
@@ -417,6 +420,7 @@ class LLM:
         tools: Tools = ...,
         documents: Tools = ...,
         template_variables: Mapping[str, Any] | None = ...,
+        continue_final_message: bool = ...,
     ) -> Completion: ...
     @overload
     async def achat(
@@ -428,6 +432,7 @@ class LLM:
         tools: Tools = ...,
         documents: Tools = ...,
         template_variables: Mapping[str, Any] | None = ...,
+        continue_final_message: bool = ...,
     ) -> list[Completion]: ...
 
     @_explained
@@ -440,10 +445,11 @@ class LLM:
         tools: Tools = None,
         documents: Tools = None,
         template_variables: Mapping[str, Any] | None = None,
+        continue_final_message: bool = False,
     ) -> Any:
         """As `chat`, in an event loop; other tasks go on."""
         variables = chat_variables(tools, documents, template_variables)
-        chats = self._submit_chats(messages, params, priority, variables)
+        chats = self._submit_chats(messages, params, priority, variables, continue_final_message)
         return await chats.completions_async()
 
     @_explained
@@ -456,11 +462,13 @@ class LLM:
         tools: Tools = None,
         documents: Tools = None,
         template_variables: Mapping[str, Any] | None = None,
+        continue_final_message: bool = False,
     ) -> Stream:
         """Answer the last message piece by piece, as `stream` does; the rest is as for `chat`."""
         variables = chat_variables(tools, documents, template_variables)
         params = self.chat_format.with_stop_tokens(checked_params(params, self.default_params))
-        return self.stream(self.chat_format.prompt(messages, variables), params, priority=priority)
+        prompt, begun = self._conversation(messages, variables, continue_final_message)
+        return self._stream(prompt, params, priority, begun)
 
     @_explained
     def session(
@@ -633,19 +641,45 @@ class LLM:
         return Submission(asked, params_of_each(params, asked, self.default_params), submit)
 
     def _submit_chats(
-        self, messages: Any, params: ParamsOfEach, priority: int, variables: Mapping[str, Any]
+        self,
+        messages: Any,
+        params: ParamsOfEach,
+        priority: int,
+        variables: Mapping[str, Any],
+        is_continued: bool,
     ) -> Submission:
         asked, format = asked_conversations(messages), self.chat_format
 
         def submit(conversation: Any, its_params: SamplingParams) -> list[Sample]:
             its_params = format.with_stop_tokens(its_params)
-            return self._submit(format.prompt(conversation, variables), its_params, priority)
+            prompt, begun = self._conversation(conversation, variables, is_continued)
+            return self._submit(prompt, its_params, priority, begun)
 
         return Submission(asked, params_of_each(params, asked, self.default_params), submit)
 
-    def _submit(self, prompt: list[int], params: SamplingParams, priority: int) -> list[Sample]:
+    def _conversation(
+        self, messages: Any, variables: Mapping[str, Any], is_continued: bool
+    ) -> tuple[list[int], list[int]]:
+        """Return the token ids of a conversation, and of the answer's beginning."""
+        if is_continued:
+            return self.chat_format.begin(messages, variables)
+        return self.chat_format.prompt(messages, variables), []
+
+    def _stream(
+        self, prompt: list[int], params: SamplingParams, priority: int, begun: Sequence[int] = ()
+    ) -> Stream:
+        if params.n != 1:
+            raise UsageError(f"n is {params.n}, expected 1 for a stream; use generate for more")
+        with INTERRUPTS.deferred:  # a request without its stream could not be cancelled
+            [sample] = self._submit(prompt, params, priority, begun)
+            return Stream(sample)
+
+    def _submit(
+        self, prompt: list[int], params: SamplingParams, priority: int, begun: Sequence[int] = ()
+    ) -> list[Sample]:
         tokenizer = self._tokenizer_or_none(needed=bool(params.stop))
-        return submit(self.client, GenerationRequest(prompt, params, priority), tokenizer)
+        request = GenerationRequest(prompt, params, priority, answer=begun)
+        return submit(self.client, request, tokenizer)
 
     def _token_ids(self, prompt: Prompt, allow_special: bool = True) -> list[int]:
         if isinstance(prompt, str):

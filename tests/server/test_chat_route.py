@@ -134,7 +134,7 @@ def test_forty_conversations_at_once_are_answered_as_they_are_alone(server: Live
     ("change", "status", "param", "words"),
     [
         ({"messages": []}, 400, "messages", "at least 1"),
-        ({"messages": [{"role": "user"}]}, 400, None, "content"),
+        ({"messages": [{"role": "user"}]}, 400, "messages", "content"),
         ({"messages": "Hi"}, 400, "messages", "list"),
         ({"model": "gpt-5"}, 404, "model", "tiny-chat"),
         ({"temperature": -1}, 400, "temperature", "greater than or equal to 0"),
@@ -155,7 +155,28 @@ def test_forty_conversations_at_once_are_answered_as_they_are_alone(server: Live
         ({"messages": [{"role": "assistant", "content": "Hi"}]}, 400, "messages", "to answer"),
         ({"template_variables": {"messages": []}}, 400, "template_variables", "no variable"),
         ({"template_variables": {"bos_token": "a"}}, 400, "template_variables", "no variable"),
-        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, 400, None, "image"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
+            400,
+            "messages",
+            "image",
+        ),
+        ({"continue_final_message": True}, 400, "messages", "expected the assistant's"),
+        (
+            {"continue_final_message": True, "add_generation_prompt": True},
+            400,
+            "add_generation_prompt",
+            "both",
+        ),
+        ({"add_generation_prompt": False}, 400, "add_generation_prompt", "only for"),
+        (
+            {"continue_final_message": True, "answer_token_ids": [5]},
+            400,
+            "answer_token_ids",
+            "give one",
+        ),
+        ({"echo": True}, 400, "echo", "only for"),
+        ({"answer_token_ids": [99_999]}, 400, None, "token ids below"),
     ],
 )
 def test_what_cannot_be_done_is_refused_by_name(

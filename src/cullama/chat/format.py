@@ -143,6 +143,41 @@ class ChatFormat:
         role = message["role"]  # that templates compare
         return {**escaped, "role": role if role.isidentifier() else split(role)}
 
+    def begin(
+        self, messages: Any, variables: Mapping[str, Any] = NO_VARIABLES
+    ) -> tuple[list[int], list[int]]:
+        """Return a conversation whose last message is the beginning of an answer, as the token ids
+        of the prompt and of that beginning.
+
+        Args:
+            variables: as of `write`.
+
+        Raises:
+            UsageError: as `prompt`; and no assistant message at the end, or one with more than a
+                text.
+        """
+        conversation = as_list(messages) or [{}]
+        *before, answer = [checked_message(message) for message in conversation]
+        if answer["role"] != "assistant":
+            raise UsageError(
+                f"the last message is of the role {answer['role']!r:.80}, expected the "
+                "assistant's, to be continued"
+            )
+        for name in {"tool_calls", *SPOKEN} - {"content"}:
+            if answer.get(name):
+                raise UsageError(f"the last message has {name}, expected only a text to continue")
+        text = self._question(before, variables)
+        prompt = self.encode(text)
+        return prompt, self.encode_answer(answer, text, prompt)
+
+    def encode_answer(self, answer: Message, prompt: str, prompt_ids: Sequence[int]) -> list[int]:
+        """Return the token ids of an answer's text behind its prompt, a text from `write`."""
+        text = self.escape_control_tokens(answer)
+        ids, start = self.encode(prompt + text), len(prompt_ids)
+        if ids[:start] != [*prompt_ids]:  # a token reaches from one into the other
+            return self.encode_continuation(text)
+        return ids[start:]
+
     def prompt(self, messages: Any, variables: Mapping[str, Any] = NO_VARIABLES) -> list[int]:
         """Return the token ids of a conversation whose last message is to be answered.
 
@@ -152,6 +187,10 @@ class ChatFormat:
         Raises:
             UsageError: as `write`; and no messages, or none to answer.
         """
+        return self.encode(self._question(messages, variables))
+
+    def _question(self, messages: Any, variables: Mapping[str, Any]) -> str:
+        """Render a conversation whose last message is to be answered. Raises as `prompt`."""
         conversation = as_list(messages)
         if not conversation:
             hint = "; for one question: session().send(text)" if isinstance(messages, str) else ""
@@ -161,8 +200,11 @@ class ChatFormat:
             )
         text = self.write(conversation, **variables)
         if conversation[-1].get("role") == "assistant":
-            raise UsageError("the last message is the assistant's, expected one to answer")
-        return self.encode(text)
+            raise UsageError(
+                "the last message is the assistant's, expected one to answer; "
+                "continue_final_message has it continued"
+            )
+        return text
 
     def encode(self, text: str) -> list[int]:
         """Return the token ids of a text from `write`, with one BOS where template and
@@ -179,7 +221,7 @@ class ChatFormat:
             ids = self._tokenizer.encode(text, add_special_tokens=False, allow_special=True)
             written = len(self._any_control_token.findall(text))
             # More of them: a normalizer makes one of letters that look alike, as NFKC does.
-            if sum(index in self._control_ids for index in ids) <= written:
+            if sum(index in self.control_ids for index in ids) <= written:
                 return ids
         ids = []
         for index, piece in enumerate(self._split_at_control_tokens(text)):
@@ -194,7 +236,7 @@ class ChatFormat:
         before = "" if is_first else _BEFORE
         plain = before + text.replace(SPLIT, "")
         ids = self._plain_tokenizer.encode(plain, add_special_tokens=False)
-        if not self._control_ids.isdisjoint(ids):  # the vocabulary merges letters to one
+        if not self.control_ids.isdisjoint(ids):  # the vocabulary merges letters to one
             parts = (before + text).split(SPLIT)
             encoded = (self._plain_tokenizer.encode(it, add_special_tokens=False) for it in parts)
             ids = [index for part in encoded for index in part]
@@ -232,6 +274,12 @@ class ChatFormat:
         return frozenset(
             self._control_tokens[it].id for it in (*ends, *([behind.group()] if behind else []))
         )
+
+    @cached_property
+    def end_texts(self) -> tuple[str, ...]:
+        """The names of `stop_tokens`, the longest first."""
+        names = map(self._tokenizer.tokenizer.id_to_token, self.stop_tokens)
+        return tuple(sorted(filter(None, names), key=len, reverse=True))
 
     # --- which tokens are control tokens -------------------------------------------------------
 
@@ -307,7 +355,8 @@ class ChatFormat:
         return frozenset(text for text in found if token_to_id(text) is not None)
 
     @cached_property
-    def _control_ids(self) -> frozenset[int]:
+    def control_ids(self) -> frozenset[int]:
+        """The ids of all control tokens, whatever the files' flags say."""
         return frozenset(token.id for token in self._control_tokens.values())
 
     @cached_property

@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ..engine.client import EngineClient, GenerationRequest
 from ..errors import ContextLengthError, UsageError
 from ..process.interrupts import INTERRUPTS
-from ..sampling.params import MAX_VALUE, UNLIMITED, SamplingParams
+from ..sampling.params import UNLIMITED, SamplingParams
 from ..text.completion import Completion
 from ..text.generation import Stream, submit
+from ..text.tokenizer import text_behind
 from .answer import BegunAnswer, RenderedPrompt, Turn
 from .messages import Content, Message, checked_message, content_text
-from .uncertain import UncertainToken, least_sure, text_of
+from .uncertain import UncertainToken, least_sure
 
 if TYPE_CHECKING:
     from ..model.config import ModelConfig
@@ -228,12 +229,10 @@ class Session:
             raise UsageError(f"index is {index}, expected 0 to {len(ids) - 1}, the answer's tokens")
         kept, params = ids[:index], self.params if params is None else params
         if token_id in {*self.llm.config.eos_ids, *format.stop_tokens}:
-            ends = (*params.stop_token_ids, token_id)
-            bias = {token_id: MAX_VALUE}
-            params = replace(params, max_tokens=1, stop_token_ids=ends, logit_bias=bias)
+            params = params.ending_with(token_id)
         else:
             kept = (*kept, token_id)
-        text = text_of(self.llm.tokenizer, turn, kept)
+        text = text_behind(self.llm.tokenizer, turn.prompt.token_ids, kept)
         return self._ask(self.messages[:-1], params, BegunAnswer(text, kept, turn.answer.seed))
 
     def fork(self) -> Session:
@@ -357,12 +356,9 @@ class Session:
         if self._turns and self._turns[-1].rendered.messages == len(self.messages):
             return self._turns[-1]
         *before, answer = self.messages
-        prompt, format = self._render(before, self.left_out), self.llm.chat_format
-        text = format.escape_control_tokens(answer)
-        ids, start = format.encode(prompt.text + text), len(prompt.token_ids)
-        if tuple(ids[:start]) != prompt.token_ids:  # a token reaches from one into the other
-            ids, start = format.encode_continuation(text), 0
-        return self._turn(prompt, answer, tuple(ids[start:]), None)
+        prompt = self._render(before, self.left_out)
+        ids = self.llm.chat_format.encode_answer(answer, prompt.text, prompt.token_ids)
+        return self._turn(prompt, answer, tuple(ids), None)
 
     def _answer_ids(self, completion: Completion, has_stop_strings: bool) -> tuple[int, ...] | None:
         """Return the answer's token ids without the token that ends the turn, which the template

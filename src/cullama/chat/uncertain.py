@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from ..engine.client import EngineClient, GenerationRequest
 from ..sampling.params import SamplingParams, TokenLogprobs
 from ..text.token_texts import token_texts
-from ..text.tokenizer import Detokenizer, Tokenizer
+from ..text.tokenizer import Tokenizer, text_behind
 from .answer import Turn
 
 
@@ -64,18 +64,12 @@ def least_sure(
     return [
         UncertainToken(
             index,
-            text_of(tokenizer, turn, turn.answer.token_ids[:index]),
+            text_behind(tokenizer, turn.prompt.token_ids, turn.answer.token_ids[:index]),
             candidate(each.token_id, each.logprob),
             tuple(candidate(*it) for it in each.top if it[0] != each.token_id)[:others],
         )
         for index, each in top
     ]
-
-
-def text_of(tokenizer: Tokenizer, turn: Turn, token_ids: Sequence[int]) -> str:
-    """Return what the first tokens of an answer spell behind its prompt: complete characters."""
-    detokenizer = Detokenizer(tokenizer, [*turn.prompt.token_ids])
-    return "".join(map(detokenizer.add, token_ids))
 
 
 def _score(engine: EngineClient, turn: Turn, top: int) -> Sequence[TokenLogprobs]:

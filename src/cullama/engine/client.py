@@ -43,7 +43,7 @@ class GenerationRequest:
         """
         tokens = [*self.prompt, *self.answer]
         max_tokens = check_request(tokens, self.params, self.priority, capacity)
-        check_logprobs_start(self.logprobs_start, len(self.prompt))
+        check_logprobs_start(self.logprobs_start, len(tokens))
         if self.answer and max_tokens == 0:
             raise UsageError("max_tokens is 0, expected at least 1 where an answer goes on")
         return max_tokens

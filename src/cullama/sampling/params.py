@@ -102,6 +102,11 @@ class SamplingParams:
         """Return a copy with some parameters changed: `params.replace(seed=2)`."""
         return replace(self, **changes)
 
+    def ending_with(self, token_id: int) -> SamplingParams:
+        """Return the parameters with which an answer ends with this token, at once."""
+        ends = (*self.stop_token_ids, token_id)
+        return self.replace(max_tokens=1, stop_token_ids=ends, logit_bias={token_id: MAX_VALUE})
+
     def __hash__(self) -> int:
         values = {**vars(self), "logit_bias": frozenset(self.logit_bias.items())}
         return hash(tuple(values.values()))

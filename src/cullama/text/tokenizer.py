@@ -8,7 +8,7 @@ files: checkpoints do (`checkpoint/tokenizer_file.py`, `checkpoint/gguf_tokenize
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from operator import index
 from threading import Lock
@@ -132,6 +132,12 @@ class Detokenizer:
         from tokenizers.decoders import DecodeStream
 
         self._stream = DecodeStream(skip_special_tokens=True)
+
+
+def text_behind(tokenizer: Tokenizer, prompt: Sequence[int], token_ids: Sequence[int]) -> str:
+    """Return what an answer's first tokens spell behind its prompt: complete characters."""
+    detokenizer = Detokenizer(tokenizer, [*prompt])
+    return "".join(map(detokenizer.add, token_ids))
 
 
 def _check_text(text: object) -> None:

@@ -51,14 +51,14 @@ class Answer:
         Args:
             head: the fields that all chunks have.
             choice: makes the choice that a chunk tells of.
-            first: choices to be sent before anything is generated.
+            first: what chunks say before anything is generated.
             with_usage: count the tokens in a last chunk; the others then say `"usage": null`.
         """
         if with_usage:
             head = {**head, "usage": None}
         try:
             if first:
-                yield b"".join(event({**head, "choices": [each]}) for each in first)
+                yield b"".join(event({**head, **each}) for each in first)
             async with aclosing(generate_async(self.samples)) as steps:
                 async for pieces in steps:
                     chunks = []

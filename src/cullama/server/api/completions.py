@@ -27,16 +27,19 @@ async def completions(request: Request, fields: CompletionFields) -> Response:
     # In another thread: long texts would hold up all streams.
     prompts = [await run_in_threadpool(service.encode, prompt) for prompt in _prompts(fields)]
     samples: list[Sample] = []
+    given = fields.answer_token_ids or []
+    begun: list[int] = []
     try:
         for prompt in prompts:
-            params = service.params(fields.sampling(), len(prompt))
-            samples += service.submit(prompt, params, fields.priority)
+            params = service.params(fields.sampling(), len(prompt) + len(given))
+            begun, params = service.begin(given, params)
+            samples += service.submit(prompt, params, fields.priority, begun)
     except BaseException:  # a later prompt is refused: none of them is answered
         for sample in samples:
             sample.handle.cancel()
         raise
     answer = Answer(samples, fields.n or 1, service.llm.tokenizer)
-    worded = _CompletionAnswer(service, fields, answer, prompts)
+    worded = _CompletionAnswer(service, fields, answer, [[*each, *begun] for each in prompts])
     if fields.stream:
         return service.stream(worded.id, worded.stream(), fields.resumable)
     return JSONResponse(await while_connected(request, worded.complete()))
@@ -80,7 +83,7 @@ class _CompletionAnswer:
     def stream(self) -> AsyncGenerator[bytes, None]:
         options = self._fields.stream_options
         first = [
-            {"index": k, "text": text, "logprobs": None, "finish_reason": None}
+            {"choices": [{"index": k, "text": text, "logprobs": None, "finish_reason": None}]}
             for k in range(len(self._answer.samples))
             if (text := self._echoed[k // self._answer.n])
         ]
@@ -93,6 +96,7 @@ class _CompletionAnswer:
             "text": self._echoed[index // self._answer.n] + completion.text,
             "logprobs": None,
             "finish_reason": finish_reason(completion),
+            "seed": completion.seed,
         }
         if completion.logprobs is not None:
             prompt = self._prompts[index // self._answer.n]
@@ -102,6 +106,7 @@ class _CompletionAnswer:
                 [*(completion.prompt_logprobs or ()), *completion.logprobs],
             )
         if self._fields.return_token_ids:
+            choice["prompt_token_ids"] = self._prompts[index // self._answer.n]
             choice["token_ids"] = list(completion.token_ids)
         return choice
 
@@ -115,11 +120,14 @@ class _CompletionAnswer:
         }
         if piece.is_last:
             choice["finish_reason"] = finish_reason(sample.output.completion())
+            choice["seed"] = sample.handle.seed
         if self._fields.logprobs is not None:
             output, offset = sample.output, self._offsets[piece.sample]
             choice["logprobs"], self._offsets[piece.sample] = completion_logprobs(
                 self._answer.tokenizer, output.token_ids[new], output.logprobs[new], offset
             )
         if self._fields.return_token_ids:
+            if new.start == 0:
+                choice["prompt_token_ids"] = self._prompts[piece.sample // self._answer.n]
             choice["token_ids"] = sample.output.token_ids[new]
         return choice

@@ -17,6 +17,7 @@ MAX_CHOICES = 8
 MAX_STOPS, MAX_STOP_CHARACTERS = 16, 256
 MAX_BIASES = 1024
 MAX_PROMPTS = 64
+MAX_TOKEN_IDS = 1 << 20  # of an answer's beginning
 MAX_INT32 = (1 << 31) - 1
 
 Text = Annotated[str, Field(max_length=1 << 20)]
@@ -68,6 +69,8 @@ class SamplingFields(Fields):
     speculation: Annotated[int, Field(ge=0, le=64)] | None = None
     priority: Annotated[int, Field(ge=-1000, le=1000)] | None = None
     return_token_ids: bool | None = None
+    # What the answer begins with: it goes on as if the model had drawn these tokens.
+    answer_token_ids: Annotated[list[TokenId], Field(max_length=MAX_TOKEN_IDS)] | None = None
     resumable: bool | None = None
 
     @model_validator(mode="after")
@@ -133,6 +136,17 @@ class CompletionFields(SamplingFields):
         return values
 
     @model_validator(mode="after")
+    def _check_prompts(self) -> CompletionFields:
+        is_single = isinstance(self.prompt, str) or isinstance(self.prompt[0], int)
+        if self.answer_token_ids and not (is_single or len(self.prompt) == 1):
+            words = "answer_token_ids is only for one prompt"
+            raise ApiError(400, words, "answer_token_ids")
+        if self.answer_token_ids and self.max_tokens == 0:
+            words = "max_tokens is 0, expected at least 1 where an answer goes on"
+            raise ApiError(400, words, "max_tokens")
+        return self
+
+    @model_validator(mode="after")
     def _check_echo(self) -> CompletionFields:
         if self.max_tokens == 0 and not (self.echo and self.logprobs is not None):
             words = "max_tokens is 0, expected at least 1, or echo and logprobs with it"
@@ -164,6 +178,25 @@ class ChatFields(SamplingFields):
     prompt_cache_key: Annotated[str, Field(max_length=1024)] | None = None
     # Ours
     template_variables: dict[str, JsonValue] | None = None
+    add_generation_prompt: bool | None = None  # false only beside the next one
+    continue_final_message: bool | None = None  # the last message is the answer's beginning
+    echo: bool | None = None  # give the answer's beginning back, too
+
+    @model_validator(mode="after")
+    def _check_beginning(self) -> ChatFields:
+        if self.continue_final_message and self.add_generation_prompt:
+            words = "the last message is continued, or another one begins: both are true"
+            raise ApiError(400, words, "add_generation_prompt")
+        if self.add_generation_prompt is False and not self.continue_final_message:
+            words = "false is only for continue_final_message: true"
+            raise ApiError(400, f"add_generation_prompt: {words}", "add_generation_prompt")
+        if self.continue_final_message and self.answer_token_ids:
+            words = "the last message and answer_token_ids both begin the answer; give one of them"
+            raise ApiError(400, words, "answer_token_ids")
+        if self.echo and not (self.continue_final_message or self.answer_token_ids):
+            words = "echo is only for continue_final_message or answer_token_ids"
+            raise ApiError(400, words, "echo")
+        return self
 
     @model_validator(mode="after")
     def _check_logprobs(self) -> ChatFields:
@@ -180,4 +213,6 @@ class ChatFields(SamplingFields):
             values["max_tokens"] = self.max_completion_tokens
         if self.logprobs:
             values["logprobs"] = self.top_logprobs or 0
+            if self.echo:
+                values["prompt_logprobs"] = values["logprobs"]
         return values

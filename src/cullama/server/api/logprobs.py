@@ -11,13 +11,17 @@ from ...text.tokenizer import Tokenizer
 from .answers import Json
 
 
-def chat_logprobs(tokenizer: Tokenizer, logprobs: Sequence[TokenLogprobs]) -> Json:
-    """Return {"content": [{"token", "logprob", "bytes", "top_logprobs"}], "refusal": null}."""
+def chat_logprobs(
+    tokenizer: Tokenizer, logprobs: Sequence[TokenLogprobs], has_ids: bool = False
+) -> Json:
+    """Return {"content": [{"token", "logprob", "bytes", "top_logprobs"}], "refusal": null}; with
+    `has_ids` each token has its "token_id", too, which OpenAI's form lacks."""
     texts = _texts(tokenizer, logprobs)
 
     def entry(token: int, logprob: float) -> Json:
         content = token_bytes(tokenizer, token, texts[token])
-        return {"token": texts[token], "logprob": logprob, "bytes": list(content)}
+        words: Json = {"token": texts[token], "logprob": logprob, "bytes": list(content)}
+        return {**words, "token_id": token} if has_ids else words
 
     content = [
         {

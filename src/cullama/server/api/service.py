@@ -10,8 +10,8 @@ from uuid import uuid4
 
 from fastapi import Request
 
-from ...chat.escape import SPLIT
 from ...engine.client import GenerationRequest
+from ...errors import UsageError
 from ...llm import LLM
 from ...sampling.params import SamplingParams
 from ...text.generation import Sample, submit
@@ -44,21 +44,13 @@ class Service:
     def fingerprint(self) -> str:
         return f"cullama-{__version__}"
 
-    def render(
-        self, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any] | None
-    ) -> tuple[str, list[int]]:
-        """Return a conversation as the model reads it, as text and as token ids.
-
-        Raises:
-            ApiError: a variable that is the conversation itself.
-            UsageError: no conversation, or one that the model's template refuses.
-        """
-        variables, template = variables or {}, self.llm.chat_template
-        # Nor the names of control tokens, such as bos_token.
-        for name in (NOT_VARIABLES | set(template.names if template else ())) & variables.keys():
+    def check_variables(self, variables: Mapping[str, Any] | None) -> None:
+        """Raises ApiError: a variable that is the conversation itself, or a control token's name,
+        such as bos_token."""
+        template = self.llm.chat_template
+        taken = NOT_VARIABLES | set(template.names if template else ())
+        for name in taken & (variables or {}).keys():
             raise ApiError(400, f"{name!r} is no variable of a template", "template_variables")
-        text = self.llm.chat_format.write(messages, **variables)
-        return text.replace(SPLIT, ""), self.llm.chat_format.encode(text)
 
     def encode(self, prompt: str | Sequence[int]) -> list[int]:
         """Return a prompt's tokens; a text's control tokens are read as such."""
@@ -67,14 +59,27 @@ class Service:
         return list(prompt)
 
     def conversation(
-        self, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any] | None
-    ) -> list[int]:
-        """Return the prompt of a conversation. Raises as `render`; and nothing to answer."""
-        _, ids = self.render(messages, variables)
-        if messages[-1].get("role") == "assistant":
-            words = "the last message is the assistant's, expected one to answer"
-            raise ApiError(400, words, "messages")
-        return ids
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        variables: Mapping[str, Any] | None,
+        is_continued: bool = False,
+    ) -> tuple[list[int], list[int]]:
+        """Return the prompt of a conversation, and the beginning of its answer.
+
+        Args:
+            is_continued: the last message is that beginning.
+
+        Raises:
+            ApiError: a variable that is none; messages that the model's template refuses, or the
+                last one of the wrong role.
+        """
+        self.check_variables(variables)
+        try:
+            if is_continued:
+                return self.llm.chat_format.begin(messages, variables or {})
+            return self.llm.chat_format.prompt(messages, variables or {}), []
+        except UsageError as error:
+            raise ApiError(400, str(error), "messages") from None
 
     def params(self, values: Mapping[str, Any], prompt_length: int) -> SamplingParams:
         """Return sampling parameters: the model's defaults where the request gives none.
@@ -87,10 +92,33 @@ class Service:
             params = replace(params, max_tokens=room if room > 0 else None)
         return params
 
+    def begin(self, begun: list[int], params: SamplingParams) -> tuple[list[int], SamplingParams]:
+        """Return an answer's first tokens, and the parameters to go on behind them; where the last
+        one ends answers, it is the one token that is still to come."""
+        eos_ids = () if params.ignore_eos else self.engine.capacity.eos_ids
+        if begun and begun[-1] in {*params.stop_token_ids, *eos_ids}:
+            return begun[:-1], params.ending_with(begun[-1])
+        return begun, params
+
     def submit(
-        self, prompt: Sequence[int], params: SamplingParams, priority: int | None
+        self,
+        prompt: Sequence[int],
+        params: SamplingParams,
+        priority: int | None,
+        begun: Sequence[int] = (),
+        scores_prompt: bool = True,
     ) -> list[Sample]:
-        request = GenerationRequest(prompt, params, priority or 0)
+        """Submit a request.
+
+        Args:
+            begun: the answer's first tokens.
+            scores_prompt: whether `prompt_logprobs` asks for those of the prompt, too, or only for
+                those of the answer's first tokens.
+        """
+        if not begun and not scores_prompt:
+            params = replace(params, prompt_logprobs=None)
+        start = 1 if scores_prompt or not begun else len(prompt)
+        request = GenerationRequest(prompt, params, priority or 0, start, begun)
         return submit(self.engine, request, self.llm.tokenizer)
 
     def stream(
