@@ -4,14 +4,15 @@
 //   operand that is repeated along an axis has stride 0 there, and is not copied.
 //   add, mul   out[i] = x[...] op y[...].  Launch: one thread for each output.
 //   matmul     [..., M, N] x [..., N, P] -> [..., M, P] over the axes as batch.
-//              Launch: (ceil(M / 64), ceil(P / 64), batch) blocks of 256 threads.
+//              Launch: (ceil(M / 64), ceil(P / 64), Z) blocks of 256 threads; with Z below the
+//              number of products, each block computes every Z-th.
 //   The output overlaps nothing.
 #include "gemm.cuh"
 
 constexpr int MAX_AXES = 8;
 
 struct Axes {
-  int count, shape[MAX_AXES], x[MAX_AXES], y[MAX_AXES];
+  long long count, shape[MAX_AXES], x[MAX_AXES], y[MAX_AXES];
 };
 
 struct Offsets {
@@ -46,25 +47,28 @@ __device__ void elementwise(T* out, const T* x, const T* y, const Axes& axes, u6
 
 template <typename T>
 __device__ void matmul(T* out, const T* x, const T* y, const Axes& axes, int rows, int inner,
-                       int columns) {
-  const Offsets at = offsets_of(blockIdx.z, axes);
-  T* product = out + size_t(blockIdx.z) * rows * columns;
-  gemm(Vectors<T, true>{x + at.x, inner}, Vectors<T, false>{y + at.y, columns}, rows, columns,
-       inner,
-       [=](int row, int column, float sum) { product[size_t(row) * columns + column] = T(sum); });
+                       int columns, u64 products) {
+  for (u64 index = blockIdx.z; index < products; index += gridDim.z) {
+    const Offsets at = offsets_of(index, axes);
+    T* product = out + index * rows * columns;
+    gemm(Vectors<T, true>{x + at.x, inner}, Vectors<T, false>{y + at.y, columns}, rows, columns,
+         inner,
+         [=](int row, int column, float sum) { product[size_t(row) * columns + column] = T(sum); });
+  }
 }
 
-#define EXPORT(NAME, T)                                                                    \
-  extern "C" __global__ void add_##NAME(T* out, const T* x, const T* y, const Axes axes,   \
-                                        u64 size) {                                        \
-    elementwise<Sum>(out, x, y, axes, size);                                               \
-  }                                                                                        \
-  extern "C" __global__ void mul_##NAME(T* out, const T* x, const T* y, const Axes axes,   \
-                                        u64 size) {                                        \
-    elementwise<Product>(out, x, y, axes, size);                                           \
-  }                                                                                        \
-  extern "C" __global__ void __launch_bounds__(GEMM_THREADS, 2) matmul_##NAME(             \
-      T* out, const T* x, const T* y, const Axes axes, int rows, int inner, int columns) { \
-    matmul<T>(out, x, y, axes, rows, inner, columns);                                      \
+#define EXPORT(NAME, T)                                                                   \
+  extern "C" __global__ void add_##NAME(T* out, const T* x, const T* y, const Axes axes,  \
+                                        u64 size) {                                       \
+    elementwise<Sum>(out, x, y, axes, size);                                              \
+  }                                                                                       \
+  extern "C" __global__ void mul_##NAME(T* out, const T* x, const T* y, const Axes axes,  \
+                                        u64 size) {                                       \
+    elementwise<Product>(out, x, y, axes, size);                                          \
+  }                                                                                       \
+  extern "C" __global__ void __launch_bounds__(GEMM_THREADS, 2)                           \
+      matmul_##NAME(T* out, const T* x, const T* y, const Axes axes, int rows, int inner, \
+                    int columns, u64 products) {                                          \
+    matmul<T>(out, x, y, axes, rows, inner, columns, products);                           \
   }
 FOR_EACH_DTYPE(EXPORT)

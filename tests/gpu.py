@@ -61,7 +61,7 @@ def operators(dtype: str, *, has_cublas: bool = True, deterministic: bool = Fals
 
     with pytest.MonkeyPatch.context() as patch:
         if not has_cublas:
-            patch.setattr("cullama.cuda.backend.find_cublas", lambda: None)
+            patch.setattr("cullama.cuda.cublas.find_cublas", lambda: None)
         return CudaOperators(dtype, Device(), deterministic, pool=SeparateAllocations)
 
 

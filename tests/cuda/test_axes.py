@@ -83,3 +83,13 @@ def test_more_axes_than_the_kernels_take_are_refused() -> None:
     many = (2, 1) * (MAX_AXES // 2 + 1)
     with pytest.raises(UsageError, match="expected at most 8"):
         broadcast_axes(many, many[::-1])
+
+
+def test_sizes_and_strides_beyond_32_bits_are_not_cut() -> None:
+    x, y = (3, 1 << 33), (1, 1 << 33)
+    shape, axes = broadcast_axes(x, y)
+    assert shape == (3, 1 << 33)
+    assert [axes.shape[n] for n in range(2)] == [3, 1 << 33]
+    assert [axes.x[n] for n in range(2)] == [1 << 33, 1]
+    _, batch = broadcast_axes((2, 5), (5,), x_item=1 << 31, y_item=1 << 32)
+    assert [batch.y[n] for n in range(2)] == [0, 1 << 32]

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 
 from cullama import LLM, Completion, SamplingParams
+from cullama.cuda.graph_runner import CudaGraphRunner
+from cullama.cuda.memory import ALIGNMENT, ARENA_SIZE
 from cullama.model.batch import Chunk
 
 pytestmark = pytest.mark.gpu
@@ -202,6 +204,21 @@ def test_graphs_serve_batches_that_shrink_and_grow(make: Make, cpu: LLM) -> None
         mine = [llm.stream(PROMPTS[i], params[i]) for i in range(count)]
         theirs = [cpu.stream(PROMPTS[i], params[i]) for i in range(count)]
         assert ["".join(stream) for stream in mine] == ["".join(stream) for stream in theirs]
+
+
+def test_all_graphs_share_one_buffer_of_logits(make: Make) -> None:
+    llm = make()
+    runner = llm.engine.runner.forward
+    assert isinstance(runner, CudaGraphRunner)
+    for count in (1, 2, 4, 8, 10):
+        for _ in range(2):
+            llm.generate(PROMPTS[:count], GREEDY)
+    batches = [graph._batch.whole.nbytes for graph in runner._graphs.values()]
+    assert len(batches) >= 4
+    kept = sum(-(-size // ALIGNMENT) * ALIGNMENT for size in batches)
+    pool = runner._pool
+    assert pool.arenas == 1
+    assert pool._free.has_room_for(ARENA_SIZE - kept)  # nothing else is held between steps
 
 
 def test_long_contexts_are_split_and_merged(make: Make, write_model: Any, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ Other drivers and other GPUs are in `cli/test_doctor.py`: they take a process of
 
 from __future__ import annotations
 
+import ctypes
 import shutil
 import sys
 from pathlib import Path
@@ -13,10 +14,11 @@ import gpu
 import pytest
 
 from cullama.cuda import module
-from cullama.cuda.module import PTX_FOLDER
+from cullama.cuda.module import PTX_FOLDER, ptx_folder
 from cullama.doctor.findings import Fact
 from cullama.doctor.gpus import SUPPORTED_BY, gpu_facts
 from cullama.doctor.plan import DoctorPlan
+from cullama.errors import DeviceError
 
 pytestmark = pytest.mark.gpu
 
@@ -111,3 +113,33 @@ def test_a_truncated_kernel_file_is_a_problem(kernels: Path, rest: str) -> None:
     assert problem is not None
     assert "silu_mul.ptx holds no kernels" in problem.found
     assert "make ptx" in problem.remedy
+
+
+def test_hopper_takes_the_kernels_of_ampere_where_its_own_were_not_built(kernels: Path) -> None:
+    assert ptx_folder((9, 0)).name == "compute_90a"
+    shutil.rmtree(kernels / "compute_90a")
+    assert ptx_folder((9, 0)).name == "compute_80"
+
+
+def test_a_broken_cublas_is_a_problem_and_the_rest_is_examined(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def broken() -> None:
+        raise DeviceError("cuBLAS cannot be loaded: file too short; reinstall it")
+
+    monkeypatch.setattr("cullama.doctor.gpus.find_cublas", broken)
+    facts, usable = examined()
+    problem = facts["cuBLAS"].problem
+    assert problem is not None
+    assert "file too short" in problem.found
+    assert "pip install nvidia-cublas" in problem.remedy
+    assert usable == [0]
+    assert "JIT cache" in facts
+
+
+def test_another_library_in_the_place_of_cublas_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = ctypes.CDLL("libm.so.6"), "/somewhere/libcublas.so.13"
+    monkeypatch.setattr("cullama.doctor.gpus.find_cublas", lambda: found)
+    problem = examined()[0]["cuBLAS"].problem
+    assert problem is not None
+    assert problem.found == "/somewhere/libcublas.so.13 is another library"

@@ -238,6 +238,14 @@ def test_matmul(cuda: Subject, over: Callable[..., None]) -> None:
     over(check, plain + vectors + batches)
 
 
+def test_more_products_than_a_grid_has_blocks(
+    cuda: Subject, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cullama.cuda.products.MAX_GRID_Z", 3)  # 65,535 in earnest
+    x, y = normal(cuda, rng, 2, 1, 3, 20), normal(cuda, rng, 5, 20, 6)  # of two axes: not cuBLAS's
+    cuda.check(cuda.ops.matmul(cuda.activation(x), cuda.activation(y)), x @ y)
+
+
 def tokens(outcomes: Sequence[Drawn | NumericalError]) -> list[int]:
     assert all(isinstance(outcome, Drawn) for outcome in outcomes)
     return [outcome.token for outcome in outcomes if isinstance(outcome, Drawn)]

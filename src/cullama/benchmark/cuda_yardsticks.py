@@ -14,13 +14,14 @@ from statistics import median
 
 import numpy as np
 
-from ..cuda.memory import Pool, copy_on_device, empty
+from ..cuda.memory import DeviceArray, Pool, copy_on_device, empty
 from ..cuda.operators import CudaOperators
 from ..cuda.weight import CudaWeight
 from ..model.layer import Linear
 
 COPIED_BYTES = 4 << 30  # far beyond any cache; a quarter of the free memory at most
 MATRIX = 8192  # rows and columns: large enough for a product to reach its rate
+RANDOM_NUMBERS = 1 << 22  # repeated to the end of an array
 KERNELS = 1000  # empty ones, in a graph
 BLOCKS_EACH = 8  # of the kernel that reads memory, on each multiprocessor
 THREADS = 256
@@ -49,14 +50,14 @@ class CudaMeter:
         self._pool = Pool(ops.device, arena_size=0)
         self._from = empty(self._pool, (size // 4,), np.float32)
         self._to = empty(self._pool, (size // 4,), np.float32)
-        self._clear(self._from.address, size)
+        self._fill(self._from)
 
     def measure(self) -> CudaYardsticks:
         """Measure all limits."""
         size = self._from.nbytes
         copy = partial(copy_on_device, self._device, self._from, self._to)
         matrix = empty(self._pool, (MATRIX, MATRIX), self._ops.dtype)
-        self._clear(matrix.address, matrix.nbytes)
+        self._fill(matrix)
         multiply = partial(self._ops.linear, matrix, Linear(CudaWeight(matrix)))
         return CudaYardsticks(
             copy=2 * size / self._seconds(copy),
@@ -70,8 +71,16 @@ class CudaMeter:
         self._device.synchronize()
         self._pool.close()
 
-    def _clear(self, address: int, size: int) -> None:
-        self._device.call("cuMemsetD8Async", address, 0, size, self._device.stream)
+    def _fill(self, array: DeviceArray) -> None:
+        """Fill an array with normal numbers; products of zeros draw less power and run faster."""
+        begin = array.view(0, (min(array.size, RANDOM_NUMBERS),))
+        numbers = np.random.default_rng(0).standard_normal(begin.size, np.float32)
+        copy_on_device(self._device, self._ops.upload(numbers.astype(array.dtype)), begin)
+        filled = begin.size
+        while filled < array.size:
+            more = min(filled, array.size - filled)
+            copy_on_device(self._device, array.view(0, (more,)), array.view(filled, (more,)))
+            filled += more
 
     def _read(self) -> None:
         kernel = self._ops.kernels("bandwidth", "read_f32")

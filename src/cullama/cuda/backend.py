@@ -21,7 +21,7 @@ from ..model.kv_cache import KVCache, LayerCache
 from . import memory
 from .attention import BLOCK_SIZE, HEAD_WIDTHS
 from .batch import CudaBatch, device_batch, pack
-from .cublas import Cublas, find_cublas
+from .cublas import open_cublas
 from .driver import FORKED, SPAWN, Device, megabytes, out_of_memory
 from .launcher import Launcher
 from .memory import DeviceArray, Pool, Staging
@@ -76,10 +76,9 @@ class CudaBackend(Backend[DeviceArray, CudaWeight, CudaBatch]):
         self._sampler = closed(closing(Sampler(device, self.kernels, self._staging)))
         self._zero = memory.empty(self._lasting, (1,), self.dtype)
         self._staging.upload(np.zeros(1, self.dtype), self._zero.address)
-        found = None if self.is_deterministic else find_cublas()
-        self._cublas: Cublas | None = None
-        if found is not None:
-            self._cublas = closed(closing(Cublas(device, self._lasting, *found)))
+        self._cublas = None if self.is_deterministic else open_cublas(device, self._lasting)
+        if self._cublas is not None:
+            closed(closing(self._cublas))
 
     @property
     def _products_by(self) -> str:

@@ -22,10 +22,10 @@ class Axes(ctypes.Structure):
     """
 
     _fields_ = (
-        ("count", ctypes.c_int32),
-        ("shape", ctypes.c_int32 * MAX_AXES),
-        ("x", ctypes.c_int32 * MAX_AXES),
-        ("y", ctypes.c_int32 * MAX_AXES),
+        ("count", ctypes.c_int64),
+        ("shape", ctypes.c_int64 * MAX_AXES),
+        ("x", ctypes.c_int64 * MAX_AXES),
+        ("y", ctypes.c_int64 * MAX_AXES),
     )
 
     @property

@@ -10,11 +10,12 @@ cuBLAS matrices are column-major. A row-major C = A · Bᵀ is, column-major, C�
 from __future__ import annotations
 
 import ctypes
+import logging
 from typing import Any
 
 import numpy as np
 
-from ..errors import DeviceError
+from ..errors import DeviceError, DeviceLostError, DeviceMemoryError
 from .driver import LOST, Device, out_of_memory
 from .memory import DeviceArray, Pool, empty
 
@@ -129,8 +130,27 @@ class Cublas:
         raise DeviceError(
             f"{function} of {self.path} failed with status {status}. The library must not be newer "
             f"than the driver's CUDA, {driver}: install the matching one (nvidia-cublas-cu12 or "
-            "nvidia-cublas); without any, cullama uses its own kernels"
+            "nvidia-cublas)"
         )
+
+
+def open_cublas(device: Device, pool: Pool) -> Cublas | None:
+    """Return a handle of the installed library; None where there is none.
+
+    One that cannot be loaded or does not start is logged as a warning and left out: cullama's own
+    kernels compute the same products.
+
+    Raises:
+        DeviceLostError, DeviceMemoryError: not the library's fault.
+    """
+    try:
+        found = find_cublas()
+        return None if found is None else Cublas(device, pool, *found)
+    except (DeviceLostError, DeviceMemoryError):
+        raise
+    except DeviceError as error:
+        logging.getLogger("cullama").warning("%s. Own kernels multiply in its place", error)
+        return None
 
 
 def _matrix(array: DeviceArray, pitch: int) -> tuple[Any, int, int]:
@@ -155,5 +175,5 @@ def find_cublas() -> tuple[ctypes.CDLL, str] | None:
     except (OSError, RuntimeError) as error:
         raise DeviceError(
             f"cuBLAS cannot be loaded: {' '.join(str(error).split())}; reinstall it "
-            "(nvidia-cublas-cu12 or nvidia-cublas), or remove it: cullama has its own kernels"
+            "(nvidia-cublas-cu12 or nvidia-cublas), or remove it"
         ) from None

@@ -3,8 +3,9 @@
 A CUDA graph holds kernels with their arguments as they were, so all that changes from pass to pass
 is in device memory: the batch is copied to where the graph reads it. A graph is captured for a
 size of batch (`Bucket`) when that is met for the second time; the first goes kernel by kernel, as
-batches of mixed sizes always do. All graphs share one pool, which nothing else allocates from: what
-is in it stays valid until the next replay.
+batches of mixed sizes always do. All graphs share one pool, which nothing else allocates from, and
+the same memory of it: a step's logits stay valid until the next replay, so there is one buffer of
+them for all graphs, as large as the largest needs.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ class CudaGraphRunner:
                 self._forward(fixed)
             with _without_garbage_collection():
                 graph, logits = self._record_step(fixed)
-        return _Graph(device, graph, fixed, logits)
+        return _Graph(device, graph, fixed, logits.borrowed())
 
     def _record_step(self, batch: CudaBatch) -> tuple[Any, DeviceArray]:
         """Capture one step, and return the CUDA graph and the step's logits."""

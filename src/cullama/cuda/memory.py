@@ -127,10 +127,9 @@ class DeviceArray:
     __slots__ = ("address", "buffer", "dtype", "shape")
 
     def __init__(
-        self, buffer: Buffer, shape: tuple[int, ...], dtype: np.dtype, address: int | None = None
+        self, buffer: Buffer | None, shape: tuple[int, ...], dtype: np.dtype, address: int
     ) -> None:
-        self.buffer, self.shape, self.dtype = buffer, shape, dtype
-        self.address = buffer.address if address is None else address
+        self.buffer, self.shape, self.dtype, self.address = buffer, shape, dtype, address
 
     @property
     def size(self) -> int:
@@ -149,6 +148,11 @@ class DeviceArray:
         address = self.address + start * self.dtype.itemsize
         return DeviceArray(self.buffer, shape, self.dtype, address)
 
+    def borrowed(self) -> DeviceArray:
+        """Return a view that does not keep its memory: it is valid until that is allocated again
+        and written to."""
+        return DeviceArray(None, self.shape, self.dtype, self.address)
+
     def __repr__(self) -> str:
         return f"DeviceArray({self.dtype.name} {list(self.shape)})"
 
@@ -156,7 +160,8 @@ class DeviceArray:
 def empty(pool: Pool, shape: tuple[int, ...], dtype: DTypeLike) -> DeviceArray:
     """Allocate an array whose elements are not set."""
     dtype = np.dtype(dtype)
-    return DeviceArray(pool.allocate(prod(shape) * dtype.itemsize), shape, dtype)
+    buffer = pool.allocate(prod(shape) * dtype.itemsize)
+    return DeviceArray(buffer, shape, dtype, buffer.address)
 
 
 class Staging:

@@ -68,16 +68,19 @@ def ptx_version(ptx: str) -> tuple[int, int]:
 def ptx_folder(capability: tuple[int, int]) -> Path:
     """Return the folder of PTX for a device: 90a runs on Hopper only, 80 on Ampere and newer.
 
+    Hopper takes 80, too, where 90a was not built.
+
     Raises:
         DeviceUnavailableError: the kernels were not built.
     """
-    folder = PTX_FOLDER / ("compute_90a" if capability == (9, 0) else "compute_80")
-    if not any(folder.glob("*.ptx")):
-        raise DeviceUnavailableError(
-            f"the CUDA kernels are not built ({folder.name})",
-            "run `make ptx` in the source folder, or install a wheel, which contains them",
-        )
-    return folder
+    for name in (*(["compute_90a"] if capability == (9, 0) else []), "compute_80"):
+        folder = PTX_FOLDER / name
+        if (folder / f"{FIRST_LOADED}.ptx").is_file():
+            return folder
+    raise DeviceUnavailableError(
+        "the CUDA kernels are not built (compute_80)",
+        "run `make ptx` in the source folder, or install a wheel, which contains them",
+    )
 
 
 class Kernel:

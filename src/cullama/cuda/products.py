@@ -20,6 +20,7 @@ from .weight import CudaWeight
 
 GEMV_ROWS = 8  # that one pass over the weights serves: MAX_ROWS in kernels/linear.cu
 GEMM_TILE, GEMM_THREADS = 64, 256
+MAX_GRID_Z = (1 << 16) - 1  # blocks along z, of all GPUs
 
 
 class Products:
@@ -90,12 +91,14 @@ class Products:
         if self._cublas is not None and axes.count <= 1 and out.size and inner:
             self._cublas.matmul(out, x, y, (rows, inner, columns), axes.strides)
         else:
+            tiles = blocks_for(rows, GEMM_TILE), blocks_for(columns, GEMM_TILE)
+            products = prod(shape)
             self._launcher.launch(
                 "broadcast",
                 f"matmul_{SUFFIXES[kind.name]}",
-                (blocks_for(rows, GEMM_TILE), blocks_for(columns, GEMM_TILE), prod(shape)),
+                (*tiles, min(products, MAX_GRID_Z)),
                 GEMM_THREADS,
-                (out.address, x.address, y.address, axes, rows, inner, columns),
+                (out.address, x.address, y.address, axes, rows, inner, columns, products),
             )
         # Leave out the axis that made a vector a matrix.
         kept_rows = (rows,) if len(x.shape) > 1 else ()

@@ -304,10 +304,8 @@ def _refused_kernels(
 def _cublas(known: Version) -> Fact:
     try:
         found = find_cublas()
-    except OSError as error:
-        return failing(
-            "cuBLAS", f"cannot be loaded: {error}", "a library that loads", _wheel(known)
-        )
+    except DeviceError as error:
+        return failing("cuBLAS", str(error), "a library that loads", _wheel(known))
     if found is None:
         return Fact(
             "cuBLAS",
@@ -319,7 +317,10 @@ def _cublas(known: Version) -> Fact:
     numbers = []
     for kind in range(3):  # libraryPropertyType: major, minor, patch; it needs no handle
         value = ctypes.c_int()
-        library.cublasGetProperty(kind, ctypes.byref(value))
+        try:
+            library.cublasGetProperty(kind, ctypes.byref(value))
+        except AttributeError:  # no such function
+            return failing("cuBLAS", f"{path} is another library", "cuBLAS", _wheel(known))
         numbers.append(value.value)
     major, minor, patch = numbers
     details = {"is_available": True, "version": f"{major}.{minor}.{patch}", "library": path}
