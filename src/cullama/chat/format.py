@@ -25,6 +25,8 @@ from .escape import REPLACEMENT, SPLIT
 from .message_form import PROBE, SAMPLE_CALL, SAMPLE_TOOL, MessageForm
 from .messages import Message as Message
 from .messages import Tools, checked_message, content_text, map_texts, plain_data
+from .tools.syntax import CallSyntax, written_syntax
+from .tools.thoughts import CLOSING, OPENING
 
 if TYPE_CHECKING:
     from ..text.tokenizer import Tokenizer
@@ -98,6 +100,9 @@ class ChatFormat:
             name: value if name in names else escape(plain_data(f"variable {name!r}", value))
             for name, value in given.items()
         }
+        if "developer" not in template.source:  # newer word for the system's role
+            for message in checked:
+                message["role"] = message["role"].replace("developer", "system")
         written = [self._escaped(form.adapt(message)) for message in checked]
         text = template.render(written, add_generation_prompt, **escaped)
         self._check_calls(written, text)
@@ -280,6 +285,42 @@ class ChatFormat:
         """The names of `stop_tokens`, the longest first."""
         names = map(self._tokenizer.tokenizer.id_to_token, self.stop_tokens)
         return tuple(sorted(filter(None, names), key=len, reverse=True))
+
+    # --- what an answer consists of ------------------------------------------------------------
+
+    @cached_property
+    def call_syntax(self) -> CallSyntax | None:
+        """How the model writes calls of functions; None where its template has no place for tools,
+        or shows no calls that can be read."""
+        template, form = self.template, self._form
+        if template is not None and template.for_tools is not None:
+            template, form = template.for_tools, self._form_for_tools
+        render = partial(self._render_sample, template, add_generation_prompt=False)
+        question = form.adapt({"role": "user", "content": "Hi"})
+        call = form.adapt({"role": "assistant", "content": "", "tool_calls": [SAMPLE_CALL]})
+        text = form.adapt({"role": "assistant", "content": PROBE})
+        name, tools = SAMPLE_CALL["function"]["name"], [SAMPLE_TOOL]
+        offered = render([question], tools=tools)
+        if name not in offered:
+            return None
+        called = render([question, call]) or render([question, call], tools=tools)
+        return written_syntax(called, render([question, text]), offered, name)
+
+    @cached_property
+    def has_reasoning(self) -> bool:
+        """Whether the template knows of reasoning between <think> and </think>."""
+        return self.template is not None and CLOSING in self.template.source
+
+    @cached_property
+    def shown_tokens(self) -> Mapping[int, str]:
+        """The control tokens, by id, that are part of an answer's text: marks around calls and
+        reasoning."""
+        marks = {OPENING, CLOSING} if self.has_reasoning else set()
+        if (syntax := self.call_syntax) is not None:
+            marks |= {syntax.opening, syntax.closing, syntax.arguments_mark}
+        added = self._tokenizer.tokenizer.get_added_tokens_decoder()
+        special = {index: it.content for index, it in added.items() if it.special}
+        return {index: text for index, text in special.items() if text in marks}
 
     # --- which tokens are control tokens -------------------------------------------------------
 

@@ -3,11 +3,14 @@
 transformers leaves this to the caller; vLLM and llama.cpp do it for them. Most templates take a
 text as content, and fail at a list of parts or print it as Python does; some take both; a few read
 nothing but parts. Arguments of tool calls are objects for some, and JSON in a text for others.
+Mistral's take no ids of calls but of nine letters and digits.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,7 +21,11 @@ from .messages import content_text
 PROBE = "0123456789"  # a text that no template changes
 _PARTS = [{"type": "text", "text": PROBE}]
 _NAME, _ID, _ARGUMENTS = f"call_{PROBE}", PROBE[:9], {"key": PROBE[::-1]}
-SAMPLE_CALL = {"id": _ID, "type": "function", "function": {"name": _NAME, "arguments": _ARGUMENTS}}
+SAMPLE_CALL: dict[str, Any] = {
+    "id": _ID,
+    "type": "function",
+    "function": {"name": _NAME, "arguments": _ARGUMENTS},
+}
 SAMPLE_TOOL = {
     "type": "function",
     "function": {
@@ -40,6 +47,9 @@ class MessageForm:
     def adapt(self, message: dict[str, Any]) -> dict[str, Any]:
         """Return a checked message with its content and its calls' arguments in a form that the
         template takes."""
+        call_id = message.get("tool_call_id")
+        if isinstance(call_id, str) and self._needs_short_ids:
+            message = {**message, "tool_call_id": _short_id(call_id)}
         if message.get("tool_calls"):
             return self._adapted_answer(message)
         content = message.get("content")
@@ -85,6 +95,8 @@ class MessageForm:
         return bool(with_text) and (not without or without.count("None") > with_text.count("None"))
 
     def _adapted_call(self, call: Any) -> Any:
+        if isinstance(call, dict) and isinstance(call.get("id"), str) and self._needs_short_ids:
+            call = {**call, "id": _short_id(call["id"])}
         function: Any = call.get("function") if isinstance(call, dict) else None
         arguments = function.get("arguments") if isinstance(function, dict) else None
         if isinstance(arguments, str) and self._needs_objects:
@@ -115,6 +127,12 @@ class MessageForm:
         kind = "text" if self._shown("text") else "none"
         return self._samples[kind, "object"], self._samples[kind, "JSON"]
 
+    @cached_property
+    def _needs_short_ids(self) -> bool:
+        samples = [(kind, form) for kind in _CONTENTS for form in ("object", "JSON")]
+        taken = next((each for each in samples if self._samples[each]), None)
+        return taken is not None and not self._sample(*taken, call_id=f"call_{PROBE}")
+
     def _rendered(self, kind: str) -> str:
         """Return a call beside a kind of content, with the arguments that show it, if any do."""
         return self._shown(kind) or self._samples[kind, "object"] or self._samples[kind, "JSON"]
@@ -127,18 +145,27 @@ class MessageForm:
     @cached_property
     def _samples(self) -> dict[tuple[str, str], str]:
         """The renderings of a call, by content and arguments; "" where it is refused."""
-        samples = {}
-        for content, entries in _CONTENTS.items():
-            for kind, arguments in (("object", _ARGUMENTS), ("JSON", json.dumps(_ARGUMENTS))):
-                function = {"name": _NAME, "arguments": arguments}
-                call = {"id": _ID, "type": "function", "function": function}
-                answer = {"role": "assistant", **entries, "tool_calls": [call]}
-                result = {"role": "tool", "content": "0", "name": _NAME, "tool_call_id": _ID}
-                messages = [{"role": "user", "content": "Hi"}, answer, result]
-                text = self.render(messages)
-                samples[content, kind] = text or self.render(messages[:2])
-        return samples
+        return {
+            (content, kind): self._sample(content, kind)
+            for content in _CONTENTS
+            for kind in ("object", "JSON")
+        }
+
+    def _sample(self, content: str, kind: str, call_id: str = _ID) -> str:
+        arguments = _ARGUMENTS if kind == "object" else json.dumps(_ARGUMENTS)
+        function = {"name": _NAME, "arguments": arguments}
+        call = {"id": call_id, "type": "function", "function": function}
+        answer = {"role": "assistant", **_CONTENTS[content], "tool_calls": [call]}
+        result = {"role": "tool", "content": "0", "name": _NAME, "tool_call_id": call_id}
+        messages = [{"role": "user", "content": "Hi"}, answer, result]
+        return self.render(messages) or self.render(messages[:2])
 
 
 def _shows(call: str) -> bool:
     return _ARGUMENTS["key"] in call and "{'key'" not in call
+
+
+def _short_id(call_id: str) -> str:
+    """Return the same nine letters and digits for the same id."""
+    is_short = re.fullmatch("[A-Za-z0-9]{9}", call_id)
+    return call_id if is_short else hashlib.sha256(call_id.encode()).hexdigest()[:9]
