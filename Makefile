@@ -55,7 +55,7 @@ coverage: $(VENV)/.dev $(if $(HAS_NVRTC_WHEELS)$(shell command -v nvcc),ptx)  ##
 # Each folder of tests may have a conftest.py; mypy takes one module of a name at a time.
 CONFTESTS := $(wildcard tests/*/conftest.py tests/*/*/conftest.py)
 
-CPP := $(wildcard kernels/*.cu kernels/*.cuh $(addprefix tests/emulation/,*.h *.cpp */*.h */*.cpp */*.cu))
+CPP := $(wildcard kernels/*.cu kernels/*.cuh $(addprefix src/cullama/emulation/,*.h *.cpp */*.h */*.cpp) tests/emulation/*.h tests/emulation/*/*.cu)
 
 check: $(VENV)/.dev  ## Check formatting, style, types, and the structure of the source
 	$(BIN)/clang-format --dry-run --Werror $(CPP)

@@ -24,6 +24,7 @@ from safetensors.numpy import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from cullama.errors import DeviceUnavailableError
+from cullama.files.cache_folder import cache_folder
 
 Config: TypeAlias = dict[str, Any]
 Tensors: TypeAlias = dict[str, NDArray[Any]]
@@ -32,6 +33,9 @@ WriteModel: TypeAlias = Callable[..., Path]
 # A shell that starts tests in the background has them ignore Ctrl-C, and with them all processes
 # that they start, where it is to be tested.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# The emulated GPU's kernels are compiled once, whatever cache a test gives to a process.
+os.environ.setdefault("CULLAMA_EMULATION_CACHE", str(cache_folder() / "emulation"))
 
 # The same examples every time, on machines of any speed.
 settings.register_profile("cullama", derandomize=True, deadline=None, max_examples=50)

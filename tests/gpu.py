@@ -1,7 +1,7 @@
 """The GPU that tests of the CUDA backend run on: emulated on the CPU, or real.
 
-With CULLAMA_TEST_GPU=1 (`make test-gpu`) it is this machine's; else `tests/emulation` emulates one,
-with the PTX files that ship. `missing()` says why neither is available.
+With CULLAMA_TEST_GPU=1 (`make test-gpu`) it is this machine's; else the emulated one, with the PTX
+files that ship. `missing()` says why neither is available.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def missing() -> str | None:
 def emulated() -> Any:
     """Load the emulated GPU into this process, and return its knobs."""
     assert not IS_REAL
-    from emulation import device
+    from cullama.emulation import device
 
     return device.preload()
 

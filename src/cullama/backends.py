@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from .choices import BACKENDS, DTYPE_CHOICES, FLOATS, QUANTISED
 from .errors import DeviceError, DeviceUnavailableError, UsageError
 from .files.cache_folder import cache_folder_or_none
+from .model.choices import BACKENDS, DTYPE_CHOICES, FLOATS, QUANTISED
 from .model.operators import AnyOperators
 
 COMPILER = "llvmlite"
@@ -34,10 +34,10 @@ def operators_for(
 ) -> AnyOperators:
     """Make the operators of a backend, in a storage type.
 
-    "cuda:1" is the second GPU; "cpu:numpy" is the CPU without compiled kernels, "cpu:avx2" with
-    those of an instruction set. `auto` takes the first GPU if it can be used, else the CPU, and the
-    operators' description says why, where there is a driver; a number of threads is for the CPU,
-    and so selects it.
+    "cuda:1" is the second GPU; "emulated" runs the GPU's kernels on the CPU; "cpu:numpy" is the CPU
+    without compiled kernels, "cpu:avx2" with those of an instruction set. `auto` takes the first
+    GPU if it can be used, else the CPU, and the operators' description says why, where there is a
+    driver; a number of threads is for the CPU, and so selects it.
 
     A type of `auto` is bfloat16 on a GPU; on the CPU it is each weight's own, as its file has it,
     or float32 with numpy, which is slow with anything else.
@@ -50,13 +50,15 @@ def operators_for(
     _check("backend", name, BACKENDS)
     _check("dtype", dtype, DTYPE_CHOICES)
     options = BackendOptions(dtype, threads, weight_folder, deterministic)
-    if colon and (name == "auto" or not which):
+    if colon and (name in ("auto", "emulated") or not which):
         raise UsageError(f"backend is {backend!r}, expected for example cpu:numpy or cuda:1")
     if name == "cpu":
         return _cpu(options, which)
+    if name in ("cuda", "emulated") and threads is not None:
+        raise UsageError(f"threads is {threads}, which is for the CPU: leave it out with {name}")
+    if name == "emulated":
+        return _emulated(dtype, deterministic)
     if name == "cuda":
-        if threads is not None:
-            raise UsageError(f"threads is {threads}, which is for the CPU: leave it out with cuda")
         if colon and not (which.isascii() and which.isdecimal()):
             raise UsageError(
                 f"backend is {backend!r}, expected cuda, or a GPU's number as in cuda:1"
@@ -154,7 +156,24 @@ def _numpy(options: BackendOptions, has_compiler: bool) -> AnyOperators:
     return operators
 
 
+def _emulated(dtype: str, deterministic: bool) -> AnyOperators:
+    from .emulation.start import SLOWNESS, start_emulation
+
+    start_emulation()
+    operators = _on_device(dtype, 0, deterministic)
+    products = operators.description.rpartition(" · ")[2]
+    operators.description = f"emulated · {operators.dtype_name} · {products} · {SLOWNESS}"
+    return operators
+
+
 def _cuda(dtype: str, index: int, deterministic: bool) -> AnyOperators:
+    from .emulation.start import check_not_emulated
+
+    check_not_emulated()
+    return _on_device(dtype, index, deterministic)
+
+
+def _on_device(dtype: str, index: int, deterministic: bool) -> AnyOperators:
     if dtype in QUANTISED:
         on_gpu = ", ".join(("auto", *FLOATS))
         raise UsageError(f"dtype is {dtype!r}, which is for the CPU, expected one of {on_gpu}")

@@ -71,8 +71,9 @@ class LLM:
             "owner/name@revision"; fetched if it is not in the hub's cache), an open checkpoint,
             or nothing for the default model.
         backend: "cpu", or "cpu:numpy", "cpu:avx2", … for one kind of its kernels; "cuda", or
-            "cuda:1" for the second GPU; "auto" takes a GPU that can be used, else the CPU, and
-            `description` says why, where there is a driver.
+            "cuda:1" for the second GPU; "emulated" for the GPU's kernels run on the CPU, slowly;
+            "auto" takes a GPU that can be used, else the CPU, and `description` says why, where
+            there is a driver.
         dtype: how weights and cache are stored: "float32", "float16", "bfloat16"; for weights on
             compiled CPU kernels also "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", with a float16 cache.
             "auto" is bfloat16 on a GPU; on the CPU each weight's type in its file, or float32

@@ -23,7 +23,7 @@ def doctor(cullama_command: CommandLine) -> Doctor:
     def run(*arguments: str, **knobs: Any) -> Ended:
         if reason := gpu.missing():
             pytest.skip(reason)
-        from emulation import device
+        from cullama.emulation import device
 
         visible = {"CUDA_VISIBLE_DEVICES": "0,1"}
         environment = {**device.environment(**knobs), **visible}

@@ -101,7 +101,7 @@ UNUSABLE = {
 
 def machine(folder: Path, knobs: dict[str, Any]) -> dict[str, str]:
     """Return the environment variables of a process on such a machine."""
-    from emulation import device
+    from cullama.emulation import device
 
     if knobs.get("driver") == "none":
         (folder / "libcuda.so.1").touch()  # found before a real one, but not a library
@@ -183,7 +183,7 @@ def matches(line: str, pattern: str) -> None:
 def test_impossible_backends_are_usage_errors(
     options: list[str], complaint: str, cullama_command: Any, tiny_model: Path
 ) -> None:
-    from emulation import device
+    from cullama.emulation import device
 
     ended = cullama_command(
         *("story", "--model", tiny_model, *STORY, *options), environment=device.environment()
@@ -214,7 +214,7 @@ def stories(cullama_command: Any, model: Path, environment: dict[str, str]) -> l
 def test_two_installed_versions_of_cublas_do_no_harm(
     cullama_command: Any, tiny_model: Path
 ) -> None:
-    from emulation import device
+    from cullama.emulation import device
 
     environment = device.environment(cublas=13)
     older = [str(device.built(each)) for each in device.cublas_libraries(12)]

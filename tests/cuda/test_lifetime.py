@@ -333,7 +333,7 @@ IN_A_CYCLE = "llm.itself = llm\nllm.engine.runner.ops.itself = llm"
 
 
 def run(script: str, model: Path, source: Path) -> subprocess.CompletedProcess[str]:
-    from emulation import device
+    from cullama.emulation import device
 
     return subprocess.run(
         [sys.executable, *WARNINGS, "-c", script, str(model)],

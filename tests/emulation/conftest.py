@@ -6,16 +6,16 @@ from collections.abc import Iterator
 
 import pytest
 
-from emulation import device
+from cullama.emulation import device
 
 
 @pytest.fixture(scope="module")
-def process() -> device.Device:
+def process() -> device.EmulatedGpu:
     return device.preload()
 
 
 @pytest.fixture
-def gpu(process: device.Device) -> Iterator[device.Device]:
+def gpu(process: device.EmulatedGpu) -> Iterator[device.EmulatedGpu]:
     """The device as a program finds it: nothing allocated, device 0's context current."""
     from emulation.driver_calls import cu, ok
 

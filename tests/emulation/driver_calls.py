@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from emulation import device
+from cullama.emulation import device
 
 if reason := device.missing():
     pytest.skip(reason, allow_module_level=True)
@@ -26,6 +26,7 @@ from cuda.bindings import driver
 
 cu: Any = driver
 TESTS = Path(__file__).resolve().parents[1]
+PYTHONPATH = f"{TESTS}:{TESTS.parent / 'src'}"
 
 SCALE = """
 .version {version}
@@ -134,7 +135,7 @@ def in_process(script: str, **environment: Any) -> subprocess.CompletedProcess[s
     """Runs a script in a process that finds the emulated GPU as any program would."""
     return subprocess.run(
         [sys.executable, "-c", script],
-        env={**os.environ, **device.environment(**environment), "PYTHONPATH": str(TESTS)},
+        env={**os.environ, **device.environment(**environment), "PYTHONPATH": PYTHONPATH},
         capture_output=True,
         text=True,
         timeout=60,

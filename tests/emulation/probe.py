@@ -14,7 +14,7 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from emulation.kernel import Module, Schedule
+from cullama.emulation.kernel import EmulatedModule, Schedule
 
 Array: TypeAlias = NDArray[Any]
 
@@ -72,8 +72,8 @@ def _kernel(name: str, code: str, types: tuple[np.dtype[Any], ...]) -> str:
 
 
 @cache
-def module_of(text: str) -> Module:
-    return Module(HEADER + text)
+def module_of(text: str) -> EmulatedModule:
+    return EmulatedModule(HEADER + text)
 
 
 def results(

@@ -54,7 +54,7 @@ def command(arguments: list[str]) -> list[str]:
 
 def pytest_configure() -> None:
     """pytest plugin: makes the emulated driver build kernels from source, not from PTX."""
-    from emulation import device
+    from cullama.emulation import device
 
     usual = device.build_variables
 
@@ -68,7 +68,7 @@ def pytest_configure() -> None:
 
 def build_driver() -> None:
     """Build the libraries first: the compiler cannot run with a sanitizer preloaded."""
-    from emulation import device
+    from cullama.emulation import device
 
     for each in (device.driver_library(), *device.cublas_libraries(13)):
         device.built(each)

@@ -21,9 +21,11 @@ from pathlib import Path
 if __name__ == "__main__":  # as a script: makes the package importable
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from emulation.build import HERE, BuildError, compiler, folder, processor_options
-from emulation.ptx import PtxError, parse
+from cullama.emulation.build import HERE as EMULATOR
+from cullama.emulation.build import BuildError, compiler, folder, processor_options
+from cullama.emulation.ptx import PtxError, parse
 
+HERE = Path(__file__).resolve().parent
 KERNELS = HERE.parents[1] / "kernels"
 OPTIONS = (
     *("-std=gnu++17", "-O1", "-g", "-fPIC", "-fno-weak", "-fvisibility=hidden", "-w"),
@@ -68,7 +70,7 @@ def _run(command: list[str]) -> str:
 
 
 def preprocessed(source: Path) -> str:
-    command = [compiler(), *OPTIONS, *processor_options(), "-E", f"-I{HERE}"]
+    command = [compiler(), *OPTIONS, *processor_options(), "-E", f"-I{EMULATOR}"]
     command += ["-isystem", str(toolkit_headers()), "-include", str(HERE / "source.h")]
     return _run([*command, f"-I{source.parent}", "-x", "c++", str(source)])
 
@@ -105,8 +107,8 @@ def build_source(source: Path, sanitizer: str = "") -> Path:
     """Return the shared object for a kernel file, compiled once for each text and sanitizer."""
     text = as_cpp(preprocessed(source))
     key = hashlib.sha256((text + sanitizer + " ".join(OPTIONS)).encode())
-    for name in ("source.py", "sanitizers.h"):
-        key.update((HERE / name).read_bytes())
+    for path in (HERE / "source.py", EMULATOR / "sanitizers.h"):
+        key.update(path.read_bytes())
     target = folder() / f"source-{sanitizer}-{key.hexdigest()[:32]}.so"
     if not target.exists():
         _compile(text, target, sanitizer)
@@ -118,10 +120,10 @@ def _compile(text: str, target: Path, sanitizer: str) -> None:
     scheduler, kernels, whole = (stem.with_suffix(end) for end in (".scheduler.o", ".o", ".so"))
     source = stem.with_suffix(".cpp")
     source.write_text(text, encoding="utf-8")
-    options = [compiler(), *OPTIONS, *processor_options(), f"-I{HERE}"]
+    options = [compiler(), *OPTIONS, *processor_options(), f"-I{EMULATOR}"]
     instrumented = SANITIZERS[sanitizer]
     watched = {"address": ["-DEMULATED_BOUNDS"], "thread": ["-DEMULATED_RACES"]}.get(sanitizer, [])
-    _run([*options, *watched, "-c", "-o", str(scheduler), str(HERE / "scheduler.cpp")])
+    _run([*options, *watched, "-c", "-o", str(scheduler), str(EMULATOR / "scheduler.cpp")])
     _run([*options, *instrumented, "-c", "-o", str(kernels), str(source)])
     _run([*options, *instrumented, "-shared", "-o", str(whole), str(kernels), str(scheduler)])
     os.replace(whole, target)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from emulation import build
+from cullama.emulation import build
 from emulation.probe import HEADER
 
 NOTHING = HEADER + ".visible .entry nothing(.param .u64 p) { ret; }\n"

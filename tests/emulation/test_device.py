@@ -13,11 +13,12 @@ from typing import Any
 
 import pytest
 
-from emulation import device
-from emulation.driver_calls import TESTS, allocated, code, contents, cu, in_process, ok
+from cullama.emulation import device
+from cullama.emulation.build import BuildError
+from emulation.driver_calls import PYTHONPATH, allocated, code, contents, cu, in_process, ok
 
 
-def test_only_known_knobs_are_accepted(gpu: device.Device) -> None:
+def test_only_known_knobs_are_accepted(gpu: device.EmulatedGpu) -> None:
     for name in device.KNOBS:
         gpu.set(name, gpu.get(name))
     with pytest.raises(ValueError, match="no such knob: memory"):
@@ -28,7 +29,7 @@ def test_only_known_knobs_are_accepted(gpu: device.Device) -> None:
         gpu.streams("sorted")
 
 
-def test_a_reset_restores_the_initial_state(gpu: device.Device) -> None:
+def test_a_reset_restores_the_initial_state(gpu: device.EmulatedGpu) -> None:
     gpu.set("memory_bytes", 4096)
     ok(cu.cuMemAlloc(16))
     gpu.fault("*:1:719")
@@ -40,7 +41,7 @@ def test_a_reset_restores_the_initial_state(gpu: device.Device) -> None:
     ok(cu.cuMemAlloc(16))
 
 
-def test_a_driver_that_was_set_aside_is_restored_unchanged(gpu: device.Device) -> None:
+def test_a_driver_that_was_set_aside_is_restored_unchanged(gpu: device.EmulatedGpu) -> None:
     pointer, context = allocated([1, 2]), ok(cu.cuCtxGetCurrent())
     gpu.set("memory_bytes", 4096)
     with gpu.set_aside():
@@ -56,7 +57,7 @@ def test_a_driver_that_was_set_aside_is_restored_unchanged(gpu: device.Device) -
     assert contents(pointer, 2) == [1, 2]
 
 
-def test_preloading_twice_gives_the_same_device(gpu: device.Device) -> None:
+def test_preloading_twice_gives_the_same_device(gpu: device.EmulatedGpu) -> None:
     gpu.set("memory_bytes", 4096)
     assert device.preload().get("memory_bytes") == "4096"
 
@@ -116,10 +117,10 @@ def test_errors_are_printed_when_verbose() -> None:
 
 
 def test_preloading_after_another_driver_is_refused() -> None:
-    script = BEGIN + "from emulation import device; device.preload()"
+    script = BEGIN + "from cullama.emulation import device; device.preload()"
     done = in_process(script, old_driver=False)
     assert done.returncode == 0
-    other = "import ctypes; ctypes.CDLL('libcuda.so.1'); from emulation import device;"
+    other = "import ctypes; ctypes.CDLL('libcuda.so.1'); from cullama.emulation import device;"
     done = in_process(other + "device.preload()", old_driver=True)
     assert "is loaded already" in done.stderr
 
@@ -128,10 +129,10 @@ def test_two_processes_may_build_at_once(tmp_path: Path) -> None:
     source = tmp_path / "nothing.cpp"
     source.write_text("int nothing() { return 0; }\n")
     script = (
-        "import sys; from pathlib import Path; from emulation import device;"
+        "import sys; from pathlib import Path; from cullama.emulation import device;"
         f"print(device.built(device.Library('libnothing.so', (Path({str(source)!r}),), ())))"
     )
-    variables = {"PYTHONPATH": str(TESTS), "CULLAMA_EMULATION_CACHE": str(tmp_path / "cache")}
+    variables = {"PYTHONPATH": PYTHONPATH, "CULLAMA_EMULATION_CACHE": str(tmp_path / "cache")}
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", script],
@@ -150,5 +151,5 @@ def test_two_processes_may_build_at_once(tmp_path: Path) -> None:
 def test_compiler_errors_are_reported(tmp_path: Path) -> None:
     source = tmp_path / "wrong.cpp"
     source.write_text("int wrong( {\n")
-    with pytest.raises(RuntimeError, match=r"libwrong\.so cannot be built"):
+    with pytest.raises(BuildError, match=r"libwrong\.so cannot be built"):
         device.compile_into(tmp_path, device.Library("libwrong.so", (source,), ()))

@@ -9,7 +9,7 @@ import ctypes
 
 import pytest
 
-from emulation import device
+from cullama.emulation import device
 from emulation.driver_calls import code, cu, ok
 
 # --- symbols --------------------------------------------------------------------------------------
@@ -31,14 +31,14 @@ cuFuncSetAttribute cuLaunchKernel cuGetErrorName cuGetErrorString cuGetProcAddre
 
 
 @pytest.mark.parametrize("symbol", FUNCTIONS.split())
-def test_a_function_is_exported_and_found_by_its_name(gpu: device.Device, symbol: str) -> None:
+def test_a_function_is_exported_and_found_by_its_name(gpu: device.EmulatedGpu, symbol: str) -> None:
     library = ctypes.CDLL("libcuda.so.1")
     exported = ctypes.cast(getattr(library, symbol), ctypes.c_void_p).value
     for flags in (0, 2):  # 2: per-thread default streams
         assert cu.cuGetProcAddress(symbol.partition("_v")[0].encode(), 13000, flags)[1] == exported
 
 
-def test_a_function_is_not_found_for_an_older_version(gpu: device.Device) -> None:
+def test_a_function_is_not_found_for_an_older_version(gpu: device.EmulatedGpu) -> None:
     library, address = ctypes.CDLL("libcuda.so.1"), ctypes.c_void_p()
 
     def status(name: bytes, version: int) -> tuple[int, int]:
@@ -55,7 +55,7 @@ def test_a_function_is_not_found_for_an_older_version(gpu: device.Device) -> Non
 # --- devices and contexts -------------------------------------------------------------------------
 
 
-def test_every_error_has_its_name_and_a_description(gpu: device.Device) -> None:
+def test_every_error_has_its_name_and_a_description(gpu: device.EmulatedGpu) -> None:
     for result in cu.CUresult:
         if 919 < result < 999:  # newer than CUDA 13.5
             continue
@@ -63,7 +63,7 @@ def test_every_error_has_its_name_and_a_description(gpu: device.Device) -> None:
         assert ok(cu.cuGetErrorString(result))
 
 
-def test_each_device_has_its_name_and_capability(gpu: device.Device) -> None:
+def test_each_device_has_its_name_and_capability(gpu: device.EmulatedGpu) -> None:
     gpu.set("devices", 2)
     gpu.set("device_names", "First;Second")
     gpu.set("compute_capabilities", "80;90")
@@ -75,7 +75,7 @@ def test_each_device_has_its_name_and_capability(gpu: device.Device) -> None:
     assert code(cu.cuDeviceGet(2)) == 101
 
 
-def test_attributes_have_the_numbers_of_the_header(gpu: device.Device) -> None:
+def test_attributes_have_the_numbers_of_the_header(gpu: device.EmulatedGpu) -> None:
     def value(name: str) -> int:
         attribute = getattr(cu.CUdevice_attribute, f"CU_DEVICE_ATTRIBUTE_{name}")
         return int(ok(cu.cuDeviceGetAttribute(attribute, 0)))
@@ -92,18 +92,18 @@ def test_attributes_have_the_numbers_of_the_header(gpu: device.Device) -> None:
     assert value("MAX_THREADS_PER_MULTIPROCESSOR") == 2048
 
 
-def test_initialisation_without_devices_is_an_error(gpu: device.Device) -> None:
+def test_initialisation_without_devices_is_an_error(gpu: device.EmulatedGpu) -> None:
     gpu.set("devices", 0)
     assert code(cu.cuInit(0)) == 100
 
 
-def test_without_a_context_calls_are_refused(gpu: device.Device) -> None:
+def test_without_a_context_calls_are_refused(gpu: device.EmulatedGpu) -> None:
     ok(cu.cuCtxSetCurrent(cu.CUcontext(0)))
     assert int(ok(cu.cuCtxGetCurrent())) == 0
     assert code(cu.cuMemAlloc(16)) == 201
 
 
-def test_the_last_release_of_a_context_frees_everything(gpu: device.Device) -> None:
+def test_the_last_release_of_a_context_frees_everything(gpu: device.EmulatedGpu) -> None:
     ok(cu.cuMemAlloc(1000))
     ok(cu.cuMemHostAlloc(1000, 0))
     ok(cu.cuDevicePrimaryCtxRelease(0))

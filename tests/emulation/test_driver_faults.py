@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from emulation import device
+from cullama.emulation import device
 from emulation.driver_calls import allocated, code, cu, launch, ok, ptx, scale_function
 
 
-def test_a_kernel_fault_is_reported_at_synchronisation_and_is_sticky(gpu: device.Device) -> None:
+def test_a_kernel_fault_is_reported_at_synchronisation_and_is_sticky(
+    gpu: device.EmulatedGpu,
+) -> None:
     function, pointer, stream = scale_function(), allocated([1]), ok(cu.cuStreamCreate(1))
     assert launch(function, pointer, 2, 2, stream) == 0
     assert code(cu.cuStreamSynchronize(stream)) == 700
@@ -29,7 +31,7 @@ def test_a_kernel_fault_is_reported_at_synchronisation_and_is_sticky(gpu: device
 
 
 def test_blocking_launches_report_a_fault_themselves(
-    gpu: device.Device, monkeypatch: pytest.MonkeyPatch
+    gpu: device.EmulatedGpu, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     function, pointer = scale_function(), allocated([1])
     monkeypatch.setenv("CUDA_LAUNCH_BLOCKING", "1")
@@ -39,7 +41,7 @@ def test_blocking_launches_report_a_fault_themselves(
 
 
 @pytest.mark.parametrize("sticky", [700, 702, 710, 714, 715, 716, 717, 718, 719])
-def test_injected_kernel_faults_are_sticky(gpu: device.Device, sticky: int) -> None:
+def test_injected_kernel_faults_are_sticky(gpu: device.EmulatedGpu, sticky: int) -> None:
     gpu.fault(f"cuMemAlloc:2:{sticky}")
     ok(cu.cuMemAlloc(16))
     assert code(cu.cuMemAlloc(16)) == sticky
@@ -47,14 +49,14 @@ def test_injected_kernel_faults_are_sticky(gpu: device.Device, sticky: int) -> N
     assert f"cuMemAlloc: injected error {sticky}" in gpu.report()
 
 
-def test_injected_out_of_memory_is_not_sticky(gpu: device.Device) -> None:
+def test_injected_out_of_memory_is_not_sticky(gpu: device.EmulatedGpu) -> None:
     gpu.fault("cuMemAlloc:2:2,cuMemAlloc:4+:2")
     assert [code(cu.cuMemAlloc(16)) for _ in range(6)] == [0, 2, 0, 2, 2, 2]
     gpu.fault("")
     ok(cu.cuMemAlloc(16))
 
 
-def test_faults_are_injected_into_any_call_and_into_kernels(gpu: device.Device) -> None:
+def test_faults_are_injected_into_any_call_and_into_kernels(gpu: device.EmulatedGpu) -> None:
     function, pointer = scale_function(), allocated([1])
     gpu.fault("*:3:801,kernel:2:719")
     stream = ok(cu.cuStreamCreate(1))
@@ -65,13 +67,13 @@ def test_faults_are_injected_into_any_call_and_into_kernels(gpu: device.Device) 
 
 
 def test_a_malformed_fault_is_reported(
-    gpu: device.Device, capfd: pytest.CaptureFixture[str]
+    gpu: device.EmulatedGpu, capfd: pytest.CaptureFixture[str]
 ) -> None:
     gpu.fault("cuMemAlloc=3")
     assert "'cuMemAlloc=3' is not CALL:OCCURRENCE:CODE" in capfd.readouterr().err
 
 
-def test_other_devices_work_after_a_fault(gpu: device.Device) -> None:
+def test_other_devices_work_after_a_fault(gpu: device.EmulatedGpu) -> None:
     gpu.set("devices", 2)
     gpu.fault("cuMemAlloc:1:719")
     assert code(cu.cuMemAlloc(16)) == 719

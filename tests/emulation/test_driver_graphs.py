@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from emulation import device
+from cullama.emulation import device
 from emulation.driver_calls import (
     allocated,
     code,
@@ -47,7 +47,7 @@ def replay(graph: Any, stream: Any, times: int = 1) -> int:
     return result
 
 
-def test_a_graph_repeats_what_was_captured_with_its_arguments(gpu: device.Device) -> None:
+def test_a_graph_repeats_what_was_captured_with_its_arguments(gpu: device.EmulatedGpu) -> None:
     function, pointer = scale_function(), allocated([1, 2, 3])
     stream = capturing()
     assert launch(function, pointer, 2, 3, stream) == 0
@@ -64,7 +64,7 @@ def test_a_graph_repeats_what_was_captured_with_its_arguments(gpu: device.Device
     assert code(cu.cuGraphDestroy(graph)) == 1
 
 
-def test_a_captured_copy_reads_the_staging_memory_at_each_replay(gpu: device.Device) -> None:
+def test_a_captured_copy_reads_the_staging_memory_at_each_replay(gpu: device.EmulatedGpu) -> None:
     pointer, staging = allocated([0]), pinned(1)
     stream = capturing()
     ok(cu.cuMemcpyHtoDAsync(pointer, staging.ctypes.data, 4, stream))
@@ -75,7 +75,7 @@ def test_a_captured_copy_reads_the_staging_memory_at_each_replay(gpu: device.Dev
         assert contents(pointer, 1) == [value]
 
 
-def test_an_instantiated_graph_outlives_the_graph(gpu: device.Device) -> None:
+def test_an_instantiated_graph_outlives_the_graph(gpu: device.EmulatedGpu) -> None:
     pointer, stream = allocated([0]), capturing()
     assert fill(pointer, 7, 1, stream) == 0
     graph = ok(cu.cuStreamEndCapture(stream))
@@ -100,7 +100,9 @@ FORBIDDEN: dict[str, Callable[[Any], Any]] = {
 
 @pytest.mark.parametrize("mode", [GLOBAL, THREAD_LOCAL])
 @pytest.mark.parametrize("call", FORBIDDEN)
-def test_forbidden_calls_invalidate_a_capture(gpu: device.Device, call: str, mode: Any) -> None:
+def test_forbidden_calls_invalidate_a_capture(
+    gpu: device.EmulatedGpu, call: str, mode: Any
+) -> None:
     stream = capturing(mode)
     assert code(FORBIDDEN[call](stream)) == 900
     pointer = cu.CUdeviceptr(0)
@@ -111,19 +113,19 @@ def test_forbidden_calls_invalidate_a_capture(gpu: device.Device, call: str, mod
     assert code(cu.cuStreamSynchronize(stream)) == 0
 
 
-def test_work_for_an_invalidated_capture_is_refused(gpu: device.Device) -> None:
+def test_work_for_an_invalidated_capture_is_refused(gpu: device.EmulatedGpu) -> None:
     pointer, stream = allocated([0]), capturing()
     assert code(cu.cuMemAlloc(16)) == 900
     assert fill(pointer, 7, 1, stream) == 901
 
 
-def test_relaxed_capture_allows_allocations(gpu: device.Device) -> None:
+def test_relaxed_capture_allows_allocations(gpu: device.EmulatedGpu) -> None:
     stream = capturing(RELAXED)
     ok(cu.cuMemAlloc(16))
     assert code(cu.cuStreamSynchronize(stream)) == 900
 
 
-def test_blocking_copies_are_forbidden_too(gpu: device.Device) -> None:
+def test_blocking_copies_are_forbidden_too(gpu: device.EmulatedGpu) -> None:
     pointer, host = allocated([0]), np.zeros(1, np.float32)
     for flags, expected in ((1, 900), (0, 906)):
         stream = capturing(flags=flags)
@@ -132,7 +134,7 @@ def test_blocking_copies_are_forbidden_too(gpu: device.Device) -> None:
 
 
 def test_the_legacy_stream_cannot_be_used_beside_a_blocking_stream_that_captures(
-    gpu: device.Device,
+    gpu: device.EmulatedGpu,
 ) -> None:
     pointer, stream = allocated([0]), capturing(flags=0)
     assert fill(pointer, 7, 1, 0) == 906
@@ -140,7 +142,7 @@ def test_the_legacy_stream_cannot_be_used_beside_a_blocking_stream_that_captures
     assert code(cu.cuStreamBeginCapture(cu.CUstream(0), THREAD_LOCAL)) == 900
 
 
-def test_pageable_memory_cannot_be_captured(gpu: device.Device) -> None:
+def test_pageable_memory_cannot_be_captured(gpu: device.EmulatedGpu) -> None:
     pointer, host, stream = allocated([0]), np.zeros(1, np.float32), capturing()
     assert code(cu.cuMemcpyHtoDAsync(pointer, host.ctypes.data, 4, stream)) == 900
     assert code(cu.cuStreamEndCapture(stream)) == 901
@@ -148,7 +150,7 @@ def test_pageable_memory_cannot_be_captured(gpu: device.Device) -> None:
 
 @pytest.mark.parametrize(("mode", "expected"), [(GLOBAL, 900), (THREAD_LOCAL, 0), (RELAXED, 0)])
 def test_only_global_capture_restricts_other_threads(
-    gpu: device.Device, mode: Any, expected: int
+    gpu: device.EmulatedGpu, mode: Any, expected: int
 ) -> None:
     context, results = ok(cu.cuCtxGetCurrent()), []
     stream = capturing(mode)
@@ -165,7 +167,7 @@ def test_only_global_capture_restricts_other_threads(
     assert results[1] == (0 if mode == RELAXED else 908)
 
 
-def test_a_graph_spans_streams_that_events_join(gpu: device.Device) -> None:
+def test_a_graph_spans_streams_that_events_join(gpu: device.EmulatedGpu) -> None:
     source, target = allocated([1, 2]), allocated([0, 0])
     side, forked, joined = (
         ok(cu.cuStreamCreate(1)),
@@ -191,7 +193,7 @@ def test_a_graph_spans_streams_that_events_join(gpu: device.Device) -> None:
     assert ok(cu.cuStreamIsCapturing(side)) == none
 
 
-def test_a_graph_branch_without_its_wait_runs_too_early(gpu: device.Device) -> None:
+def test_a_graph_branch_without_its_wait_runs_too_early(gpu: device.EmulatedGpu) -> None:
     source, target = allocated([1]), allocated([0])
     side, forked, joined = (
         ok(cu.cuStreamCreate(1)),
@@ -209,7 +211,7 @@ def test_a_graph_branch_without_its_wait_runs_too_early(gpu: device.Device) -> N
     assert contents(target, 1) == [1]
 
 
-def test_a_stream_that_forked_has_to_be_joined(gpu: device.Device) -> None:
+def test_a_stream_that_forked_has_to_be_joined(gpu: device.EmulatedGpu) -> None:
     pointer, side, forked = allocated([0]), ok(cu.cuStreamCreate(1)), ok(cu.cuEventCreate(2))
     stream = capturing()
     ok(cu.cuEventRecord(forked, stream))
@@ -218,7 +220,7 @@ def test_a_stream_that_forked_has_to_be_joined(gpu: device.Device) -> None:
     assert code(cu.cuStreamEndCapture(stream)) == 904
 
 
-def test_capture_ends_where_it_began(gpu: device.Device) -> None:
+def test_capture_ends_where_it_began(gpu: device.EmulatedGpu) -> None:
     side, forked = ok(cu.cuStreamCreate(1)), ok(cu.cuEventCreate(2))
     stream = capturing()
     assert code(cu.cuStreamBeginCapture(stream, THREAD_LOCAL)) == 401
@@ -229,7 +231,7 @@ def test_capture_ends_where_it_began(gpu: device.Device) -> None:
     assert code(cu.cuStreamEndCapture(stream)) == 401
 
 
-def test_captures_cannot_be_merged(gpu: device.Device) -> None:
+def test_captures_cannot_be_merged(gpu: device.EmulatedGpu) -> None:
     outside = ok(cu.cuEventCreate(2))
     ok(cu.cuEventRecord(outside, ok(cu.cuStreamCreate(1))))
     stream = capturing()
@@ -242,7 +244,7 @@ def test_captures_cannot_be_merged(gpu: device.Device) -> None:
 
 @pytest.mark.parametrize("node", ["copy", "kernel"])
 def test_a_graph_whose_memory_was_freed_makes_an_illegal_access(
-    gpu: device.Device, node: str
+    gpu: device.EmulatedGpu, node: str
 ) -> None:
     function, pointer, stream = scale_function(), allocated([1]), capturing()
     if node == "copy":

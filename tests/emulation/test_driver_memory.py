@@ -6,17 +6,17 @@ import ctypes
 
 import numpy as np
 
-from emulation import device
+from cullama.emulation import device
 from emulation.driver_calls import code, contents, cu, in_process, ok
 
 
-def test_new_memory_is_aligned_and_holds_nan(gpu: device.Device) -> None:
+def test_new_memory_is_aligned_and_holds_nan(gpu: device.EmulatedGpu) -> None:
     pointer = ok(cu.cuMemAlloc(20))
     assert int(pointer) % 256 == 0
     assert np.isnan(contents(pointer, 5)).all()
 
 
-def test_the_memory_size_is_a_knob_that_free_memory_respects(gpu: device.Device) -> None:
+def test_the_memory_size_is_a_knob_that_free_memory_respects(gpu: device.EmulatedGpu) -> None:
     gpu.set("memory_bytes", 4096)
     pointer = ok(cu.cuMemAlloc(1000))
     assert ok(cu.cuMemGetInfo()) == (4096 - 1024, 4096)
@@ -28,7 +28,7 @@ def test_the_memory_size_is_a_knob_that_free_memory_respects(gpu: device.Device)
     assert gpu.all_calls()["cuMemFree"] == 1
 
 
-def test_memory_is_freed_once_and_by_its_own_pointer(gpu: device.Device) -> None:
+def test_memory_is_freed_once_and_by_its_own_pointer(gpu: device.EmulatedGpu) -> None:
     pointer = ok(cu.cuMemAlloc(512))
     assert code(cu.cuMemFree(cu.CUdeviceptr(int(pointer) + 256))) == 1
     assert (gpu.live_bytes(), gpu.live_allocations()) == (512, 1)
@@ -38,7 +38,7 @@ def test_memory_is_freed_once_and_by_its_own_pointer(gpu: device.Device) -> None
     assert (gpu.live_bytes(), gpu.live_allocations()) == (0, 0)
 
 
-def test_a_freed_address_is_never_reused(gpu: device.Device) -> None:
+def test_a_freed_address_is_never_reused(gpu: device.EmulatedGpu) -> None:
     seen = set()
     for _ in range(20):
         pointer = ok(cu.cuMemAlloc(4096))
@@ -47,7 +47,7 @@ def test_a_freed_address_is_never_reused(gpu: device.Device) -> None:
     assert len(seen) == 20
 
 
-def test_copies_stay_inside_one_live_allocation(gpu: device.Device) -> None:
+def test_copies_stay_inside_one_live_allocation(gpu: device.EmulatedGpu) -> None:
     pointer = ok(cu.cuMemAlloc(100))
     host = np.zeros(200, np.uint8)
     assert code(cu.cuMemcpyHtoD(pointer, host.ctypes.data, 100)) == 0
@@ -61,7 +61,7 @@ def test_copies_stay_inside_one_live_allocation(gpu: device.Device) -> None:
     assert "not inside one live allocation" in gpu.report()
 
 
-def test_a_write_past_the_end_is_found_when_the_memory_is_freed(gpu: device.Device) -> None:
+def test_a_write_past_the_end_is_found_when_the_memory_is_freed(gpu: device.EmulatedGpu) -> None:
     pointer = ok(cu.cuMemAlloc(100))
     ctypes.memset(int(pointer) + 100, 0, 1)
     assert code(cu.cuMemFree(pointer)) == 700
@@ -84,7 +84,7 @@ print("outside")
     assert (done.returncode, done.stdout) == (-11, "inside\n")
 
 
-def test_pinned_memory_is_freed_once(gpu: device.Device) -> None:
+def test_pinned_memory_is_freed_once(gpu: device.EmulatedGpu) -> None:
     pointer = ok(cu.cuMemHostAlloc(100, 0))
     assert gpu.pinned_allocations() == 1
     ok(cu.cuMemFreeHost(pointer))

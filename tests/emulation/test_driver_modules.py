@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from emulation import device
+from cullama.emulation import device
 from emulation.driver_calls import (
     allocated,
     code,
@@ -49,7 +49,7 @@ def load_with_log(image: bytes) -> tuple[int, str]:
     ],
 )
 def test_ptx_that_is_newer_than_the_driver_is_refused(
-    gpu: device.Device, driver: int, version: str, expected: int
+    gpu: device.EmulatedGpu, driver: int, version: str, expected: int
 ) -> None:
     gpu.set("driver_version", driver)
     result, log = load_with_log(ptx(version=version))
@@ -71,7 +71,7 @@ def test_ptx_that_is_newer_than_the_driver_is_refused(
     ],
 )
 def test_ptx_for_another_device_is_refused(
-    gpu: device.Device, capability: int, target: str, complaint: str
+    gpu: device.EmulatedGpu, capability: int, target: str, complaint: str
 ) -> None:
     gpu.set("compute_capabilities", capability)
     result, log = load_with_log(ptx(target=target))
@@ -93,14 +93,16 @@ def test_ptx_for_another_device_is_refused(
     ],
 )
 def test_images_that_are_not_ptx_are_refused(
-    gpu: device.Device, image: bytes, expected: int, complaint: str
+    gpu: device.EmulatedGpu, image: bytes, expected: int, complaint: str
 ) -> None:
     result, log = load_with_log(image)
     assert result == expected
     assert complaint in log
 
 
-def test_an_image_without_a_nul_is_refused_not_read_past_its_memory(gpu: device.Device) -> None:
+def test_an_image_without_a_nul_is_refused_not_read_past_its_memory(
+    gpu: device.EmulatedGpu,
+) -> None:
     text = ptx()[:-1]
     pages = mmap.mmap(-1, 3 * mmap.PAGESIZE)
     begin = ctypes.addressof(ctypes.c_char.from_buffer(pages))
@@ -113,14 +115,14 @@ def test_an_image_without_a_nul_is_refused_not_read_past_its_memory(gpu: device.
     assert "does not end with a NUL" in gpu.report()
 
 
-def test_an_unknown_instruction_is_named(gpu: device.Device) -> None:
+def test_an_unknown_instruction_is_named(gpu: device.EmulatedGpu) -> None:
     strange = ptx().replace(b"mul.f32", b"mul.f31")
     module = ok(cu.cuModuleLoadData(strange))
     assert code(cu.cuModuleGetFunction(module, b"scale")) == 218
     assert "mul.f31" in gpu.report()
 
 
-def test_functions_are_found_by_name_until_the_module_is_unloaded(gpu: device.Device) -> None:
+def test_functions_are_found_by_name_until_the_module_is_unloaded(gpu: device.EmulatedGpu) -> None:
     module = ok(cu.cuModuleLoadData(ptx()))
     for missing in (b"scal", b"scale2", b"in_a_comment"):
         assert code(cu.cuModuleGetFunction(module, missing)) == 500
@@ -137,7 +139,7 @@ def attribute_of(function: Any, name: str) -> int:
     return int(ok(cu.cuFuncGetAttribute(attribute, function)))
 
 
-def test_functions_have_attributes(gpu: device.Device) -> None:
+def test_functions_have_attributes(gpu: device.EmulatedGpu) -> None:
     module = ok(cu.cuModuleLoadData(ptx()))
     scale = ok(cu.cuModuleGetFunction(module, b"scale"))
     shared = ok(cu.cuModuleGetFunction(module, b"uses_shared"))
@@ -150,7 +152,7 @@ def test_functions_have_attributes(gpu: device.Device) -> None:
     assert attribute_of(scale, "BINARY_VERSION") == 90
 
 
-def test_more_than_48_kib_of_shared_memory_needs_an_attribute(gpu: device.Device) -> None:
+def test_more_than_48_kib_of_shared_memory_needs_an_attribute(gpu: device.EmulatedGpu) -> None:
     gpu.set("compute_capabilities", 80)
     name = cu.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
     function, pointer = scale_function(), allocated([1])
@@ -175,12 +177,12 @@ def test_more_than_48_kib_of_shared_memory_needs_an_attribute(gpu: device.Device
     ],
 )
 def test_launches_of_impossible_sizes_are_refused(
-    gpu: device.Device, grid: tuple[int, int, int], block: tuple[int, int, int]
+    gpu: device.EmulatedGpu, grid: tuple[int, int, int], block: tuple[int, int, int]
 ) -> None:
     assert launch(scale_function(), allocated([1]), 2, 1, grid=grid, block=block) == 1
 
 
-def test_arguments_are_required_and_copied_at_the_call(gpu: device.Device) -> None:
+def test_arguments_are_required_and_copied_at_the_call(gpu: device.EmulatedGpu) -> None:
     function, pointer = scale_function(), allocated([1])
     assert code(cu.cuLaunchKernel(function, 1, 1, 1, 32, 1, 1, 0, 0, 0, 0)) == 1
     where, factor, count = ctypes.c_uint64(int(pointer)), ctypes.c_float(3), ctypes.c_uint32(1)
@@ -195,7 +197,7 @@ def test_arguments_are_required_and_copied_at_the_call(gpu: device.Device) -> No
     assert "argument 1 of 3 is missing" in gpu.report()
 
 
-def test_kernels_reach_pinned_memory_but_no_other_host_memory(gpu: device.Device) -> None:
+def test_kernels_reach_pinned_memory_but_no_other_host_memory(gpu: device.EmulatedGpu) -> None:
     function, host = scale_function(), pinned(1)
     host[:] = 3
     assert launch(function, host.ctypes.data, 2, 1) == 0
@@ -207,7 +209,7 @@ def test_kernels_reach_pinned_memory_but_no_other_host_memory(gpu: device.Device
 
 
 @pytest.mark.parametrize("order", device.BLOCK_ORDERS)
-def test_kernels_run_in_any_order_of_blocks(gpu: device.Device, order: str) -> None:
+def test_kernels_run_in_any_order_of_blocks(gpu: device.EmulatedGpu, order: str) -> None:
     gpu.schedule(order, seed=3)
     pointer = allocated(range(1000))
     assert launch(scale_function(), pointer, 2, 1000, grid=(8, 1, 1), block=(128, 1, 1)) == 0

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from emulation import device
+from cullama.emulation import device
 from emulation.driver_calls import cu, ok
 
 Array = NDArray[Any]
@@ -91,7 +91,7 @@ class Cublas:
 
 
 @pytest.fixture
-def cublas(gpu: device.Device) -> Cublas:
+def cublas(gpu: device.EmulatedGpu) -> Cublas:
     return Cublas()
 
 
@@ -284,7 +284,7 @@ def test_an_empty_product_touches_nothing(cublas: Cublas) -> None:
 
 @pytest.mark.parametrize("operand", [0, 1, 2])
 def test_operands_outside_live_memory_are_illegal(
-    gpu: device.Device, cublas: Cublas, operand: int
+    gpu: device.EmulatedGpu, cublas: Cublas, operand: int
 ) -> None:
     pointers = [ok(cu.cuMemAlloc(16)) for _ in range(3)]
     pointers[operand] = ok(cu.cuMemAlloc(12))
@@ -303,7 +303,7 @@ def test_the_workspace_is_used(cublas: Cublas) -> None:
     assert (download(cublas.workspace, before) != before).all()
 
 
-def test_a_workspace_is_aligned_live_memory(gpu: device.Device, cublas: Cublas) -> None:
+def test_a_workspace_is_aligned_live_memory(gpu: device.EmulatedGpu, cublas: Cublas) -> None:
     assert cublas.set_workspace(offset=16, size=256) == INVALID_VALUE
     assert cublas.set_workspace(size=(1 << 16) + 1) == INVALID_VALUE
     ok(cu.cuMemFree(cublas.workspace))
@@ -330,7 +330,7 @@ def test_a_captured_product_is_repeated(cublas: Cublas) -> None:
 
 
 def test_setting_the_stream_resets_the_workspace_that_capture_needs(
-    gpu: device.Device, cublas: Cublas
+    gpu: device.EmulatedGpu, cublas: Cublas
 ) -> None:
     pointers = (ok(cu.cuMemAlloc(4)),) * 3
     begin_capture(cublas.stream)
@@ -341,7 +341,7 @@ def test_setting_the_stream_resets_the_workspace_that_capture_needs(
     assert cublas.gemm((1, 1, 1), pointers, (1, 1, 1)) == 0
 
 
-def test_faults_are_injected_into_cublas_too(gpu: device.Device, cublas: Cublas) -> None:
+def test_faults_are_injected_into_cublas_too(gpu: device.EmulatedGpu, cublas: Cublas) -> None:
     gpu.fault("cublasGemmEx:2:14,cublasCreate:1:3")
     pointers = [ok(cu.cuMemAlloc(4)) for _ in range(3)]
     results = [cublas.gemm((1, 1, 1), tuple(pointers), (1, 1, 1)) for _ in range(3)]
@@ -350,7 +350,7 @@ def test_faults_are_injected_into_cublas_too(gpu: device.Device, cublas: Cublas)
     assert cublas.library.cublasCreate_v2(ctypes.byref(ctypes.c_void_p())) == 3
 
 
-def test_handles_are_needed_and_live_once(gpu: device.Device, cublas: Cublas) -> None:
+def test_handles_are_needed_and_live_once(gpu: device.EmulatedGpu, cublas: Cublas) -> None:
     assert cublas.library.cublasSetMathMode(cublas.handle, 0) == 0
     assert cublas.library.cublasDestroy_v2(cublas.handle) == 0
     assert cublas.library.cublasDestroy_v2(cublas.handle) == NOT_INITIALIZED

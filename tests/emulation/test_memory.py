@@ -13,15 +13,17 @@ import pytest
 from numpy.testing import assert_array_equal
 from numpy.typing import NDArray
 
-from emulation.build import compiler
-from emulation.kernel import SCHEDULES, KernelError, Module, Schedule
+from cullama.emulation.build import compiler
+from cullama.emulation.kernel import SCHEDULES, EmulatedModule, KernelError, Schedule
 from emulation.probe import BF16, F16, F32, F64, HEADER, floats, integers, module_of, result
 
 Array = NDArray[Any]
 WORDS = np.arange(100, 164, dtype=np.uint32)
 
 
-def kernel(body: str, declarations: str = "", parameters: str = ".param .u64 out") -> Module:
+def kernel(
+    body: str, declarations: str = "", parameters: str = ".param .u64 out"
+) -> EmulatedModule:
     """One entry, `run`; %at is out's address, %i the thread."""
     return module_of(
         f"{declarations}.visible .entry run({parameters}) {{\n"
@@ -177,7 +179,7 @@ def test_a_structure_passed_by_value() -> None:
     )
     type = np.dtype([("a", "i4"), ("b", "i4"), ("c", "u8"), ("d", "i4"), ("pad", "i4")])
     out = np.zeros(6, np.uint32)
-    module = Module(text)
+    module = EmulatedModule(text)
     assert module.parameter_sizes("run") == [8, 24, 4]
     module.launch("run", 1, 1, [out, np.array((1, 2, 2**40, 5, 0), type)[()], 1.5])
     assert_array_equal(out, [0, 256, 1, 2, 5, np.float32(1.5).view(np.uint32)])

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from cullama.emulation.ptx import Label, PtxError, PtxVariable, Source, parse
+from cullama.emulation.translate import translate
 from emulation.probe import HEADER
-from emulation.ptx import Label, PtxError, Source, Variable, parse
-from emulation.translate import translate
 
 KERNEL = """
 .version 8.0   // of CUDA 12.0
@@ -50,7 +50,7 @@ def test_a_module_s_head() -> None:
     assert module.version == (8, 0)
     assert module.target == "sm_90a"
     scales, row, rest = module.variables
-    assert scales == Variable("const", "scales", "f32", 2, 4, ("0f3F800000", "0f40000000"))
+    assert scales == PtxVariable("const", "scales", "f32", 2, 4, ("0f3F800000", "0f40000000"))
     assert (row.space, row.size, row.align) == ("shared", 128, 16)
     assert rest.size == 0
 

@@ -17,7 +17,7 @@ import pytest
 from numpy.testing import assert_array_equal
 from numpy.typing import NDArray
 
-from emulation.kernel import SCHEDULES, KernelError, Module, Schedule
+from cullama.emulation.kernel import SCHEDULES, EmulatedModule, KernelError, Schedule
 from emulation.planted import compiled
 from emulation.probe import HEADER
 
@@ -26,13 +26,13 @@ X = np.arange(1, 513, dtype=np.float32)
 
 
 @pytest.fixture(scope="session")
-def planted(tmp_path_factory: pytest.TempPathFactory) -> Module:
-    return Module(compiled("planted", tmp_path_factory.mktemp("planted")))
+def planted(tmp_path_factory: pytest.TempPathFactory) -> EmulatedModule:
+    return EmulatedModule(compiled("planted", tmp_path_factory.mktemp("planted")))
 
 
 @pytest.fixture(scope="session")
-def planted_copies(tmp_path_factory: pytest.TempPathFactory) -> Module:
-    return Module(compiled("planted_copies", tmp_path_factory.mktemp("planted")))
+def planted_copies(tmp_path_factory: pytest.TempPathFactory) -> EmulatedModule:
+    return EmulatedModule(compiled("planted_copies", tmp_path_factory.mktemp("planted")))
 
 
 def zeros(count: int) -> Array:
@@ -69,7 +69,9 @@ REPORTED = [
 
 @pytest.mark.parametrize("schedule", SCHEDULES[:3], ids=str)
 @pytest.mark.parametrize("bug", REPORTED, ids=lambda bug: bug.kernel)
-def test_a_broken_rule_stops_the_kernel(planted: Module, bug: Reported, schedule: Schedule) -> None:
+def test_a_broken_rule_stops_the_kernel(
+    planted: EmulatedModule, bug: Reported, schedule: Schedule
+) -> None:
     is_any_lane = bug.kernel == "lane_not_in_mask" and schedule.order != "ascending"
     with pytest.raises(KernelError, match="not in mask" if is_any_lane else bug.says) as caught:
         planted.launch(bug.kernel, 1, bug.block, bug.arguments(), bug.shared, schedule)
@@ -78,7 +80,7 @@ def test_a_broken_rule_stops_the_kernel(planted: Module, bug: Reported, schedule
 
 
 @pytest.mark.parametrize("kernel", ["endless_loop", "endless_barriers"])
-def test_the_watchdog_ends_endless_blocks(planted: Module, kernel: str) -> None:
+def test_the_watchdog_ends_endless_blocks(planted: EmulatedModule, kernel: str) -> None:
     with planted.watchdog(100_000), pytest.raises(KernelError, match="does not end") as caught:
         planted.launch(kernel, 1, 32, [zeros(1)])
     assert caught.value.code == 702
@@ -112,25 +114,25 @@ WRONG_COPIES = [
 ]
 
 
-def is_right(module: Module, kernel: str, case: Wrong, schedule: Schedule) -> bool:
+def is_right(module: EmulatedModule, kernel: str, case: Wrong, schedule: Schedule) -> bool:
     out = np.zeros_like(case.expected)
     module.launch(kernel, case.grid, case.block, [out, *case.inputs], schedule=schedule)
     return np.array_equal(out, case.expected)
 
 
 @pytest.mark.parametrize("case", WRONG, ids=lambda case: case.kernel)
-def test_a_race_shows_in_some_order(planted: Module, case: Wrong) -> None:
+def test_a_race_shows_in_some_order(planted: EmulatedModule, case: Wrong) -> None:
     assert not all(is_right(planted, case.kernel, case, schedule) for schedule in SCHEDULES)
     if case.correct:
         assert all(is_right(planted, case.correct, case, schedule) for schedule in SCHEDULES)
 
 
 @pytest.mark.parametrize("case", WRONG_COPIES, ids=lambda case: case.kernel)
-def test_a_copy_at_the_wrong_time_shows_too(planted_copies: Module, case: Wrong) -> None:
+def test_a_copy_at_the_wrong_time_shows_too(planted_copies: EmulatedModule, case: Wrong) -> None:
     test_a_race_shows_in_some_order(planted_copies, case)
 
 
-def test_a_failure_names_the_line_of_the_source(planted: Module) -> None:
+def test_a_failure_names_the_line_of_the_source(planted: EmulatedModule) -> None:
     source = Path(__file__).parent / "kernels" / "planted.cu"
     line = 1 + source.read_text().split("\n").index("  row[threadIdx.x + shift] = 1.f;")
     with pytest.raises(KernelError) as caught:
@@ -140,7 +142,7 @@ def test_a_failure_names_the_line_of_the_source(planted: Module) -> None:
     assert "thread (63, 0, 0), PTX line " in str(caught.value)
 
 
-def test_after_a_failure_the_next_launch_is_right(planted: Module) -> None:
+def test_after_a_failure_the_next_launch_is_right(planted: EmulatedModule) -> None:
     for bug in REPORTED:
         with pytest.raises(KernelError):
             planted.launch(bug.kernel, 1, bug.block, bug.arguments(), bug.shared)
@@ -149,7 +151,7 @@ def test_after_a_failure_the_next_launch_is_right(planted: Module) -> None:
         assert_array_equal(out, X[127::-1])
 
 
-def test_launches_of_python_threads_are_serialised(planted: Module) -> None:
+def test_launches_of_python_threads_are_serialised(planted: EmulatedModule) -> None:
     outs, threads = [zeros(512) for _ in range(8)], []
     for out in outs:
         arguments = ("correct_reuse", 1, 128, [out, X])
@@ -162,7 +164,7 @@ def test_launches_of_python_threads_are_serialised(planted: Module) -> None:
         assert_array_equal(out, PASSES)
 
 
-def test_impossible_launches_are_refused(planted: Module) -> None:
+def test_impossible_launches_are_refused(planted: EmulatedModule) -> None:
     with pytest.raises(KernelError, match="more than 1024 threads") as caught:
         planted.launch("trapped", 1, 1025, [zeros(1)])
     assert caught.value.code == 1
@@ -180,9 +182,9 @@ def test_a_segfault_outside_kernels_is_left_to_python() -> None:
     """faulthandler, which was installed first, still handles it."""
     code = (
         "import ctypes, faulthandler, numpy as np; faulthandler.enable()\n"
-        "from emulation.kernel import Module, KernelError\n"
+        "from cullama.emulation.kernel import EmulatedModule, KernelError\n"
         "from emulation.test_scheduler import STORE\n"
-        "module = Module(STORE)\n"
+        "module = EmulatedModule(STORE)\n"
         "try: module.launch('store', 1, 1, [0])\n"
         "except KernelError as error: print(error)\n"
         "ctypes.string_at(8)\n"
@@ -243,21 +245,21 @@ CONSUME:
 @pytest.mark.parametrize("schedule", SCHEDULES[:3], ids=str)
 def test_a_named_barrier_joins_part_of_a_block_at_different_lines(schedule: Schedule) -> None:
     out = np.zeros(32, np.uint32)
-    Module(PRODUCER).launch("produce", 1, 64, [out], schedule=schedule)
+    EmulatedModule(PRODUCER).launch("produce", 1, 64, [out], schedule=schedule)
     assert_array_equal(out, np.arange(32, 64))
 
 
 def test_a_producer_may_arrive_and_continue() -> None:
     text = PRODUCER.replace("barrier.sync 1, 64;\n ret", "barrier.arrive 1, 64;\n ret")
     out = np.zeros(32, np.uint32)
-    Module(text).launch("produce", 1, 64, [out])
+    EmulatedModule(text).launch("produce", 1, 64, [out])
     assert_array_equal(out, np.arange(32, 64))
 
 
 def test_a_barrier_with_too_few_threads_is_reported() -> None:
     text = PRODUCER.replace("1, 64", "1, 96")
     with pytest.raises(KernelError, match="deadlock"):
-        Module(text).launch("produce", 1, 64, [np.zeros(32, np.uint32)])
+        EmulatedModule(text).launch("produce", 1, 64, [np.zeros(32, np.uint32)])
 
 
 ORDER = (
@@ -280,7 +282,7 @@ ORDER = (
 
 def order_of(schedule: Schedule) -> Array:
     out, counter = np.zeros(64, np.uint32), np.zeros(1, np.uint32)
-    Module(ORDER).launch("order", 4, 16, [out, counter], schedule=schedule)
+    EmulatedModule(ORDER).launch("order", 4, 16, [out, counter], schedule=schedule)
     return out
 
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
+from cullama.emulation.build import BuildError
+from cullama.emulation.kernel import SCHEDULES, BuiltModule, KernelError, Schedule
 from emulation import sanitize
-from emulation.build import BuildError
-from emulation.kernel import SCHEDULES, KernelError, LoadedModule, Schedule
 from emulation.source import build_source, source_of, toolkit_headers
 
 PLANTED = Path(__file__).parent / "kernels" / "planted.cu"
@@ -20,11 +20,11 @@ X = np.arange(1, 513, dtype=np.float32)
 LAUNCH = """
 import sys, numpy as np
 from pathlib import Path
-from emulation.kernel import LoadedModule
+from cullama.emulation.kernel import BuiltModule
 from emulation.source import build_source
 x = np.arange(1, 513, dtype=np.float32)
 out = np.zeros(512, np.int32 if "overflow" in sys.argv[2] else np.float32)
-module = LoadedModule(build_source(Path(sys.argv[3]), sys.argv[1]))
+module = BuiltModule(build_source(Path(sys.argv[3]), sys.argv[1]))
 inputs = {1: [], 2: [x if "shared_out" not in sys.argv[2] else 1]}
 module.launch(sys.argv[2], 1, 128, [out, *inputs[len(module.parameter_sizes(sys.argv[2]))]], 256)
 print("finished")
@@ -53,7 +53,7 @@ def launched(sanitizer: str, kernel: str) -> str:
 
 @pytest.mark.parametrize("schedule", SCHEDULES[:3], ids=str)
 def test_the_same_scheduler_runs_it(schedule: Schedule) -> None:
-    module, out = LoadedModule(build_source(PLANTED)), np.zeros(512, np.float32)
+    module, out = BuiltModule(build_source(PLANTED)), np.zeros(512, np.float32)
     module.launch("correct_reuse", 1, 128, [out, X], schedule=schedule)
     assert_array_equal(out, np.repeat(X[:16].reshape(4, 4).sum(1), 128))
     line = 1 + PLANTED.read_text().split("\n").index("  if (threadIdx.x % 2) {") + 2
@@ -62,7 +62,7 @@ def test_the_same_scheduler_runs_it(schedule: Schedule) -> None:
 
 
 def test_shared_memory_is_poisoned_here_too() -> None:
-    module, out = LoadedModule(build_source(PLANTED)), np.zeros(128, np.float32)
+    module, out = BuiltModule(build_source(PLANTED)), np.zeros(128, np.float32)
     module.launch("uninitialised_shared", 1, 128, [out])
     assert np.isnan(out).all()
 

@@ -9,7 +9,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from numpy.typing import NDArray
 
-from emulation.kernel import SCHEDULES, KernelError, Schedule
+from cullama.emulation.kernel import SCHEDULES, KernelError, Schedule
 from emulation.probe import BF16, F16, F32, integers, module_of, result
 
 Array = NDArray[Any]

@@ -19,10 +19,10 @@ from typing import Any, NamedTuple
 
 import gpu
 import pytest
-from emulation.build import cache_folder
 from kernel_files import NVRTC, ROOT
 
 from cullama.cuda.module import FIRST_LOADED
+from cullama.emulation.build import cache_folder
 
 TARGET = "compute_90a"  # of the emulated GPU
 

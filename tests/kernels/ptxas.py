@@ -14,7 +14,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from emulation.build import cache_folder
+from cullama.emulation.build import cache_folder
 
 HEAD = re.compile(r"Function properties for (\w+)\n\s*(.*)")
 FRAME = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")

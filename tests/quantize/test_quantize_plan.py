@@ -13,9 +13,9 @@ from tokenizers import Tokenizer
 
 from cullama.checkpoint.checkpoint import Checkpoint
 from cullama.checkpoint.names import EMBEDDING, HEAD, expected_shapes, huggingface_name
-from cullama.choices import GGUF_TYPES
 from cullama.errors import NoTokenizerError
 from cullama.files.tensor import StoredTensor
+from cullama.model.choices import GGUF_TYPES
 from cullama.model.config import ModelConfig
 from cullama.model.families import FAMILIES
 from cullama.model.rope import LinearScaling, Llama3Scaling, Rope, YarnScaling

@@ -16,7 +16,7 @@ from .log import show_log
 )
 @click.option(
     "--backend",
-    metavar="[auto|cpu|cpu:KERNELS|cuda|cuda:N]",
+    metavar="[auto|cpu|cpu:KERNELS|cuda|cuda:N|emulated]",
     default="auto",
     show_default=True,
     help="What to examine; auto: the CPU and every GPU.",

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import click
 
-from ..choices import DTYPE_CHOICES
+from ..model.choices import DTYPE_CHOICES
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -28,8 +28,9 @@ def _stack(options: list[Callable[[Command], Command]]) -> Callable[[Command], C
 
 
 def check_backend(context: click.Context, option: click.Parameter, name: str) -> str:
-    if not re.fullmatch("auto|cpu(:[a-z0-9]+)?|cuda(:[0-9]+)?", name):
-        raise click.BadParameter(f"{name!r}, expected one of auto, cpu, cpu:numpy, cuda, cuda:1 …")
+    if not re.fullmatch("auto|cpu(:[a-z0-9]+)?|cuda(:[0-9]+)?|emulated", name):
+        known = "auto, cpu, cpu:numpy, cuda, cuda:1, emulated …"
+        raise click.BadParameter(f"{name!r}, expected one of {known}")
     return name
 
 
@@ -37,12 +38,12 @@ device_options = _stack(
     [
         click.option(
             "--backend",
-            metavar="[auto|cpu|cpu:KERNELS|cuda|cuda:N]",
+            metavar="[auto|cpu|cpu:KERNELS|cuda|cuda:N|emulated]",
             callback=check_backend,
             default="auto",
             show_default=True,
             help="Device; auto takes a GPU that can be used, else the CPU. KERNELS: numpy, or an "
-            "instruction set, such as avx2.",
+            "instruction set, such as avx2. emulated: the GPU's kernels on the CPU, slowly.",
         ),
         click.option(
             "--dtype",
@@ -56,7 +57,7 @@ device_options = _stack(
             "--threads",
             type=int,
             metavar="N",
-            help="CPU threads; not for cuda.  [default: physical cores]",
+            help="CPU threads; not for cuda and emulated.  [default: physical cores]",
         ),
         click.option(
             "--deterministic",

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..choices import GGUF_TYPES
 from ..errors import NoTokenizerError, UsageError
+from ..model.choices import GGUF_TYPES
 from .loading import load
 from .log import show_log
 from .models import in_words
@@ -57,7 +57,7 @@ if TYPE_CHECKING:
 @shape_option
 @click.option(
     "--backend",
-    metavar="[auto|cpu|cpu:KERNELS|cuda|cuda:N]",
+    metavar="[auto|cpu|cpu:KERNELS|cuda|cuda:N|emulated]",
     callback=check_backend,
     default="auto",
     show_default=True,

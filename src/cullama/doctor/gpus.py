@@ -19,6 +19,7 @@ from typing import Any
 from ..cuda.cublas import find_cublas
 from ..cuda.driver import MIN_CAPABILITY, NO_DEVICE, Device, load_bindings
 from ..cuda.module import Kernels, ptx_folder, ptx_version, read_signatures
+from ..emulation.start import start_emulation
 from ..errors import (
     CullamaError,
     DeviceError,
@@ -69,6 +70,8 @@ def check_number(plan: DoctorPlan) -> None:
 def gpu_facts(plan: DoctorPlan, usable: list[int]) -> Iterator[Fact]:
     """Yield all facts about CUDA; append the numbers of the usable GPUs to `usable`."""
     try:
+        if plan.is_emulated:
+            start_emulation()
         driver = load_bindings()
     except DeviceUnavailableError as error:
         yield _absence(error, plan.needs_cuda)

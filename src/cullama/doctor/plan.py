@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..backends import check_kernels
-from ..choices import BACKENDS
 from ..cpu.threads import choose_threads
 from ..errors import UsageError
+from ..model.choices import BACKENDS
 
 CPU_DTYPES = ("float32",)
 CUDA_DTYPES = ("float32", "float16", "bfloat16")
@@ -42,7 +42,7 @@ class DoctorPlan:
             )
         if has_kernels:
             check_kernels(which)
-        if name == "cuda" and self.threads is not None:
+        if self.needs_cuda and self.threads is not None:
             raise UsageError(f"threads is {self.threads}, which is for the CPU: leave it out")
         choose_threads(self.threads)
 
@@ -62,7 +62,11 @@ class DoctorPlan:
     @property
     def needs_cuda(self) -> bool:
         """Return whether a missing GPU is a problem."""
-        return self.backend.startswith("cuda")
+        return self.backend.startswith("cuda") or self.is_emulated
+
+    @property
+    def is_emulated(self) -> bool:
+        return self.backend == "emulated"
 
     @property
     def gpu(self) -> int | None:

@@ -55,7 +55,7 @@ class OperatorResult:
 class SelfTest:
     """The results of all operators of a backend in one storage type."""
 
-    backend: str  # "cpu", "cuda:0"
+    backend: str  # "cpu", "cuda:0", "emulated"
     dtype: str
     description: str
     sizes: str
@@ -106,8 +106,9 @@ def self_tests(plan: DoctorPlan, gpus: list[int], sizes: ModelSizes = MODEL) -> 
     for dtype in plan.cpu_dtypes if plan.has_cpu else ():
         yield self_test(plan.cpu, dtype, plan, sizes)
     for gpu in gpus:
+        backend = "emulated" if plan.is_emulated else f"cuda:{gpu}"
         for dtype in plan.cuda_dtypes:
-            test = self_test(f"cuda:{gpu}", dtype, plan, sizes)
+            test = self_test(backend, dtype, plan, sizes)
             yield test
             if test.is_lost:
                 break

@@ -13,7 +13,7 @@
 Such files are read by `cullama.checkpoint`.
 """
 
-from ..choices import GGUF_TYPES as TYPES
+from ..model.choices import GGUF_TYPES as TYPES
 from .conversion import Quantized, file_name, quantize
 from .loss import measured_loss
 from .sample import sample_text

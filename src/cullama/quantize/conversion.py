@@ -16,11 +16,11 @@ from typing import Any
 from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.gguf_file import GgufFile
 from ..checkpoint.sampling_defaults import GGUF
-from ..choices import GGUF_TYPES
 from ..errors import NoTokenizerError, UsageError
 from ..files.quantized_blocks import GROUP
 from ..hub import model_title
 from ..hub.name import quantisation_of
+from ..model.choices import GGUF_TYPES
 from . import model_fields
 from .file import Contents, check_free, write
 from .plan import MIN_HEAD_TYPE, Target, targets

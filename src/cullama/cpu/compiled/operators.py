@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
-from ...choices import QUANTISED
 from ...files.quantized_blocks import GROUP
 from ...files.tensor import DTYPES, FILE_DTYPES, HostArray, StoredTensor
 from ...model.batch import Batch
+from ...model.choices import QUANTISED
 from ...model.kv_cache import LayerCache
 from ...model.layer import Attention, Linear, Norm
 from ...model.operators import Forward, Operators, check_columns

@@ -1,9 +1,9 @@
 // Device memory and pinned host memory, and the copies between them.
 //
 // An allocation lies between two guard pages, its end 256-byte aligned against the second, and is
-// filled with 0xFF (NaN in every float type). An address is never reused in a process, so a stale
-// pointer cannot become valid again. Copies check for live allocations when they are called and
-// again when they run.
+// filled with 0xFF (NaN in every float type) unless the knob "fill" is 0. An address is never
+// reused in a process, so a stale pointer cannot become valid again. Copies check for live
+// allocations when they are called and again when they run.
 #include <sys/mman.h>
 
 #include <cstring>
@@ -162,9 +162,11 @@ DRIVER_API CUresult cuMemAlloc_v2(CUdeviceptr* address, size_t size) {
     if (size > total || context.used + rounded_up(size, ALIGNMENT) > total) return OUT_OF_MEMORY;
     Allocation made = mapped_between_guards(size);
     if (!made.mapping) return OUT_OF_MEMORY;
-    memset(made.mapping + GUARD, 0xFF, made.mapped - 2 * GUARD);
+    char* end = made.mapping + made.mapped - GUARD;
+    size_t filled = number("fill") ? made.mapped - 2 * GUARD : made.rounded - size;
+    memset(end - filled, 0xFF, filled);
     made.owner = &context;
-    *address = address_of(made.mapping + made.mapped - GUARD - made.rounded);
+    *address = address_of(end - made.rounded);
     context.used += made.rounded;
     driver().allocations[*address] = made;
     return SUCCESS;

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from emulation.operands import Context, UnsupportedError, c_type
-from emulation.ptx import size_of
-
+from ..operands import Context, UnsupportedError, c_type
+from ..ptx import size_of
 from .table import FLOAT_TYPES, HALF_TYPES, instruction
 
 _VECTORS = {"v2": 2, "v4": 4, "v8": 8}

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from emulation.operands import Context, UnsupportedError, identifier
-
+from ..operands import Context, UnsupportedError, identifier
 from .table import instruction
 
 

@@ -11,9 +11,9 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from emulation import instructions
-from emulation.operands import Context, UnsupportedError, c_type, identifier, register_type
-from emulation.ptx import Function, Instruction, Label, Module, PtxError, Variable, size_of
+from . import instructions
+from .operands import Context, UnsupportedError, c_type, identifier, register_type
+from .ptx import Instruction, Label, PtxError, PtxFunction, PtxModule, PtxVariable, size_of
 
 SHARED_BASE = 1024  # as in scheduler.h
 RED_ZONE = 256  # unused bytes between shared arrays, so that overruns are found
@@ -26,7 +26,7 @@ class _Shared:
     first: dict[str, int]
     end: int
 
-    def with_arrays(self, arrays: list[Variable]) -> _Shared:
+    def with_arrays(self, arrays: list[PtxVariable]) -> _Shared:
         first, end = dict(self.first), self.end
         for array in arrays:
             first[array.name] = -(-end // array.align) * array.align
@@ -34,21 +34,21 @@ class _Shared:
         return _Shared(first, end)
 
 
-def _shared_arrays(variables: list[Variable]) -> list[Variable]:
+def _shared_arrays(variables: list[PtxVariable]) -> list[PtxVariable]:
     return [variable for variable in variables if variable.space == "shared" and variable.count]
 
 
-def _is_dynamic(variable: Variable) -> bool:
+def _is_dynamic(variable: PtxVariable) -> bool:
     return variable.space == "shared" and not variable.count
 
 
-def translate(module: Module) -> str:
+def translate(module: PtxModule) -> str:
     """Return the module as C++; raises PtxError for an unsupported instruction."""
     return "\n".join(_Translator(module).text())
 
 
 class _Translator:
-    def __init__(self, module: Module) -> None:
+    def __init__(self, module: PtxModule) -> None:
         self.module = module
         self.sites: list[int] = []
         everywhere = _shared_arrays(module.variables)
@@ -68,7 +68,7 @@ class _Translator:
         yield from bodies
         yield from self._tables()
 
-    def _data(self) -> list[Variable]:
+    def _data(self) -> list[PtxVariable]:
         """Return arrays in global and constant memory, including those that functions declare."""
         functions = [v for function in self.module.functions for v in function.variables]
         everything = self.module.variables + functions
@@ -76,17 +76,17 @@ class _Translator:
 
     # --- shared memory
 
-    def _layout(self, function: Function) -> _Shared:
+    def _layout(self, function: PtxFunction) -> _Shared:
         if not function.is_entry:
             return self.common
         return self.common.with_arrays(_shared_arrays(function.variables))
 
-    def _dynamic_first(self, function: Function) -> int:
+    def _dynamic_first(self, function: PtxFunction) -> int:
         variables = self.module.variables + function.variables
         align = max([16, *(v.align for v in variables if _is_dynamic(v))])
         return -(-self._layout(function).end // align) * align
 
-    def _used_arrays(self, entry: Function) -> list[Variable]:
+    def _used_arrays(self, entry: PtxFunction) -> list[PtxVariable]:
         """Return the entry's own shared arrays, and those that it or a called function names."""
         own = _shared_arrays(entry.variables)
         words = {
@@ -98,13 +98,13 @@ class _Translator:
         }
         return [array for array in self.common_arrays if array.name in words] + own
 
-    def _with_callees(self, entry: Function) -> list[Function]:
+    def _with_callees(self, entry: PtxFunction) -> list[PtxFunction]:
         """Return the entry, and all functions of the module if it calls any."""
         return [entry, *(f for f in self.module.functions if _calls(entry) and not f.is_entry)]
 
     # --- functions
 
-    def _function(self, function: Function) -> Iterator[str]:
+    def _function(self, function: PtxFunction) -> Iterator[str]:
         yield f"{_signature(function)} {{"
         yield from _declarations(function)
         symbols, spaces = self._symbols(function)
@@ -118,7 +118,7 @@ class _Translator:
                 yield "  " + _statement(replace(context, instruction=item))
         yield "}\n"
 
-    def _symbols(self, function: Function) -> tuple[dict[str, str], dict[str, str]]:
+    def _symbols(self, function: PtxFunction) -> tuple[dict[str, str], dict[str, str]]:
         """Return C++ for the address of every named variable, and its state space."""
         shared, symbols = self._layout(function).first, {}
         variables = self.module.variables + function.variables
@@ -154,13 +154,13 @@ class _Translator:
         yield f"static const Module module = {{{counts}, {rest}}};"
         yield "EMULATED_INTERFACE(module)"
 
-    def _shared_rows(self, entry: Function) -> Iterator[str]:
+    def _shared_rows(self, entry: PtxFunction) -> Iterator[str]:
         first = self._layout(entry).first
         arrays = self._used_arrays(entry)
         yield from (f"  {{{first[array.name]}, {array.size}}}," for array in arrays)
         yield "  {0, 0}"
 
-    def _kernel_row(self, entry: Function) -> str:
+    def _kernel_row(self, entry: PtxFunction) -> str:
         name = identifier(entry.name)
         variables = [v for function in self._with_callees(entry) for v in function.variables]
         local = sum(variable.size for variable in variables if variable.space == "local")
@@ -185,11 +185,11 @@ def _statement(context: Context) -> str:
     return f"if ({negation}{identifier(instruction.guard)}) {{ {statement} }}"
 
 
-def _calls(function: Function) -> bool:
+def _calls(function: PtxFunction) -> bool:
     return any(instruction.parts[0] == "call" for instruction in function.instructions())
 
 
-def _signature(function: Function) -> str:
+def _signature(function: PtxFunction) -> str:
     name = identifier(function.name)
     if function.is_entry:
         return f"static void {name}(Thread& self)"
@@ -198,7 +198,7 @@ def _signature(function: Function) -> str:
     return f"static void {name}({', '.join(formals)})"
 
 
-def _declarations(function: Function) -> Iterator[str]:
+def _declarations(function: PtxFunction) -> Iterator[str]:
     """Declare everything at the top, as a goto may not jump over a declaration."""
     yield "  bool carry = false, ignored_carry; (void)carry, (void)ignored_carry, (void)self;"
     if function.is_entry:
@@ -214,7 +214,7 @@ def _declarations(function: Function) -> Iterator[str]:
             yield f"  memset({name}, 0xff, sizeof {name});"
 
 
-def _definition(variable: Variable) -> str:
+def _definition(variable: PtxVariable) -> str:
     """Define a variable as an array of bits; zero without an initial value."""
     element = c_type(f"u{8 * size_of(variable.type)}")
     values = ", ".join(_initial(value, variable) for value in variable.initial)
@@ -224,7 +224,7 @@ def _definition(variable: Variable) -> str:
     )
 
 
-def _initial(value: str, variable: Variable) -> str:
+def _initial(value: str, variable: PtxVariable) -> str:
     if found := re.fullmatch(r"0[fFdD]([0-9a-fA-F]+)", value):
         return f"0x{found[1]}"
     if not re.fullmatch(r"-?\d\w*", value):
@@ -237,7 +237,7 @@ def _table(type: str, name: str, rows: list[str]) -> str:
     return f"static const {type} {name}[] = {{\n  " + ",\n  ".join(rows + filler) + "\n};"
 
 
-def _source_lines(module: Module) -> Iterator[str]:
+def _source_lines(module: PtxModule) -> Iterator[str]:
     last = None
     for function in module.functions:
         for instruction in function.instructions():

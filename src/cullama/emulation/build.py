@@ -3,8 +3,10 @@
     python build.py PTX_FILE        prints the path of the shared object
 
 The scheduler is compiled once, as libemulated-….so; every module links to it. Both are in a folder
-of $CULLAMA_EMULATION_CACHE named for the emulator's sources and the compiler's options. Files
-are renamed into it when they are complete, so processes may build at the same time.
+of the cache that is named for the emulator's sources and the compiler's options. Files are renamed
+into it when they are complete, so processes may build at the same time.
+
+The emulated driver runs this file as a script, with the Python that loaded the driver.
 """
 
 from __future__ import annotations
@@ -18,11 +20,13 @@ import sys
 from functools import cache
 from pathlib import Path
 
-if __name__ == "__main__":  # as a script: makes the package importable
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+if __name__ == "__main__":  # Python put the script's own folder there
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-from emulation.ptx import PtxError, parse
-from emulation.translate import translate
+from cullama.emulation.ptx import PtxError, parse
+from cullama.emulation.translate import translate
+from cullama.errors import CullamaError
+from cullama.files import cache_folder as user_cache
 
 HERE = Path(__file__).resolve().parent
 FAMILIES = ("__init__", "table", "arithmetic", "logic", "moves", "memory", "warps", "control")
@@ -40,8 +44,12 @@ OPTIONS = (
 OPTIMISATION = "-O1"  # kernels run as fast as with -O2, and compile in half the time
 
 
-class BuildError(Exception):
-    """The compiler is missing, or failed."""
+class BuildError(CullamaError):
+    """The compiler failed."""
+
+
+class NoCompilerError(BuildError):
+    """There is no C++ compiler."""
 
 
 @cache
@@ -49,7 +57,7 @@ def compiler() -> str:
     for name in (os.environ.get("CXX", ""), "g++", "c++"):
         if name and (path := shutil.which(name)):
             return path
-    raise BuildError("no C++ compiler found: install g++, or set CXX")
+    raise NoCompilerError("no C++ compiler found: install g++, or set CXX")
 
 
 @cache
@@ -66,11 +74,10 @@ def processor_options() -> tuple[str, ...]:
 
 
 def cache_folder() -> Path:
-    """Return the folder in which everything built for tests is cached."""
+    """Return the folder of everything that the emulator builds, $CULLAMA_EMULATION_CACHE if set."""
     if chosen := os.environ.get("CULLAMA_EMULATION_CACHE"):
         return Path(chosen)
-    caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(caches) / "cullama-tests"
+    return user_cache.cache_folder() / "emulation"
 
 
 @cache

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
-from emulation.ptx import Function, Instruction
+from .ptx import Instruction, PtxFunction
 
 _INTEGERS = {"u": "uint", "s": "int", "b": "uint"}
 _HALVES = {"f16": "uint16_t", "bf16": "uint16_t", "f16x2": "uint32_t", "bf16x2": "uint32_t"}
@@ -93,7 +93,7 @@ def _number(text: str) -> tuple[str, str] | None:
 class Context:
     """The instruction that is being translated, and the declarations that it refers to."""
 
-    function: Function
+    function: PtxFunction
     symbols: dict[str, str]  # variables and parameters: C++ for their address
     instruction: Instruction
     spaces: dict[str, str] = field(default_factory=dict)  # variables and parameters: their space

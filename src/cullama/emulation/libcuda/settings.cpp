@@ -15,6 +15,7 @@ const std::map<std::string, std::string>& defaults() {
       {"compute_capabilities", "90"},    // likewise
       {"memory_bytes", "536870912"},     // likewise
       {"multiprocessors", "4"},          // likewise
+      {"fill", "1"},                     // 1: new memory holds 0xFF bytes; 0: zeros
       {"driver_version", "13000"},
       {"streams", "lazy"},   // lazy | random | issued | eager (timeline.cpp)
       {"seed", "0"},         // of random streams

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeAlias
 
-from emulation.operands import Context, UnsupportedError, c_type
+from ..operands import Context, UnsupportedError, c_type
 
 Translate: TypeAlias = Callable[[Context], str]
 

@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from emulation.build import build_file, build_text
+from .build import build_file, build_text
 
 Array: TypeAlias = NDArray[Any]
 Extent: TypeAlias = int | tuple[int, ...]
@@ -91,7 +91,7 @@ def _extents(extent: Extent) -> Any:
     return (ctypes.c_uint * 3)(*values, *[1] * (3 - len(values)))
 
 
-class LoadedModule:
+class BuiltModule:
     """The kernels of one shared object."""
 
     def __init__(self, path: Path) -> None:
@@ -196,7 +196,7 @@ class LoadedModule:
         return packed
 
 
-class Module(LoadedModule):
+class EmulatedModule(BuiltModule):
     """The kernels of a PTX file or text."""
 
     def __init__(self, ptx: Path | str) -> None:

@@ -1,6 +1,6 @@
 """What users choose from, by name: backends and storage types. It imports nothing."""
 
-BACKENDS = ("auto", "cpu", "cuda")
+BACKENDS = ("auto", "cpu", "cuda", "emulated")
 
 # What weights are multiplied in.
 FLOATS = ("float32", "float16", "bfloat16")

@@ -20,8 +20,9 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from emulation.build import cache_folder
-from emulation.build import folder as folder_of_kernels
+from ..errors import DeviceUnavailableError
+from .build import BuildError, cache_folder, compiler
+from .build import folder as folder_of_kernels
 
 HERE = Path(__file__).resolve().parent
 PREFIX = "CULLAMA_EMULATION_"
@@ -31,6 +32,7 @@ KNOBS = (
     "compute_capabilities",
     "memory_bytes",
     "multiprocessors",
+    "fill",
     "driver_version",
     "streams",
     "seed",
@@ -43,7 +45,7 @@ KNOBS = (
 )
 BLOCK_ORDERS = {"ascending": 0, "descending": 1, "random": 2}
 STREAM_ORDERS = ("lazy", "random", "issued", "eager")
-COMPILE = ("g++", "-std=gnu++17", "-Wall", "-Wextra", "-shared", "-fPIC", "-fvisibility=hidden")
+COMPILE = ("-std=gnu++17", "-Wall", "-Wextra", "-shared", "-fPIC", "-fvisibility=hidden")
 
 
 @dataclass(frozen=True)
@@ -59,8 +61,10 @@ def missing() -> str | None:
     """Return what this machine lacks for the emulated GPU, or None."""
     if sys.platform != "linux":
         return "the emulated GPU needs Linux"
-    if shutil.which("g++") is None:
-        return "the emulated GPU needs g++"
+    try:
+        compiler()
+    except BuildError as error:
+        return str(error)
     try:
         has_bindings = find_spec("cuda.bindings") is not None
     except ModuleNotFoundError:
@@ -105,10 +109,20 @@ def compile_into(folder: Path, library: Library) -> None:
     """Compile all sources as one file, as most time goes into the standard library's headers."""
     whole = "".join(f'#include "{source}"\n' for source in library.sources)
     names = (f"-Wl,-soname,{library.name}", "-o", str(folder / library.name))
-    command = [*COMPILE, *library.options, *names, "-x", "c++", "-", "-ldl", "-lpthread"]
+    command = [
+        compiler(),
+        *COMPILE,
+        *library.options,
+        *names,
+        "-x",
+        "c++",
+        "-",
+        "-ldl",
+        "-lpthread",
+    ]
     done = subprocess.run(command, input=whole, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise RuntimeError(f"{library.name} cannot be built:\n{done.stderr[:4000]}")
+        raise BuildError(f"{library.name} cannot be built:\n{done.stderr[:4000]}")
 
 
 def built(library: Library) -> Path:
@@ -173,7 +187,7 @@ def loaded_driver() -> Path | None:
     return None
 
 
-class Device:
+class EmulatedGpu:
     """The knobs of the emulated GPU in this process."""
 
     def __init__(self, library: ctypes.CDLL) -> None:
@@ -252,7 +266,7 @@ class Device:
         self._library.fakecuda_reset()
 
 
-def preload(cublas: int | None = 13) -> Device:
+def preload(cublas: int | None = 13) -> EmulatedGpu:
     """Load the emulated libraries into this process; repeated calls return the same device.
 
     Must come before the first call through `cuda.bindings`, which would load the real driver.
@@ -261,9 +275,12 @@ def preload(cublas: int | None = 13) -> Device:
     path = built(driver_library())
     present = loaded_driver()
     if present and present != path.resolve():
-        raise RuntimeError(f"{present} is loaded already; preload() has to come before it")
+        raise DeviceUnavailableError(
+            f"{present} is loaded already, whose place the emulated driver takes",
+            "use the emulated GPU in a process of its own",
+        )
     os.environ.update(build_variables())
     library = ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
     for each in cublas_libraries(cublas) if cublas else ():
         ctypes.CDLL(str(built(each)), mode=ctypes.RTLD_GLOBAL)
-    return Device(library)
+    return EmulatedGpu(library)

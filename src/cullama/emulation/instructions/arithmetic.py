@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from emulation.operands import Context, UnsupportedError, c_type
-
+from ..operands import Context, UnsupportedError, c_type
 from .table import (
     FLOAT_TYPES,
     HALF_TYPES,

@@ -28,7 +28,7 @@ class Source(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Variable:
+class PtxVariable:
     """An array or scalar that has an address; `count` 0 is `.extern .shared name[]`."""
 
     space: str  # "global" | "const" | "shared" | "local" | "param"
@@ -65,14 +65,14 @@ class Label(NamedTuple):
 
 
 @dataclass
-class Function:
+class PtxFunction:
     name: str
     is_entry: bool
-    parameters: list[Variable]
-    results: list[Variable]
+    parameters: list[PtxVariable]
+    results: list[PtxVariable]
     max_threads: int = 0  # 0: no .maxntid
     registers: dict[str, str] = field(default_factory=dict)  # name to type
-    variables: list[Variable] = field(default_factory=list)
+    variables: list[PtxVariable] = field(default_factory=list)
     branch_targets: dict[str, tuple[str, ...]] = field(default_factory=dict)
     body: list[Instruction | Label] = field(default_factory=list)
 
@@ -81,14 +81,14 @@ class Function:
 
 
 @dataclass
-class Module:
+class PtxModule:
     version: tuple[int, int] = (0, 0)
     target: str = ""
-    variables: list[Variable] = field(default_factory=list)
-    functions: list[Function] = field(default_factory=list)
+    variables: list[PtxVariable] = field(default_factory=list)
+    functions: list[PtxFunction] = field(default_factory=list)
 
     @property
-    def entries(self) -> list[Function]:
+    def entries(self) -> list[PtxFunction]:
         return [function for function in self.functions if function.is_entry]
 
 
@@ -208,7 +208,7 @@ _VARIABLE = re.compile(
 )
 
 
-def _variable(statement: _Statement) -> Variable:
+def _variable(statement: _Statement) -> PtxVariable:
     if not (found := _VARIABLE.match(statement.text)):
         raise PtxError(statement.line, f"unknown declaration {statement.text!r}")
     space, align, type, name, extents, initial = found.groups()
@@ -216,10 +216,10 @@ def _variable(statement: _Statement) -> Variable:
     for extent in re.findall(r"\[(\d*)\]", extents):
         count *= int(extent or 0)
     values = tuple(re.findall(r"[^\s{},]+", initial or ""))
-    return Variable(space, name, type, count, int(align or size_of(type)), values)
+    return PtxVariable(space, name, type, count, int(align or size_of(type)), values)
 
 
-def _parameters(text: str, line: int) -> list[Variable]:
+def _parameters(text: str, line: int) -> list[PtxVariable]:
     return [_variable(_Statement(part.strip(), line)) for part in text.split(",") if part.strip()]
 
 
@@ -240,10 +240,10 @@ _HEADER = re.compile(
 )
 
 
-def _function(header: _Statement) -> Function:
+def _function(header: _Statement) -> PtxFunction:
     if not (found := _HEADER.match(header.text)):
         raise PtxError(header.line, f"unknown function header {header.text!r}")
-    function = Function(
+    function = PtxFunction(
         found["name"],
         found[1] == "entry",
         _parameters(found["parameters"] or "", header.line),
@@ -277,7 +277,7 @@ def _operands(text: str) -> tuple[str, ...]:
 class _Body:
     """Flattens a function's scopes; a name from scope 3 becomes name.3, and is unique."""
 
-    def __init__(self, function: Function, files: dict[str, str]) -> None:
+    def __init__(self, function: PtxFunction, files: dict[str, str]) -> None:
         self.function, self.files = function, files
         self.scopes, self.source = 0, None  # type: tuple[int, Source | None]
 
@@ -304,7 +304,7 @@ class _Body:
         elif text.startswith((".local", ".shared", ".param", ".global", ".const")):
             variable = _variable(statement)
             renamed = names[variable.name]
-            self.function.variables.append(Variable(**{**vars(variable), "name": renamed}))
+            self.function.variables.append(PtxVariable(**{**vars(variable), "name": renamed}))
         elif not text.startswith((".pragma", ".file", ".callprototype")):
             self._instruction(statement, names)
 
@@ -354,8 +354,8 @@ def _declared(scope: _Scope) -> Iterator[str]:
 # --- the whole ----------------------------------------------------------------------------------
 
 
-def parse(text: str) -> Module:
-    module = Module()
+def parse(text: str) -> PtxModule:
+    module = PtxModule()
     root = _Reader().read(_without_comments(text))
     files = dict(_files(root))
     for item in root.items:
@@ -378,7 +378,7 @@ def _files(root: _Scope) -> Iterator[tuple[str, str]]:
             yield found[1], found[2]
 
 
-def _directive(module: Module, statement: _Statement) -> None:
+def _directive(module: PtxModule, statement: _Statement) -> None:
     text = statement.text
     if text.startswith(".version"):
         major, minor = text.split()[1].split(".")
