@@ -1,0 +1,108 @@
+/** An answer: reasoning, text, tool calls; what ended it; its action row and its notes. */
+
+import { memo } from "react";
+
+import type { Place, Turn } from "../../model";
+import { actions, useStream } from "../../state";
+import { useWords } from "../../words";
+import { useShading } from "../lens/useShading";
+import { useUi } from "../ui";
+import { AnswerRow } from "./AnswerRow";
+import { Blocks } from "./Blocks";
+import { CutLine } from "./CutLine";
+import { EditField } from "./EditField";
+import { Fault } from "./Fault";
+import { figuresOf } from "./figures";
+import { Inspection } from "../lens/Inspection";
+import { JsonAnswer, looksLikeJson } from "./JsonAnswer";
+import { Notes } from "./Notes";
+import { Reading } from "./Reading";
+import { Reasoning } from "./Reasoning";
+import { ToolCallView } from "./ToolCallView";
+
+export interface AnswerProps {
+  place: Place;
+  isLast: boolean;
+  /** The chat's JSON schema, as text. */
+  schema: string | null;
+  /** What tools gave, by the call's id. */
+  results: ReadonlyMap<string, Turn>;
+}
+
+export const Answer = memo(function Answer({ place, isLast, schema, results }: AnswerProps) {
+  const words = useWords();
+  const ui = useUi();
+  const { turn } = place;
+  const live = useStream(turn.id);
+  const isWriting = turn.status === "writing";
+  const text = live?.text ?? turn.text;
+  const reasoning = live?.reasoning ?? turn.reasoning;
+  const calls = live?.toolCalls ?? turn.toolCalls;
+  const hasBegun = text !== "" || reasoning !== "" || calls.length > 0;
+  const figures = figuresOf(turn, live);
+  const isRaw = ui.raw.has(turn.id);
+  const shading = useShading(turn, ui.isShaded && !isWriting && !isRaw);
+
+  return (
+    <article
+      className={isLast ? "turn answer last" : "turn answer"}
+      data-turn={turn.id}
+      tabIndex={-1}
+      aria-busy={isWriting}
+      aria-label={words.answer}
+    >
+      <div className="body">
+        <Reasoning turn={turn} text={reasoning} live={live} />
+        {ui.editing === turn.id ? (
+          <EditField
+            text={turn.text}
+            count={place.count}
+            label={words.saveAnswer}
+            save={(typed) => actions.editAnswer(turn.id, typed)}
+          />
+        ) : !hasBegun && isWriting ? (
+          <Reading live={live} />
+        ) : isRaw ? (
+          <pre className="raw" tabIndex={0} dir="auto">
+            {text}
+          </pre>
+        ) : schema !== null && looksLikeJson(text) ? (
+          <JsonAnswer text={text} schema={schema} isWriting={isWriting} />
+        ) : (
+          <div ref={shading.ref} className={isWriting ? "prose writing" : "prose"} dir="auto">
+            <Blocks text={text} />
+          </div>
+        )}
+        {ui.inspected === turn.id && <Inspection turn={turn} />}
+        {shading.isMissing && (
+          <p className="cutline">
+            {words.noLogprobs}
+            {turn.seed !== null && !turn.isEdited && (
+              <button
+                type="button"
+                className="btn sm line"
+                onClick={() => actions.replay(turn.id)}
+              >
+                {words.noLogprobsReplay}
+              </button>
+            )}
+          </p>
+        )}
+        {calls.map((call) => (
+          <ToolCallView
+            key={call.id}
+            turn={turn}
+            call={call}
+            isWriting={isWriting}
+            result={results.get(call.id) ?? null}
+          />
+        ))}
+        {live?.isReconnecting && <p className="cutline">{words.reconnecting}</p>}
+        <CutLine turn={turn} />
+        {turn.failure && <Fault turn={turn} failure={turn.failure} />}
+        <AnswerRow place={place} figures={figures} isWriting={isWriting} />
+      </div>
+      <Notes turn={turn} figures={figures} isWriting={isWriting} />
+    </article>
+  );
+});

@@ -1,0 +1,49 @@
+/** A question: plain text as it was typed; edited, a field in its place. */
+
+import { memo, useState } from "react";
+
+import type { Place } from "../../model";
+import { actions } from "../../state";
+import { useWords } from "../../words";
+import { IconButton } from "../parts/buttons";
+import { CopyButton } from "../parts/CopyButton";
+import { useUi } from "../ui";
+import { BranchSwitch } from "./BranchSwitch";
+import { EditField } from "./EditField";
+
+export const Question = memo(function Question({ place }: { place: Place }) {
+  const words = useWords();
+  const ui = useUi();
+  const [isTapped, setTapped] = useState(false);
+  const { turn } = place;
+  return (
+    <article className="turn question" data-turn={turn.id} tabIndex={-1}>
+      {ui.editing === turn.id ? (
+        <EditField
+          text={turn.text}
+          count={place.count}
+          label={words.saveBranch}
+          save={(text) => actions.editQuestion(turn.id, text)}
+        />
+      ) : (
+        <div className={isTapped ? "qrow tapped" : "qrow"}>
+          {/* biome-ignore lint/a11y/useKeyWithClickEvents: for touch alone; by keys, the row is reached by Tab */}
+          {/* biome-ignore lint/a11y/noStaticElementInteractions: as above */}
+          <div className="q" dir="auto" onClick={() => setTapped(!isTapped)}>
+            {turn.text}
+          </div>
+          <span className="acts">
+            <BranchSwitch place={place} />
+            <IconButton
+              icon="edit"
+              label={words.edit}
+              className="sm"
+              onClick={() => ui.setEditing(turn.id)}
+            />
+            <CopyButton text={() => turn.text} />
+          </span>
+        </div>
+      )}
+    </article>
+  );
+});
