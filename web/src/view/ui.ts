@@ -1,6 +1,14 @@
 /** What is open on the page: which chat, which lens, which menu. Of this tab, not stored. */
 
-import { createContext, useCallback, useContext, useEffect, useMemo, useRef, useState } from "react";
+import {
+  createContext,
+  useCallback,
+  useContext,
+  useEffect,
+  useMemo,
+  useRef,
+  useState,
+} from "react";
 
 import type { ChatId, TurnId } from "../model";
 
@@ -162,8 +170,22 @@ export function useUiState(): Ui {
       showToast,
     }),
     [
-      chat, openChat, isEngine, setEngine, drawer, isShaded, overlay, menu, isNavOpen, editing,
-      renaming, raw, toggleRaw, inspected, toast, showToast,
+      chat,
+      openChat,
+      isEngine,
+      setEngine,
+      drawer,
+      isShaded,
+      overlay,
+      menu,
+      isNavOpen,
+      editing,
+      renaming,
+      raw,
+      toggleRaw,
+      inspected,
+      toast,
+      showToast,
     ],
   );
 }

@@ -17,7 +17,10 @@ export interface Follow {
   toEnd: () => void;
 }
 
-export function useFollow(scroll: RefObject<HTMLElement | null>, content: RefObject<HTMLElement | null>): Follow {
+export function useFollow(
+  scroll: RefObject<HTMLElement | null>,
+  content: RefObject<HTMLElement | null>,
+): Follow {
   const isFollowing = useRef(true);
   const [isAway, setAway] = useState(false);
 

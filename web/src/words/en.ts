@@ -2,7 +2,8 @@
 
 const grouped = new Intl.NumberFormat("en");
 const count = (n: number): string => grouped.format(n);
-const plural = (n: number, one: string, many: string): string => `${count(n)} ${n === 1 ? one : many}`;
+const plural = (n: number, one: string, many: string): string =>
+  `${count(n)} ${n === 1 ? one : many}`;
 
 export const en = {
   count,
@@ -63,7 +64,8 @@ export const en = {
   older: "Earlier version",
   newer: "Later version",
   thinking: (tokens: number) => `Thinking · ${plural(tokens, "token", "tokens")}`,
-  thought: (seconds: string, tokens: number) => `Thought for ${seconds} s · ${plural(tokens, "token", "tokens")}`,
+  thought: (seconds: string, tokens: number) =>
+    `Thought for ${seconds} s · ${plural(tokens, "token", "tokens")}`,
   thoughts: "Thoughts",
   latest: "Latest",
   cutByLimit: (tokens: number) => `Stopped at the limit of ${plural(tokens, "token", "tokens")}`,
@@ -78,6 +80,8 @@ export const en = {
   answer: "Answer",
   version: (at: number, of: number) => `Version ${at} of ${of}`,
   writing: "Writing",
+  reconnecting: "The connection was lost; the answer goes on when it is back.",
+  turnDeleted: "Answer deleted",
   queued: "Waiting for its turn",
   text: "text",
 
@@ -97,11 +101,12 @@ export const en = {
   of: "of",
 
   // progress
-  reading: (done: number, all: number) => `Reading the prompt: ${count(done)} of ${count(all)} tokens`,
+  reading: (done: number, all: number) =>
+    `Reading the prompt: ${count(done)} of ${count(all)} tokens`,
   readingUnknown: "Reading the prompt",
   aboutSeconds: (seconds: number) => `about ${count(seconds)} s`,
-  loading: (model: string) => `Loading ${model}`,
-  loadingBytes: (model: string, done: string, all: string) => `Loading ${model}: ${done} of ${all} GB`,
+  loadingModel: "Loading the model",
+  loadingBytes: (done: string, all: string) => `Loading the model: ${done} of ${all} GB`,
 
   // probabilities
   howSure: "How sure the model was",
@@ -122,7 +127,10 @@ export const en = {
   lookedAt: "Looked at",
   noLogprobs: "This answer was kept without its probabilities.",
   noLogprobsReplay: "Replay it to get them",
-  noAnswerYet: "No answer yet",
+  token: "Token",
+  id: "Id",
+  probability: "Probability",
+  likeliest: "Likeliest",
 
   // prompt
   promptTitle: "Prompt, as the model read it",
@@ -136,13 +144,15 @@ export const en = {
   copyText: "Copy text",
   copyIds: "Copy ids",
   answerStarts: "The answer starts here",
-  begins: "Begins",
+  systemPart: "System",
+  showRest: "Show the rest",
   noPrompt: "There is no prompt yet. It is shown here once you have asked something.",
   tokenBytes: (id: number, bytes: string) => `Token ${id}, bytes ${bytes}`,
 
   // sampling
   distribution: "What these settings leave of the last choice. Tick: the model’s own.",
-  noDistribution: "Once an answer is written, this shows what these settings leave of its last choice.",
+  noDistribution:
+    "Once an answer is written, this shows what these settings leave of its last choice.",
   temperature: "Temperature",
   temperatureNote: "Low keeps to the likeliest token; 0 always takes it.",
   topP: "Top-p",
@@ -206,7 +216,8 @@ export const en = {
   freeBlocks: "free",
   roofline: "Roofline",
   measuredHere: "measured on this machine",
-  notMeasured: "not measured on this machine yet",
+  notMeasured: "not measured",
+  rooflineHow: "Limits of this machine are shown here once the server has measured them.",
   flopPerByte: "FLOP per byte",
   decode: "Decode",
   prefill: "Prefill",
@@ -239,7 +250,8 @@ export const en = {
   keysEditLast: "In an empty field: edit the last question",
 
   // trouble
-  offline: (seconds: number) => `The server is gone. Your text is safe; trying again in ${count(seconds)} s.`,
+  offline: (seconds: number) =>
+    `The server is gone. Your text is safe; trying again in ${count(seconds)} s.`,
   offlineNow: "The server is gone. Your text is safe; trying again now.",
   tryNow: "Try now",
   busy: (waiting: number | undefined, seconds: number) =>
@@ -253,7 +265,9 @@ export const en = {
   fullLimit: "The context is full. Shorten the last question, or begin a new chat.",
   showWhich: "Show which",
   notInPrompt: (turns: number) =>
-    turns === 1 ? "1 turn above is not in the prompt" : `${count(turns)} turns above are not in the prompt`,
+    turns === 1
+      ? "1 turn above is not in the prompt"
+      : `${count(turns)} turns above are not in the prompt`,
   engineStopped: (reason: string) => `The engine stopped: ${reason}`,
   engineStartedAgain: "It has started again. What was written is kept.",
   keptText: "What was written is kept.",
@@ -283,7 +297,11 @@ export const en = {
   toolsNote: "Functions that the model may call. You answer the calls by hand.",
   toolsUse: "Use tools",
   toolsNone: "Use none",
-  toolsShape: "Expected a list of tools, each {\"type\": \"function\", \"function\": {\"name\", \"parameters\"}}.",
+  toolsCount: (tools: number) => plural(tools, "tool", "tools"),
+  toolChoice: "Whether the model calls one",
+  toolAuto: "If it wants",
+  toolRequired: "Always",
+  toolNever: "Never",
   validSoFar: "Valid so far",
   valid: "Valid",
   notValid: "Not valid",
@@ -293,9 +311,10 @@ export const en = {
   schemaNote: "The answer can only be text that fits.",
   compiled: (ms: number) => `Compiled in ${count(ms)} ms`,
   schemaValid: "Well-formed JSON. The server checks the rest when it is used.",
-  notSupported: (keyword: string) => `“${keyword}” is not supported. Remove it, or check it yourself afterwards.`,
+  notSupported: (keyword: string) =>
+    `“${keyword}” is not supported. Remove it, or check it yourself afterwards.`,
   jsonError: (line: number, what: string) => `Line ${line}: ${what}`,
-  schemaObject: "A schema is an object, such as {\"type\": \"object\"}.",
+  schemaObject: 'A schema is an object, such as {"type": "object"}.',
   useSchema: "Use schema",
   noSchema: "Use none",
 

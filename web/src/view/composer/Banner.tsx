@@ -66,7 +66,11 @@ function useLine(leftOut: number): Line | null {
   if (leftOut > 0) {
     const show = () =>
       document.getElementById("prompt-begins")?.scrollIntoView({ block: "center" });
-    return { icon: "warn", text: words.full(leftOut), button: { text: words.showWhich, act: show } };
+    return {
+      icon: "warn",
+      text: words.full(leftOut),
+      button: { text: words.showWhich, act: show },
+    };
   }
   if (storage.kind !== "ok") {
     const save = async () => saveFile(await actions.exportChats("json"), "cullama-chats.json");

@@ -93,6 +93,7 @@ function Field({
   const words = useWords();
   const settings = useSettings();
   const isTouch = useTouch();
+  // biome-ignore lint/correctness/useExhaustiveDependencies: again for each text
   useLayoutEffect(() => fitToText(field.current), [field, asking.text]);
   return (
     <>

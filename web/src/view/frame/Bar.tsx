@@ -1,8 +1,8 @@
 /** The bar above what is read: its title, the model, and the four lenses. */
 
-import type { Chat } from "../../model";
 import type { IconName } from "../../icons";
 import { Icon } from "../../icons";
+import type { Chat } from "../../model";
 import { useServer } from "../../state";
 import { useWords } from "../../words";
 import { IconButton } from "../parts/buttons";
@@ -69,7 +69,12 @@ function Lenses() {
   const lens = useLens();
   return (
     <>
-      <Lens icon="bars" words={words.probabilities} on={ui.isShaded && !ui.isEngine} act={lens.shade} />
+      <Lens
+        icon="bars"
+        words={words.probabilities}
+        on={ui.isShaded && !ui.isEngine}
+        act={lens.shade}
+      />
       <Lens
         icon="prompt"
         words={words.prompt}

@@ -35,9 +35,11 @@ function layOut(chats: readonly ChatSummary[], names: readonly [string, string, 
   return items;
 }
 
+const NONE: ChatSummary[] = [];
+
 export function ChatList() {
   const words = useWords();
-  const chats = useChats();
+  const chats = useChats() ?? NONE;
   const items = useMemo(
     () => layOut(chats, [words.pinned, words.today, words.earlier]),
     [chats, words],
@@ -94,14 +96,20 @@ function Row({ chat }: { chat: ChatSummary }) {
       >
         <span dir="auto">{title}</span>
       </a>
-      {chat.isWriting && <i className="live" title={words.writingNow} role="img" aria-label={words.writingNow} />}
+      {chat.isWriting && (
+        <i className="live" title={words.writingNow} role="img" aria-label={words.writingNow} />
+      )}
       <IconButton
         icon="dots"
         label={`${words.more}: ${title}`}
         className="sm rowmore"
         aria-haspopup="menu"
         onClick={(event) =>
-          ui.setMenu({ kind: "row", id: chat.id, anchor: event.currentTarget.getBoundingClientRect() })
+          ui.setMenu({
+            kind: "row",
+            id: chat.id,
+            anchor: event.currentTarget.getBoundingClientRect(),
+          })
         }
       />
     </div>

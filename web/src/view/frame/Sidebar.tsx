@@ -1,8 +1,7 @@
 /** The chats, the way to a new one, and what the model runs on. */
 
 import { Icon, Mark } from "../../icons";
-import { useServer, useSettings } from "../../state";
-import { actions } from "../../state";
+import { actions, useServer, useSettings } from "../../state";
 import { useWords } from "../../words";
 import { IconButton } from "../parts/buttons";
 import { useUi } from "../ui";

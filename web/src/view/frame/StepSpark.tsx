@@ -16,7 +16,6 @@ export function StepSpark() {
         const height = Math.max(1.5, (step.seconds / longest) * HEIGHT);
         return (
           <rect
-            // biome-ignore lint/suspicious/noArrayIndexKey: a bar is its place
             key={at}
             x={at * 4.7}
             y={HEIGHT - height}

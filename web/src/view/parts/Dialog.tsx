@@ -18,9 +18,18 @@ export function Dialog({
   const ref = useRef<HTMLDivElement>(null);
   useFocusInside(ref, close);
   return (
-    // biome-ignore lint/a11y/noStaticElementInteractions: Escape does the same from inside the dialog
-    <div className="scrim" onPointerDown={(event) => event.target === event.currentTarget && close()}>
-      <div ref={ref} className={className} role="dialog" aria-modal="true" aria-label={label} tabIndex={-1}>
+    <div
+      className="scrim"
+      onPointerDown={(event) => event.target === event.currentTarget && close()}
+    >
+      <div
+        ref={ref}
+        className={className}
+        role="dialog"
+        aria-modal="true"
+        aria-label={label}
+        tabIndex={-1}
+      >
         {children}
       </div>
     </div>

@@ -23,8 +23,10 @@ export function Drawer({
     const root = ref.current;
     root?.querySelector<HTMLElement>("header button")?.focus({ preventScroll: true });
     return () => {
-      const isFree = document.activeElement === document.body || root?.contains(document.activeElement);
-      if (isFree && before instanceof HTMLElement && before.isConnected) before.focus({ preventScroll: true });
+      const isFree =
+        document.activeElement === document.body || root?.contains(document.activeElement);
+      if (isFree && before instanceof HTMLElement && before.isConnected)
+        before.focus({ preventScroll: true });
     };
   }, []);
   return (
@@ -42,7 +44,6 @@ export function Drawer({
         <h2>{title}</h2>
         <IconButton icon="x" label={words.close} onClick={close} />
       </header>
-      {/* biome-ignore lint/a11y/noNoninteractiveTabindex: what scrolls must be reachable by keys */}
       <div className="body" tabIndex={0} role="region" aria-label={title}>
         {children}
       </div>

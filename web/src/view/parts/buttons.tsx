@@ -55,15 +55,9 @@ export function Segments<T extends string>({
   className?: string;
 }) {
   return (
-    // biome-ignore lint/a11y/useSemanticElements: a fieldset cannot be laid out as a grid everywhere
     <div className={`seg ${className}`} role="group" aria-label={label}>
       {options.map(([key, words]) => (
-        <button
-          key={key}
-          type="button"
-          aria-pressed={key === value}
-          onClick={() => onChange(key)}
-        >
+        <button key={key} type="button" aria-pressed={key === value} onClick={() => onChange(key)}>
           {words}
         </button>
       ))}

@@ -140,7 +140,15 @@ export function SwitchField({
 }
 
 /** A field whose control stands in the place of the value. */
-export function Field({ label, note, children }: { label: string; note?: string; children: ReactNode }) {
+export function Field({
+  label,
+  note,
+  children,
+}: {
+  label: string;
+  note?: string;
+  children: ReactNode;
+}) {
   return (
     <div className="field">
       <span>{label}</span>

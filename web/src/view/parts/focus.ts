@@ -16,7 +16,9 @@ export function useFocusInside(ref: RefObject<HTMLElement | null>, close: () => 
     const before = document.activeElement;
     if (!root) return;
     const all = () =>
-      [...root.querySelectorAll<HTMLElement>(focusable)].filter((each) => each.offsetParent !== null);
+      [...root.querySelectorAll<HTMLElement>(focusable)].filter(
+        (each) => each.offsetParent !== null,
+      );
     (root.querySelector<HTMLElement>("[data-autofocus]") ?? all()[0] ?? root).focus({
       preventScroll: true,
     });

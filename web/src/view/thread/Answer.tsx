@@ -5,6 +5,7 @@ import { memo } from "react";
 import type { Place, Turn } from "../../model";
 import { actions, useStream } from "../../state";
 import { useWords } from "../../words";
+import { Inspection } from "../lens/Inspection";
 import { useShading } from "../lens/useShading";
 import { useUi } from "../ui";
 import { AnswerRow } from "./AnswerRow";
@@ -13,7 +14,6 @@ import { CutLine } from "./CutLine";
 import { EditField } from "./EditField";
 import { Fault } from "./Fault";
 import { figuresOf } from "./figures";
-import { Inspection } from "../lens/Inspection";
 import { JsonAnswer, looksLikeJson } from "./JsonAnswer";
 import { Notes } from "./Notes";
 import { Reading } from "./Reading";
@@ -78,11 +78,7 @@ export const Answer = memo(function Answer({ place, isLast, schema, results }: A
           <p className="cutline">
             {words.noLogprobs}
             {turn.seed !== null && !turn.isEdited && (
-              <button
-                type="button"
-                className="btn sm line"
-                onClick={() => actions.replay(turn.id)}
-              >
+              <button type="button" className="btn sm line" onClick={() => actions.replay(turn.id)}>
                 {words.noLogprobsReplay}
               </button>
             )}

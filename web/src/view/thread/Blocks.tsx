@@ -35,7 +35,6 @@ function CodeBlock({ block }: { block: Block }) {
         <span>{block.language || words.text}</span>
         <CopyWords text={() => block.code} />
       </header>
-      {/* biome-ignore lint/a11y/noNoninteractiveTabindex: what scrolls must be reachable by keys */}
       <pre tabIndex={0}>
         <code
           // biome-ignore lint/security/noDangerouslySetInnerHtml: sanitised by `render`

@@ -10,7 +10,6 @@ export function BranchSwitch({ place }: { place: Place }) {
   const { turn, index, count } = place;
   if (count < 2) return null;
   return (
-    // biome-ignore lint/a11y/useSemanticElements: a fieldset cannot stand inline
     <span className="branch" role="group" aria-label={words.version(index + 1, count)}>
       <IconButton
         icon="left"

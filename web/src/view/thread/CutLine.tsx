@@ -11,11 +11,7 @@ export function CutLine({ turn }: { turn: Turn }) {
   return (
     <p className="cutline">
       {reason(turn, words)}
-      <button
-        type="button"
-        className="btn sm line"
-        onClick={() => actions.continueAnswer(turn.id)}
-      >
+      <button type="button" className="btn sm line" onClick={() => actions.continueAnswer(turn.id)}>
         <Icon name="take" />
         {words.continue}
       </button>

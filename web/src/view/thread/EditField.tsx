@@ -31,6 +31,7 @@ export function EditField({
     box.focus({ preventScroll: true });
     box.setSelectionRange(box.value.length, box.value.length);
   }, []);
+  // biome-ignore lint/correctness/useExhaustiveDependencies: again for each text
   useLayoutEffect(() => fitToText(field.current), [typed]);
   const close = () => ui.setEditing(null);
   const finish = () => {

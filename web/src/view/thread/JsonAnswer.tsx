@@ -32,7 +32,6 @@ export function JsonAnswer({
       <pre tabIndex={0} className={isWriting ? "writing" : undefined}>
         <code>
           {pieces(text).map(([kind, piece], at) => (
-            // biome-ignore lint/suspicious/noArrayIndexKey: a piece is its place
             <span key={at} className={kind}>
               {piece}
             </span>
@@ -52,9 +51,11 @@ export function JsonAnswer({
                 : words.validSoFar}
           </b>
           {verdict.kind === "wrong" && ` · ${verdict.where}`}
-          {verdict.kind === "whole" && verdict.required > 0 &&
+          {verdict.kind === "whole" &&
+            verdict.required > 0 &&
             ` · ${words.fieldsAll(verdict.required)}`}
-          {verdict.kind === "begun" && verdict.required > 0 &&
+          {verdict.kind === "begun" &&
+            verdict.required > 0 &&
             ` · ${words.fieldsWritten(verdict.written, verdict.required)}`}
         </span>
       </div>

@@ -11,7 +11,7 @@ export function Status({ path }: { path: readonly Place[] }) {
   const writing = useRef<string | null>(null);
   const [said, say] = useState("");
   useEffect(() => {
-    if (!turn || turn.role !== "assistant") return;
+    if (turn?.role !== "assistant") return;
     if (turn.status === "writing") {
       writing.current = turn.id;
       say(words.writing);

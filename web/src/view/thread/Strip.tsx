@@ -17,7 +17,6 @@ export const Strip = memo(function Strip({ values }: { values: readonly number[]
         const height = Math.max(1.2, value * (HEIGHT - 2));
         return (
           <rect
-            // biome-ignore lint/suspicious/noArrayIndexKey: a bar is its place
             key={at}
             x={at * step}
             y={HEIGHT - height}

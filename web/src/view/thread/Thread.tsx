@@ -1,13 +1,21 @@
 /** The thread of a chat: its questions and answers, and what follows their growth. */
 
-import { memo, type ReactNode, type RefObject, useEffect, useLayoutEffect, useMemo, useRef } from "react";
+import {
+  memo,
+  type ReactNode,
+  type RefObject,
+  useEffect,
+  useLayoutEffect,
+  useMemo,
+  useRef,
+} from "react";
 
 import { Icon } from "../../icons";
 import type { Place, Turn } from "../../model";
 import type { ChatView } from "../../state";
 import { useWords } from "../../words";
-import { useFollow } from "../useFollow";
 import { useUi } from "../ui";
+import { useFollow } from "../useFollow";
 import { Answer } from "./Answer";
 import { Question } from "./Question";
 import { Status } from "./Status";
@@ -25,13 +33,20 @@ export function Thread({
   const words = useWords();
   const content = useRef<HTMLDivElement>(null);
   const { isAway, toEnd } = useFollow(scroll, content);
+  // biome-ignore lint/correctness/useExhaustiveDependencies: again for each chat
   useLayoutEffect(toEnd, [view.chat.id, toEnd]);
   useEndAfterAsking(view.path, toEnd);
   useLegendShift(scroll);
   return (
     <>
-      {/* biome-ignore lint/a11y/noNoninteractiveTabindex: what scrolls must be reachable by keys */}
-      <div className="scroll" ref={scroll} tabIndex={0} role="log" aria-live="off" aria-label={words.chats}>
+      <div
+        className="scroll"
+        ref={scroll}
+        tabIndex={0}
+        role="log"
+        aria-live="off"
+        aria-label={words.chats}
+      >
         <div ref={content}>
           <Turns view={view} />
         </div>
@@ -52,9 +67,10 @@ const Turns = memo(function Turns({ view }: { view: ChatView }) {
   const { path, leftOut } = view;
   const results = useResults(path);
   const last = path.findLast((place) => place.turn.role === "assistant")?.turn.id;
-  return path.map((place, at) => (
+  const shown = path.filter(({ turn }) => turn.role === "user" || turn.role === "assistant");
+  return shown.map((place) => (
     <div key={place.turn.id} className="turnbox">
-      {leftOut > 0 && at === leftOut && (
+      {leftOut > 0 && place === path[leftOut] && (
         <div className="turn" id="prompt-begins">
           <div className="divider">{words.notInPrompt(leftOut)}</div>
         </div>

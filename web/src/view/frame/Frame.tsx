@@ -1,0 +1,55 @@
+/** The frame: chats, what is read, the drawer beside it, and what floats above. */
+
+import { lazy, Suspense } from "react";
+
+import { useChat } from "../../state";
+import { useWords } from "../../words";
+import { useUi } from "../ui";
+import { ChatPane } from "./ChatPane";
+import { Sidebar } from "./Sidebar";
+import { Toast } from "./Toast";
+
+// What is opened on demand is loaded then: the first paint stays small.
+const EngineView = lazy(() => import("../engine/EngineView"));
+const Drawers = lazy(() => import("../lens/Drawers"));
+const Overlays = lazy(() => import("../dialogs/Overlays"));
+const Menus = lazy(() => import("../dialogs/Menus"));
+
+export function Frame() {
+  const words = useWords();
+  const ui = useUi();
+  const view = useChat(ui.chat);
+  return (
+    <div className={ui.isNavOpen ? "app nav" : "app"} id="app">
+      <div className="frame">
+        <Sidebar />
+        <main className="main" id="main">
+          {ui.isEngine ? (
+            <Suspense>
+              <EngineView chat={view ?? null} />
+            </Suspense>
+          ) : (
+            <ChatPane view={view} />
+          )}
+        </main>
+        {ui.drawer && !ui.isEngine && (
+          <Suspense>
+            <Drawers view={view ?? null} />
+          </Suspense>
+        )}
+      </div>
+      <button
+        type="button"
+        className="cover"
+        aria-label={words.close}
+        tabIndex={ui.isNavOpen ? 0 : -1}
+        onClick={() => ui.setNavOpen(false)}
+      />
+      <Suspense>
+        {ui.overlay && <Overlays view={view ?? null} />}
+        {ui.menu && <Menus view={view ?? null} />}
+      </Suspense>
+      <Toast />
+    </div>
+  );
+}
