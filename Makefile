@@ -19,7 +19,7 @@ PTX := $(KERNELS:%=$(PTX_FOLDER)/compute_80/%.ptx) $(KERNELS:%=$(PTX_FOLDER)/com
 ORPHANS := $(filter-out $(PTX),$(wildcard $(PTX_FOLDER)/*/*.ptx))
 
 .DEFAULT_GOAL := help
-.PHONY: help story chat serve test coverage check format bench docs ptx ptx-release ptx-orphans wheel
+.PHONY: help story chat serve test clients coverage check format bench docs ptx ptx-release ptx-orphans wheel
 .PHONY: test-sanitize test-gpu gpu-check soak-files clean distclean
 
 help:  ## List the targets
@@ -34,8 +34,10 @@ chat: $(VENV)/.run  ## Talk with the default model
 serve: $(VENV)/.dev  ## Serve the default model on this machine, as OpenAI's API does
 	@$(BIN)/cullama serve
 
-test: $(VENV)/.dev $(if $(HAS_NVRTC_WHEELS)$(shell command -v nvcc),ptx)  ## Run all tests, those of the kernels on the CPU
+test: $(VENV)/.dev $(if $(CI),clients) $(if $(HAS_NVRTC_WHEELS)$(shell command -v nvcc),ptx)  ## Run all tests, those of the kernels on the CPU
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --max-worker-restart 1
+
+clients: $(VENV)/clients/.made  ## Make the environment of other clients that the server is tested with (340 MB)
 
 test-sanitize: $(VENV)/.dev  ## Run the kernels' tests under gcc's three sanitizers (half an hour)
 	$(BIN)/python tests/emulation/sanitize.py
@@ -135,6 +137,12 @@ $(BIN)/python:
 $(VENV)/.dev: $(VENV)/.run | $(if $(HAS_NVRTC_WHEELS),$(NVRTC))
 	@echo 'installing the tools for tests and checks …'
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+$(VENV)/clients/.made: tests/server/clients/requirements.txt | $(VENV)/.run
+	@echo 'installing clients of the server into $(VENV)/clients …'
+	@$(BIN)/python -m venv --clear --without-pip $(VENV)/clients
+	@$(BIN)/python -m pip --python $(VENV)/clients install --quiet --disable-pip-version-check --no-compile -r $<
 	@touch $@
 
 $(VENV)/.docs: $(VENV)/.run

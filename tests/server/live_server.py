@@ -13,6 +13,7 @@ from typing import Any
 
 import httpx
 from openai import AsyncOpenAI, OpenAI
+from openai_forms import check_answer, check_event
 
 from cullama.server import run
 from cullama.server.api.service import Service
@@ -42,15 +43,22 @@ class LiveServer:
         return AsyncOpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=60)
 
     def post(self, path: str, body: Any) -> httpx.Response:
-        return self.http.post(path, json=body)
+        """Return an answer that has OpenAI's form, whatever its status."""
+        response = self.http.post(path, json=body)
+        if response.headers["content-type"] == "application/json":
+            check_answer(path, response.json())
+        return response
 
     def events(self, path: str, body: Any) -> list[Any]:
-        """Return the JSON of all events of a stream, up to [DONE]."""
+        """Return the JSON of all events of a stream, up to [DONE]; each has OpenAI's form."""
         with self.http.stream("POST", path, json={**body, "stream": True}) as response:
             lines = [line for line in response.iter_lines() if line and not line.startswith(":")]
         data = [line.removeprefix("data: ") for line in lines]
         assert data[-1] == "[DONE]"
-        return [json.loads(line) for line in data[:-1]]
+        events = [json.loads(line) for line in data[:-1]]
+        for each in events:
+            check_event(path, each)
+        return events
 
 
 @contextmanager
