@@ -1,3 +1,4 @@
+export * from "./ids";
 export * from "./tree";
 export * from "./turns";
 export * from "./types";

@@ -112,16 +112,20 @@ export interface Tool {
   parameters: unknown;
 }
 
-/** What is sent with every prompt of a chat. */
-export interface ChatSettings {
+/** What is sent with a prompt besides its turns and sampling. */
+export interface Asked {
   system: string;
-  sampling: Sampling;
-  /** The preset that `sampling` came from; null where it was changed since. */
-  preset: string | null;
   /** A JSON schema as typed; null: answers are free. */
   schema: string | null;
   tools: Tool[];
   toolChoice: "auto" | "none" | "required";
+}
+
+/** What is sent with every prompt of a chat. */
+export interface ChatSettings extends Asked {
+  sampling: Sampling;
+  /** The preset that `sampling` came from; null where it was changed since. */
+  preset: string | null;
 }
 
 export interface Turn {
@@ -145,6 +149,8 @@ export interface Turn {
   seed: number | null;
   /** The sampling it was written with; null for turns that nobody sampled. */
   sampling: Sampling | null;
+  /** What else was sent with its prompt; null for turns that nobody asked for. */
+  asked: Asked | null;
   model: string | null;
   /** Whether `tokens` are stored (see `loadTokens`). */
   hasTokens: boolean;
@@ -154,6 +160,8 @@ export interface Turn {
   prefixTokens: number;
   /** Its text and reasoning begin with these characters of a prefix. */
   prefixText: string;
+  /** Turns at the beginning of its branch that were not in its prompt, since the context was full. */
+  leftOut: number;
   /** Of the server's stored stream; null before its first event. */
   streamId: string | null;
   /** Events of that stream that are in here. */
@@ -250,6 +258,12 @@ export type ServerState =
   | { kind: "full"; waiting: number | null; retryAt: number }
   | { kind: "key"; isWrong: boolean }
   | { kind: "failed"; message: string };
+
+/** A replay under way: tokens compared so far, and how many the answer has. */
+export interface ReplayProgress {
+  done: number;
+  total: number;
+}
 
 /** What the browser's storage says of itself. */
 export type StorageState =

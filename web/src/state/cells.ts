@@ -4,6 +4,7 @@ import type {
   ChatSummary,
   EngineState,
   LiveTurn,
+  ReplayProgress,
   ServerState,
   Settings,
   StorageState,
@@ -18,6 +19,7 @@ export type ChatCell = ChatView | null | undefined;
 export const chats = new Cell<ChatSummary[] | undefined>(undefined);
 export const chat = new Cells<ChatCell>(undefined);
 export const live = new Cells<LiveTurn | null>(null);
+export const replay = new Cells<ReplayProgress | null>(null);
 export const server = new Cell<ServerState>({ kind: "connecting" });
 export const engine = new Cell<EngineState | null>(null);
 export const storage = new Cell<StorageState>({ kind: "ok", isPersistent: false, usedBytes: null });

@@ -6,6 +6,7 @@ import type {
   ChatSummary,
   EngineState,
   LiveTurn,
+  ReplayProgress,
   ServerState,
   Settings,
   StorageState,
@@ -14,8 +15,8 @@ import type {
 import { useCell } from "./cell";
 import type { ChatCell } from "./cells";
 import * as cells from "./cells";
-import { openChat } from "./chats";
 import { watchEngine } from "./engine";
+import { openChat } from "./library";
 
 /** All chats: pinned first, then by the time of their last change. undefined: not read yet. */
 export function useChats(): ChatSummary[] | undefined {
@@ -34,6 +35,11 @@ export function useChat(id: ChatId | null): ChatCell {
 /** An answer while it is written, painted every 40 ms; null when it is not. */
 export function useStream(turn: TurnId): LiveTurn | null {
   return useCell(cells.live.of(turn));
+}
+
+/** A replay of this answer that is under way; null where there is none. */
+export function useReplay(turn: TurnId): ReplayProgress | null {
+  return useCell(cells.replay.of(turn));
 }
 
 export function useServer(): ServerState {

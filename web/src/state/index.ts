@@ -1,6 +1,8 @@
-/** What views import: hooks to read, `actions` to do. */
+/** What views import: `start`, hooks to read, `actions` to do. */
 
+export { actions } from "./actions";
 export type { ChatCell } from "./cells";
 export type { Actions, ChatView, SchemaVerdict } from "./contract";
 export * from "./hooks";
 export { BUILT_IN } from "./settings";
+export { start } from "./start";

@@ -1,0 +1,4 @@
+export { copyText } from "./copy";
+export { useBlocks } from "./hooks";
+export { shadeOf } from "./shades";
+export type { Block, Shade } from "./types";

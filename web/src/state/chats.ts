@@ -1,3 +1,0 @@
-import type { ChatId } from "../model";
-
-export function openChat(_id: ChatId): void {}
