@@ -35,7 +35,7 @@ def test_json_leaves_out_the_workload_where_it_has_no_requests(
     ("arguments", "named"),
     [
         (("--requests", "0", "--tokens", "100000"), "--tokens"),
-        (("--requests", "1", "--longest", "100000"), "--longest"),
+        (("--tokens", "4", "--longest", "100000"), "--longest"),
         (("--requests", "1", "--shortest", "9", "--longest", "8"), "shorter"),
     ],
 )
