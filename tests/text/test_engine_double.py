@@ -23,7 +23,7 @@ from cullama.engine.metrics import Metrics
 from cullama.engine.request import FinishReason
 from cullama.engine.validation import Capacity
 from cullama.errors import CullamaError, UsageError
-from cullama.text.generation import generate, generate_async, submit
+from cullama.text.generation import Piece, generate, generate_async, submit
 from cullama.text.tokenizer import Tokenizer
 
 PROMPT = "The old clock in the tower"
@@ -126,6 +126,33 @@ def test_an_event_loop_gets_the_pieces_of_all_samples_and_their_ends(tokenizer: 
     texts, ended = asyncio.run(read())
     assert [text.strip() for text in texts.values()] == [PROMPT] * 3
     assert sorted(ended) == [0, 1, 2]
+
+
+class HurriedHandle(EchoHandle):
+    """Gives all tokens in the first read."""
+
+    def read(self) -> RequestOutput:
+        tokens, self._left = self._left, []
+        self.reason = self.reason or "length"
+        return RequestOutput(tokens, (), 0, self.reason, None)
+
+
+def test_tokens_that_came_together_make_one_piece(
+    tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(globals(), "EchoHandle", HurriedHandle)
+    samples = submit(EchoEngine(), request(tokenizer, replace(PARAMS, n=2)), tokenizer)
+
+    async def read() -> list[list[Piece]]:
+        return [pieces async for pieces in generate_async(samples)]
+
+    [pieces] = asyncio.run(read())
+    assert [(piece.sample, piece.text.strip(), piece.is_last) for piece in pieces] == [
+        (0, PROMPT, False),
+        (0, "", True),
+        (1, PROMPT, False),
+        (1, "", True),
+    ]
 
 
 def test_closing_an_asynchronous_generation_cancels_its_samples(tokenizer: Tokenizer) -> None:

@@ -69,13 +69,18 @@ def generate(
 async def generate_async(samples: Sequence[Sample]) -> AsyncGenerator[list[Piece], None]:
     """Generate all samples in an event loop; yields what each wait has brought, of all samples.
 
-    Closing the generator cancels the samples that have not ended.
+    Where tokens come faster than pieces are taken, a piece has the text of several. Closing the
+    generator cancels the samples that have not ended.
     """
     pieces: list[Piece] = []
     with closing(_generate(samples)) as events:
         for event in events:
             if isinstance(event, Piece):
-                pieces.append(event)
+                last = pieces[-1] if pieces else None
+                if last is not None and last.sample == event.sample and not event.is_last:
+                    pieces[-1] = Piece(event.sample, last.text + event.text)
+                else:
+                    pieces.append(event)
                 continue
             if pieces:
                 yield pieces

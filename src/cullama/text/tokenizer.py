@@ -116,7 +116,8 @@ class Detokenizer:
             UsageError: not an integer from 0 on.
             ModelFileError: the model's tokenizer is damaged.
         """
-        [token] = _checked_ids([token])
+        if type(token) is not int or not 0 <= token <= MAX_ID:
+            [token] = _checked_ids([token])
         try:
             return self._stream.step(self._tokenizer, token) or ""
         except Exception:  # the library raises plain Exception

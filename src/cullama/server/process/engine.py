@@ -29,7 +29,8 @@ from ...engine.validation import Capacity, check_length, check_prompt
 from ...errors import ClosedError, CullamaError, EngineUnavailableError, QueueFullError
 from ...sampling.philox import fresh_seed
 from .child import Child
-from .handle import RemoteHandle, Waiting, wake
+from .delivery import Delivery
+from .handle import RemoteHandle, wake
 from .messages import (
     Cancel,
     ComputeLogits,
@@ -99,6 +100,7 @@ class RemoteEngine(EngineClient):
         self._running: dict[int, _Running] = {}
         self._logits: dict[int, Future[NDArray[np.float32]]] = {}
         self._changed = threading.Condition()  # guards requests, handles and status
+        self._delivery = Delivery()
         self._child = Child(load)
         self._thread = threading.Thread(target=self._supervise, name="engine-pipe", daemon=True)
         self._thread.start()
@@ -247,9 +249,11 @@ class RemoteEngine(EngineClient):
         heard = time.monotonic()
         while True:
             try:
-                message = self._child.receive(0.25)
+                message = self._child.receive(self._delivery.seconds_left(0.25))
             except EOFError:
                 return ""
+            if message is None:
+                self._delivery.deliver()
             now = time.monotonic()
             if isinstance(message, Failed):
                 if self.status.state == "loading":  # another attempt would end the same way
@@ -270,29 +274,29 @@ class RemoteEngine(EngineClient):
             if self.status.state == "closed":
                 return
             if isinstance(message, Step):
-                waiting = self._take_outputs(message)
+                self._take_outputs(message)
             else:
-                waiting = []
                 self._take_other(message)
             self._changed.notify_all()
-        wake(waiting)
+        self._delivery.deliver()
         if isinstance(message, Step) and message.record is not None:
             for observer in self.observers:
                 observer(message.record)
 
-    def _take_outputs(self, step: Step) -> list[Waiting]:
-        """Add the outputs to their handles; returns what waits for them in event loops."""
+    def _take_outputs(self, step: Step) -> None:
+        """Add the outputs to their handles."""
         self.metrics = step.metrics
         self.last_record = step.record or self.last_record
-        waiting: list[Waiting] = []
         for id, sample, output in step.outputs:
             running = self._running.get(id)
             if running is not None:  # else cancelled meanwhile
                 handle = running.handles[sample]
-                handle.add(output)
-                self._forget_finished(id)
-                waiting += handle.waiting
-        return waiting
+                is_first = handle.num_tokens == 0
+                handle.add(*output)
+                is_end = handle.finish_reason is not None
+                if is_end:
+                    self._forget_finished(id)
+                self._delivery.add(handle, is_urgent=is_first or is_end)
 
     def _take_other(self, message: FromEngine) -> None:
         if isinstance(message, Loading):

@@ -106,23 +106,34 @@ class RemoteHandle(RequestHandle):
     def waiting(self) -> list[Waiting]:
         return [self._waiting] if self._waiting else []
 
-    def add(self, output: RequestOutput) -> None:
-        """Take what a pass gave; of a replay, only what the first run had not given."""
+    def add(
+        self,
+        token_ids: Sequence[int],
+        logprobs: Sequence[TokenLogprobs],
+        cached_tokens: int,
+        finish_reason: FinishReason | None,
+        error: Exception | None,
+        prompt_logprobs: Sequence[TokenLogprobs],
+    ) -> None:
+        """Take what a pass gave, the fields of a `RequestOutput`.
+
+        Of a replay, only what the first run had not given.
+        """
         if self._reason is not None:  # cancelled meanwhile
             return
-        start, end = self._num_received, self._num_received + len(output.token_ids)
+        start, end = self._num_received, self._num_received + len(token_ids)
         known = self._tokens[start:end]
-        if list(output.token_ids[: len(known)]) != known:
+        if known and list(token_ids[: len(known)]) != known:
             self.fail(
                 EngineUnavailableError("the engine was restarted, and the answer differs now")
             )
             return
         self._num_received = end
-        self._tokens += output.token_ids[len(known) :]
-        self._logprobs += output.logprobs[len(known) :]
-        self._cached_tokens = self._cached_tokens or output.cached_tokens
-        self._prompt_logprobs = self._prompt_logprobs or output.prompt_logprobs
-        self._reason, self._error = output.finish_reason, output.error
+        self._tokens += token_ids[len(known) :]
+        self._logprobs += logprobs[len(known) :]
+        self._cached_tokens = self._cached_tokens or cached_tokens
+        self._prompt_logprobs = self._prompt_logprobs or prompt_logprobs
+        self._reason, self._error = finish_reason, error
 
     def fail(self, error: Exception) -> None:
         if self._reason is None:

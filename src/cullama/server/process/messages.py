@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ...engine.client import GenerationRequest, RequestOutput
+from ...engine.client import GenerationRequest
 from ...engine.metrics import Metrics
 from ...engine.request import FinishReason
 from ...engine.trace import StepRecord
@@ -73,10 +73,9 @@ class Ready:
     description: str
 
 
-class SampleOutput(NamedTuple):
-    id: int
-    sample: int
-    output: RequestOutput
+# (id, sample, the fields of a RequestOutput): plain tuples, since pickling a named one takes 8 µs,
+# more than all else that a token costs on its way to the client.
+SampleOutput: TypeAlias = tuple[int, int, tuple[Any, ...]]
 
 
 @dataclass(frozen=True)

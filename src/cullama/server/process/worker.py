@@ -129,7 +129,7 @@ class _Worker:
                 output = output._replace(error=sendable(output.error))
             if output.finish_reason is not None:
                 del self._handles[id, sample]
-            outputs.append(SampleOutput(id, sample, output))
+            outputs.append((id, sample, tuple(output)))
         return outputs
 
     def _observe(self, record: StepRecord) -> None:
