@@ -3,6 +3,7 @@
     CullamaError                     failure: the command line exits with 1
     ├── UsageError                   the request itself is wrong: exits with 2
     │   ├── ContextLengthError       a prompt, or prompt and answer, longer than the context
+    │   ├── ConstraintError          a schema, grammar … that cannot be followed
     │   └── UnknownOptionError       a keyword that does not exist; a TypeError, too
     ├── ModelError
     │   ├── ModelNotFoundError       nothing at that path, or under that name
@@ -41,6 +42,18 @@ class UsageError(CullamaError):
 
 class ContextLengthError(UsageError):
     """A prompt, or a prompt and its `max_tokens`, does not fit the context."""
+
+
+class ConstraintError(UsageError):
+    """A schema, grammar, expression or choice is wrong, too large, not supported, or cannot be
+    written with the model's vocabulary. `param` names the parameter."""
+
+    def __init__(self, param: str, message: str) -> None:
+        super().__init__(message)
+        self.param = param
+
+    def __reduce__(self) -> tuple[type[ConstraintError], tuple[str, str]]:
+        return type(self), (self.param, str(self))
 
 
 class UnknownOptionError(UsageError, TypeError):

@@ -27,6 +27,7 @@ from .checkpoint.weights import Progress, load_weights
 from .engine.cache_size import choose_cache_tokens, choose_context_length
 from .engine.client import EngineClient, GenerationRequest
 from .engine.engine import Engine
+from .engine.grammars import Grammars
 from .engine.validation import DEFAULT_MAX_TOKENS
 from .errors import ClosedError, NoTokenizerError, UsageError
 from .files.cache_folder import cache_folder_or_none
@@ -134,6 +135,7 @@ class LLM:
                 cache,
                 self.context_length,
                 default_max_tokens=model.sampling_defaults.get("max_tokens", DEFAULT_MAX_TOKENS),
+                grammars=self.grammars,
             )
         except BaseException:
             ops.close()
@@ -203,6 +205,14 @@ class LLM:
             NoTokenizerError: the checkpoint came without one.
         """
         return Tokenizer(self._checkpoint.load_tokenizer())
+
+    @cached_property
+    def grammars(self) -> Grammars:
+        """Compiles the forms of answers that `SamplingParams` asks for, and keeps them."""
+        config = self.config
+        return Grammars(
+            lambda: self.tokenizer.tokenizer.to_str(), config.vocab_size, config.eos_ids
+        )
 
     @cached_property
     def chat_template(self) -> ChatTemplate | None:

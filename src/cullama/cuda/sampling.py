@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..errors import NumericalError
+from ..errors import NumericalError, UsageError
 from ..files.tensor import HostArray
 from ..sampling.draw import Draw, Drawn
 from ..sampling.params import MAX_LOGPROBS, TokenLogprobs
@@ -57,6 +57,8 @@ def pack_sample_params(draws: Sequence[Draw], vocabulary: int) -> PackedSamplePa
     Raises:
         UsageError: a logit bias is for a token outside the vocabulary.
     """
+    if any(draw.mask is not None for draw in draws):
+        raise UsageError("answers of a given form need the CPU backend")
     if all(draw.is_plain_greedy for draw in draws):
         return PackedSampleParams(_GREEDY * len(draws), b"", b"", 0)
     rows, biases, seen = bytearray(), bytearray(), bytearray()

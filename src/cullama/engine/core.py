@@ -182,6 +182,7 @@ class EngineCore:
         accepted = max(0, output.appended - (output.error is None))
         if request.lookup is not None:
             request.lookup.learn(len(output.draft_tokens), accepted)
+        if output.draft_tokens:
             self.metrics.draft_tokens += len(output.draft_tokens)
             self.metrics.accepted_tokens += accepted
         if output.error is not None:

@@ -23,15 +23,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import ClosedError, CullamaError, QueueFullError, UsageError
+from ..errors import ClosedError, ConstraintError, CullamaError, QueueFullError, UsageError
 from ..model.batch import Chunk
 from ..model.kv_cache import KVCache
 from ..model.llama import AnyLlama
 from ..process.forks import restart_after_fork
 from ..process.interrupts import INTERRUPTS
+from ..sampling.params import SamplingParams
 from .client import EngineClient, GenerationRequest, RequestHandle, RequestOutput
 from .core import EngineCore
+from .grammars import Grammars
 from .lock import EngineLock
+from .matcher import Matcher
 from .metrics import Metrics
 from .model_access import ModelAccess
 from .prefix_cache import PrefixCache
@@ -67,6 +70,7 @@ class Engine(EngineClient):
         metrics: totals since the engine was made, in this process.
         core: runs the passes; another one in a forked child.
         max_waiting: further requests are refused while so many wait; None refuses none.
+        grammars: compiles the forms that answers must have; None: requests may ask for none.
         observers: called with a `StepRecord` after each step.
     """
 
@@ -77,12 +81,13 @@ class Engine(EngineClient):
         context_length: int,
         max_waiting: int | None = None,
         default_max_tokens: int = DEFAULT_MAX_TOKENS,
+        grammars: Grammars | None = None,
     ) -> None:
         config, cache_tokens = model.config, cache.blocks * cache.block_size
         self.capacity = Capacity(
             config.vocab_size, config.eos_ids, context_length, cache_tokens, default_max_tokens
         )
-        self.max_waiting = max_waiting
+        self.max_waiting, self.grammars = max_waiting, grammars
         self.observers: list[Callable[[StepRecord], None]] = []
         self._is_open = True  # for new requests
         self._refusal: Exception | None = None  # why this process cannot run the model
@@ -143,6 +148,7 @@ class Engine(EngineClient):
             self.capacity.eos_ids,
             request.logprobs_start,
             begun,
+            self._matchers(request.params),
         )
         try:
             # Two that come at once must not both take the last place.
@@ -158,6 +164,17 @@ class Engine(EngineClient):
                 self.cancel(sample)
             raise
         return [EngineHandle(self, sample) for sample in samples]
+
+    def _matchers(self, params: SamplingParams) -> Callable[[frozenset[int]], Matcher] | None:
+        """Return what makes matchers of the form that is asked for. Raises ConstraintError."""
+        constraint = params.constraint
+        if constraint is None:
+            return None
+        if self.grammars is None:
+            words = f"{constraint.kind} needs a tokenizer, expected an engine that has one"
+            raise ConstraintError(constraint.kind, words)
+        self.grammars.check(constraint)
+        return partial(self.grammars.matcher, constraint)
 
     def logits(self, tokens: Sequence[int]) -> NDArray[np.float32]:
         self._check_process()

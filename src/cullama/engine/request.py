@@ -11,9 +11,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from ..errors import ConstraintError
 from ..sampling.draw import Draw, Drawn
 from ..sampling.params import SamplingParams, TokenLogprobs
 from ..sampling.philox import fresh_seed
+from .matcher import Matcher
 from .prefix_cache import Allocation
 from .prompt_logprobs import PromptLogprobs
 from .speculation import PromptLookup
@@ -32,6 +34,7 @@ class Request:
     index: int = 0  # which of the n samples
     leader: Request | None = None  # the first sample: the others wait for its prefill
     lookup: PromptLookup | None = None  # proposes draft tokens, where speculation was asked for
+    matcher: Matcher | None = None  # its place in the grammar that it has to follow
     prompt_logprobs: PromptLogprobs | None = None  # of an answer's beginning, too; if asked for
     begun: int = 0  # tokens of the answer that were there before
     on_change: Callable[[], None] | None = None  # called after new tokens, and at the end
@@ -114,6 +117,15 @@ class Request:
         tokens = self.tokens[self.computed : self.computed + count]
         return tokens + self.draft_tokens[: count - len(tokens)]
 
+    def propose(self, most: int) -> list[int]:
+        """Return up to `most` draft tokens: those that its grammar forces, or else those that
+        followed where its text was the same."""
+        forced = [] if self.matcher is None else self.matcher.forced()[:most]
+        if forced or self.lookup is None:
+            return forced
+        drafts = self.lookup.propose(min(most, self.params.speculation))
+        return drafts if self.matcher is None else self.matcher.fitting(drafts)
+
     def num_logits(self, count: int) -> int:
         """Return behind how many of the next `count` tokens of a prefill logits are needed: behind
         its last token, and behind those that predict a token to be scored."""
@@ -126,10 +138,21 @@ class Request:
         given = self.tokens[position]
         return Draw(self.params, self.seed, self.index, self.tokens, self.prompt_length, given)
 
-    def draw(self, accepted: int = 0) -> Draw:
+    def draw(self, accepted: int = 0, mask: bytes | None = None) -> Draw:
         """Describe how the token behind so many accepted draft tokens is drawn."""
         tokens = self.tokens + self.draft_tokens[:accepted] if accepted else self.tokens
-        return Draw(self.params, self.seed, self.index, tokens, self.prompt_length)
+        return Draw(self.params, self.seed, self.index, tokens, self.prompt_length, mask=mask)
+
+    def draws(self, count: int) -> list[Draw]:
+        """Describe how the next token is drawn, and those behind 1, 2 … accepted draft tokens.
+
+        Raises:
+            ConstraintError: its grammar cannot be followed from here.
+        """
+        masks: list[bytes | None] = [None] * count
+        if self.matcher is not None and count and not self.is_finished:
+            masks = self.matcher.masks(self.draft_tokens)
+        return [self.draw(accepted, mask) for accepted, mask in enumerate(masks)]
 
     def append(self, drawn: Drawn) -> None:
         """Add a new token, and finish where it is the last."""
@@ -138,8 +161,21 @@ class Request:
         self.tokens.append(drawn.token)
         if drawn.token in self.end_ids:
             self.finish("stop")
+        elif self.matcher is not None and self._follow(self.matcher, drawn.token):
+            return
         elif len(self.tokens) - self.prompt_length >= self.max_tokens:
             self.finish("length")
+
+    def _follow(self, matcher: Matcher, token: int) -> bool:
+        """Go on in the grammar; finishes where it is complete, or cannot be followed."""
+        try:
+            matcher.append([token])
+        except ConstraintError as error:
+            self.finish("error", error)
+        else:
+            if matcher.is_complete:
+                self.finish("stop")
+        return self.is_finished
 
     def finish(self, reason: FinishReason, error: Exception | None = None) -> None:
         assert self.finish_reason is None, "a request finishes once"
@@ -153,10 +189,15 @@ def make_requests(
     eos_ids: Sequence[int],
     logprobs_start: int = 1,
     begun: int = 0,
+    new_matcher: Callable[[frozenset[int]], Matcher] | None = None,
 ) -> list[Request]:
     """Return one request for each of the n samples, all with the same seed.
 
-    The last `begun` of the tokens are an answer's first; `max_tokens` more may follow.
+    The last `begun` of the tokens are an answer's first; `max_tokens` more may follow. A new
+    matcher is given the tokens that end a sample.
+
+    Raises:
+        ConstraintError: the answer's first tokens do not fit the matcher's grammar.
     """
     seed = fresh_seed() if params.seed is None else params.seed
     end_ids = frozenset(() if params.ignore_eos else eos_ids) | set(params.stop_token_ids)
@@ -173,5 +214,10 @@ def make_requests(
             request.lookup = PromptLookup(request.tokens)
         if max_tokens == 0 and request.unscored is None:  # nothing to compute
             request.finish("length")
+        elif new_matcher is not None:
+            request.matcher = new_matcher(end_ids)
+            request.matcher.append(request.answer)
+            if request.matcher.is_complete:  # by its first tokens
+                request.finish("stop")
         requests.append(request)
     return requests

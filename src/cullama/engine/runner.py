@@ -78,8 +78,7 @@ class Runner(Generic[Array]):
             if request.prompt_logprobs is not None:
                 scored = output.num_scored
                 draws += [request.score(output.first_scored + index) for index in range(scored)]
-            for accepted in range(num_logits - scored):
-                draws.append(request.draw(accepted))
+            draws += request.draws(num_logits - scored)
         return PendingPass(plan, outputs, self.ops.sample(logits, draws) if draws else list)
 
     def close(self) -> None:

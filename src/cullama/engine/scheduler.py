@@ -105,7 +105,7 @@ class Scheduler:
     @property
     def is_speculating(self) -> bool:
         """Whether any decode may have draft tokens, which need its newest token."""
-        return any(request.lookup for request in self.decodes)
+        return any(request.lookup or request.matcher for request in self.decodes)
 
     @property
     def has_work(self) -> bool:
@@ -229,13 +229,13 @@ class Scheduler:
         """Propose draft tokens where a pass has room that no prompt needs; returns how many."""
         drafts = 0
         for request in self.decodes:
-            if request.lookup is None:
+            if request.lookup is None and request.matcher is None:
                 continue
             room = 0
             if not self.prefills and not self.waiting:
                 room = self.token_budget // len(self.decodes) - 1
-            most = min(request.params.speculation, room, request.max_tokens - request.drawn - 1)
-            request.draft_tokens = request.lookup.propose(most) if most > 0 else []
+            most = min(room, request.max_tokens - request.drawn - 1)
+            request.draft_tokens = request.propose(most) if most > 0 else []
             drafts += len(request.draft_tokens)
         return drafts
 

@@ -20,6 +20,7 @@ class Draw(NamedTuple):
     tokens: Sequence[int]  # prompt and completion so far
     prompt_length: int
     given: int | None = None  # a token of the prompt, in place of one that is drawn
+    mask: bytes | None = None  # a bit for each token: which may be drawn; the lowest bit first
 
     @property
     def position(self) -> int:
@@ -34,7 +35,7 @@ class Draw(NamedTuple):
     @property
     def is_plain_greedy(self) -> bool:
         """Whether the likeliest token of the unchanged logits is all that is asked for."""
-        return self.given is None and self.params.is_plain_greedy
+        return self.given is None and self.mask is None and self.params.is_plain_greedy
 
 
 class Drawn(NamedTuple):

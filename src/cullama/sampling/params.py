@@ -6,12 +6,13 @@ The sampler that these parameters control is in `sampling/sampler.py`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from numbers import Integral, Real
 from typing import Any, NamedTuple
 
-from ..errors import UsageError
+from ..errors import ConstraintError, UsageError
+from .constraint import Constraint, checked_choice, checked_schema, checked_text, constraint_of
 from .dialect import SAMPLING, explain_names
 
 MAX_LOGPROBS = 20
@@ -59,9 +60,20 @@ class SamplingParams:
         speculation: propose up to so many draft tokens a step where the text repeats itself
             (prompt lookup): fewer steps, and the same text where the logits are the same to the
             bit.
+        json_schema: the answer is JSON that is valid under this schema, which is given as an
+            object, as JSON or as a pydantic model. This and the next four need llguidance
+            (`pip install 'cullama[structured]'`); at most one of them is given, and no `stop`.
+        json_object: the answer is a JSON object.
+        regex: the answer matches this regular expression as a whole.
+        grammar: the answer follows this grammar, in llguidance's variant of Lark.
+        choice: the answer is one of these texts.
+
+    With one of these, end tokens are drawn only where the answer is complete, and it ends where
+    nothing could follow: an answer that ends by "stop" has the form that was asked for.
 
     Raises:
         UsageError: a value out of range.
+        ConstraintError: a schema, grammar … that is wrong or not supported.
         UnknownOptionError: a name that does not exist; the message has the one that does.
     """
 
@@ -83,6 +95,11 @@ class SamplingParams:
     include_stop: bool = False
     ignore_eos: bool = False
     speculation: int = 0
+    json_schema: Any = None
+    json_object: bool = False
+    regex: str | None = None
+    grammar: str | None = None
+    choice: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         for item in fields(self):
@@ -92,6 +109,19 @@ class SamplingParams:
             raise UsageError("max_tokens is 0, expected at least 1, or prompt_logprobs with it")
         if self.max_tokens == 0 and self.n > 1:
             raise UsageError(f"n is {self.n}, expected 1 where max_tokens is 0")
+        if self.constraint is not None and self.stop:
+            raise ConstraintError(
+                "stop",
+                f"stop and {self.constraint.kind} were given; a stop string would cut the answer "
+                "short of its form, so leave one of them out",
+            )
+
+    @property
+    def constraint(self) -> Constraint | None:
+        """The form that the answer must have, if any."""
+        return constraint_of(
+            self.json_schema, self.json_object, self.regex, self.grammar, self.choice
+        )
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> SamplingParams:
@@ -229,6 +259,11 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "logit_bias": _checked_biases,
     "ignore_eos": _checked_flag,
     "include_stop": _checked_flag,
+    "json_schema": checked_schema,
+    "json_object": _checked_flag,
+    "regex": checked_text,
+    "grammar": checked_text,
+    "choice": checked_choice,
 }
 
 

@@ -1,6 +1,6 @@
 """Draws a token from logits, in a chain of small steps.
 
-    bias → penalties → temperature → top-k → top-p → min-p → draw
+    mask → bias → penalties → temperature → top-k → top-p → min-p → draw
 
 The order is that of transformers. One row of logits at a time, in float32 on the host: every
 device's sampler is tested against it. Ties go to the lower token id. It runs no model.
@@ -46,7 +46,9 @@ def sample_row(logits: Row, draw: Draw) -> Drawn:
     if draw.given is not None:
         return Drawn(draw.given, logprobs_of(logits, draw.given, wanted or 0))
     with np.errstate(over="ignore"):  # −∞ is the right answer for a hopeless token
-        scores = adjusted(logits, draw) if params.changes_logits else logits
+        scores = logits if draw.mask is None else masked(logits, draw.mask)
+        if params.changes_logits:
+            scores = adjusted(scores, draw)
         if params.temperature == 0:
             token = likeliest(scores)
         else:
@@ -70,6 +72,12 @@ def likeliest(logits: Row) -> int:
 
 def not_finite(logit: float) -> NumericalError:
     return NumericalError(f"the model's logits hold {logit}, expected finite numbers")
+
+
+def masked(logits: Row, mask: bytes) -> Row:
+    """Return a copy of the row with −∞ for the tokens whose bit is 0."""
+    bits = np.unpackbits(np.frombuffer(mask, np.uint8), count=len(logits), bitorder="little")
+    return np.where(bits.view(np.bool_), logits, np.float32(-np.inf))
 
 
 def adjusted(logits: Row, draw: Draw) -> Row:

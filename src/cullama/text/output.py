@@ -114,8 +114,10 @@ class OutputStream:
     def _stop_reason(self, state: _State) -> str | int | None:
         if state.finish_reason != "stop":
             return None
-        end = self.token_ids[state.tokens - 1]
-        return end if self.stops.found is None else self.stops.found
+        if self.stops.found is not None:
+            return self.stops.found
+        end = self.token_ids[state.tokens - 1] if state.tokens else None
+        return end if end in self._end_ids else None  # None: nothing may follow in its grammar
 
     def completion(self) -> Completion:
         """Return what was generated so far."""
