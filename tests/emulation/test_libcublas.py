@@ -31,6 +31,7 @@ DTYPES = {
 TOLERANCES = {FLOAT32: 1e-5, FLOAT16: 1e-3, BFLOAT16: 8e-3}
 COMPUTE_FLOAT32, COMPUTE_FLOAT16 = 68, 64
 KEEP, TRANSPOSE, CONJUGATE = 0, 1, 2
+FLOAT32_SUMS = 16  # CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION
 SUPPORTED = [
     (FLOAT32, FLOAT32),
     (FLOAT16, FLOAT16),
@@ -52,6 +53,10 @@ class Cublas:
         self.workspace = ok(cu.cuMemAlloc(1 << 16))
         assert self.set_stream() == 0
         assert self.set_workspace() == 0
+        assert self.set_math_mode(FLOAT32_SUMS) == 0
+
+    def set_math_mode(self, mode: int) -> int:
+        return int(self.library.cublasSetMathMode(self.handle, mode))
 
     def set_stream(self) -> int:
         stream = ctypes.c_void_p(int(self.stream))
@@ -222,6 +227,23 @@ def test_halves_are_rounded_once_to_the_nearest_even(cublas: Cublas, kind: int) 
     found = download(pointers[2], out)[0]
     expected = (low * np.float32(0.5) + high * np.float32(0.5)).astype(DTYPES[kind])
     np.testing.assert_array_equal(found.astype(np.float32), expected.astype(np.float32))
+
+
+@pytest.mark.parametrize("kinds", SUPPORTED)
+@pytest.mark.parametrize("mode", [0, FLOAT32_SUMS])
+def test_partial_sums_meet_in_the_type_of_c_unless_the_math_mode_forbids_it(
+    cublas: Cublas, mode: int, kinds: tuple[int, int]
+) -> None:
+    kind, result = kinds
+    a, b = np.zeros((400, 1), DTYPES[kind]), np.ones((1, 400), DTYPES[kind])
+    a[0], a[1], a[300] = 2048, 0.5, -2048
+    pointers = upload(a), upload(b), upload(np.zeros((1, 1), DTYPES[result]))
+    assert cublas.set_math_mode(mode) == 0
+    assert cublas.set_stream() == 0  # keeps the mode
+    types = (kind, kind, result)
+    assert cublas.gemm((1, 1, 400), pointers, (1, 400, 1), types=types) == 0
+    is_exact = mode == FLOAT32_SUMS or result == FLOAT32
+    assert download(pointers[2], np.zeros(1, DTYPES[result]))[0] == (0.5 if is_exact else 0)
 
 
 def test_infinity_and_nan_propagate(cublas: Cublas) -> None:

@@ -33,6 +33,16 @@ def test_a_product(
     subject.check(actual, reference.linear(x, weight))
 
 
+@pytest.mark.parametrize("tokens", [1, 33])
+def test_sums_are_float32_from_the_first_input_to_the_last(subject: Subject, tokens: int) -> None:
+    """2048.5 on the way is no number of either half type."""
+    weight = np.zeros((3, 400))
+    weight[:, 0], weight[:, 1], weight[:, 300] = 2048, 0.5, -2048
+    x = np.ones((tokens, 400))
+    actual = subject.linear(subject.activation(x), subject.weight(weight))
+    np.testing.assert_array_equal(subject.floats(actual), np.full((tokens, 3), 0.5))
+
+
 @pytest.mark.parametrize("tokens", [1, 31])
 @pytest.mark.parametrize(("inputs", "outputs"), [(33, 97), (97, 33), (257, 600), (33, 128)])
 @pytest.mark.parametrize(

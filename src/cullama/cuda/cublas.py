@@ -20,7 +20,8 @@ from .driver import LOST, Device, out_of_memory
 from .memory import DeviceArray, Pool, empty
 
 NORMAL, TRANSPOSED = 0, 1  # cublasOperation_t
-COMPUTE_32F = 68  # cublasComputeType_t: sums in float32
+COMPUTE_32F = 68  # cublasComputeType_t: sums in float32 …
+FLOAT32_SUMS = 16  # cublasMath_t: … also where several blocks share one, instead of in C's type
 DEFAULT_ALGORITHM = -1
 ALLOC_FAILED = 3  # cublasStatus_t
 LAUNCHING = ("cublasGemmEx", "cublasGemmStridedBatchedEx")  # what needs a current context
@@ -44,6 +45,7 @@ class Cublas:
         self._handle = ctypes.c_void_p()
         self._call("cublasCreate_v2", ctypes.byref(self._handle))
         try:
+            self._call("cublasSetMathMode", self._handle, FLOAT32_SUMS)
             stream = ctypes.c_void_p(int(device.stream))
             self._call("cublasSetStream_v2", self._handle, stream)
             # After the stream: setting that resets the workspace.

@@ -32,6 +32,7 @@ enum Status : cublasStatus_t {
 enum Operation : int { KEEP = 0, TRANSPOSE = 1, CONJUGATE = 2 };
 enum Type : int { FLOAT32 = 0, FLOAT16 = 2, BFLOAT16 = 14 };
 const int COMPUTE_FLOAT32 = 68;
+const int FLOAT32_SUMS = 16;  // CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION
 const int ILLEGAL_ADDRESS = 700;
 const size_t WORKSPACE_ALIGNMENT = 256;
 
@@ -75,6 +76,7 @@ struct Handle {
   void* workspace = nullptr;
   size_t workspace_size = 0;
   bool has_own_workspace = false;  // until the next cublasSetStream
+  int math_mode = 0;
 };
 
 std::mutex handles_lock;
@@ -180,6 +182,7 @@ struct Product {
   Matrix a = {}, b = {}, c = {};
   char* workspace = nullptr;
   size_t workspace_size = 0;
+  bool has_float32_sums = false;
 };
 
 const int64_t ROWS = 16, COLUMNS = 4, DEPTH = 192;  // of a block of C, and of one partial sum
@@ -238,7 +241,13 @@ void pack_all(Panels& panels, const Product& product, const char* a, const char*
          begin, depth);
 }
 
-// The sums of op(A) op(B), as blocks of [COLUMNS][ROWS], block rows innermost.
+float rounded(float value, int type) {
+  if (type == FLOAT32) return value;
+  return type == FLOAT16 ? from_float16(to_float16(value)) : from_bfloat16(to_bfloat16(value));
+}
+
+// The sums of op(A) op(B), as blocks of [COLUMNS][ROWS], block rows innermost. As cuBLAS may, where
+// it splits k over blocks, partial sums meet in the type of C, unless the math mode forbids it.
 std::vector<float> sums_of(const Product& product, const char* a, const char* b) {
   int64_t high = blocks(product.m, ROWS), wide = blocks(product.n, COLUMNS);
   std::vector<float> sums(high * wide * ROWS * COLUMNS);
@@ -250,6 +259,8 @@ std::vector<float> sums_of(const Product& product, const char* a, const char* b)
       for (int64_t i = 0; i < high; i++)
         multiply_panels(&sums[(j * high + i) * ROWS * COLUMNS], &panels.a[i * ROWS * depth],
                         &panels.b[j * COLUMNS * depth], depth);
+    if (!product.has_float32_sums)
+      for (float& sum : sums) sum = rounded(sum, product.c.type);
   }
   return sums;
 }
@@ -348,6 +359,7 @@ cublasStatus_t submit(const Handle& handle, Product product) {
   }
   product.workspace = static_cast<char*>(handle.workspace);
   product.workspace_size = handle.workspace_size;
+  product.has_float32_sums = handle.math_mode & FLOAT32_SUMS;
   int code = driver().enqueue(handle.stream, run, new Product(product), release);
   return code ? EXECUTION_FAILED : SUCCESS;
 }
@@ -378,8 +390,10 @@ CUBLAS_API cublasStatus_t cublasDestroy_v2(Handle* handle) {
 
 CUBLAS_API cublasStatus_t cublasSetStream_v2(Handle* handle, void* stream) {
   return with_handle("cublasSetStream", handle, [&](Handle& self) {
+    int math_mode = self.math_mode;
     self = Handle{};
     self.stream = stream;
+    self.math_mode = math_mode;
     return SUCCESS;
   });
 }
@@ -396,8 +410,11 @@ CUBLAS_API cublasStatus_t cublasSetWorkspace_v2(Handle* handle, void* workspace,
   });
 }
 
-CUBLAS_API cublasStatus_t cublasSetMathMode(Handle* handle, int) {
-  return with_handle("cublasSetMathMode", handle, [](Handle&) { return SUCCESS; });
+CUBLAS_API cublasStatus_t cublasSetMathMode(Handle* handle, int mode) {
+  return with_handle("cublasSetMathMode", handle, [&](Handle& self) {
+    self.math_mode = mode;
+    return SUCCESS;
+  });
 }
 
 CUBLAS_API cublasStatus_t cublasGemmStridedBatchedEx(
