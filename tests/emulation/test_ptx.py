@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cullama.emulation.ptx import Label, PtxError, PtxVariable, Source, parse
-from cullama.emulation.translate import translate
+from cullama.emulation.translate import Translator
 from emulation.probe import HEADER
 
 KERNEL = """
@@ -113,7 +113,7 @@ def body(text: str) -> str:
 )
 def test_unknown_instructions_are_refused_by_name_and_line(instruction: str) -> None:
     with pytest.raises(PtxError, match=r"line 5: `.*`: unknown ") as caught:
-        translate(parse(body(instruction)))
+        Translator(parse(body(instruction))).whole()
     assert instruction.split()[0].rstrip(";") in str(caught.value)
 
 
@@ -131,4 +131,4 @@ def test_unknown_instructions_are_refused_by_name_and_line(instruction: str) -> 
 )
 def test_texts_that_are_not_ptx_are_refused(text: str, complaint: str) -> None:
     with pytest.raises(PtxError, match=complaint):
-        translate(parse(text))
+        Translator(parse(text)).whole()

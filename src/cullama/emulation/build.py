@@ -23,17 +23,20 @@ from pathlib import Path
 if __name__ == "__main__":  # Python put the script's own folder there
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
+from cullama.emulation.counting.translator import CountingTranslator
 from cullama.emulation.ptx import PtxError, parse
-from cullama.emulation.translate import translate
+from cullama.emulation.translate import Translator
 from cullama.errors import CullamaError
 from cullama.files import cache_folder as user_cache
 
 HERE = Path(__file__).resolve().parent
 FAMILIES = ("__init__", "table", "arithmetic", "logic", "moves", "memory", "warps", "control")
+COUNTING = ("costs.py", "stretches.py", "translator.py", "counters.h", "table.h", "l2.h")
 SOURCES = (
     *("scheduler.h", "scheduler.cpp", "sanitizers.h", "machine.h"),
     *("ptx.py", "operands.py", "translate.py", "build.py"),
     *(f"instructions/{family}.py" for family in FAMILIES),
+    *(f"counting/{file}" for file in COUNTING),
 )
 # PTX states which multiply-adds fuse; its integers wrap, and its bits may change their type.
 OPTIONS = (
@@ -102,22 +105,32 @@ def _compile(source: Path, target: Path, *options: str) -> None:
     os.replace(temporary, target)
 
 
-def scheduler_library() -> Path:
-    """Return the scheduler's library, named for its version, as the loader goes by names."""
-    target = folder() / f"libemulated-{folder().name}.so"
+def scheduler_library(is_watched: bool = False) -> Path:
+    """Return the scheduler's library, named for its version, as the loader goes by names.
+
+    `is_watched`: the one of counted modules, so that others pay nothing.
+    """
+    target = folder() / f"libemulated-{folder().name}{'-watched' * is_watched}.so"
     if not target.exists():
-        _compile(HERE / "scheduler.cpp", target, "-pthread", f"-Wl,-soname,{target.name}")
+        options = ("-pthread", f"-Wl,-soname,{target.name}", *["-DEMULATED_WATCHED"] * is_watched)
+        _compile(HERE / "scheduler.cpp", target, *options)
     return target
 
 
-def build_text(ptx: str) -> Path:
-    """Return the shared object for a PTX text, building it unless it is cached."""
-    target = folder() / f"{hashlib.sha256(ptx.encode()).hexdigest()[:32]}.so"
+def build_text(ptx: str, counted: str = "") -> Path:
+    """Return the shared object for a PTX text, building it unless it is cached.
+
+    `counted`: the name of a kernel; only this one is built, and counts what it does.
+    """
+    ending = f"-{counted}" * bool(counted)
+    target = folder() / f"{hashlib.sha256(ptx.encode()).hexdigest()[:32]}{ending}.so"
     if target.exists():
         return target
-    library = scheduler_library()
+    library = scheduler_library(bool(counted))
     source = target.with_name(f".{target.stem}.{os.getpid()}.cpp")
-    source.write_text(translate(parse(ptx)), encoding="utf-8")
+    module = parse(ptx)
+    translator = CountingTranslator(module, counted) if counted else Translator(module)
+    source.write_text(translator.whole(), encoding="utf-8")
     try:
         _compile(source, target, str(library), "-Wl,-rpath,$ORIGIN", "-lm")
     finally:

@@ -9,7 +9,9 @@ Instruction-Type Size"): reading takes the low bits, writing extends by the inst
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 from .ptx import Instruction, PtxFunction
 
@@ -89,6 +91,10 @@ def _number(text: str) -> tuple[str, str] | None:
     return None
 
 
+# Takes instruction, C++ for a pointer, bytes, and kind of access; returns C++ for the pointer.
+Record: TypeAlias = Callable[[Instruction, str, int, str], str]
+
+
 @dataclass
 class Context:
     """The instruction that is being translated, and the declarations that it refers to."""
@@ -100,6 +106,7 @@ class Context:
     sites: list[int] = field(default_factory=list)  # PTX lines of accesses outside shared memory
     labels_behind: set[str] = field(default_factory=set)
     callable: frozenset[str] = frozenset()  # functions of this module
+    record: Record | None = None  # of a counted kernel: wraps the pointer of each access
 
     @property
     def line(self) -> int:
@@ -188,10 +195,15 @@ class Context:
         if space == "param":
             return f"(unsigned char*)({address})"
         if space in ("shared", "local"):
-            return f"{space}({address}, {size}, {self.line})"
+            return self.recorded(f"{space}({address}, {size}, {self.line})", size)
         self.sites.append(self.line)
         function = "generic" if space == "generic" else "global"
-        return f"{function}(sites[{len(self.sites) - 1}], {address}, {size}, {self.line})"
+        pointer = f"{function}(sites[{len(self.sites) - 1}], {address}, {size}, {self.line})"
+        return pointer if space == "const" else self.recorded(pointer, size)
+
+    def recorded(self, pointer: str, size: int, kind: str = "") -> str:
+        """Return the pointer, which a counted kernel writes down; `kind` if not the opcode's."""
+        return self.record(self.instruction, pointer, size, kind) if self.record else pointer
 
 
 def _literal(digits: str, spells: str, type: str) -> str:

@@ -7,6 +7,9 @@
 #include "scheduler.h"
 
 #include "sanitizers.h"
+#ifdef EMULATED_WATCHED
+#include "counting/l2.h"
+#endif
 
 #include <pthread.h>
 #include <setjmp.h>
@@ -184,6 +187,15 @@ struct Run {
 };
 
 std::mutex launch_mutex;
+#ifdef EMULATED_WATCHED
+const Watcher* watcher;
+uint64_t sample;
+L2 l2;
+#define TELL(call) \
+  if (watcher) watcher->call
+#else
+#define TELL(call)
+#endif
 Settings settings;
 Run run;
 volatile bool in_kernel;
@@ -368,11 +380,25 @@ void wait_here() {
 
 // --- block barriers -----------------------------------------------------------------------------
 
+#ifdef EMULATED_WATCHED
+void tell_of_barrier(unsigned number) {
+  uint32_t lanes[MAX_THREADS / WARP] = {}, living[MAX_THREADS / WARP];
+  const unsigned warps = (run.threads + WARP - 1) / WARP;
+  for (unsigned i = 0; i < run.threads; i++)
+    if (run.state[i] == WAITING && run.wait[i].barrier == number) lanes[i / WARP] |= 1u << i % WARP;
+  for (unsigned i = 0; i < warps; i++) living[i] = run.warp[i].living;
+  TELL(meet_in_block(warps, lanes, living));
+}
+#else
+void tell_of_barrier(unsigned) {}
+#endif
+
 void release(unsigned number) {
   Barrier& barrier = run.barrier[number];
   const Votes votes = {barrier.yes, barrier.expected};
   barrier = {};
   run.barrier_order[number].phase++;
+  tell_of_barrier(number);
   for (unsigned i = 0; i < run.threads; i++) {
     const unsigned thread = settings.order == DESCENDING ? run.threads - 1 - i : i;
     if (run.state[thread] != WAITING || run.wait[thread].barrier != number) continue;
@@ -435,6 +461,7 @@ void complete(Warp& warp, const Wait* lanes, unsigned first, uint32_t needed) {
       payloads[__builtin_ctz(left)] = lanes[__builtin_ctz(left)].payload;
     lanes[first].complete(payloads, needed);
   }
+  TELL(meet_in_warp(unsigned(lanes - run.wait) / WARP, needed, warp.living));
   warp.waiting &= ~needed;
   run.warp_order[(lanes - run.wait) / WARP].phase++;
 }
@@ -573,15 +600,31 @@ void run_block(uint64_t number) {
                    unsigned(number / machine.grid.x % machine.grid.y),
                    unsigned(number / machine.grid.x / machine.grid.y)};
   begin_block();
+  TELL(begin_block(run.threads));
   release_block_start();
   const int first = pick();
   machine.current = &run.thread[first];
   void* load = stack_pointer_of(first);
   switch_stacks(&run.main_stack_pointer, load, run.stack[first]);
+  if (run.code) return;
+  TELL(end_block());
 }
+
+#ifdef EMULATED_WATCHED
+bool run_sample(uint64_t count) {
+  if (!sample || sample >= count) return false;
+  for (uint64_t i = 0; i < sample && !run.code; i++)
+    run_block(sample == 1 ? 0 : i * (count - 1) / (sample - 1));
+  acquire_block_end();
+  return true;
+}
+#else
+bool run_sample(uint64_t) { return false; }
+#endif
 
 void run_blocks() {
   const uint64_t count = uint64_t(machine.grid.x) * machine.grid.y * machine.grid.z;
+  if (run_sample(count)) return;
   std::vector<uint64_t> shuffled(settings.order == RANDOM ? count : 0);
   for (uint64_t i = 0; i < shuffled.size(); i++) {
     shuffled[i] = i;
@@ -900,5 +943,12 @@ void set_watchdog(unsigned long long steps) {
   std::lock_guard<std::mutex> lock(launch_mutex);
   settings.steps = steps;
 }
+
+#ifdef EMULATED_WATCHED
+void set_watcher(const Watcher* wanted) { watcher = wanted; }
+void set_sample(unsigned long long count) { sample = count; }
+bool touch_l2(uint64_t sector) { return l2.touch(sector); }
+void set_l2(uint64_t bytes) { l2.resize(bytes); }
+#endif
 
 }  // namespace emulated

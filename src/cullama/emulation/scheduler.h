@@ -145,6 +145,22 @@ EMULATED_EXPORT void set_pointer_check(int (*is_live)(unsigned long long address
 EMULATED_EXPORT void set_eager_copies(int eager);
 EMULATED_EXPORT void set_watchdog(unsigned long long steps);
 
+// --- for counted modules, whose scheduler is a build of its own (EMULATED_WATCHED) --------------
+
+// What counting/counters.h is told. `lanes`, a mask for each warp, have met there; `living` are
+// those that have not returned.
+struct Watcher {
+  void (*begin_block)(unsigned threads);
+  void (*end_block)();
+  void (*meet_in_warp)(unsigned warp, uint32_t lanes, uint32_t living);
+  void (*meet_in_block)(unsigned warps, const uint32_t* lanes, const uint32_t* living);
+};
+EMULATED_EXPORT void set_watcher(const Watcher* watcher);
+// Runs only so many blocks of a grid, evenly spread, the first and the last among them; 0: all.
+EMULATED_EXPORT void set_sample(unsigned long long count);
+EMULATED_EXPORT bool touch_l2(uint64_t sector);
+EMULATED_EXPORT void set_l2(uint64_t bytes);
+
 }  // namespace emulated
 
 // The C interface of a translated module, over its one `module` table.

@@ -42,12 +42,11 @@ def _is_dynamic(variable: PtxVariable) -> bool:
     return variable.space == "shared" and not variable.count
 
 
-def translate(module: PtxModule) -> str:
-    """Return the module as C++; raises PtxError for an unsupported instruction."""
-    return "\n".join(_Translator(module).text())
+class Translator:
+    """Writes a module as C++; counting/translator.py extends it."""
 
+    header = "machine.h"
 
-class _Translator:
     def __init__(self, module: PtxModule) -> None:
         self.module = module
         self.sites: list[int] = []
@@ -59,14 +58,18 @@ class _Translator:
         self.common = _Shared({}, SHARED_BASE).with_arrays(everywhere)
         self.callable = frozenset(f.name for f in module.functions if not f.is_entry)
 
-    def text(self) -> Iterator[str]:
+    def whole(self) -> str:
+        """Return the module as C++; raises PtxError for an unsupported instruction."""
+        return "\n".join(self._parts())
+
+    def _parts(self) -> Iterator[str]:
         bodies = ["\n".join(self._function(function)) for function in self.module.functions]
-        yield '#include "machine.h"\n\nusing namespace emulated;\n'
+        yield f'#include "{self.header}"\n\nusing namespace emulated;\n'
         yield f"static Site sites[{len(self.sites) or 1}];\n"
         yield from map(_definition, self._data())
         yield from (f"{_signature(function)};" for function in self.module.functions)
         yield from bodies
-        yield from self._tables()
+        yield from self.tables()
 
     def _data(self) -> list[PtxVariable]:
         """Return arrays in global and constant memory, including those that functions declare."""
@@ -110,13 +113,15 @@ class _Translator:
         symbols, spaces = self._symbols(function)
         blank = Instruction("", (), 0)
         context = Context(function, symbols, blank, spaces, self.sites, set(), self.callable)
+        yield from self.body(function, context)
+        yield "}\n"
+
+    def body(self, function: PtxFunction, context: Context) -> Iterator[str]:
         for item in function.body:
             if isinstance(item, Label):
-                context.labels_behind.add(item.name)
-                yield f"{identifier(item.name)}:;"
+                yield label(item, context)
             else:
-                yield "  " + _statement(replace(context, instruction=item))
-        yield "}\n"
+                yield "  " + statement(replace(context, instruction=item))
 
     def _symbols(self, function: PtxFunction) -> tuple[dict[str, str], dict[str, str]]:
         """Return C++ for the address of every named variable, and its state space."""
@@ -135,7 +140,7 @@ class _Translator:
 
     # --- tables
 
-    def _tables(self) -> Iterator[str]:
+    def tables(self) -> Iterator[str]:
         entries = self.module.entries
         for entry in entries:
             sizes = ", ".join(str(parameter.size) for parameter in entry.parameters)
@@ -146,9 +151,9 @@ class _Translator:
         kernels = [self._kernel_row(entry) for entry in entries]
         ranges = [f"{{(uint64_t){identifier(v.name)}, {v.size}}}" for v in self._data()]
         lines = list(_source_lines(self.module))
-        yield _table("Kernel", "kernels", kernels)
-        yield _table("Range", "variables", ranges)
-        yield _table("SourceLine", "source_lines", lines)
+        yield table("Kernel", "kernels", kernels)
+        yield table("Range", "variables", ranges)
+        yield table("SourceLine", "source_lines", lines)
         counts = f"kernels, {len(kernels)}, sites, {len(self.sites)}"
         rest = f'variables, {len(ranges)}, source_lines, {len(lines)}, "PTX line", {{0, 0}}'
         yield f"static const Module module = {{{counts}, {rest}}};"
@@ -171,18 +176,23 @@ class _Translator:
         )
 
 
-def _statement(context: Context) -> str:
+def label(item: Label, context: Context) -> str:
+    context.labels_behind.add(item.name)
+    return f"{identifier(item.name)}:;"
+
+
+def statement(context: Context) -> str:
     instruction = context.instruction
     try:
-        statement = instructions.translate(context)
+        text = instructions.translate(context)
     except (UnsupportedError, KeyError, IndexError, ValueError) as error:
         reason = error if isinstance(error, UnsupportedError) else f"operands ({error!r})"
         message = f"`{instruction}`: unknown {reason}"
         raise PtxError(instruction.line, message) from error
     if not instruction.guard:
-        return statement
+        return text
     negation = "!" if instruction.is_negated else ""
-    return f"if ({negation}{identifier(instruction.guard)}) {{ {statement} }}"
+    return f"if ({negation}{identifier(instruction.guard)}) {{ {text} }}"
 
 
 def _calls(function: PtxFunction) -> bool:
@@ -232,7 +242,7 @@ def _initial(value: str, variable: PtxVariable) -> str:
     return f"({c_type(f'u{8 * size_of(variable.type)}')}){value.rstrip('U')}"
 
 
-def _table(type: str, name: str, rows: list[str]) -> str:
+def table(type: str, name: str, rows: list[str]) -> str:
     filler = [] if rows else ["{}"]  # C++ has no empty arrays
     return f"static const {type} {name}[] = {{\n  " + ",\n  ".join(rows + filler) + "\n};"
 

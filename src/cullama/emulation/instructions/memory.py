@@ -119,16 +119,19 @@ def _copy_asynchronously(context: Context) -> str:
         is_predicate = context.function.registers.get(rest[0].lstrip("!")) == "pred"
         value = context.read(rest[0], "pred" if is_predicate else "u32")
         source_bytes = f"({value} ? 0 : {size})" if is_predicate else value
-    to = context.pointer(0, size, "shared")
-    context.sites.append(context.line)
-    # With 0 source bytes nothing is read, and the address may be invalid.
-    source = (
-        f"source_bytes ? global(sites[{len(context.sites) - 1}], {context.address(1)}, {size}, "
-        f"{context.line}) : nullptr"
+    to = context.recorded(
+        f"shared({context.address(0)}, {size}, {context.line})", size, "copy store"
     )
+    context.sites.append(context.line)
+    site = f"sites[{len(context.sites) - 1}]"
+    source = context.recorded(
+        f"global({site}, {context.address(1)}, {size}, {context.line})", size, "copy"
+    )
+    # With 0 source bytes nothing is read, and the address may be invalid.
     return (
-        f"{{ const uint32_t source_bytes = {source_bytes}; "
-        f"copy_asynchronously(self, {to}, {source}, {size}, source_bytes); }}"
+        f"{{ const uint32_t source_bytes = {source_bytes}; unsigned char* const to = {to}; "
+        f"const unsigned char* const from = source_bytes ? {source} : nullptr; "
+        f"copy_asynchronously(self, to, from, {size}, source_bytes); }}"
     )
 
 

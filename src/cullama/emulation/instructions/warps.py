@@ -122,10 +122,11 @@ def _load_matrices(context: Context) -> str:
     if context.type != "b16" or len(targets) != int(context.parts[4][1:]):
         raise UnsupportedError("shape")
     is_transposed = "true" if context.has("trans") else "false"
-    payload = (
-        f"MatrixLoad load = {{{context.address(1)}, {len(targets)}, {context.line}, "
-        f"{is_transposed}, {{}}}};"
-    )
+    row = context.address(1)
+    if context.record:
+        pointer = context.recorded(f"machine.shared + ({row})", 16, "matrix load")
+        row = f"uint64_t({pointer} - machine.shared)"
+    payload = f"MatrixLoad load = {{{row}, {len(targets)}, {context.line}, {is_transposed}, {{}}}};"
     writes = [context.write(t, "b32", f"load.result[{n}]") for n, t in enumerate(targets)]
     return f"{{ {payload} load_matrices(self, load); {' '.join(writes)} }}"
 
