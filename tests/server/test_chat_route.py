@@ -148,7 +148,7 @@ def test_forty_conversations_at_once_are_answered_as_they_are_alone(server: Live
         ({"stream_options": {}}, 400, "stream_options", "stream: true"),
         ({"max_tokens": 100_000}, 400, None, "does not fit the context"),
         ({"max_tokens": 4, "max_completion_tokens": 4}, 400, "max_tokens", "give one"),
-        ({"tools": []}, 400, "tools", "not offered"),
+        ({"functions": []}, 400, "functions", "old form of tools"),
         ({"messages": [{"role": "user", "content": "a " * 9000}]}, 400, None, "shorten the prompt"),
         ({"temprature": 1}, 400, "temprature", "unknown field"),
         ({"seed": 1.5}, 400, "seed", "integer"),

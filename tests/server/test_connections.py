@@ -128,7 +128,7 @@ def test_a_stream_that_is_closed_at_its_first_event_cancels_its_samples(local: L
     samples = submit(local.client, request, local.tokenizer)
 
     async def main() -> None:
-        chunks = Answer(samples, 1, local.tokenizer).stream({}, lambda *_: {}, first=[{}])
+        chunks = Answer(samples, 1, local.tokenizer).stream({}, lambda *_: [], first=[{}])
         await anext(chunks)
         await chunks.aclose()
 

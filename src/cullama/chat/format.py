@@ -25,8 +25,10 @@ from .escape import REPLACEMENT, SPLIT
 from .message_form import PROBE, SAMPLE_CALL, SAMPLE_TOOL, MessageForm
 from .messages import Message as Message
 from .messages import Tools, checked_message, content_text, map_texts, plain_data
-from .tools.syntax import CallSyntax, written_syntax
-from .tools.thoughts import CLOSING, OPENING
+from .tools.functions import ToolUse
+from .tools.parser import AnswerParser, CallParser
+from .tools.syntax import FAMILIES, CallSyntax, written_syntax
+from .tools.thoughts import CLOSING, OPENING, ThoughtSplitter
 
 if TYPE_CHECKING:
     from ..text.tokenizer import Tokenizer
@@ -100,9 +102,9 @@ class ChatFormat:
             name: value if name in names else escape(plain_data(f"variable {name!r}", value))
             for name, value in given.items()
         }
-        if "developer" not in template.source:  # newer word for the system's role
+        if "developer" not in template.source:  # a newer word for the system's role
             for message in checked:
-                message["role"] = message["role"].replace("developer", "system")
+                message["role"] = {"developer": "system"}.get(message["role"], message["role"])
         written = [self._escaped(form.adapt(message)) for message in checked]
         text = template.render(written, add_generation_prompt, **escaped)
         self._check_calls(written, text)
@@ -305,6 +307,31 @@ class ChatFormat:
             return None
         called = render([question, call]) or render([question, call], tools=tools)
         return written_syntax(called, render([question, text]), offered, name)
+
+    def parser(self, prompt: Sequence[int], use: ToolUse | None = None) -> AnswerParser:
+        """Return what reads an answer to a prompt, with the functions that may be called. Raises
+        as `check_tools`."""
+        end = self._tokenizer.decode(prompt[-16:], skip_special_tokens=False)
+        thoughts = ThoughtSplitter(end.rstrip().endswith(OPENING)) if self.has_reasoning else None
+        if use is None:
+            return AnswerParser(thoughts, None)
+        syntax = self.check_tools()
+        calls = CallParser(syntax, use.names, is_single=not use.is_parallel)
+        return AnswerParser(thoughts, calls)
+
+    def check_tools(self) -> CallSyntax:
+        """Return how calls are written.
+
+        Raises:
+            UsageError: the template shows no calls that can be read.
+        """
+        if self.call_syntax is None:
+            raise UsageError(
+                "tools are given, but this model's chat template does not write them and calls of "
+                f"them in JSON, {FAMILIES}; use another model, or another template: --template "
+                "FILE, or chat_template="
+            )
+        return self.call_syntax
 
     @cached_property
     def has_reasoning(self) -> bool:

@@ -8,7 +8,7 @@ each in their own way. It uses the engine through its interface alone (engine/cl
 from __future__ import annotations
 
 import weakref
-from collections.abc import AsyncGenerator, Callable, Generator, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from typing import NamedTuple, TypeAlias
 
@@ -16,7 +16,7 @@ from ..engine.client import EngineClient, GenerationRequest, RequestHandle
 from ..process.interrupts import INTERRUPTS
 from .completion import Completion
 from .output import OutputStream
-from .tokenizer import Tokenizer
+from .tokenizer import NO_TOKENS, Tokenizer
 
 
 class Piece(NamedTuple):
@@ -25,6 +25,7 @@ class Piece(NamedTuple):
     sample: int  # its place in the list
     text: str
     is_last: bool = False
+    tokens: int = 0  # of the sample, up to this piece
 
 
 Event: TypeAlias = Piece | RequestHandle  # text, or the handle to be waited for
@@ -38,9 +39,16 @@ class Sample(NamedTuple):
 
 
 def submit(
-    engine: EngineClient, request: GenerationRequest, tokenizer: Tokenizer | None
+    engine: EngineClient,
+    request: GenerationRequest,
+    tokenizer: Tokenizer | None,
+    shown: Mapping[int, str] = NO_TOKENS,
 ) -> list[Sample]:
-    """Submit a request and return its n samples. Raises what `EngineClient.submit` raises."""
+    """Submit a request and return its n samples. Raises what `EngineClient.submit` raises.
+
+    Args:
+        shown: the control tokens that are part of the text, as for `Detokenizer`.
+    """
     before = [*request.prompt, *request.answer]
     return [
         Sample(
@@ -48,6 +56,7 @@ def submit(
             OutputStream(
                 *(before, request.params, handle.seed, handle.end_ids, tokenizer),
                 engine.metrics,
+                shown,
             ),
         )
         for handle in engine.submit(request)
@@ -170,14 +179,15 @@ def _generate(samples: Sequence[Sample]) -> Generator[Event, None, None]:
                     if output.stops.is_found:
                         handle.cancel("stop")
                     if piece:
-                        yield Piece(number, piece)
+                        yield Piece(number, piece, tokens=len(output.token_ids))
                     if output.stops.is_found:
                         break
                 if new.finish_reason is None and not output.stops.is_found:
                     continue
                 del running[number]
                 was_closed = output.is_closed
-                yield Piece(number, output.finish(new.finish_reason or "stop"), is_last=True)
+                rest = output.finish(new.finish_reason or "stop")
+                yield Piece(number, rest, is_last=True, tokens=len(output.token_ids))
                 if new.error is not None and not output.stops.is_found and not was_closed:
                     raise new.error
             if not running:

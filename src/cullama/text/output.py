@@ -7,7 +7,7 @@ generation.py reads the tokens.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from ..engine.metrics import Metrics
@@ -17,7 +17,7 @@ from .closable import Closable
 from .completion import Completion, Timings
 from .stop import StopStrings
 from .token_texts import token_texts
-from .tokenizer import Detokenizer, Tokenizer
+from .tokenizer import NO_TOKENS, Detokenizer, Tokenizer
 
 
 class _State(NamedTuple):
@@ -46,12 +46,13 @@ class OutputStream:
         end_ids: frozenset[int],
         tokenizer: Tokenizer | None,
         metrics: Metrics,
+        shown: Mapping[int, str] = NO_TOKENS,
     ) -> None:
         self.cached_tokens = 0  # of the prompt, found in the prefix cache
         self.prompt_logprobs: Sequence[TokenLogprobs] = ()  # from the second token on
         self._prompt_length, self._seed, self._end_ids = len(prompt), seed, end_ids
         self._tokenizer = tokenizer
-        self._detokenizer = Detokenizer(tokenizer, list(prompt)) if tokenizer else None
+        self._detokenizer = Detokenizer(tokenizer, list(prompt), shown) if tokenizer else None
         self._includes_stop = params.include_stop
         self.stops = StopStrings(params.stop, params.include_stop)
         self._has_logprobs = params.logprobs is not None

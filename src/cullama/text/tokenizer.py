@@ -8,10 +8,11 @@ files: checkpoints do (`checkpoint/tokenizer_file.py`, `checkpoint/gguf_tokenize
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from operator import index
 from threading import Lock
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NoReturn, SupportsIndex
 
 from ..errors import ModelFileError, UsageError
@@ -20,6 +21,7 @@ from .rust_panics import is_panic
 if TYPE_CHECKING:
     import tokenizers
 
+NO_TOKENS: Mapping[int, str] = MappingProxyType({})
 MAX_ID = (1 << 32) - 1  # the library's ids are uint32
 
 # Tokens of the prompt that the first token's text may depend on: a word before it decides on its
@@ -96,10 +98,15 @@ class Detokenizer:
 
     It starts with the end of the prompt, because a token's text depends on what precedes it: a
     first word keeps its leading space when it continues a sentence.
+
+    Args:
+        shown: the texts of control tokens, by id, that are part of the text; others are left out.
     """
 
-    def __init__(self, tokenizer: Tokenizer, prompt: list[int]) -> None:
-        self._tokenizer = tokenizer.tokenizer
+    def __init__(
+        self, tokenizer: Tokenizer, prompt: list[int], shown: Mapping[int, str] = NO_TOKENS
+    ) -> None:
+        self._tokenizer, self._shown = tokenizer.tokenizer, shown
         self._restart()
         ids = _checked_ids(prompt)
         start = max(0, len(ids) - CONTEXT_TOKENS)
@@ -118,6 +125,8 @@ class Detokenizer:
         """
         if type(token) is not int or not 0 <= token <= MAX_ID:
             [token] = _checked_ids([token])
+        if token in self._shown:
+            return self._shown[token]
         try:
             return self._stream.step(self._tokenizer, token) or ""
         except Exception:  # the library raises plain Exception

@@ -8,6 +8,8 @@ from typing import Any, TypeAlias
 
 from pydantic_core import to_json
 
+from ...chat.tools.events import Event, ParsedAnswer
+from ...chat.tools.parser import AnswerParser
 from ...text.completion import Completion
 from ...text.generation import Piece, Sample, generate_async
 from ...text.tokenizer import Tokenizer
@@ -16,7 +18,7 @@ from ..http.errors import api_error, error_object
 DONE = b"data: [DONE]\n\n"
 
 Json: TypeAlias = dict[str, Any]
-MakeChoice: TypeAlias = Callable[[Piece, Sample], Json]
+MakeChoices: TypeAlias = Callable[[Piece, Sample], list[Json]]
 
 
 def event(value: Json) -> bytes:
@@ -24,17 +26,29 @@ def event(value: Json) -> bytes:
 
 
 class Answer:
-    """The samples of one HTTP request: n of each prompt, prompt after prompt."""
+    """The samples of one HTTP request: n of each prompt, prompt after prompt.
 
-    def __init__(self, samples: Sequence[Sample], n: int, tokenizer: Tokenizer) -> None:
-        self.samples, self.n, self.tokenizer = samples, n, tokenizer
+    Args:
+        parsers: what reads the answers, where they may be more than a text.
+    """
+
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        n: int,
+        tokenizer: Tokenizer,
+        parsers: Sequence[AnswerParser] = (),
+    ) -> None:
+        self.samples, self.n, self.tokenizer, self.parsers = samples, n, tokenizer, parsers
+        self._events: list[list[Event]] = [[] for _ in samples]
         self._reported = [0] * len(samples)  # tokens that were named in chunks
 
     async def complete(self, head: Json, choice: Callable[[int, Completion], Json]) -> Json:
         """Generate all samples to their ends, and return the whole answer."""
         async with aclosing(generate_async(self.samples)) as steps:
-            async for _ in steps:
-                pass
+            async for pieces in steps:
+                for piece in pieces:
+                    self._events[piece.sample] += self.read(piece)
         completions = [sample.output.completion() for sample in self.samples]
         return {
             **head,
@@ -43,14 +57,28 @@ class Answer:
             "timings": timings(completions[0]),
         }
 
+    def parsed(self, sample: int, before: Sequence[Event] = ()) -> ParsedAnswer:
+        """Return what a sample has become as a whole, behind what its answer began with."""
+        return ParsedAnswer.of([*before, *self._events[sample]])
+
+    def read(self, piece: Piece) -> list[Event]:
+        """Return what a piece says; a sample ends where the one call has come that is allowed."""
+        if not self.parsers:
+            return []
+        parser = self.parsers[piece.sample]
+        events = parser.add(piece.text, piece.tokens, piece.is_last)
+        if parser.is_done and not piece.is_last:
+            self.samples[piece.sample].handle.cancel("stop")
+        return events
+
     async def stream(
-        self, head: Json, choice: MakeChoice, first: Sequence[Json] = (), with_usage: bool = False
+        self, head: Json, choices: MakeChoices, first: Sequence[Json] = (), with_usage: bool = False
     ) -> AsyncGenerator[bytes, None]:
         """Yield the events of a streamed answer, those of one pass of the model together.
 
         Args:
             head: the fields that all chunks have.
-            choice: makes the choice that a chunk tells of.
+            choices: makes the choices that chunks tell of, each in one.
             first: what chunks say before anything is generated.
             with_usage: count the tokens in a last chunk; the others then say `"usage": null`.
         """
@@ -61,14 +89,14 @@ class Answer:
                 yield b"".join(event({**head, **each}) for each in first)
             async with aclosing(generate_async(self.samples)) as steps:
                 async for pieces in steps:
-                    chunks = []
+                    chunks: list[Json] = []
                     for piece in pieces:
                         sample = self.samples[piece.sample]
-                        chunk = {**head, "choices": [choice(piece, sample)]}
+                        chunks += [{**head, "choices": [it]} for it in choices(piece, sample)]
                         if piece.is_last:
-                            chunk["timings"] = timings(sample.output.completion())
-                        chunks.append(event(chunk))
-                    yield b"".join(chunks)
+                            chunks[-1]["timings"] = timings(sample.output.completion())
+                    if chunks:
+                        yield b"".join(map(event, chunks))
             if with_usage:
                 yield event({**head, "choices": [], "usage": self.usage()})
         except Exception as error:
@@ -95,7 +123,9 @@ class Answer:
             "completion_tokens": answer_tokens,
             "total_tokens": prompt_tokens + answer_tokens,
             "prompt_tokens_details": {"cached_tokens": sum(each.cached_tokens for each in prompts)},
-            "completion_tokens_details": {"reasoning_tokens": 0},
+            "completion_tokens_details": {
+                "reasoning_tokens": sum(parser.reasoning_tokens for parser in self.parsers)
+            },
         }
 
 

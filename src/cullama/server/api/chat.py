@@ -8,6 +8,7 @@ from fastapi import APIRouter, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, Response
 
+from ...chat.tools.events import Event, new_call_id
 from ...sampling.params import TokenLogprobs
 from ...text.completion import Completion
 from ...text.generation import Piece, Sample
@@ -17,6 +18,7 @@ from .answers import Answer, Json, finish_reason
 from .fields import ChatFields
 from .logprobs import chat_logprobs
 from .service import Service, new_id, now, service_of
+from .tools import answer_message, delta, template_messages
 
 router = APIRouter()
 
@@ -26,21 +28,26 @@ async def chat_completions(request: Request, fields: ChatFields) -> Response:
     """Answer the last message of a conversation."""
     service = service_of(request)
     service.check(fields)
+    use = fields.tool_use()
+    if use is not None:
+        service.check_tools()
     # In another thread: a long conversation would hold up all streams.
     prompt, begun = await run_in_threadpool(
         service.conversation,
-        fields.messages,
+        template_messages(fields.messages),
         fields.template_variables,
         bool(fields.continue_final_message),
+        use.for_template() if use else None,
     )
     begun = fields.answer_token_ids or begun
     params = service.params(fields.sampling(), len(prompt) + len(begun))
     params = service.llm.chat_format.with_stop_tokens(params)
     begun, params = service.begin(begun, params)
-    samples = service.submit(prompt, params, fields.priority, begun, scores_prompt=False)
-    answer = _ChatAnswer(
-        service, fields, Answer(samples, params.n, service.llm.tokenizer), prompt, begun
-    )
+    shown = service.llm.chat_format.shown_tokens
+    samples = service.submit(prompt, params, fields.priority, begun, False, shown)
+    parsers = [service.llm.chat_format.parser(prompt, use) for _ in samples]
+    read = Answer(samples, params.n, service.llm.tokenizer, parsers)
+    answer = _ChatAnswer(service, fields, read, prompt, begun)
     if fields.stream:
         return service.stream(answer.id, answer.stream(), fields.resumable)
     return JSONResponse(await while_connected(request, answer.complete()))
@@ -59,9 +66,11 @@ class _ChatAnswer:
     ) -> None:
         self._fields, self._answer, self._prompt = fields, answer, prompt
         self._echoed = begun if fields.echo else []
-        self._echoed_text = ""
-        if self._echoed:
-            self._echoed_text = text_behind(service.llm.tokenizer, prompt, self._echoed)
+        self._before: list[list[Event]] = [[] for _ in answer.samples]
+        if begun:  # an answer goes on with what it was before: reasoning, for example
+            text = text_behind(service.llm.tokenizer, prompt, begun)
+            said = [parser.add(text) for parser in answer.parsers]
+            self._before = said if self._echoed else self._before
         self.id = new_id("chatcmpl")
         self._head: Json = {
             "id": self.id,
@@ -97,19 +106,14 @@ class _ChatAnswer:
             begin[0]["prompt_token_ids"] = self._prompt
         head = {**self._head, "object": "chat.completion.chunk"}
         with_usage = bool(options and options.include_usage)
-        return self._answer.stream(head, self._chunk_choice, begin, with_usage)
+        return self._answer.stream(head, self._chunk_choices, begin, with_usage)
 
     def _choice(self, index: int, completion: Completion) -> Json:
         choice = {
             "index": index,
-            "message": {
-                "role": "assistant",
-                "content": self._echoed_text + completion.text,
-                "refusal": None,
-                "annotations": [],
-            },
+            "message": answer_message(self._answer.parsed(index, self._before[index])),
             "logprobs": None,
-            "finish_reason": finish_reason(completion),
+            "finish_reason": self._finish_reason(index, completion),
             "seed": completion.seed,
         }
         if completion.logprobs is not None:
@@ -119,24 +123,35 @@ class _ChatAnswer:
             choice["token_ids"] = [*self._echoed, *completion.token_ids]
         return choice
 
-    def _chunk_choice(self, piece: Piece, sample: Sample) -> Json:
+    def _chunk_choices(self, piece: Piece, sample: Sample) -> list[Json]:
+        """Return a choice for each part of an answer that the piece tells of."""
         new, output = self._answer.new_tokens(piece.sample), sample.output
         is_first = new.start == 0
-        text = self._echoed_text * is_first + piece.text
-        choice: Json = {
-            "index": piece.sample,
-            "delta": {"content": text} if text else {},
-            "logprobs": None,
-            "finish_reason": None,
-        }
+        events = [*self._before[piece.sample], *self._answer.read(piece)]
+        self._before[piece.sample] = []
+        deltas = [delta(event, new_call_id()) for event in events]
+        has_tokens = self._fields.logprobs or self._fields.return_token_ids
+        if piece.is_last and "tool_calls" in (deltas[-1] if deltas else ()):
+            deltas.append({})
+        if not deltas and (piece.is_last or has_tokens):
+            deltas.append({})
+        choices: list[Json] = [
+            {"index": piece.sample, "delta": each, "logprobs": None, "finish_reason": None}
+            for each in deltas
+        ]
         if piece.is_last:
-            choice["finish_reason"] = finish_reason(output.completion())
+            choices[-1]["finish_reason"] = self._finish_reason(piece.sample, output.completion())
         if self._fields.logprobs:
             echoed = output.prompt_logprobs if is_first else ()
-            choice["logprobs"] = self._logprobs([*echoed, *output.logprobs[new]])
+            choices[0]["logprobs"] = self._logprobs([*echoed, *output.logprobs[new]])
         if self._fields.return_token_ids:
-            choice["token_ids"] = self._echoed * is_first + output.token_ids[new]
-        return choice
+            choices[0]["token_ids"] = self._echoed * is_first + output.token_ids[new]
+        return choices
+
+    def _finish_reason(self, sample: int, completion: Completion) -> str:
+        reason = finish_reason(completion)
+        has_call = reason == "stop" and self._answer.parsers[sample].has_call
+        return "tool_calls" if has_call else reason
 
     def _logprobs(self, logprobs: Sequence[TokenLogprobs]) -> Json:
         has_ids = bool(self._fields.return_token_ids)

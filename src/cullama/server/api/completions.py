@@ -88,7 +88,7 @@ class _CompletionAnswer:
             if (text := self._echoed[k // self._answer.n])
         ]
         with_usage = bool(options and options.include_usage)
-        return self._answer.stream(self._head, self._chunk_choice, first, with_usage)
+        return self._answer.stream(self._head, self._chunk_choices, first, with_usage)
 
     def _choice(self, index: int, completion: Completion) -> Json:
         choice: Json = {
@@ -110,7 +110,7 @@ class _CompletionAnswer:
             choice["token_ids"] = list(completion.token_ids)
         return choice
 
-    def _chunk_choice(self, piece: Piece, sample: Sample) -> Json:
+    def _chunk_choices(self, piece: Piece, sample: Sample) -> list[Json]:
         new = self._answer.new_tokens(piece.sample)
         choice: Json = {
             "index": piece.sample,
@@ -130,4 +130,4 @@ class _CompletionAnswer:
             if new.start == 0:
                 choice["prompt_token_ids"] = self._prompts[piece.sample // self._answer.n]
             choice["token_ids"] = sample.output.token_ids[new]
-        return choice
+        return [choice]

@@ -10,8 +10,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
+from ...chat.tools.functions import ToolUse
 from ...sampling.params import MAX_LOGPROBS, MAX_VALUE, MIN_VALUE
 from ..http.errors import ApiError
+from .tools import MAX_TOOLS, NamedChoice, ToolFields, tool_use
 
 MAX_CHOICES = 8
 MAX_STOPS, MAX_STOP_CHARACTERS = 16, 256
@@ -170,6 +172,9 @@ class ChatFields(SamplingFields):
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
     response_format: ResponseFormat | None = None
     modalities: list[Literal["text"]] | None = None
+    tools: Annotated[list[ToolFields], Field(max_length=MAX_TOOLS)] | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedChoice | None = None
+    parallel_tool_calls: bool | None = None
     # No-ops
     store: bool | None = None
     metadata: dict[str, str] | None = None
@@ -206,6 +211,16 @@ class ChatFields(SamplingFields):
             words = "max_tokens is the old name of max_completion_tokens; give one of them"
             raise ApiError(400, words, "max_tokens")
         return self
+
+    def tool_use(self) -> ToolUse | None:
+        """Return which functions may be called. Raises ApiError: as `tools.tool_use`."""
+        choice = self.tool_choice
+        return tool_use(
+            [tool.function.tool() for tool in self.tools or ()],
+            choice if isinstance(choice, str) else None,
+            choice.function.name if isinstance(choice, NamedChoice) else None,
+            self.parallel_tool_calls,
+        )
 
     def sampling(self) -> dict[str, Any]:
         values = super().sampling()

@@ -15,6 +15,7 @@ from ...errors import UsageError
 from ...llm import LLM
 from ...sampling.params import SamplingParams
 from ...text.generation import Sample, submit
+from ...text.tokenizer import NO_TOKENS
 from ...version import __version__
 from ..http.errors import ApiError
 from ..http.events import EventStream
@@ -52,6 +53,13 @@ class Service:
         for name in taken & (variables or {}).keys():
             raise ApiError(400, f"{name!r} is no variable of a template", "template_variables")
 
+    def check_tools(self) -> None:
+        """Raises ApiError: the model's chat template has no calls that can be read."""
+        try:
+            self.llm.chat_format.check_tools()
+        except UsageError as error:
+            raise ApiError(400, str(error), "tools") from None
+
     def encode(self, prompt: str | Sequence[int]) -> list[int]:
         """Return a prompt's tokens; a text's control tokens are read as such."""
         if isinstance(prompt, str):
@@ -63,6 +71,7 @@ class Service:
         messages: Sequence[Mapping[str, Any]],
         variables: Mapping[str, Any] | None,
         is_continued: bool = False,
+        tools: Sequence[Mapping[str, Any]] | None = None,
     ) -> tuple[list[int], list[int]]:
         """Return the prompt of a conversation, and the beginning of its answer.
 
@@ -75,9 +84,10 @@ class Service:
         """
         self.check_variables(variables)
         try:
+            given = {**(variables or {}), "tools": tools}
             if is_continued:
-                return self.llm.chat_format.begin(messages, variables or {})
-            return self.llm.chat_format.prompt(messages, variables or {}), []
+                return self.llm.chat_format.begin(messages, given)
+            return self.llm.chat_format.prompt(messages, given), []
         except UsageError as error:
             raise ApiError(400, str(error), "messages") from None
 
@@ -107,6 +117,7 @@ class Service:
         priority: int | None,
         begun: Sequence[int] = (),
         scores_prompt: bool = True,
+        shown: Mapping[int, str] = NO_TOKENS,
     ) -> list[Sample]:
         """Submit a request.
 
@@ -114,12 +125,13 @@ class Service:
             begun: the answer's first tokens.
             scores_prompt: whether `prompt_logprobs` asks for those of the prompt, too, or only for
                 those of the answer's first tokens.
+            shown: the control tokens that are part of the text.
         """
         if not begun and not scores_prompt:
             params = replace(params, prompt_logprobs=None)
         start = 1 if scores_prompt or not begun else len(prompt)
         request = GenerationRequest(prompt, params, priority or 0, start, begun)
-        return submit(self.engine, request, self.llm.tokenizer)
+        return submit(self.engine, request, self.llm.tokenizer, shown)
 
     def stream(
         self, id: str, events: AsyncGenerator[bytes, None], is_resumable: bool | None

@@ -29,9 +29,10 @@ RETRY_SECONDS = 2
 
 # Of OpenAI's API; other fields are unknown.
 NOT_OFFERED = {
-    *("tools", "tool_choice", "parallel_tool_calls", "functions", "function_call"),
     *("audio", "prediction", "web_search_options", "reasoning_effort", "verbosity"),
 }
+
+RENAMED = {"functions": "tools", "function_call": "tool_choice"}  # of OpenAI's older API
 
 log = logging.getLogger("cullama.server")
 
@@ -133,6 +134,8 @@ async def answer_invalid(request: Request, error: Exception) -> Response:
     if first["type"] == "extra_forbidden":
         if param in NOT_OFFERED:
             words = f"{param} is not offered by this server; leave it out"
+        elif param in RENAMED:
+            words = f"{param} is the old form of {RENAMED[param]}; give that"
         else:
             words = f"unknown field {param!r}; leave it out, or correct its name"
         return ApiError(400, words, param, "unknown_parameter").response()

@@ -1,0 +1,60 @@
+"""The functions that a model may call, and whether it has to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+Choice: TypeAlias = Literal["auto", "required"]
+
+
+@dataclass(frozen=True)
+class FunctionTool:
+    """A function that is offered.
+
+    Attributes:
+        parameters: a JSON schema of its arguments, an object; None for any arguments.
+        strict: calls are held to the schema.
+    """
+
+    name: str
+    description: str | None = None
+    parameters: Mapping[str, Any] | None = None
+    strict: bool = False
+
+    def for_template(self) -> dict[str, Any]:
+        """Return it as OpenAI's chat completions and chat templates have it."""
+        function: dict[str, Any] = {"name": self.name}
+        if self.description is not None:
+            function["description"] = self.description
+        # Templates expect parameters; a schema without properties is what OpenAI takes none for.
+        function["parameters"] = dict(self.parameters or {"type": "object", "properties": {}})
+        return {"type": "function", "function": function}
+
+
+@dataclass(frozen=True)
+class ToolUse:
+    """The functions of one request.
+
+    Attributes:
+        functions: those that are offered.
+        choice: whether one of them has to be called.
+        named: the one that has to be called.
+        is_parallel: several calls may be written in one answer.
+    """
+
+    functions: Sequence[FunctionTool]
+    choice: Choice = "auto"
+    named: str | None = None
+    is_parallel: bool = True
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The functions that may be called."""
+        if self.named is not None:
+            return frozenset({self.named})
+        return frozenset(function.name for function in self.functions)
+
+    def for_template(self) -> list[dict[str, Any]]:
+        return [function.for_template() for function in self.functions]

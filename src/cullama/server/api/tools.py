@@ -1,0 +1,186 @@
+"""Tools in the words of OpenAI's chat completions: in requests, in messages, and in answers.
+
+What they mean is chat/tools; the fields' limits are here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator
+
+from ...chat.tools.events import (
+    CallArguments,
+    CallBegun,
+    Event,
+    ParsedAnswer,
+    Reasoning,
+    Text,
+    ToolCall,
+)
+from ...chat.tools.functions import FunctionTool, ToolUse
+from ..http.errors import ApiError
+
+MAX_TOOLS = 128
+MAX_DESCRIPTION = 16 << 10  # characters
+MAX_PARAMETERS = 64 << 10  # characters, as JSON
+
+Name = Annotated[str, Field(pattern="^[a-zA-Z0-9_-]{1,64}$")]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class FunctionFields(_Strict):
+    """A function, as chat completions and responses have it."""
+
+    name: Name
+    description: Annotated[str, Field(max_length=MAX_DESCRIPTION)] | None = None
+    parameters: dict[str, JsonValue] | None = None
+    strict: bool | None = None
+
+    @field_validator("parameters")
+    @classmethod
+    def _check_size(cls, value: dict[str, JsonValue] | None) -> dict[str, JsonValue] | None:
+        if value is not None and len(json.dumps(value, ensure_ascii=False)) > MAX_PARAMETERS:
+            raise ValueError(f"expected at most {MAX_PARAMETERS:,} characters of JSON")
+        return value
+
+    def tool(self) -> FunctionTool:
+        return FunctionTool(self.name, self.description, self.parameters, bool(self.strict))
+
+
+class ToolFields(_Strict):
+    type: Literal["function"]
+    function: FunctionFields
+
+
+class NamedFunction(_Strict):
+    name: Name
+
+
+class NamedChoice(_Strict):
+    type: Literal["function"]
+    function: NamedFunction
+
+
+def tool_use(
+    functions: Sequence[FunctionTool] | None,
+    choice: str | None,
+    named: str | None,
+    is_parallel: bool | None,
+) -> ToolUse | None:
+    """Return which functions may be called; None for none of them.
+
+    Args:
+        choice: "none", "auto" or "required".
+        named: the function that has to be called.
+
+    Raises:
+        ApiError: a choice without tools, or of one that is not among them; two of one name.
+    """
+    if not functions:
+        for name, value in (("tool_choice", named or choice), ("parallel_tool_calls", is_parallel)):
+            if value not in (None, "none", "auto"):
+                raise ApiError(400, f"{name} is only for tools, and there are none", name)
+        return None
+    names = [function.name for function in functions]
+    if repeated := next((name for name in names if names.count(name) > 1), None):
+        raise ApiError(400, f"two tools have the name {repeated!r}", "tools")
+    if named is not None and named not in names:
+        words = f"tool_choice names {named!r}, expected one of the tools: {', '.join(names)}"
+        raise ApiError(400, words[:300], "tool_choice")
+    if choice == "none":
+        return None
+    use = ToolUse(
+        functions,
+        "required" if named or choice == "required" else "auto",
+        named,
+        is_parallel is not False,
+    )
+    if use.choice == "required" or any(function.strict for function in functions):
+        what = "tool_choice" if use.choice == "required" else "tools"
+        words = "calls that are held to a schema are not offered yet: tool_choice none or auto"
+        raise ApiError(501, f"{words}, and no strict functions", what)
+    return use
+
+
+# Entries that clients give back as they got them, and that say nothing to a model.
+_NO_OPS = {"annotations", "id"}
+
+
+def template_messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return messages as chat templates take them: without what says nothing, such as
+    `"tool_calls": null`; `reasoning` as `reasoning_content`.
+
+    Raises:
+        ApiError: the old form of calls, or a call that is none.
+    """
+    written = []
+    for index, message in enumerate(messages):
+        kept = {
+            name: value
+            for name, value in message.items()
+            if name == "content" or (value not in (None, []) and name not in _NO_OPS)
+        }
+        for name in {"function_call", "audio"} & kept.keys():
+            raise ApiError(400, f"{name} is not taken; give tool_calls", f"messages.{index}.{name}")
+        if kept.get("role") == "function":
+            words = "the role function is the old form of tool, with a tool_call_id"
+            raise ApiError(400, words, f"messages.{index}.role")
+        if isinstance(calls := kept.get("tool_calls"), list):
+            for call in calls:
+                _check_call(call, f"messages.{index}.tool_calls")
+        if "reasoning" in kept:
+            kept.setdefault("reasoning_content", kept.pop("reasoning"))
+        written.append(kept)
+    return written
+
+
+def _check_call(call: Any, where: str) -> None:
+    function = call.get("function") if isinstance(call, dict) else None
+    is_call = isinstance(function, dict) and call.get("type", "function") == "function"
+    texts = [function.get("name"), function.get("arguments")] if is_call and function else [None]
+    if not all(isinstance(text, str) for text in texts):
+        example = '{"id": "call_1", "type": "function", "function": {"name": …, "arguments": "{}"}}'
+        raise ApiError(400, f"found {call!r:.80}, expected {example}", where)
+
+
+def answer_message(answer: ParsedAnswer) -> dict[str, Any]:
+    """Return an answer as a message."""
+    message: dict[str, Any] = {
+        "role": "assistant",
+        "content": None if answer.calls and not answer.text else answer.text,
+        "refusal": None,
+        "annotations": [],
+    }
+    if answer.reasoning:
+        message |= _reasoning(answer.reasoning)
+    if answer.calls:
+        message["tool_calls"] = [_call(call) for call in answer.calls]
+    return message
+
+
+def _call(call: ToolCall) -> dict[str, Any]:
+    function = {"name": call.name, "arguments": call.arguments}
+    return {"id": call.id, "type": "function", "function": function}
+
+
+def _reasoning(text: str) -> dict[str, str]:
+    """Return reasoning under both names that clients look for: llama.cpp's and vLLM's."""
+    return {"reasoning_content": text, "reasoning": text}
+
+
+def delta(event: Event, new_id: str) -> dict[str, Any]:
+    """Return an event as the delta of a chunk; a call that begins gets `new_id`."""
+    if isinstance(event, Text):
+        return {"content": event.text}
+    if isinstance(event, Reasoning):
+        return _reasoning(event.text)
+    if isinstance(event, CallBegun):
+        return {"tool_calls": [{"index": event.call, **_call(ToolCall(new_id, event.name, ""))}]}
+    assert isinstance(event, CallArguments)
+    return {"tool_calls": [{"index": event.call, "function": {"arguments": event.text}}]}

@@ -1,0 +1,335 @@
+"""Tools and reasoning in /v1/chat/completions, through OpenAI's own client."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import openai
+import pytest
+from live_server import LiveServer, live_server
+from scripted_model import write_scripted
+
+CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "Łódź", "days": 3}}\n</tool_call>'
+OTHER = '<tool_call>\n{"name": "clock", "arguments": {}}\n</tool_call>'
+SCRIPTS = {
+    "<|cue:text|>": "It is sunny today.",
+    "<|cue:call|>": f"Let me look that up.\n{CALL}",
+    "<|cue:two|>": f"{CALL}\n{OTHER}",
+    "<|cue:broken|>": '<tool_call>\n{"name": "weather", "arguments": {"city": Lima}}\n</tool_call>',
+    "<|cue:think|>": f"<think>\nThey ask of rain; <tool_call>?\n</think>\n\nWell. {OTHER}",
+    "<|cue:open|><think>": "It may be so.\n</think>\n\nYes, it may.",
+}
+TEMPLATE = (
+    "{% if tools %}<|user|>system\n{% for tool in tools %}{{ tool | tojson }}\n{% endfor %}"
+    "<|end|>{% endif %}{% for m in messages %}<|user|>{{ m.role }}\n"
+    "{{ m.reasoning_content ~ '</think>' if m.reasoning_content }}"
+    "{{ m.content if m.content }}{% for call in m.tool_calls or [] %}"
+    '<tool_call>\n{"name": "{{ call.function.name }}", "arguments": '
+    "{{ call.function.arguments | tojson }}}\n</tool_call>{% endfor %}<|end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|user|>assistant\n"
+    "{% if cue %}{{ '<|cue:' ~ cue }}{% endif %}{% endif %}"
+)
+WEATHER: Any = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "description": "Tells the weather.",
+        "parameters": {
+            "type": "object",
+            "properties": {"city": {"type": "string"}, "days": {"type": "integer"}},
+            "required": ["city"],
+        },
+    },
+}
+CLOCK: Any = {"type": "function", "function": {"name": "clock"}}
+MESSAGES: Any = [{"role": "user", "content": "Rain?"}]
+
+
+@pytest.fixture(scope="module")
+def scripted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+    folder = tmp_path_factory.mktemp("models") / "scripted"
+    with live_server(write_scripted(folder, TEMPLATE, SCRIPTS)) as live:
+        yield live
+
+
+def body(cue: str, **fields: Any) -> dict[str, Any]:
+    tail = "<think>" if cue == "open" else ""
+    variables = {"cue": f"{cue}|>{tail}"}
+    given = {"messages": MESSAGES, "tools": [WEATHER, CLOCK], "temperature": 0, **fields}
+    return {**given, "template_variables": variables}
+
+
+def ask(server: LiveServer, cue: str, **fields: Any) -> Any:
+    response = server.post("/v1/chat/completions", body(cue, **fields))
+    assert response.status_code == 200, response.text
+    return response.json()
+
+
+def create(cue: str, **fields: Any) -> dict[str, Any]:
+    """Return the arguments for OpenAI's client."""
+    variables = body(cue).pop("template_variables")
+    given = {"model": "scripted", "messages": MESSAGES, "tools": [WEATHER, CLOCK]}
+    return {**given, "temperature": 0, "extra_body": {"template_variables": variables}, **fields}
+
+
+def test_a_call_comes_beside_the_text_before_it(scripted: LiveServer) -> None:
+    [choice] = scripted.openai.chat.completions.create(**create("call")).choices
+    assert choice.finish_reason == "tool_calls"
+    assert choice.message.content == "Let me look that up."
+    assert choice.message.tool_calls is not None
+    [call] = choice.message.tool_calls
+    assert call.type == "function"
+    assert call.id.startswith("call_")
+    assert call.function.name == "weather"
+    assert call.function.arguments == '{"city": "Łódź", "days": 3}'
+
+
+def test_calls_alone_have_no_content(scripted: LiveServer) -> None:
+    [choice] = ask(scripted, "two")["choices"]
+    assert choice["message"]["content"] is None
+    calls = choice["message"]["tool_calls"]
+    assert [call["function"]["name"] for call in calls] == ["weather", "clock"]
+    assert calls[0]["id"] != calls[1]["id"]
+
+
+def test_deltas_have_openais_form(scripted: LiveServer) -> None:
+    events = scripted.events("/v1/chat/completions", body("two"))
+    choices = [choice for event in events for choice in event["choices"]]
+    deltas = [choice["delta"] for choice in choices]
+    assert deltas[0] == {"role": "assistant", "content": "", "refusal": None}
+    assert deltas[-1] == {}
+    assert choices[-1]["finish_reason"] == "tool_calls"
+    parts = [part for delta in deltas[1:-1] for part in delta["tool_calls"]]
+    for index, name in enumerate(("weather", "clock")):
+        first, *rest = [part for part in parts if part["index"] == index]
+        assert set(first) == {"index", "id", "type", "function"}
+        assert first["function"] == {"name": name, "arguments": ""}
+        assert all(set(part) == {"index", "function"} for part in rest)
+        assert all(set(part["function"]) == {"arguments"} for part in rest)
+        json.loads("".join(part["function"]["arguments"] for part in rest))
+
+
+@pytest.mark.parametrize("cue", ["call", "two", "text", "broken", "think", "open"])
+def test_a_stream_adds_up_to_the_answer(scripted: LiveServer, cue: str) -> None:
+    whole = ask(scripted, cue)
+    message = whole["choices"][0]["message"]
+    texts = {"content": "", "reasoning_content": "", "reasoning": ""}
+    calls: dict[int, dict[str, str]] = {}
+    options = {"stream_options": {"include_usage": True}}
+    events = scripted.events("/v1/chat/completions", body(cue, **options))
+    for choice in (choice for event in events for choice in event["choices"]):
+        for name in texts:
+            texts[name] += choice["delta"].get(name) or ""
+        for part in choice["delta"].get("tool_calls", ()):
+            call = calls.setdefault(part["index"], {"name": "", "arguments": ""})
+            for name, text in part["function"].items():
+                call[name] += text
+    assert texts["content"] == (message["content"] or "")
+    assert texts["reasoning"] == texts["reasoning_content"] == message.get("reasoning", "")
+    expected = [call["function"] for call in message.get("tool_calls", [])]
+    assert [calls[index] for index in sorted(calls)] == expected
+    assert choice["finish_reason"] == whole["choices"][0]["finish_reason"]
+    assert events[-1]["usage"] == whole["usage"]
+
+
+def test_openais_stream_helper_assembles_calls(scripted: LiveServer) -> None:
+    with scripted.openai.chat.completions.stream(**create("call")) as stream:
+        kinds = [event.type for event in stream]
+        [choice] = stream.get_final_completion().choices
+    assert "tool_calls.function.arguments.delta" in kinds
+    assert "tool_calls.function.arguments.done" in kinds
+    assert choice.message.content == "Let me look that up."
+    assert choice.message.tool_calls is not None
+    arguments = choice.message.tool_calls[0].function.arguments
+    assert json.loads(arguments) == {"city": "Łódź", "days": 3}
+
+
+def test_a_whole_loop_with_openais_async_client(scripted: LiveServer) -> None:
+    async def main() -> str | None:
+        async with scripted.async_openai() as client:
+            messages = list(MESSAGES)
+            first = await client.chat.completions.create(**create("two", messages=messages))
+            messages.append(first.choices[0].message.model_dump())
+            for call in first.choices[0].message.tool_calls or ():
+                result = {"role": "tool", "tool_call_id": call.id, "content": "sunny"}
+                messages.append(result)
+            last = await client.chat.completions.create(**create("text", messages=messages))
+            return last.choices[0].message.content
+
+    assert asyncio.run(main()) == "It is sunny today."
+
+
+def test_text_that_looks_like_a_call_is_the_content(scripted: LiveServer) -> None:
+    [choice] = ask(scripted, "broken")["choices"]
+    assert choice["message"]["content"] == SCRIPTS["<|cue:broken|>"]
+    assert "tool_calls" not in choice["message"]
+    assert choice["finish_reason"] == "stop"
+
+
+def test_a_call_that_is_cut_off_is_text(scripted: LiveServer) -> None:
+    [choice] = ask(scripted, "two", max_tokens=6)["choices"]
+    assert choice["finish_reason"] == "length"
+    assert SCRIPTS["<|cue:two|>"].startswith(choice["message"]["content"])
+    assert choice["message"]["content"].startswith("<tool_call>")
+
+
+def test_calls_of_functions_that_are_not_offered_are_text(scripted: LiveServer) -> None:
+    [choice] = ask(scripted, "two", tools=[CLOCK])["choices"]
+    assert choice["message"]["content"] == CALL
+    assert [call["function"]["name"] for call in choice["message"]["tool_calls"]] == ["clock"]
+
+
+def test_one_call_at_a_time_ends_the_answer(scripted: LiveServer) -> None:
+    full = ask(scripted, "two")["usage"]["completion_tokens"]
+    one = ask(scripted, "two", parallel_tool_calls=False)
+    assert [call["function"]["name"] for call in one["choices"][0]["message"]["tool_calls"]] == [
+        "weather"
+    ]
+    assert one["choices"][0]["finish_reason"] == "tool_calls"
+    assert one["usage"]["completion_tokens"] <= full
+
+
+@pytest.mark.parametrize("fields", [{"tools": None}, {"tools": []}, {"tool_choice": "none"}])
+def test_without_tools_an_answer_is_text(scripted: LiveServer, fields: dict[str, Any]) -> None:
+    [choice] = ask(scripted, "two", **fields)["choices"]
+    assert choice["message"]["content"] == SCRIPTS["<|cue:two|>"]
+    assert choice["finish_reason"] == "stop"
+
+
+def test_several_choices_have_calls_of_their_own(scripted: LiveServer) -> None:
+    choices = ask(scripted, "call", n=2)["choices"]
+    ids = {choice["message"]["tool_calls"][0]["id"] for choice in choices}
+    assert len(ids) == 2
+
+
+def test_tools_reach_the_template(scripted: LiveServer) -> None:
+    without = ask(scripted, "text", tools=None)["usage"]["prompt_tokens"]
+    assert ask(scripted, "text", tool_choice="none")["usage"]["prompt_tokens"] == without
+    assert ask(scripted, "text")["usage"]["prompt_tokens"] > without + 20
+
+
+@pytest.mark.parametrize(("cue", "expected"), [("think", "Well."), ("open", "Yes, it may.")])
+def test_reasoning_has_a_field_of_its_own(scripted: LiveServer, cue: str, expected: str) -> None:
+    answer = ask(scripted, cue)
+    message = answer["choices"][0]["message"]
+    thoughts = {"think": "They ask of rain; <tool_call>?", "open": "It may be so."}
+    assert message["reasoning_content"] == message["reasoning"] == thoughts[cue]
+    assert message["content"] == expected
+    usage = answer["usage"]
+    count = usage["completion_tokens_details"]["reasoning_tokens"]
+    assert 0 < count < usage["completion_tokens"]
+    assert ask(scripted, "text")["usage"]["completion_tokens_details"]["reasoning_tokens"] == 0
+
+
+def test_reasoning_that_is_given_back_reaches_the_template(scripted: LiveServer) -> None:
+    for name in ("reasoning", "reasoning_content"):
+        answer = {"role": "assistant", "content": "Yes.", name: "Hm, hm, hm. " * 9}
+        asked = [*MESSAGES, answer, *MESSAGES]
+        long = ask(scripted, "text", messages=asked)["usage"]["prompt_tokens"]
+        del answer[name]
+        assert long > ask(scripted, "text", messages=asked)["usage"]["prompt_tokens"] + 9
+
+
+def test_a_continued_answer_goes_on_with_its_reasoning(scripted: LiveServer) -> None:
+    ids = ask(scripted, "think", return_token_ids=True)["choices"][0]["token_ids"]
+    rest = ask(scripted, "think", answer_token_ids=ids[:4])["choices"][0]["message"]
+    whole = ask(scripted, "think", answer_token_ids=ids[:4], echo=True)["choices"][0]["message"]
+    assert whole["reasoning"] == "They ask of rain; <tool_call>?"
+    assert whole["reasoning"].endswith(rest["reasoning"])
+    assert rest["content"] == whole["content"] == "Well."
+
+
+def test_logprobs_of_a_streamed_call_are_all_told(scripted: LiveServer) -> None:
+    whole = ask(scripted, "two", logprobs=True)["choices"][0]["logprobs"]["content"]
+    events = scripted.events("/v1/chat/completions", body("two", logprobs=True))
+    choices = [choice for event in events for choice in event["choices"]]
+    told = [each for it in choices if it["logprobs"] for each in it["logprobs"]["content"]]
+    assert told == whole
+
+
+@pytest.mark.parametrize(
+    ("fields", "status", "param", "words"),
+    [
+        ({"tools": [WEATHER, WEATHER]}, 400, "tools", "two tools have the name 'weather'"),
+        ({"tools": [{"type": "custom"}]}, 400, "tools.0.type", "function"),
+        ({"tools": [{"type": "function"}]}, 400, "tools.0.function", "missing"),
+        ({"tools": [CLOCK] * 129}, 400, "tools", "at most 128"),
+        ({"tool_choice": "any"}, 400, "tool_choice", "required"),
+        (
+            {"tool_choice": {"type": "function", "function": {"name": "rain"}}},
+            400,
+            "tool_choice",
+            "expected one of the tools: weather, clock",
+        ),
+        ({"tools": None, "tool_choice": "required"}, 400, "tool_choice", "there are none"),
+        (
+            {"tools": None, "parallel_tool_calls": True},
+            400,
+            "parallel_tool_calls",
+            "only for tools",
+        ),
+        ({"function_call": "auto"}, 400, "function_call", "old form of tool_choice"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_by_name(
+    scripted: LiveServer, fields: Any, status: int, param: str, words: str
+) -> None:
+    response = scripted.post("/v1/chat/completions", body("text", **fields))
+    assert response.status_code == status
+    assert response.json()["error"]["param"] == param
+    assert words in response.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("function", "where"),
+    [
+        ({"name": "a b"}, "name"),
+        ({"name": "a" * 65}, "name"),
+        ({"name": "a", "description": "x" * 20_000}, "description"),
+        ({"name": "a", "parameters": {"x": "y" * 70_000}}, "parameters"),
+        ({"name": "a", "parameters": []}, "parameters"),
+        ({"name": "a", "strict": "yes"}, "strict"),
+        ({"name": "a", "returns": {}}, "returns"),
+    ],
+)
+def test_functions_have_limits(scripted: LiveServer, function: Any, where: str) -> None:
+    tools = [{"type": "function", "function": function}]
+    with pytest.raises(openai.BadRequestError) as caught:
+        scripted.openai.chat.completions.create(**create("text", tools=tools))
+    assert caught.value.param == f"tools.0.function.{where}"
+
+
+@pytest.mark.parametrize(
+    ("message", "param"),
+    [
+        ({"role": "function", "name": "f", "content": "3"}, "messages.0.role"),
+        (
+            {"role": "assistant", "content": None, "function_call": {"name": "f"}},
+            "messages.0.function_call",
+        ),
+        ({"role": "assistant", "tool_calls": [{"id": "1"}]}, "messages.0.tool_calls"),
+        (
+            {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": {}}}]},
+            "messages.0.tool_calls",
+        ),
+    ],
+)
+def test_old_forms_of_calls_are_refused_by_name(
+    scripted: LiveServer, message: Any, param: str
+) -> None:
+    response = scripted.post("/v1/chat/completions", body("text", messages=[message, *MESSAGES]))
+    assert response.status_code == 400
+    assert response.json()["error"]["param"] == param
+
+
+def test_a_model_whose_template_has_no_tools_says_so(server: LiveServer) -> None:
+    given = {"messages": MESSAGES, "tools": [CLOCK]}
+    response = server.post("/v1/chat/completions", given)
+    assert response.status_code == 400
+    assert response.json()["error"]["param"] == "tools"
+    assert "Hermes, Qwen, Llama 3.1 and Mistral" in response.json()["error"]["message"]
+    allowed = {**given, "tool_choice": "none", "max_tokens": 2}
+    assert server.post("/v1/chat/completions", allowed).status_code == 200
