@@ -213,14 +213,14 @@ def test_tools_reach_the_template(scripted: LiveServer) -> None:
 
 @pytest.mark.parametrize(("cue", "expected"), [("think", "Well."), ("open", "Yes, it may.")])
 def test_reasoning_has_a_field_of_its_own(scripted: LiveServer, cue: str, expected: str) -> None:
-    answer = ask(scripted, cue)
-    message = answer["choices"][0]["message"]
+    answer = ask(scripted, cue, return_token_ids=True)
+    message, ids = answer["choices"][0]["message"], answer["choices"][0]["token_ids"]
     thoughts = {"think": "They ask of rain; <tool_call>?", "open": "It may be so."}
     assert message["reasoning_content"] == message["reasoning"] == thoughts[cue]
     assert message["content"] == expected
-    usage = answer["usage"]
-    count = usage["completion_tokens_details"]["reasoning_tokens"]
-    assert 0 < count < usage["completion_tokens"]
+    decode = scripted.service.llm.tokenizer.decode
+    count = next(n for n in range(len(ids)) if "</think>" in decode(ids[:n]))
+    assert answer["usage"]["completion_tokens_details"]["reasoning_tokens"] == count
     assert ask(scripted, "text")["usage"]["completion_tokens_details"]["reasoning_tokens"] == 0
 
 

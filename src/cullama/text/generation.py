@@ -25,7 +25,6 @@ class Piece(NamedTuple):
     sample: int  # its place in the list
     text: str
     is_last: bool = False
-    tokens: int = 0  # of the sample, up to this piece
 
 
 Event: TypeAlias = Piece | RequestHandle  # text, or the handle to be waited for
@@ -179,15 +178,14 @@ def _generate(samples: Sequence[Sample]) -> Generator[Event, None, None]:
                     if output.stops.is_found:
                         handle.cancel("stop")
                     if piece:
-                        yield Piece(number, piece, tokens=len(output.token_ids))
+                        yield Piece(number, piece)
                     if output.stops.is_found:
                         break
                 if new.finish_reason is None and not output.stops.is_found:
                     continue
                 del running[number]
                 was_closed = output.is_closed
-                rest = output.finish(new.finish_reason or "stop")
-                yield Piece(number, rest, is_last=True, tokens=len(output.token_ids))
+                yield Piece(number, output.finish(new.finish_reason or "stop"), is_last=True)
                 if new.error is not None and not output.stops.is_found and not was_closed:
                     raise new.error
             if not running:

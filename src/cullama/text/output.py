@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from typing import NamedTuple
 
 from ..engine.metrics import Metrics
@@ -60,6 +61,7 @@ class OutputStream:
         self.token_ids: list[int] = []
         self.logprobs: list[TokenLogprobs] = []
         self._pieces: list[str] = []
+        self._piece_ends: list[int] = []  # how many tokens there were with each piece
         self._states = Closable(_State(0, 0, "cancelled"))
         self._started = time.perf_counter()
         self._first_token = self._ended = 0.0
@@ -108,9 +110,18 @@ class OutputStream:
         """Add a piece of text, which may be empty; returns it unless the sample was closed."""
         if piece:
             self._pieces.append(piece)
+            self._piece_ends.append(len(self.token_ids))
         reason = "stop" if self.stops.is_found else reason
         state = _State(len(self.token_ids), len(self._pieces), reason)
         return piece if self._states.advance(state) else ""
+
+    def tokens_of(self, characters: int) -> int:
+        """Return how many tokens it took to generate so many characters of the text."""
+        lengths = accumulate(map(len, self._pieces))
+        ends = zip(lengths, self._piece_ends, strict=False)
+        return next(
+            (tokens for length, tokens in ends if length >= characters), len(self.token_ids)
+        )
 
     def _stop_reason(self, state: _State) -> str | int | None:
         if state.finish_reason != "stop":

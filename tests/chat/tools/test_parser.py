@@ -197,11 +197,16 @@ def test_marks_that_begin_no_answer_are_text(text: str) -> None:
     assert read([text], None) == [Text(text)]
 
 
-def test_tokens_of_reasoning_are_counted_with_its_marks() -> None:
+def test_reasoning_is_as_long_as_it_is_with_its_marks() -> None:
     parser = AnswerParser(ThoughtSplitter(is_open=False), None)
-    for count, piece in enumerate(["<", "think>", "Hm", "\n</", "think>", "\n\n", "Yes"], start=1):
-        parser.add(piece, count)
-    assert parser.reasoning_tokens == 5
+    for piece in ("<", "think>", "Hm", "\n</", "think>\n", "\n", "Yes"):
+        parser.add(piece)
+    assert parser.reasoning_length == len("<think>Hm\n</think>")
+    begun = AnswerParser(ThoughtSplitter(is_open=False), None)
+    assert begun.begin("<think>Hm") == [Reasoning("Hm")]
+    assert begun.add("…</think>Yes") == [Reasoning("…"), Text("Yes")]
+    assert begun.reasoning_length == len("…</think>")
+    assert AnswerParser(ThoughtSplitter(is_open=False), None).reasoning_length == 0
 
 
 FRAGMENTS = st.sampled_from(

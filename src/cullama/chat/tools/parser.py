@@ -33,35 +33,35 @@ class AnswerParser:
     Args:
         thoughts: None where the model is not known to think.
         calls: None where no functions are offered.
-
-    Attributes:
-        reasoning_tokens: how many of the answer's tokens were reasoning, marks included.
     """
 
     def __init__(self, thoughts: ThoughtSplitter | None, calls: CallParser | None) -> None:
         self._thoughts, self._calls = thoughts, calls
-        self.reasoning_tokens = 0
+        self._begun = 0  # characters that are not new
 
-    def add(self, piece: str, tokens: int = 0, is_last: bool = False) -> list[Event]:
-        """Take the next piece.
+    def begin(self, text: str) -> list[Event]:
+        """Take what the answer begins with, where it goes on with one that was there before."""
+        self._begun = len(text)
+        return self.add(text)
 
-        Args:
-            piece: may be empty.
-            tokens: of the answer so far.
-            is_last: nothing comes behind it.
-        """
+    def add(self, piece: str, is_last: bool = False) -> list[Event]:
+        """Take the next piece, which may be empty; behind the last one nothing comes."""
         spoken: list[Reasoning | Text] = [Text(piece)] if piece else []
         if self._thoughts is not None:
-            was_answer = self._thoughts.is_answer
             spoken = self._thoughts.add(piece, is_last)
-            if self._thoughts.has_thought and not was_answer:
-                self.reasoning_tokens = tokens
         if self._calls is None:
             return [*spoken]
         events: list[Event] = []
         for event in spoken:
             events += self._calls.add(event.text) if isinstance(event, Text) else [event]
         return [*events, *self._calls.finish()] if is_last else events
+
+    @property
+    def reasoning_length(self) -> int:
+        """How many characters of what is new were reasoning, its marks included."""
+        if self._thoughts is None or not self._thoughts.has_thought:
+            return 0
+        return max(0, self._thoughts.length - self._begun)
 
     @property
     def has_call(self) -> bool:

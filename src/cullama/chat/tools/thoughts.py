@@ -18,11 +18,12 @@ class ThoughtSplitter:
     Attributes:
         has_thought: the answer begins with reasoning, which may be empty.
         is_answer: what comes from now on is the answer.
+        length: of the reasoning and what is around it, in characters, as far as it has come.
     """
 
     def __init__(self, is_open: bool) -> None:
         self.has_thought = is_open
-        self.is_answer = False
+        self.is_answer, self.length = False, 0
         self._is_begun = False  # whether there is an opening mark is decided
         self._is_spoken = False  # something but white space has come of the part that is read
         self._rest = ""  # what no event has told of
@@ -30,6 +31,7 @@ class ThoughtSplitter:
     def add(self, piece: str, is_end: bool = False) -> list[Reasoning | Text]:
         """Return what is certain with this piece, after which nothing comes if `is_end`."""
         self._rest += piece
+        self.length += 0 if self.is_answer else len(piece)
         if not self._is_begun and not self._begin(is_end):
             return []
         events: list[Reasoning | Text] = []
@@ -58,6 +60,7 @@ class ThoughtSplitter:
         thought, closing, behind = rest.partition(CLOSING)
         if closing:
             self.is_answer, self._is_spoken, self._rest = True, False, behind
+            self.length -= len(behind)
             return thought.rstrip()
         held = 0 if is_end else overlap(rest, CLOSING)
         thought = rest[: len(rest) - held].rstrip()

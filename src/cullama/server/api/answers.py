@@ -66,7 +66,7 @@ class Answer:
         if not self.parsers:
             return []
         parser = self.parsers[piece.sample]
-        events = parser.add(piece.text, piece.tokens, piece.is_last)
+        events = parser.add(piece.text, piece.is_last)
         if parser.is_done and not piece.is_last:
             self.samples[piece.sample].handle.cancel("stop")
         return events
@@ -124,7 +124,11 @@ class Answer:
             "total_tokens": prompt_tokens + answer_tokens,
             "prompt_tokens_details": {"cached_tokens": sum(each.cached_tokens for each in prompts)},
             "completion_tokens_details": {
-                "reasoning_tokens": sum(parser.reasoning_tokens for parser in self.parsers)
+                "reasoning_tokens": sum(
+                    sample.output.tokens_of(parser.reasoning_length)
+                    for sample, parser in zip(self.samples, self.parsers, strict=False)
+                    if parser.reasoning_length
+                )
             },
         }
 

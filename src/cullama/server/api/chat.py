@@ -69,7 +69,7 @@ class _ChatAnswer:
         self._before: list[list[Event]] = [[] for _ in answer.samples]
         if begun:  # an answer goes on with what it was before: reasoning, for example
             text = text_behind(service.llm.tokenizer, prompt, begun)
-            said = [parser.add(text) for parser in answer.parsers]
+            said = [parser.begin(text) for parser in answer.parsers]
             self._before = said if self._echoed else self._before
         self.id = new_id("chatcmpl")
         self._head: Json = {
