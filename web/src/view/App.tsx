@@ -1,9 +1,9 @@
 /** The whole page: words, theme, and what is open; then the frame. */
 
-import { useEffect } from "react";
+import { type ReactNode, Suspense, use, useEffect } from "react";
 
 import { useSettings } from "../state";
-import { languageTag, WordsContext, words } from "../words";
+import { languageTag, loadWords, WordsContext } from "../words";
 import { Frame } from "./frame/Frame";
 import { useTheme } from "./frame/theme";
 import { UiContext, useUiState } from "./ui";
@@ -12,14 +12,23 @@ export function App() {
   const settings = useSettings();
   const ui = useUiState();
   useTheme(settings.theme);
-  useEffect(() => {
-    document.documentElement.lang = languageTag(settings.language);
-  }, [settings.language]);
   return (
-    <WordsContext value={words(settings.language)}>
-      <UiContext value={ui}>
-        <Frame />
-      </UiContext>
-    </WordsContext>
+    <Suspense>
+      <Worded>
+        <UiContext value={ui}>
+          <Frame />
+        </UiContext>
+      </Worded>
+    </Suspense>
   );
+}
+
+/** Give the words of the reader's language to what is inside. */
+function Worded({ children }: { children: ReactNode }) {
+  const { language } = useSettings();
+  const words = use(loadWords(language));
+  useEffect(() => {
+    document.documentElement.lang = languageTag(language);
+  }, [language]);
+  return <WordsContext value={words}>{children}</WordsContext>;
 }

@@ -4,11 +4,10 @@
  */
 
 import { type RefObject, useEffect, useRef } from "react";
-
+import { copyText } from "../render/copy";
 import { actions, type ChatView, useSettings } from "../state";
 import type { Asking } from "./composer/useAsking";
 import { useLens } from "./frame/Bar";
-import { copyText } from "./parts/copy";
 import { useUi } from "./ui";
 
 export interface KeyTargets {

@@ -1,27 +1,23 @@
-/** One dictionary, two languages: the one the reader chose, else the browser's. */
+/** One dictionary, two languages. English is in the page; the other is loaded where it is wished. */
 
 import { createContext, useContext } from "react";
 
+import type { Language } from "../model";
 import { en, type Words } from "./en";
-import { zh } from "./zh";
 
 export type { Words } from "./en";
-export type Language = "en" | "zh";
 
-const dictionaries: Record<Language, Words> = { en, zh };
 const tags: Record<Language, string> = { en: "en", zh: "zh-Hans" };
 
-/** Return the first of the browser's languages that the page has. */
-export function browserLanguage(wished: readonly string[] = navigator.languages): Language {
-  for (const tag of wished) {
-    const short = tag.toLowerCase().split("-")[0];
-    if (short === "en" || short === "zh") return short;
-  }
-  return "en";
-}
+const loaded: Record<Language, Promise<Words> | undefined> = {
+  en: Promise.resolve(en),
+  zh: undefined,
+};
 
-export function words(language: Language): Words {
-  return dictionaries[language];
+/** Return a language's words; the same promise each time. */
+export function loadWords(language: Language): Promise<Words> {
+  loaded[language] ??= import("./zh").then((module) => module.zh);
+  return loaded[language];
 }
 
 /** Return the value of `lang` for the root element. */

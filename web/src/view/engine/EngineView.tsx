@@ -1,7 +1,5 @@
 /** The engine as it serves: four figures, requests, blocks of the cache, roofline, step time. */
 
-import { useEffect, useRef } from "react";
-
 import type { EngineState } from "../../model";
 import { type ChatView, useChats, useEngine } from "../../state";
 import { useWords } from "../../words";
@@ -17,14 +15,12 @@ export default function EngineView({ chat }: { chat: ChatView | null }) {
   const words = useWords();
   const engine = useEngine();
   const chats = useChats();
-  const scroll = useRef<HTMLDivElement>(null);
   useEngineKeys();
-  useEffect(() => scroll.current?.focus({ preventScroll: true }), []);
   const isLive = engine?.isLive ?? false;
   return (
     <>
       <Bar chat={chat?.chat ?? null} live={isLive} />
-      <div className="scroll" ref={scroll} tabIndex={0} role="region" aria-label={words.engine}>
+      <div className="scroll" tabIndex={0} role="region" aria-label={words.engine}>
         <div className={isLive ? "engine" : "engine old"}>
           <Figures engine={engine} />
           <div className="cols">

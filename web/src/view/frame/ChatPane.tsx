@@ -1,18 +1,20 @@
 /** One chat: bar, legend, thread or start page, and the composer. */
 
-import { useEffect, useRef } from "react";
+import { Suspense, useEffect, useRef } from "react";
 
 import { type ChatView, useServer } from "../../state";
 import { Composer } from "../composer/Composer";
 import { useAsking } from "../composer/useAsking";
-import { Alternatives } from "../lens/Alternatives";
 import { Legend } from "../lens/Legend";
+import { later } from "../parts/later";
 import { Empty } from "../start/Empty";
 import { Loading } from "../start/Loading";
 import { Thread } from "../thread/Thread";
 import { useUi } from "../ui";
 import { useKeys } from "../useKeys";
 import { Bar } from "./Bar";
+
+const Alternatives = later(() => import("../lens/Alternatives"));
 
 export function ChatPane({ view }: { view: ChatView | null | undefined }) {
   const ui = useUi();
@@ -52,7 +54,11 @@ export function ChatPane({ view }: { view: ChatView | null | undefined }) {
           {composer(null)}
         </>
       )}
-      {ui.isShaded && view && <Alternatives view={view} scroll={scroll} />}
+      {ui.isShaded && view && (
+        <Suspense>
+          <Alternatives view={view} scroll={scroll} />
+        </Suspense>
+      )}
     </>
   );
 }

@@ -1,24 +1,28 @@
 /** The frame: chats, what is read, the drawer beside it, and what floats above. */
 
-import { lazy, Suspense } from "react";
+import { Suspense, useEffect } from "react";
 
 import { useChat } from "../../state";
 import { useWords } from "../../words";
+import { later, loadAll } from "../parts/later";
 import { useUi } from "../ui";
 import { ChatPane } from "./ChatPane";
 import { Sidebar } from "./Sidebar";
 import { Toast } from "./Toast";
 
-// What is opened on demand is loaded then: the first paint stays small.
-const EngineView = lazy(() => import("../engine/EngineView"));
-const Drawers = lazy(() => import("../lens/Drawers"));
-const Overlays = lazy(() => import("../dialogs/Overlays"));
-const Menus = lazy(() => import("../dialogs/Menus"));
+const EngineView = later(() => import("../engine/EngineView"));
+const Drawers = later(() => import("../lens/Drawers"));
+const Overlays = later(() => import("../dialogs/Overlays"));
+const Menus = later(() => import("../dialogs/Menus"));
 
 export function Frame() {
   const words = useWords();
   const ui = useUi();
   const view = useChat(ui.chat);
+  useEffect(() => {
+    const timer = setTimeout(loadAll, 1000);
+    return () => clearTimeout(timer);
+  }, []);
   return (
     <div className={ui.isNavOpen ? "app nav" : "app"} id="app">
       <div className="frame">

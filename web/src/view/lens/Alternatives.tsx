@@ -9,7 +9,7 @@ import { useWords, type Words } from "../../words";
 import { useFocusInside } from "../parts/focus";
 import { percent } from "../thread/numbers";
 import { distribution, entropy, type Rule, type Share } from "./distribution";
-import { visible } from "./visible";
+import { Visible } from "./Visible";
 
 interface Chosen {
   turn: Turn;
@@ -19,7 +19,7 @@ interface Chosen {
 }
 
 /** Listens to the shaded tokens of the thread: a press or Enter opens, arrows go from one to the next. */
-export function Alternatives({
+export default function Alternatives({
   view,
   scroll,
 }: {
@@ -39,7 +39,7 @@ export function Alternatives({
     const open = async (span: HTMLElement) => {
       const id = span.closest<HTMLElement>("[data-turn]")?.dataset.turn;
       const turn = latest.current.path.find((place) => place.turn.id === id)?.turn;
-      const at = Number(span.dataset.at);
+      const at = Number(span.dataset.k);
       const token = turn && (await actions.loadTokens(turn.id))?.[at];
       if (turn && token) setChosen({ turn, at, token, span });
     };
@@ -231,11 +231,6 @@ function ChoiceRow({
       </button>
     </>
   );
-}
-
-/** A token's text with its spaces and line ends made visible. */
-export function Visible({ text }: { text: string }) {
-  return visible(text).map(([kind, piece], k) => (kind ? <i key={k}>{piece}</i> : piece));
 }
 
 function ruleWords(rule: Rule, turn: Turn, words: Words): string {

@@ -6,11 +6,11 @@ import type { TokenRecord, Turn } from "../../model";
 import { actions } from "../../state";
 import { useWords } from "../../words";
 import { percent, UNKNOWN } from "../thread/numbers";
-import { Visible } from "./Alternatives";
+import { Visible } from "./Visible";
 
 const MOST = 2000; // rows
 
-export function Inspection({ turn }: { turn: Turn }) {
+export default function Inspection({ turn }: { turn: Turn }) {
   const words = useWords();
   const [tokens, setTokens] = useState<TokenRecord[] | null>();
   useEffect(() => {

@@ -4,13 +4,13 @@ import { useEffect, useState } from "react";
 
 import { Icon } from "../../icons";
 import type { PromptPart, PromptToken, PromptView } from "../../model";
+import { copyText } from "../../render/copy";
 import { actions, type ChatView } from "../../state";
 import { useWords, type Words } from "../../words";
 import { Button, Segments } from "../parts/buttons";
-import { copyText } from "../parts/copy";
 import { Drawer } from "../parts/Drawer";
-import { Visible } from "./Alternatives";
 import { useAnswerInView } from "./useAnswerInView";
+import { Visible } from "./Visible";
 
 type Form = "tokens" | "text" | "ids";
 

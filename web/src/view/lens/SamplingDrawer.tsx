@@ -10,9 +10,9 @@ import { Button, IconButton } from "../parts/buttons";
 import { Drawer } from "../parts/Drawer";
 import { NumberField, SliderField } from "../parts/fields";
 import { percent, UNKNOWN } from "../thread/numbers";
-import { Visible } from "./Alternatives";
 import { distribution } from "./distribution";
 import type { Settled } from "./useSettled";
+import { Visible } from "./Visible";
 
 export function SamplingDrawer({
   view,

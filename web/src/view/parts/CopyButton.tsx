@@ -3,9 +3,9 @@
 import { useEffect, useState } from "react";
 
 import { Icon } from "../../icons";
+import { copyText } from "../../render/copy";
 import { useWords } from "../../words";
 import { IconButton } from "./buttons";
-import { copyText } from "./copy";
 
 const SHOWN = 1500; // milliseconds
 

@@ -1,24 +1,27 @@
 /** An answer: reasoning, text, tool calls; what ended it; its action row and its notes. */
 
-import { memo } from "react";
+import { memo, Suspense } from "react";
 
 import type { Place, Turn } from "../../model";
 import { actions, useStream } from "../../state";
 import { useWords } from "../../words";
-import { Inspection } from "../lens/Inspection";
-import { useShading } from "../lens/useShading";
+import { useShades } from "../lens/useShades";
+import { later } from "../parts/later";
 import { useUi } from "../ui";
 import { AnswerRow } from "./AnswerRow";
-import { Blocks } from "./Blocks";
 import { CutLine } from "./CutLine";
 import { EditField } from "./EditField";
 import { Fault } from "./Fault";
 import { figuresOf } from "./figures";
-import { JsonAnswer, looksLikeJson } from "./JsonAnswer";
 import { Notes } from "./Notes";
 import { Reading } from "./Reading";
 import { Reasoning } from "./Reasoning";
-import { ToolCallView } from "./ToolCallView";
+
+// Markdown is a third of what the first paint may load: a new chat does without it.
+const Blocks = later(() => import("./Blocks"));
+const Inspection = later(() => import("../lens/Inspection"));
+const JsonAnswer = later(() => import("./JsonAnswer"));
+const ToolCallView = later(() => import("./ToolCallView"));
 
 export interface AnswerProps {
   place: Place;
@@ -41,7 +44,7 @@ export const Answer = memo(function Answer({ place, isLast, schema, results }: A
   const hasBegun = text !== "" || reasoning !== "" || calls.length > 0;
   const figures = figuresOf(turn, live);
   const isRaw = ui.raw.has(turn.id);
-  const shading = useShading(turn, ui.isShaded && !isWriting && !isRaw);
+  const shades = useShades(turn, ui.isShaded && !isWriting && !isRaw);
 
   return (
     <article
@@ -66,15 +69,17 @@ export const Answer = memo(function Answer({ place, isLast, schema, results }: A
           <pre className="raw" tabIndex={0} dir="auto">
             {text}
           </pre>
-        ) : schema !== null && looksLikeJson(text) ? (
-          <JsonAnswer text={text} schema={schema} isWriting={isWriting} />
+        ) : schema !== null && /^\s*[[{]/.test(text) ? (
+          <Suspense>
+            <JsonAnswer text={text} schema={schema} isWriting={isWriting} />
+          </Suspense>
         ) : (
-          <div ref={shading.ref} className={isWriting ? "prose writing" : "prose"} dir="auto">
-            <Blocks text={text} />
-          </div>
+          <Suspense fallback={<div className="prose plaintext">{text}</div>}>
+            <Blocks text={text} tokens={shades.tokens} isWriting={isWriting} />
+          </Suspense>
         )}
-        {ui.inspected === turn.id && <Inspection turn={turn} />}
-        {shading.isMissing && (
+        <Suspense>{ui.inspected === turn.id && <Inspection turn={turn} />}</Suspense>
+        {shades.isMissing && (
           <p className="cutline">
             {words.noLogprobs}
             {turn.seed !== null && !turn.isEdited && (
@@ -84,15 +89,17 @@ export const Answer = memo(function Answer({ place, isLast, schema, results }: A
             )}
           </p>
         )}
-        {calls.map((call) => (
-          <ToolCallView
-            key={call.id}
-            turn={turn}
-            call={call}
-            isWriting={isWriting}
-            result={results.get(call.id) ?? null}
-          />
-        ))}
+        <Suspense>
+          {calls.map((call) => (
+            <ToolCallView
+              key={call.id}
+              turn={turn}
+              call={call}
+              isWriting={isWriting}
+              result={results.get(call.id) ?? null}
+            />
+          ))}
+        </Suspense>
         {live?.isReconnecting && <p className="cutline">{words.reconnecting}</p>}
         <CutLine turn={turn} />
         {turn.failure && <Fault turn={turn} failure={turn.failure} />}

@@ -1,26 +1,44 @@
 /** Markdown as blocks: only one whose text changed is rendered again. */
 
-import { memo, useMemo, useRef } from "react";
+import { memo, useEffect, useRef } from "react";
 
-import { type Block, createRenderer } from "../../render";
+import type { TokenRecord } from "../../model";
+import { type Block, useBlocks } from "../../render";
 import { useWords } from "../../words";
 import { CopyWords } from "../parts/CopyButton";
 
-export function Blocks({ text }: { text: string }) {
-  const renderer = useRef<ReturnType<typeof createRenderer> | null>(null);
-  renderer.current ??= createRenderer();
-  const blocks = useMemo(() => renderer.current!.render(text), [text]);
-  return blocks.map((block) => <BlockView key={block.key} block={block} />);
+export default function Blocks({
+  text,
+  tokens,
+  isWriting,
+}: {
+  text: string;
+  tokens: readonly TokenRecord[] | null;
+  isWriting: boolean;
+}) {
+  const box = useRef<HTMLDivElement>(null);
+  const blocks = useBlocks(text, tokens);
+  // biome-ignore lint/correctness/useExhaustiveDependencies: again when blocks were rendered
+  useEffect(() => {
+    // Tab enters the shaded text once; arrows go on from there.
+    if (tokens) box.current?.querySelector<HTMLElement>(".t")?.setAttribute("tabindex", "0");
+  }, [tokens, blocks]);
+  return (
+    <div ref={box} className={isWriting ? "prose writing" : "prose"} dir="auto">
+      {blocks.map((block) => (
+        <BlockView key={block.key} block={block} />
+      ))}
+    </div>
+  );
 }
 
 const BlockView = memo(function BlockView({ block }: { block: Block }) {
   if (block.kind === "code") return <CodeBlock block={block} />;
   const classes = { prose: "block", table: "block wide", math: "block eq" }[block.kind];
-  const scrolls = block.kind !== "prose";
   return (
     <div
       className={classes}
-      tabIndex={scrolls ? 0 : undefined}
+      tabIndex={block.kind === "prose" ? undefined : 0}
       // biome-ignore lint/security/noDangerouslySetInnerHtml: sanitised by `render`
       dangerouslySetInnerHTML={{ __html: block.html }}
     />

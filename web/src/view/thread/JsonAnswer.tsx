@@ -7,11 +7,7 @@ import { useWords } from "../../words";
 import { CopyWords } from "../parts/CopyButton";
 import { checkAnswer } from "./schemaCheck";
 
-export function looksLikeJson(text: string): boolean {
-  return /^\s*[[{]/.test(text);
-}
-
-export function JsonAnswer({
+export default function JsonAnswer({
   text,
   schema,
   isWriting,

@@ -8,7 +8,7 @@ import { actions } from "../../state";
 import { useWords } from "../../words";
 import { Button } from "../parts/buttons";
 
-export function ToolCallView({
+export default function ToolCallView({
   turn,
   call,
   isWriting,
