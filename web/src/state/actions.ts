@@ -26,9 +26,7 @@ import {
   type TurnId,
   titleOf,
 } from "../model";
-import { exportChats, importChats } from "../store";
 import type { Changes } from "../store/repository";
-import { search } from "../store/search";
 import * as cells from "./cells";
 import { context, getKey, keepKey } from "./context";
 import type { Actions } from "./contract";
@@ -238,9 +236,16 @@ export const actions: Actions = {
   checkSchema,
   checkTools,
 
-  search: async (query) => search(await context.opened, allChats(), query),
-  exportChats: async (form, id) => exportChats(await context.opened, form, id),
+  async search(query) {
+    const { search } = await searching();
+    return search(await context.opened, allChats(), query);
+  },
+  async exportChats(form, id) {
+    const { exportChats } = await transfer();
+    return exportChats(await context.opened, form, id);
+  },
   async importChats(file, progress) {
+    const { importChats } = await transfer();
     const repository = await context.opened;
     const save = async (changes: Changes) => adopt(await repository.save(changes));
     return importChats(save, file, progress);
@@ -266,6 +271,10 @@ export const actions: Actions = {
   getKey,
   retryNow,
 };
+
+// The first paint does without these; views load them with what else is opened on demand.
+export const transfer = () => import("../store/transfer");
+export const searching = () => import("../store/search");
 
 // --- chats ---------------------------------------------------------------------------------------
 

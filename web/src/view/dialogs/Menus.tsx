@@ -9,6 +9,7 @@ import { useLens } from "../frame/Bar";
 import { useFocusInside } from "../parts/focus";
 import { type OpenMenu, useUi } from "../ui";
 import { useChatActions } from "./chatActions";
+import "../../styles/popover.css";
 
 interface Item {
   icon: IconName;

@@ -5,6 +5,9 @@ import { useUi } from "../ui";
 import { Keys } from "./Keys";
 import { Palette } from "./Palette";
 import { SettingsSheet } from "./SettingsSheet";
+import "../../styles/popover.css";
+import "../../styles/fields.css";
+import "../../styles/dialogs.css";
 
 export default function Overlays({ view }: { view: ChatView | null }) {
   const ui = useUi();

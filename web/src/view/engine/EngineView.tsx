@@ -10,6 +10,8 @@ import { Blocks } from "./KvBlocks";
 import { Requests } from "./Requests";
 import { Roofline } from "./Roofline";
 import { StepTimes } from "./StepTimes";
+import "../../styles/keys.css";
+import "../../styles/engine.css";
 
 export default function EngineView({ chat }: { chat: ChatView | null }) {
   const words = useWords();

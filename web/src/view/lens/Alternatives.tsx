@@ -10,6 +10,7 @@ import { useFocusInside } from "../parts/focus";
 import { percent } from "../thread/numbers";
 import { distribution, entropy, type Rule, type Share } from "./distribution";
 import { Visible } from "./Visible";
+import "../../styles/popover.css";
 
 interface Chosen {
   turn: Turn;

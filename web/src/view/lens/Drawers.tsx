@@ -7,6 +7,10 @@ import { SamplingDrawer } from "./SamplingDrawer";
 import { SchemaDrawer } from "./SchemaDrawer";
 import { ToolsDrawer } from "./ToolsDrawer";
 import { useSettled } from "./useSettled";
+import "../../styles/drawer.css";
+import "../../styles/keys.css";
+import "../../styles/fields.css";
+import "../../styles/sampling.css";
 
 export default function Drawers({ view }: { view: ChatView | null }) {
   const ui = useUi();

@@ -2,7 +2,9 @@
 
 import { type ComponentType, lazy } from "react";
 
-const waiting: (() => Promise<unknown>)[] = [];
+import { searching, transfer } from "../../state/actions";
+
+const waiting: (() => Promise<unknown>)[] = [transfer, searching];
 
 /** As `lazy`; the part is also loaded once the page stands, so that it is there when the server is not. */
 export function later<Props>(load: () => Promise<{ default: ComponentType<Props> }>) {

@@ -6,6 +6,7 @@ import { Icon } from "../../icons";
 import { useWords } from "../../words";
 import { CopyWords } from "../parts/CopyButton";
 import { checkAnswer } from "./schemaCheck";
+import "../../styles/calls.css";
 
 export default function JsonAnswer({
   text,

@@ -7,6 +7,7 @@ import type { ToolCall, Turn } from "../../model";
 import { actions } from "../../state";
 import { useWords } from "../../words";
 import { Button } from "../parts/buttons";
+import "../../styles/calls.css";
 
 export default function ToolCallView({
   turn,
