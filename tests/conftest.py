@@ -222,15 +222,24 @@ CHAT_TEMPLATE = (
 )
 
 
-@pytest.fixture(scope="session")
-def chat_model(tmp_path_factory: pytest.TempPathFactory, tokenizer_file: Path) -> Path:
-    """Return the tiny model with a chat template and a longer context; tests must not change it."""
-    folder = tmp_path_factory.mktemp("models") / "tiny-chat"
-    write_folder(folder, tokenizer=tokenizer_file, max_position_embeddings=4096)
+def write_chat_folder(folder: Path, tokenizer: Path, context_length: int = 4096) -> Path:
+    """Write the tiny model with a chat template."""
+    write_folder(folder, tokenizer=tokenizer, max_position_embeddings=context_length)
     (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE, encoding="utf-8")
     names = {"bos_token": BEGIN}
     (folder / "tokenizer_config.json").write_text(json.dumps(names), encoding="utf-8")
     return folder
+
+
+@pytest.fixture(scope="session")
+def write_chat_model() -> WriteModel:
+    return write_chat_folder
+
+
+@pytest.fixture(scope="session")
+def chat_model(tmp_path_factory: pytest.TempPathFactory, tokenizer_file: Path) -> Path:
+    """Return the tiny model with a chat template and a longer context; tests must not change it."""
+    return write_chat_folder(tmp_path_factory.mktemp("models") / "tiny-chat", tokenizer_file)
 
 
 @pytest.fixture

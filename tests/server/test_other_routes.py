@@ -119,3 +119,21 @@ def test_an_unknown_route_names_those_there_are(server: LiveServer) -> None:
     assert response.status_code == 404
     assert "/v1/chat/completions" in response.json()["error"]["message"]
     assert server.http.get("/v1/completions").status_code == 405
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("GET", "/v1/completions", "POST"),
+        ("POST", "/v1/streams/cmpl-1", "DELETE, GET"),
+        ("DELETE", "/v1/models/a/b", "GET"),
+        ("PUT", "/openapi.json", "GET, HEAD"),
+    ],
+)
+def test_a_method_that_a_path_does_not_have_is_answered_with_those_it_has(
+    server: LiveServer, method: str, path: str, allowed: str
+) -> None:
+    response = server.http.request(method, path)
+    assert response.status_code == 405
+    assert response.headers["allow"] == allowed
+    assert allowed in response.json()["error"]["message"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, FastAPI
@@ -13,6 +14,7 @@ from starlette.types import ASGIApp
 from ..errors import CullamaError
 from ..version import __version__
 from .api import chat, completions, engine, metrics, models, streams, tokens
+from .api.openapi import openapi_document
 from .api.service import Service
 from .http.access import Access, AccessRules
 from .http.bodies import JsonBodies
@@ -45,15 +47,14 @@ def create_app(service: Service, rules: AccessRules, prefix: str = "") -> ASGIAp
         redoc_url=None,
         openapi_url=f"{prefix}/openapi.json",
     )
+    app.openapi = partial(openapi_document, app, prefix, bool(rules.api_keys))  # type: ignore[method-assign]
     app.state.service = service
     app.state.figures = metrics.Figures(service.engine)
-    paths = [
-        f"{prefix}{route.path.replace(':path', '')}"
-        for router in ROUTERS
-        for route in router.routes
-        if isinstance(route, APIRoute) and route.include_in_schema
-    ]
-    app.state.paths = [*dict.fromkeys(paths)]  # each once, where it has several methods
+    routes = [route for router in ROUTERS for route in router.routes if isinstance(route, APIRoute)]
+    shown = [route.path.replace(":path", "") for route in routes if route.include_in_schema]
+    app.state.prefix, app.state.routes = prefix, routes
+    # Each once, where it has several methods.
+    app.state.paths = [f"{prefix}{path}" for path in dict.fromkeys(shown)]
     for router in ROUTERS:
         app.include_router(router, prefix=prefix)
     handlers: dict[Any, Any] = {

@@ -110,14 +110,22 @@ async def answer_error(request: Request, error: Exception) -> Response:
 
 
 async def answer_http_error(request: Request, error: Exception) -> Response:
-    """Answer a path or method that no route has."""
+    """Answer a path or method that no route has; a method, with those that the path has."""
     assert isinstance(error, HTTPException)
+    path = request.url.path.removeprefix(request.app.state.prefix)
+    fitting = [route for route in request.app.state.routes if route.path_regex.match(path)]
+    methods = ", ".join(sorted({method for route in fitting for method in route.methods}))
+    allow = methods or (error.headers or {}).get("Allow", "GET")
     paths = ", ".join(request.app.state.paths)
     words = {
         404: f"there is no route {request.url.path[:80]}, expected one of {paths}",
-        405: f"{request.method} is not allowed on {request.url.path[:80]}",
+        405: f"{request.method} is not allowed on {request.url.path[:80]}, expected {allow}",
     }
-    return ApiError(error.status_code, words.get(error.status_code, str(error.detail))).response()
+    answer = ApiError(error.status_code, words.get(error.status_code, str(error.detail)))
+    response = answer.response()
+    if error.status_code == 405:
+        response.headers["Allow"] = str(allow)
+    return response
 
 
 async def answer_invalid(request: Request, error: Exception) -> Response:
