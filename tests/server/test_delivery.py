@@ -17,7 +17,7 @@ def give(handle: RemoteHandle, token: int, reason: FinishReason | None = None) -
 
 
 def handle() -> RemoteHandle:
-    return RemoteHandle(1, frozenset(), threading.Condition(), lambda reason: None)
+    return RemoteHandle(0, 1, frozenset(), threading.Condition(), lambda reason: None)
 
 
 async def wait(sample: RemoteHandle) -> list[int]:

@@ -79,9 +79,10 @@ def between(before: Limits, after: Limits) -> Limits:
 class CpuMeter:
     """Measures the limits repeatedly over the same memory, which is slow to allocate."""
 
-    def __init__(self, repeats: int = 5, size: int = READ_BYTES) -> None:
-        """`repeats`: a figure is the median of so many; `size`: bytes read for each."""
-        self._repeats = repeats
+    def __init__(self, repeats: int = 5, size: int = READ_BYTES, matrix: int = MATRIX) -> None:
+        """`repeats`: a figure is the median of so many; `size`: bytes read for each; `matrix`: rows
+        and columns of those multiplied."""
+        self._repeats, self._matrix = repeats, matrix
         # numpy asks the kernel for huge pages for an array of this size; mmap does not.
         self._huge = np.empty(size // 4, np.float32)
         self._small = np.frombuffer(mmap.mmap(-1, size), np.float32)
@@ -91,14 +92,14 @@ class CpuMeter:
     def measure(self, threads: int) -> CpuYardsticks:
         """Measure with `threads` threads of numpy's BLAS."""
         limit_blas(threads)
-        matrix = np.full((MATRIX, MATRIX), 0.5, np.float32)
+        matrix = np.full((self._matrix, self._matrix), 0.5, np.float32)
         other = matrix.copy()
         try:
             return CpuYardsticks(
                 threads=threads,
                 read_huge=_read_rate(self._huge, self._repeats),
                 read_small=_read_rate(self._small, self._repeats),
-                sgemm=2 * MATRIX**3 / _median_seconds(lambda: matrix @ other, self._repeats),
+                sgemm=2 * self._matrix**3 / _median_seconds(lambda: matrix @ other, self._repeats),
             )
         finally:
             limit_blas(1)

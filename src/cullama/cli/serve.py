@@ -99,6 +99,7 @@ def command(
                 options,
                 max_waiting=max_waiting,
                 chat_template=template,
+                measures=True,
                 progress=progress,
             )
         click.echo(f"cullama serves {service.model} at {listener.url}/v1 · Ctrl-C ends it")

@@ -33,6 +33,7 @@ class GenerationRequest:
         1  # the first position that `prompt_logprobs` asks for; position 0 has none
     )
     answer: Sequence[int] = ()  # its first tokens, which are there: it goes on behind them
+    kind: str = ""  # what asks for it, such as "chat": shown where requests are listed
 
     def check(self, capacity: Capacity) -> int:
         """Return how many tokens may be generated.

@@ -25,6 +25,9 @@ class StepRecord:
     decodes: int  # requests that took part with their newest token
     prefills: int  # requests that took part with some of their prompt
     tokens: int  # that went through the model
+    prefill_tokens: int  # of those, tokens of prefills
+    context_tokens: int  # in the cache behind the pass, of the requests that took part
+    attended_tokens: int  # that its tokens attended to, each for itself
     drawn: int  # tokens that came out
     waiting: int  # requests that were not admitted
     blocks_free: int
@@ -46,12 +49,16 @@ class StepWatch:
         drawn, preemptions, cached_tokens, ended = (
             after - before for before, after in zip(self._before, self._totals(), strict=True)
         )
+        contexts = [(tokens, request.computed) for request, tokens, _ in plan.parts]
         return StepRecord(
             start=start,
             seconds=seconds,
             decodes=len(plan.decodes),
             prefills=len(plan.prefills),
             tokens=plan.tokens,
+            prefill_tokens=sum(tokens for _, tokens, _ in plan.prefills),
+            context_tokens=sum(length for _, length in contexts),
+            attended_tokens=sum(count * (length - count // 2) for count, length in contexts),
             drawn=drawn,
             waiting=waiting,
             blocks_free=self._pool.free,

@@ -72,6 +72,7 @@ def open_service(
     *,
     max_waiting: int = 256,
     chat_template: str | None = None,
+    measures: bool = False,
     progress: Progress | None = None,
 ) -> Service:
     """Open a model's config, tokenizer and template here, and start its engine process.
@@ -79,6 +80,7 @@ def open_service(
     Args:
         model: as of `LLM`; fetched if need be.
         options: of `LLM`, for the engine process: backend, dtype, context_length …
+        measures: measure the machine's limits before requests are taken, in about a second.
         progress: called with (done, total) bytes while the model is fetched.
 
     Raises:
@@ -86,7 +88,7 @@ def open_service(
     """
     path = resolve_model(model, progress)
     checkpoint = open_checkpoint(path)
-    engine = RemoteEngine(Load(str(path), options), max_waiting)
+    engine = RemoteEngine(Load(str(path), options, measures), max_waiting)
     try:
         context_length = options.get("context_length")
         llm = LLM.in_front_of(

@@ -75,12 +75,14 @@ def generate(
 
 
 async def generate_async(samples: Sequence[Sample]) -> AsyncGenerator[list[Piece], None]:
-    """Generate all samples in an event loop; yields what each wait has brought, of all samples.
+    """Generate all samples in an event loop; yields what each wait has brought, of all samples,
+    which may be no text: a part of a prompt's prefill, or of a character.
 
     Where tokens come faster than pieces are taken, a piece has the text of several. Closing the
     generator cancels the samples that have not ended.
     """
     pieces: list[Piece] = []
+    has_waited = False
     with closing(_generate(samples)) as events:
         for event in events:
             if isinstance(event, Piece):
@@ -90,10 +92,11 @@ async def generate_async(samples: Sequence[Sample]) -> AsyncGenerator[list[Piece
                 else:
                     pieces.append(event)
                 continue
-            if pieces:
+            if pieces or has_waited:
                 yield pieces
                 pieces = []
             await event.wait_async()
+            has_waited = True
     yield pieces
 
 

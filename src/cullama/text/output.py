@@ -35,6 +35,7 @@ class OutputStream:
     One thread adds tokens; any may close it, after which its completion does not change.
 
     Attributes:
+        prompt_tokens: how many the prompt has.
         token_ids, logprobs: of the tokens so far; no logprobs where none were asked for.
         stops: `stops.is_found` says that a stop string has come: nothing behind it is to be added.
     """
@@ -51,7 +52,7 @@ class OutputStream:
     ) -> None:
         self.cached_tokens = 0  # of the prompt, found in the prefix cache
         self.prompt_logprobs: Sequence[TokenLogprobs] = ()  # from the second token on
-        self._prompt_length, self._seed, self._end_ids = len(prompt), seed, end_ids
+        self.prompt_tokens, self._seed, self._end_ids = len(prompt), seed, end_ids
         self._tokenizer = tokenizer
         self._detokenizer = Detokenizer(tokenizer, list(prompt), shown) if tokenizer else None
         self._includes_stop = params.include_stop
@@ -142,7 +143,7 @@ class OutputStream:
             for token in (each.token_id, *(candidate for candidate, _ in each.top))
         ]
         is_scored = self._has_prompt_logprobs and (
-            len(self.prompt_logprobs) == self._prompt_length - 1  # all of them
+            len(self.prompt_logprobs) == self.prompt_tokens - 1  # all of them
         )
         return Completion(
             text="".join(self._pieces[: state.pieces]),
@@ -150,7 +151,7 @@ class OutputStream:
             finish_reason=state.finish_reason,
             stop_reason=self._stop_reason(state),
             logprobs=logprobs,
-            prompt_tokens=self._prompt_length,
+            prompt_tokens=self.prompt_tokens,
             cached_tokens=self.cached_tokens,
             seed=self._seed,
             timings=Timings(

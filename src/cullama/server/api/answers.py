@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Sequence
+import time
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import aclosing
 from typing import Any, TypeAlias
 
@@ -14,6 +15,7 @@ from ...text.completion import Completion
 from ...text.generation import Piece, Sample, generate_async
 from ...text.tokenizer import Tokenizer
 from ..http.errors import api_error, error_object
+from ..process.handle import RemoteHandle
 
 DONE = b"data: [DONE]\n\n"
 
@@ -42,6 +44,14 @@ class Answer:
         self.samples, self.n, self.tokenizer, self.parsers = samples, n, tokenizer, parsers
         self._events: list[list[Event]] = [[] for _ in samples]
         self._reported = [0] * len(samples)  # tokens that were named in chunks
+        self._prefilled = [0] * len(samples)  # tokens of prompts that were told of
+
+    @property
+    def request_id(self) -> int:
+        """Of the first sample's request, as /engine lists it."""
+        handle = self.samples[0].handle
+        assert isinstance(handle, RemoteHandle)
+        return handle.id
 
     async def complete(self, head: Json, choice: Callable[[int, Completion], Json]) -> Json:
         """Generate all samples to their ends, and return the whole answer."""
@@ -72,7 +82,12 @@ class Answer:
         return events
 
     async def stream(
-        self, head: Json, choices: MakeChoices, first: Sequence[Json] = (), with_usage: bool = False
+        self,
+        head: Json,
+        choices: MakeChoices,
+        first: Sequence[Json] = (),
+        with_usage: bool = False,
+        progress: Json | None = None,
     ) -> AsyncGenerator[bytes, None]:
         """Yield the events of a streamed answer, those of one pass of the model together.
 
@@ -81,6 +96,8 @@ class Answer:
             choices: makes the choices that chunks tell of, each in one.
             first: what chunks say before anything is generated.
             with_usage: count the tokens in a last chunk; the others then say `"usage": null`.
+            progress: the choice, but for its index, of chunks that tell how far prompts are read;
+                None sends none.
         """
         if with_usage:
             head = {**head, "usage": None}
@@ -90,6 +107,8 @@ class Answer:
             async with aclosing(generate_async(self.samples)) as steps:
                 async for pieces in steps:
                     chunks: list[Json] = []
+                    if progress is not None:
+                        chunks += [{**head, **each} for each in self._progress(progress)]
                     for piece in pieces:
                         sample = self.samples[piece.sample]
                         chunks += [{**head, "choices": [it]} for it in choices(piece, sample)]
@@ -106,6 +125,23 @@ class Answer:
             for sample in self.samples:  # also where none of them was read yet
                 sample.handle.cancel()
         yield DONE
+
+    def _progress(self, choice: Json) -> Iterator[Json]:
+        """Yield how far each prompt is that came further, in the form of llama.cpp's server."""
+        for index in range(0, len(self.samples), self.n):
+            handle, output = self.samples[index]
+            assert isinstance(handle, RemoteHandle)
+            total = output.prompt_tokens
+            processed = total if output.token_ids else handle.prefilled
+            if processed > self._prefilled[index]:
+                self._prefilled[index] = processed
+                figures = {
+                    "total": total,
+                    "cache": handle.cached_tokens,
+                    "processed": processed,
+                    "time_ms": round(1000 * (time.monotonic() - handle.times.admitted)),
+                }
+                yield {"choices": [{"index": index, **choice}], "prompt_progress": figures}
 
     def new_tokens(self, sample: int) -> slice:
         """Return which of a sample's tokens no chunk has told of yet."""

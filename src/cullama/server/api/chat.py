@@ -44,7 +44,7 @@ async def chat_completions(request: Request, fields: ChatFields) -> Response:
     params = service.llm.chat_format.with_stop_tokens(params)
     begun, params = service.begin(begun, params)
     shown = service.llm.chat_format.shown_tokens
-    samples = service.submit(prompt, params, fields.priority, begun, False, shown)
+    samples = service.submit("chat", prompt, params, fields.priority, begun, False, shown)
     parsers = [service.llm.chat_format.parser(prompt, use) for _ in samples]
     read = Answer(samples, params.n, service.llm.tokenizer, parsers)
     answer = _ChatAnswer(service, fields, read, prompt, begun)
@@ -104,9 +104,17 @@ class _ChatAnswer:
         ]
         if self._fields.return_token_ids:
             begin[0]["prompt_token_ids"] = self._prompt
+        begin[0]["engine_request"] = self._answer.request_id
         head = {**self._head, "object": "chat.completion.chunk"}
         with_usage = bool(options and options.include_usage)
-        return self._answer.stream(head, self._chunk_choices, begin, with_usage)
+        progress: Json | None = None
+        if self._fields.return_progress:
+            progress = {
+                "delta": {"role": "assistant", "content": None},
+                "logprobs": None,
+                "finish_reason": None,
+            }
+        return self._answer.stream(head, self._chunk_choices, begin, with_usage, progress)
 
     def _choice(self, index: int, completion: Completion) -> Json:
         choice = {

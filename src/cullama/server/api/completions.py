@@ -33,7 +33,7 @@ async def completions(request: Request, fields: CompletionFields) -> Response:
         for prompt in prompts:
             params = service.params(fields.sampling(), len(prompt) + len(given))
             begun, params = service.begin(given, params)
-            samples += service.submit(prompt, params, fields.priority, begun)
+            samples += service.submit("completion", prompt, params, fields.priority, begun)
     except BaseException:  # a later prompt is refused: none of them is answered
         for sample in samples:
             sample.handle.cancel()
@@ -88,7 +88,10 @@ class _CompletionAnswer:
             if (text := self._echoed[k // self._answer.n])
         ]
         with_usage = bool(options and options.include_usage)
-        return self._answer.stream(self._head, self._chunk_choices, first, with_usage)
+        progress: Json | None = None
+        if self._fields.return_progress:
+            progress = {"text": "", "logprobs": None, "finish_reason": None}
+        return self._answer.stream(self._head, self._chunk_choices, first, with_usage, progress)
 
     def _choice(self, index: int, completion: Completion) -> Json:
         choice: Json = {

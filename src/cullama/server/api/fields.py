@@ -74,10 +74,11 @@ class SamplingFields(Fields):
     # What the answer begins with: it goes on as if the model had drawn these tokens.
     answer_token_ids: Annotated[list[TokenId], Field(max_length=MAX_TOKEN_IDS)] | None = None
     resumable: bool | None = None
+    return_progress: bool | None = None  # how much of the prompt was read, in chunks of a stream
 
     @model_validator(mode="after")
     def _check_stream_options(self) -> SamplingFields:
-        for name in ("stream_options", "resumable"):
+        for name in ("stream_options", "resumable", "return_progress"):
             if getattr(self, name) and not self.stream:
                 raise ApiError(400, f"{name} is only for stream: true", name)
         return self

@@ -9,18 +9,23 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from fastapi import APIRouter, Request
-from prometheus_client import CollectorRegistry, Histogram, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
 from prometheus_client.registry import Collector
 from starlette.responses import Response
 
 from ...engine.metrics import Metrics
 from ..process.engine import RemoteEngine
+from ..process.latency import Buckets
 
 router = APIRouter()
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
 _COUNTERS = {
     "steps": "Passes of the model.",
@@ -46,13 +51,8 @@ class Figures(Collector):
         self._engine = engine
         self.registry = CollectorRegistry()
         self.registry.register(self)
-        self._step = Histogram(
-            "cullama_step_seconds",
-            "Duration of a pass, scheduling included.",
-            buckets=SECONDS,
-            registry=self.registry,
-        )
-        engine.observers.append(lambda record: self._step.observe(record.seconds))
+        self._steps = Buckets()
+        engine.observers.append(lambda record: self._steps.add(record.seconds))
 
     def collect(self) -> Iterator[Metric]:
         engine: Metrics = self._engine.metrics
@@ -64,6 +64,17 @@ class Figures(Collector):
         yield ended
         restarts = self._engine.restarts
         yield CounterMetricFamily("cullama_engine_restarts", "Engine processes replaced.", restarts)
+        latency = self._engine.latency
+        for name, words, buckets in (
+            ("step", "Duration of a pass, scheduling included.", self._steps),
+            ("queue", "From a request to the first pass it takes part in.", latency.queue),
+            ("first_token", "From a request to its first token.", latency.first_token),
+            ("inter_token", "Between tokens of an answer.", latency.between_tokens),
+            ("request", "From a request to its end.", latency.whole),
+        ):
+            yield HistogramMetricFamily(
+                f"cullama_{name}_seconds", words, buckets.cumulative, buckets.total
+            )
         gauges = [
             ("ready", "1 where requests are taken.", self._engine.status.state == "ready"),
             ("requests_unfinished", "Requests waiting or running.", self._engine.num_running),
@@ -71,6 +82,11 @@ class Figures(Collector):
         if (last := self._engine.last_record) is not None:
             gauges += [
                 ("requests_waiting", "Requests not admitted yet.", last.waiting),
+                (
+                    "requests_running",
+                    "Requests with blocks of the KV cache.",
+                    max(0, self._engine.num_running - last.waiting),
+                ),
                 ("blocks_free", "KV cache blocks that hold nothing.", last.blocks_free),
                 ("blocks_cached", "KV cache blocks that can be evicted.", last.blocks_cached),
                 ("blocks_referenced", "KV cache blocks of requests.", last.blocks_referenced),

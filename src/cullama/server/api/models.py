@@ -41,7 +41,11 @@ def health(request: Request) -> Response:
 
 @router.get("/props")
 def props(request: Request) -> Json:
-    """Describe model, device, context and the sampling that requests start from."""
+    """Describe model, device, context and the sampling that requests start from.
+
+    `costs`: what passes of the model read and compute, and the machine's limits where they were
+    measured; `roofline`: how near the last second's passes came to them.
+    """
     service = service_of(request)
     defaults: dict[str, Any] = asdict(service.llm.default_params)
     return {
@@ -50,6 +54,9 @@ def props(request: Request) -> Json:
         "fingerprint": service.fingerprint,
         "context_length": service.llm.context_length,
         "cache_tokens": service.engine.capacity.cache_tokens,
+        "block_size": service.engine.block_size,
+        "costs": asdict(costs) if (costs := service.engine.costs) else None,
+        "roofline": service.engine.roofline.figures(costs) if costs else None,
         "default_params": defaults,
         "has_chat_template": service.llm.chat_template is not None,
         "engine_restarts": service.engine.restarts,

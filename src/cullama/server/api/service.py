@@ -112,6 +112,7 @@ class Service:
 
     def submit(
         self,
+        kind: str,
         prompt: Sequence[int],
         params: SamplingParams,
         priority: int | None,
@@ -122,6 +123,7 @@ class Service:
         """Submit a request.
 
         Args:
+            kind: what asks, as /engine lists it: "chat", "completion" or "response".
             begun: the answer's first tokens.
             scores_prompt: whether `prompt_logprobs` asks for those of the prompt, too, or only for
                 those of the answer's first tokens.
@@ -130,7 +132,7 @@ class Service:
         if not begun and not scores_prompt:
             params = replace(params, prompt_logprobs=None)
         start = 1 if scores_prompt or not begun else len(prompt)
-        request = GenerationRequest(prompt, params, priority or 0, start, begun)
+        request = GenerationRequest(prompt, params, priority or 0, start, begun, kind)
         return submit(self.engine, request, self.llm.tokenizer, shown)
 
     def stream(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
@@ -20,6 +21,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from ...benchmark.roofline import PassCosts, Roofline
 from ...engine.client import EngineClient, GenerationRequest
 from ...engine.engine import MAX_RUNNING
 from ...engine.metrics import Metrics
@@ -31,6 +33,7 @@ from ...sampling.philox import fresh_seed
 from .child import Child
 from .delivery import Delivery
 from .handle import RemoteHandle, wake
+from .latency import Latency
 from .messages import (
     Cancel,
     ComputeLogits,
@@ -45,6 +48,7 @@ from .messages import (
     Submit,
 )
 
+KEPT_PASSES = 60
 MAX_FAILURES = 3  # processes in a row that fail before one has run for STABLE_SECONDS
 STABLE_SECONDS = 30.0
 
@@ -80,6 +84,9 @@ class RemoteEngine(EngineClient):
         status: whether requests are taken, and if not, why.
         description: model and device, once it was loaded.
         metrics, last_record: of the process that runs now, as of its last pass.
+        block_size, costs: of the KV cache, and what passes cost; known once it was loaded.
+        latency: what requests waited for, since the server started.
+        passes: the newest ones; `num_passes` counts all.
         observers: called with a `StepRecord` after each pass, in the thread that reads the pipe.
         restarts: processes started beyond the first.
     """
@@ -90,7 +97,12 @@ class RemoteEngine(EngineClient):
         self.description = ""
         self.metrics = Metrics()
         self.last_record: StepRecord | None = None
-        self.observers: list[Callable[[StepRecord], None]] = []
+        self.passes: deque[StepRecord] = deque(maxlen=KEPT_PASSES)
+        self.num_passes = 0
+        self.latency, self.roofline = Latency(), Roofline()
+        self.block_size = 1
+        self.costs: PassCosts | None = None
+        self.observers: list[Callable[[StepRecord], None]] = [self.roofline.add]
         self.on_failure: Callable[[], None] = lambda: None  # called when it has failed for good
         self.restarts = 0
         self._load, self._max_waiting, self._step_timeout = load, max_waiting, step_timeout
@@ -187,15 +199,7 @@ class RemoteEngine(EngineClient):
         """Return, of each sample that has not finished, its stage and its numbers of tokens."""
         with self._changed:
             return [
-                {
-                    "id": id,
-                    "sample": sample,
-                    "stage": "decode" if handle.num_tokens else "waiting",
-                    "prompt_tokens": len(running.request.prompt),
-                    "tokens": handle.num_tokens,
-                    "max_tokens": running.request.params.max_tokens,
-                    "priority": running.request.priority,
-                }
+                _progress(id, sample, running.request, handle, self.block_size)
                 for id, running in self._running.items()
                 for sample, handle in enumerate(running.handles)
                 if handle.finish_reason is None
@@ -237,7 +241,8 @@ class RemoteEngine(EngineClient):
     def _restart(self) -> None:
         log.warning("%s; it is being restarted", self.status.reason)
         try:
-            self._child = Child(self._load)
+            # What the machine can do is known by now.
+            self._child = Child(replace(self._load, measures=False))
         except OSError as error:  # no memory, or no file descriptors
             reason = f"{self.status.reason}, and no other can be started: {error.strerror}"
             self.status, self.error = Status("restarting", reason), EngineUnavailableError(reason)
@@ -286,17 +291,32 @@ class RemoteEngine(EngineClient):
     def _take_outputs(self, step: Step) -> None:
         """Add the outputs to their handles."""
         self.metrics = step.metrics
-        self.last_record = step.record or self.last_record
+        now = began = time.monotonic()
+        if step.record is not None:
+            began -= step.record.seconds
+            self.last_record = step.record
+            self.passes.append(step.record)
+            self.num_passes += 1
+        for id, sample, computed, cached in step.prefills:
+            if (running := self._running.get(id)) is not None:
+                handle = running.handles[sample]
+                self.latency.admitted(handle.times, began)
+                handle.progress(computed, cached)
+                self._delivery.add(handle, is_urgent=True)
         for id, sample, output in step.outputs:
             running = self._running.get(id)
             if running is not None:  # else cancelled meanwhile
                 handle = running.handles[sample]
-                is_first = handle.num_tokens == 0
+                before = handle.num_tokens
                 handle.add(*output)
+                self.latency.admitted(handle.times, began)
+                if handle.num_tokens > before:
+                    self.latency.tokens(handle.times, handle.num_tokens - before, now)
                 is_end = handle.finish_reason is not None
                 if is_end:
+                    self.latency.ended(handle.times, now)
                     self._forget_finished(id)
-                self._delivery.add(handle, is_urgent=is_first or is_end)
+                self._delivery.add(handle, is_urgent=before == 0 or is_end)
 
     def _take_other(self, message: FromEngine) -> None:
         if isinstance(message, Loading):
@@ -304,6 +324,10 @@ class RemoteEngine(EngineClient):
             self.status = replace(self.status, reason=f"the model is being loaded: {share} %")
         elif isinstance(message, Ready):
             self._capacity, self.description = message.capacity, message.description
+            self.block_size, costs = message.block_size, message.costs
+            if (known := self.costs) is not None:  # the first process has measured them
+                costs = replace(costs, read_rate=known.read_rate, product_rate=known.product_rate)
+            self.costs = costs
             self.status = Status("ready")
             log.info("%s", message.description)
             for id, running in self._running.items():
@@ -367,7 +391,8 @@ class RemoteEngine(EngineClient):
         params, eos_ids = request.params, () if request.params.ignore_eos else self.capacity.eos_ids
         assert params.seed is not None
         end_ids = frozenset(eos_ids) | set(params.stop_token_ids)
-        return RemoteHandle(params.seed, end_ids, self._changed, partial(self._cancel, id, sample))
+        cancel = partial(self._cancel, id, sample)
+        return RemoteHandle(id, params.seed, end_ids, self._changed, cancel)
 
     def _check_ready(self) -> None:
         if self.status.state != "ready":
@@ -377,3 +402,25 @@ class RemoteEngine(EngineClient):
         if self.status.state == "closed":
             return ClosedError("the server was closed")
         return EngineUnavailableError(f"no requests are taken now: {self.status.reason}")
+
+
+def _progress(
+    id: int, sample: int, request: GenerationRequest, handle: RemoteHandle, block_size: int
+) -> dict[str, Any]:
+    prompt = len(request.prompt) + len(request.answer)
+    computed = prompt + handle.num_tokens - 1 if handle.num_tokens else handle.prefilled
+    stage = "decode" if handle.num_tokens else "prefill" if handle.times.admitted else "waiting"
+    return {
+        "id": id,
+        "sample": sample,
+        "kind": request.kind,
+        "stage": stage,
+        "prompt_tokens": prompt,
+        "cached_tokens": handle.cached_tokens,
+        "prefilled_tokens": min(prompt, computed),
+        "tokens": handle.num_tokens,
+        "max_tokens": request.params.max_tokens,
+        "priority": request.priority,
+        "blocks": -(-computed // block_size),  # those that it shares with others included
+        "seconds": round(time.monotonic() - handle.times.submitted, 3),
+    }

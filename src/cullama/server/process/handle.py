@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import NamedTuple
@@ -16,6 +17,7 @@ from ...engine.client import RequestHandle, RequestOutput
 from ...engine.request import FinishReason
 from ...errors import EngineUnavailableError
 from ...sampling.params import TokenLogprobs
+from .latency import Times
 
 
 class Waiting(NamedTuple):
@@ -26,23 +28,33 @@ class Waiting(NamedTuple):
 
 
 class RemoteHandle(RequestHandle):
-    """One sample. `changed` is the engine's; it guards the fields, and is notified of news."""
+    """One sample.
+
+    Attributes:
+        id: of the request, in the engine process's messages.
+        times: when what happened.
+        prefilled: tokens of the prompt that are in the cache, while there is no token yet.
+
+    `changed` is the engine's; it guards the fields, and is notified of news.
+    """
 
     def __init__(
         self,
+        id: int,
         seed: int,
         end_ids: frozenset[int],
         changed: threading.Condition,
         send_cancel: Callable[[FinishReason], None],
     ) -> None:
-        self.seed, self.end_ids = seed, end_ids
+        self.id, self.seed, self.end_ids = id, seed, end_ids
+        self.times = Times(time.monotonic())
         self._changed, self._send_cancel = changed, send_cancel
         self._tokens: list[int] = []  # all that came: a replay is compared with them
         self._logprobs: list[TokenLogprobs] = []
         self._prompt_logprobs: Sequence[TokenLogprobs] = ()
         self._num_read = 0  # tokens that `read` has returned
         self._num_received = 0  # tokens that came from the engine process that runs now
-        self._cached_tokens = 0
+        self._cached_tokens = self.prefilled = 0
         self._reason: FinishReason | None = None
         self._error: Exception | None = None
         self._is_end_read = False
@@ -103,6 +115,11 @@ class RemoteHandle(RequestHandle):
         return len(self._tokens)
 
     @property
+    def cached_tokens(self) -> int:
+        """Tokens of the prompt that were found in the prefix cache."""
+        return self._cached_tokens
+
+    @property
     def waiting(self) -> list[Waiting]:
         return [self._waiting] if self._waiting else []
 
@@ -135,13 +152,17 @@ class RemoteHandle(RequestHandle):
         self._prompt_logprobs = self._prompt_logprobs or prompt_logprobs
         self._reason, self._error = finish_reason, error
 
+    def progress(self, computed: int, cached: int) -> None:
+        """Note how much of the prompt is in the cache, and how much of that was found there."""
+        self.prefilled, self._cached_tokens = computed, cached
+
     def fail(self, error: Exception) -> None:
         if self._reason is None:
             self._reason, self._error = "error", error
 
     def begin_replay(self) -> None:
         """Expect all tokens once more, from a new engine process."""
-        self._num_received = 0
+        self._num_received = self.prefilled = 0
 
 
 def wake(waiting: list[Waiting]) -> None:

@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from ...benchmark.roofline import PassCosts
 from ...engine.client import GenerationRequest
 from ...engine.metrics import Metrics
 from ...engine.request import FinishReason
@@ -24,10 +25,12 @@ from ...engine.validation import Capacity
 
 @dataclass(frozen=True)
 class Load:
-    """The first message: what to load. `options` are those of `LLM`."""
+    """The first message: what to load. `options` are those of `LLM`; `measures`: whether to measure
+    the machine's limits, which takes about a second, before requests are taken."""
 
     model: str | None
     options: Mapping[str, Any]
+    measures: bool = False
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,13 @@ class Ready:
 
     capacity: Capacity
     description: str
+    block_size: int  # tokens in a block of the KV cache
+    costs: PassCosts
 
+
+# (id, sample, tokens of its prompt in the cache, how many of those were found there): of a sample
+# that has no token yet.
+PrefillProgress: TypeAlias = tuple[int, int, int, int]
 
 # (id, sample, the fields of a RequestOutput): plain tuples, since pickling a named one takes 8 µs,
 # more than all else that a token costs on its way to the client.
@@ -85,6 +94,7 @@ class Step:
     outputs: list[SampleOutput]
     metrics: Metrics
     record: StepRecord | None
+    prefills: list[PrefillProgress]
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, TypeAlias
 
-from ...engine.client import RequestHandle
-from ...engine.engine import Engine
+from ...benchmark.roofline import measure_limits, pass_costs
+from ...engine.engine import Engine, EngineHandle
 from ...engine.trace import StepRecord
 from ...errors import CullamaError, DeviceLostError
 from .messages import (
@@ -26,6 +26,7 @@ from .messages import (
     Load,
     Loading,
     Logits,
+    PrefillProgress,
     Ready,
     Refused,
     SampleOutput,
@@ -73,10 +74,13 @@ class _Worker:
     def __init__(self, pipe: FrontPipe, inbox: queue.SimpleQueue[ToEngine], load: Load) -> None:
         self._pipe, self._inbox = pipe, inbox
         self._engine, description = _load(load, pipe)
-        self._handles: dict[tuple[int, int], RequestHandle] = {}
+        self._handles: dict[tuple[int, int], EngineHandle] = {}
         self._record: StepRecord | None = None
         self._engine.observers.append(self._observe)
-        pipe.send(Ready(self._engine.capacity, description))
+        with self._engine.exclusive() as access:
+            limits = measure_limits(access.ops) if load.measures else None
+            costs, block_size = pass_costs(access, limits), access.block_size
+        pipe.send(Ready(self._engine.capacity, description, block_size, costs))
 
     def run(self) -> None:
         while True:
@@ -87,7 +91,7 @@ class _Worker:
                 self._engine.step()
             outputs = self._outputs()
             if outputs or self._record:
-                self._pipe.send(Step(outputs, self._engine.metrics, self._record))
+                self._pipe.send(Step(outputs, self._engine.metrics, self._record, self._prefills()))
 
     def _messages(self) -> Iterator[ToEngine]:
         """Return what has come; waits for a message where there is no work."""
@@ -131,6 +135,15 @@ class _Worker:
                 del self._handles[id, sample]
             outputs.append((id, sample, tuple(output)))
         return outputs
+
+    def _prefills(self) -> list[PrefillProgress]:
+        if self._record is None or not self._record.prefills:
+            return []
+        return [
+            (id, sample, request.computed, request.cached_tokens)
+            for (id, sample), handle in self._handles.items()
+            if (request := handle.request).stage == "prefill"
+        ]
 
     def _observe(self, record: StepRecord) -> None:
         self._record = record
