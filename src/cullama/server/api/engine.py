@@ -9,9 +9,7 @@ from dataclasses import asdict
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from ...engine.trace import StepRecord
 from ..http.events import EventStream
-from ..process.engine import RemoteEngine
 from .answers import Json, event
 from .service import Service, service_of
 
@@ -32,7 +30,14 @@ async def _states(service: Service, once: bool) -> AsyncGenerator[bytes, None]:
         state = _state(service)
         count, known = service.engine.num_passes - known, service.engine.num_passes
         newest = list(service.engine.passes)
-        state["passes"] = [_pass(it) for it in newest[max(0, len(newest) - count) :]]
+        state["passes"] = [
+            {
+                "seconds": round(it.seconds, 6),
+                "decode_tokens": it.tokens - it.prefill_tokens,
+                "prefill_tokens": it.prefill_tokens,
+            }
+            for it in newest[max(0, len(newest) - count) :]
+        ]
         yield event(state)
         if once:
             return
@@ -47,33 +52,20 @@ def _state(service: Service) -> Json:
     the last second's passes; null where there were none.
     """
     remote = service.engine
-    return {
-        "status": asdict(remote.status),
-        "requests": remote.progress(),
-        "last_pass": asdict(remote.last_record) if remote.last_record else None,
-        "blocks": _blocks(remote),
-        "roofline": remote.roofline.figures(remote.costs) if remote.costs else None,
-        "totals": remote.metrics.as_json(),
-        "restarts": remote.restarts,
-    }
-
-
-def _blocks(remote: RemoteEngine) -> Json:
-    """Return the KV cache's blocks by state: all are free before the first pass."""
     last, size = remote.last_record, remote.block_size
     count = remote.capacity.cache_tokens // size if remote.costs else 0
     return {
-        "size": size,
-        "count": count,
-        "free": last.blocks_free if last else count,
-        "cached": last.blocks_cached if last else 0,
-        "referenced": last.blocks_referenced if last else 0,
-    }
-
-
-def _pass(record: StepRecord) -> Json:
-    return {
-        "seconds": round(record.seconds, 6),
-        "decode_tokens": record.tokens - record.prefill_tokens,
-        "prefill_tokens": record.prefill_tokens,
+        "status": asdict(remote.status),
+        "requests": remote.progress(),
+        "last_pass": asdict(last) if last else None,
+        "blocks": {  # all are free before the first pass
+            "size": size,
+            "count": count,
+            "free": last.blocks_free if last else count,
+            "cached": last.blocks_cached if last else 0,
+            "referenced": last.blocks_referenced if last else 0,
+        },
+        "roofline": remote.roofline.figures(remote.costs) if remote.costs else None,
+        "totals": remote.metrics.as_json(),
+        "restarts": remote.restarts,
     }

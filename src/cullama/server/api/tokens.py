@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Request
 from pydantic import Field, JsonValue
 
 from ...chat.escape import SPLIT
-from ...chat.turns import PromptTurn, prompt_turns
+from ...chat.turns import prompt_turns
 from ...text.token_texts import token_bytes, token_texts
 from .answers import Json
 from .fields import Fields, Text, TokenId
@@ -78,16 +78,11 @@ def apply_template(request: Request, fields: TemplateFields) -> Json:
     turns = prompt_turns(format, asked, prompt, variables)
     if turns and is_continued:
         turns[-1] = turns[-1]._replace(message=len(asked), end=len(ids))
-    return {
-        **shown,
-        "tokens": _pieces(service, ids),
-        "turns": None if turns is None else [_turn(turn, messages) for turn in turns],
-    }
-
-
-def _turn(turn: PromptTurn, messages: Sequence[Mapping[str, Any]]) -> Json:
-    role = None if turn.message is None else messages[turn.message]["role"]
-    return {**turn._asdict(), "role": role}
+    named = None
+    if turns is not None:
+        roles = dict[int | None, Any](enumerate(message["role"] for message in messages))
+        named = [{**turn._asdict(), "role": roles.get(turn.message)} for turn in turns]
+    return {**shown, "tokens": _pieces(service, ids), "turns": named}
 
 
 def _pieces(service: Service, ids: Sequence[int]) -> list[Json]:

@@ -199,7 +199,7 @@ class RemoteEngine(EngineClient):
         """Return, of each sample that has not finished, its stage and its numbers of tokens."""
         with self._changed:
             return [
-                _progress(id, sample, running.request, handle, self.block_size)
+                handle.as_json(sample, running.request, self.block_size)
                 for id, running in self._running.items()
                 for sample, handle in enumerate(running.handles)
                 if handle.finish_reason is None
@@ -402,25 +402,3 @@ class RemoteEngine(EngineClient):
         if self.status.state == "closed":
             return ClosedError("the server was closed")
         return EngineUnavailableError(f"no requests are taken now: {self.status.reason}")
-
-
-def _progress(
-    id: int, sample: int, request: GenerationRequest, handle: RemoteHandle, block_size: int
-) -> dict[str, Any]:
-    prompt = len(request.prompt) + len(request.answer)
-    computed = prompt + handle.num_tokens - 1 if handle.num_tokens else handle.prefilled
-    stage = "decode" if handle.num_tokens else "prefill" if handle.times.admitted else "waiting"
-    return {
-        "id": id,
-        "sample": sample,
-        "kind": request.kind,
-        "stage": stage,
-        "prompt_tokens": prompt,
-        "cached_tokens": handle.cached_tokens,
-        "prefilled_tokens": min(prompt, computed),
-        "tokens": handle.num_tokens,
-        "max_tokens": request.params.max_tokens,
-        "priority": request.priority,
-        "blocks": -(-computed // block_size),  # those that it shares with others included
-        "seconds": round(time.monotonic() - handle.times.submitted, 3),
-    }

@@ -11,9 +11,9 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from ...engine.client import RequestHandle, RequestOutput
+from ...engine.client import GenerationRequest, RequestHandle, RequestOutput
 from ...engine.request import FinishReason
 from ...errors import EngineUnavailableError
 from ...sampling.params import TokenLogprobs
@@ -151,6 +151,26 @@ class RemoteHandle(RequestHandle):
         self._cached_tokens = self._cached_tokens or cached_tokens
         self._prompt_logprobs = self._prompt_logprobs or prompt_logprobs
         self._reason, self._error = finish_reason, error
+
+    def as_json(self, sample: int, request: GenerationRequest, block_size: int) -> dict[str, Any]:
+        """Return how far this sample of a request is: numbers, no tokens."""
+        prompt = len(request.prompt) + len(request.answer)
+        computed = prompt + self.num_tokens - 1 if self.num_tokens else self.prefilled
+        stage = "decode" if self.num_tokens else "prefill" if self.times.admitted else "waiting"
+        return {
+            "id": self.id,
+            "sample": sample,
+            "kind": request.kind,
+            "stage": stage,
+            "prompt_tokens": prompt,
+            "cached_tokens": self.cached_tokens,
+            "prefilled_tokens": min(prompt, computed),
+            "tokens": self.num_tokens,
+            "max_tokens": request.params.max_tokens,
+            "priority": request.priority,
+            "blocks": -(-computed // block_size),  # those that it shares with others included
+            "seconds": round(time.monotonic() - self.times.submitted, 3),
+        }
 
     def progress(self, computed: int, cached: int) -> None:
         """Note how much of the prompt is in the cache, and how much of that was found there."""
