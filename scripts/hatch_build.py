@@ -1,9 +1,9 @@
-"""Hatchling's build hook: compiles the kernels before a wheel is built, if there is a compiler.
+"""Hatchling's build hook: compiles the kernels and builds the page before a wheel is built.
 
 It calls `make ptx`, and leaves to the Makefile how kernels are compiled. PTX that is up to date is
 shipped as it is, so `make ptx-release` decides what a release contains. Where no CUDA compiler is
-found the wheel is for the CPU only, with a warning. Editable installs compile nothing: run
-`make ptx` in the source folder.
+found the wheel is for the CPU only, with a warning; where there is no node, it is without the page.
+Editable installs compile and build nothing: run `make ptx` and `make web` in the source folder.
 """
 
 from __future__ import annotations
@@ -20,7 +20,11 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 class KernelsHook(BuildHookInterface[Any]):
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         root = Path(self.root)
-        if version == "editable" or has_kernels_of_a_release(root):
+        if version == "editable":
+            return
+        if missing := update_page(root):
+            self.app.display_warning(f"cullama: this build is without the server's page: {missing}")
+        if has_kernels_of_a_release(root):
             return
         missing = update_kernels(root)
         if missing:
@@ -42,6 +46,16 @@ def update_kernels(root: Path) -> str:
     if built.returncode:
         raise RuntimeError(f"`make ptx` failed:\n{built.stdout}")
     return ""
+
+
+def update_page(root: Path) -> str:
+    """Build the page where it is not; return what is missing to do so, or ""."""
+    if (root / "src/cullama/server/web/index.html").is_file() or not (root / "web").is_dir():
+        return ""
+    if not (shutil.which("make") and shutil.which("npm")):
+        return "no node with npm, and no page that `make web` has built"
+    built = make(root, "web", f"PYTHON={sys.executable}")
+    return f"`make web` failed:\n{built.stdout}" if built.returncode else ""
 
 
 def has_kernels_of_a_release(root: Path) -> bool:

@@ -20,6 +20,7 @@ from .http.access import Access, AccessRules
 from .http.bodies import JsonBodies
 from .http.errors import ApiError, answer_error, answer_http_error, answer_invalid
 from .http.events import ClientLeftError, answer_nothing
+from .http.page import page_router, read_page
 
 ROUTERS: tuple[APIRouter, ...] = (
     chat.router,
@@ -57,6 +58,8 @@ def create_app(service: Service, rules: AccessRules, prefix: str = "") -> ASGIAp
     app.state.paths = [f"{prefix}{path}" for path in dict.fromkeys(shown)]
     for router in ROUTERS:
         app.include_router(router, prefix=prefix)
+    page = read_page()
+    app.include_router(page_router(page, prefix))
     handlers: dict[Any, Any] = {
         RequestValidationError: answer_invalid,
         HTTPException: answer_http_error,
@@ -68,4 +71,4 @@ def create_app(service: Service, rules: AccessRules, prefix: str = "") -> ASGIAp
     for kind, handler in handlers.items():
         app.add_exception_handler(kind, handler)
     # Access first: whoever may not ask gets no body read.
-    return Access(JsonBodies(app), rules, prefix)
+    return Access(JsonBodies(app), rules, prefix, open_paths=("", "/", *page))

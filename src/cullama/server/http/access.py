@@ -7,7 +7,7 @@ address or through a name that resolves to it (DNS rebinding).
 from __future__ import annotations
 
 import hmac
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -46,10 +46,13 @@ class AccessRules:
 
 
 class Access:
-    """ASGI middleware."""
+    """ASGI middleware; `open_paths` need no key: those of the page, which asks for one itself."""
 
-    def __init__(self, app: ASGIApp, rules: AccessRules, prefix: str = "") -> None:
+    def __init__(
+        self, app: ASGIApp, rules: AccessRules, prefix: str = "", open_paths: Collection[str] = ()
+    ) -> None:
         self._app, self._rules, self._prefix = app, rules, prefix
+        self._open_paths = frozenset((OPEN_PATH, *open_paths))
         self._keys = [key.encode() for key in rules.api_keys]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -91,7 +94,7 @@ class Access:
             )
             return ApiError(403, words, code="origin_not_allowed").response()
         path = scope["path"].removeprefix(self._prefix)
-        if path == OPEN_PATH or _is_preflight(scope, headers):
+        if path in self._open_paths or _is_preflight(scope, headers):
             return None
         if self._keys and not self._has_key(headers):
             words = "no valid API key, expected the header 'Authorization: Bearer KEY'"
