@@ -44,7 +44,16 @@ WEATHER: Any = {
         },
     },
 }
-CLOCK: Any = {"type": "function", "function": {"name": "clock"}}
+NOTHING = {"type": "object", "additionalProperties": False}
+CLOCK: Any = {"type": "function", "function": {"name": "clock", "parameters": NOTHING}}
+CITIES = {"type": "object", "properties": {"city": {"enum": ["Lima", "Łódź"]}}}
+SHORT: Any = {
+    "type": "function",
+    "function": {
+        "name": "short",
+        "parameters": {**CITIES, "required": ["city"], "additionalProperties": False},
+    },
+}
 MESSAGES: Any = [{"role": "user", "content": "Rain?"}]
 
 
@@ -248,6 +257,67 @@ def test_logprobs_of_a_streamed_call_are_all_told(scripted: LiveServer) -> None:
     choices = [choice for event in events for choice in event["choices"]]
     told = [each for it in choices if it["logprobs"] for each in it["logprobs"]["content"]]
     assert told == whole
+
+
+REQUIRED: Any = {"tool_choice": "required", "temperature": 1, "max_tokens": 1500}
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_required_calls_keep_to_their_schemas(scripted: LiveServer, seed: int) -> None:
+    [choice] = ask(scripted, "text", tools=[SHORT, CLOCK], seed=seed, **REQUIRED)["choices"]
+    assert choice["finish_reason"] == "tool_calls"
+    assert choice["message"]["content"] is None
+    for call in choice["message"]["tool_calls"]:
+        assert call["function"]["name"] in ("short", "clock")
+        if call["function"]["name"] == "short":
+            assert json.loads(call["function"]["arguments"])["city"] in ("Lima", "Łódź")
+
+
+def test_a_named_call_is_the_one_of_its_name(scripted: LiveServer) -> None:
+    named = {"type": "function", "function": {"name": "short"}}
+    given = {**REQUIRED, "tool_choice": named, "parallel_tool_calls": False}
+    whole = ask(scripted, "two", tools=[CLOCK, SHORT], seed=2, **given)["choices"][0]
+    [call] = whole["message"]["tool_calls"]
+    assert call["function"]["name"] == "short"
+    fields = {"tools": [CLOCK, SHORT], "seed": 2, **given}
+    events = scripted.events("/v1/chat/completions", body("two", **fields))
+    parts = [
+        part["function"]["arguments"]
+        for event in events
+        for choice in event["choices"]
+        for part in choice["delta"].get("tool_calls", ())
+    ]
+    assert "".join(parts) == call["function"]["arguments"]
+    assert len(parts) > 2  # told as they come
+
+
+def test_a_required_call_comes_behind_reasoning(scripted: LiveServer) -> None:
+    [choice] = ask(scripted, "open", tools=[SHORT], **{**REQUIRED, "temperature": 0})["choices"]
+    assert choice["message"]["reasoning"] == "It may be so."
+    assert {call["function"]["name"] for call in choice["message"]["tool_calls"]} == {"short"}
+
+
+def test_a_strict_function_is_called_by_its_schema_or_not_at_all(scripted: LiveServer) -> None:
+    function = {**SHORT["function"], "name": "weather", "strict": True}
+    fields = {"tools": [{"type": "function", "function": function}], "parallel_tool_calls": False}
+    [choice] = ask(scripted, "call", **fields)["choices"]
+    assert choice["message"]["content"] == "Let me look that up."
+    [call] = choice["message"]["tool_calls"]  # the model would have said the days, too
+    assert json.loads(call["function"]["arguments"])["city"] in ("Lima", "Łódź")
+    assert choice["finish_reason"] == "tool_calls"
+    [choice] = ask(scripted, "text", **fields)["choices"]
+    assert choice["message"]["content"] == SCRIPTS["<|cue:text|>"]
+
+
+def test_schemas_that_calls_cannot_be_held_to_are_refused_by_name(scripted: LiveServer) -> None:
+    function: Any = {"name": "f", "parameters": {"type": "object", "not": {}}, "strict": True}
+    tools = [{"type": "function", "function": function}]
+    response = scripted.post("/v1/chat/completions", body("text", tools=tools))
+    assert response.status_code == 400
+    assert response.json()["error"]["param"] == "tools"
+    assert "the parameters of f, at /not" in response.json()["error"]["message"]
+    del function["strict"]
+    assert ask(scripted, "text", tools=tools)
 
 
 @pytest.mark.parametrize(

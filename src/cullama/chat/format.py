@@ -26,6 +26,7 @@ from .message_form import PROBE, SAMPLE_CALL, SAMPLE_TOOL, MessageForm
 from .messages import Message as Message
 from .messages import Tools, checked_message, content_text, map_texts, plain_data
 from .tools.functions import ToolUse
+from .tools.grammar import calls_grammar
 from .tools.parser import AnswerParser, CallParser
 from .tools.syntax import FAMILIES, CallSyntax, written_syntax
 from .tools.thoughts import CLOSING, OPENING, ThoughtSplitter
@@ -311,13 +312,31 @@ class ChatFormat:
     def parser(self, prompt: Sequence[int], use: ToolUse | None = None) -> AnswerParser:
         """Return what reads an answer to a prompt, with the functions that may be called. Raises
         as `check_tools`."""
-        end = self._tokenizer.decode(prompt[-16:], skip_special_tokens=False)
-        thoughts = ThoughtSplitter(end.rstrip().endswith(OPENING)) if self.has_reasoning else None
+        is_thinking = self._is_thinking(prompt)
+        thoughts = None if is_thinking is None else ThoughtSplitter(is_thinking)
         if use is None:
             return AnswerParser(thoughts, None)
-        syntax = self.check_tools()
-        calls = CallParser(syntax, use.names, is_single=not use.is_parallel)
+        calls = CallParser(
+            self.check_tools(), use.names, use.is_constrained, is_single=not use.is_parallel
+        )
         return AnswerParser(thoughts, calls)
+
+    def grammar(self, prompt: Sequence[int], use: ToolUse) -> str | None:
+        """Return the grammar that holds an answer to the schemas of its calls; None where nothing
+        asks for it.
+
+        Raises:
+            UsageError: as `check_tools`; or a schema that is not supported.
+        """
+        if not use.is_constrained:
+            return None
+        ids = {mark: index for index, (mark, _) in self._mark_tokens.items()}
+        return calls_grammar(self.check_tools(), use, ids, self._is_thinking(prompt))
+
+    def _is_thinking(self, prompt: Sequence[int]) -> bool | None:
+        """Whether a prompt has opened the reasoning; None for a template that knows of none."""
+        end = self._tokenizer.decode(prompt[-16:], skip_special_tokens=False)
+        return end.rstrip().endswith(OPENING) if self.has_reasoning else None
 
     def check_tools(self) -> CallSyntax:
         """Return how calls are written.
@@ -342,12 +361,18 @@ class ChatFormat:
     def shown_tokens(self) -> Mapping[int, str]:
         """The control tokens, by id, that are part of an answer's text: marks around calls and
         reasoning."""
+        return {index: mark for index, (mark, is_shown) in self._mark_tokens.items() if is_shown}
+
+    @cached_property
+    def _mark_tokens(self) -> Mapping[int, tuple[str, bool]]:
+        """The marks that are tokens, by id, and whether these are control tokens."""
         marks = {OPENING, CLOSING} if self.has_reasoning else set()
         if (syntax := self.call_syntax) is not None:
             marks |= {syntax.opening, syntax.closing, syntax.arguments_mark}
         added = self._tokenizer.tokenizer.get_added_tokens_decoder()
-        special = {index: it.content for index, it in added.items() if it.special}
-        return {index: text for index, text in special.items() if text in marks}
+        return {
+            index: (it.content, it.special) for index, it in added.items() if it.content in marks
+        }
 
     # --- which tokens are control tokens -------------------------------------------------------
 

@@ -56,5 +56,10 @@ class ToolUse:
             return frozenset({self.named})
         return frozenset(function.name for function in self.functions)
 
+    @property
+    def is_constrained(self) -> bool:
+        """Whether calls have to keep to the schemas of their functions."""
+        return self.choice == "required" or any(function.strict for function in self.functions)
+
     def for_template(self) -> list[dict[str, Any]]:
         return [function.for_template() for function in self.functions]

@@ -40,7 +40,10 @@ async def chat_completions(request: Request, fields: ChatFields) -> Response:
         use.for_template() if use else None,
     )
     begun = fields.answer_token_ids or begun
-    params = service.params(fields.sampling(), len(prompt) + len(begun))
+    values = fields.sampling()
+    if use is not None and (grammar := service.calls_grammar(prompt, use)) is not None:
+        values["grammar"] = grammar
+    params = service.params(values, len(prompt) + len(begun))
     params = service.llm.chat_format.with_stop_tokens(params)
     begun, params = service.begin(begun, params)
     shown = service.llm.chat_format.shown_tokens

@@ -10,6 +10,7 @@ from uuid import uuid4
 
 from fastapi import Request
 
+from ...chat.tools.functions import ToolUse
 from ...engine.client import GenerationRequest
 from ...errors import UsageError
 from ...llm import LLM
@@ -57,6 +58,17 @@ class Service:
         """Raises ApiError: the model's chat template has no calls that can be read."""
         try:
             self.llm.chat_format.check_tools()
+        except UsageError as error:
+            raise ApiError(400, str(error), "tools") from None
+
+    def calls_grammar(self, prompt: Sequence[int], use: ToolUse) -> str | None:
+        """Return the grammar of an answer whose calls are held to their schemas; None for others.
+
+        Raises:
+            ApiError: a schema that is not supported.
+        """
+        try:
+            return self.llm.chat_format.grammar(prompt, use)
         except UsageError as error:
             raise ApiError(400, str(error), "tools") from None
 

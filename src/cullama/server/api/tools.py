@@ -95,17 +95,8 @@ def tool_use(
         raise ApiError(400, words[:300], "tool_choice")
     if choice == "none":
         return None
-    use = ToolUse(
-        functions,
-        "required" if named or choice == "required" else "auto",
-        named,
-        is_parallel is not False,
-    )
-    if use.choice == "required" or any(function.strict for function in functions):
-        what = "tool_choice" if use.choice == "required" else "tools"
-        words = "calls that are held to a schema are not offered yet: tool_choice none or auto"
-        raise ApiError(501, f"{words}, and no strict functions", what)
-    return use
+    must = named is not None or choice == "required"
+    return ToolUse(functions, "required" if must else "auto", named, is_parallel is not False)
 
 
 # Entries that clients give back as they got them, and that say nothing to a model.
