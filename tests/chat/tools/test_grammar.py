@@ -166,5 +166,8 @@ def test_schemas_that_cannot_be_held_to_are_refused_by_name() -> None:
     wrong = FunctionTool("f", None, {"type": "object", "not": {}}, strict=True)
     with pytest.raises(ConstraintError, match=r"the parameters of f, at /not.*'not'"):
         calls_grammar(HERMES, ToolUse([wrong]), {}, None)
+    listed = FunctionTool("f", None, {"type": "array"}, strict=True)
+    with pytest.raises(ConstraintError, match="the parameters of f are 'array', expected an obj"):
+        calls_grammar(HERMES, ToolUse([listed]), {}, None)
     loose = FunctionTool("f", None, {"type": "object", "not": {}})
     assert "%json" in calls_grammar(HERMES, ToolUse([loose, STRICT]), {}, None)

@@ -11,8 +11,9 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from ...errors import ConstraintError
 from ...sampling.json_schema import schema_text
-from .functions import FunctionTool, ToolUse
+from .functions import ToolUse
 from .syntax import CallSyntax
 from .thoughts import CLOSING, OPENING
 
@@ -46,15 +47,28 @@ def calls_grammar(
         else:
             begin = _text(f'{{"name": {json.dumps(function.name)}, "{syntax.key}": ')
             end = _text("}")
-        schema = _schema(function, use.choice == "required")
+        schema = json.dumps(ANY_ARGUMENTS)
+        if function.strict or use.choice == "required":
+            given: dict[str, Any] = {**ANY_ARGUMENTS, **(function.parameters or {})}
+            what = f"the parameters of {function.name}"
+            if given["type"] != "object":
+                raise ConstraintError(what, f"{what} are {given['type']!r:.60}, expected an object")
+            schema = schema_text(given, what)
         rules.append(f"call{k}: {begin} arguments{k} {end}")
         rules.append(f"arguments{k}: %json {schema}")
     answer = "calls"
     if use.choice != "required":
         answer = _text_or_calls(syntax, marks, is_thinking is False, rules)
-    thought = "" if is_thinking is None else _thought(marks, is_thinking, rules)
-    start = f"start: {answer} | {thought} {answer}" if is_thinking is False else ""
-    return "\n".join([start or f"start: {thought} {answer}", *rules, ""])
+    start = f"start: {answer}"
+    if is_thinking is not None:
+        opening = "" if is_thinking else f"/\\s*/ {_mark(OPENING, marks)}"
+        # Where it ends is known by its closing mark, which is a token, or the first of its kind.
+        lazy = "" if OPENING in marks or CLOSING in marks else "[lazy]"
+        rules.append(f"thought{lazy}: {opening} TEXT {_mark(CLOSING, marks)}")
+        rules.append("SPACE: /[ \\n]{0,4}/")
+        thought = f"thought SPACE {answer}"
+        start = f"start: {thought}" if is_thinking else f"{start} | {thought}"
+    return "\n".join([start, *rules, ""])
 
 
 def _calls(
@@ -92,23 +106,6 @@ def _text_or_calls(
     rules.append(f"opened[lazy]: TEXT {_text(syntax.opening)}")
     rules.append(f"first[lazy]: FIRST {_text(syntax.opening)}")
     return "(FIRST | first body (opened body)* TEXT)"
-
-
-def _thought(marks: Mapping[str, str], is_open: bool, rules: list[str]) -> str:
-    opening = "" if is_open else f"/\\s*/ {_mark(OPENING, marks)}"
-    # Where it ends is known by its closing mark, which is a token, or the first of its kind.
-    lazy = "" if OPENING in marks or CLOSING in marks else "[lazy]"
-    rules.append(f"thought{lazy}: {opening} TEXT {_mark(CLOSING, marks)}")
-    rules.append("SPACE: /[ \\n]{0,4}/")
-    return "thought SPACE"
-
-
-def _schema(function: FunctionTool, is_required: bool) -> str:
-    """Return what a function's arguments have to be, as JSON. Raises ConstraintError."""
-    if not (function.strict or is_required):
-        return json.dumps(ANY_ARGUMENTS)
-    schema: dict[str, Any] = {**ANY_ARGUMENTS, **(function.parameters or {})}
-    return schema_text(schema, f"the parameters of {function.name}")
 
 
 def _mark(mark: str, marks: Mapping[str, str]) -> str:

@@ -51,19 +51,16 @@ class JsonScanner:
                 self.position = found.end() + 1
                 continue
             self.position = found.end()
-            self._take(found[0], found.start())
-
-    def _take(self, sign: str, at: int) -> None:
-        if sign == '"':
-            self._is_string = not self._is_string
-        elif sign in "{[":
-            depth = len(self._open)
-            if sign == "{" and (depth == 0 or (depth == 1 and self._open[0][0] == "[")):
-                self.objects.append(at)
-            self._open.append((sign, at))
-            self.is_broken = depth == MAX_DEPTH
-        elif sign in _PARTNERS and self._open and self._open[-1][0] == _PARTNERS[sign]:
-            self.ends[self._open.pop()[1]] = at + 1
-            self.end = None if self._open else at + 1
-        else:  # a control character in a string, or a bracket without its partner
-            self.is_broken = True
+            sign, at, depth = found[0], found.start(), len(self._open)
+            if sign == '"':
+                self._is_string = not self._is_string
+            elif sign in "{[":
+                if sign == "{" and (depth == 0 or (depth == 1 and self._open[0][0] == "[")):
+                    self.objects.append(at)
+                self._open.append((sign, at))
+                self.is_broken = depth == MAX_DEPTH
+            elif depth and self._open[-1][0] == _PARTNERS.get(sign):
+                self.ends[self._open.pop()[1]] = at + 1
+                self.end = at + 1 if depth == 1 else None
+            else:  # a control character in a string, or a bracket without its partner
+                self.is_broken = True

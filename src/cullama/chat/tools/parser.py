@@ -137,8 +137,9 @@ class CallParser:
                 if not (is_end or self._body.scanner.is_done):
                     return
             calls = self._whole_calls()
-            if calls and not is_end and not self._is_closed():
-                return
+            behind, closing = self._behind() if calls else "", self._syntax.closing
+            if calls and not is_end and closing.startswith(behind) and behind != closing:
+                return  # a part of the closing mark has come, or nothing yet
             for place, (name, arguments) in enumerate(calls):
                 yield from self._tell(place, name, arguments)
             yield from self._go_on(bool(calls))
@@ -240,11 +241,6 @@ class CallParser:
     def _behind(self) -> str:
         assert self._body is not None
         return self._rest[self._body.scanner.end :].lstrip()
-
-    def _is_closed(self) -> bool:
-        """Whether the closing mark has come, or will not come."""
-        behind, closing = self._behind(), self._syntax.closing
-        return behind.startswith(closing) or not closing.startswith(behind)
 
     def _go_on(self, is_call: bool) -> Iterator[Text]:
         """Go on behind a call; or behind an opening mark that was none, which is text."""
