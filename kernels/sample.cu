@@ -1,9 +1,9 @@
 // sample: draws one token for each row of logits, by the rules of src/cullama/sampling/sampler.py
-//   scores = logits (+ bias, - penalties); weights = exp((score - best) / temperature). Of these it
+//   scores = logits (masked, + bias, - penalties); weights = exp((score - best) / temperature). Of these it
 //   keeps the top k, then the smallest set that reaches top_p, then those of at least min_p, and
 //   inverts the CDF of the rest, in order of token ids, at a random number.
 //   Where a row's token is given, nothing is drawn: only its log probability is computed.
-//   logits [R, V] float32, params [R] -> drawn [R]
+//   logits [R, V] float32, params [R], masks [M, V / 32] of M rows -> drawn [R]
 //   Launch: one block for each row. `logits` are only read; `scratch` holds changed scores.
 //
 // Weights are summed as integers, 2^40 for the likeliest token: integer sums do not depend on the
@@ -25,7 +25,9 @@ struct SampleParams {
   float repetition_penalty, presence_penalty, frequency_penalty;
   u32 seed_low, seed_high, position, sample_index;  // key and counter of the random number
   int biases, seen;  // where the row's list entries end; they begin where the row before ends
-  int scratch;       // row of `scratch` for changed scores; -1: scores are the logits
+  // Row of `scratch` for changed scores, -1: scores are the logits; and row of `masks`, if there are
+  // so many.
+  int scratch;
   int logprobs;      // how many top log probabilities to report; -1: none at all
 };
 
@@ -193,12 +195,15 @@ __device__ u64 random_bits(const SampleParams& params) {
 
 // --- steps of a draw -----------------------------------------------------------------------------
 
-// Writes logits with biases and penalties applied to `scores`. No list has a token twice.
-__device__ void apply_penalties(float* scores, const float* logits, int size,
-                                const SampleParams* params, const Bias* biases, const Seen* seen) {
+// Writes logits with mask, biases and penalties applied to `scores`. No list has a token twice; a
+// mask has a bit for each token, or there is none.
+__device__ void change_scores(float* scores, const float* logits, int size,
+                              const SampleParams* params, const Bias* biases, const Seen* seen,
+                              const u32* mask) {
   const int first_bias = blockIdx.x ? params[-1].biases : 0,
             first_seen = blockIdx.x ? params[-1].seen : 0;
-  for (int i = threadIdx.x; i < size; i += blockDim.x) scores[i] = logits[i];
+  for (int i = threadIdx.x; i < size; i += blockDim.x)
+    scores[i] = mask == nullptr || mask[i / 32] >> i % 32 & 1 ? logits[i] : -infinity();
   __syncthreads();
   for (int i = first_bias + threadIdx.x; i < params->biases; i += blockDim.x)
     scores[biases[i].token] += biases[i].bias;
@@ -248,7 +253,7 @@ __device__ __forceinline__ bool is_finite(float v) { return fabsf(v) < infinity(
 
 extern "C" __global__ void sample_f32(Drawn* drawn, const float* logits, float* scratch,
                                       const SampleParams* params, const Bias* biases,
-                                      const Seen* seen, int size) {
+                                      const Seen* seen, const u32* masks, int masked, int size) {
   params += blockIdx.x;
   drawn += blockIdx.x;
   logits += size_t(blockIdx.x) * size;
@@ -257,7 +262,9 @@ extern "C" __global__ void sample_f32(Drawn* drawn, const float* logits, float* 
   float best = scores[token];
   if (is_finite(best) && params->scratch >= 0) {
     float* changed = scratch + size_t(params->scratch) * size;
-    apply_penalties(changed, logits, size, params, biases, seen);
+    const u32* mask =
+        params->scratch < masked ? masks + size_t(params->scratch) * ((size + 31) / 32) : nullptr;
+    change_scores(changed, logits, size, params, biases, seen, mask);
     scores = changed;
     token = token_of(next_key(scores, size, NO_LIMIT));
     best = scores[token];

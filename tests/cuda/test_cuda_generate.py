@@ -230,3 +230,27 @@ def test_long_contexts_are_split_and_merged(make: Make, write_model: Any, tmp_pa
             assert ids([llm.generate(llm_prompt, GREEDY)]) == ids(
                 [cpu.generate(llm_prompt, GREEDY)]
             )
+
+
+FORMS: list[dict[str, Any]] = [
+    {"regex": "[a-z]{12,20}", "temperature": 0},
+    {"regex": "[0-9]{2}:[0-9]{2}", "speculation": 3},
+    {"choice": ["a small llama went over the hill", "nobody"], "logprobs": 2},
+    {"json_schema": {"enum": [12345, "see the sea", None]}, "logit_bias": {40: 3.0}},
+]
+
+
+def test_answers_of_a_given_form_are_those_of_the_cpu(make: Make, cpu: LLM) -> None:
+    """Masked draws on the device, forced tokens in one pass, beside answers of no form."""
+    params = [SamplingParams(**{"seed": 3, "max_tokens": 40, **form}) for form in FORMS]
+    params.insert(2, DRAWN)
+    prompts = PROMPTS[3 : 3 + len(params)]
+    expected = [cpu.generate(prompt, each) for prompt, each in zip(prompts, params, strict=True)]
+    llm = make()
+    together = llm.generate(prompts, params)
+    assert ids(together) == ids(expected)
+    assert [each.text for each in together] == [each.text for each in expected]
+    assert together[3].text in FORMS[2]["choice"]
+    assert llm.engine.metrics.accepted_tokens > 0
+    for prompt, each, answer in zip(prompts, params, expected, strict=True):
+        assert llm.generate(prompt, each).token_ids == answer.token_ids

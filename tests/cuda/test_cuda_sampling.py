@@ -43,6 +43,25 @@ def test_lists_of_rows_end_where_the_next_begins() -> None:
     assert packed.seen == struct.pack("<iiiiii", 7, 0, 8, 1, 9, 1)
 
 
+def test_rows_with_a_mask_have_the_first_copies_of_logits() -> None:
+    first, second = b"\x05" + bytes(3), b"\x00\x02" + bytes(2)
+    packed = pack_sample_params(
+        [
+            draw(logit_bias={3: 1.5}),
+            draw(temperature=0)._replace(mask=first),
+            draw(),
+            draw(logit_bias={4: 1.0})._replace(mask=second),
+        ],
+        vocabulary=10,
+    )
+    scratch = [struct.unpack_from("<i", packed.rows, row * ROW_SIZE + 56)[0] for row in range(4)]
+    assert scratch == [2, 0, -1, 1]
+    assert (packed.masked, packed.changed) == (2, 3)
+    assert packed.masks == first + second
+    assert packed.joined.endswith(packed.masks)
+    assert packed.biases == struct.pack("<ifif", 3, 1.5, 4, 1.0)
+
+
 def test_only_generated_tokens_are_seen_without_a_repetition_penalty() -> None:
     packed = pack_sample_params([draw(tokens=(1, 2, 3), prompt=2, presence_penalty=1.0)], 10)
     assert packed.seen == struct.pack("<ii", 3, 1)

@@ -127,6 +127,49 @@ def test_forbidden_tokens_are_never_drawn(ops: Any) -> None:
     assert set(tokens_of(drawn(ops, logits, draws_of(300)))) == {10, 11, 12}
 
 
+@pytest.mark.parametrize("vocabulary", [1, 31, 32, 33, 257, 5003])
+@pytest.mark.parametrize("params", PARAMS, ids=str)
+def test_masked_tokens_are_not_drawn_as_if_the_host_had_made_them_impossible(
+    ops: Any, params: dict[str, Any], vocabulary: int
+) -> None:
+    """In rows among rows without a mask: the draw is that of logits with −∞, the log-probabilities
+    those of all of them."""
+    logits = normal(6, vocabulary)
+    random = np.random.default_rng(vocabulary)
+    allowed = random.random((6, vocabulary)) < random.choice([0.02, 0.5, 0.98], (6, 1))
+    allowed[np.arange(6), random.integers(vocabulary, size=6)] = True
+    allowed[[1, 4]] = True
+    text = tuple(token % vocabulary for token in (3, 1, 4, 1, 5, 9, 2, 6, 5, 3))
+    plain = draws_of(6, text, **params, logprobs=2)
+    masked = [
+        draw if row in (1, 4) else draw._replace(mask=packed(allowed[row]))
+        for row, draw in enumerate(plain)
+    ]
+    impossible = np.where(allowed, logits, -np.inf).astype(np.float32)
+    mine = drawn(ops, logits, masked)
+    assert tokens_of(mine) == tokens_of(sample(impossible, plain))
+    for row, (result, theirs) in enumerate(zip(mine, sample(logits, masked), strict=True)):
+        assert allowed[row, result.token]
+        assert isinstance(theirs, Drawn)
+        assert theirs.logprobs is not None
+        assert result.logprobs.logprob == pytest.approx(theirs.logprobs.logprob, abs=1e-5)
+        assert [t for t, _ in result.logprobs.top] == [t for t, _ in theirs.logprobs.top]
+
+
+def packed(allowed: NDArray[np.bool_]) -> bytes:
+    """A bit for each token, in whole words."""
+    return np.packbits(np.pad(allowed, (0, -len(allowed) % 32)), bitorder="little").tobytes()
+
+
+def test_a_mask_without_a_token_is_an_error_of_its_row(ops: Any) -> None:
+    logits = normal(3, 40)
+    draws = draws_of(3, temperature=0)
+    draws[1] = draws[1]._replace(mask=bytes(8))
+    results = drawn(ops, logits, draws)
+    assert isinstance(results[1], NumericalError)
+    assert tokens_of(results[::2]) == tokens_of(sample(logits[::2], draws[::2]))
+
+
 def test_given_tokens_are_scored_as_the_host_scores_them(ops: Any) -> None:
     """Beside rows that draw: whatever the parameters, nothing is drawn for them."""
     logits = normal(6, 257)

@@ -474,6 +474,56 @@ def test_rows_go_with_their_draws() -> None:
         sample(logits, [draw()] * 2)
 
 
+# -------------------------------------------------------------------------------------------- masks
+
+
+@given(st.data())
+def test_a_masked_draw_is_that_of_logits_made_impossible(data: st.DataObject) -> None:
+    size = data.draw(st.integers(1, 70), "vocabulary")
+    levels = data.draw(st.lists(st.integers(-6, 6), min_size=size, max_size=size), "logits")
+    allowed = np.array(data.draw(st.lists(st.booleans(), min_size=size, max_size=size), "allowed"))
+    allowed[data.draw(st.integers(0, size - 1), "one")] = True
+    mask = np.packbits(np.pad(allowed, (0, -size % 32)), bitorder="little").tobytes()
+    logits = row(*levels) / np.float32(2)
+    impossible = np.where(allowed, logits, np.float32(-np.inf)).astype(np.float32)
+    plain = draw(
+        seed=data.draw(st.integers(0, 99), "seed"),
+        prompt=[0],
+        answer=[0] * data.draw(st.integers(0, 3), "answer"),
+        temperature=data.draw(st.sampled_from([0, 0.5, 1, 50]), "temperature"),
+        top_k=data.draw(st.integers(0, 9), "top_k"),
+        top_p=data.draw(st.sampled_from([1.0, 0.9, 0.3]), "top_p"),
+        min_p=data.draw(st.sampled_from([0.0, 0.1, 0.9]), "min_p"),
+        repetition_penalty=data.draw(st.sampled_from([1.0, 2.0, 0.5]), "repetition"),
+        frequency_penalty=data.draw(st.sampled_from([0.0, 1.5]), "frequency"),
+        logit_bias={0: data.draw(st.sampled_from([0.0, 5.0, 1e6, -1e6]), "bias")},
+    )
+    drawn = sample_row(logits, plain._replace(mask=mask))
+    assert drawn.token == sample_row(impossible, plain).token
+    assert allowed[drawn.token]
+
+
+def test_logprobs_know_nothing_of_a_mask() -> None:
+    masked = draw(logprobs=2, temperature=0)._replace(mask=b"\x04\0\0\0")
+    drawn = sample_row(row(3, 2, 1), masked)
+    assert drawn.token == 2
+    assert drawn.logprobs is not None
+    assert drawn.logprobs == logprobs_of(row(3, 2, 1), 2, 2)
+    assert [token for token, _ in drawn.logprobs.top] == [0, 1]
+
+
+def test_a_masked_draw_is_not_plain_greedy() -> None:
+    assert draw(temperature=0).is_plain_greedy
+    assert not draw(temperature=0)._replace(mask=bytes(4)).is_plain_greedy
+
+
+def test_a_mask_without_a_token_ends_its_own_request_and_no_other() -> None:
+    draws = [draw(temperature=0), draw(temperature=0)._replace(mask=bytes(4))]
+    first, second = sample(np.ones((2, 3), np.float32), draws)
+    assert first == Drawn(0, None)
+    assert isinstance(second, NumericalError)
+
+
 # ------------------------------------------------------------------------------ greedy and extremes
 
 
@@ -688,6 +738,10 @@ INVALID: dict[str, list[Any]] = {
     "prompt_logprobs": [-1, MAX_LOGPROBS + 1, 1.5, "3", True],
     "n": [0, -1, 1025, 1.5, "2", True],
     "speculation": [-1, 65, 1.5, "2", True],
+    "json_schema": [3, 0.5, False, b"{}"],
+    "regex": ["", 3, b"a"],
+    "grammar": ["", 3, b"a"],
+    "choice": ["yes", [""], [1], 5],
 }
 VALID: dict[str, list[Any]] = {
     "max_tokens": [None, 1, 10**9],
@@ -708,6 +762,11 @@ VALID: dict[str, list[Any]] = {
     "ignore_eos": [True, False],
     "include_stop": [True, False],
     "speculation": [0, 64],
+    "json_schema": [None, '{"type":"null"}', "{}"],
+    "json_object": [True, False],
+    "regex": [None, "[0-9]+"],
+    "grammar": [None, 'start: "a"'],
+    "choice": [(), ["yes", "no"], ("東京",)],
 }
 
 
@@ -743,7 +802,7 @@ def test_every_valid_value_is_accepted(name: str, value: Any) -> None:
 
 def test_every_parameter_has_been_tried() -> None:
     assert set(VALID) == {item.name for item in fields(SamplingParams)}
-    assert set(INVALID) | {"ignore_eos", "include_stop"} == set(VALID)
+    assert set(INVALID) | {"ignore_eos", "include_stop", "json_object"} == set(VALID)
 
 
 @pytest.mark.parametrize(
@@ -837,6 +896,11 @@ def test_the_defaults_are_the_documented_ones() -> None:
         "include_stop": False,
         "ignore_eos": False,
         "speculation": 0,
+        "json_schema": None,
+        "json_object": False,
+        "regex": None,
+        "grammar": None,
+        "choice": (),
     }
     assert MAX_LOGPROBS == 20
 

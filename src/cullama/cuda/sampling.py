@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..errors import NumericalError, UsageError
+from ..errors import NumericalError
 from ..files.tensor import HostArray
 from ..sampling.draw import Draw, Drawn
 from ..sampling.params import MAX_LOGPROBS, TokenLogprobs
@@ -48,7 +48,14 @@ class PackedSampleParams(NamedTuple):
     rows: bytes  # a SampleParams struct for each row
     biases: bytes  # of all rows: token, bias
     seen: bytes  # of all rows: token, how often it was generated
-    changed: int  # rows that need a copy of their logits, with bias or penalties applied
+    masks: bytes  # of the masked rows, a bit for each token
+    masked: int  # rows that have a mask; their copies of logits come first
+    changed: int  # rows that need a copy of their logits, with mask, bias or penalties applied
+
+    @property
+    def joined(self) -> bytes:
+        """All of it as it is uploaded."""
+        return self.rows + self.biases + self.seen + self.masks
 
 
 def pack_sample_params(draws: Sequence[Draw], vocabulary: int) -> PackedSampleParams:
@@ -57,17 +64,20 @@ def pack_sample_params(draws: Sequence[Draw], vocabulary: int) -> PackedSamplePa
     Raises:
         UsageError: a logit bias is for a token outside the vocabulary.
     """
-    if any(draw.mask is not None for draw in draws):
-        raise UsageError("answers of a given form need the CPU backend")
     if all(draw.is_plain_greedy for draw in draws):
-        return PackedSampleParams(_GREEDY * len(draws), b"", b"", 0)
+        return PackedSampleParams(_GREEDY * len(draws), b"", b"", b"", 0, 0)
     rows, biases, seen = bytearray(), bytearray(), bytearray()
-    changed = 0
+    masks = [draw.mask for draw in draws if draw.mask is not None]
+    assert all(len(mask) == -(-vocabulary // 32) * 4 for mask in masks)
+    masked, changed = 0, len(masks)
     for draw in draws:
         params = draw.params
         scratch = -1
-        if params.changes_logits and draw.given is None:
+        if draw.mask is not None:
+            scratch, masked = masked, masked + 1
+        elif params.changes_logits and draw.given is None:
             scratch, changed = changed, changed + 1
+        if params.changes_logits and draw.given is None:
             for token, bias in params.logit_bias.items():
                 check_bias(token, vocabulary)
                 biases += _BIAS.pack(token, bias)
@@ -75,7 +85,9 @@ def pack_sample_params(draws: Sequence[Draw], vocabulary: int) -> PackedSamplePa
                 seen += _SEEN.pack(token, count)
         ends = len(biases) // _BIAS.size, len(seen) // _SEEN.size
         rows += _pack_row(draw, ends, scratch, _num_logprobs(draw, vocabulary))
-    return PackedSampleParams(bytes(rows), bytes(biases), bytes(seen), changed)
+    return PackedSampleParams(
+        bytes(rows), bytes(biases), bytes(seen), b"".join(masks), masked, changed
+    )
 
 
 def _num_logprobs(draw: Draw, vocabulary: int) -> int:
@@ -141,11 +153,13 @@ class Sampler:
         scratch = empty(pool, (packed.changed, vocabulary), np.float32)
         drawn = empty(pool, (rows,), DRAWN)
         biases = on_device.address + len(packed.rows)
+        seen = biases + len(packed.biases)
         self._kernels("sample", "sample_f32")(
             (rows, 1, 1),
             THREADS,
             *(drawn.address, logits.address, scratch.address),
-            *(on_device.address, biases, biases + len(packed.biases), vocabulary),
+            *(on_device.address, biases, seen, seen + len(packed.seen)),
+            *(packed.masked, vocabulary),
         )
         buffer = self._readback_buffer(drawn.nbytes)
         buffer.start(drawn)
@@ -162,7 +176,7 @@ class Sampler:
         is_greedy = packed.rows == _GREEDY * rows
         if is_greedy and self._greedy is not None and self._greedy.size >= len(packed.rows):
             return self._greedy
-        host = np.frombuffer(packed.rows + packed.biases + packed.seen, np.uint8)
+        host = np.frombuffer(packed.joined, np.uint8)
         on_device = empty(pool, host.shape, np.uint8)
         self._staging.upload(host, on_device.address)
         if is_greedy:
