@@ -11,9 +11,10 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from ..errors import ConstraintError
+from ..errors import ConstraintError, CullamaError
 from ..process.forks import restart_after_fork
 from ..sampling.constraint import Constraint, json_rules
 from .matcher import Matcher
@@ -69,6 +70,11 @@ class Grammars:
 
     def after_fork(self) -> None:
         self._begin()
+
+    def warm_up(self) -> None:
+        """Read the vocabulary now, which takes up to a second, where there is one to read."""
+        with suppress(CullamaError):
+            self._load_vocabulary("")
 
     def has(self, constraint: Constraint) -> bool:
         """Whether `check` would return at once."""
@@ -164,9 +170,14 @@ class Grammars:
         state = LLMatcher(vocabulary, grammar, log_level=0, limits=limits)
         problems = [state.get_error()] if state.is_error() else state.get_grammar_warnings()
         if problems:
-            raise ConstraintError(kind, f"{kind} cannot be compiled: {_short(problems[0])}")
+            raise ConstraintError(kind, f"{kind} cannot be compiled: {_worded(problems[0], kind)}")
         self._check_characters(constraint, state.compute_ff_bytes())
-        self._matcher(state, constraint, frozenset()).masks()
+        try:
+            self._matcher(state, constraint, frozenset()).masks()
+        except ConstraintError:
+            circle = ", as where a $ref leads to itself" if kind == "json_schema" else ""
+            words = f"{kind} allows no answer that this model's vocabulary can write{circle}"
+            raise ConstraintError(kind, words) from None
         return state
 
     def _check_characters(self, constraint: Constraint, forced: bytes) -> None:
@@ -209,5 +220,7 @@ def _grammar(constraint: Constraint) -> str:
     return LLMatcher.grammar_from_json_schema(schema, overrides=JSON_SPACING)
 
 
-def _short(problem: str) -> str:
-    return " ".join(problem.replace("<non-verbose/>", "").split())[:300]
+def _worded(problem: str, kind: str) -> str:
+    """Return llguidance's words in one line, with the keyword that they do not name."""
+    words = " ".join(problem.replace("<non-verbose/>", "").split())[:300]
+    return f"pattern: {words}" if kind == "json_schema" and "regex" in words else words

@@ -10,6 +10,7 @@ import logging
 import os
 import signal
 import socket
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -95,6 +96,8 @@ def open_service(
             engine, checkpoint, context_length=context_length, chat_template=chat_template
         )
         _ = llm.tokenizer, llm.chat_format.stop_tokens  # so that what is damaged shows now
+        # Which stops everything else for a moment: while the model is being loaded.
+        threading.Thread(target=llm.grammars.warm_up, daemon=True).start()
     except BaseException:
         engine.close()
         raise

@@ -120,7 +120,13 @@ class Answer:
                 yield event({**head, "choices": [], "usage": self.usage()})
         except Exception as error:
             refusal = api_error(error)
-            yield event({"error": error_object(refusal.message, refusal.status, code=refusal.code)})
+            yield event(
+                {
+                    "error": error_object(
+                        refusal.message, refusal.status, refusal.param, refusal.code
+                    )
+                }
+            )
         finally:
             for sample in self.samples:  # also where none of them was read yet
                 sample.handle.cancel()

@@ -43,7 +43,7 @@ async def chat_completions(request: Request, fields: ChatFields) -> Response:
     values = fields.sampling()
     if use is not None and (grammar := service.calls_grammar(prompt, use)) is not None:
         values["grammar"] = grammar
-    params = service.params(values, len(prompt) + len(begun))
+    params = await service.checked_params(values, len(prompt) + len(begun))
     params = service.llm.chat_format.with_stop_tokens(params)
     begun, params = service.begin(begun, params)
     shown = service.llm.chat_format.shown_tokens

@@ -31,7 +31,7 @@ async def completions(request: Request, fields: CompletionFields) -> Response:
     begun: list[int] = []
     try:
         for prompt in prompts:
-            params = service.params(fields.sampling(), len(prompt) + len(given))
+            params = await service.checked_params(fields.sampling(), len(prompt) + len(given))
             begun, params = service.begin(given, params)
             samples += service.submit("completion", prompt, params, fields.priority, begun)
     except BaseException:  # a later prompt is refused: none of them is answered

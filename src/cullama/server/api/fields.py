@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 from ...chat.tools.functions import ToolUse
 from ...sampling.params import MAX_LOGPROBS, MAX_VALUE, MIN_VALUE
 from ..http.errors import ApiError
+from .answer_form import FormFields
 from .tools import MAX_TOOLS, NamedChoice, ToolFields, tool_use
 
 MAX_CHOICES = 8
@@ -37,7 +38,7 @@ class StreamOptions(Fields):
     include_obfuscation: bool | None = None  # no-op: nothing is padded
 
 
-class SamplingFields(Fields):
+class SamplingFields(FormFields):
     """What chat completions and completions have in common."""
 
     model: Annotated[str, Field(max_length=256)] | None = None  # there is one; see /v1/models
@@ -87,6 +88,7 @@ class SamplingFields(Fields):
         """Return the fields that SamplingParams has, where they are given."""
         values = {name: getattr(self, name) for name in _SAMPLING_NAMES}
         given = {name: value for name, value in values.items() if value is not None}
+        given.update(self.form())
         if "logit_bias" in given:
             given["logit_bias"] = {int(token): bias for token, bias in given["logit_bias"].items()}
         if "stop" in given:
@@ -160,10 +162,6 @@ class CompletionFields(SamplingFields):
         return self
 
 
-class ResponseFormat(Fields):
-    type: Literal["text"]
-
-
 class ChatFields(SamplingFields):
     """The body of /v1/chat/completions."""
 
@@ -171,7 +169,6 @@ class ChatFields(SamplingFields):
     max_completion_tokens: Annotated[int, Field(ge=1, le=MAX_INT32)] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
-    response_format: ResponseFormat | None = None
     modalities: list[Literal["text"]] | None = None
     tools: Annotated[list[ToolFields], Field(max_length=MAX_TOOLS)] | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedChoice | None = None
@@ -216,12 +213,17 @@ class ChatFields(SamplingFields):
     def tool_use(self) -> ToolUse | None:
         """Return which functions may be called. Raises ApiError: as `tools.tool_use`."""
         choice = self.tool_choice
-        return tool_use(
+        use = tool_use(
             [tool.function.tool() for tool in self.tools or ()],
             choice if isinstance(choice, str) else None,
             choice.function.name if isinstance(choice, NamedChoice) else None,
             self.parallel_tool_calls,
         )
+        if use is not None and (form := next(iter(self.form()), None)):
+            field = "response_format" if form.startswith("json") else form
+            words = f"{field} gives the answer a form in which no tool is called"
+            raise ApiError(400, f"{words}; leave out one of them, or set tool_choice: none", field)
+        return use
 
     def sampling(self) -> dict[str, Any]:
         values = super().sampling()

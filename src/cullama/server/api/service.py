@@ -8,10 +8,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 from uuid import uuid4
 
+from anyio import CapacityLimiter, to_thread
 from fastapi import Request
 
 from ...chat.tools.functions import ToolUse
 from ...engine.client import GenerationRequest
+from ...engine.grammars import MAX_COMPILING
 from ...errors import UsageError
 from ...llm import LLM
 from ...sampling.params import SamplingParams
@@ -22,6 +24,7 @@ from ..http.errors import ApiError
 from ..http.events import EventStream
 from ..http.stored_streams import StoredStreams
 from ..process.engine import RemoteEngine
+from .answer_form import FORMS
 from .fields import SamplingFields
 
 # Which fields of a request say, or cullama's own part of it.
@@ -37,6 +40,7 @@ class Service:
     is_ending: bool = False  # answers are written to their ends; what has no end stops
     started: float = field(default_factory=time.time)
     streams: StoredStreams = field(default_factory=StoredStreams)
+    _compiling: CapacityLimiter | None = None  # apart from the threads for what is quick
 
     @property
     def model(self) -> str:
@@ -102,6 +106,25 @@ class Service:
             return self.llm.chat_format.prompt(messages, given), []
         except UsageError as error:
             raise ApiError(400, str(error), "messages") from None
+
+    async def checked_params(self, values: Mapping[str, Any], prompt_length: int) -> SamplingParams:
+        """As `params`; the form of the answer, if one is asked for, is compiled in another thread.
+
+        Raises:
+            ConstraintError: a form that is wrong, not supported, or beyond the vocabulary.
+        """
+        if not values.keys() & set(FORMS):
+            return self.params(values, prompt_length)
+
+        def compiled() -> SamplingParams:
+            params = self.params(values, prompt_length)
+            if params.constraint is not None:
+                self.llm.grammars.check(params.constraint)
+            return params
+
+        if self._compiling is None:
+            self._compiling = CapacityLimiter(MAX_COMPILING)
+        return await to_thread.run_sync(compiled, limiter=self._compiling)
 
     def params(self, values: Mapping[str, Any], prompt_length: int) -> SamplingParams:
         """Return sampling parameters: the model's defaults where the request gives none.

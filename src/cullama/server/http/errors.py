@@ -17,6 +17,7 @@ from starlette.responses import Response
 
 from ...errors import (
     ClosedError,
+    ConstraintError,
     ContextLengthError,
     CullamaError,
     EngineUnavailableError,
@@ -72,6 +73,10 @@ _KINDS: dict[type[Exception], _Kind] = {
 }
 
 
+# Fields of requests that become other parameters here.
+_PARAMS = {"json_schema": "response_format", "json_object": "response_format"}
+
+
 def error_body(
     message: str, status: int = 400, param: str | None = None, code: str | None = None
 ) -> bytes:
@@ -96,7 +101,8 @@ def api_error(error: Exception) -> ApiError:
         return error
     for kind, (status, code) in _KINDS.items():
         if isinstance(error, kind):
-            return ApiError(status, str(error), None, code)
+            param = error.param if isinstance(error, ConstraintError) else None
+            return ApiError(status, str(error), _PARAMS.get(param or "", param), code)
     log.error("a request failed", exc_info=error)
     if isinstance(error, CullamaError):  # of the model or the device: its message may name files
         return ApiError(

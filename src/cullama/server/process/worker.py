@@ -13,12 +13,14 @@ import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from multiprocessing.connection import Connection
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from ...benchmark.roofline import measure_limits, pass_costs
 from ...engine.engine import Engine, EngineHandle
+from ...engine.grammars import Grammars
 from ...engine.trace import StepRecord
 from ...errors import CullamaError, DeviceLostError
+from ...sampling.constraint import Constraint
 from .messages import (
     Cancel,
     Failed,
@@ -37,6 +39,7 @@ from .messages import (
 
 if TYPE_CHECKING:
     FrontPipe: TypeAlias = Connection[FromEngine, ToEngine | Load]
+    Inbox: TypeAlias = "queue.SimpleQueue[ToEngine | _Compiled]"
 
 PROGRESS_STEPS = 100  # messages while weights are read, at most
 
@@ -49,7 +52,7 @@ def main(descriptor: int) -> None:
     pipe: FrontPipe = Connection(descriptor)
     load = pipe.recv()
     assert isinstance(load, Load)
-    inbox: queue.SimpleQueue[ToEngine] = queue.SimpleQueue()
+    inbox: Inbox = queue.SimpleQueue()
     threading.Thread(target=_receive, args=(pipe, inbox), daemon=True).start()
     try:
         _Worker(pipe, inbox, load).run()
@@ -58,7 +61,7 @@ def main(descriptor: int) -> None:
             pipe.send(Failed(sendable(error)))
 
 
-def _receive(pipe: FrontPipe, inbox: queue.SimpleQueue[ToEngine]) -> None:
+def _receive(pipe: FrontPipe, inbox: Inbox) -> None:
     try:
         while True:
             message = pipe.recv()
@@ -68,13 +71,32 @@ def _receive(pipe: FrontPipe, inbox: queue.SimpleQueue[ToEngine]) -> None:
         os._exit(0)  # in the middle of a pass, too
 
 
+class _Compiled(NamedTuple):
+    """The form that a request asks for is compiled, or cannot be."""
+
+    submit: Submit
+    error: Exception | None
+
+
+def _compile(grammars: Grammars, constraint: Constraint, submit: Submit, inbox: Inbox) -> None:
+    """Compile a form beside the passes of the model, in a thread of its own."""
+    error: Exception | None = None
+    try:
+        grammars.check(constraint)
+    except Exception as caught:
+        error = sendable(caught)
+    inbox.put(_Compiled(submit, error))
+
+
 class _Worker:
     """Takes messages between passes, runs passes while there is work, and sends what they give."""
 
-    def __init__(self, pipe: FrontPipe, inbox: queue.SimpleQueue[ToEngine], load: Load) -> None:
+    def __init__(self, pipe: FrontPipe, inbox: Inbox, load: Load) -> None:
         self._pipe, self._inbox = pipe, inbox
         self._engine, description = _load(load, pipe)
         self._handles: dict[tuple[int, int], EngineHandle] = {}
+        # Requests whose form is being compiled, and what of them was cancelled meanwhile.
+        self._compiling: dict[int, list[Cancel]] = {}
         self._record: StepRecord | None = None
         self._engine.observers.append(self._observe)
         with self._engine.exclusive() as access:
@@ -93,7 +115,7 @@ class _Worker:
             if outputs or self._record:
                 self._pipe.send(Step(outputs, self._engine.metrics, self._record, self._prefills()))
 
-    def _messages(self) -> Iterator[ToEngine]:
+    def _messages(self) -> Iterator[ToEngine | _Compiled]:
         """Return what has come; waits for a message where there is no work."""
         if not self._engine.has_work:
             yield self._inbox.get()
@@ -103,16 +125,28 @@ class _Worker:
             except queue.Empty:
                 return
 
-    def _handle(self, message: ToEngine) -> None:
+    def _handle(self, message: ToEngine | _Compiled) -> None:
         if isinstance(message, Submit):
-            try:
-                handles = self._engine.submit(message.request)
-            except CullamaError as error:
-                self._pipe.send(Refused(message.id, sendable(error)))
+            constraint, grammars = message.request.params.constraint, self._engine.grammars
+            if constraint is None or grammars is None or grammars.has(constraint):
+                self._submit(message)
                 return
-            self._handles.update({(message.id, k): handle for k, handle in enumerate(handles)})
+            self._compiling[message.id] = []
+            threading.Thread(
+                target=_compile, args=(grammars, constraint, message, self._inbox), daemon=True
+            ).start()
+        elif isinstance(message, _Compiled):
+            cancelled = self._compiling.pop(message.submit.id)
+            if message.error is not None:
+                self._pipe.send(Refused(message.submit.id, message.error))
+                return
+            self._submit(message.submit)
+            for each in cancelled:
+                self._handle(each)
         elif isinstance(message, Cancel):
-            if handle := self._handles.pop((message.id, message.sample), None):
+            if message.id in self._compiling:
+                self._compiling[message.id].append(message)
+            elif handle := self._handles.pop((message.id, message.sample), None):
                 handle.cancel(message.reason)
         else:
             try:
@@ -120,6 +154,14 @@ class _Worker:
             except CullamaError as error:
                 logits = Logits(message.id, None, sendable(error))
             self._pipe.send(logits)
+
+    def _submit(self, message: Submit) -> None:
+        try:
+            handles = self._engine.submit(message.request)
+        except CullamaError as error:
+            self._pipe.send(Refused(message.id, sendable(error)))
+            return
+        self._handles.update({(message.id, k): handle for k, handle in enumerate(handles)})
 
     def _outputs(self) -> list[SampleOutput]:
         outputs: list[SampleOutput] = []
@@ -164,6 +206,7 @@ def _load(load: Load, pipe: FrontPipe) -> tuple[Engine, str]:
     # Kernels are compiled when they are first used: here, rather than in someone's first request.
     llm.logits([0, 0])
     llm.logits([0])
+    llm.grammars.warm_up()
     return llm.engine, llm.description
 
 
