@@ -210,3 +210,13 @@ def test_a_client_that_leaves_while_its_schema_is_compiled_is_forgotten(server: 
         if server.service.engine.num_running == 0:
             break
     assert server.service.engine.num_running == 0
+
+
+def test_a_form_beside_tools_that_may_be_called_is_refused(server: LiveServer) -> None:
+    tool = {"type": "function", "function": {"name": "look", "parameters": SCHEMA}}
+    for name in ("json_schema", "regex"):
+        body = {**CHAT, **FORMS[name], "tools": [tool]}
+        error = server.post("/v1/chat/completions", body).json()["error"]
+        assert error["param"] == ("response_format" if name == "json_schema" else name)
+        answer = server.post("/v1/chat/completions", {**body, "tool_choice": "none"})
+        check_form(name, answer.json()["choices"][0]["message"]["content"])
