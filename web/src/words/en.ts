@@ -268,6 +268,8 @@ export const en = {
     turns === 1
       ? "1 turn above is not in the prompt"
       : `${count(turns)} turns above are not in the prompt`,
+  partBroken: (reason: string) => `This part of the page failed: ${reason}`,
+  partBrokenKept: "Your chats are kept. The rest of the page works.",
   engineStopped: (reason: string) => `The engine stopped: ${reason}`,
   engineStartedAgain: "It has started again. What was written is kept.",
   keptText: "What was written is kept.",

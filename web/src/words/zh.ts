@@ -245,6 +245,8 @@ export const zh: Words = {
   fullLimit: "上下文已满。请缩短最后一个问题，或新开对话。",
   showWhich: "查看",
   notInPrompt: (turns) => `以上 ${count(turns)} 轮不在提示词中`,
+  partBroken: (reason) => `页面的这一部分出错：${reason}`,
+  partBrokenKept: "你的对话都在，页面其余部分仍可使用。",
   engineStopped: (reason) => `引擎停止：${reason}`,
   engineStartedAgain: "引擎已重新启动，已写出的内容都在。",
   keptText: "已写出的内容都在。",

@@ -4,6 +4,7 @@ import { Suspense, useEffect } from "react";
 
 import { useChat } from "../../state";
 import { useWords } from "../../words";
+import { Boundary } from "../parts/Boundary";
 import { later, loadAll } from "../parts/later";
 import { useUi } from "../ui";
 import { ChatPane } from "./ChatPane";
@@ -28,18 +29,22 @@ export function Frame() {
       <div className="frame">
         <Sidebar />
         <main className="main" id="main">
-          {ui.isEngine ? (
-            <Suspense>
-              <EngineView chat={view ?? null} />
-            </Suspense>
-          ) : (
-            <ChatPane view={view} />
-          )}
+          <Boundary of={ui.isEngine ? "engine" : `chat ${ui.chat}`}>
+            {ui.isEngine ? (
+              <Suspense>
+                <EngineView chat={view ?? null} />
+              </Suspense>
+            ) : (
+              <ChatPane view={view} />
+            )}
+          </Boundary>
         </main>
         {ui.drawer && !ui.isEngine && (
-          <Suspense>
-            <Drawers view={view ?? null} />
-          </Suspense>
+          <Boundary of={ui.drawer}>
+            <Suspense>
+              <Drawers view={view ?? null} />
+            </Suspense>
+          </Boundary>
         )}
       </div>
       <button
@@ -49,10 +54,12 @@ export function Frame() {
         tabIndex={ui.isNavOpen ? 0 : -1}
         onClick={() => ui.setNavOpen(false)}
       />
-      <Suspense>
-        {ui.overlay && <Overlays view={view ?? null} />}
-        {ui.menu && <Menus view={view ?? null} />}
-      </Suspense>
+      <Boundary of={`${ui.overlay} ${ui.menu !== null}`}>
+        <Suspense>
+          {ui.overlay && <Overlays view={view ?? null} />}
+          {ui.menu && <Menus view={view ?? null} />}
+        </Suspense>
+      </Boundary>
       <Toast />
     </div>
   );
