@@ -44,7 +44,15 @@ OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
 FILE = re.compile(r"`((?:src|kernels|tests|scripts|examples)/[\w./-]+)`")
 
 # Options that pages name of other programs, and a mistake that one shows.
-OTHERS = {"--tasks", "--no-index", "--find-links", "--strict"}
+OTHERS = {
+    "--tasks",
+    "--no-index",
+    "--find-links",
+    "--strict",
+    # of curl, docker and systemctl
+    *("--fail", "--header", "--file", "--tag", "--build-arg", "--rm", "--publish", "--env"),
+    *("--volume", "--gpus", "--profile", "--detach", "--wait", "--now"),
+}
 MISSPELLED = {"--temprature"}
 # What a page tells people to write, and what is built.
 TO_BE_WRITTEN = {"tests/operators/test_gelu_mul.py", "kernels/gelu_mul.cu"}

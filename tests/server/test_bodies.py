@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from contextlib import suppress
 
 import pytest
@@ -79,6 +80,40 @@ def test_a_body_that_is_too_large_is_refused_and_the_connection_closed(server: L
     assert response.status_code == 413
     assert response.headers["connection"] == "close"
     assert "2,097,152 bytes" in response.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("size", [MAX_BODY_BYTES + 1, 3 << 20, 20 << 20])
+def test_a_client_that_sends_all_of_a_body_that_is_too_large_gets_the_answer(
+    server: LiveServer, size: int
+) -> None:
+    """Many clients read nothing before they have sent everything."""
+    head = b"POST %b HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: %d\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as connection:
+        connection.sendall(head % (PATH.encode(), size) + b" " * size)
+        answer = b"".join(iter(lambda: connection.recv(65536), b""))
+    assert answer.startswith(b"HTTP/1.1 413 ")
+    assert b"2,097,152 bytes" in answer
+
+
+def test_a_client_that_asks_before_it_sends_is_refused_at_once(server: LiveServer) -> None:
+    head = b"POST %b HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 3000000\r\nExpect: %b\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as connection:
+        connection.sendall(head % (PATH.encode(), b"100-continue"))
+        answer = b"".join(iter(lambda: connection.recv(65536), b""))
+    assert answer.startswith(b"HTTP/1.1 413 ")
+
+
+def test_a_body_without_end_is_refused_before_it_fills_the_memory(server: LiveServer) -> None:
+    head = b"POST %b HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\n\r\n"
+    chunk = b"100000\r\n" + b" " * (1 << 20) + b"\r\n"
+    num_sent = 0
+    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as connection:
+        connection.sendall(head % PATH.encode())
+        with suppress(OSError):
+            while num_sent < 1000:
+                connection.sendall(chunk)
+                num_sent += 1
+    assert num_sent < 100
 
 
 def test_a_body_may_be_as_large_as_the_bound(server: LiveServer) -> None:

@@ -10,11 +10,13 @@ import asyncio
 import json
 from typing import Any, NoReturn
 
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .errors import ApiError
 
 MAX_BODY_BYTES = 2 << 20
+MAX_READ_BYTES = 32 << 20  # of a body that is too large, before the connection is closed on it
 BODY_SECONDS = 30.0
 MAX_DEPTH = 32
 MAX_DIGITS = 400  # of a number: Python reads longer ones in quadratic time
@@ -31,7 +33,7 @@ class JsonBodies:
             await self._app(scope, receive, send)
             return
         try:
-            body = await asyncio.wait_for(_read(receive), BODY_SECONDS)
+            body = await asyncio.wait_for(_read(receive, Headers(scope=scope)), BODY_SECONDS)
             if body is None:  # the client has left
                 return
             if body:
@@ -48,16 +50,29 @@ class JsonBodies:
         await response(scope, receive, send)
 
 
-async def _read(receive: Receive) -> bytes | None:
-    body = bytearray()
+async def _read(receive: Receive, headers: Headers) -> bytes | None:
+    """Return the body, or None where the client has left.
+
+    Of a body that is too large the rest is passed over before it is refused: closed earlier, the
+    connection would be reset, and most clients would never see why. One that asks first (`Expect:
+    100-continue`) is refused before it sends anything.
+    """
+    refusal = ApiError(413, f"the body has more than {MAX_BODY_BYTES:,} bytes")
+    length = headers.get("content-length", "0")
+    if "expect" in headers and int(length) > MAX_BODY_BYTES:
+        raise refusal
+    body, size = bytearray(), 0
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
             return None
-        body += message.get("body", b"")
-        if len(body) > MAX_BODY_BYTES:
-            raise ApiError(413, f"the body has more than {MAX_BODY_BYTES:,} bytes")
-        if not message.get("more_body", False):
+        chunk, is_last = message.get("body", b""), not message.get("more_body", False)
+        size += len(chunk)
+        if size > MAX_READ_BYTES or (is_last and size > MAX_BODY_BYTES):
+            raise refusal
+        if size <= MAX_BODY_BYTES:
+            body += chunk
+        if is_last:
             return bytes(body)
 
 
