@@ -41,6 +41,8 @@ def test_every_route_says_how_it_answers_and_refuses(document: Any) -> None:
     [
         ("/v1/chat/completions", {**CHAT, "logprobs": True, "top_logprobs": 2, "n": 2}),
         ("/v1/completions", {"prompt": "a", "max_tokens": 2, "logprobs": 2, "echo": True}),
+        ("/v1/responses", {"input": "a", "max_output_tokens": 2, "top_logprobs": 1}),
+        ("/v1/responses", {"input": "a", "conversation": "b"}),
         ("/tokenize", {"content": "a", "with_pieces": True}),
         ("/detokenize", {"tokens": [3]}),
         ("/apply-template", {"messages": CHAT["messages"]}),

@@ -13,7 +13,7 @@ from starlette.types import ASGIApp
 
 from ..errors import CullamaError
 from ..version import __version__
-from .api import chat, completions, engine, metrics, models, streams, tokens
+from .api import chat, completions, engine, metrics, models, responses, streams, tokens
 from .api.openapi import openapi_document
 from .api.service import Service
 from .http.access import Access, AccessRules
@@ -25,6 +25,7 @@ from .http.page import page_router, read_page
 ROUTERS: tuple[APIRouter, ...] = (
     chat.router,
     completions.router,
+    responses.router,
     models.router,
     tokens.router,
     streams.router,

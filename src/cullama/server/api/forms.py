@@ -95,6 +95,30 @@ class TextCompletion(Form):
     usage: Usage
 
 
+class OutputItem(Form):
+    type: Literal["message", "function_call", "reasoning"]
+    id: str
+    status: Literal["completed", "incomplete"]
+
+
+class ResponseUsage(Form):
+    input_tokens: int
+    output_tokens: int
+    total_tokens: int
+
+
+class ResponseObject(Form):
+    id: str
+    object: Literal["response"]
+    created_at: int
+    model: str
+    status: Literal["completed", "incomplete"]
+    error: None
+    incomplete_details: dict[str, str] | None
+    output: list[OutputItem]
+    usage: ResponseUsage
+
+
 class ServedModel(Form):
     id: str
     object: Literal["model"]

@@ -85,7 +85,6 @@ NOT_OFFERED = {
     "/v1/fine_tuning/jobs": "models are not trained here",
     "/v1/assistants": "assistants are not kept; use /v1/chat/completions",
     "/v1/threads": "conversations are not kept; use /v1/chat/completions",
-    "/v1/responses": "use /v1/chat/completions",
 }
 
 

@@ -18,6 +18,7 @@ TEMPLATE = "#/components/schemas/{model}"
 ANSWERS: dict[tuple[str, str], type[BaseModel]] = {
     ("post", "/v1/chat/completions"): forms.ChatCompletion,
     ("post", "/v1/completions"): forms.TextCompletion,
+    ("post", "/v1/responses"): forms.ResponseObject,
     ("get", "/v1/models"): forms.ModelList,
     ("get", "/v1/models/{name}"): forms.ServedModel,
     ("get", "/health"): forms.Health,
