@@ -202,6 +202,18 @@ def test_two_calls_are_two_items_unless_one_is_asked_for(scripted: LiveServer) -
     assert [item["name"] for item in first] == ["weather"]
 
 
+def test_a_call_that_is_required_comes_and_fits_its_schema(scripted: LiveServer) -> None:
+    city = {"type": "object", "properties": {"city": {"enum": ["Lima"]}}, "required": ["city"]}
+    tool = {**WEATHER, "parameters": {**city, "additionalProperties": False}, "strict": True}
+    for choice in ("required", {"type": "function", "name": "weather"}):
+        body = cued("text", tools=[tool], tool_choice=choice, parallel_tool_calls=False)
+        response = scripted.post(RESPONSES, body).json()
+        check_answer(RESPONSES, response)
+        call = response["output"][-1]
+        assert call["name"] == "weather"
+        assert json.loads(call["arguments"]) == {"city": "Lima"}
+
+
 def test_reasoning_is_an_item_of_its_own(scripted: LiveServer) -> None:
     response = scripted.post(RESPONSES, cued("open", tools=[])).json()
     check_answer(RESPONSES, response)

@@ -43,8 +43,11 @@ async def responses(request: Request, fields: ResponseFields) -> Response:
         use.for_template() if use else None,
     )
     format = service.llm.chat_format
+    values = fields.sampling()
+    if use is not None and (grammar := service.calls_grammar(prompt, use)) is not None:
+        values["grammar"] = grammar
     with _naming_format():
-        params = format.with_stop_tokens(service.params(fields.sampling(), len(prompt)))
+        params = format.with_stop_tokens(service.params(values, len(prompt)))
         samples = service.submit(
             "response", prompt, params, fields.priority, shown=format.shown_tokens
         )
