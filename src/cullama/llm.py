@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, overload
@@ -52,7 +53,7 @@ from .text.prompts import (
 )
 from .text.scoring import Score, Scorer
 from .text.submission import Submission
-from .text.tokenizer import Tokenizer
+from .text.tokenizer import NO_TOKENS, Tokenizer
 
 if TYPE_CHECKING:
     from .chat.session import Session
@@ -404,7 +405,8 @@ class LLM:
         Args:
             messages: each has a role and a content, a text or a list of parts of type text;
                 answers of the model may have tool_calls, and messages of the role "tool" results.
-            tools: JSON schemas of the functions that the model may call.
+            tools: JSON schemas of the functions that the model may call; the completion's
+                `message` has the calls. Those of `strict` ones are held to their schemas.
             documents: objects with a title and a text that the model may cite.
             template_variables: what the template is given besides, for this call.
             continue_final_message: the last message is the beginning of the answer, a text: the
@@ -660,13 +662,23 @@ class LLM:
         is_continued: bool,
     ) -> Submission:
         asked, format = asked_conversations(messages), self.chat_format
+        use = format.tool_use(variables.get("tools"))
+        prompts: list[tuple[list[int], list[int]]] = []
 
         def submit(conversation: Any, its_params: SamplingParams) -> list[Sample]:
             its_params = format.with_stop_tokens(its_params)
             prompt, begun = self._conversation(conversation, variables, is_continued)
-            return self._submit(prompt, its_params, priority, begun)
+            prompts.append((prompt, begun))
+            if use is not None and (grammar := format.grammar(prompt, use)) is not None:
+                its_params = its_params.replace(grammar=grammar)
+            return self._submit(prompt, its_params, priority, begun, format.shown_tokens)
 
-        return Submission(asked, params_of_each(params, asked, self.default_params), submit)
+        def finish(place: int, completion: Completion) -> Completion:
+            message = format.message(completion.text, *prompts[place], use)
+            return replace(completion, message=message)
+
+        params_of_all = params_of_each(params, asked, self.default_params)
+        return Submission(asked, params_of_all, submit, finish)
 
     def _conversation(
         self, messages: Any, variables: Mapping[str, Any], is_continued: bool
@@ -686,11 +698,16 @@ class LLM:
             return Stream(sample)
 
     def _submit(
-        self, prompt: list[int], params: SamplingParams, priority: int, begun: Sequence[int] = ()
+        self,
+        prompt: list[int],
+        params: SamplingParams,
+        priority: int,
+        begun: Sequence[int] = (),
+        shown: Mapping[int, str] = NO_TOKENS,
     ) -> list[Sample]:
         tokenizer = self._tokenizer_or_none(needed=bool(params.stop))
         request = GenerationRequest(prompt, params, priority, answer=begun)
-        return submit(self.client, request, tokenizer)
+        return submit(self.client, request, tokenizer, shown)
 
     def _token_ids(self, prompt: Prompt, allow_special: bool = True) -> list[int]:
         if isinstance(prompt, str):

@@ -21,11 +21,13 @@ from ..errors import CullamaError, UsageError
 from ..sampling.params import SamplingParams
 from ..text.control_tokens import END_NAMES, SHAPE
 from ..text.prompts import as_list
+from ..text.tokenizer import text_behind
 from .escape import REPLACEMENT, SPLIT
 from .message_form import PROBE, SAMPLE_CALL, SAMPLE_TOOL, MessageForm
 from .messages import Message as Message
 from .messages import Tools, checked_message, content_text, map_texts, plain_data
-from .tools.functions import ToolUse
+from .tools.events import ParsedAnswer
+from .tools.functions import FunctionTool, ToolUse
 from .tools.grammar import calls_grammar
 from .tools.parser import AnswerParser, CallParser
 from .tools.syntax import FAMILIES, CallSyntax, written_syntax
@@ -320,6 +322,27 @@ class ChatFormat:
             self.check_tools(), use.names, use.is_constrained, is_single=not use.is_parallel
         )
         return AnswerParser(thoughts, calls)
+
+    def tool_use(self, tools: Tools) -> ToolUse | None:
+        """Return what functions may be called; None where the template shows no calls that can be
+        read."""
+        functions = [FunctionTool.of(tool) for tool in tools or ()]
+        known = [function for function in functions if function is not None]
+        return ToolUse(known) if known and self.call_syntax is not None else None
+
+    def message(
+        self, text: str, prompt: Sequence[int], begun: Sequence[int], use: ToolUse | None
+    ) -> dict[str, Any]:
+        """Return an answer's text as a message, with its reasoning and calls apart.
+
+        Args:
+            prompt: what it answers.
+            begun: the tokens before the text, where it goes on with an answer.
+            use: what functions may be called.
+        """
+        parser = self.parser(prompt, use)
+        before = parser.begin(text_behind(self._tokenizer, prompt, begun)) if begun else []
+        return ParsedAnswer.of([*before, *parser.add(text, is_last=True)]).message()
 
     def grammar(self, prompt: Sequence[int], use: ToolUse) -> str | None:
         """Return the grammar that holds an answer to the schemas of its calls; None where nothing

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from ..engine.request import FinishReason
 from ..notebook.completion import completion_html
@@ -52,6 +53,8 @@ class Completion:
         alternatives: the other answers where `SamplingParams.n` is above 1.
         token_texts: what each token named in `logprobs` or `prompt_logprobs` spells by itself, by
             its id; a part of a character is written as its bytes, `\\xe2`.
+        message: of `LLM.chat`, the answer as a message to go on with: its content, and apart from
+            that `reasoning_content` and `tool_calls`; with what it went on with, if it did.
     """
 
     text: str
@@ -66,6 +69,7 @@ class Completion:
     stop_reason: str | int | None = None
     prompt_logprobs: tuple[TokenLogprobs | None, ...] | None = None
     token_texts: Mapping[int, str] = field(default_factory=dict, compare=False)
+    message: Mapping[str, Any] | None = field(default=None, compare=False)
 
     @property
     def decode_rate(self) -> float:

@@ -20,6 +20,7 @@ from .progress import GenerationProgress
 from .prompts import Asked
 
 Submit: TypeAlias = Callable[[Any, SamplingParams], list[Sample]]
+Finish: TypeAlias = Callable[[int, Completion], Completion]
 
 # Errors that concern one prompt; others, such as a closed engine, concern all.
 OF_ONE_PROMPT = (UsageError, NumericalError, ChatTemplateError)
@@ -32,13 +33,20 @@ class Submission:
         asked: the prompts, or the conversations.
         params: those of each.
         submit: submits one of them, and returns its samples.
+        finish: takes the place of one of them, and a completion; returns what is given out.
 
     Raises:
         CullamaError: what `submit` raises; then none of the requests goes on.
     """
 
-    def __init__(self, asked: Asked, params: Sequence[SamplingParams], submit: Submit) -> None:
-        self._asked = asked
+    def __init__(
+        self,
+        asked: Asked,
+        params: Sequence[SamplingParams],
+        submit: Submit,
+        finish: Finish = lambda place, completion: completion,
+    ) -> None:
+        self._asked, self._finish = asked, finish
         self._groups: list[list[Sample]] = []
         try:
             for item, its_params in zip(asked.items, params, strict=True):
@@ -74,7 +82,10 @@ class Submission:
 
     def _in_order(self, completions: Sequence[Completion]) -> Any:
         remaining = iter(completions)
-        by_prompt = [[next(remaining) for _ in group] for group in self._groups]
+        by_prompt = [
+            [self._finish(place, next(remaining)) for _ in group]
+            for place, group in enumerate(self._groups)
+        ]
         answers = [replace(first, alternatives=tuple(rest)) for first, *rest in by_prompt]
         return answers if self._asked.is_list else answers[0]
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 from uuid import uuid4
 
 
@@ -54,6 +54,11 @@ class ToolCall:
     name: str
     arguments: str
 
+    def entry(self) -> dict[str, Any]:
+        """Return the call as an entry of a message's tool_calls."""
+        function = {"name": self.name, "arguments": self.arguments}
+        return {"id": self.id, "type": "function", "function": function}
+
 
 @dataclass(frozen=True)
 class ParsedAnswer:
@@ -91,6 +96,16 @@ class ParsedAnswer:
             for name, parts in zip(names, arguments, strict=True)
         ]
         return cls("".join(texts), "".join(thoughts), tuple(calls))
+
+    def message(self) -> dict[str, Any]:
+        """Return the answer as a message, in the form that conversations have it."""
+        content = None if self.calls and not self.text else self.text
+        message: dict[str, Any] = {"role": "assistant", "content": content}
+        if self.reasoning:
+            message["reasoning_content"] = self.reasoning
+        if self.calls:
+            message["tool_calls"] = [call.entry() for call in self.calls]
+        return message
 
 
 def new_call_id() -> str:

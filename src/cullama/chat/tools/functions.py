@@ -32,6 +32,15 @@ class FunctionTool:
         function["parameters"] = dict(self.parameters or {"type": "object", "properties": {}})
         return {"type": "function", "function": function}
 
+    @classmethod
+    def of(cls, tool: Mapping[str, Any]) -> FunctionTool | None:
+        """Return a function that is given as a JSON schema; None for a tool of another kind."""
+        function = tool.get("function", tool)
+        name = function.get("name") if isinstance(function, Mapping) else None
+        if not isinstance(name, str):
+            return None
+        return cls(name, None, function.get("parameters"), function.get("strict") is True)
+
 
 @dataclass(frozen=True)
 class ToolUse:

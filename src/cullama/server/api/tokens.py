@@ -14,6 +14,7 @@ from ...text.token_texts import token_bytes, token_texts
 from .answers import Json
 from .fields import Fields, Text, TokenId
 from .service import Service, service_of
+from .tools import MAX_TOOLS, ToolFields, template_messages
 
 router = APIRouter()
 
@@ -32,6 +33,7 @@ class DetokenizeFields(Fields):
 class TemplateFields(Fields):
     messages: Annotated[list[dict[str, JsonValue]], Field(min_length=1)]
     template_variables: dict[str, JsonValue] | None = None
+    tools: Annotated[list[ToolFields], Field(max_length=MAX_TOOLS)] | None = None
     continue_final_message: bool = False  # the last message is the answer's beginning
     with_pieces: bool = False  # as of /tokenize; and which messages the tokens are of
 
@@ -59,14 +61,16 @@ def apply_template(request: Request, fields: TemplateFields) -> Json:
     the conversation, or null: the template writes it, as it writes the answer's header at the end.
     `turns` is null where the template leaves it open which tokens are whose.
     """
-    service, messages = service_of(request), fields.messages
+    service, messages = service_of(request), template_messages(fields.messages)
     variables: dict[str, Any] = fields.template_variables or {}
     service.check_variables(variables)
+    tools = [tool.function.tool().for_template() for tool in fields.tools or ()] or None
     is_continued, format = fields.continue_final_message, service.llm.chat_format
     asked, begun = messages, list[int]()
     if is_continued:
-        _, begun = service.conversation(messages, variables, is_continued)
+        _, begun = service.conversation(messages, variables, is_continued, tools)
         asked = messages[:-1]
+    variables = {**variables, "tools": tools}
     text = format.write(asked, **variables)
     prompt = format.encode(text)
     if is_continued:

@@ -142,22 +142,8 @@ def _check_call(call: Any, where: str) -> None:
 
 def answer_message(answer: ParsedAnswer) -> dict[str, Any]:
     """Return an answer as a message."""
-    message: dict[str, Any] = {
-        "role": "assistant",
-        "content": None if answer.calls and not answer.text else answer.text,
-        "refusal": None,
-        "annotations": [],
-    }
-    if answer.reasoning:
-        message |= _reasoning(answer.reasoning)
-    if answer.calls:
-        message["tool_calls"] = [_call(call) for call in answer.calls]
-    return message
-
-
-def _call(call: ToolCall) -> dict[str, Any]:
-    function = {"name": call.name, "arguments": call.arguments}
-    return {"id": call.id, "type": "function", "function": function}
+    message = answer.message() | {"refusal": None, "annotations": []}
+    return message | (_reasoning(answer.reasoning) if answer.reasoning else {})
 
 
 def _reasoning(text: str) -> dict[str, str]:
@@ -172,6 +158,6 @@ def delta(event: Event, new_id: str) -> dict[str, Any]:
     if isinstance(event, Reasoning):
         return _reasoning(event.text)
     if isinstance(event, CallBegun):
-        return {"tool_calls": [{"index": event.call, **_call(ToolCall(new_id, event.name, ""))}]}
+        return {"tool_calls": [{"index": event.call, **ToolCall(new_id, event.name, "").entry()}]}
     assert isinstance(event, CallArguments)
     return {"tool_calls": [{"index": event.call, "function": {"arguments": event.text}}]}

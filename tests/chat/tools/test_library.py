@@ -1,0 +1,123 @@
+"""Calls and reasoning on completions of `LLM.chat`, in the form of each family."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from scripted_model import write_scripted
+
+from cullama import LLM, SamplingParams
+from cullama.errors import UsageError
+
+MESSAGES = [{"role": "user", "content": "Rain?"}]
+WEATHER: dict[str, Any] = {
+    "name": "weather",
+    "parameters": {
+        "type": "object",
+        "properties": {"city": {"enum": ["Lima", "Rome"]}},
+        "required": ["city"],
+        "additionalProperties": False,
+    },
+}
+TOOLS = [{"type": "function", "function": WEATHER}]
+GREEDY = SamplingParams(temperature=0, seed=1)
+SCRIPTS = {
+    "<|cue:mistral|>": '[TOOL_CALLS] [{"name": "weather", "arguments": {"city": "Lima"}}]',
+    "<|cue:llama|>": '{"name": "weather", "parameters": {"city": "Rome"}}',
+    "<|cue:smollm|>": 'So:\n<tool_call>[\n{"name": "weather", "arguments": {"city": "Rome"}}\n]'
+    "</tool_call>",
+    "<|cue:thought|>": "<think>\nRain, hm.\n</think>\nNo rain.",
+}
+BODY = (
+    "{% for t in tools or [] %}{{ t | tojson }}{% endfor %}{% for m in messages %}<|user|>"
+    "{{ m.role }}: {{ m.content }}{% for c in m.tool_calls or [] %}CALL{% endfor %}<|end|>"
+    "{% endfor %}{{ '<|cue:' ~ cue if cue }}"
+)
+CALLS = {
+    "mistral": '[TOOL_CALLS] [{"name": "{{ c.function.name }}", "arguments": '
+    "{{ c.function.arguments | tojson }}}]",
+    "llama": '{"name": "{{ c.function.name }}", "parameters": {{ c.function.arguments | tojson }}}',
+    "smollm": "<tool_call>[{{ c.function | tojson }}]</tool_call>",
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("models") / "scripted"
+    return write_scripted(path, BODY, SCRIPTS, control=["[TOOL_CALLS]"])
+
+
+@pytest.fixture(scope="module", params=sorted(CALLS))
+def family(request: pytest.FixtureRequest, folder: Path) -> Iterator[tuple[str, LLM]]:
+    template = folder.parent / f"{request.param}.jinja"
+    template.write_text(BODY.replace("CALL", CALLS[request.param]), encoding="utf-8")
+    options: Any = {"backend": "cpu:numpy", "threads": 1, "chat_template": template}
+    with LLM(folder, **options) as llm:
+        yield request.param, llm
+
+
+@pytest.fixture(scope="module")
+def thinking(folder: Path) -> Iterator[LLM]:
+    template = folder.parent / "thinking.jinja"
+    template.write_text(BODY.replace("CALL", "</think>"), encoding="utf-8")
+    with LLM(folder, backend="cpu:numpy", threads=1, chat_template=template) as llm:
+        yield llm
+
+
+def test_a_completion_has_the_calls_of_its_message(family: tuple[str, LLM]) -> None:
+    name, llm = family
+    given: Any = {"tools": TOOLS, "template_variables": {"cue": f"{name}|>"}}
+    answer = llm.chat(MESSAGES, GREEDY, **given)
+    assert answer.text == SCRIPTS[f"<|cue:{name}|>"]
+    assert answer.message is not None
+    assert answer.message["content"] == ("So:" if name == "smollm" else None)
+    [call] = answer.message["tool_calls"]
+    assert call["function"]["name"] == "weather"
+    assert json.loads(call["function"]["arguments"])["city"] in ("Lima", "Rome")
+    again = asyncio.run(llm.achat([MESSAGES, MESSAGES], GREEDY, **given))
+    for one in again:
+        assert one == answer
+        assert one.message is not None
+        assert one.message["tool_calls"][0]["function"] == call["function"]
+    result = {"role": "tool", "content": "sunny", "tool_call_id": call["id"]}
+    assert llm.chat([*MESSAGES, answer.message, result], GREEDY, **given) is not None
+
+
+def test_strict_functions_are_held_to_their_schemas(family: tuple[str, LLM]) -> None:
+    name, llm = family
+    other = {**WEATHER["parameters"], "properties": {"city": {"enum": ["Oslo"]}}}
+    strict = [{**TOOLS[0], "function": {**WEATHER, "strict": True, "parameters": other}}]
+    given: Any = {"tools": strict, "template_variables": {"cue": f"{name}|>"}}
+    answer = llm.chat(MESSAGES, GREEDY.replace(max_tokens=200), **given)
+    assert answer.message is not None
+    arguments = answer.message["tool_calls"][0]["function"]["arguments"]
+    assert json.loads(arguments) == {"city": "Oslo"}
+    with pytest.raises(UsageError, match="regex and grammar were given"):
+        llm.chat(MESSAGES, GREEDY.replace(regex="a"), **given)
+
+
+def test_an_answer_without_calls_is_a_message_of_its_text(family: tuple[str, LLM]) -> None:
+    name, llm = family
+    given: Any = {"template_variables": {"cue": f"{name}|>"}}
+    answer = llm.chat(MESSAGES, GREEDY, **given)
+    assert answer.message == {"role": "assistant", "content": answer.text}
+    assert llm.generate("Rain", GREEDY.replace(max_tokens=1)).message is None
+
+
+def test_reasoning_is_apart_from_the_content_of_the_message(thinking: LLM) -> None:
+    given: Any = {"template_variables": {"cue": "thought|>"}}
+    answer = thinking.chat(MESSAGES, GREEDY, **given)
+    assert answer.text == SCRIPTS["<|cue:thought|>"]
+    expected = {"role": "assistant", "content": "No rain.", "reasoning_content": "Rain, hm."}
+    assert answer.message == expected
+    begun = {"role": "assistant", "content": "<think>It"}
+    rest = thinking.chat(
+        [*MESSAGES, begun], GREEDY.replace(max_tokens=1), continue_final_message=True
+    )
+    assert rest.message is not None
+    assert rest.message["reasoning_content"] == f"It{rest.text}".rstrip()
