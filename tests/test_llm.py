@@ -157,7 +157,7 @@ def test_params_and_completions_have_the_documented_fields() -> None:
     params = "max_tokens temperature top_k top_p min_p repetition_penalty presence_penalty "
     params += (
         "frequency_penalty seed stop stop_token_ids logit_bias logprobs prompt_logprobs n "
-        "include_stop ignore_eos speculation"
+        "include_stop ignore_eos speculation json_schema json_object regex grammar choice"
     )
     assert {field.name for field in fields(SamplingParams)} == set(params.split())
     completion = "text token_ids finish_reason logprobs prompt_tokens cached_tokens seed timings "

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -290,6 +293,45 @@ def test_where_the_vocabulary_fails_in_the_middle_the_answer_ends_with_an_error(
     for stream in streams[::2]:
         list(stream)
         assert len(stream.completion.token_ids) == 20, "others go on"
+
+
+def test_without_llguidance_the_extra_is_named(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "llguidance", None)
+    with LLM(tiny_model, backend="cpu:numpy") as bare:
+        assert bare.generate("Once", SamplingParams(max_tokens=3)).token_ids
+        with pytest.raises(ConstraintError, match=r"json_object needs llguidance.*structured"):
+            bare.generate("Once", SamplingParams(json_object=True))
+
+
+def test_a_constraint_that_takes_too_long_to_compile_is_refused_and_others_are_not(
+    llm: LLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    many = {f"p{index}": {"type": "null"} for index in range(700)}
+    with monkeypatch.context() as patch:
+        patch.setattr("cullama.engine.grammars.COMPILE_SECONDS", 0.01)
+        with pytest.raises(ConstraintError, match="to compile"):
+            llm.generate("Once", SamplingParams(json_schema={"properties": many}))
+    assert llm.generate("Once", SamplingParams(choice=["yes"])).text == "yes"
+
+
+def test_a_forked_child_follows_forms_too(llm: LLM) -> None:
+    params = SamplingParams(json_schema=FORMS["json_schema"], seed=4, max_tokens=150)
+    expected = llm.generate("Once", params).text
+    reading, writing = os.pipe()
+    with warnings.catch_warnings():  # of a process with several threads
+        warnings.simplefilter("ignore", DeprecationWarning)
+        child = os.fork()
+    if child == 0:
+        try:
+            os.write(writing, llm.generate("Once", params).text.encode())
+        finally:
+            os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as pipe:
+        assert pipe.read().decode() == expected
+    os.waitpid(child, 0)
 
 
 def test_a_model_without_a_tokenizer_follows_no_form(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -236,6 +237,12 @@ other_sampling_options = _stack(
             metavar="K",
             help="Draft tokens a step at most, where the text repeats itself; it stays the same.",
         ),
+        click.option(
+            "--json-schema",
+            metavar="FILE",
+            callback=lambda context, option, value: _schema(value),
+            help="Write JSON that is valid under the schema in this file (or given here: {…}).",
+        ),
     ]
 )
 
@@ -260,6 +267,7 @@ SAMPLING_NAMES = (
     "include_stop",
     "ignore_eos",
     "speculation",
+    "json_schema",
 )
 
 
@@ -281,6 +289,15 @@ def _temperature(value: float) -> float:
     if value >= 4 and value.is_integer():
         click.echo(f"temperature {value:g}; -t is no count of threads, --threads is", err=True)
     return value
+
+
+def _schema(value: str | None) -> str | None:
+    """Return the schema itself, as JSON."""
+    if value is None or value.lstrip().startswith("{"):
+        return value
+    from ..benchmark.evaluation.task_file import read_text
+
+    return read_text(Path(value))
 
 
 def _bias(text: str) -> tuple[int, float]:

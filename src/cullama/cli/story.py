@@ -49,7 +49,8 @@ def command(
     text = read_prompt(prompt, "the prompt", options["quiet"])
     text = DEFAULT_PROMPT if text is None else text
     llm, params = load_with_sampling(sampling, **options)
-    params = replace(params, stop=(*params.stop, *_spelled_end_tokens(llm, params)))
+    if params.constraint is None:
+        params = replace(params, stop=(*params.stop, *_spelled_end_tokens(llm, params)))
     completion = _generate(llm, text, params, allow_special=not no_special, is_silent=as_json)
     if as_json:
         result = {"prompt": text, **completion_as_json(completion), "model": llm.description}

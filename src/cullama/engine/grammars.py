@@ -37,6 +37,14 @@ JSON_SPACING: JsonCompileOptions = {
 }
 JSON_CHARACTERS = '{}[]",:\\-.0123456789truefalsn'
 
+# Of llguidance's errors in schemas that do not name a keyword, what tells them: and the keyword.
+UNNAMED = {
+    "min/maxProperties": "minProperties or maxProperties",
+    "patternProperty": "patternProperties",
+    "regex": "pattern",
+    "ointer": "$ref",
+}
+
 MISSING = (
     "{} needs llguidance, which is not installed; install it with: "
     "pip install 'cullama[structured]'"
@@ -223,4 +231,6 @@ def _grammar(constraint: Constraint) -> str:
 def _worded(problem: str, kind: str) -> str:
     """Return llguidance's words in one line, with the keyword that they do not name."""
     words = " ".join(problem.replace("<non-verbose/>", "").split())[:300]
-    return f"pattern: {words}" if kind == "json_schema" and "regex" in words else words
+    names = (keyword for hint, keyword in UNNAMED.items() if hint in words)
+    keyword = next(names, None) if kind == "json_schema" else None
+    return words if keyword is None else f"{keyword}: {words}"
