@@ -45,6 +45,24 @@ def emulated() -> Any:
     return device.preload()
 
 
+@cache
+def compile_kernels() -> None:
+    """Compile all kernels for the emulated GPU before a process with a time limit needs them."""
+    from cullama.emulation.build import build_file
+
+    for path in sorted(PTX_FOLDER.glob("compute_90a/*.ptx")):
+        build_file(path)
+
+
+def require_emulated() -> None:
+    """Skip the test where `--backend emulated` cannot be used; have its kernels compiled."""
+    if IS_REAL:
+        pytest.skip("the GPU of this machine is not the one to be tested")
+    if reason := missing():
+        pytest.skip(reason)
+    compile_kernels()
+
+
 def require() -> None:
     """Skip the test or fixture that calls this where there is no GPU, real or emulated."""
     if reason := missing():

@@ -28,10 +28,7 @@ except CullamaError as error:
 
 @pytest.fixture(autouse=True)
 def _emulation() -> None:
-    if gpu.IS_REAL:
-        pytest.skip("the GPU of this machine is not the one to be tested")
-    if reason := gpu.missing():
-        pytest.skip(reason)
+    gpu.require_emulated()
 
 
 def story(command: CommandLine, model: Path, backend: str, **environment: str) -> Ended:

@@ -27,6 +27,7 @@ COMMANDS = (
     "eval",
     "diff",
     "doctor",
+    "kernels",
 )
 
 

@@ -17,6 +17,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import CullamaError
 from .build import build_file, build_text
 
 Array: TypeAlias = NDArray[Any]
@@ -26,7 +27,7 @@ ALIGNMENT = 16  # of arrays: the widest vector load
 POISON = 0xFF
 
 
-class KernelError(Exception):
+class KernelError(CullamaError):
     """A kernel broke a rule; `code` is CUDA's error code, the message one line that says where."""
 
     def __init__(self, code: int, message: str) -> None:
@@ -164,17 +165,23 @@ class BuiltModule:
             self._library.emulated_check_pointers(None)
         pointers = (ctypes.c_void_p * max(1, len(packed)))(*map(ctypes.addressof, packed))
         with self.scheduled(schedule or Schedule()):
-            code = self._library.emulated_launch(
-                kernel.encode(),
-                _extents(grid),
-                _extents(block),
-                ctypes.c_size_t(shared_bytes),
-                pointers,
-            )
-        if code:
-            raise KernelError(code, self._library.emulated_error().decode())
+            self.launch_raw(kernel, grid, block, ctypes.addressof(pointers), shared_bytes)
         for memory in memories:
             memory.copy_back()
+
+    def launch_raw(
+        self, kernel: str, grid: Extent, block: Extent, arguments: int, shared_bytes: int
+    ) -> None:
+        """Launch a kernel; `arguments` is the address of the addresses of its arguments."""
+        code = self._library.emulated_launch(
+            kernel.encode(),
+            _extents(grid),
+            _extents(block),
+            ctypes.c_size_t(shared_bytes),
+            ctypes.c_void_p(arguments),
+        )
+        if code:
+            raise KernelError(code, self._library.emulated_error().decode())
 
     def _packed(
         self, kernel: str, values: Sequence[Any], memories: list[_GuardedMemory]

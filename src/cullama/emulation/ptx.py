@@ -12,8 +12,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from ..errors import CullamaError
 
-class PtxError(Exception):
+
+class PtxError(CullamaError):
     """The text is not PTX, or not supported."""
 
     def __init__(self, line: int, message: str) -> None:

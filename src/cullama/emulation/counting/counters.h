@@ -220,8 +220,9 @@ __attribute__((noinline)) static void reach_global(uint64_t address, unsigned by
 }
 
 // Records one lane's access, and returns its pointer; clock.ready is when a load's result is.
-ALWAYS unsigned char* record(const Thread& self, Visit* here, int access, unsigned bytes, Kind kind,
-                             unsigned char* pointer, Clock& clock) {
+__attribute__((noinline)) static unsigned char* record(const Thread& self, Visit* here, int access,
+                                                       unsigned bytes, Kind kind,
+                                                       unsigned char* pointer, Clock& clock) {
   Slot& slot = here->slots()[access];
   const uint64_t address = reinterpret_cast<uint64_t>(pointer);
   slot.mask |= 1u << self.lane;

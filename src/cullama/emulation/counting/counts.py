@@ -165,14 +165,34 @@ class CountedKernel(BuiltModule):
         Raises:
             KernelError: the kernel broke a rule.
         """
-        cycles = (latencies.shared, latencies.l1, latencies.l2, latencies.dram)
-        self._library.counted_sample(sample)
-        self._library.counted_begin((ctypes.c_uint32 * 4)(*cycles))
+        self._begin(sample, latencies)
         try:
             self.launch(self.kernel, grid, block, arguments, shared_bytes)
         finally:
             report = self._library.counted_end()
         return self._reader.read(report, _extent(grid), _extent(block))
+
+    def count_raw(
+        self,
+        grid: Extent,
+        block: Extent,
+        arguments: int,
+        shared_bytes: int,
+        sample: int,
+        latencies: Latencies,
+    ) -> Counts:
+        """Launch as cuLaunchKernel does: `arguments` is the address of their addresses."""
+        self._begin(sample, latencies)
+        try:
+            self.launch_raw(self.kernel, grid, block, arguments, shared_bytes)
+        finally:
+            report = self._library.counted_end()
+        return self._reader.read(report, _extent(grid), _extent(block))
+
+    def _begin(self, sample: int, latencies: Latencies) -> None:
+        cycles = (latencies.shared, latencies.l1, latencies.l2, latencies.dram)
+        self._library.counted_sample(sample)
+        self._library.counted_begin((ctypes.c_uint32 * 4)(*cycles))
 
 
 def _extent(extent: Extent) -> tuple[int, ...]:

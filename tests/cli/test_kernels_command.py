@@ -1,0 +1,87 @@
+"""`cullama kernels list` and `profile`, on the emulated GPU."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import gpu
+import pytest
+from command_line import CommandLine, Ended
+
+
+@pytest.fixture(autouse=True)
+def _emulation() -> None:
+    gpu.require_emulated()
+
+
+def rows_of(ended: Ended) -> list[dict[str, Any]]:
+    assert (ended.code, ended.err) == (0, "")
+    return json.loads(ended.out)
+
+
+def test_list_names_kernel_and_file_of_every_operator(
+    cullama_command: CommandLine, tiny_model: Path
+) -> None:
+    rows = rows_of(cullama_command("kernels", "list", "-m", tiny_model, "--json"))
+    kernels = {row["operator"]: (row["kernel"], row["file"]) for row in rows}
+    assert kernels["rms_norm"] == ("rms_norm_bf16", "kernels/rms_norm.cu")
+    assert kernels["linear, one row"] == ("gemv_bf16", "kernels/linear.cu")
+    assert all((Path(__file__).parents[2] / row["file"]).is_file() for row in rows)
+    assert {"embed", "silu_mul", "attention, decode", "sample, drawn"} <= set(kernels)
+    assert not any("counters" in row for row in rows)
+
+
+def test_profile_counts_what_an_operator_moves(
+    cullama_command: CommandLine, tiny_model: Path
+) -> None:
+    arguments = ("silu_mul", "-m", tiny_model, "--dtype", "float32", "--card", "a100", "--json")
+    (row,) = rows_of(cullama_command("kernels", "profile", *arguments))
+    rows, inner = 128, 48  # tokens of a prompt; the tiny model's inner width
+    assert (row["kernel"], row["grid"]) == ("silu_mul_f32", [rows, 1, 1])
+    counters = row["counters"]
+    share = counters["blocks_that_ran"] / rows
+    assert counters["bytes_loaded"]["global"] == rows * share * 2 * inner * 4
+    assert counters["bytes_stored"]["global"] == rows * share * inner * 4
+    assert counters["coalescing"] == 1
+    assert row["predicted"]["microseconds"] > 0
+    assert row["predicted"]["limit"] in row["predicted"]["terms"]
+
+
+def test_a_table_has_the_slowest_launch_first(
+    cullama_command: CommandLine, tiny_model: Path
+) -> None:
+    ended = cullama_command("kernels", "profile", "rms_norm", "silu_mul", "-m", tiny_model)
+    assert ended.code == 0
+    header, *rows = [line for line in ended.out.splitlines() if line.strip()]
+    assert header.split()[:4] == ["operator", "kernel", "grid", "µs"]
+    times = [float(row[row.index("×") :].split()[1]) for row in rows if "×" in row]
+    assert times == sorted(times, reverse=True)
+    assert len(times) == 2
+    assert "predicted for h200" in ended.out
+
+
+def test_an_operator_without_a_kernel_of_ours_is_told(
+    cullama_command: CommandLine, tiny_model: Path
+) -> None:
+    ended = cullama_command("kernels", "list", "copy_blocks", "-m", tiny_model)
+    assert ended.code == 0
+    assert "copy_blocks: no kernel of kernels/" in ended.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (("list", "softmax"), "there is no operator 'softmax', expected some of embed, linear"),
+        (("profile", "--card", "h300"), "card is 'h300', expected one of h200, h100"),
+        (("profile", "-m", "/nowhere"), "/nowhere"),
+    ],
+)
+def test_what_does_not_exist_is_named(
+    arguments: tuple[str, ...], complaint: str, cullama_command: CommandLine
+) -> None:
+    ended = cullama_command("kernels", *arguments)
+    assert (ended.code, ended.out) == (2, "")
+    assert complaint in ended.err
+    assert ended.err.count("\n") == 1

@@ -1,0 +1,107 @@
+"""The model that predicts a launch's time, and the occupancy that goes into it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from emulation.planted import compiled
+
+from cullama.doctor.kernels.cards import CARDS
+from cullama.doctor.kernels.prediction import of_whole_grid, predict, soft_sum
+from cullama.doctor.kernels.resources import Resources, find_ptxas, occupancy, resources_of
+from cullama.emulation.counting.counts import CountedKernel, Counts
+
+H200 = CARDS["h200"]
+
+NOTHING = Counts(
+    *("none", (132,), (256,), 132),
+    *(0, 0, 0, 0, 0),
+    *(0, 0, 0, 0),
+    kinds={},
+    slots=0,
+    lane_slots=0,
+    accesses=(),
+    waits={},
+)
+
+
+@pytest.fixture(scope="module")
+def ptx(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return compiled("counted", tmp_path_factory.mktemp("counted"))
+
+
+def test_a_soft_sum_lies_between_the_larger_term_and_the_sum() -> None:
+    assert 3 < soft_sum([3, 2], 2) < 5
+    assert soft_sum([3, 0], 1.6) == pytest.approx(3)
+
+
+def test_what_blocks_share_comes_from_dram_once() -> None:
+    """Ten sectors a block, of which four are the same for all 100 blocks."""
+    asked, fetched = of_whole_grid(in_blocks=40, in_dram=4 * 6 + 4, blocks=4, grid=100)
+    assert (asked, fetched) == (1000, 100 * 6 + 4)
+    assert of_whole_grid(40, 40, 4, 100) == (1000, 1000)
+    assert of_whole_grid(40, 10, 4, 100) == (1000, 10)
+
+
+def test_a_launch_that_streams_takes_the_time_of_its_bytes() -> None:
+    sectors = 448 * 1_000_000 // 32
+    counts = replace(NOTHING, block_loads=sectors, dram_loads=sectors)
+    told = predict(counts, H200, resident=8)
+    assert told.limit == "DRAM"
+    assert told.dram_bytes == 448e6
+    assert told.terms["DRAM"] == pytest.approx(448e6 / 4.48e6, rel=0.01)
+    assert told.microseconds == pytest.approx(100, rel=0.01)
+
+
+def test_a_launch_of_arithmetic_takes_the_time_of_its_slots() -> None:
+    counts = replace(NOTHING, slots=132 * 4 * 19_800, kinds={"move": 132 * 4 * 19_800})
+    told = predict(counts, H200, resident=1)
+    assert told.limit == "issue slots"
+    assert told.terms["issue slots"] == pytest.approx(10)  # 19,800 cycles at 1.98 GHz
+
+
+def test_more_resident_blocks_shorten_the_chain() -> None:
+    counts = replace(NOTHING, grid=(132 * 16,), blocks=4, cycles=4 * 1980)
+    few, many = (predict(counts, H200, resident).terms["latency"] for resident in (4, 16))
+    assert many == pytest.approx(1)
+    assert few == pytest.approx(4 + 3 * 400 / 1980)
+
+
+@pytest.mark.parametrize(
+    ("resources", "threads", "dynamic", "blocks", "limit"),
+    [
+        (Resources(32, 0, 0), 256, 0, 8, "warps"),
+        (Resources(128, 0, 0), 256, 0, 2, "registers"),
+        (Resources(32, 0, 0), 32, 0, 32, "blocks"),
+        (Resources(32, 1024, 0), 128, 96 << 10, 2, "shared memory"),
+        (None, 256, 0, 8, "warps"),
+    ],
+)
+def test_resident_blocks_are_those_that_fit(
+    resources: Resources | None, threads: int, dynamic: int, blocks: int, limit: str
+) -> None:
+    found = occupancy(H200, resources, threads, dynamic)
+    assert (found.blocks, found.limit) == (blocks, limit)
+
+
+@pytest.mark.skipif(find_ptxas() is None, reason="needs ptxas")
+def test_ptxas_tells_registers_and_shared_memory(ptx: Path) -> None:
+    found = resources_of(ptx, CARDS["a100"])
+    assert found["transpose"].shared == 32 * 32 * 4
+    assert found["transpose_padded"].shared == 32 * 33 * 4
+    assert 0 < found["copy_words"].registers < 32
+    assert found["copy_words"].spilled == 0
+
+
+def test_a_strided_copy_is_predicted_to_be_slower(ptx: Path) -> None:
+    x, out = np.zeros(32 * 32, np.float32), np.zeros(32, np.float32)
+    kernel = CountedKernel(ptx, "copy_strided")
+    times = []
+    for stride in (1, 32):
+        kernel.empty_l2()
+        counts = kernel.count(4096, 32, [out, x, stride], sample=4)
+        times.append(predict(counts, CARDS["l4"], resident=24).microseconds)
+    assert times[1] > 1.5 * times[0]
