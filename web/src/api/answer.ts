@@ -4,9 +4,18 @@ import type { Failure, FinishReason, TokenRecord, ToolCall, TurnStats } from "..
 import { kindOf } from "./client";
 import type { WireChunk, WireDelta, WireToken } from "./wire";
 
+export interface Begun {
+  text?: string;
+  reasoning?: string;
+  toolCalls?: readonly ToolCall[];
+  tokens?: readonly TokenRecord[];
+  stats?: TurnStats | null;
+}
+
 /** What is known of an answer so far. `begun` ones go on from what was stored. */
 export class Answer {
   id: string | null = null;
+  engineRequest: number | null = null;
   model: string | null = null;
   text: string;
   reasoning: string;
@@ -29,12 +38,15 @@ export class Answer {
   readonly #before: number;
   #written = 0;
 
-  constructor(begun: { text?: string; reasoning?: string; tokens?: readonly TokenRecord[] } = {}) {
+  constructor(begun: Begun = {}) {
     this.text = begun.text ?? "";
     this.reasoning = begun.reasoning ?? "";
     this.tokens = [...(begun.tokens ?? [])];
     this.strip = this.tokens.map((token) => surprise(token.logprob));
-    this.toolCalls = [];
+    this.toolCalls = [...(begun.toolCalls ?? [])];
+    this.promptTokens = begun.stats?.promptTokens ?? null;
+    this.cachedTokens = begun.stats?.cachedTokens ?? null;
+    this.firstToken = begun.stats?.firstToken ?? null;
     this.#before = this.tokens.length;
   }
 
@@ -50,6 +62,8 @@ export class Answer {
   add(chunk: WireChunk, now = performance.now()): void {
     this.id ??= chunk.id ?? null;
     this.model ??= chunk.model ?? null;
+    this.promptTokens ??= chunk.prompt_token_ids?.length ?? null;
+    this.engineRequest ??= chunk.engine_request ?? null;
     if (chunk.error) this.#fail(chunk.error);
     if (chunk.prompt_progress) this.#readProgress(chunk.prompt_progress);
     const choice = chunk.choices?.[0];

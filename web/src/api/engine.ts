@@ -1,33 +1,46 @@
 /** Reads the events of /engine into what the engine's view shows. */
 
-import type { EngineBlocks, EngineRequest, EngineState, EngineStep } from "../model/types";
+import type {
+  EngineBlocks,
+  EngineRequest,
+  EngineState,
+  EngineStep,
+  RooflinePoint,
+} from "../model/types";
+
+interface WireRequest {
+  id: number;
+  kind?: string;
+  stage: string;
+  prompt_tokens: number;
+  prefilled_tokens?: number;
+  cached_tokens?: number;
+  tokens: number;
+  max_tokens: number | null;
+  blocks?: number;
+}
+
+interface WireRate {
+  operations_per_second: number | null;
+  operations_per_byte: number | null;
+  share_of_read: number | null;
+  share_of_products: number | null;
+}
 
 export interface WireEngine {
   status: { state: string; reason: string | null };
-  requests: {
-    id: number | string;
-    stage: string;
-    prompt_tokens: number;
-    tokens: number;
-    max_tokens: number | null;
-    computed_tokens?: number;
-    cached_tokens?: number;
-    route?: string;
-    request_id?: string;
-  }[];
-  last_pass: {
-    start: number;
-    seconds: number;
-    decodes: number;
-    tokens: number;
-    blocks_free: number;
-    blocks_cached: number;
-    blocks_referenced: number;
+  requests: WireRequest[];
+  blocks: {
+    size: number;
+    count: number;
+    free: number;
+    cached: number;
+    referenced: number;
   } | null;
+  passes: { seconds: number; decode_tokens: number; prefill_tokens: number }[];
+  roofline: { decode: WireRate | null; prefill: WireRate | null } | null;
   totals: { cache_hit_rate: number; prompt_tokens: number; drawn_tokens: number };
   restarts: number;
-  roofline?: EngineState["roofline"];
-  block_tokens?: number;
 }
 
 const NUM_STEPS = 60;
@@ -35,44 +48,40 @@ const NUM_STEPS = 60;
 /** Follows the engine: what one event does not say, the events before it do. */
 export class EngineFollower {
   #steps: EngineStep[] = [];
-  #lastStart: number | null = null;
   #lastDrawn: { at: number; tokens: number } | null = null;
   #rate: number | null = null;
 
   /**
    * @param at seconds, of any clock.
-   * @param turnOf the answer that a stream's id belongs to, where it is one of this browser.
+   * @param limits of this machine, from /props; null where they are not measured.
+   * @param turnOf the answer that a request writes, where it is one of this page.
    */
   next(
     wire: WireEngine,
     at: number,
-    turnOf: (streamId: string) => string | null = () => null,
+    limits: Limits | null,
+    turnOf: (request: number) => string | null = () => null,
   ): EngineState {
-    this.#addStep(wire.last_pass);
+    const steps = wire.passes.map((pass) => ({
+      seconds: pass.seconds,
+      promptTokens: pass.prefill_tokens,
+      decodeTokens: pass.decode_tokens,
+    }));
+    if (steps.length) this.#steps = [...this.#steps, ...steps].slice(-NUM_STEPS);
     this.#count(wire.totals.drawn_tokens, at);
     const requests = wire.requests.map((request) => requestOf(request, turnOf));
+    const own = wire.requests.filter(({ id }) => turnOf(id) !== null);
     return {
       isLive: true,
       tokensPerSecond: this.#rate,
       running: requests.filter((request) => request.stage !== "waiting"),
       waiting: requests.filter((request) => request.stage === "waiting"),
       cachedShare: wire.totals.prompt_tokens > 0 ? wire.totals.cache_hit_rate : null,
-      blocks: blocksOf(wire),
+      blocks: blocksOf(wire, own),
       steps: this.#steps,
-      roofline: wire.roofline ?? null,
+      roofline: limits && rooflineOf(wire, limits),
       restarts: wire.restarts,
     };
-  }
-
-  #addStep(pass: WireEngine["last_pass"]): void {
-    if (!pass || pass.start === this.#lastStart) return;
-    this.#lastStart = pass.start;
-    const step: EngineStep = {
-      seconds: pass.seconds,
-      promptTokens: Math.max(0, pass.tokens - pass.decodes),
-      decodeTokens: Math.min(pass.tokens, pass.decodes),
-    };
-    this.#steps = [...this.#steps, step].slice(-NUM_STEPS);
   }
 
   /** Tokens a second between two events; the engine that took another's place counts from 0. */
@@ -85,34 +94,41 @@ export class EngineFollower {
   }
 }
 
-function requestOf(
-  wire: WireEngine["requests"][number],
-  turnOf: (streamId: string) => string | null,
-): EngineRequest {
+/** What the machine reads and multiplies: bytes and operations a second. */
+export interface Limits {
+  bandwidth: number;
+  compute: number;
+}
+
+function requestOf(wire: WireRequest, turnOf: (request: number) => string | null): EngineRequest {
   const stage = wire.stage === "decode" || wire.stage === "prefill" ? wire.stage : "waiting";
-  const known = wire.computed_tokens ?? (stage === "decode" ? wire.prompt_tokens : 0);
   return {
-    turn: wire.request_id === undefined ? null : turnOf(wire.request_id),
-    route: wire.route ?? "",
+    turn: turnOf(wire.id),
+    route: wire.kind ?? "",
     stage,
     promptTokens: wire.prompt_tokens,
     cachedTokens: wire.cached_tokens ?? 0,
-    computedTokens: Math.min(known, wire.prompt_tokens),
+    computedTokens: Math.min(wire.prefilled_tokens ?? 0, wire.prompt_tokens),
     drawnTokens: wire.tokens,
     maxTokens: wire.max_tokens,
   };
 }
 
-function blocksOf(wire: WireEngine): EngineBlocks | null {
-  const pass = wire.last_pass;
-  if (!pass) return null;
-  const { blocks_free: free, blocks_cached: cached, blocks_referenced: referenced } = pass;
-  return {
-    size: wire.block_tokens ?? 0,
-    total: free + cached + referenced,
-    free,
-    cached,
-    referenced,
-    own: null,
-  };
+function blocksOf({ blocks }: WireEngine, own: WireRequest[]): EngineBlocks | null {
+  if (!blocks) return null;
+  const { size, count: total, free, cached, referenced } = blocks;
+  const ownBlocks = own.reduce((sum, request) => sum + (request.blocks ?? 0), 0);
+  return { size, total, free, cached, referenced, own: Math.min(ownBlocks, referenced) };
+}
+
+function rooflineOf({ roofline }: WireEngine, limits: Limits): EngineState["roofline"] {
+  const points: RooflinePoint[] = [];
+  for (const kind of ["decode", "prefill"] as const) {
+    const rate = roofline?.[kind];
+    const share = kind === "decode" ? rate?.share_of_read : rate?.share_of_products;
+    const { operations_per_byte: intensity, operations_per_second: flops } = rate ?? {};
+    if (intensity == null || flops == null || share == null) continue;
+    points.push({ kind, intensity, flops, share });
+  }
+  return { ...limits, points };
 }

@@ -20,6 +20,18 @@ const SAMPLING_NAMES = [
   "speculation",
 ] as const;
 
+/** The device's part of a description: what comes behind the model and its format. */
+function deviceOf(description: string, model: string): string {
+  const parts = description.split(" · ");
+  return (parts[0] === model ? parts.slice(1) : parts).join(" · ");
+}
+
+function limitsOf(costs: unknown): ServerProps["limits"] {
+  const { read_rate, product_rate } = (costs ?? {}) as Record<string, unknown>;
+  const [bandwidth, compute] = [number(read_rate), number(product_rate)];
+  return bandwidth === null || compute === null ? null : { bandwidth, compute };
+}
+
 export function propsOf(wire: Record<string, unknown>): ServerProps {
   const defaults: Sampling = {};
   const given = (wire.default_params ?? {}) as Record<string, unknown>;
@@ -29,7 +41,8 @@ export function propsOf(wire: Record<string, unknown>): ServerProps {
   }
   return {
     model: text(wire.model),
-    description: text(wire.description),
+    description: deviceOf(text(wire.description), text(wire.model)),
+    limits: limitsOf(wire.costs),
     contextLength: number(wire.context_length) ?? 0,
     cacheTokens: number(wire.cache_tokens),
     defaults,

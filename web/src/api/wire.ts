@@ -25,6 +25,9 @@ export interface WireDelta {
 
 export interface WireChunk {
   id?: string;
+  /** The request's id in the engine's view. */
+  engine_request?: number;
+  prompt_token_ids?: number[];
   model?: string;
   choices?: {
     index: number;

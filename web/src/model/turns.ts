@@ -1,11 +1,12 @@
 /** Makes chats and turns with all their fields. */
 
 import { newId } from "./ids";
+import { BALANCED } from "./presets";
 import type { Chat, ChatSettings, Role, Turn, TurnId } from "./types";
 
 export const NO_SETTINGS: ChatSettings = {
   system: "",
-  sampling: {},
+  sampling: BALANCED,
   preset: "balanced",
   schema: null,
   tools: [],

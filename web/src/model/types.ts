@@ -236,8 +236,10 @@ export interface Settings {
 
 export interface ServerProps {
   model: string;
-  /** Of the device: "cpu · avx512 · 2 threads". */
+  /** Of format and device: "GGUF Q4_K_M · cpu · weights as stored · 2 threads · avx512". */
   description: string;
+  /** Bytes and operations a second of the machine; null where they were not measured. */
+  limits: { bandwidth: number; compute: number } | null;
   contextLength: number;
   cacheTokens: number | null;
   defaults: Sampling;

@@ -3,7 +3,7 @@
 import { ConnectionLost, EngineFollower, readEvents, type WireEngine } from "../api";
 import * as cells from "./cells";
 import { context } from "./context";
-import { turnOfStream } from "./streams";
+import { turnOfRequest } from "./streams";
 import { wait } from "./wait";
 
 const RETRY_MS = 2000;
@@ -43,9 +43,11 @@ async function follow(signal: AbortSignal): Promise<void> {
     try {
       const response = await context.client.ask("engine", { signal });
       for await (const events of readEvents(response, SILENT_MS)) {
-        const wire = JSON.parse(events.at(-1)!.data) as WireEngine;
+        const wire = joined(events.map(({ data }) => JSON.parse(data) as WireEngine));
         if (signal.aborted) return;
-        cells.engine.set(follower.next(wire, performance.now() / 1000, turnOfStream));
+        const server = cells.server.get();
+        const limits = server.kind === "ready" ? server.props.limits : null;
+        cells.engine.set(follower.next(wire, performance.now() / 1000, limits, turnOfRequest));
       }
     } catch (error) {
       if (signal.aborted) return;
@@ -54,6 +56,11 @@ async function follow(signal: AbortSignal): Promise<void> {
       else await wait(RETRY_MS / 4, signal).catch(() => {});
     }
   }
+}
+
+/** The last of several events, with the passes of all. */
+function joined(events: WireEngine[]): WireEngine {
+  return { ...events.at(-1)!, passes: events.flatMap((event) => event.passes) };
 }
 
 /** The figures that are shown are old. */

@@ -4,5 +4,4 @@ export { actions } from "./actions";
 export type { ChatCell } from "./cells";
 export type { Actions, ChatView, SchemaVerdict } from "./contract";
 export * from "./hooks";
-export { BUILT_IN } from "./settings";
 export { start } from "./start";

@@ -4,20 +4,9 @@
  * Where that is forbidden, settings last as long as the page.
  */
 
-import type { Language, Preset, Settings } from "../model";
+import { BUILT_IN, type Language, type Preset, type Settings } from "../model";
 
 const NAME = "cullama-settings";
-
-export const BUILT_IN: readonly Preset[] = [
-  { id: "precise", name: "Precise", sampling: { temperature: 0 }, isOwn: false },
-  { id: "balanced", name: "Balanced", sampling: {}, isOwn: false },
-  {
-    id: "free",
-    name: "Free",
-    sampling: { temperature: 1, top_p: 1, top_k: 0, min_p: 0.05 },
-    isOwn: false,
-  },
-];
 
 function wishedLanguage(): Language {
   const wished = typeof navigator === "undefined" ? [] : (navigator.languages ?? []);

@@ -28,8 +28,9 @@ export function isWriting(id: TurnId): boolean {
   return writers.has(id);
 }
 
-export function turnOfStream(streamId: string): TurnId | null {
-  for (const id of writers.keys()) if (getTurn(id)?.streamId === streamId) return id;
+/** The answer that a request of the engine's view writes, where this tab follows it. */
+export function turnOfRequest(request: number): TurnId | null {
+  for (const [id, writer] of writers) if (writer.engineRequest === request) return id;
   return null;
 }
 

@@ -44,6 +44,8 @@ export class Writer {
   #storeTimer: ReturnType<typeof setTimeout> | undefined;
   #isReconnecting = false;
   #lastByte = performance.now();
+  /** When it was asked for; null: by an earlier page. */
+  #asked: number | null = null;
   /** When counting of tokens began, and how many there were: for their rate. */
   #counted: { since: number; tokens: number } | null = null;
 
@@ -59,6 +61,11 @@ export class Writer {
       : new Answer({ ...turn, tokens: begun });
     this.#answer.seed = turn.seed;
     this.#paint();
+  }
+
+  /** Of the engine's view; null: not known. */
+  get engineRequest(): number | null {
+    return this.#answer.engineRequest;
   }
 
   /** The reader's wish: what came stays, and can be continued. */
@@ -137,7 +144,9 @@ export class Writer {
     if (this.#streamId !== null) {
       return context.client.ask(`v1/streams/${this.#streamId}?from=${this.#numEvents}`, { signal });
     }
-    return ask(await this.#body(signal), signal);
+    const body = await this.#body(signal);
+    this.#asked = performance.now();
+    return ask(body, signal);
   }
 
   async #body(signal: AbortSignal): Promise<WireBody> {
@@ -177,6 +186,8 @@ export class Writer {
       this.#store("writing", null);
     }
     if (this.#answer.numTokens > before) {
+      if (this.#asked !== null)
+        this.#answer.firstToken ??= (performance.now() - this.#asked) / 1000;
       this.#counted ??= { since: performance.now(), tokens: this.#answer.numTokens };
     }
   }
@@ -262,7 +273,7 @@ export class Writer {
       status,
       finishReason,
       failure: answer.failure,
-      stats: answer.stats(),
+      stats: { ...answer.stats(), rate: this.#rate() },
       seed: answer.seed,
       hasTokens: answer.tokens.length > 0,
       strip: [...answer.strip],
