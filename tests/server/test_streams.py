@@ -12,6 +12,7 @@ import pytest
 from live_server import LiveServer
 
 from cullama.server.http import stored_streams
+from cullama.server.http.errors import ApiError
 
 BODY: Any = {"prompt": "Once", "seed": 3, "max_tokens": 60, "ignore_eos": True}
 LONG: Any = {**BODY, "max_tokens": 3000}
@@ -106,16 +107,47 @@ def test_no_more_streams_are_kept_than_the_bound(
     assert server.service.engine.num_running == 0
 
 
-def test_a_stream_that_grows_beyond_the_bound_ends_with_an_error(
-    server: LiveServer, monkeypatch: pytest.MonkeyPatch
+def test_of_a_stream_that_grows_beyond_the_bound_the_newest_events_are_kept(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(stored_streams, "MAX_BYTES", 2000)
-    id, _ = begin(server, LONG, 1)
-    *answer, error, done = rest(server, id)
-    assert answer
-    assert json.loads(error.removeprefix("data: "))["error"]["code"] == "stream_too_long"
-    assert done == "data: [DONE]"
-    assert eventually(lambda: server.service.engine.num_running == 0)
+    monkeypatch.setattr(stored_streams, "MAX_BYTES", 100)
+
+    async def main() -> None:
+        async def events() -> AsyncGenerator[bytes, None]:
+            for number in range(20):
+                yield b"data: %d\n\n" % number
+                await asyncio.sleep(0)  # whoever follows reads
+
+        stream = stored_streams.StoredStream(events())
+        followed = b"".join([part async for part in stream.read(0)])
+        assert followed.count(b"id: ") == stream.num_events == 20
+        kept = stream.num_events - stream.num_dropped
+        assert 1 < kept < 10
+        late = b"".join([part async for part in stream.read(stream.num_dropped)])
+        assert late.startswith(b"id: %d\n" % (stream.num_dropped + 1))
+        assert late.endswith(b"id: 20\ndata: 19\n\n")
+        with pytest.raises(ApiError, match=f"the first {stream.num_dropped} events"):
+            stream.check_start(stream.num_dropped - 1)
+
+    asyncio.run(main())
+
+
+def test_a_reader_that_is_too_slow_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stored_streams, "MAX_BYTES", 100)
+
+    async def main() -> bytes:
+        async def events() -> AsyncGenerator[bytes, None]:
+            for number in range(20):
+                yield b"data: %d\n\n" % number
+                if not number:
+                    await asyncio.sleep(0.01)
+
+        reader = stored_streams.StoredStream(events()).read(0)
+        first = await anext(reader)
+        await asyncio.sleep(0.05)  # all the others come meanwhile
+        return first + b"".join([part async for part in reader])
+
+    assert asyncio.run(main()).partition(b"data: ")[2].startswith(b'0\n\ndata: {"error"')
 
 
 def test_who_asks_for_later_events_than_there_are_waits_for_those() -> None:

@@ -252,7 +252,7 @@ export class Writer {
       return;
     }
     if (error instanceof ApiError) {
-      if (error.status === 404 && this.#streamId !== null) {
+      if ((error.status === 404 || error.status === 410) && this.#streamId !== null) {
         this.#answer.failure = { kind: "lost", message: error.message };
         this.#store("cut", "lost");
         return;

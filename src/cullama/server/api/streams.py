@@ -25,7 +25,9 @@ async def resume(
 ) -> Response:
     """Send the events behind the first `from` ones, or behind the `Last-Event-ID`."""
     stream = service_of(request).streams.get(id)
-    return EventStream(stream.read(start if start is not None else last_event_id or 0))
+    first = start if start is not None else last_event_id or 0
+    stream.check_start(first)
+    return EventStream(stream.read(first))
 
 
 @router.delete("/v1/streams/{id}")
@@ -33,4 +35,4 @@ async def cancel(request: Request, id: str) -> dict[str, object]:
     """Cancel the request; what it has given can still be read."""
     stream = service_of(request).streams.get(id)
     stream.cancel()
-    return {"id": id, "object": "stream.cancelled", "events": len(stream.events)}
+    return {"id": id, "object": "stream.cancelled", "events": stream.num_events}

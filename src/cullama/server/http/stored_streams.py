@@ -1,7 +1,8 @@
 """Keeps the events of streams whose clients may lose the connection and come back for the rest.
 
 A stored stream runs on without a reader for ALONE_SECONDS, and can be read for KEPT_SECONDS after
-its end. What is kept is bounded in number and in bytes; nothing is written to disk.
+its end. What is kept is bounded in number and in bytes; nothing is written to disk. When a stream
+grows beyond that, its oldest events are dropped: who follows it has them.
 """
 
 from __future__ import annotations
@@ -9,8 +10,10 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections import deque
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from itertools import islice
 
 from .errors import ApiError, error_object
 
@@ -25,13 +28,15 @@ class StoredStream:
     """Takes events from a generator as they come; any number of readers follow.
 
     Attributes:
-        events: what came, each with its number as SSE's id, from 1 on.
+        num_events: how many came.
+        num_dropped: how many of these, from the beginning on, are not kept any more.
         is_ended: whether nothing will come any more.
     """
 
     def __init__(self, events: AsyncGenerator[bytes, None]) -> None:
-        self.events: list[bytes] = []
+        self.num_events, self.num_dropped = 0, 0
         self.is_ended = False
+        self._events: deque[bytes] = deque()  # each with its number as SSE's id, from 1 on
         self.last_used = time.monotonic()
         self._num_readers, self._num_bytes = 0, 0
         self._changed = asyncio.Event()
@@ -42,12 +47,23 @@ class StoredStream:
         """For how many seconds nobody has been reading."""
         return 0.0 if self._num_readers else time.monotonic() - self.last_used
 
+    def check_start(self, start: int) -> None:
+        """Raises ApiError: events behind the first `start` ones were dropped."""
+        if start < self.num_dropped:
+            words = f"the first {self.num_dropped:,} events are not kept any more"
+            raise ApiError(410, f"{words}, expected from to be at least that", "from")
+
     async def read(self, start: int) -> AsyncGenerator[bytes, None]:
         """Yield the events from number `start` + 1 on, and follow until the end."""
         self._num_readers += 1
         try:
             while True:
-                new, start = self.events[start:], max(start, len(self.events))
+                if start < self.num_dropped:  # it has read too slowly
+                    error = {"error": error_object("events were dropped", code="stream_too_long")}
+                    yield b"data: %b\n\ndata: [DONE]\n\n" % json.dumps(error).encode()
+                    return
+                new = list(islice(self._events, start - self.num_dropped, None))
+                start = max(start, self.num_events)
                 if new:
                     yield b"".join(new)
                 elif self.is_ended:
@@ -67,21 +83,18 @@ class StoredStream:
             async with aclosing(events):
                 async for block in events:
                     self._add(block)
-                    if self._num_bytes > MAX_BYTES:
-                        words = (
-                            f"the answer ends here: a stored stream may have {MAX_BYTES:,} bytes"
-                        )
-                        error = {"error": error_object(words, code="stream_too_long")}
-                        self._add(b"data: %b\n\ndata: [DONE]\n\n" % json.dumps(error).encode())
-                        return
         finally:
             self.is_ended, self.last_used = True, time.monotonic()
             self._wake()
 
     def _add(self, block: bytes) -> None:
         for event in block.split(b"\n\n")[:-1]:
-            self.events.append(b"id: %d\n%b\n\n" % (len(self.events) + 1, event))
-        self._num_bytes += len(block)
+            self.num_events += 1
+            self._events.append(b"id: %d\n%b\n\n" % (self.num_events, event))
+            self._num_bytes += len(self._events[-1])
+        while self._num_bytes > MAX_BYTES and len(self._events) > 1:
+            self._num_bytes -= len(self._events.popleft())
+            self.num_dropped += 1
         self._wake()
 
     def _wake(self) -> None:
