@@ -37,11 +37,14 @@ interface Context {
   open: (repository: Repository) => void;
 }
 
-const { promise, resolve } = Promise.withResolvers<Repository>();
+let open: (repository: Repository) => void = () => {};
+const opened = new Promise<Repository>((resolve) => {
+  open = resolve;
+});
 
 export const context: Context = {
   client: new Client(typeof document === "undefined" ? "http://localhost/" : ownBase(), getKey),
   hasKey: () => key !== "",
-  opened: promise,
-  open: resolve,
+  opened,
+  open,
 };
