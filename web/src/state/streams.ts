@@ -40,8 +40,8 @@ export function resumeAll(unfinished: Turn[]): void {
 }
 
 async function resume(id: TurnId, chat: string): Promise<void> {
-  if (writers.has(id)) return;
   await openChat(chat);
+  if (writers.has(id)) return;
   const turn = getTurn(id);
   if (turn?.status !== "writing" || turn.deleted !== null) return;
   const begun = (await (await context.opened).tokens(id)) ?? [];
@@ -87,6 +87,7 @@ export function startStreams(): void {
   addEventListener("pagehide", flushAll);
 }
 
+/** Read along with the tab that writes an answer; when that tab is closed, its stream is ours. */
 async function followAlong(turn: Turn): Promise<void> {
   if (turn.streamId === null || writers.has(turn.id)) return;
   const begun = (await (await context.opened).tokens(turn.id)) ?? [];
@@ -94,10 +95,12 @@ async function followAlong(turn: Turn): Promise<void> {
   const writer = new Writer(turn, begun);
   writer.isOwner = false;
   writers.set(turn.id, writer);
-  await writer.run();
-  writers.delete(turn.id);
-  // The tab that owned it may be gone: then it is ours to finish.
-  if (getTurn(turn.id)?.status === "writing") void owned(turn.id, () => resume(turn.id, turn.chat));
+  const ended = writer.run().finally(() => writers.delete(turn.id));
+  void owned(turn.id, async () => {
+    writer.isOwner = true;
+    await ended;
+  });
+  await ended;
 }
 
 function wakeAll(silentMs: number): void {
