@@ -9,6 +9,7 @@ import {
   type Chat,
   type ChatId,
   type ChatSummary,
+  type Place,
   path,
   type Tree,
   type Turn,
@@ -179,11 +180,26 @@ function publish(id: ChatId): void {
     return;
   }
   const turns = turnsOf.get(id);
-  if (turns && opening.has(id)) cell.set(viewOf(chat, treeOf(turns.values(), chat.active)));
+  if (!turns || !opening.has(id)) return;
+  const last = cell.get()?.path ?? [];
+  const shown = kept(last, path(treeOf(turns.values(), chat.active)));
+  cell.set(viewOf(chat, shown));
 }
 
-function viewOf(chat: Chat, tree: Tree): ChatView {
-  const shown = path(tree);
+/** The places of a branch, those that are as before as the same objects: views compare them so. */
+function kept(last: Place[], next: Place[]): Place[] {
+  let isSame = last.length === next.length;
+  const places = next.map((place, k) => {
+    const old = last[k];
+    const { turn, index, count } = place;
+    if (old?.turn === turn && old.index === index && old.count === count) return old;
+    isSame = false;
+    return place;
+  });
+  return isSame ? last : places;
+}
+
+function viewOf(chat: Chat, shown: Place[]): ChatView {
   const answer = shown.findLast(({ turn }) => turn.role === "assistant")?.turn;
   const { promptTokens, tokens } = answer?.stats ?? { promptTokens: null, tokens: 0 };
   return {
