@@ -479,9 +479,10 @@ class LLM:
     ) -> Stream:
         """Answer the last message piece by piece, as `stream` does; the rest is as for `chat`."""
         variables = chat_variables(tools, documents, template_variables)
-        params = self.chat_format.with_stop_tokens(checked_params(params, self.default_params))
+        format, params = self.chat_format, checked_params(params, self.default_params)
         prompt, begun = self._conversation(messages, variables, continue_final_message)
-        return self._stream(prompt, params, priority, begun)
+        params = format.params_for(params, prompt, format.tool_use(variables))
+        return self._stream(prompt, params, priority, begun, format.shown_tokens)
 
     @_explained
     def session(
@@ -662,15 +663,13 @@ class LLM:
         is_continued: bool,
     ) -> Submission:
         asked, format = asked_conversations(messages), self.chat_format
-        use = format.tool_use(variables.get("tools"))
+        use = format.tool_use(variables)
         prompts: list[tuple[list[int], list[int]]] = []
 
         def submit(conversation: Any, its_params: SamplingParams) -> list[Sample]:
-            its_params = format.with_stop_tokens(its_params)
             prompt, begun = self._conversation(conversation, variables, is_continued)
             prompts.append((prompt, begun))
-            if use is not None and (grammar := format.grammar(prompt, use)) is not None:
-                its_params = its_params.replace(grammar=grammar)
+            its_params = format.params_for(its_params, prompt, use)
             return self._submit(prompt, its_params, priority, begun, format.shown_tokens)
 
         def finish(place: int, completion: Completion) -> Completion:
@@ -689,12 +688,17 @@ class LLM:
         return self.chat_format.prompt(messages, variables), []
 
     def _stream(
-        self, prompt: list[int], params: SamplingParams, priority: int, begun: Sequence[int] = ()
+        self,
+        prompt: list[int],
+        params: SamplingParams,
+        priority: int,
+        begun: Sequence[int] = (),
+        shown: Mapping[int, str] = NO_TOKENS,
     ) -> Stream:
         if params.n != 1:
             raise UsageError(f"n is {params.n}, expected 1 for a stream; use generate for more")
         with INTERRUPTS.deferred:  # a request without its stream could not be cancelled
-            [sample] = self._submit(prompt, params, priority, begun)
+            [sample] = self._submit(prompt, params, priority, begun, shown)
             return Stream(sample)
 
     def _submit(

@@ -275,7 +275,7 @@ def test_required_calls_keep_to_their_schemas(scripted: LiveServer, seed: int) -
 
 def test_a_named_call_is_the_one_of_its_name(scripted: LiveServer) -> None:
     named = {"type": "function", "function": {"name": "short"}}
-    given = {**REQUIRED, "tool_choice": named, "parallel_tool_calls": False}
+    given = {**REQUIRED, "tool_choice": named}
     whole = ask(scripted, "two", tools=[CLOCK, SHORT], seed=2, **given)["choices"][0]
     [call] = whole["message"]["tool_calls"]
     assert call["function"]["name"] == "short"

@@ -268,6 +268,19 @@ class ChatFormat:
             return params
         return replace(params, stop_token_ids=(*params.stop_token_ids, *self.stop_tokens))
 
+    def params_for(
+        self, params: SamplingParams, prompt: Sequence[int], use: ToolUse | None
+    ) -> SamplingParams:
+        """Return the parameters to answer a prompt with: with stop tokens, and held to the schemas
+        of strict functions.
+
+        Raises:
+            UsageError: a schema that is not supported, or another form is asked for, too.
+        """
+        params = self.with_stop_tokens(params)
+        grammar = self.grammar(prompt, use) if use is not None else None
+        return params if grammar is None else params.replace(grammar=grammar)
+
     def starts_with_control_token(self, text: str) -> bool:
         """Whether a rendered text starts with a control token that the template wrote."""
         return self._any_control_token.match(text) is not None
@@ -323,10 +336,15 @@ class ChatFormat:
         )
         return AnswerParser(thoughts, calls)
 
-    def tool_use(self, tools: Tools) -> ToolUse | None:
-        """Return what functions may be called; None where the template shows no calls that can be
-        read."""
-        functions = [FunctionTool.of(tool) for tool in tools or ()]
+    def tool_use(self, variables: Mapping[str, Any] = NO_VARIABLES) -> ToolUse | None:
+        """Return what functions may be called; None where there are none, or the template shows no
+        calls that can be read.
+
+        Args:
+            variables: as of `write`; `tools` are those of the model where they have none.
+        """
+        tools = variables.get("tools") or self._variables.get("tools") or ()
+        functions = [FunctionTool.of(tool) for tool in tools]
         known = [function for function in functions if function is not None]
         return ToolUse(known) if known and self.call_syntax is not None else None
 

@@ -97,8 +97,22 @@ def test_strict_functions_are_held_to_their_schemas(family: tuple[str, LLM]) -> 
     assert answer.message is not None
     arguments = answer.message["tool_calls"][0]["function"]["arguments"]
     assert json.loads(arguments) == {"city": "Oslo"}
+    with llm.stream_chat(MESSAGES, GREEDY.replace(max_tokens=200), **given) as stream:
+        assert "".join(stream) == answer.text
     with pytest.raises(UsageError, match="regex and grammar were given"):
         llm.chat(MESSAGES, GREEDY.replace(regex="a"), **given)
+
+
+def test_strict_functions_of_a_model_are_those_of_its_sessions(folder: Path) -> None:
+    template = folder.parent / "session.jinja"
+    template.write_text(BODY.replace("CALL", CALLS["llama"]), encoding="utf-8")
+    function = {"name": "clock", "strict": True, "parameters": {"additionalProperties": False}}
+    variables = {"tools": [{"type": "function", "function": function}], "cue": "llama|>"}
+    options: Any = {"chat_template": template, "template_variables": variables}
+    with LLM(folder, backend="cpu:numpy", threads=1, **options) as llm:
+        answer = llm.session().send("Rain?", GREEDY)
+        assert answer.text == '{"name": "clock", "parameters": {}}'
+        assert llm.chat(MESSAGES, GREEDY).text == answer.text
 
 
 def test_an_answer_without_calls_is_a_message_of_its_text(family: tuple[str, LLM]) -> None:

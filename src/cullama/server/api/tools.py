@@ -96,7 +96,8 @@ def tool_use(
     if choice == "none":
         return None
     must = named is not None or choice == "required"
-    return ToolUse(functions, "required" if must else "auto", named, is_parallel is not False)
+    several = is_parallel is not False and named is None  # a name is for one call of it
+    return ToolUse(functions, "required" if must else "auto", named, several)
 
 
 # Entries that clients give back as they got them, and that say nothing to a model.
