@@ -481,8 +481,8 @@ class LLM:
         variables = chat_variables(tools, documents, template_variables)
         format, params = self.chat_format, checked_params(params, self.default_params)
         prompt, begun = self._conversation(messages, variables, continue_final_message)
-        params = format.params_for(params, prompt, format.tool_use(variables))
-        return self._stream(prompt, params, priority, begun, format.shown_tokens)
+        params = format.params_for(params, prompt, format.answers.tool_use(variables.get("tools")))
+        return self._stream(prompt, params, priority, begun, format.answers.shown_tokens)
 
     @_explained
     def session(
@@ -663,17 +663,17 @@ class LLM:
         is_continued: bool,
     ) -> Submission:
         asked, format = asked_conversations(messages), self.chat_format
-        use = format.tool_use(variables)
+        use = format.answers.tool_use(variables.get("tools"))
         prompts: list[tuple[list[int], list[int]]] = []
 
         def submit(conversation: Any, its_params: SamplingParams) -> list[Sample]:
             prompt, begun = self._conversation(conversation, variables, is_continued)
             prompts.append((prompt, begun))
             its_params = format.params_for(its_params, prompt, use)
-            return self._submit(prompt, its_params, priority, begun, format.shown_tokens)
+            return self._submit(prompt, its_params, priority, begun, format.answers.shown_tokens)
 
         def finish(place: int, completion: Completion) -> Completion:
-            message = format.message(completion.text, *prompts[place], use)
+            message = format.answers.message(completion.text, *prompts[place], use)
             return replace(completion, message=message)
 
         params_of_all = params_of_each(params, asked, self.default_params)

@@ -316,6 +316,11 @@ def test_schemas_that_calls_cannot_be_held_to_are_refused_by_name(scripted: Live
     assert response.status_code == 400
     assert response.json()["error"]["param"] == "tools"
     assert "the parameters of f, at /not" in response.json()["error"]["message"]
+    function["parameters"] = {"type": "object", "properties": {"a": {"pattern": "("}}}
+    response = scripted.post("/v1/chat/completions", body("text", tools=tools))
+    assert response.status_code == 400
+    assert response.json()["error"]["param"] == "tools"
+    assert "calls cannot be held to the schemas" in response.json()["error"]["message"]
     del function["strict"]
     assert ask(scripted, "text", tools=tools)
 

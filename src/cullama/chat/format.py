@@ -21,17 +21,14 @@ from ..errors import CullamaError, UsageError
 from ..sampling.params import SamplingParams
 from ..text.control_tokens import END_NAMES, SHAPE
 from ..text.prompts import as_list
-from ..text.tokenizer import text_behind
 from .escape import REPLACEMENT, SPLIT
 from .message_form import PROBE, SAMPLE_CALL, SAMPLE_TOOL, MessageForm
 from .messages import Message as Message
 from .messages import Tools, checked_message, content_text, map_texts, plain_data
-from .tools.events import ParsedAnswer
-from .tools.functions import FunctionTool, ToolUse
-from .tools.grammar import calls_grammar
-from .tools.parser import AnswerParser, CallParser
-from .tools.syntax import FAMILIES, CallSyntax, written_syntax
-from .tools.thoughts import CLOSING, OPENING, ThoughtSplitter
+from .tools.answers import AnswerForm
+from .tools.functions import ToolUse
+from .tools.syntax import CallSyntax, written_syntax
+from .tools.thoughts import CLOSING
 
 if TYPE_CHECKING:
     from ..text.tokenizer import Tokenizer
@@ -278,7 +275,7 @@ class ChatFormat:
             UsageError: a schema that is not supported, or another form is asked for, too.
         """
         params = self.with_stop_tokens(params)
-        grammar = self.grammar(prompt, use) if use is not None else None
+        grammar = self.answers.grammar(prompt, use) if use is not None else None
         return params if grammar is None else params.replace(grammar=grammar)
 
     def starts_with_control_token(self, text: str) -> bool:
@@ -307,9 +304,15 @@ class ChatFormat:
     # --- what an answer consists of ------------------------------------------------------------
 
     @cached_property
-    def call_syntax(self) -> CallSyntax | None:
-        """How the model writes calls of functions; None where its template has no place for tools,
-        or shows no calls that can be read."""
+    def answers(self) -> AnswerForm:
+        """The form of the model's answers."""
+        has_reasoning = self.template is not None and CLOSING in self.template.source
+        tools = self._variables.get("tools")
+        return AnswerForm(self._tokenizer, self._call_syntax(), has_reasoning, tools)
+
+    def _call_syntax(self) -> CallSyntax | None:
+        """Return how the model writes calls of functions; None where its template has no place for
+        tools, or shows no calls that can be read."""
         template, form = self.template, self._form
         if template is not None and template.for_tools is not None:
             template, form = template.for_tools, self._form_for_tools
@@ -323,97 +326,6 @@ class ChatFormat:
             return None
         called = render([question, call]) or render([question, call], tools=tools)
         return written_syntax(called, render([question, text]), offered, name)
-
-    def parser(self, prompt: Sequence[int], use: ToolUse | None = None) -> AnswerParser:
-        """Return what reads an answer to a prompt, with the functions that may be called. Raises
-        as `check_tools`."""
-        is_thinking = self._is_thinking(prompt)
-        thoughts = None if is_thinking is None else ThoughtSplitter(is_thinking)
-        if use is None:
-            return AnswerParser(thoughts, None)
-        calls = CallParser(
-            self.check_tools(), use.names, use.is_constrained, is_single=not use.is_parallel
-        )
-        return AnswerParser(thoughts, calls)
-
-    def tool_use(self, variables: Mapping[str, Any] = NO_VARIABLES) -> ToolUse | None:
-        """Return what functions may be called; None where there are none, or the template shows no
-        calls that can be read.
-
-        Args:
-            variables: as of `write`; `tools` are those of the model where they have none.
-        """
-        tools = variables.get("tools") or self._variables.get("tools") or ()
-        functions = [FunctionTool.of(tool) for tool in tools]
-        known = [function for function in functions if function is not None]
-        return ToolUse(known) if known and self.call_syntax is not None else None
-
-    def message(
-        self, text: str, prompt: Sequence[int], begun: Sequence[int], use: ToolUse | None
-    ) -> dict[str, Any]:
-        """Return an answer's text as a message, with its reasoning and calls apart.
-
-        Args:
-            prompt: what it answers.
-            begun: the tokens before the text, where it goes on with an answer.
-            use: what functions may be called.
-        """
-        parser = self.parser(prompt, use)
-        before = parser.begin(text_behind(self._tokenizer, prompt, begun)) if begun else []
-        return ParsedAnswer.of([*before, *parser.add(text, is_last=True)]).message()
-
-    def grammar(self, prompt: Sequence[int], use: ToolUse) -> str | None:
-        """Return the grammar that holds an answer to the schemas of its calls; None where nothing
-        asks for it.
-
-        Raises:
-            UsageError: as `check_tools`; or a schema that is not supported.
-        """
-        if not use.is_constrained:
-            return None
-        ids = {mark: index for index, (mark, _) in self._mark_tokens.items()}
-        return calls_grammar(self.check_tools(), use, ids, self._is_thinking(prompt))
-
-    def _is_thinking(self, prompt: Sequence[int]) -> bool | None:
-        """Whether a prompt has opened the reasoning; None for a template that knows of none."""
-        end = self._tokenizer.decode(prompt[-16:], skip_special_tokens=False)
-        return end.rstrip().endswith(OPENING) if self.has_reasoning else None
-
-    def check_tools(self) -> CallSyntax:
-        """Return how calls are written.
-
-        Raises:
-            UsageError: the template shows no calls that can be read.
-        """
-        if self.call_syntax is None:
-            raise UsageError(
-                "tools are given, but this model's chat template does not write them and calls of "
-                f"them in JSON, {FAMILIES}; use another model, or another template: --template "
-                "FILE, or chat_template="
-            )
-        return self.call_syntax
-
-    @cached_property
-    def has_reasoning(self) -> bool:
-        """Whether the template knows of reasoning between <think> and </think>."""
-        return self.template is not None and CLOSING in self.template.source
-
-    @cached_property
-    def shown_tokens(self) -> Mapping[int, str]:
-        """The control tokens, by id, that are part of an answer's text: marks around calls and
-        reasoning."""
-        return {index: mark for index, (mark, is_shown) in self._mark_tokens.items() if is_shown}
-
-    @cached_property
-    def _mark_tokens(self) -> Mapping[int, tuple[str, bool]]:
-        """The marks that are tokens, by id, and whether these are control tokens."""
-        marks = {OPENING, CLOSING} if self.has_reasoning else set()
-        if (syntax := self.call_syntax) is not None:
-            marks |= {syntax.opening, syntax.closing, syntax.arguments_mark}
-        added = self._tokenizer.tokenizer.get_added_tokens_decoder()
-        return {
-            index: (it.content, it.special) for index, it in added.items() if it.content in marks
-        }
 
     # --- which tokens are control tokens -------------------------------------------------------
 

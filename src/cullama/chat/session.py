@@ -259,7 +259,7 @@ class Session:
             raise UsageError(f"n is {params.n}, expected 1: a turn has one answer")
         prompt, left_out = self._fit(messages, params, len(begun.token_ids))
         format = self.llm.chat_format
-        params = format.params_for(params, prompt.token_ids, format.tool_use())
+        params = format.params_for(params, prompt.token_ids, format.answers.tool_use())
         if params.max_tokens is not None:
             room = self.llm.longest_text - len(prompt.token_ids) - len(begun.token_ids)
             params = replace(params, max_tokens=min(params.max_tokens, room))

@@ -45,7 +45,7 @@ def format_of_style(name: str) -> ChatFormat:
     ],
 )
 def test_each_familys_template_shows_its_form(style: str, expected: CallSyntax | None) -> None:
-    assert format_of_style(style).call_syntax == expected
+    assert format_of_style(style).answers.call_syntax == expected
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_marks_of_any_name_are_found_around_json_alone(
     source: str, expected: CallSyntax | None
 ) -> None:
     text = (TEMPLATES / f"{source}.jinja").read_text(encoding="utf-8")
-    assert format_of(text).call_syntax == expected
+    assert format_of(text).answers.call_syntax == expected
 
 
 @pytest.mark.parametrize(
@@ -86,33 +86,35 @@ def test_marks_of_any_name_are_found_around_json_alone(
     ],
 )
 def test_the_form_of_calls_is_that_of_the_sample(call: str, expected: CallSyntax | None) -> None:
-    assert format_of(TOOLS + CALLS + call + END).call_syntax == expected
+    assert format_of(TOOLS + CALLS + call + END).answers.call_syntax == expected
 
 
 def test_a_template_that_only_tells_of_calls_in_words_has_their_form() -> None:
     tell = "Call by <tool_call></tool_call>: " + TOOLS
-    assert format_of(tell + CALLS + END).call_syntax == HERMES
+    assert format_of(tell + CALLS + END).answers.call_syntax == HERMES
 
 
 def test_a_template_of_its_own_for_tools_decides() -> None:
     own = TOOLS + CALLS + "<tool_call>\n{{ c.function | tojson }}\n</tool_call>" + END
-    assert format_of(CALLS + END, own).call_syntax == HERMES
-    assert format_of(CALLS + END).call_syntax is None
+    assert format_of(CALLS + END, own).answers.call_syntax == HERMES
+    assert format_of(CALLS + END).answers.call_syntax is None
 
 
 def test_tools_that_are_left_out_have_no_form() -> None:
-    assert format_of("{% if tools %}<tool_call>{% endif %}" + CALLS + END).call_syntax is None
+    assert (
+        format_of("{% if tools %}<tool_call>{% endif %}" + CALLS + END).answers.call_syntax is None
+    )
 
 
 def test_marks_that_are_control_tokens_are_shown_in_the_answers_text() -> None:
-    shown = format_of_style("mistral_v3").shown_tokens
+    shown = format_of_style("mistral_v3").answers.shown_tokens
     assert list(shown.values()) == ["[TOOL_CALLS]"]
-    assert format_of_style("qwen3").shown_tokens == {}
+    assert format_of_style("qwen3").answers.shown_tokens == {}
 
 
 @pytest.mark.parametrize(("style", "expected"), [("qwen3", True), ("qwen25", False)])
 def test_reasoning_is_known_where_the_template_names_its_marks(style: str, expected: bool) -> None:
-    assert format_of_style(style).has_reasoning is expected
+    assert format_of_style(style).answers.has_reasoning is expected
 
 
 def test_a_developer_is_the_system_where_the_template_knows_none() -> None:

@@ -9,10 +9,12 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, Response
 
 from ...chat.tools.events import Event, new_call_id
+from ...errors import ConstraintError
 from ...sampling.params import TokenLogprobs
 from ...text.completion import Completion
 from ...text.generation import Piece, Sample
 from ...text.tokenizer import text_behind
+from ..http.errors import ApiError
 from ..http.events import while_connected
 from .answers import Answer, Json, finish_reason
 from .fields import ChatFields
@@ -43,12 +45,19 @@ async def chat_completions(request: Request, fields: ChatFields) -> Response:
     values = fields.sampling()
     if use is not None and (grammar := service.calls_grammar(prompt, use)) is not None:
         values["grammar"] = grammar
-    params = await service.checked_params(values, len(prompt) + len(begun))
+    try:
+        params = await service.checked_params(values, len(prompt) + len(begun))
+    except ConstraintError as error:
+        if use is None or error.param != "grammar":
+            raise
+        words = f"calls cannot be held to the schemas of the tools: {error}"
+        raise ApiError(400, words, "tools") from None
     params = service.llm.chat_format.with_stop_tokens(params)
     begun, params = service.begin(begun, params)
-    shown = service.llm.chat_format.shown_tokens
+    form = service.llm.chat_format.answers
+    shown = form.shown_tokens
     samples = service.submit("chat", prompt, params, fields.priority, begun, False, shown)
-    parsers = [service.llm.chat_format.parser(prompt, use) for _ in samples]
+    parsers = [form.parser(prompt, use) for _ in samples]
     read = Answer(samples, params.n, service.llm.tokenizer, parsers)
     answer = _ChatAnswer(service, fields, read, prompt, begun)
     if fields.stream:

@@ -49,9 +49,9 @@ async def responses(request: Request, fields: ResponseFields) -> Response:
     with _naming_format():
         params = format.with_stop_tokens(service.params(values, len(prompt)))
         samples = service.submit(
-            "response", prompt, params, fields.priority, shown=format.shown_tokens
+            "response", prompt, params, fields.priority, shown=format.answers.shown_tokens
         )
-    read = Answer(samples, 1, service.llm.tokenizer, [format.parser(prompt, use)])
+    read = Answer(samples, 1, service.llm.tokenizer, [format.answers.parser(prompt, use)])
     answer = _ResponseAnswer(service, fields, params, read)
     if fields.stream:
         return service.stream(answer.id, answer.stream(), fields.resumable)

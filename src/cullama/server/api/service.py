@@ -61,7 +61,7 @@ class Service:
     def check_tools(self) -> None:
         """Raises ApiError: the model's chat template has no calls that can be read."""
         try:
-            self.llm.chat_format.check_tools()
+            self.llm.chat_format.answers.check_tools()
         except UsageError as error:
             raise ApiError(400, str(error), "tools") from None
 
@@ -72,7 +72,7 @@ class Service:
             ApiError: a schema that is not supported.
         """
         try:
-            return self.llm.chat_format.grammar(prompt, use)
+            return self.llm.chat_format.answers.grammar(prompt, use)
         except UsageError as error:
             raise ApiError(400, str(error), "tools") from None
 

@@ -1,0 +1,132 @@
+"""How the answers of one model are written: whether they begin with reasoning, how they call.
+
+It makes what an answer is read with, and the grammar that holds it to its calls. What it knows of
+the model is found by `chat/format.py`, from its chat template.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from ...errors import UsageError
+from ...text.tokenizer import text_behind
+from ..messages import Tools
+from .events import ParsedAnswer
+from .functions import FunctionTool, ToolUse
+from .grammar import calls_grammar
+from .parser import AnswerParser, CallParser
+from .syntax import FAMILIES, CallSyntax
+from .thoughts import CLOSING, OPENING, ThoughtSplitter
+
+if TYPE_CHECKING:
+    from ...text.tokenizer import Tokenizer
+
+END_OF_PROMPT = 16  # tokens, among which the mark is that opens the reasoning
+
+
+class AnswerForm:
+    """The form of a model's answers.
+
+    Args:
+        tokenizer: the model's.
+        call_syntax: how it writes calls; None where its template shows none that can be read.
+        has_reasoning: whether its template knows of reasoning between <think> and </think>.
+        tools: what its template is given where a conversation has none.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        call_syntax: CallSyntax | None,
+        has_reasoning: bool,
+        tools: Tools = None,
+    ) -> None:
+        self.call_syntax, self.has_reasoning = call_syntax, has_reasoning
+        self._tokenizer, self._tools = tokenizer, tools
+
+    def check_tools(self) -> CallSyntax:
+        """Return how calls are written.
+
+        Raises:
+            UsageError: the template shows no calls that can be read.
+        """
+        if self.call_syntax is None:
+            raise UsageError(
+                "tools are given, but this model's chat template does not write them and calls of "
+                f"them in JSON, {FAMILIES}; use another model, or another template: --template "
+                "FILE, or chat_template="
+            )
+        return self.call_syntax
+
+    def tool_use(self, tools: Tools = None) -> ToolUse | None:
+        """Return what functions may be called; None where there are none, or the template shows no
+        calls that can be read.
+
+        Args:
+            tools: JSON schemas; None takes those of the model.
+        """
+        functions = [FunctionTool.of(tool) for tool in tools or self._tools or ()]
+        known = [function for function in functions if function is not None]
+        return ToolUse(known) if known and self.call_syntax is not None else None
+
+    def parser(self, prompt: Sequence[int], use: ToolUse | None = None) -> AnswerParser:
+        """Return what reads an answer to a prompt, with the functions that may be called. Raises
+        as `check_tools`."""
+        is_thinking = self._is_thinking(prompt)
+        thoughts = None if is_thinking is None else ThoughtSplitter(is_thinking)
+        if use is None:
+            return AnswerParser(thoughts, None)
+        calls = CallParser(
+            self.check_tools(), use.names, use.is_constrained, is_single=not use.is_parallel
+        )
+        return AnswerParser(thoughts, calls)
+
+    def message(
+        self, text: str, prompt: Sequence[int], begun: Sequence[int], use: ToolUse | None
+    ) -> dict[str, Any]:
+        """Return an answer's text as a message, with its reasoning and calls apart.
+
+        Args:
+            prompt: what it answers.
+            begun: the tokens before the text, where it goes on with an answer.
+            use: what functions may be called.
+        """
+        parser = self.parser(prompt, use)
+        before = parser.begin(text_behind(self._tokenizer, prompt, begun)) if begun else []
+        return ParsedAnswer.of([*before, *parser.add(text, is_last=True)]).message()
+
+    def grammar(self, prompt: Sequence[int], use: ToolUse) -> str | None:
+        """Return the grammar that holds an answer to the schemas of its calls; None where nothing
+        asks for it.
+
+        Raises:
+            UsageError: as `check_tools`; or a schema that is not supported.
+        """
+        if not use.is_constrained:
+            return None
+        ids = {mark: index for index, (mark, _) in self._mark_tokens.items()}
+        return calls_grammar(self.check_tools(), use, ids, self._is_thinking(prompt))
+
+    @cached_property
+    def shown_tokens(self) -> Mapping[int, str]:
+        """The control tokens, by id, that are part of an answer's text: marks around calls and
+        reasoning."""
+        return {index: mark for index, (mark, is_shown) in self._mark_tokens.items() if is_shown}
+
+    def _is_thinking(self, prompt: Sequence[int]) -> bool | None:
+        """Whether a prompt has opened the reasoning; None for a template that knows of none."""
+        end = self._tokenizer.decode(prompt[-END_OF_PROMPT:], skip_special_tokens=False)
+        return end.rstrip().endswith(OPENING) if self.has_reasoning else None
+
+    @cached_property
+    def _mark_tokens(self) -> Mapping[int, tuple[str, bool]]:
+        """The marks that are tokens, by id, and whether these are control tokens."""
+        marks = {OPENING, CLOSING} if self.has_reasoning else set()
+        if (syntax := self.call_syntax) is not None:
+            marks |= {syntax.opening, syntax.closing, syntax.arguments_mark}
+        added = self._tokenizer.tokenizer.get_added_tokens_decoder()
+        return {
+            index: (it.content, it.special) for index, it in added.items() if it.content in marks
+        }
