@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, Response
 
-from ...chat.tools.events import Event, new_call_id
+from ...chat.tools.events import Event
 from ...errors import ConstraintError
 from ...sampling.params import TokenLogprobs
 from ...text.completion import Completion
@@ -149,7 +149,7 @@ class _ChatAnswer:
         is_first = new.start == 0
         events = [*self._before[piece.sample], *self._answer.read(piece)]
         self._before[piece.sample] = []
-        deltas = [delta(event, new_call_id()) for event in events]
+        deltas = [delta(event) for event in events]
         has_tokens = self._fields.logprobs or self._fields.return_token_ids
         if piece.is_last and "tool_calls" in (deltas[-1] if deltas else ()):
             deltas.append({})

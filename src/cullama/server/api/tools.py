@@ -19,6 +19,7 @@ from ...chat.tools.events import (
     Reasoning,
     Text,
     ToolCall,
+    new_call_id,
 )
 from ...chat.tools.functions import FunctionTool, ToolUse
 from ..http.errors import ApiError
@@ -152,13 +153,14 @@ def _reasoning(text: str) -> dict[str, str]:
     return {"reasoning_content": text, "reasoning": text}
 
 
-def delta(event: Event, new_id: str) -> dict[str, Any]:
-    """Return an event as the delta of a chunk; a call that begins gets `new_id`."""
+def delta(event: Event) -> dict[str, Any]:
+    """Return an event as the delta of a chunk; a call that begins gets a new id."""
     if isinstance(event, Text):
         return {"content": event.text}
     if isinstance(event, Reasoning):
         return _reasoning(event.text)
     if isinstance(event, CallBegun):
-        return {"tool_calls": [{"index": event.call, **ToolCall(new_id, event.name, "").entry()}]}
+        call = ToolCall(new_call_id(), event.name, "")
+        return {"tool_calls": [{"index": event.call, **call.entry()}]}
     assert isinstance(event, CallArguments)
     return {"tool_calls": [{"index": event.call, "function": {"arguments": event.text}}]}
