@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -50,6 +51,27 @@ def wait_until_ready(url: str) -> None:
     with httpx.Client(transport=httpx.HTTPTransport(retries=5)) as client:
         while client.get(f"{url}/health").status_code != 200:
             pass
+
+
+def test_the_page_is_opened_in_the_browser_once_the_address_answers(
+    chat_model: Path, tmp_path: Path
+) -> None:
+    told, script = tmp_path / "told", tmp_path / "browser"
+    ask = "import sys, urllib.request as r, urllib.error as e\n"
+    ask += "try: status = r.urlopen(sys.argv[1] + 'health').status\n"
+    ask += "except e.HTTPError as error: status = error.code\n"
+    ask += f"open({str(told)!r}, 'w').write(f'{{sys.argv[1]}} {{status}}')\n"
+    script.write_text(f"#!{sys.executable}\n{ask}")
+    script.chmod(0o700)
+    with serving(chat_model, "--open", BROWSER=f"{script} %s") as (process, url):
+        deadline = time.monotonic() + SECONDS
+        while not (told.exists() and told.read_text()) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        address, status = told.read_text().split()
+        assert address == f"{url}/"
+        assert status in ("200", "503")  # loaded, or being loaded: it answers
+        process.terminate()
+        assert process.wait(SECONDS) == 0
 
 
 def children(pid: int) -> list[int]:

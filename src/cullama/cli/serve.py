@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import re
 import stat
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 
 from ..errors import UsageError
+from .browser import open_browser
 from .log import show_log
 from .options import model_options
 from .progress import ProgressBar
@@ -57,6 +59,7 @@ from .progress import ProgressBar
     metavar="FILE",
     help="A jinja2 chat template in place of the model's own, or 'none': continue as text.",
 )
+@click.option("--open", "opens", is_flag=True, help="Open the page in a browser.")
 def command(
     served: str | None,
     model: str | None,
@@ -69,6 +72,7 @@ def command(
     origins: tuple[str, ...],
     max_waiting: int,
     template: str | None,
+    opens: bool,
     **options: Any,
 ) -> None:
     """Serve MODEL until Ctrl-C: /v1/chat/completions, /v1/completions, /v1/models and more.
@@ -103,7 +107,9 @@ def command(
                 progress=progress,
             )
         click.echo(f"cullama serves {service.model} at {listener.url}/v1 · Ctrl-C ends it")
-        run.serve(service, listener, rules, prefix)
+        here = re.sub(r"//(0\.0\.0\.0|\[::\])(?=:)", "//127.0.0.1", listener.url)
+        on_start = partial(open_browser, f"{here}/") if opens else (lambda: None)
+        run.serve(service, listener, rules, prefix, on_start)
 
 
 def _import_server() -> Any:

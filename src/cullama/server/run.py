@@ -11,7 +11,7 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -104,7 +104,7 @@ def open_service(
     return Service(llm, engine)
 
 
-def make_server(service: Service, rules: AccessRules, prefix: str = "") -> uvicorn.Server:
+def make_server(service: Service, rules: AccessRules, prefix: str = "") -> _Server:
     """Return a server that is not running yet."""
     config = uvicorn.Config(
         create_app(service, rules, prefix),
@@ -125,18 +125,37 @@ def make_server(service: Service, rules: AccessRules, prefix: str = "") -> uvico
 class _Server(uvicorn.Server):
     """Leaves signals to `serve`: uvicorn's own handling ends the process with them."""
 
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.on_start: Callable[[], None] = lambda: None  # called once it answers
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self.on_start()
+
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
 
 
-def serve(service: Service, listener: Listener, rules: AccessRules, prefix: str = "") -> None:
+def serve(
+    service: Service,
+    listener: Listener,
+    rules: AccessRules,
+    prefix: str = "",
+    on_start: Callable[[], None] = lambda: None,
+) -> None:
     """Serve until a signal comes, or until the engine has failed for good.
+
+    Args:
+        on_start: called once the address answers.
 
     Raises:
         CullamaError: why the model cannot be loaded, or its process be kept running.
     """
     server = make_server(service, rules, prefix)
+    server.on_start = on_start
 
     def stop(*signal_and_frame: object) -> None:
         if server.should_exit and signal_and_frame:

@@ -34,6 +34,7 @@ REFUSED = {
 # Of chat completions and completions, which this route does not have.
 _FOREIGN = {
     "max_tokens": "give max_output_tokens",
+    "response_format": "give text.format",
     "n": "a response is one answer",
     "return_token_ids": "token ids are in chat completions",
     "answer_token_ids": "answers go on in chat completions",
@@ -129,12 +130,20 @@ class ResponseFields(SamplingFields):
     def tool_use(self) -> ToolUse | None:
         """Return which functions may be called. Raises ApiError: as `tools.tool_use`."""
         choice = self.tool_choice
-        return tool_use(
+        use = tool_use(
             [tool.tool() for tool in self.tools or ()],
             choice if isinstance(choice, str) else None,
             choice.name if isinstance(choice, NamedToolChoice) else None,
             self.parallel_tool_calls,
         )
+        form = self.text.format if self.text else None
+        fields = ["text.format"] if form is not None and form.type != "text" else []
+        fields += self.form()
+        if use is not None and fields:
+            words = f"{fields[0]} gives the answer a form in which no tool is called"
+            words += "; leave out one of them, or set tool_choice: none"
+            raise ApiError(400, words, fields[0])
+        return use
 
     def sampling(self) -> dict[str, Any]:
         values = super().sampling()
