@@ -80,6 +80,25 @@ def test_no_other_gpu_is_used_in_its_process(tiny_model: Path, tmp_path: Path) -
     assert cuda.startswith("the emulated GPU has taken the driver's place in this process; use")
 
 
+def test_a_failing_kernel_is_told_by_the_driver_and_ends_the_story(
+    cullama_command: CommandLine, tiny_model: Path
+) -> None:
+    fault = {"CULLAMA_EMULATION_FAULTS": "kernel:9:719"}
+    ended = story(cullama_command, tiny_model, "emulated", **fault)
+    assert ended.code == 1
+    assert "libcuda emulation: kernel: injected error 719" in ended.err
+    assert ended.err.splitlines()[-1].startswith("cullama: ")
+
+
+def test_knobs_are_taken_from_the_environment(
+    cullama_command: CommandLine, tiny_model: Path
+) -> None:
+    too_small = {"CULLAMA_EMULATION_MEMORY_BYTES": "4096"}
+    ended = story(cullama_command, tiny_model, "emulated", **too_small)
+    assert ended.code == 1
+    assert "has no room for" in ended.err.splitlines()[-1]
+
+
 @pytest.mark.parametrize(
     ("variables", "lacks", "remedy"),
     [

@@ -116,6 +116,25 @@ def test_a_source_archive_contains_its_ptx(source: Path, no_compiler: str) -> No
     assert ptx_in(wheel) == shipped()
 
 
+@pytest.mark.parametrize("kind", ["wheel", "sdist"])
+def test_the_emulated_gpu_is_shipped_with_its_cpp(
+    source: Path, no_compiler: str, kind: str
+) -> None:
+    emulation = ROOT / "src" / "cullama" / "emulation"
+    shutil.copytree(emulation, source / "src" / "cullama" / "emulation")
+    _, _, [built] = build(source, no_compiler, kind)
+    if kind == "wheel":
+        names = ZipFile(built).namelist()
+    else:
+        with tarfile.open(built) as files:
+            names = files.getnames()
+    needed = [path.relative_to(emulation) for path in emulation.rglob("*.[hcp]*")]
+    needed = [path for path in needed if path.suffix in (".h", ".cpp", ".py")]
+    assert Path("libcuda/launch.cpp") in needed
+    missing = {p for p in needed if not any(n.endswith(f"emulation/{p}") for n in names)}
+    assert missing == set()
+
+
 def test_without_a_compiler_the_wheel_is_for_the_cpu_and_says_what_is_missing(
     source: Path, no_compiler: str
 ) -> None:

@@ -7,6 +7,7 @@ emulator is imported before it is started.
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from functools import cache
 from importlib.util import find_spec
@@ -59,8 +60,14 @@ def start_emulation() -> None:
             f"the emulated GPU cannot be built: {error}",
             "set CULLAMA_EMULATION_CACHE to a folder that can be written",
         ) from None
-    gpu.set("memory_bytes", memory_limit() // 2)
-    gpu.set("fill", 0)  # which would touch all of the KV cache
+    knobs = {
+        "memory_bytes": memory_limit() // 2,
+        "fill": 0,  # which would touch all of the KV cache
+        "verbose": 1,  # what a kernel did wrong, and at which line
+    }
+    for name, value in knobs.items():
+        if device.PREFIX + name.upper() not in os.environ:
+            gpu.set(name, value)
 
 
 def check_not_emulated() -> None:
