@@ -22,6 +22,7 @@ from .backends import operators_for
 from .chat.format import ChatFormat
 from .chat.format import template_variables as chat_variables
 from .chat.messages import Message, Tools
+from .chat.tools.functions import ToolChoice, ToolUse
 from .checkpoint.checkpoint import Checkpoint
 from .checkpoint.opening import open_checkpoint
 from .checkpoint.weights import Progress, load_weights
@@ -365,6 +366,7 @@ class LLM:
         priority: int = ...,
         progress: bool = ...,
         tools: Tools = ...,
+        tool_choice: ToolChoice = ...,
         documents: Tools = ...,
         template_variables: Mapping[str, Any] | None = ...,
         continue_final_message: bool = ...,
@@ -378,6 +380,7 @@ class LLM:
         priority: int = ...,
         progress: bool = ...,
         tools: Tools = ...,
+        tool_choice: ToolChoice = ...,
         documents: Tools = ...,
         template_variables: Mapping[str, Any] | None = ...,
         continue_final_message: bool = ...,
@@ -392,6 +395,7 @@ class LLM:
         priority: int = 0,
         progress: bool = True,
         tools: Tools = None,
+        tool_choice: ToolChoice = "auto",
         documents: Tools = None,
         template_variables: Mapping[str, Any] | None = None,
         continue_final_message: bool = False,
@@ -407,6 +411,9 @@ class LLM:
                 answers of the model may have tool_calls, and messages of the role "tool" results.
             tools: JSON schemas of the functions that the model may call; the completion's
                 `message` has the calls. Those of `strict` ones are held to their schemas.
+            tool_choice: "auto"; "none", as without tools; "required": the answer is calls alone,
+                held to the schemas of their functions; or one function: {"type": "function",
+                "function": {"name": "weather"}}, as in OpenAI's API.
             documents: objects with a title and a text that the model may cite.
             template_variables: what the template is given besides, for this call.
             continue_final_message: the last message is the beginning of the answer, a text: the
@@ -418,9 +425,10 @@ class LLM:
             ContextLengthError: the conversation, with the answer asked for, exceeds the context.
             ChatTemplateError: the model's template cannot be used.
         """
-        variables = chat_variables(tools, documents, template_variables)
+        variables = chat_variables(tools, documents, template_variables, tool_choice)
+        use = self.chat_format.answers.tool_use(variables.get("tools"), tool_choice)
         return self._submit_chats(
-            messages, params, priority, variables, continue_final_message
+            messages, params, priority, variables, continue_final_message, use
         ).completions(progress)
 
     @overload
@@ -431,6 +439,7 @@ class LLM:
         *,
         priority: int = ...,
         tools: Tools = ...,
+        tool_choice: ToolChoice = ...,
         documents: Tools = ...,
         template_variables: Mapping[str, Any] | None = ...,
         continue_final_message: bool = ...,
@@ -443,6 +452,7 @@ class LLM:
         *,
         priority: int = ...,
         tools: Tools = ...,
+        tool_choice: ToolChoice = ...,
         documents: Tools = ...,
         template_variables: Mapping[str, Any] | None = ...,
         continue_final_message: bool = ...,
@@ -456,13 +466,17 @@ class LLM:
         *,
         priority: int = 0,
         tools: Tools = None,
+        tool_choice: ToolChoice = "auto",
         documents: Tools = None,
         template_variables: Mapping[str, Any] | None = None,
         continue_final_message: bool = False,
     ) -> Any:
         """As `chat`, in an event loop; other tasks go on."""
-        variables = chat_variables(tools, documents, template_variables)
-        chats = self._submit_chats(messages, params, priority, variables, continue_final_message)
+        variables = chat_variables(tools, documents, template_variables, tool_choice)
+        use = self.chat_format.answers.tool_use(variables.get("tools"), tool_choice)
+        chats = self._submit_chats(
+            messages, params, priority, variables, continue_final_message, use
+        )
         return await chats.completions_async()
 
     @_explained
@@ -473,15 +487,17 @@ class LLM:
         *,
         priority: int = 0,
         tools: Tools = None,
+        tool_choice: ToolChoice = "auto",
         documents: Tools = None,
         template_variables: Mapping[str, Any] | None = None,
         continue_final_message: bool = False,
     ) -> Stream:
         """Answer the last message piece by piece, as `stream` does; the rest is as for `chat`."""
-        variables = chat_variables(tools, documents, template_variables)
+        variables = chat_variables(tools, documents, template_variables, tool_choice)
         format, params = self.chat_format, checked_params(params, self.default_params)
         prompt, begun = self._conversation(messages, variables, continue_final_message)
-        params = format.params_for(params, prompt, format.answers.tool_use(variables.get("tools")))
+        use = format.answers.tool_use(variables.get("tools"), tool_choice)
+        params = format.params_for(params, prompt, use)
         return self._stream(prompt, params, priority, begun, format.answers.shown_tokens)
 
     @_explained
@@ -661,9 +677,9 @@ class LLM:
         priority: int,
         variables: Mapping[str, Any],
         is_continued: bool,
+        use: ToolUse | None,
     ) -> Submission:
         asked, format = asked_conversations(messages), self.chat_format
-        use = format.answers.tool_use(variables.get("tools"))
         prompts: list[tuple[list[int], list[int]]] = []
 
         def submit(conversation: Any, its_params: SamplingParams) -> list[Sample]:

@@ -26,7 +26,7 @@ from .message_form import PROBE, SAMPLE_CALL, SAMPLE_TOOL, MessageForm
 from .messages import Message as Message
 from .messages import Tools, checked_message, content_text, map_texts, plain_data
 from .tools.answers import AnswerForm
-from .tools.functions import ToolUse
+from .tools.functions import ToolChoice, ToolUse
 from .tools.syntax import CallSyntax, written_syntax
 from .tools.thoughts import CLOSING
 
@@ -460,6 +460,7 @@ def template_variables(
     tools: Tools,
     documents: Tools,
     others: Mapping[str, Any] | None,
+    tool_choice: ToolChoice = "auto",
 ) -> dict[str, Any]:
     """Return what a template is given besides the messages.
 
@@ -473,6 +474,7 @@ def template_variables(
     others = others or {}
     if taken := sorted({"messages", "add_generation_prompt", "tools", "documents"} & others.keys()):
         raise UsageError(f"template_variables has {taken[0]!r}, expected another name")
+    tools = None if tool_choice == "none" else tools
     return {"tools": tools or None, "documents": documents or None, **others}
 
 

@@ -103,6 +103,31 @@ def test_strict_functions_are_held_to_their_schemas(family: tuple[str, LLM]) -> 
         llm.chat(MESSAGES, GREEDY.replace(regex="a"), **given)
 
 
+def test_a_required_call_is_the_whole_answer(family: tuple[str, LLM]) -> None:
+    _, llm = family
+    clock = {"name": "clock", "parameters": {"type": "object", "additionalProperties": False}}
+    given: Any = {"tools": [*TOOLS, {"type": "function", "function": clock}]}
+    named = {"type": "function", "function": {"name": "clock"}}
+    params = SamplingParams(seed=3, max_tokens=1500)
+    choices: list[Any] = ["required", named]
+    for choice in choices:
+        answer = llm.chat(MESSAGES, params, tool_choice=choice, **given)
+        assert answer.message is not None
+        assert answer.message["content"] is None
+        called = {call["function"]["name"] for call in answer.message["tool_calls"]}
+        assert called <= ({"clock"} if choice == named else {"clock", "weather"})
+    with llm.stream_chat(MESSAGES, params, tool_choice=named, **given) as stream:
+        assert "".join(stream) == answer.text
+    free = llm.chat(MESSAGES, GREEDY.replace(max_tokens=3), tool_choice="none", **given)
+    assert free.prompt_tokens == llm.chat(MESSAGES, GREEDY.replace(max_tokens=3)).prompt_tokens
+    wrongs: list[Any] = ["any", {"function": {"name": "rain"}}, "clock"]
+    for wrong in wrongs:
+        with pytest.raises(UsageError, match="expected 'auto', 'none', 'required' or one of"):
+            llm.chat(MESSAGES, params, tool_choice=wrong, **given)
+    with pytest.raises(UsageError, match="there are no tools"):
+        llm.chat(MESSAGES, params, tool_choice="required")
+
+
 def test_strict_functions_of_a_model_are_those_of_its_sessions(folder: Path) -> None:
     template = folder.parent / "session.jinja"
     template.write_text(BODY.replace("CALL", CALLS["llama"]), encoding="utf-8")

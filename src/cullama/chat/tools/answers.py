@@ -14,7 +14,7 @@ from ...errors import UsageError
 from ...text.tokenizer import text_behind
 from ..messages import Tools
 from .events import ParsedAnswer
-from .functions import FunctionTool, ToolUse
+from .functions import FunctionTool, ToolChoice, ToolUse
 from .grammar import calls_grammar
 from .parser import AnswerParser, CallParser
 from .syntax import FAMILIES, CallSyntax
@@ -60,16 +60,35 @@ class AnswerForm:
             )
         return self.call_syntax
 
-    def tool_use(self, tools: Tools = None) -> ToolUse | None:
+    def tool_use(self, tools: Tools = None, choice: ToolChoice = "auto") -> ToolUse | None:
         """Return what functions may be called; None where there are none, or the template shows no
         calls that can be read.
 
         Args:
             tools: JSON schemas; None takes those of the model.
+            choice: "auto", "none" or "required", or the function that has to be called.
+
+        Raises:
+            UsageError: another choice; or one has to be called, and cannot be.
         """
         functions = [FunctionTool.of(tool) for tool in tools or self._tools or ()]
         known = [function for function in functions if function is not None]
-        return ToolUse(known) if known and self.call_syntax is not None else None
+        if choice == "none" or (choice == "auto" and not (known and self.call_syntax)):
+            return None
+        if choice == "auto":
+            return ToolUse(known)
+        named = choice.get("function") if isinstance(choice, Mapping) else None
+        name = named.get("name") if isinstance(named, Mapping) else None
+        names = [function.name for function in known]
+        if choice != "required" and name not in names:
+            raise UsageError(
+                f"tool_choice is {choice!r:.80}, expected 'auto', 'none', 'required' or one of the "
+                f"tools, {{'type': 'function', 'function': {{'name': …}}}}: {', '.join(names)}"
+            )
+        if not known:
+            raise UsageError("tool_choice is 'required', and there are no tools")
+        self.check_tools()
+        return ToolUse(known, "required", name, is_parallel=name is None)
 
     def parser(self, prompt: Sequence[int], use: ToolUse | None = None) -> AnswerParser:
         """Return what reads an answer to a prompt, with the functions that may be called. Raises

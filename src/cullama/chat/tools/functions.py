@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 Choice: TypeAlias = Literal["auto", "required"]
+ToolChoice: TypeAlias = Literal["auto", "none", "required"] | Mapping[str, Any]
 
 
 @dataclass(frozen=True)
