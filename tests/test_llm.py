@@ -161,7 +161,7 @@ def test_params_and_completions_have_the_documented_fields() -> None:
     )
     assert {field.name for field in fields(SamplingParams)} == set(params.split())
     completion = "text token_ids finish_reason logprobs prompt_tokens cached_tokens seed timings "
-    completion += "alternatives stop_reason prompt_logprobs token_texts"
+    completion += "alternatives stop_reason prompt_logprobs token_texts message"
     assert {field.name for field in fields(Completion)} == set(completion.split())
 
 
