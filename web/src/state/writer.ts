@@ -43,6 +43,8 @@ export class Writer {
   #paintTimer: ReturnType<typeof setTimeout> | undefined;
   #storeTimer: ReturnType<typeof setTimeout> | undefined;
   #isReconnecting = false;
+  /** Whether the server said that the prompt is longer than the context. */
+  #isTooLong = false;
   #lastByte = performance.now();
   /** When it was asked for; null: by an earlier page. */
   #asked: number | null = null;
@@ -129,6 +131,10 @@ export class Writer {
       } catch (error) {
         if (this.#stopped.signal.aborted) throw error;
         const isOurs = this.#connection.signal.aborted; // to be made again
+        if (error instanceof ApiError && error.failure.kind === "context" && !this.#isTooLong) {
+          this.#isTooLong = true; // the oldest turns are left out, as many as it takes
+          continue;
+        }
         if (!isOurs && !isPassing(error)) throw error;
         if (error instanceof ConnectionLost && error.isClean && tries >= MAX_EMPTY) {
           return; // the server keeps the stream, and nothing more comes of it
@@ -151,7 +157,7 @@ export class Writer {
 
   async #body(signal: AbortSignal): Promise<WireBody> {
     let turn = getTurn(this.#id)!;
-    if (mayOverflow(getTree(this.#chat)!, turn)) {
+    if (this.#isTooLong || mayOverflow(getTree(this.#chat)!, turn)) {
       const leftOut = await fitPrompt(getTree(this.#chat)!, turn, signal);
       if (leftOut !== turn.leftOut) {
         void change({ turns: [turnUpdate(this.#id, (stored) => ({ ...stored, leftOut }))] });

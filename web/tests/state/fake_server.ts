@@ -27,6 +27,7 @@ export class FakeServer {
   /** What the next requests for an answer are refused with. */
   refusals: { status: number; error: Record<string, unknown>; headers?: Record<string, string> }[] =
     [];
+  countTokens: (messages: unknown[]) => number = () => 3;
   streams = new Map<string, Kept>();
   isGone = false;
   #number = 0;
@@ -48,7 +49,10 @@ export class FakeServer {
     if (this.isGone) throw new TypeError("fetch failed");
     if (path === "/health") return Response.json({ status: "ok", reason: "" });
     if (path === "/props") return Response.json(PROPS);
-    if (path === "/apply-template") return Response.json({ prompt: "", tokens: [1, 2, 3] });
+    if (path === "/apply-template") {
+      const tokens = Array(this.countTokens(body.messages as unknown[])).fill(1);
+      return Response.json({ prompt: "", tokens });
+    }
     if (path === "/v1/chat/completions") return this.#complete(body, init);
     const kept = this.streams.get(path.replace("/v1/streams/", ""));
     if (!kept) return refusal(404, { message: "there is no stream" });

@@ -122,6 +122,21 @@ describe("an answer", () => {
     expect(answer).toMatchObject({ status: "failed", failure: { kind: "refused", message } });
   });
 
+  test("leaves the oldest turns out where the prompt is longer than the context", async () => {
+    const { chat } = await asked("first");
+    page.actions.send(chat, "second");
+    await vi.waitFor(() => expect(shown(chat)).toHaveLength(4));
+    await ended(chat);
+    server.countTokens = (messages) => 200 * messages.length;
+    const error = { message: "too long", code: "context_length_exceeded" };
+    server.refusals = [{ status: 400, error }];
+    page.actions.send(chat, "third");
+    await vi.waitFor(() => expect(shown(chat)).toHaveLength(6));
+    expect(await ended(chat)).toMatchObject({ status: "done", leftOut: 4 });
+    expect(server.completions().at(-1)!.messages).toEqual([{ role: "user", content: "third" }]);
+    expect(page.cells.chat.of(chat).get()!.leftOut).toBe(4);
+  });
+
   test("is asked for without what an older server does not know", async () => {
     const error = { message: "unknown field", param: "return_progress", code: "unknown_parameter" };
     server.refusals = [{ status: 400, error }];

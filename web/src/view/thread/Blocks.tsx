@@ -6,16 +6,27 @@ import type { TokenRecord } from "../../model";
 import { type Block, useBlocks } from "../../render";
 import { useWords } from "../../words";
 import { CopyWords } from "../parts/CopyButton";
+import { useNearView } from "./useNearView";
 
-export default function Blocks({
-  text,
-  tokens,
-  isWriting,
-}: {
+interface BlocksProps {
   text: string;
   tokens: readonly TokenRecord[] | null;
   isWriting: boolean;
-}) {
+}
+
+/** An answer far from what is read stays plain text: in a long chat that is most of them. */
+export default function Blocks(props: BlocksProps) {
+  const box = useRef<HTMLDivElement>(null);
+  const isNear = useNearView(box, props.isWriting);
+  if (isNear) return <Rendered {...props} />;
+  return (
+    <div ref={box} className="prose plaintext" dir="auto">
+      {props.text}
+    </div>
+  );
+}
+
+function Rendered({ text, tokens, isWriting }: BlocksProps) {
   const box = useRef<HTMLDivElement>(null);
   const blocks = useBlocks(text, tokens);
   // biome-ignore lint/correctness/useExhaustiveDependencies: again when blocks were rendered
