@@ -1,4 +1,5 @@
-"""Asks a server through litellm; prints what it got as JSON. Arguments: its address, its model."""
+"""Asks servers by litellm; prints what it got, as JSON. Arguments: address, model, address of a
+server with tools."""
 
 from __future__ import annotations
 
@@ -12,8 +13,29 @@ os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # otherwise the import asks
 
 import litellm
 
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
+    },
+}
+FORMAT = {
+    "type": "json_schema",
+    "json_schema": {
+        "name": "bit",
+        "strict": True,
+        "schema": {
+            "type": "object",
+            "properties": {"bit": {"enum": [0, 1]}},
+            "required": ["bit"],
+            "additionalProperties": False,
+        },
+    },
+}
 
-def main(url: str, model: str) -> dict[str, Any]:
+
+def main(url: str, model: str, tools_url: str) -> dict[str, Any]:
     server: dict[str, Any] = {
         "api_base": f"{url}/v1",
         "api_key": "none",
@@ -31,6 +53,18 @@ def main(url: str, model: str) -> dict[str, Any]:
     continued = litellm.text_completion(
         **server, model=f"text-completion-openai/{model}", prompt="Once upon a time"
     )
+    formed = litellm.completion(**options, response_format=FORMAT)
+    tools: dict[str, Any] = {
+        **options,
+        "api_base": f"{tools_url}/v1",
+        "model": "openai/scripted",
+        "max_tokens": None,
+        "tools": [WEATHER],
+        "extra_body": {"template_variables": {"cue": "call|>"}},
+    }
+    called = litellm.completion(**tools).choices[0]
+    parts = list(litellm.completion(**tools, stream=True))
+    rebuilt = litellm.stream_chunk_builder(parts).choices[0].message
     refusal = ""
     try:
         litellm.completion(**{**options, "temperature": -1})
@@ -44,6 +78,10 @@ def main(url: str, model: str) -> dict[str, Any]:
         "streamed_finish_reason": [c.choices[0].finish_reason for c in chunks if c.choices],
         "again": again.choices[0].message.content,
         "completion": continued.choices[0].text,
+        "formed": formed.choices[0].message.content,
+        "call": called.message.tool_calls[0].function.model_dump(),
+        "call_finish_reason": called.finish_reason,
+        "streamed_call": rebuilt.tool_calls[0].function.model_dump(),
         "refusal": refusal,
     }
 

@@ -52,6 +52,6 @@ def run(
     return ended.stdout
 
 
-def ask(program: str, url: str, model: str, folder: Path) -> Any:
+def ask(program: str, *arguments: str, folder: Path) -> Any:
     """Run one of the programs beside this file, and return the JSON that it printed."""
-    return json.loads(run(program, url, model, folder=folder).splitlines()[-1])
+    return json.loads(run(program, *arguments, folder=folder).splitlines()[-1])
