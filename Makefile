@@ -31,7 +31,7 @@ NPM := cd web && $(if $(HAS_NODE),npm,PATH="$(NODE_BIN):$$PATH" node $(NODE_BIN)
 
 .DEFAULT_GOAL := help
 .PHONY: help story chat serve test clients coverage check format bench docs ptx ptx-release ptx-orphans wheel
-.PHONY: web web-dev web-check web-test test-sanitize test-gpu gpu-check soak-files check-forms clean distclean
+.PHONY: web web-dev web-check web-test test-sanitize test-gpu gpu-check soak-files soak-server check-forms clean distclean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -76,6 +76,10 @@ soak-files: $(VENV)/.dev  ## Try to break the readers of model files, templates 
 
 check-forms: $(VENV)/.dev  ## Check answers under 64 JSON schemas with the default model, and what they cost (ten minutes)
 	@$(BIN)/python scripts/check_forms.py
+
+soak-server: $(VENV)/.dev $(VENV)/clients/.made  ## Try to break a server: floods, disconnects, overload, kills, fuzzing (half an hour)
+	@$(BIN)/python scripts/soak_server.py
+	@$(BIN)/python scripts/fuzz_server.py
 
 coverage: $(VENV)/.dev $(if $(HAS_NVRTC_WHEELS)$(shell command -v nvcc),ptx)  ## Run all tests and show which lines they run, in htmlcov/ too
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --max-worker-restart 1 --cov --cov-report term --cov-report html

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from live_server import LiveServer
 
-from cullama.server.http.bodies import MAX_BODY_BYTES, MAX_DEPTH, check_json
+from cullama.server.http.bodies import MAX_BODY_BYTES, MAX_DEPTH, read_json
 from cullama.server.http.errors import ApiError
 
 PATH = "/v1/completions"
@@ -126,20 +126,20 @@ def test_a_body_may_be_as_large_as_the_bound(server: LiveServer) -> None:
 
 @given(value=JSON)
 def test_ordinary_json_is_taken(value: object) -> None:
-    check_json(json.dumps(value).encode())
+    read_json(json.dumps(value).encode())
 
 
 @given(depth=st.integers(1, 200))
 def test_nesting_is_bounded(depth: int) -> None:
     body = b"[" * depth + b"]" * depth
     if depth <= MAX_DEPTH + 1:
-        check_json(body)
+        read_json(body)
     else:
         with pytest.raises(ApiError, match="deeper"):
-            check_json(body)
+            read_json(body)
 
 
 @given(body=st.binary(max_size=60))
 def test_any_bytes_are_json_or_an_error_in_words(body: bytes) -> None:
     with suppress(ApiError):
-        check_json(body)
+        read_json(body)

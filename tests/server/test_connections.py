@@ -139,7 +139,7 @@ def test_a_stream_that_is_closed_at_its_first_event_cancels_its_samples(local: L
 @pytest.mark.parametrize(
     ("method", "path", "body"),
     [
-        ("encode", "/v1/completions", {"prompt": "a", "max_tokens": 1}),
+        ("encode", "/v1/completions", {"prompt": "a" * 2001, "max_tokens": 1}),
         (
             "conversation",
             "/v1/chat/completions",

@@ -171,6 +171,26 @@ def test_what_can_only_be_scored_or_continued_is_refused_before_it_is_sent(
     assert engine.num_running == 0
 
 
+def test_tokens_that_are_not_read_are_held_back_and_go_on_when_they_are(
+    engine: RemoteEngine, local: LLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cullama.server.process.handle.MAX_UNREAD", 20)
+    params = replace(LONG, max_tokens=2500)
+    [unread] = engine.submit(GenerationRequest(PROMPT, params))
+    assert eventually(lambda: unread.num_tokens >= 20)
+    generate(start(engine, SamplingParams(max_tokens=50, ignore_eos=True)))
+    num_tokens = unread.num_tokens
+    generate(start(engine, SamplingParams(max_tokens=50, ignore_eos=True)))
+    assert unread.num_tokens == num_tokens < 1000
+    found, reason = list[int](), None
+    while reason is None:
+        unread.wait()
+        output = unread.read()
+        found += output.token_ids
+        reason = output.finish_reason
+    assert found == list(tokens_alone(local, params))
+
+
 @pytest.mark.parametrize(
     ("params", "prompt", "error"),
     [

@@ -6,6 +6,7 @@ GRACE_SECONDS. A second signal ends everything at once.
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
@@ -173,6 +174,8 @@ def serve(
         stop()
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, stop)
+    gc.collect()
+    gc.freeze()  # a full collection over all that was imported takes 60 ms: no stream goes on then
     try:
         server.run([listener.socket])
     finally:

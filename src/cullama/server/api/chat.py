@@ -14,6 +14,7 @@ from ...sampling.params import TokenLogprobs
 from ...text.completion import Completion
 from ...text.generation import Piece, Sample
 from ...text.tokenizer import text_behind
+from ..http.bodies import JsonRoute
 from ..http.errors import ApiError
 from ..http.events import while_connected
 from .answers import Answer, Json, finish_reason
@@ -22,7 +23,7 @@ from .logprobs import chat_logprobs
 from .service import Service, new_id, now, service_of
 from .tools import answer_message, delta, template_messages
 
-router = APIRouter()
+router = APIRouter(route_class=JsonRoute)
 
 
 @router.post("/v1/chat/completions", response_class=JSONResponse)

@@ -10,13 +10,16 @@ from starlette.responses import JSONResponse, Response
 
 from ...text.completion import Completion
 from ...text.generation import Piece, Sample
+from ..http.bodies import JsonRoute
 from ..http.events import while_connected
 from .answers import Answer, Json, finish_reason
 from .fields import CompletionFields
 from .logprobs import completion_logprobs
 from .service import Service, new_id, now, service_of
 
-router = APIRouter()
+MAX_INLINE_CHARACTERS = 2000  # of a prompt that is encoded in the event loop: under 1 ms
+
+router = APIRouter(route_class=JsonRoute)
 
 
 @router.post("/v1/completions", response_class=JSONResponse)
@@ -24,8 +27,13 @@ async def completions(request: Request, fields: CompletionFields) -> Response:
     """Continue one prompt, or several together; each is a text or its token ids."""
     service = service_of(request)
     service.check(fields)
-    # In another thread: long texts would hold up all streams.
-    prompts = [await run_in_threadpool(service.encode, prompt) for prompt in _prompts(fields)]
+    prompts = [
+        # Long texts in another thread: they would hold up all streams.
+        await run_in_threadpool(service.encode, prompt)
+        if isinstance(prompt, str) and len(prompt) > MAX_INLINE_CHARACTERS
+        else service.encode(prompt)
+        for prompt in _prompts(fields)
+    ]
     samples: list[Sample] = []
     given = fields.answer_token_ids or []
     begun: list[int] = []

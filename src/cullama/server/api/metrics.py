@@ -6,6 +6,7 @@ restart.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 
 from fastapi import APIRouter, Request
@@ -39,7 +40,7 @@ _COUNTERS = {
 
 
 @router.get("/metrics", response_class=Response)
-def metrics(request: Request) -> Response:
+async def metrics(request: Request) -> Response:
     """Return all figures in Prometheus' text format."""
     return Response(generate_latest(request.app.state.figures.registry), media_type=CONTENT_TYPE)
 
@@ -78,6 +79,7 @@ class Figures(Collector):
         gauges = [
             ("ready", "1 where requests are taken.", self._engine.status.state == "ready"),
             ("requests_unfinished", "Requests waiting or running.", self._engine.num_running),
+            ("tasks", "Tasks of the HTTP side's event loop.", len(asyncio.all_tasks())),
         ]
         if (last := self._engine.last_record) is not None:
             gauges += [

@@ -179,8 +179,12 @@ class Service:
         return EventStream(events)
 
     def check(self, fields: SamplingFields) -> None:
-        """Raises ApiError: another model than the one served, or no room for a stream."""
+        """Raises ApiError, QueueFullError: another model than the one served, or no room.
+
+        Before the prompt is encoded, so that refusals cost little.
+        """
         self.check_model(fields.model)
+        self.engine.check_room()
         if fields.resumable:
             self.streams.check_room()
 

@@ -11,12 +11,13 @@ from pydantic import Field, JsonValue
 from ...chat.escape import SPLIT
 from ...chat.turns import prompt_turns
 from ...text.token_texts import token_bytes, token_texts
+from ..http.bodies import JsonRoute
 from .answers import Json
 from .fields import Fields, Text, TokenId
 from .service import Service, service_of
 from .tools import MAX_TOOLS, ToolFields, template_messages
 
-router = APIRouter()
+router = APIRouter(route_class=JsonRoute)
 
 
 class TokenizeFields(Fields):

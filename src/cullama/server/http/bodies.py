@@ -8,17 +8,26 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
+from collections.abc import Callable, Coroutine
 from typing import Any, NoReturn
 
+from fastapi.routing import APIRoute
 from starlette.datastructures import Headers
+from starlette.requests import Request
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .errors import ApiError
+
+VALUE = "cullama.json"  # in the scope: the body's value
+SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 MAX_BODY_BYTES = 2 << 20
 MAX_READ_BYTES = 32 << 20  # of a body that is too large, before the connection is closed on it
 BODY_SECONDS = 30.0
 MAX_DEPTH = 32
+MAX_INLINE_BYTES = 64 << 10  # larger bodies are parsed in another thread, beside the event loop
 MAX_DIGITS = 400  # of a number: Python reads longer ones in quadratic time
 
 
@@ -37,7 +46,9 @@ class JsonBodies:
             if body is None:  # the client has left
                 return
             if body:
-                check_json(body)
+                is_large = len(body) > MAX_INLINE_BYTES
+                read = asyncio.to_thread(read_json, body) if is_large else None
+                scope[VALUE] = await read if read else read_json(body)
         except asyncio.TimeoutError:
             error = ApiError(408, f"the body did not come within {BODY_SECONDS:g} s")
         except ApiError as refusal:
@@ -86,8 +97,25 @@ def _replay(body: bytes, receive: Receive) -> Receive:
     return replay
 
 
-def check_json(body: bytes) -> None:
-    """Raises ApiError: the body is not JSON as all readers agree on it."""
+class JsonRoute(APIRoute):
+    """A route whose body is parsed once, by `JsonBodies`; FastAPI would parse it again."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handler = super().get_route_handler()
+
+        async def handle(request: Request) -> Response:
+            return await handler(_JsonRequest(request.scope, request.receive))
+
+        return handle
+
+
+class _JsonRequest(Request):
+    async def json(self) -> Any:
+        return self.scope[VALUE]
+
+
+def read_json(body: bytes) -> Any:
+    """Return a body's value. Raises ApiError: it is not JSON as all readers agree on it."""
     try:
         text = body.decode()
         value = json.loads(
@@ -97,7 +125,12 @@ def check_json(body: bytes) -> None:
             parse_int=_whole,
             parse_float=_finite,
         )
-        _check_values(value, MAX_DEPTH)
+        _check_depth(value, MAX_DEPTH)
+        if SURROGATE.search(body):
+            json.dumps(value, ensure_ascii=False).encode()
+        return value
+    except UnicodeEncodeError:  # JSON can spell half of a surrogate pair, which is no text
+        raise ApiError(400, "a text in the body holds half of a surrogate pair") from None
     except UnicodeDecodeError as error:
         raise ApiError(400, f"the body is not UTF-8: byte {error.start}") from None
     except RecursionError:
@@ -133,19 +166,10 @@ def _finite(digits: str) -> float:
     return value
 
 
-def _check_values(value: Any, levels: int) -> None:
-    """Check nesting and strings; JSON can spell half of a surrogate pair, which is no text."""
+def _check_depth(value: Any, levels: int) -> None:
     if levels < 0:
         raise ApiError(400, f"the body nests deeper than {MAX_DEPTH} levels")
-    if isinstance(value, str):
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            raise ApiError(400, "a text in the body holds half of a surrogate pair") from None
-    elif isinstance(value, dict):
-        for name, each in value.items():
-            _check_values(name, levels)
-            _check_values(each, levels - 1)
-    elif isinstance(value, list):
-        for each in value:
-            _check_values(each, levels - 1)
+    inner = value.values() if isinstance(value, dict) else value
+    for each in inner if isinstance(value, (dict, list)) else ():
+        if type(each) in (dict, list):
+            _check_depth(each, levels - 1)

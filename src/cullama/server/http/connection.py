@@ -6,6 +6,8 @@ The body's bounds are in bodies.py.
 from __future__ import annotations
 
 import asyncio
+import logging
+from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
@@ -14,6 +16,11 @@ from .errors import error_body
 MAX_HEAD_BYTES = 16 << 10
 MAX_HEADER_LINES = 100
 HEAD_SECONDS = 10.0
+ABORT = "cullama.abort"  # in the scope: ends the connection, whatever is buffered
+
+# uvicorn warns of every request that is no HTTP: whoever sends many would fill the log.
+log = logging.getLogger("cullama.server.connection")
+log.setLevel(logging.ERROR)
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -22,6 +29,10 @@ class BoundedProtocol(HttpToolsProtocol):
     _deadline: asyncio.TimerHandle | None = None
     _is_in_head = True
     _head_bytes = 0
+
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        self.logger = log
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -51,6 +62,9 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._end_head()
+        # Closing would wait for what is buffered, which a silent client never reads.
+        scope: Any = self.scope
+        scope[ABORT] = self.transport.abort
         super().on_headers_complete()
 
     def send_400_response(self, msg: str) -> None:

@@ -9,12 +9,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Coroutine
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from typing import Any, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
+
+from .connection import ABORT
 
 KEEP_ALIVE_SECONDS = 10.0
 SEND_SECONDS = 30.0  # a client that reads nothing for so long is given up
@@ -44,8 +46,12 @@ class EventStream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with aclosing(self._events):
-            with suppress(ClientLeftError):
+            try:
                 await first_of(self._send_all(send), self._watch(send), _disconnect(receive))
+            except ClientLeftError:
+                if abort := scope.get(ABORT):
+                    abort()
+                    await asyncio.sleep(0)  # until the connection is lost
 
     async def _send_all(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})

@@ -32,13 +32,14 @@ from ...errors import ClosedError, CullamaError, EngineUnavailableError, QueueFu
 from ...sampling.philox import fresh_seed
 from .child import Child
 from .delivery import Delivery
-from .handle import RemoteHandle, wake
+from .handle import RemoteHandle, max_unread, wake
 from .latency import Latency
 from .messages import (
     Cancel,
     ComputeLogits,
     Failed,
     FromEngine,
+    Hold,
     Load,
     Loading,
     Logits,
@@ -49,7 +50,7 @@ from .messages import (
 )
 
 KEPT_PASSES = 60
-MAX_FAILURES = 3  # processes in a row that fail before one has run for STABLE_SECONDS
+MAX_FAILURES = 3  # processes in a row that fail before a token came or STABLE_SECONDS passed
 STABLE_SECONDS = 30.0
 
 State: TypeAlias = Literal["loading", "ready", "restarting", "failed", "closed"]
@@ -113,6 +114,7 @@ class RemoteEngine(EngineClient):
         self._logits: dict[int, Future[NDArray[np.float32]]] = {}
         self._changed = threading.Condition()  # guards requests, handles and status
         self._delivery = Delivery()
+        self._has_answered = False  # the process that runs now
         self._child = Child(load)
         self._thread = threading.Thread(target=self._supervise, name="engine-pipe", daemon=True)
         self._thread.start()
@@ -143,10 +145,7 @@ class RemoteEngine(EngineClient):
             params=params,
         )
         with self._changed:
-            self._check_ready()
-            waiting = sum(len(each.handles) for each in self._running.values()) - MAX_RUNNING
-            if waiting >= self._max_waiting:
-                raise QueueFullError(f"{waiting} requests are waiting already; try again later")
+            self.check_room()
             id = next(self._ids)
             running = _Running(request, [self._handle(id, k, request) for k in range(params.n)])
             self._running[id] = running
@@ -163,6 +162,14 @@ class RemoteEngine(EngineClient):
             self._logits[id] = result
             self._child.send(ComputeLogits(id, [int(token) for token in tokens]))
         return result.result()
+
+    def check_room(self) -> None:
+        """Raises EngineUnavailableError or QueueFullError: `submit` would refuse any request."""
+        with self._changed:
+            self._check_ready()
+            waiting = sum(len(each.handles) for each in self._running.values()) - MAX_RUNNING
+            if waiting >= self._max_waiting:
+                raise QueueFullError(f"{waiting} requests are waiting already; try again later")
 
     def close(self) -> None:
         """End the engine process; running requests end with `ClosedError`."""
@@ -206,6 +213,12 @@ class RemoteEngine(EngineClient):
             ]
 
     @property
+    def _is_held(self) -> bool:
+        """Whether the engine process has nothing to send, since no client reads."""
+        handles = [handle for each in self._running.values() for handle in each.handles]
+        return all(handle.is_held or handle.finish_reason for handle in handles)
+
+    @property
     def pid(self) -> int:
         """Of the engine process that runs now."""
         return self._child.pid
@@ -216,14 +229,15 @@ class RemoteEngine(EngineClient):
         """Serve one engine process after the other, until closed or until starting one is vain."""
         failures = 0
         while True:
-            started = time.monotonic()
+            started, self._has_answered = time.monotonic(), False
             try:
                 reason = self._serve()
             except Exception as error:  # a mistake of ours; without this thread, all would wait
                 log.exception("the engine process could not be served")
                 reason = f"the engine process could not be served: {type(error).__name__}"
             how = self._child.end(patience=0.5)
-            failures = 1 if time.monotonic() - started > STABLE_SECONDS else failures + 1
+            is_sound = self._has_answered or time.monotonic() - started > STABLE_SECONDS
+            failures = 1 if is_sound else failures + 1
             with self._changed:
                 if self.status.state == "closed":
                     return
@@ -271,7 +285,7 @@ class RemoteEngine(EngineClient):
                 self._take(message)
             if message is not None or not self._running or self.status.state != "ready":
                 heard = now
-            elif now - heard > self._step_timeout:
+            elif now - heard > self._step_timeout and not self._is_held:
                 return f"the engine process gave nothing for {self._step_timeout:g} s"
 
     def _take(self, message: FromEngine) -> None:
@@ -291,6 +305,7 @@ class RemoteEngine(EngineClient):
     def _take_outputs(self, step: Step) -> None:
         """Add the outputs to their handles."""
         self.metrics = step.metrics
+        self._has_answered = self._has_answered or bool(step.outputs)
         now = began = time.monotonic()
         if step.record is not None:
             began -= step.record.seconds
@@ -391,8 +406,15 @@ class RemoteEngine(EngineClient):
         params, eos_ids = request.params, () if request.params.ignore_eos else self.capacity.eos_ids
         assert params.seed is not None
         end_ids = frozenset(eos_ids) | set(params.stop_token_ids)
-        cancel = partial(self._cancel, id, sample)
-        return RemoteHandle(id, params.seed, end_ids, self._changed, cancel)
+        return RemoteHandle(
+            id,
+            params.seed,
+            end_ids,
+            self._changed,
+            partial(self._cancel, id, sample),
+            lambda is_held: self._child.send(Hold(id, sample, is_held)),
+            max_unread(params),
+        )
 
     def _check_ready(self) -> None:
         if self.status.state != "ready":

@@ -16,8 +16,17 @@ from typing import Any, NamedTuple
 from ...engine.client import GenerationRequest, RequestHandle, RequestOutput
 from ...engine.request import FinishReason
 from ...errors import EngineUnavailableError
-from ...sampling.params import TokenLogprobs
+from ...sampling.params import SamplingParams, TokenLogprobs
 from .latency import Times
+
+MAX_UNREAD = 4096  # tokens and log-probabilities, over the samples of a request: about 200 KB
+MIN_UNREAD = 16  # tokens of a sample
+
+
+def max_unread(params: SamplingParams) -> int:
+    """Return how many tokens of a sample may wait for a client that reads slowly."""
+    values = 1 if params.logprobs is None else 2 + 2 * params.logprobs
+    return max(MIN_UNREAD, MAX_UNREAD // (params.n * values))
 
 
 class Waiting(NamedTuple):
@@ -35,7 +44,9 @@ class RemoteHandle(RequestHandle):
         times: when what happened.
         prefilled: tokens of the prompt that are in the cache, while there is no token yet.
 
-    `changed` is the engine's; it guards the fields, and is notified of news.
+    Args:
+        changed: the engine's; it guards the fields, and is notified of news.
+        max_unread: tokens; with so many the engine process is told to hold more back.
     """
 
     def __init__(
@@ -45,10 +56,13 @@ class RemoteHandle(RequestHandle):
         end_ids: frozenset[int],
         changed: threading.Condition,
         send_cancel: Callable[[FinishReason], None],
+        send_hold: Callable[[bool], None] = lambda is_held: None,
+        max_unread: int = MAX_UNREAD,
     ) -> None:
         self.id, self.seed, self.end_ids = id, seed, end_ids
         self.times = Times(time.monotonic())
         self._changed, self._send_cancel = changed, send_cancel
+        self._send_hold, self._max_unread, self.is_held = send_hold, max_unread, False
         self._tokens: list[int] = []  # all that came: a replay is compared with them
         self._logprobs: list[TokenLogprobs] = []
         self._prompt_logprobs: Sequence[TokenLogprobs] = ()
@@ -66,6 +80,9 @@ class RemoteHandle(RequestHandle):
         with self._changed:
             start, self._num_read = self._num_read, len(self._tokens)
             self._is_end_read = self._reason is not None
+            if self.is_held:
+                self.is_held = False
+                self._send_hold(False)
             return RequestOutput(
                 self._tokens[start:],
                 self._logprobs[start:],
@@ -151,6 +168,9 @@ class RemoteHandle(RequestHandle):
         self._cached_tokens = self._cached_tokens or cached_tokens
         self._prompt_logprobs = self._prompt_logprobs or prompt_logprobs
         self._reason, self._error = finish_reason, error
+        if not self.is_held and len(self._tokens) - self._num_read >= self._max_unread:
+            self.is_held = True
+            self._send_hold(True)
 
     def as_json(self, sample: int, request: GenerationRequest, block_size: int) -> dict[str, Any]:
         """Return how far this sample of a request is: numbers, no tokens."""
@@ -183,6 +203,7 @@ class RemoteHandle(RequestHandle):
     def begin_replay(self) -> None:
         """Expect all tokens once more, from a new engine process."""
         self._num_received = self.prefilled = 0
+        self.is_held = False
 
 
 def wake(waiting: list[Waiting]) -> None:

@@ -49,12 +49,21 @@ class Cancel:
 
 
 @dataclass(frozen=True)
+class Hold:
+    """Keep one sample's tokens back, since those sent before were not read; or send them again."""
+
+    id: int
+    sample: int
+    is_held: bool
+
+
+@dataclass(frozen=True)
 class ComputeLogits:
     id: int
     tokens: list[int]
 
 
-ToEngine: TypeAlias = Submit | Cancel | ComputeLogits
+ToEngine: TypeAlias = Submit | Cancel | Hold | ComputeLogits
 
 
 # --- from the engine to the front ----------------------------------------------------------------
