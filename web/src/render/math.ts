@@ -55,7 +55,9 @@ function draw(token: Tokens.Generic, isBlock: boolean): string {
     maxSize: [20, 40],
   });
   const name = isBlock ? "math block" : "math";
-  return `<span class="${name}">${drawn ?? `<code>${escaped(token.raw.trim())}</code>`}</span>`;
+  // The server's policy forbids styles in attributes, also where they are only parsed.
+  const plain = drawn?.replace(/<[^>]*>/g, (tag) => tag.replace(/ style="[^"]*"/g, ""));
+  return `<span class="${name}">${plain ?? `<code>${escaped(token.raw.trim())}</code>`}</span>`;
 }
 
 export function escaped(text: string): string {

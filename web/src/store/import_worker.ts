@@ -2,14 +2,19 @@
 
 import { emptyReport, readChats } from "./reading";
 
-addEventListener("message", async ({ data }: MessageEvent<Blob>) => {
+const next = (): Promise<MessageEvent> =>
+  new Promise((resolve) => {
+    addEventListener("message", resolve, { once: true });
+  });
+
+async function read(file: Blob): Promise<void> {
   const report = emptyReport();
-  for await (const portion of readChats(data, report)) {
-    const stored = new Promise((resolve) => {
-      addEventListener("message", resolve, { once: true });
-    });
+  for await (const portion of readChats(file, report)) {
+    const stored = next();
     postMessage({ portion, report });
     await stored;
   }
   postMessage({ report, isEnd: true });
-});
+}
+
+void next().then(({ data }: MessageEvent<Blob>) => read(data));

@@ -1,6 +1,6 @@
 /** The composer: where questions are typed, what is sent with them, and how full the context is. */
 
-import { type ReactNode, type RefObject, useEffect, useLayoutEffect, useState } from "react";
+import { type RefObject, useEffect, useLayoutEffect, useState } from "react";
 
 import { Icon, StopIcon } from "../../icons";
 import type { Chat } from "../../model";
@@ -17,14 +17,12 @@ import type { Asking } from "./useAsking";
 export function Composer({
   asking,
   field,
-  latest,
   usedTokens,
   leftOut,
   isEmpty,
 }: {
   asking: Asking;
   field: RefObject<HTMLTextAreaElement | null>;
-  latest: ReactNode;
   usedTokens: number | null;
   leftOut: number;
   isEmpty: boolean;
@@ -46,7 +44,6 @@ export function Composer({
       <div>
         <Banner leftOut={leftOut} />
         <div className="box">
-          {latest}
           <Field asking={asking} field={field} canSend={canSend} />
           <div className="under">
             <Switches chat={asking.chat} />

@@ -19,27 +19,57 @@ export interface Asking {
 
 const KEEP_AFTER = 300; // milliseconds without a key
 
+/** The draft of a chat that is not made yet: of this browser, since it has no chat to lie in. */
+const newDraft = {
+  name: "cullama-new-draft",
+  get(): string {
+    try {
+      return localStorage.getItem(this.name) ?? "";
+    } catch {
+      return "";
+    }
+  },
+  set(text: string): void {
+    try {
+      if (text) localStorage.setItem(this.name, text);
+      else localStorage.removeItem(this.name);
+    } catch {
+      // Forbidden or full: it lasts as long as the page.
+    }
+  },
+};
+
 export function useAsking(view: ChatView | null | undefined): Asking {
   const ui = useUi();
   const chat = view?.chat ?? null;
-  const id = chat?.id ?? null;
-  const [text, setOwnText] = useState(chat?.draft ?? "");
-  const typed = useRef<{ chat: string; text: string } | null>(null);
+  const id = view === null ? null : ui.chat;
+  const isRead = id === null || chat !== null;
+  const [text, setOwnText] = useState(() => (id === null ? newDraft.get() : (chat?.draft ?? "")));
+  const typed = useRef<{ chat: string | null; text: string } | null>(null);
 
   const keep = useCallback(() => {
-    if (typed.current) actions.setDraft(typed.current.chat, typed.current.text);
+    const last = typed.current;
     typed.current = null;
+    if (!last) return;
+    if (last.chat === null) newDraft.set(last.text);
+    else actions.setDraft(last.chat, last.text);
   }, []);
 
-  // Another chat, or a draft that another tab typed while nothing was typed here.
-  const shown = useRef(id);
+  const shown = useRef<string | null | undefined>(isRead ? id : undefined);
+  const isNew = chat !== null && view?.path.length === 0 && chat.draft === "";
   useEffect(() => {
-    if (shown.current !== id) {
-      keep();
-      shown.current = id;
-      setOwnText(chat?.draft ?? "");
+    if (!isRead || shown.current === id) return;
+    const isMade = shown.current === null && isNew; // by a setting, while its question is typed
+    shown.current = id;
+    if (typed.current && typed.current.chat === id) return; // typed before the chat was read
+    if (isMade && text) {
+      typed.current = { chat: id, text };
+      newDraft.set("");
+      return;
     }
-  }, [id, chat?.draft, keep]);
+    keep();
+    setOwnText(id === null ? newDraft.get() : (chat?.draft ?? ""));
+  }, [id, isRead, isNew, text, chat?.draft, keep]);
 
   useEffect(() => {
     const timer = setTimeout(keep, KEEP_AFTER);
@@ -55,7 +85,7 @@ export function useAsking(view: ChatView | null | undefined): Asking {
 
   const setText = (next: string) => {
     setOwnText(next);
-    if (id !== null) typed.current = { chat: id, text: next };
+    typed.current = { chat: id, text: next };
   };
   const send = (given?: string) => {
     const question = (given ?? text).trim();
@@ -65,7 +95,10 @@ export function useAsking(view: ChatView | null | undefined): Asking {
     setOwnText("");
     shown.current = to;
     actions.send(to, question);
-    if (id === null) ui.openChat(to);
+    if (id === null) {
+      newDraft.set("");
+      ui.openChat(to);
+    }
   };
   const place = view?.path.findLast(({ turn }) => turn.role === "user");
   return {

@@ -22,6 +22,7 @@ interface Item {
 type Line = Item | "line" | "phoneline";
 
 export default function Menus({ view }: { view: ChatView | null }) {
+  const words = useWords();
   const ui = useUi();
   const menu = ui.menu;
   const chatLines = useChatLines(view);
@@ -29,7 +30,11 @@ export default function Menus({ view }: { view: ChatView | null }) {
   const turnLines = useTurnLines(view, menu?.kind === "turn" ? menu.id : "");
   if (!menu) return null;
   const lines = { chat: chatLines, row: rowLines, turn: turnLines }[menu.kind];
-  return <Menu key={`${menu.kind}:${menu.id}`} menu={menu} lines={lines} />;
+  return (
+    <section className="contents" aria-label={words.more}>
+      <Menu key={`${menu.kind}:${menu.id}`} menu={menu} lines={lines} />
+    </section>
+  );
 }
 
 function Menu({ menu, lines }: { menu: OpenMenu; lines: Line[] }) {

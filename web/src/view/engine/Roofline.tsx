@@ -7,8 +7,8 @@ const BOX = { left: 44, right: 440, top: 24, bottom: 210 };
 
 export function Roofline({ engine }: { engine: EngineState | null }) {
   const words = useWords();
-  const roofline = engine?.roofline ?? null;
-  if (!roofline) {
+  const roofline = engine?.roofline;
+  if (!roofline?.points?.length) {
     return (
       <>
         <h2>

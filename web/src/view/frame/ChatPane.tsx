@@ -1,6 +1,6 @@
 /** One chat: bar, legend, thread or start page, and the composer. */
 
-import { Suspense, useEffect, useRef } from "react";
+import { useEffect, useRef } from "react";
 
 import { type ChatView, useServer } from "../../state";
 import { Composer } from "../composer/Composer";
@@ -25,40 +25,29 @@ export function ChatPane({ view }: { view: ChatView | null | undefined }) {
   const isEmpty = ui.chat === null || view === null || view?.path.length === 0;
   useKeys({ asking, field, scroll, view: view ?? null });
   useFieldFocus(ui.chat, isEmpty, field);
-  const composer = (latest: React.ReactNode) => (
-    <Composer
-      asking={asking}
-      field={field}
-      latest={latest}
-      usedTokens={isEmpty ? 0 : (view?.usedTokens ?? null)}
-      leftOut={view?.leftOut ?? 0}
-      isEmpty={isEmpty}
-    />
-  );
   return (
     <>
       <Bar chat={view?.chat ?? null} />
       {ui.isShaded && <Legend />}
       {isEmpty ? (
-        <>
-          {server.kind === "loading" ? <Loading state={server} /> : <Empty asking={asking} />}
-          {composer(null)}
-        </>
+        server.kind === "loading" ? (
+          <Loading state={server} />
+        ) : (
+          <Empty asking={asking} />
+        )
       ) : view ? (
-        <Thread view={view} scroll={scroll}>
-          {composer}
-        </Thread>
+        <Thread view={view} scroll={scroll} />
       ) : (
-        <>
-          <div className="scroll" />
-          {composer(null)}
-        </>
+        <div className="scroll" />
       )}
-      {ui.isShaded && view && (
-        <Suspense>
-          <Alternatives view={view} scroll={scroll} />
-        </Suspense>
-      )}
+      <Composer
+        asking={asking}
+        field={field}
+        usedTokens={isEmpty ? 0 : (view?.usedTokens ?? null)}
+        leftOut={view?.leftOut ?? 0}
+        isEmpty={isEmpty}
+      />
+      {ui.isShaded && view && <Alternatives view={view} scroll={scroll} />}
     </>
   );
 }

@@ -1,6 +1,6 @@
 /** The frame: chats, what is read, the drawer beside it, and what floats above. */
 
-import { Suspense, useEffect } from "react";
+import { useEffect } from "react";
 
 import { useChat } from "../../state";
 import { useWords } from "../../words";
@@ -21,7 +21,7 @@ export function Frame() {
   const ui = useUi();
   const view = useChat(ui.chat);
   useEffect(() => {
-    const timer = setTimeout(loadAll, 1000);
+    const timer = setTimeout(loadAll, 200);
     return () => clearTimeout(timer);
   }, []);
   return (
@@ -30,20 +30,12 @@ export function Frame() {
         <Sidebar />
         <main className="main" id="main">
           <Boundary of={ui.isEngine ? "engine" : `chat ${ui.chat}`}>
-            {ui.isEngine ? (
-              <Suspense>
-                <EngineView chat={view ?? null} />
-              </Suspense>
-            ) : (
-              <ChatPane view={view} />
-            )}
+            {ui.isEngine ? <EngineView chat={view ?? null} /> : <ChatPane view={view} />}
           </Boundary>
         </main>
         {ui.drawer && !ui.isEngine && (
           <Boundary of={ui.drawer}>
-            <Suspense>
-              <Drawers view={view ?? null} />
-            </Suspense>
+            <Drawers view={view ?? null} />
           </Boundary>
         )}
       </div>
@@ -55,10 +47,8 @@ export function Frame() {
         onClick={() => ui.setNavOpen(false)}
       />
       <Boundary of={`${ui.overlay} ${ui.menu !== null}`}>
-        <Suspense>
-          {ui.overlay && <Overlays view={view ?? null} />}
-          {ui.menu && <Menus view={view ?? null} />}
-        </Suspense>
+        {ui.overlay && <Overlays view={view ?? null} />}
+        {ui.menu && <Menus view={view ?? null} />}
       </Boundary>
       <Toast />
     </div>

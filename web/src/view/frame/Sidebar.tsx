@@ -1,6 +1,7 @@
 /** The chats, the way to a new one, and what the model runs on. */
 
 import { Icon, Mark } from "../../icons";
+import type { ServerProps } from "../../model";
 import { actions, useServer, useSettings } from "../../state";
 import { useWords } from "../../words";
 import { IconButton } from "../parts/buttons";
@@ -69,10 +70,15 @@ function Host() {
     <button type="button" className="host" onClick={() => ui.setEngine(true)}>
       <span className="vh">{words.engine}:</span>
       <strong>{server.kind === "ready" ? server.props.model : "–"}</strong>
-      <span className="device">{server.kind === "ready" ? server.props.description : "–"}</span>
+      <span className="device">{server.kind === "ready" ? deviceOf(server.props) : "–"}</span>
       <StepSpark />
     </button>
   );
+}
+
+/** What the model runs on; the server names the model first, which is said above already. */
+function deviceOf({ model, description }: ServerProps): string {
+  return description.startsWith(`${model} · `) ? description.slice(model.length + 3) : description;
 }
 
 function ThemeButton() {

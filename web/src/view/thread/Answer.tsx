@@ -1,6 +1,6 @@
 /** An answer: reasoning, text, tool calls; what ended it; its action row and its notes. */
 
-import { memo, Suspense } from "react";
+import { memo } from "react";
 
 import type { Place, Turn } from "../../model";
 import { actions, useStream } from "../../state";
@@ -18,7 +18,10 @@ import { Reading } from "./Reading";
 import { Reasoning } from "./Reasoning";
 
 // Markdown is a third of what the first paint may load: a new chat does without it.
-const Blocks = later(() => import("./Blocks"));
+const Blocks = later(
+  () => import("./Blocks"),
+  ({ text }: { text: string }) => <div className="prose plaintext">{text}</div>,
+);
 const Inspection = later(() => import("../lens/Inspection"));
 const JsonAnswer = later(() => import("./JsonAnswer"));
 const ToolCallView = later(() => import("./ToolCallView"));
@@ -70,15 +73,11 @@ export const Answer = memo(function Answer({ place, isLast, schema, results }: A
             {text}
           </pre>
         ) : schema !== null && /^\s*[[{]/.test(text) ? (
-          <Suspense>
-            <JsonAnswer text={text} schema={schema} isWriting={isWriting} />
-          </Suspense>
+          <JsonAnswer text={text} schema={schema} isWriting={isWriting} />
         ) : (
-          <Suspense fallback={<div className="prose plaintext">{text}</div>}>
-            <Blocks text={text} tokens={shades.tokens} isWriting={isWriting} />
-          </Suspense>
+          <Blocks text={text} tokens={shades.tokens} isWriting={isWriting} />
         )}
-        <Suspense>{ui.inspected === turn.id && <Inspection turn={turn} />}</Suspense>
+        {ui.inspected === turn.id && <Inspection turn={turn} />}
         {shades.isMissing && (
           <p className="cutline">
             {words.noLogprobs}
@@ -89,17 +88,15 @@ export const Answer = memo(function Answer({ place, isLast, schema, results }: A
             )}
           </p>
         )}
-        <Suspense>
-          {calls.map((call) => (
-            <ToolCallView
-              key={call.id}
-              turn={turn}
-              call={call}
-              isWriting={isWriting}
-              result={results.get(call.id) ?? null}
-            />
-          ))}
-        </Suspense>
+        {calls.map((call) => (
+          <ToolCallView
+            key={call.id}
+            turn={turn}
+            call={call}
+            isWriting={isWriting}
+            result={results.get(call.id) ?? null}
+          />
+        ))}
         {live?.isReconnecting && <p className="cutline">{words.reconnecting}</p>}
         <CutLine turn={turn} />
         {turn.failure && <Fault turn={turn} failure={turn.failure} />}

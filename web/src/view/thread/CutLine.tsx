@@ -7,7 +7,7 @@ import { useWords, type Words } from "../../words";
 
 export function CutLine({ turn }: { turn: Turn }) {
   const words = useWords();
-  if (turn.status !== "cut") return null;
+  if (turn.status !== "cut" || turn.failure) return null;
   return (
     <p className="cutline">
       {reason(turn, words)}

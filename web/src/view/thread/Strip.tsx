@@ -1,4 +1,4 @@
-/** One bar a token, tall where it was surprising; longer answers show the tallest of each group. */
+/** One bar a token, tall where it was surprising; longer answers show the mean of each group. */
 
 import { memo } from "react";
 
@@ -35,6 +35,6 @@ function grouped(values: readonly number[], most: number): number[] {
   return Array.from({ length: most }, (_, at) => {
     const from = Math.floor((at * values.length) / most);
     const to = Math.floor(((at + 1) * values.length) / most);
-    return values.slice(from, to).reduce((tallest, value) => Math.max(tallest, value), 0);
+    return values.slice(from, to).reduce((sum, value) => sum + value, 0) / (to - from);
   });
 }

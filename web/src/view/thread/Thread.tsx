@@ -1,14 +1,6 @@
 /** The thread of a chat: its questions and answers, and what follows their growth. */
 
-import {
-  memo,
-  type ReactNode,
-  type RefObject,
-  useEffect,
-  useLayoutEffect,
-  useMemo,
-  useRef,
-} from "react";
+import { memo, type RefObject, useEffect, useLayoutEffect, useMemo, useRef } from "react";
 
 import { Icon } from "../../icons";
 import type { Place, Turn } from "../../model";
@@ -23,12 +15,9 @@ import { Status } from "./Status";
 export function Thread({
   view,
   scroll,
-  children,
 }: {
   view: ChatView;
   scroll: RefObject<HTMLDivElement | null>;
-  /** What stands below the thread; it is given the pill that leads to the end. */
-  children: (latest: ReactNode) => ReactNode;
 }) {
   const words = useWords();
   const content = useRef<HTMLDivElement>(null);
@@ -52,12 +41,12 @@ export function Thread({
         </div>
       </div>
       <Status path={view.path} />
-      {children(
+      <div className="jumpline">
         <button type="button" className="btn jump" hidden={!isAway} onClick={toEnd}>
           <Icon name="down" />
           {words.latest}
-        </button>,
-      )}
+        </button>
+      </div>
     </>
   );
 }
