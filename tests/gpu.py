@@ -46,11 +46,11 @@ def emulated() -> Any:
 
 
 @cache
-def compile_kernels() -> None:
+def compile_kernels(target: str = "compute_90a") -> None:
     """Compile all kernels for the emulated GPU before a process with a time limit needs them."""
     from cullama.emulation.build import build_file
 
-    for path in sorted(PTX_FOLDER.glob("compute_90a/*.ptx")):
+    for path in sorted(PTX_FOLDER.glob(f"{target}/*.ptx")):
         build_file(path)
 
 
