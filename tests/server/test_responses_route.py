@@ -127,7 +127,7 @@ def test_a_format_holds_the_answer_to_it(scripted: LiveServer) -> None:
             json.loads(response["output"][0]["content"][0]["text"])
     assert json.loads(response["output"][0]["content"][0]["text"]) == [1, 2]
     bad = {"type": "json_schema", "name": "a", "schema": {"type": "nothing"}}
-    refused = scripted.post(RESPONSES, cued("text", text={"format": bad}))
+    refused = scripted.post(RESPONSES, {**cued("text", text={"format": bad}), "tools": None})
     assert refused.status_code == 400
     assert refused.json()["error"]["param"] == "text.format.schema"
 
