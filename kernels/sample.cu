@@ -1,10 +1,10 @@
 // sample: draws one token for each row of logits, by the rules of src/cullama/sampling/sampler.py
-//   scores = logits (masked, + bias, - penalties); weights = exp((score - best) / temperature). Of these it
-//   keeps the top k, then the smallest set that reaches top_p, then those of at least min_p, and
-//   inverts the CDF of the rest, in order of token ids, at a random number.
-//   Where a row's token is given, nothing is drawn: only its log probability is computed.
-//   logits [R, V] float32, params [R], masks [M, V / 32] of M rows -> drawn [R]
-//   Launch: one block for each row. `logits` are only read; `scratch` holds changed scores.
+//   scores = logits (masked, + bias, - penalties); weights = exp((score - best) / temperature). Of
+//   these it keeps the top k, then the smallest set that reaches top_p, then those of at least
+//   min_p, and inverts the CDF of the rest, in order of token ids, at a random number. Where a
+//   row's token is given, nothing is drawn: only its log probability is computed. logits [R, V]
+//   float32, params [R], masks [M, V / 32] of M rows -> drawn [R] Launch: one block for each row.
+//   `logits` are only read; `scratch` holds changed scores.
 //
 // Weights are summed as integers, 2^40 for the likeliest token: integer sums do not depend on the
 // order of additions, so neither does a draw. A token of less than 2^-40 of the largest weight is
@@ -25,10 +25,10 @@ struct SampleParams {
   float repetition_penalty, presence_penalty, frequency_penalty;
   u32 seed_low, seed_high, position, sample_index;  // key and counter of the random number
   int biases, seen;  // where the row's list entries end; they begin where the row before ends
-  // Row of `scratch` for changed scores, -1: scores are the logits; and row of `masks`, if there are
-  // so many.
+  // Row of `scratch` for changed scores, -1: scores are the logits; and row of `masks`, if there
+  // are so many.
   int scratch;
-  int logprobs;      // how many top log probabilities to report; -1: none at all
+  int logprobs;  // how many top log probabilities to report; -1: none at all
 };
 
 struct Bias {
