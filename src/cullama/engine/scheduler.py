@@ -27,6 +27,10 @@ from .request import Request, Stage
 
 HEAD_START = 64  # places in the queue that one step of priority is worth
 
+# With more decodes in a pass, a row more costs what it saves: tokens that a grammar forces are then
+# drafts only of requests that ask for speculation.
+MAX_FORCED_DECODES = 4
+
 # Tokens drawn and not yet read; a request with more of them is backpressured.
 MAX_AHEAD = 1024
 
@@ -105,7 +109,7 @@ class Scheduler:
     @property
     def is_speculating(self) -> bool:
         """Whether any decode may have draft tokens, which need its newest token."""
-        return any(request.lookup or request.matcher for request in self.decodes)
+        return any(map(self._may_have_drafts, self.decodes))
 
     @property
     def has_work(self) -> bool:
@@ -225,11 +229,16 @@ class Scheduler:
 
     # --- what a pass has room for --------------------------------------------------------------
 
+    def _may_have_drafts(self, request: Request) -> bool:
+        """Whether draft tokens may be proposed: they are asked for, or forced by a grammar."""
+        is_forced = request.matcher is not None and len(self.decodes) <= MAX_FORCED_DECODES
+        return request.lookup is not None or is_forced
+
     def _propose_drafts(self) -> int:
         """Propose draft tokens where a pass has room that no prompt needs; returns how many."""
         drafts = 0
         for request in self.decodes:
-            if request.lookup is None and request.matcher is None:
+            if not self._may_have_drafts(request):
                 continue
             room = 0
             if not self.prefills and not self.waiting:
