@@ -225,3 +225,20 @@ def _slowly(seconds: float) -> Any:
             yield pieces
 
     return slowly
+
+
+def test_a_stream_whose_head_is_never_sent_ends_its_request(server: LiveServer) -> None:
+    service = server.service
+    params = SamplingParams(max_tokens=3000, ignore_eos=True)
+    samples = service.submit("chat", [5, 6], params, None)
+    answer = Answer(samples, 1, service.llm.tokenizer)
+    stream = service.stream("a", answer.stream({}, lambda piece, sample: []), None, samples)
+
+    async def never(message: Any) -> None:
+        await asyncio.sleep(60)
+
+    async def left() -> Any:
+        return {"type": "http.disconnect"}
+
+    asyncio.run(stream({"type": "http"}, left, never))
+    assert eventually(lambda: is_idle(server))

@@ -310,6 +310,20 @@ def test_a_process_that_hangs_is_replaced(chat_model: Path, local: LLM) -> None:
         engine.close()
 
 
+def test_a_process_that_hangs_over_logits_is_replaced_too(chat_model: Path) -> None:
+    engine = RemoteEngine(Load(str(chat_model), OPTIONS), step_timeout=0.5)
+    try:
+        engine.wait_until_ready(READY_SECONDS)
+        os.kill(engine.pid, signal.SIGSTOP)
+        with pytest.raises(EngineUnavailableError, match=r"gave nothing for 0\.5 s"):
+            engine.logits(PROMPT)
+        engine.wait_until_ready(READY_SECONDS)
+        assert engine.restarts == 1
+        assert len(engine.logits(PROMPT)) == len(PROMPT)
+    finally:
+        engine.close()
+
+
 def test_requests_are_refused_while_the_process_is_being_replaced(engine: RemoteEngine) -> None:
     os.kill(engine.pid, signal.SIGKILL)
     assert eventually(lambda: engine.status.state == "restarting")

@@ -62,7 +62,7 @@ async def chat_completions(request: Request, fields: ChatFields) -> Response:
     read = Answer(samples, params.n, service.llm.tokenizer, parsers)
     answer = _ChatAnswer(service, fields, read, prompt, begun)
     if fields.stream:
-        return service.stream(answer.id, answer.stream(), fields.resumable)
+        return service.stream(answer.id, answer.stream(), fields.resumable, samples)
     return JSONResponse(await while_connected(request, answer.complete()))
 
 

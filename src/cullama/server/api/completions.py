@@ -49,7 +49,7 @@ async def completions(request: Request, fields: CompletionFields) -> Response:
     answer = Answer(samples, fields.n or 1, service.llm.tokenizer)
     worded = _CompletionAnswer(service, fields, answer, [[*each, *begun] for each in prompts])
     if fields.stream:
-        return service.stream(worded.id, worded.stream(), fields.resumable)
+        return service.stream(worded.id, worded.stream(), fields.resumable, samples)
     return JSONResponse(await while_connected(request, worded.complete()))
 
 

@@ -54,7 +54,7 @@ async def responses(request: Request, fields: ResponseFields) -> Response:
     read = Answer(samples, 1, service.llm.tokenizer, [format.answers.parser(prompt, use)])
     answer = _ResponseAnswer(service, fields, params, read)
     if fields.stream:
-        return service.stream(answer.id, answer.stream(), fields.resumable)
+        return service.stream(answer.id, answer.stream(), fields.resumable, samples)
     with _naming_format():
         return JSONResponse(await while_connected(request, answer.complete()))
 

@@ -171,12 +171,22 @@ class Service:
         return submit(self.engine, request, self.llm.tokenizer, shown)
 
     def stream(
-        self, id: str, events: AsyncGenerator[bytes, None], is_resumable: bool | None
+        self,
+        id: str,
+        events: AsyncGenerator[bytes, None],
+        is_resumable: bool | None,
+        samples: Sequence[Sample],
     ) -> EventStream:
-        """Return a streamed response; a resumable one goes on when its client has left."""
+        """Return a streamed response of these samples; a resumable one goes on when its client has
+        left."""
         if is_resumable:
             return EventStream(self.streams.add(id, events).read(0))
-        return EventStream(events)
+
+        def cancel() -> None:
+            for sample in samples:
+                sample.handle.cancel()
+
+        return EventStream(events, cancel)
 
     def check(self, fields: SamplingFields) -> None:
         """Raises ApiError, QueueFullError: another model than the one served, or no room.

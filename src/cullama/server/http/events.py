@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import aclosing
 from typing import Any, TypeVar
 
@@ -33,25 +33,33 @@ class EventStream(Response):
     """A response that sends what an asynchronous generator yields: whole events, as bytes.
 
     The generator is closed when the client leaves.
+
+    Args:
+        on_end: called at the end, however it comes: a generator that was never asked for an event
+            does nothing when it is closed.
     """
 
     media_type = "text/event-stream"
 
-    def __init__(self, events: AsyncGenerator[bytes, None]) -> None:
+    def __init__(
+        self, events: AsyncGenerator[bytes, None], on_end: Callable[[], None] = lambda: None
+    ) -> None:
         super().__init__(headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
-        self._events = events
+        self._events, self._on_end = events, on_end
         self._last = time.monotonic()  # when something was last given to the connection
         self._is_sending = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async with aclosing(self._events):
-            try:
+        try:
+            async with aclosing(self._events):
                 await first_of(self._send_all(send), self._watch(send), _disconnect(receive))
-            except ClientLeftError:
-                if abort := scope.get(ABORT):
-                    abort()
-                    await asyncio.sleep(0)  # until the connection is lost
+        except ClientLeftError:
+            if abort := scope.get(ABORT):
+                abort()
+                await asyncio.sleep(0)  # until the connection is lost
+        finally:
+            self._on_end()
 
     async def _send_all(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})

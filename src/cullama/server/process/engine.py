@@ -283,7 +283,8 @@ class RemoteEngine(EngineClient):
                 return f"the engine process failed with {type(message.error).__name__}"
             if message is not None:
                 self._take(message)
-            if message is not None or not self._running or self.status.state != "ready":
+            is_busy = self.status.state == "ready" and (self._running or self._logits)
+            if message is not None or not is_busy:
                 heard = now
             elif now - heard > self._step_timeout and not self._is_held:
                 return f"the engine process gave nothing for {self._step_timeout:g} s"
