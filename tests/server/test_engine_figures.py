@@ -110,6 +110,14 @@ def test_shares_of_the_roofline_are_of_measured_limits(measured: LiveServer) -> 
         assert decode["tokens_per_second"] > 0
 
 
+def test_the_context_of_a_pass_is_that_of_its_requests(server: LiveServer) -> None:
+    body = {"prompt": [[5] * 40, [6] * 60], "max_tokens": 1, "ignore_eos": True}
+    assert server.post("/v1/completions", body).status_code == 200
+    last = _state(server)["last_pass"]  # of both, or of the second one
+    assert last["context_tokens"] in (100, 60)
+    assert 0 < last["attended_tokens"] <= 60 * last["context_tokens"]
+
+
 def test_a_share_that_was_not_measured_is_null(server: LiveServer) -> None:
     server.post(CHAT, {"messages": _long("c", 3), "max_tokens": 8, "ignore_eos": True})
     props = server.http.get("/props").json()

@@ -49,7 +49,10 @@ class StepWatch:
         drawn, preemptions, cached_tokens, ended = (
             after - before for before, after in zip(self._before, self._totals(), strict=True)
         )
-        contexts = [(tokens, request.computed) for request, tokens, _ in plan.parts]
+        # One that has finished has given its blocks back: all but its last token were there.
+        contexts = [
+            (tokens, request.computed or len(request) - 1) for request, tokens, _ in plan.parts
+        ]
         return StepRecord(
             start=start,
             seconds=seconds,
