@@ -31,12 +31,16 @@ expected-statuses = ["2xx", "3xx", "4xx", "501", "503"]
 """
 
 
-def command(url: str, folder: Path, examples: int, seed: int) -> list[str]:
+def command(
+    url: str, folder: Path, examples: int, seed: int, phases: str = "coverage,fuzzing"
+) -> list[str]:
     """Return the command that tries every route of a server.
 
     Args:
         folder: gets the settings, which are a file.
-        examples: of each route, beside those that go through the bounds of each field.
+        examples: of each route.
+        phases: "coverage" goes through the bounds of each field, two thousand requests, beside
+            those that are drawn.
     """
     settings = folder / "schemathesis.toml"
     settings.write_text(SETTINGS, encoding="utf-8")
@@ -44,7 +48,7 @@ def command(url: str, folder: Path, examples: int, seed: int) -> list[str]:
         "--mode": "all",
         "--max-examples": examples,
         "--seed": seed,
-        "--phases": "coverage,fuzzing",
+        "--phases": phases,
         "--checks": ",".join(CHECKS),
         "--request-timeout": 20,
         "--suppress-health-check": "all",

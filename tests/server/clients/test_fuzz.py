@@ -31,7 +31,7 @@ def test_no_request_is_too_much_for_a_route_and_all_answers_are_as_documented(
     short: LiveServer, tmp_path: Path
 ) -> None:
     tried = subprocess.run(
-        command(short.url, tmp_path, examples=5, seed=1),
+        command(short.url, tmp_path, examples=30, seed=1, phases="fuzzing"),
         cwd=tmp_path,
         capture_output=True,
         text=True,

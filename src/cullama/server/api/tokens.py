@@ -10,8 +10,10 @@ from pydantic import Field, JsonValue
 
 from ...chat.escape import SPLIT
 from ...chat.turns import prompt_turns
+from ...errors import UsageError
 from ...text.token_texts import token_bytes, token_texts
 from ..http.bodies import JsonRoute
+from ..http.errors import ApiError
 from .answers import Json
 from .fields import Fields, Text, TokenId
 from .service import Service, service_of
@@ -72,7 +74,10 @@ def apply_template(request: Request, fields: TemplateFields) -> Json:
         _, begun = service.conversation(messages, variables, is_continued, tools)
         asked = messages[:-1]
     variables = {**variables, "tools": tools}
-    text = format.write(asked, **variables)
+    try:
+        text = format.write(asked, **variables)
+    except UsageError as error:
+        raise ApiError(400, str(error), "messages") from None
     prompt = format.encode(text)
     if is_continued:
         text += format.escape_control_tokens(messages[-1])
