@@ -182,6 +182,8 @@ def test_tokens_that_are_not_read_are_held_back_and_go_on_when_they_are(
     num_tokens = unread.num_tokens
     generate(start(engine, SamplingParams(max_tokens=50, ignore_eos=True)))
     assert unread.num_tokens == num_tokens < 1000
+    assert engine.last_record is not None
+    assert engine.last_record.decodes <= 1  # it takes part in no pass
     found, reason = list[int](), None
     while reason is None:
         unread.wait()

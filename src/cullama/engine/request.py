@@ -47,6 +47,7 @@ class Request:
     in_flight: int = 0  # tokens that a pending pass will draw
     logprobs: list[TokenLogprobs] = field(default_factory=list)
     delivered: int = 0  # tokens of the completion that were read from outside
+    is_held: bool = False  # its reader has enough: it pauses as soon as one token is unread
     finish_reason: FinishReason | None = None
     error: Exception | None = None
 

@@ -332,7 +332,8 @@ class Scheduler:
 
 def is_far_ahead(request: Request) -> bool:
     """Whether a request has so many unread tokens that it should pause."""
-    return len(request.tokens) - request.prompt_length - request.delivered >= MAX_AHEAD
+    unread = len(request.tokens) - request.prompt_length - request.delivered
+    return unread >= (1 if request.is_held else MAX_AHEAD)
 
 
 def _is_ready(request: Request) -> bool:

@@ -99,8 +99,6 @@ class _Worker:
         self._handles: dict[tuple[int, int], EngineHandle] = {}
         # Requests whose form is being compiled, and what of them was cancelled meanwhile.
         self._compiling: dict[int, list[Cancel]] = {}
-        # Not read: the engine pauses them once they are far ahead.
-        self._held: set[tuple[int, int]] = set()
         self._record: StepRecord | None = None
         self._engine.observers.append(self._observe)
         with self._engine.exclusive() as access:
@@ -148,16 +146,13 @@ class _Worker:
             for each in cancelled:
                 self._handle(each)
         elif isinstance(message, Cancel):
-            self._held.discard((message.id, message.sample))
             if message.id in self._compiling:
                 self._compiling[message.id].append(message)
             elif handle := self._handles.pop((message.id, message.sample), None):
                 handle.cancel(message.reason)
         elif isinstance(message, Hold):
-            if not message.is_held:
-                self._held.discard((message.id, message.sample))
-            elif (message.id, message.sample) in self._handles:
-                self._held.add((message.id, message.sample))
+            if held := self._handles.get((message.id, message.sample)):
+                held.request.is_held = message.is_held
         else:
             try:
                 logits = Logits(message.id, self._engine.logits(message.tokens), None)
@@ -176,7 +171,7 @@ class _Worker:
     def _outputs(self) -> list[SampleOutput]:
         outputs: list[SampleOutput] = []
         for (id, sample), handle in list(self._handles.items()):
-            if self._held and (id, sample) in self._held:
+            if handle.request.is_held:
                 continue
             output = handle.read()
             if not output.token_ids and output.finish_reason is None:
