@@ -31,7 +31,7 @@ NPM := cd web && $(if $(HAS_NODE),npm,PATH="$(NODE_BIN):$$PATH" node $(NODE_BIN)
 
 .DEFAULT_GOAL := help
 .PHONY: help story chat serve test clients coverage check format bench docs ptx ptx-release ptx-orphans wheel
-.PHONY: web web-dev web-check web-test test-sanitize test-gpu gpu-check soak-files soak-server check-forms clean distclean
+.PHONY: web web-shots web-dev web-check web-test test-sanitize test-gpu gpu-check soak-files soak-server check-forms clean distclean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -54,6 +54,9 @@ web: $(WEB)/index.html  ## Build the page that `cullama serve` shows, in src/cul
 
 web-dev: web/node_modules/.installed  ## Work on the page: vite's server, in front of a running `cullama serve`
 	@$(NPM) run --silent dev
+
+web-shots: $(VENV)/.dev web  ## Take pictures of the page's states with the default model, in build/shots/
+	@$(BIN)/python scripts/web_shots.py build/shots
 
 web-check: web/node_modules/.installed
 	@$(NPM) run --silent types
