@@ -106,7 +106,7 @@ def command(
                 measures=True,
                 progress=progress,
             )
-        click.echo(f"cullama serves {service.model} at {listener.url}/v1 · Ctrl-C ends it")
+        click.echo(f"cullama serves {service.model}: {listener.doors} · Ctrl-C ends it")
         here = re.sub(r"//(0\.0\.0\.0|\[::\])(?=:)", "//127.0.0.1", listener.url)
         on_start = partial(open_browser, f"{here}/") if opens else (lambda: None)
         run.serve(service, listener, rules, prefix, on_start)

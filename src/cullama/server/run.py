@@ -28,6 +28,7 @@ from .api.service import Service
 from .app import create_app
 from .http.access import LOOPBACK, AccessRules
 from .http.connection import BoundedProtocol
+from .http.page import is_built
 from .process.engine import RemoteEngine
 from .process.messages import Load
 
@@ -46,6 +47,12 @@ class Listener:
 
     socket: socket.socket
     url: str
+
+    @property
+    def doors(self) -> str:
+        """What is served where, in words."""
+        api = f"OpenAI's API at {self.url}/v1"
+        return f"the page at {self.url}/, {api}" if is_built() else api
 
 
 def is_loopback(host: str) -> bool:

@@ -61,9 +61,13 @@ class PageFile:
         return Response(self.content, headers=headers, media_type=self.media_type)
 
 
+def is_built(folder: Path = FOLDER) -> bool:
+    return (folder / "index.html").is_file()
+
+
 def read_page(folder: Path = FOLDER) -> dict[str, PageFile]:
     """Return the page's files by path, such as "/assets/index-1a2b.js"; none if it is not built."""
-    if not (folder / "index.html").is_file():
+    if not is_built(folder):
         return {}
     return {
         f"/{path.relative_to(folder).as_posix()}": _page_file(path)
