@@ -36,7 +36,8 @@ class Child:
                 pass_fds=[theirs.fileno()],
             )
         self._outbox: queue.SimpleQueue[ToEngine | Load | None] = queue.SimpleQueue()
-        threading.Thread(target=self._send_all, name="engine-outbox", daemon=True).start()
+        self._sender = threading.Thread(target=self._send_all, name="engine-outbox", daemon=True)
+        self._sender.start()
         self._outbox.put(load)
 
     @property
@@ -58,13 +59,21 @@ class Child:
             raise EOFError from error
         return message
 
+    def kill(self) -> None:
+        """Kill the process, from any thread: `receive` then raises, and its caller may `end`."""
+        self._process.kill()
+
     def end(self, patience: float = 0.0) -> str:
-        """End the process, and return how it ended; kills it after `patience` seconds."""
-        self._outbox.put(None)
+        """End the process, and return how it ended; kills it after `patience` seconds.
+
+        Only for the thread that receives: nothing may use the pipe while it is closed.
+        """
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(patience)
         self._process.kill()
         code = self._process.wait()
+        self._outbox.put(None)
+        self._sender.join()
         self._pipe.close()
         if code < 0:
             return f"it was ended by {signal.Signals(-code).name}"

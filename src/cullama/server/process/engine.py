@@ -177,7 +177,7 @@ class RemoteEngine(EngineClient):
             self.status = Status("closed", "the server was closed")
             self._fail(list(self._running.values()), self._unavailable())
             self._fail_logits(self._unavailable())
-            self._child.end()
+            self._child.kill()
         self._thread.join()
 
     # --- waiting for it ------------------------------------------------------------------------
@@ -216,7 +216,7 @@ class RemoteEngine(EngineClient):
     def _is_held(self) -> bool:
         """Whether the engine process has nothing to send, since no client reads."""
         handles = [handle for each in self._running.values() for handle in each.handles]
-        return all(handle.is_held or handle.finish_reason for handle in handles)
+        return not self._logits and all(each.is_held or each.finish_reason for each in handles)
 
     @property
     def pid(self) -> int:
