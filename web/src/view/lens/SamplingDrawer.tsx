@@ -2,7 +2,7 @@
 
 import { useEffect, useId, useState } from "react";
 
-import type { Choice, Sampling } from "../../model";
+import { BALANCED, type Choice, type Sampling } from "../../model";
 import { actions, type ChatView, useServer, useSettings } from "../../state";
 import { useWords, type Words } from "../../words";
 import { presetName } from "../composer/presetName";
@@ -25,8 +25,12 @@ export function SamplingDrawer({
 }) {
   const words = useWords();
   const server = useServer();
+  const { presets } = useSettings();
   const defaults = server.kind === "ready" ? server.props.defaults : {};
-  const sampling = settled.settings?.sampling ?? {};
+  const preset = presets.find((each) => each.id === settled.settings?.preset);
+  // What a value goes back to: the preset's, or of changed settings those that chats begin with.
+  const initial: Sampling = { ...defaults, ...(preset?.sampling ?? BALANCED) };
+  const sampling = settled.settings?.sampling ?? BALANCED;
   const effective = { ...defaults, ...sampling };
   return (
     <Drawer title={words.sampling} close={close} footer={<Foot settled={settled} />}>
@@ -37,7 +41,7 @@ export function SamplingDrawer({
           key={slider.name}
           {...slider}
           value={effective[slider.name] ?? slider.neutral}
-          initial={defaults[slider.name] ?? slider.neutral}
+          initial={initial[slider.name] ?? slider.neutral}
           onChange={(value) =>
             settled.sample({
               [slider.name]:
