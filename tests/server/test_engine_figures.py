@@ -85,7 +85,7 @@ def test_the_engine_lists_what_each_request_has_read_and_written(server: LiveSer
     assert shown["stage"] == "decode"
     assert shown["prefilled_tokens"] == shown["prompt_tokens"]
     assert 0 < shown["tokens"] <= shown["max_tokens"] == 1200
-    used = shown["prompt_tokens"] + shown["tokens"]
+    used = shown["prompt_tokens"] + shown["tokens"] - 1  # the newest is not in the cache yet
     assert 0 <= shown["blocks"] * state["blocks"]["size"] - used < 2 * state["blocks"]["size"]
     assert SECRET not in json.dumps(state)
     blocks = state["blocks"]

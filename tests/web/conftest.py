@@ -42,7 +42,8 @@ else:
         save_file(tensors, weights)
         return folder
 
-    @pytest.fixture(scope="session")
+    # Within one file: while playwright runs, its thread has an event loop, and no other may begin.
+    @pytest.fixture(scope="module")
     def browser() -> Iterator[Browser]:
         lacking = missing()
         if lacking and os.environ.get("CI"):
@@ -56,7 +57,7 @@ else:
             yield launched
             launched.close()
 
-    @pytest.fixture(scope="session")
+    @pytest.fixture(scope="module")
     def url(browser: Browser, writer: Path) -> Iterator[str]:
         with serving(writer) as (_, address):
             yield address

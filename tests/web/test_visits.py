@@ -69,10 +69,15 @@ def test_a_shaded_token_shows_its_alternatives_and_one_is_taken_as_a_branch(visi
     assert height
     assert shaded
     assert abs(height["height"] - shaded["height"]) < 0.2
-    tokens.nth(5).click()
     popover = visit.page.get_by_role("dialog", name="Probabilities")
-    expect(popover.get_by_role("option")).not_to_have_count(0)
-    popover.get_by_role("button", name="Continue from here").click()
+    go_on = popover.get_by_role("button", name="Continue from here")
+    for place in range(tokens.count()):  # to one with a choice that the settings allow
+        tokens.nth(place).click()
+        expect(popover.get_by_role("option")).not_to_have_count(0)
+        if go_on.is_enabled():
+            break
+        visit.page.keyboard.press("Escape")
+    go_on.click()
     expect(visit.answer.locator(".branch")).to_contain_text("2/2")
     visit.wait_for_end()
 
@@ -284,7 +289,7 @@ def test_axe_finds_nothing_in_the_main_states(visit: Visit) -> None:
     visit.wait_for_end()
     found["chat"] = visit.axe()
     visit.button("Probabilities").first.click()
-    visit.answer.locator(".t").nth(2).click()
+    visit.answer.locator(".t").last.click()
     expect(visit.page.get_by_role("dialog", name="Probabilities")).to_be_visible()
     found["alternatives"] = visit.axe()
     visit.page.keyboard.press("Escape")
