@@ -121,7 +121,8 @@ async def answer_http_error(request: Request, error: Exception) -> Response:
     path = request.url.path.removeprefix(request.app.state.prefix)
     fitting = [route for route in request.app.state.routes if route.path_regex.match(path)]
     methods = ", ".join(sorted({method for route in fitting for method in route.methods}))
-    allow = methods or (error.headers or {}).get("Allow", "GET")
+    named = (error.headers or {}).get("Allow", "GET")  # in the order of a set
+    allow = methods or ", ".join(sorted(named.split(", ")))
     paths = ", ".join(request.app.state.paths)
     words = {
         404: f"there is no route {request.url.path[:80]}, expected one of {paths}",
