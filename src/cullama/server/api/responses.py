@@ -14,6 +14,7 @@ from starlette.responses import JSONResponse, Response
 from ...errors import ConstraintError
 from ...sampling.params import SamplingParams
 from ...text.generation import Piece, generate_async
+from ..http.bodies import JsonRoute
 from ..http.errors import ApiError, api_error
 from ..http.events import while_connected
 from .answers import Answer, Json, finish_reason, timings
@@ -23,7 +24,7 @@ from .response_output import ResponseOutput
 from .service import Service, new_id, now, service_of
 from .tools import template_messages
 
-router = APIRouter()
+router = APIRouter(route_class=JsonRoute)
 
 
 @router.post("/v1/responses", response_class=JSONResponse)
@@ -47,7 +48,7 @@ async def responses(request: Request, fields: ResponseFields) -> Response:
     if use is not None and (grammar := service.calls_grammar(prompt, use)) is not None:
         values["grammar"] = grammar
     with _naming_format():
-        params = format.with_stop_tokens(service.params(values, len(prompt)))
+        params = format.with_stop_tokens(await service.checked_params(values, len(prompt)))
         samples = service.submit(
             "response", prompt, params, fields.priority, shown=format.answers.shown_tokens
         )
