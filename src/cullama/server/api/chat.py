@@ -15,13 +15,12 @@ from ...text.completion import Completion
 from ...text.generation import Piece, Sample
 from ...text.tokenizer import text_behind
 from ..http.bodies import JsonRoute
-from ..http.errors import ApiError
 from ..http.events import while_connected
 from .answers import Answer, Json, finish_reason
 from .fields import ChatFields
 from .logprobs import chat_logprobs
 from .service import Service, new_id, now, service_of
-from .tools import answer_message, delta, template_messages
+from .tools import answer_message, delta, refused_calls, template_messages
 
 router = APIRouter(route_class=JsonRoute)
 
@@ -51,8 +50,7 @@ async def chat_completions(request: Request, fields: ChatFields) -> Response:
     except ConstraintError as error:
         if use is None or error.param != "grammar":
             raise
-        words = f"calls cannot be held to the schemas of the tools: {error}"
-        raise ApiError(400, words, "tools") from None
+        raise refused_calls(error) from None
     params = service.llm.chat_format.with_stop_tokens(params)
     begun, params = service.begin(begun, params)
     form = service.llm.chat_format.answers

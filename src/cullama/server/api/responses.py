@@ -22,7 +22,7 @@ from .logprobs import chat_logprobs
 from .response_fields import ResponseFields
 from .response_output import ResponseOutput
 from .service import Service, new_id, now, service_of
-from .tools import template_messages
+from .tools import refused_calls, template_messages
 
 router = APIRouter(route_class=JsonRoute)
 
@@ -66,6 +66,8 @@ def _naming_format() -> Iterator[None]:
     try:
         yield
     except ConstraintError as error:
+        if error.param == "grammar":  # which requests cannot name here
+            raise refused_calls(error) from None
         raise ApiError(400, str(error), "text.format.schema") from None
 
 
