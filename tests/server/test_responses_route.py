@@ -202,15 +202,21 @@ def test_two_calls_are_two_items_unless_one_is_asked_for(scripted: LiveServer) -
     assert [item["name"] for item in first] == ["weather"]
 
 
+@pytest.mark.parametrize(
+    ("city", "named"),
+    [({"not": {"type": "string"}}, "'not'"), ({"type": "string", "pattern": "(?=a)b"}, "regex")],
+    ids=["a keyword that is refused", "a pattern that does not compile"],
+)
 def test_tools_whose_schemas_calls_cannot_be_held_to_are_the_error_of_tools(
-    scripted: LiveServer,
+    scripted: LiveServer, city: dict[str, Any], named: str
 ) -> None:
-    wrong = {**WEATHER, "parameters": {"type": "object", "not": {"required": ["city"]}}}
-    body = {"input": "Rain?", "tools": [wrong], "tool_choice": "required", "stream": True}
+    parameters = {"type": "object", "properties": {"city": city}, "required": ["city"]}
+    tools = [{**WEATHER, "parameters": parameters}]
+    body = {"input": "Rain?", "tools": tools, "tool_choice": "required", "stream": True}
     refused = scripted.http.post(RESPONSES, json=body)
     assert refused.status_code == 400
     assert refused.json()["error"]["param"] == "tools"
-    assert "'not'" in refused.json()["error"]["message"]
+    assert named in refused.json()["error"]["message"]
 
 
 def test_a_call_that_is_required_comes_and_fits_its_schema(scripted: LiveServer) -> None:
