@@ -13,8 +13,8 @@ from rich.table import Table
 from .log import show_log
 
 if TYPE_CHECKING:
-    from ..doctor.kernels.cards import Card
-    from ..doctor.kernels.profile import ProfiledLaunch
+    from ..emulation.timing.cards import Card
+    from ..emulation.timing.profile import ProfiledLaunch
 
 operators_argument = click.argument("operators", nargs=-1, metavar="[OPERATOR]…")
 card_option = click.option(
@@ -55,7 +55,8 @@ def list_kernels(
     operators: tuple[str, ...], card: str, dtype: str, model: str | None, as_json: bool
 ) -> None:
     """List operators with their kernels, files, launch shapes and, given ptxas, registers."""
-    from ..doctor.kernels.profile import card_named, profile
+    from ..doctor.kernels.profile import profile
+    from ..emulation.timing.cards import card_named
 
     show_log(quiet=as_json)
     chosen = card_named(card)
@@ -91,7 +92,8 @@ def profile_kernels(
     Rows are sorted by predicted time. The prediction is a model, stated in the manual, and not a
     measurement: what holds a kernel back, and which of two is faster, is what it is for.
     """
-    from ..doctor.kernels.profile import card_named, profile
+    from ..doctor.kernels.profile import profile
+    from ..emulation.timing.cards import card_named
 
     show_log(quiet=as_json)
     chosen = card_named(card)

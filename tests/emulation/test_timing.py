@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from emulation.planted import compiled
 
-from cullama.doctor.kernels.cards import CARDS
-from cullama.doctor.kernels.prediction import of_whole_grid, predict, soft_sum
-from cullama.doctor.kernels.resources import Resources, find_ptxas, occupancy, resources_of
 from cullama.emulation.counting.counts import CountedKernel, Counts
+from cullama.emulation.timing.cards import CARDS
+from cullama.emulation.timing.prediction import of_whole_grid, predict, soft_sum
+from cullama.emulation.timing.resources import Resources, find_ptxas, occupancy, resources_of
+from emulation.planted import compiled
 
 H200 = CARDS["h200"]
 

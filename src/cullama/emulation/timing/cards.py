@@ -20,7 +20,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ...emulation.counting.counts import Latencies
+from ...errors import UsageError
+from ..counting.counts import Latencies
 
 
 @dataclass(frozen=True)
@@ -74,3 +75,14 @@ _ALL = (
     Card("l4", "sm_89", 89, 58, 2.04, 0.3, 0.276, 48, 1.9, _L4, _ADA, 3.5, 1.3),
 )
 CARDS = {card.name: card for card in _ALL}
+
+
+def card_named(name: str) -> Card:
+    """Return a card of the table.
+
+    Raises:
+        UsageError: it has none of that name.
+    """
+    if name not in CARDS:
+        raise UsageError(f"card is {name!r}, expected one of {', '.join(CARDS)}")
+    return CARDS[name]

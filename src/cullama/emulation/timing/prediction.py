@@ -21,7 +21,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import ceil, prod
 
-from ...emulation.counting.counts import SECTOR, WARP, Counts
+from ..counting.counts import SECTOR, WARP, Counts
 from .cards import Card
 
 SCHEDULERS = 4  # of an SM: instructions issued a cycle

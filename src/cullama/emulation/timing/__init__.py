@@ -1,0 +1,1 @@
+"""Predicts how long a launch takes on a GPU: cards, occupancy, the model, recorded launches."""
