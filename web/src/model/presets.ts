@@ -18,3 +18,8 @@ export const BUILT_IN: readonly Preset[] = [
     isOwn: false,
   },
 ];
+
+/** The seed is of an answer, not of a manner. */
+export function withoutSeed({ seed: _, ...sampling }: Sampling): Sampling {
+  return sampling;
+}

@@ -1,6 +1,6 @@
 /** What the state works with: the repository and the client. Set once, by `start`; by tests, anew. */
 
-import { Client, ownBase } from "../api";
+import { Client, ownBase } from "../api/client";
 import type { Repository } from "../store/repository";
 
 const KEY = "cullama-key";

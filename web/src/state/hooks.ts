@@ -15,7 +15,6 @@ import type {
 import { useCell } from "./cell";
 import type { ChatCell } from "./cells";
 import * as cells from "./cells";
-import { watchEngine } from "./engine";
 import { openChat } from "./library";
 
 /** All chats: pinned first, then by the time of their last change. undefined: not read yet. */
@@ -48,7 +47,20 @@ export function useServer(): ServerState {
 
 /** The engine, four times a second while a view watches; null before the first figures. */
 export function useEngine(): EngineState | null {
-  useEffect(() => watchEngine(), []);
+  useEffect(() => {
+    let isOver = false;
+    let end = () => {};
+    import("./engine").then(
+      ({ watchEngine }) => {
+        if (!isOver) end = watchEngine();
+      },
+      () => {}, // the server is gone, and its engine's figures with it
+    );
+    return () => {
+      isOver = true;
+      end();
+    };
+  }, []);
   return useCell(cells.engine);
 }
 

@@ -1,7 +1,7 @@
-/** Looks at what the server makes of things: the prompt of an answer, a schema; and checks tools. */
+/** Looks at what the server makes of things: the prompt of an answer, a schema. */
 
 import { ApiError, messagesOf } from "../api";
-import type { PromptPart, PromptToken, PromptView, Role, Tool, TurnId } from "../model";
+import type { PromptPart, PromptToken, PromptView, Role, TurnId } from "../model";
 import { context } from "./context";
 import type { SchemaVerdict } from "./contract";
 import { getTree, getTurn } from "./library";
@@ -87,31 +87,4 @@ function lineOfError(text: string, error: unknown): number | null {
 
 function lineAt(text: string, position: number): number {
   return text.slice(0, position).split("\n").length;
-}
-
-/** Read tools as typed: a list of functions, in OpenAI's form or without its wrapping. */
-export function checkTools(text: string): { tools: Tool[] } | { error: string } {
-  if (!text.trim()) return { tools: [] };
-  let values: unknown;
-  try {
-    values = JSON.parse(text);
-  } catch (error) {
-    return { error: String(error) };
-  }
-  const tools: Tool[] = [];
-  for (const [k, value] of (Array.isArray(values) ? values : [values]).entries()) {
-    const wrapped = value as { function?: unknown } | null;
-    const given = (wrapped?.function ?? value) as Partial<Tool> | null;
-    if (typeof given?.name !== "string" || !/^[\w-]{1,64}$/.test(given.name)) {
-      return { error: `tool ${k + 1} has no name of letters, digits, _ and -` };
-    }
-    const { name, description, parameters } = given;
-    if (tools.some((tool) => tool.name === name)) return { error: `${name} is there twice` };
-    tools.push({
-      name,
-      description: typeof description === "string" ? description : "",
-      parameters: parameters ?? { type: "object", properties: {} },
-    });
-  }
-  return { tools };
 }

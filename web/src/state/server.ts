@@ -4,7 +4,8 @@
  * A ready server is asked seldom: requests themselves say when it is gone.
  */
 
-import { type ApiError, propsOf, ApiError as Refusal, type WireHealth } from "../api";
+import { type ApiError, ApiError as Refusal } from "../api/client";
+import { propsOf, type WireHealth } from "../api/props";
 import * as cells from "./cells";
 import { context } from "./context";
 import { wait } from "./wait";

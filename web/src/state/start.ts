@@ -1,13 +1,13 @@
 /** Starts the page's state: reads the browser's storage, asks the server, goes on with streams. */
 
-import { Repository } from "../store/repository";
-import { flushDrafts } from "./actions";
+import { arrived } from "./arrive";
 import * as cells from "./cells";
 import { context } from "./context";
+import { flushDrafts } from "./drafts";
 import { startLibrary } from "./library";
 import { startServer } from "./server";
 import { watchSettings } from "./settings";
-import { resumeAll, startStreams } from "./streams";
+import { loadTurnActions } from "./turn_actions_later";
 
 /** Deleted chats and turns are kept this long: longer than any toast offers to undo. */
 const PURGE_MS = 3600_000;
@@ -23,14 +23,18 @@ export function start(): Promise<void> {
 async function startAll(): Promise<void> {
   watchSettings((settings) => cells.settings.set(settings));
   startServer();
-  const repository = await Repository.open();
-  context.open(repository);
-  const unfinished = await startLibrary();
-  startStreams();
-  resumeAll(unfinished);
   addEventListener("pagehide", flushDrafts);
   document.addEventListener("visibilitychange", () => {
     if (document.hidden) flushDrafts();
   });
+  void loadTurnActions();
+  const { Repository } = await arrived(() => import("../store/repository"));
+  const repository = await Repository.open();
+  context.open(repository);
+  const unfinished = await startLibrary();
+  await loadTurnActions();
+  const { startStreams, resumeAll } = await arrived(() => import("./streams"));
+  startStreams();
+  resumeAll(unfinished);
   await repository.purge(Date.now() - PURGE_MS).catch(() => {});
 }

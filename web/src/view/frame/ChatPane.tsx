@@ -9,11 +9,15 @@ import { Legend } from "../lens/Legend";
 import { later } from "../parts/later";
 import { Empty } from "../start/Empty";
 import { Loading } from "../start/Loading";
-import { Thread } from "../thread/Thread";
 import { useUi } from "../ui";
 import { useKeys } from "../useKeys";
 import { Bar } from "./Bar";
 
+// A new chat does without it; one that is opened by its address begins to load it at once.
+const Thread = later(
+  () => import("../thread/Thread"),
+  () => <div className="scroll" />,
+);
 const Alternatives = later(() => import("../lens/Alternatives"));
 
 export function ChatPane({ view }: { view: ChatView | null | undefined }) {

@@ -4,7 +4,7 @@ import { type ComponentType, useEffect, useState } from "react";
 
 import { searching, transfer } from "../../state/actions";
 
-const waiting: (() => Promise<unknown>)[] = [transfer, searching];
+const waiting: (() => Promise<unknown>)[] = [];
 
 /**
  * Return a part that is loaded when it is first shown, and until then is its `before`.
@@ -35,9 +35,10 @@ export function later<Props extends object>(
   };
 }
 
-/** Load all parts, one after the other. */
+/** Load all parts, one after the other; those of a part that has just come, too. */
 export async function loadAll(): Promise<void> {
-  for (const load of waiting.splice(0)) {
+  waiting.push(transfer, searching);
+  for (let load = waiting.shift(); load; load = waiting.shift()) {
     try {
       await load();
     } catch {

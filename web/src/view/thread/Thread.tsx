@@ -12,7 +12,7 @@ import { Answer } from "./Answer";
 import { Question } from "./Question";
 import { Status } from "./Status";
 
-export function Thread({
+export default function Thread({
   view,
   scroll,
 }: {
