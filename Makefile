@@ -42,7 +42,7 @@ story: $(VENV)/.run  ## Tell a story; the first time, fetch what that takes
 chat: $(VENV)/.run  ## Talk with the default model
 	@$(BIN)/cullama chat
 
-serve: $(VENV)/.dev $(if $(HAS_NODE),web)  ## Serve the default model on this machine, as OpenAI's API does
+serve: $(VENV)/.serve $(if $(HAS_NODE),web)  ## Serve the default model on this machine, as OpenAI's API does
 	@$(BIN)/cullama serve
 
 test: $(VENV)/.dev web-test $(if $(CI),clients) $(if $(HAS_NVRTC_WHEELS)$(shell command -v nvcc),ptx)  ## Run all tests, those of the kernels on the CPU
@@ -177,6 +177,11 @@ $(NODE): | $(BIN)/python
 $(VENV)/.run: pyproject.toml | $(BIN)/python
 	@echo 'installing cullama into $(VENV) …'
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[llvm]'
+	@touch $@
+
+$(VENV)/.serve: $(VENV)/.run
+	@echo 'installing the server …'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[llvm,server]'
 	@touch $@
 
 $(BIN)/python:

@@ -90,6 +90,32 @@ def test_logprobs_are_those_of_the_library_with_the_texts_offsets(
     assert [max(top.values()) for top in found.top_logprobs] == pytest.approx(likeliest, abs=1e-5)
 
 
+@pytest.mark.parametrize("echo", [False, True])
+def test_the_likeliest_tokens_have_ids_where_ids_are_asked_for(
+    server: LiveServer, echo: bool
+) -> None:
+    body = {"prompt": PROMPTS[0], "logprobs": 3, "temperature": 0, "max_tokens": 6, "echo": echo}
+    plain = server.post("/v1/completions", body).json()["choices"][0]["logprobs"]
+    assert "top_tokens" not in plain
+    answer = server.post("/v1/completions", {**body, "return_token_ids": True}).json()
+    choice, found = answer["choices"][0], answer["choices"][0]["logprobs"]
+    tops = found["top_tokens"][len(found["tokens"]) - 6 :]
+    assert [each[0]["token_id"] for each in tops] == choice["token_ids"]
+    assert all(len(each) == 3 for each in tops)
+    for texts, each in zip(found["top_logprobs"][-6:], tops, strict=True):
+        for top in each:
+            assert texts[top["token"]] >= top["logprob"]
+            assert bytes(top["bytes"]).decode(errors="replace") in (top["token"], "�")
+    if echo:
+        assert found["top_tokens"][0] is None
+        return
+    streamed = server.events("/v1/completions", {**body, "return_token_ids": True})
+    told = [it for event in streamed for it in event["choices"][0]["logprobs"]["top_tokens"]]
+    assert [[top["token_id"] for top in each] for each in told] == [
+        [top["token_id"] for top in each] for each in tops
+    ]
+
+
 def test_offsets_in_a_stream_are_those_of_the_whole_with_control_tokens_between(
     server: LiveServer, local: LLM
 ) -> None:

@@ -312,6 +312,19 @@ def test_a_process_that_hangs_is_replaced(chat_model: Path, local: LLM) -> None:
         engine.close()
 
 
+def test_a_pass_may_take_the_longer_the_slower_the_machine_is_for_the_model(
+    engine: RemoteEngine,
+) -> None:
+    assert engine.costs is not None
+    assert engine.step_timeout == 120  # not measured
+    engine.costs = fast = replace(engine.costs, product_rate=1e9, read_rate=1e9)
+    assert engine.step_timeout == 120
+    engine.costs = replace(fast, product_rate=fast.token_operations)  # a token a second
+    assert engine.step_timeout > 10 * 512
+    engine._step_timeout = 7.0
+    assert engine.step_timeout == 7
+
+
 def test_a_process_that_hangs_over_logits_is_replaced_too(chat_model: Path) -> None:
     engine = RemoteEngine(Load(str(chat_model), OPTIONS), step_timeout=0.5)
     try:

@@ -49,6 +49,16 @@ class PassCosts:
             for it in passes
         )
 
+    def longest_pass(self, tokens: int, context_length: int) -> float:
+        """Return the seconds that a pass of so many tokens at the end of a full context should
+        take; 0 where the limits were not measured."""
+        if not self.product_rate or not self.read_rate:
+            return 0.0
+        each = self.token_operations + self.logits_operations
+        operations = tokens * (each + self.attention_operations * context_length)
+        read = self.weight_bytes + self.context_bytes * context_length
+        return operations / self.product_rate + read / self.read_rate
+
 
 def pass_costs(access: ModelAccess[Any], limits: Yardsticks | None) -> PassCosts:
     """Return the costs of a loaded model."""

@@ -55,6 +55,13 @@ from .progress import ProgressBar
     help="Requests that may wait beyond those that run; more are refused with 429.",
 )
 @click.option(
+    "--step-timeout",
+    type=click.FloatRange(1, 86_400),
+    metavar="SECONDS",
+    help="Replace an engine process that has requests and gives nothing for so long. Not given: "
+    "120, or ten times what its longest pass should take on this machine, if that is more.",
+)
+@click.option(
     "--template",
     metavar="FILE",
     help="A jinja2 chat template in place of the model's own, or 'none': continue as text.",
@@ -71,6 +78,7 @@ def command(
     api_prefix: str,
     origins: tuple[str, ...],
     max_waiting: int,
+    step_timeout: float | None,
     template: str | None,
     opens: bool,
     **options: Any,
@@ -102,6 +110,7 @@ def command(
                 served or model,
                 options,
                 max_waiting=max_waiting,
+                step_timeout=step_timeout,
                 chat_template=template,
                 measures=True,
                 progress=progress,

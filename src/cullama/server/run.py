@@ -80,6 +80,7 @@ def open_service(
     options: Mapping[str, Any],
     *,
     max_waiting: int = 256,
+    step_timeout: float | None = None,
     chat_template: str | None = None,
     measures: bool = False,
     progress: Progress | None = None,
@@ -89,6 +90,7 @@ def open_service(
     Args:
         model: as of `LLM`; fetched if need be.
         options: of `LLM`, for the engine process: backend, dtype, context_length …
+        max_waiting, step_timeout: as of `RemoteEngine`.
         measures: measure the machine's limits before requests are taken, in about a second.
         progress: called with (done, total) bytes while the model is fetched.
 
@@ -97,7 +99,7 @@ def open_service(
     """
     path = resolve_model(model, progress)
     checkpoint = open_checkpoint(path)
-    engine = RemoteEngine(Load(str(path), options, measures), max_waiting)
+    engine = RemoteEngine(Load(str(path), options, measures), max_waiting, step_timeout)
     try:
         context_length = options.get("context_length")
         llm = LLM.in_front_of(

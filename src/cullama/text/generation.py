@@ -49,17 +49,23 @@ def submit(
         shown: the control tokens that are part of the text, as for `Detokenizer`.
     """
     before = [*request.prompt, *request.answer]
-    return [
-        Sample(
-            handle,
-            OutputStream(
-                *(before, request.params, handle.seed, handle.end_ids, tokenizer),
-                engine.metrics,
-                shown,
-            ),
-        )
-        for handle in engine.submit(request)
-    ]
+    handles = engine.submit(request)
+    try:
+        return [
+            Sample(
+                handle,
+                OutputStream(
+                    *(before, request.params, handle.seed, handle.end_ids, tokenizer),
+                    engine.metrics,
+                    shown,
+                ),
+            )
+            for handle in handles
+        ]
+    except BaseException:  # without their samples nothing would cancel them
+        for handle in handles:
+            handle.cancel()
+        raise
 
 
 def generate(

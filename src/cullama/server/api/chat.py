@@ -5,22 +5,21 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Sequence
 
 from fastapi import APIRouter, Request
-from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, Response
 
 from ...chat.tools.events import Event
-from ...errors import ConstraintError
 from ...sampling.params import TokenLogprobs
 from ...text.completion import Completion
 from ...text.generation import Piece, Sample
 from ...text.tokenizer import text_behind
 from ..http.bodies import JsonRoute
 from ..http.events import while_connected
-from .answers import Answer, Json, finish_reason
+from .answers import Json, finish_reason
 from .fields import ChatFields
 from .logprobs import chat_logprobs
+from .opening import Opened, cancelling, open_answer
 from .service import Service, new_id, now, service_of
-from .tools import answer_message, delta, refused_calls, template_messages
+from .tools import answer_message, delta
 
 router = APIRouter(route_class=JsonRoute)
 
@@ -30,51 +29,20 @@ async def chat_completions(request: Request, fields: ChatFields) -> Response:
     """Answer the last message of a conversation."""
     service = service_of(request)
     service.check(fields)
-    use = fields.tool_use()
-    if use is not None:
-        service.check_tools()
-    # In another thread: a long conversation would hold up all streams.
-    prompt, begun = await run_in_threadpool(
-        service.conversation,
-        template_messages(fields.messages),
-        fields.template_variables,
-        bool(fields.continue_final_message),
-        use.for_template() if use else None,
-    )
-    begun = fields.answer_token_ids or begun
-    values = fields.sampling()
-    if use is not None and (grammar := service.calls_grammar(prompt, use)) is not None:
-        values["grammar"] = grammar
-    try:
-        params = await service.checked_params(values, len(prompt) + len(begun))
-    except ConstraintError as error:
-        if use is None or error.param != "grammar":
-            raise
-        raise refused_calls(error) from None
-    params = service.llm.chat_format.with_stop_tokens(params)
-    begun, params = service.begin(begun, params)
-    form = service.llm.chat_format.answers
-    shown = form.shown_tokens
-    samples = service.submit("chat", prompt, params, fields.priority, begun, False, shown)
-    parsers = [form.parser(prompt, use) for _ in samples]
-    read = Answer(samples, params.n, service.llm.tokenizer, parsers)
-    answer = _ChatAnswer(service, fields, read, prompt, begun)
-    if fields.stream:
-        return service.stream(answer.id, answer.stream(), fields.resumable, samples)
-    return JSONResponse(await while_connected(request, answer.complete()))
+    opened = await open_answer(service, "chat", fields, "response_format")
+    samples = opened.answer.samples
+    with cancelling(samples):
+        answer = _ChatAnswer(service, fields, opened)
+        if fields.stream:
+            return service.stream(answer.id, answer.stream(), fields.resumable, samples)
+        return JSONResponse(await while_connected(request, answer.complete()))
 
 
 class _ChatAnswer:
     """Words an answer as OpenAI's chat completions do."""
 
-    def __init__(
-        self,
-        service: Service,
-        fields: ChatFields,
-        answer: Answer,
-        prompt: list[int],
-        begun: list[int],
-    ) -> None:
+    def __init__(self, service: Service, fields: ChatFields, opened: Opened) -> None:
+        answer, prompt, begun = opened.answer, opened.prompt, opened.begun
         self._fields, self._answer, self._prompt = fields, answer, prompt
         self._echoed = begun if fields.echo else []
         self._before: list[list[Event]] = [[] for _ in answer.samples]

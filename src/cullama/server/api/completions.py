@@ -15,6 +15,7 @@ from ..http.events import while_connected
 from .answers import Answer, Json, finish_reason
 from .fields import CompletionFields
 from .logprobs import completion_logprobs
+from .opening import cancelling
 from .service import Service, new_id, now, service_of
 
 MAX_INLINE_CHARACTERS = 2000  # of a prompt that is encoded in the event loop: under 1 ms
@@ -37,20 +38,16 @@ async def completions(request: Request, fields: CompletionFields) -> Response:
     samples: list[Sample] = []
     given = fields.answer_token_ids or []
     begun: list[int] = []
-    try:
+    with cancelling(samples):  # where a later prompt is refused, none of them is answered
         for prompt in prompts:
             params = await service.checked_params(fields.sampling(), len(prompt) + len(given))
             begun, params = service.begin(given, params)
             samples += service.submit("completion", prompt, params, fields.priority, begun)
-    except BaseException:  # a later prompt is refused: none of them is answered
-        for sample in samples:
-            sample.handle.cancel()
-        raise
-    answer = Answer(samples, fields.n or 1, service.llm.tokenizer)
-    worded = _CompletionAnswer(service, fields, answer, [[*each, *begun] for each in prompts])
-    if fields.stream:
-        return service.stream(worded.id, worded.stream(), fields.resumable, samples)
-    return JSONResponse(await while_connected(request, worded.complete()))
+        answer = Answer(samples, fields.n or 1, service.llm.tokenizer)
+        worded = _CompletionAnswer(service, fields, answer, [[*each, *begun] for each in prompts])
+        if fields.stream:
+            return service.stream(worded.id, worded.stream(), fields.resumable, samples)
+        return JSONResponse(await while_connected(request, worded.complete()))
 
 
 def _prompts(fields: CompletionFields) -> list[str | list[int]]:
@@ -115,6 +112,7 @@ class _CompletionAnswer:
                 self._answer.tokenizer,
                 [*(prompt if self._fields.echo else ()), *completion.token_ids],
                 [*(completion.prompt_logprobs or ()), *completion.logprobs],
+                has_ids=bool(self._fields.return_token_ids),
             )
         if self._fields.return_token_ids:
             choice["prompt_token_ids"] = self._prompts[index // self._answer.n]
@@ -135,7 +133,11 @@ class _CompletionAnswer:
         if self._fields.logprobs is not None:
             output, offset = sample.output, self._offsets[piece.sample]
             choice["logprobs"], self._offsets[piece.sample] = completion_logprobs(
-                self._answer.tokenizer, output.token_ids[new], output.logprobs[new], offset
+                self._answer.tokenizer,
+                output.token_ids[new],
+                output.logprobs[new],
+                offset,
+                bool(self._fields.return_token_ids),
             )
         if self._fields.return_token_ids:
             if new.start == 0:

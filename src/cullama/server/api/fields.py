@@ -14,7 +14,7 @@ from ...chat.tools.functions import ToolUse
 from ...sampling.params import MAX_LOGPROBS, MAX_VALUE, MIN_VALUE
 from ..http.errors import ApiError
 from .answer_form import FormFields
-from .tools import MAX_TOOLS, NamedChoice, ToolFields, tool_use
+from .tools import MAX_TOOLS, NamedChoice, ToolFields, template_messages, tool_use
 
 MAX_CHOICES = 8
 MAX_STOPS, MAX_STOP_CHARACTERS = 16, 256
@@ -209,6 +209,15 @@ class ChatFields(SamplingFields):
             words = "max_tokens is the old name of max_completion_tokens; give one of them"
             raise ApiError(400, words, "max_tokens")
         return self
+
+    @property
+    def is_continued(self) -> bool:
+        """Whether the last message is the answer's beginning."""
+        return bool(self.continue_final_message)
+
+    def conversation(self) -> list[dict[str, Any]]:
+        """Return the messages. Raises ApiError: as `tools.template_messages`."""
+        return template_messages(self.messages)
 
     def tool_use(self) -> ToolUse | None:
         """Return which functions may be called. Raises ApiError: as `tools.tool_use`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import accumulate
 
 from ...sampling.params import TokenLogprobs
@@ -18,15 +18,10 @@ def chat_logprobs(
     `has_ids` each token has its "token_id", too, which OpenAI's form lacks."""
     texts = _texts(tokenizer, logprobs)
 
-    def entry(token: int, logprob: float) -> Json:
-        content = token_bytes(tokenizer, token, texts[token])
-        words: Json = {"token": texts[token], "logprob": logprob, "bytes": list(content)}
-        return {**words, "token_id": token} if has_ids else words
-
     content = [
         {
-            **entry(each.token_id, each.logprob),
-            "top_logprobs": [entry(token, logprob) for token, logprob in each.top],
+            **_entry(tokenizer, texts, has_ids, each.token_id, each.logprob),
+            "top_logprobs": [_entry(tokenizer, texts, has_ids, *top) for top in each.top],
         }
         for each in logprobs
     ]
@@ -38,6 +33,7 @@ def completion_logprobs(
     ids: Sequence[int],
     logprobs: Sequence[TokenLogprobs | None],
     offset: int = 0,
+    has_ids: bool = False,
 ) -> tuple[Json, int]:
     """Return {"tokens", "token_logprobs", "top_logprobs", "text_offset"}, each with one entry a
     token, and the offset of what follows.
@@ -46,6 +42,8 @@ def completion_logprobs(
         ids: T tokens.
         logprobs: of each; None for the first token of a prompt.
         offset: of the first token's text, in characters.
+        has_ids: and "top_tokens", the likeliest ones with their ids, as chat completions have them:
+            by their texts, as in "top_logprobs", two of one text are one.
     """
     known = [each for each in logprobs if each is not None]
     texts = {**token_texts(tokenizer, ids), **_texts(tokenizer, known)}
@@ -60,13 +58,24 @@ def completion_logprobs(
             top.setdefault(texts[token], logprob)
     unknown = [None] * (len(ids) - len(known))
     *offsets, end = accumulate(lengths, initial=offset)
-    words = {
+    words: Json = {
         "tokens": tokens,
         "token_logprobs": [*unknown, *(each.logprob for each in known)],
         "top_logprobs": [*unknown, *tops],
         "text_offset": offsets,
     }
+    if has_ids:
+        likeliest = [[_entry(tokenizer, texts, True, *top) for top in each.top] for each in known]
+        words["top_tokens"] = [*unknown, *likeliest]
     return words, end
+
+
+def _entry(
+    tokenizer: Tokenizer, texts: Mapping[int, str], has_id: bool, token: int, logprob: float
+) -> Json:
+    content = token_bytes(tokenizer, token, texts[token])
+    words: Json = {"token": texts[token], "logprob": logprob, "bytes": list(content)}
+    return {**words, "token_id": token} if has_id else words
 
 
 def _texts(tokenizer: Tokenizer, logprobs: Sequence[TokenLogprobs]) -> dict[int, str]:

@@ -16,7 +16,7 @@ from ...chat.tools.functions import ToolUse
 from ...sampling.params import MAX_LOGPROBS
 from ..http.errors import ApiError
 from .fields import MAX_INT32, Fields, SamplingFields, Text
-from .tools import MAX_TOOLS, FunctionFields, NamedFunction, tool_use
+from .tools import MAX_TOOLS, FunctionFields, NamedFunction, template_messages, tool_use
 
 # Fields of OpenAI's that ask for something that is not here: the reason, behind their names.
 REFUSED = {
@@ -158,7 +158,11 @@ class ResponseFields(SamplingFields):
             values["json_object"] = True
         return values
 
-    def messages(self) -> list[dict[str, Any]]:
+    @property
+    def is_continued(self) -> bool:
+        return False
+
+    def conversation(self) -> list[dict[str, Any]]:
         """Return instructions and input as messages. Raises ApiError: an item that is none."""
         messages: list[dict[str, Any]] = []
         if self.instructions is not None:
@@ -167,7 +171,7 @@ class ResponseFields(SamplingFields):
             return [*messages, {"role": "user", "content": self.input}]
         for index, item in enumerate(self.input):
             _add_item(messages, item, f"input.{index}")
-        return messages
+        return template_messages(messages)
 
 
 def _is_empty(value: Any) -> bool:

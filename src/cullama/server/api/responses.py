@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterator
-from contextlib import aclosing, contextmanager
+from contextlib import aclosing
 from typing import Any
 
 from fastapi import APIRouter, Request
 from pydantic_core import to_json
-from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, Response
 
-from ...errors import ConstraintError
 from ...sampling.params import SamplingParams
 from ...text.generation import Piece, generate_async
 from ..http.bodies import JsonRoute
-from ..http.errors import ApiError, api_error
+from ..http.errors import api_error
 from ..http.events import while_connected
 from .answers import Answer, Json, finish_reason, timings
 from .logprobs import chat_logprobs
+from .opening import cancelling, open_answer
 from .response_fields import ResponseFields
 from .response_output import ResponseOutput
 from .service import Service, new_id, now, service_of
-from .tools import refused_calls, template_messages
 
 router = APIRouter(route_class=JsonRoute)
 
@@ -32,43 +30,13 @@ async def responses(request: Request, fields: ResponseFields) -> Response:
     """Answer a text, or a conversation of items."""
     service = service_of(request)
     service.check(fields)
-    use = fields.tool_use()
-    if use is not None:
-        service.check_tools()
-    # In another thread: a long conversation would hold up all streams.
-    prompt, _ = await run_in_threadpool(
-        service.conversation,
-        template_messages(fields.messages()),
-        fields.template_variables,
-        False,
-        use.for_template() if use else None,
-    )
-    format = service.llm.chat_format
-    values = fields.sampling()
-    if use is not None and (grammar := service.calls_grammar(prompt, use)) is not None:
-        values["grammar"] = grammar
-    with _naming_format():
-        params = format.with_stop_tokens(await service.checked_params(values, len(prompt)))
-        samples = service.submit(
-            "response", prompt, params, fields.priority, shown=format.answers.shown_tokens
-        )
-    read = Answer(samples, 1, service.llm.tokenizer, [format.answers.parser(prompt, use)])
-    answer = _ResponseAnswer(service, fields, params, read)
-    if fields.stream:
-        return service.stream(answer.id, answer.stream(), fields.resumable, samples)
-    with _naming_format():
+    opened = await open_answer(service, "response", fields, "text.format.schema")
+    samples = opened.answer.samples
+    with cancelling(samples):
+        answer = _ResponseAnswer(service, fields, opened.params, opened.answer)
+        if fields.stream:
+            return service.stream(answer.id, answer.stream(), fields.resumable, samples)
         return JSONResponse(await while_connected(request, answer.complete()))
-
-
-@contextmanager
-def _naming_format() -> Iterator[None]:
-    """Name the field that a constraint comes from."""
-    try:
-        yield
-    except ConstraintError as error:
-        if error.param == "grammar":  # which requests cannot name here
-            raise refused_calls(error) from None
-        raise ApiError(400, str(error), "text.format.schema") from None
 
 
 class _ResponseAnswer:

@@ -22,7 +22,6 @@ from ...chat.tools.events import (
     new_call_id,
 )
 from ...chat.tools.functions import FunctionTool, ToolUse
-from ...errors import ConstraintError
 from ..http.errors import ApiError
 
 MAX_TOOLS = 128
@@ -165,8 +164,3 @@ def delta(event: Event) -> dict[str, Any]:
         return {"tool_calls": [{"index": event.call, **call.entry()}]}
     assert isinstance(event, CallArguments)
     return {"tool_calls": [{"index": event.call, "function": {"arguments": event.text}}]}
-
-
-def refused_calls(error: ConstraintError) -> ApiError:
-    """Return the answer where calls cannot be held to the schemas of their functions."""
-    return ApiError(400, f"calls cannot be held to the schemas of the tools: {error}", "tools")

@@ -51,6 +51,8 @@ class ApiError(Exception):
         headers = {}
         if self.status in (429, 503):
             headers["Retry-After"] = str(RETRY_SECONDS)
+        if self.status == 500:  # the HTTP library ends the connection behind a mistake of ours
+            headers["Connection"] = "close"
         if self.status == 401:
             headers["WWW-Authenticate"] = "Bearer"
         body = error_body(self.message, self.status, self.param, self.code)

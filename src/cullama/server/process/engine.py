@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from ...benchmark.roofline import PassCosts, Roofline
 from ...engine.client import EngineClient, GenerationRequest
-from ...engine.engine import MAX_RUNNING
+from ...engine.engine import MAX_RUNNING, TOKEN_BUDGET
 from ...engine.metrics import Metrics
 from ...engine.request import FinishReason
 from ...engine.trace import StepRecord
@@ -52,6 +52,8 @@ from .messages import (
 KEPT_PASSES = 60
 MAX_FAILURES = 3  # processes in a row that fail before a token came or STABLE_SECONDS passed
 STABLE_SECONDS = 30.0
+MIN_STEP_TIMEOUT = 120.0  # seconds
+SLOWEST = 10  # times the predicted seconds of a pass; one that takes longer hangs
 
 State: TypeAlias = Literal["loading", "ready", "restarting", "failed", "closed"]
 
@@ -80,6 +82,8 @@ class RemoteEngine(EngineClient):
         load: the model and its options.
         max_waiting: how many requests may wait beyond those that run together; more are refused.
         step_timeout: seconds; a process that has requests and sends nothing for so long is ended.
+            None takes MIN_STEP_TIMEOUT, or SLOWEST times what its longest pass should take by what
+            was measured of the machine, whichever is more.
 
     Attributes:
         status: whether requests are taken, and if not, why.
@@ -92,7 +96,9 @@ class RemoteEngine(EngineClient):
         restarts: processes started beyond the first.
     """
 
-    def __init__(self, load: Load, max_waiting: int = 256, step_timeout: float = 120.0) -> None:
+    def __init__(
+        self, load: Load, max_waiting: int = 256, step_timeout: float | None = None
+    ) -> None:
         self.status = Status("loading", "the model is being loaded")
         self.error: Exception | None = None  # why `status` is "failed"
         self.description = ""
@@ -219,6 +225,16 @@ class RemoteEngine(EngineClient):
         return not self._logits and all(each.is_held or each.finish_reason for each in handles)
 
     @property
+    def step_timeout(self) -> float:
+        """Seconds without news after which an engine process that has requests is ended."""
+        if self._step_timeout is not None:
+            return self._step_timeout
+        if self.costs is None or self._capacity is None:
+            return MIN_STEP_TIMEOUT
+        longest = self.costs.longest_pass(TOKEN_BUDGET, self._capacity.max_length)
+        return max(MIN_STEP_TIMEOUT, round(SLOWEST * longest))
+
+    @property
     def pid(self) -> int:
         """Of the engine process that runs now."""
         return self._child.pid
@@ -286,8 +302,8 @@ class RemoteEngine(EngineClient):
             is_busy = self.status.state == "ready" and (self._running or self._logits)
             if message is not None or not is_busy:
                 heard = now
-            elif now - heard > self._step_timeout and not self._is_held:
-                return f"the engine process gave nothing for {self._step_timeout:g} s"
+            elif now - heard > self.step_timeout and not self._is_held:
+                return f"the engine process gave nothing for {self.step_timeout:g} s"
 
     def _take(self, message: FromEngine) -> None:
         with self._changed:
