@@ -84,7 +84,7 @@ def test_instructions_know_their_lines_in_the_ptx_and_in_the_source() -> None:
     first, _, third, *_ = entry.instructions()
     assert KERNEL.splitlines()[first.line - 1].strip() == "mov.u32 %r0, %tid.x;"
     assert first.source == Source("kernels/scale.cu", 12)
-    assert third.source == Source("kernels/scale.cu", 14)  # the call, not the inlined function
+    assert third.source == Source("kernels/scale.cu", 14)  # the call, not the header's line
 
 
 def body(text: str) -> str:

@@ -37,6 +37,7 @@ SOURCES = (
     *("ptx.py", "operands.py", "translate.py", "build.py"),
     *(f"instructions/{family}.py" for family in FAMILIES),
     *(f"counting/{file}" for file in COUNTING),
+    "checking/shadow.h",
 )
 # PTX states which multiply-adds fuse; its integers wrap, and its bits may change their type.
 OPTIONS = (
@@ -121,9 +122,9 @@ def scheduler_library(is_watched: bool = False) -> Path:
 def build_text(ptx: str, counted: str = "") -> Path:
     """Return the shared object for a PTX text, building it unless it is cached.
 
-    `counted`: the name of a kernel; only this one is built, and counts what it does.
+    `counted`: the name of a kernel; only this one is built, and counts what it does. "*" is all.
     """
-    ending = f"-{counted}" * bool(counted)
+    ending = f"-{counted.replace('*', 'all')}" * bool(counted)
     target = folder() / f"{hashlib.sha256(ptx.encode()).hexdigest()[:32]}{ending}.so"
     if target.exists():
         return target

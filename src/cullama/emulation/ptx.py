@@ -311,10 +311,11 @@ class _Body:
             self._instruction(statement, names)
 
     def _location(self, text: str) -> None:
-        """Use the line of the call in the kernel's file where `inlined_at` gives it."""
+        """Use the innermost line of the kernel's own file: `inlined_at` names the calls."""
         places = re.findall(r"(?:^\.loc|inlined_at) (\d+) (\d+)", text)
-        file, line = places[-1]
-        self.source = Source(self.files.get(file, "?"), int(line))
+        named = [Source(self.files.get(file, "?"), int(line)) for file, line in places]
+        own = [place for place in named if place.file.endswith(".cu")]
+        self.source = own[0] if own else named[-1]
 
     def _branch_targets(self, text: str, names: dict[str, str]) -> None:
         label = self.function.body.pop()

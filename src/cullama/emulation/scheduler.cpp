@@ -461,7 +461,8 @@ void complete(Warp& warp, const Wait* lanes, unsigned first, uint32_t needed) {
       payloads[__builtin_ctz(left)] = lanes[__builtin_ctz(left)].payload;
     lanes[first].complete(payloads, needed);
   }
-  TELL(meet_in_warp(unsigned(lanes - run.wait) / WARP, needed, warp.living));
+  const bool orders_memory = !lanes[first].complete;
+  TELL(meet_in_warp(unsigned(lanes - run.wait) / WARP, needed, warp.living, orders_memory));
   warp.waiting &= ~needed;
   run.warp_order[(lanes - run.wait) / WARP].phase++;
 }
@@ -823,6 +824,7 @@ void barrier(Thread& self, unsigned number, unsigned expected, int line) {
 
 void barrier_arrive(Thread& self, unsigned number, unsigned expected, int line) {
   arrive(self, number, expected, false, line);
+  TELL(arrive_in_block(self.warp));
   if (run.barrier[number].arrived == run.barrier[number].expected) release(number);
 }
 

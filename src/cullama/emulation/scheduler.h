@@ -148,11 +148,12 @@ EMULATED_EXPORT void set_watchdog(unsigned long long steps);
 // --- for counted modules, whose scheduler is a build of its own (EMULATED_WATCHED) --------------
 
 // What counting/counters.h is told. `lanes`, a mask for each warp, have met there; `living` are
-// those that have not returned.
+// those that have not returned. A lane that arrives does not wait.
 struct Watcher {
   void (*begin_block)(unsigned threads);
   void (*end_block)();
-  void (*meet_in_warp)(unsigned warp, uint32_t lanes, uint32_t living);
+  void (*meet_in_warp)(unsigned warp, uint32_t lanes, uint32_t living, bool orders_memory);
+  void (*arrive_in_block)(unsigned warp);
   void (*meet_in_block)(unsigned warps, const uint32_t* lanes, const uint32_t* living);
 };
 EMULATED_EXPORT void set_watcher(const Watcher* watcher);

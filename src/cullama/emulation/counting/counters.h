@@ -16,6 +16,8 @@
 #include <string>
 
 #include "../machine.h"
+
+#include "../checking/shadow.h"
 #include "table.h"
 
 namespace emulated {
@@ -31,7 +33,7 @@ struct Stretch {
 };
 struct Access {
   int line;
-  unsigned short bytes, kind;
+  unsigned short bytes, kind, order;  // order: shadow.h
 };
 
 struct StretchCount {
@@ -219,6 +221,16 @@ __attribute__((noinline)) static void reach_global(uint64_t address, unsigned by
   counters.launch.byte_cycles += uint64_t(clock.ready - clock.when) * bytes;
 }
 
+static void check(const Thread& self, const Visit* here, int access, unsigned bytes, Kind kind,
+                  unsigned char* pointer) {
+  if (is_local(uint64_t(pointer))) return;
+  const int number = counters.stretches[here->stretch].first_access + access;
+  const bool is_write = kind == STORE || kind == ATOMIC || kind == COPY_STORE;
+  const bool is_read = kind != STORE && kind != COPY_STORE;
+  shadow.access(self, uint32_t(number), bytes, is_write, is_read, kind == COPY_STORE,
+                Order(counters.accesses[number].order), pointer);
+}
+
 // Records one lane's access, and returns its pointer; clock.ready is when a load's result is.
 __attribute__((noinline)) static unsigned char* record(const Thread& self, Visit* here, int access,
                                                        unsigned bytes, Kind kind,
@@ -233,6 +245,7 @@ __attribute__((noinline)) static unsigned char* record(const Thread& self, Visit
     clock.ready = clock.when + counters.latencies.l1;
   else
     reach_global(address, bytes, kind, clock);
+  if (UNLIKELY(shadow.is_on)) check(self, here, access, bytes, kind, pointer);
   return pointer;
 }
 
@@ -325,11 +338,13 @@ static void begin_counted_block(unsigned threads) {
   counters.threads = threads;
   counters.arrivals.clear();
   counters.stored.clear();
+  if (shadow.is_on) shadow.begin_block();
   memset(counters.clock, 0, sizeof counters.clock);
   memset(counters.path, 0, sizeof counters.path);
 }
 
 static void end_counted_block() {
+  if (shadow.is_on) shadow.end_block();
   for (WarpLog& log : counters.warps) add_all(log);
   LaunchCount& launch = counters.launch;
   uint32_t last = 0;
@@ -356,18 +371,24 @@ static uint32_t latest_of(unsigned warp, uint32_t lanes) {
   return latest;
 }
 
-static void meet_in_warp(unsigned warp, uint32_t lanes, uint32_t living) {
+static void meet_in_warp(unsigned warp, uint32_t lanes, uint32_t living, bool orders_memory) {
+  if (shadow.is_on && orders_memory) shadow.meet(warp, lanes);
   go_on(latest_of(warp, lanes), warp, lanes, living);
 }
 
+static void arrive_in_block(unsigned warp) {
+  if (shadow.is_on) shadow.arrive(warp);
+}
+
 static void meet_in_block(unsigned warps, const uint32_t* lanes, const uint32_t* living) {
+  if (shadow.is_on) shadow.meet_in_block(warps, lanes, living);
   uint32_t latest = 0;
   for (unsigned i = 0; i < warps; i++) latest = later(latest, latest_of(i, lanes[i]));
   for (unsigned i = 0; i < warps; i++) go_on(latest, i, lanes[i], living[i]);
 }
 
 static const Watcher counting = {begin_counted_block, end_counted_block, meet_in_warp,
-                                 meet_in_block};
+                                 arrive_in_block, meet_in_block};
 
 // --- the result ---------------------------------------------------------------------------------
 
@@ -426,6 +447,11 @@ static const char* report() {
   return (text = report.whole()).c_str();
 }
 
+static const char* faults() {
+  static std::string text;
+  return (text = shadow.report()).c_str();
+}
+
 static void begin_counting(const Stretch* stretches, size_t stretch_count, const Access* accesses,
                            size_t access_count, size_t lines) {
   counters.stretches = stretches;
@@ -440,6 +466,7 @@ static void begin_counting(const Stretch* stretches, size_t stretch_count, const
     log.chunk = log.used = 0;
     log.root.next = nullptr;
   }
+  if (shadow.is_on) shadow.begin();
   set_watcher(&counting);
 }
 
@@ -455,6 +482,11 @@ static void begin_counting(const Stretch* stretches, size_t stretch_count, const
   EMULATED_EXPORT const char* counted_end(void) {                                                \
     emulated::set_watcher(nullptr);                                                              \
     return emulated::report();                                                                   \
+  }                                                                                              \
+  EMULATED_EXPORT void counted_check(int is_on) { emulated::shadow.is_on = is_on; }              \
+  EMULATED_EXPORT const char* counted_faults(void) { return emulated::faults(); }                \
+  EMULATED_EXPORT unsigned counted_writer(uint64_t address) {                                    \
+    return emulated::shadow.writer(address).access;                                              \
   }                                                                                              \
   EMULATED_EXPORT void counted_sample(unsigned long long count) { emulated::set_sample(count); } \
   EMULATED_EXPORT void counted_l2(unsigned long long bytes) { emulated::set_l2(bytes); }         \

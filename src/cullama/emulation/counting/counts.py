@@ -23,7 +23,7 @@ from ..kernel import BuiltModule, Extent
 from ..ptx import Source, parse
 from .costs import KINDS, cost_of
 from .stretches import Access, Stretch
-from .translator import CountingTranslator, slots_of
+from .translator import EVERY_KERNEL, CountingTranslator, slots_of
 
 SPACES = ("global", "shared", "local")
 SECTOR = 32  # bytes
@@ -135,13 +135,17 @@ class Counts:
 
 
 class CountedKernel(BuiltModule):
-    """One kernel of a PTX file or text, built to count."""
+    """One kernel of a PTX file or text, built to count.
 
-    def __init__(self, ptx: Path | str, kernel: str) -> None:
+    `is_alone`: nothing else of the file is built. Otherwise all of it is, for its other kernels.
+    """
+
+    def __init__(self, ptx: Path | str, kernel: str, *, is_alone: bool = True) -> None:
         text = ptx.read_text(encoding="utf-8") if isinstance(ptx, Path) else ptx
-        super().__init__(build_text(text, kernel))
+        built = kernel if is_alone else EVERY_KERNEL
+        super().__init__(build_text(text, built))
         self.kernel = kernel
-        self._reader = CountsReader(text, kernel)
+        self.reader = CountsReader(text, built)
         self._library.counted_end.restype = ctypes.c_char_p
         for name in ("sample", "l2"):
             getattr(self._library, f"counted_{name}").argtypes = [ctypes.c_ulonglong]
@@ -165,12 +169,12 @@ class CountedKernel(BuiltModule):
         Raises:
             KernelError: the kernel broke a rule.
         """
-        self._begin(sample, latencies)
+        self._begin(sample, latencies, _extent(grid))
         try:
             self.launch(self.kernel, grid, block, arguments, shared_bytes)
         finally:
             report = self._library.counted_end()
-        return self._reader.read(report, _extent(grid), _extent(block))
+        return self.reader.read(self.kernel, report, _extent(grid), _extent(block))
 
     def count_raw(
         self,
@@ -182,14 +186,14 @@ class CountedKernel(BuiltModule):
         latencies: Latencies,
     ) -> Counts:
         """Launch as cuLaunchKernel does: `arguments` is the address of their addresses."""
-        self._begin(sample, latencies)
+        self._begin(sample, latencies, _extent(grid))
         try:
             self.launch_raw(self.kernel, grid, block, arguments, shared_bytes)
         finally:
             report = self._library.counted_end()
-        return self._reader.read(report, _extent(grid), _extent(block))
+        return self.reader.read(self.kernel, report, _extent(grid), _extent(block))
 
-    def _begin(self, sample: int, latencies: Latencies) -> None:
+    def _begin(self, sample: int, latencies: Latencies, grid: tuple[int, ...]) -> None:
         cycles = (latencies.shared, latencies.l1, latencies.l2, latencies.dram)
         self._library.counted_sample(sample)
         self._library.counted_begin((ctypes.c_uint32 * 4)(*cycles))
@@ -202,17 +206,18 @@ def _extent(extent: Extent) -> tuple[int, ...]:
 class CountsReader:
     """Reads what a counted kernel reports, with the tables of its translation."""
 
-    def __init__(self, ptx: str, kernel: str) -> None:
+    def __init__(self, ptx: str, built: str) -> None:
         module = parse(ptx)
-        translator = CountingTranslator(module, kernel)
+        translator = CountingTranslator(module, built)
         translator.whole()
-        self.kernel = kernel
         self._stretches: list[Stretch] = translator.stretches
-        self._accesses = translator.accesses
+        self.accesses = translator.accesses
         instructions = [i for function in module.functions for i in function.instructions()]
         self._sources = {i.line: i.source for i in instructions}
 
-    def read(self, report: bytes | str, grid: tuple[int, ...], block: tuple[int, ...]) -> Counts:
+    def read(
+        self, kernel: str, report: bytes | str, grid: tuple[int, ...], block: tuple[int, ...]
+    ) -> Counts:
         found = json.loads(report)
         kinds: Counter[str] = Counter()
         slots = lane_slots = 0
@@ -226,7 +231,7 @@ class CountsReader:
         for line, cycles in found["waits"]:
             waits[self._sources.get(line) or line] += cycles
         return Counts(
-            self.kernel,
+            kernel,
             grid,
             block,
             **dict(zip(_BLOCKS, found["blocks"], strict=True)),
@@ -238,7 +243,11 @@ class CountsReader:
             waits=dict(waits.most_common()),
         )
 
+    def source_of(self, number: int) -> Source | None:
+        """Return the source line of an access."""
+        return self._sources.get(self.accesses[number].line)
+
     def _access(self, number: int, executions: int, *counts: int) -> AccessCounts:
-        access = self._accesses[number]
         lanes = dict(zip(SPACES, counts, strict=False))
-        return AccessCounts(access, self._sources.get(access.line), executions, lanes, *counts[3:])
+        source = self.source_of(number)
+        return AccessCounts(self.accesses[number], source, executions, lanes, *counts[3:])

@@ -22,6 +22,7 @@ class Access:
     line: int  # of the PTX
     bytes: int  # of a lane
     kind: str
+    order: str = "weak"  # ORDERS of translator.py
 
 
 @dataclass(eq=False)

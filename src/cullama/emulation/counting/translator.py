@@ -18,6 +18,8 @@ from .costs import JUMPS, KINDS, Cost, cost_of
 from .stretches import Access, Loop, Stretch, is_meeting, stretches_of
 
 ACCESS_KINDS = ("load", "store", "atomic", "copy", "copy store", "matrix load")  # Kind, counters.h
+ORDERS = ("weak", "strong", "release")  # of an access to memory: Order, checking/shadow.h
+EVERY_KERNEL = "*"
 BRANCH_CYCLES = 6  # until the first instruction behind a jump
 ATOMIC_CYCLES = 30  # of an atomic, on top of a load
 _KIND_OF = {"st": "store", "atom": "atomic", "red": "atomic"}
@@ -26,12 +28,14 @@ _WORD = re.compile(r"%?[A-Za-z_$][\w$.]*")
 
 
 class CountingTranslator(Translator):
-    """Writes one entry of a module and the functions that it may call."""
+    """Writes one entry of a module, or all ("*"), and the functions that they may call."""
 
     header = "counting/counters.h"
 
     def __init__(self, module: PtxModule, kernel: str) -> None:
-        functions = [f for f in module.functions if not f.is_entry or f.name == kernel]
+        functions = [
+            f for f in module.functions if not f.is_entry or kernel in (f.name, EVERY_KERNEL)
+        ]
         super().__init__(replace(module, functions=functions))
         self.stretches: list[Stretch] = []
 
@@ -64,7 +68,10 @@ class CountingTranslator(Translator):
             rows.append(f"{{{stretch.line}, {sizes}, {{{kinds}}}}}")
             first += len(stretch.accesses)
         yield table("Stretch", "stretches", rows)
-        accesses = [f"{{{a.line}, {a.bytes}, {ACCESS_KINDS.index(a.kind)}}}" for a in self.accesses]
+        accesses = [
+            f"{{{a.line}, {a.bytes}, {ACCESS_KINDS.index(a.kind)}, {ORDERS.index(a.order)}}}"
+            for a in self.accesses
+        ]
         yield table("Access", "accesses", accesses)
         lines = [i.line for function in self.module.functions for i in function.instructions()]
         counts = f"stretches, {len(rows)}, accesses, {len(accesses)}, {max(lines, default=0) + 1}"
@@ -114,7 +121,8 @@ class _CountedFunction:
 
     def record(self, instruction: Instruction, pointer: str, size: int, kind: str) -> str:
         kind = kind or _KIND_OF.get(instruction.parts[0], "load")
-        self.stretch.accesses.append(Access(instruction.line, size, kind))
+        access = Access(instruction.line, size, kind, _order_of(instruction))
+        self.stretch.accesses.append(access)
         number, name = len(self.stretch.accesses) - 1, kind.upper().replace(" ", "_")
         return f"record(self, here, {number}, {size}, {name}, {pointer}, clock)"
 
@@ -148,6 +156,14 @@ class _CountedFunction:
         return f"clock.advance({slots_of(self.stretch)}, {self.stretch.line});"
 
 
+def _order_of(instruction: Instruction) -> str:
+    parts = set(instruction.parts)
+    if parts & {"release", "acq_rel"}:
+        return "release"
+    is_strong = parts & {"atom", "red", "volatile", "relaxed", "acquire", "mmio"}
+    return "strong" if is_strong else "weak"
+
+
 def _path(loop: Loop | None) -> str:
     return f"path_{loop.header}" if loop else "path"
 
@@ -162,12 +178,17 @@ def _result(instruction: Instruction, cost: Cost, written: list[str]) -> str:
     parts = instruction.parts
     if parts[:2] == ["cp", "async"]:
         if "commit_group" in parts:
-            return " clock.commit();"
+            return " clock.commit(); shadow.commit_copies(self);"
         if "wait_all" in parts:
-            return f" clock.commit(); clock.wait_for_groups(0, {instruction.line});"
+            wait = f"clock.wait_for_groups(0, {instruction.line}); shadow.wait_for_copies(self, 0);"
+            return f" clock.commit(); shadow.commit_copies(self); {wait}"
         if "wait_group" in parts:
-            return f" clock.wait_for_groups({instruction.operands[0]}, {instruction.line});"
+            left = instruction.operands[0]
+            wait = f"clock.wait_for_groups({left}, {instruction.line});"
+            return f" {wait} shadow.wait_for_copies(self, {left});"
         return " clock.copies();"
+    if parts[0] in ("fence", "membar") and not {"cta", "proxy"} & set(parts):
+        return " shadow.fence();"
     value = f"clock.when + {cost.cycles}"
     if parts[0] in ("ld", "ldu", "atom") and not {"param", "const"} & set(parts):
         value = f"clock.ready + {ATOMIC_CYCLES}" if parts[0] == "atom" else "clock.ready"

@@ -125,7 +125,8 @@ def _load_matrices(context: Context) -> str:
     row = context.address(1)
     if context.record:
         pointer = context.recorded(f"machine.shared + ({row})", 16, "matrix load")
-        row = f"uint64_t({pointer} - machine.shared)"
+        lanes = 8 * len(targets)  # the addresses of others are not read
+        row = f"(self.lane < {lanes} ? uint64_t({pointer} - machine.shared) : 0)"
     payload = f"MatrixLoad load = {{{row}, {len(targets)}, {context.line}, {is_transposed}, {{}}}};"
     writes = [context.write(t, "b32", f"load.result[{n}]") for n, t in enumerate(targets)]
     return f"{{ {payload} load_matrices(self, load); {' '.join(writes)} }}"
