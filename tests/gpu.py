@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections import deque
 from functools import cache
 from typing import Any
 
 import pytest
 
-from cullama.cuda.memory import Buffer, Pool, allocate
 from cullama.cuda.module import PTX_FOLDER
+from cullama.inspect.kernels.launching import SeparateAllocations
 
 IS_REAL = os.environ.get("CULLAMA_TEST_GPU") == "1"
 
@@ -81,31 +80,3 @@ def operators(dtype: str, *, has_cublas: bool = True, deterministic: bool = Fals
         if not has_cublas:
             patch.setattr("cullama.cuda.cublas.find_cublas", lambda: None)
         return CudaOperators(dtype, Device(), deterministic, pool=SeparateAllocations)
-
-
-class SeparateAllocations(Pool):
-    """A pool that allocates every array separately, so that accesses past its end are found."""
-
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
-        self._returned: deque[int] = deque()
-
-    def free(self, address: int, size: int) -> None:
-        self._returned.append(address)
-
-    def allocate(self, size: int) -> Buffer:
-        self._free_returned()
-        size = max(1, size)
-        address = allocate(self._device, size)
-        self._arenas.append(address)
-        return Buffer(self, address, size)
-
-    def reserve(self, pieces: int, size: int) -> None:
-        """Does nothing: each buffer is allocated from the driver."""
-
-    def _free_returned(self) -> None:
-        while self._returned:
-            address = self._returned.popleft()
-            if address in self._arenas:
-                self._arenas.remove(address)
-                self._device.call("cuMemFree", address)

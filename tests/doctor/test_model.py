@@ -8,10 +8,10 @@ from typing import TypeAlias
 
 import pytest
 
-from cullama.doctor.fixture import MODEL
 from cullama.doctor.model import examine_model
 from cullama.doctor.plan import DoctorPlan
 from cullama.doctor.selftest import self_test
+from cullama.inspect.operators.fixture import MODEL
 
 WriteModel: TypeAlias = Callable[..., Path]
 

@@ -10,6 +10,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from . import kernels_check
 from .log import show_log
 
 if TYPE_CHECKING:
@@ -37,12 +38,15 @@ model_option = click.option(
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document.")
 
 
-@click.group("kernels", short_help="List and profile CUDA kernels, without a GPU.")
+@click.group("kernels", short_help="List, check and profile CUDA kernels, without a GPU.")
 def command() -> None:
-    """List the CUDA kernels and predict their speed, on the emulated GPU.
+    """List the CUDA kernels, check your own, and predict their speed, on the emulated GPU.
 
     An operator is named as `cullama doctor` names it: attention, "attention, decode", linear …
     """
+
+
+command.add_command(kernels_check.command)
 
 
 @command.command("list", short_help="Which kernels each operator launches.")

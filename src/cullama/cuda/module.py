@@ -175,8 +175,8 @@ class Kernels:
             kernel = self._kernels[name] = Kernel(self._device, handle, signatures[name], launch)
         return kernel
 
-    def replace_launches(self, launch_of: Callable[[str, str], LaunchFunction]) -> None:
-        """Launch every kernel by the function for its file and name, not by the driver's."""
+    def replace_launches(self, launch_of: Callable[[str, str], LaunchFunction] | None) -> None:
+        """Launch every kernel by the function for its file and name, with None by the driver's."""
         self._launch_of = launch_of
         self._kernels.clear()
 

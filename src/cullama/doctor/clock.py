@@ -2,7 +2,7 @@
 
 A figure is the median of a few runs after a warm-up. On a GPU the runs are captured in a graph and
 timed by events, so that the time is that of the kernels without their launches from Python. Which
-operators are timed is stated in doctor/cases.py.
+operators are timed is stated in inspect/operators/cases.py.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from ..inspect.operators.fixture import MODEL
 from .findings import Fact
-from .fixture import MODEL
 from .gpus import check_number, fact_about_auto, gpu_facts
 from .host import host_facts
 from .model import examine_model

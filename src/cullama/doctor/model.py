@@ -9,9 +9,9 @@ from ..checkpoint.opening import open_checkpoint
 from ..errors import CullamaError, NoTokenizerError
 from ..files.tensor import DTYPES
 from ..hub import resolve_model
+from ..inspect.operators.fixture import MODEL, ModelSizes
 from ..model.config import ModelConfig
 from .findings import Fact, failing
-from .fixture import MODEL, ModelSizes
 from .host import gigabytes
 from .stored import damaged_blobs
 

@@ -1,7 +1,7 @@
 """Runs every operator on this machine, compares its outputs with the reference, and times it.
 
 An operator's error is a finding: the operators after it are still tested. Inputs and expected
-outputs are made in doctor/cases.py.
+outputs are made in inspect/operators/.
 """
 
 from __future__ import annotations
@@ -18,16 +18,14 @@ from ..cpu.backend import HostBackend
 from ..cuda.backend import CudaBackend
 from ..errors import CullamaError, DeviceLostError
 from ..files.tensor import DTYPES
+from ..inspect.operators.accuracy import error_of, tolerance_of
+from ..inspect.operators.cases import CASES, FEW, Case
+from ..inspect.operators.fixture import MODEL, SMALL, Fixture, ModelSizes
 from ..model.operators import AnyOperators
-from .cases import CASES, FEW, Case
 from .clock import Clock, DeviceClock, HostClock
 from .findings import Problem
-from .fixture import MODEL, SMALL, Fixture, ModelSizes
 from .plan import DoctorPlan
-from .reference import Floats
 
-# Of an element's error, relative to it and to the output's RMS; as in the tests of the operators.
-TOLERANCE = {"float32": 1e-5, "float16": 2e-3, "bfloat16": 1.6e-2}
 SLOW = 0.03  # seconds for one small product: then a model's sizes would take minutes
 MAX_NAMED = 4  # wrong operators in the text of a problem
 
@@ -184,9 +182,7 @@ def _run_case(
     operator: str, case: Case, fixture: Fixture, clock: Clock, copy_rate: float
 ) -> OperatorResult:
     found, expected = case.read(case.run()), case.expected()
-    tolerance = 0.0 if case.is_exact else TOLERANCE[fixture.dtype] * case.roundings
-    measure = _share_of_wrong if case.is_exact else _max_error
-    error = max(map(measure, found, expected))
+    tolerance, error = tolerance_of(case, fixture.dtype), error_of(case, found, expected)
     seconds = max(clock.seconds(case.run, case.can_be_captured), 1e-9)
     return OperatorResult(
         operator,
@@ -198,18 +194,3 @@ def _run_case(
         case.operations / seconds if case.operations else None,
         case.traffic / seconds / copy_rate if case.traffic and copy_rate else None,
     )
-
-
-def _max_error(found: Floats, expected: Floats) -> float:
-    """Return the largest error of an element, relative to its expected value and the RMS."""
-    if found.shape != expected.shape or not np.isfinite(found).all():
-        return math.inf
-    rms = float(np.sqrt(np.mean(expected**2)))
-    return float(np.max(np.abs(found - expected) / (np.abs(expected) + rms)))
-
-
-def _share_of_wrong(found: Floats, expected: Floats) -> float:
-    """Return the share of elements that differ."""
-    if found.shape != expected.shape:
-        return math.inf
-    return float(np.mean(found != expected))

@@ -233,6 +233,11 @@ class EmulatedGpu:
     def pinned_allocations(self) -> int:
         return int(self._library.fakecuda_pinned_allocations())
 
+    @property
+    def pointer_check(self) -> ctypes.c_void_p:
+        """The C function that says whether bytes are allocated, for modules without the driver."""
+        return ctypes.cast(self._library.fakecuda_is_live, ctypes.c_void_p)
+
     def report(self) -> str:
         """Return one line about the last failure: kernel, thread, address, or another cause."""
         return self._text("report")

@@ -16,10 +16,11 @@ from ..errors import CullamaError
 
 
 class PtxError(CullamaError):
-    """The text is not PTX, or not supported."""
+    """The text is not PTX, or not supported; `source` is the line that it was compiled from."""
 
-    def __init__(self, line: int, message: str) -> None:
+    def __init__(self, line: int, message: str, source: Source | None = None) -> None:
         super().__init__(f"line {line}: {message}")
+        self.line, self.message, self.source = line, message, source
 
 
 class Source(NamedTuple):

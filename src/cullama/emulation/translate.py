@@ -188,7 +188,7 @@ def statement(context: Context) -> str:
     except (UnsupportedError, KeyError, IndexError, ValueError) as error:
         reason = error if isinstance(error, UnsupportedError) else f"operands ({error!r})"
         message = f"`{instruction}`: unknown {reason}"
-        raise PtxError(instruction.line, message) from error
+        raise PtxError(instruction.line, message, instruction.source) from error
     if not instruction.guard:
         return text
     negation = "!" if instruction.is_negated else ""

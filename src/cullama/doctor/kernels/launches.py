@@ -10,8 +10,8 @@ from ...emulation.counting.counts import Latencies
 from ...emulation.device import preload
 from ...emulation.timing.recorder import Launch, Recorder
 from ...errors import UsageError
-from ..cases import CASES
-from ..fixture import Fixture, ModelSizes
+from ...inspect.operators.cases import CASES
+from ...inspect.operators.fixture import Fixture, ModelSizes
 
 
 def chosen_cases(names: Sequence[str]) -> list[str]:

@@ -13,7 +13,7 @@ from ...emulation.start import start_emulation
 from ...emulation.timing.cards import Card
 from ...emulation.timing.profile import ProfiledLaunch, Profiler
 from ...errors import UsageError
-from ..fixture import MODEL, ModelSizes
+from ...inspect.operators.fixture import MODEL, ModelSizes
 from ..model import examine_model
 from .launches import chosen_cases, launches_of
 

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..files.tensor import DTYPES, HostArray, StoredTensor
-from ..model.batch import Batch, Chunk, build_batch
-from ..model.config import ModelConfig
-from ..model.kv_cache import KVCache
-from ..model.layer import Attention, Linear, Norm
-from ..model.operators import AnyOperators
-from ..model.rope import Rope
+from ...files.tensor import DTYPES, HostArray, StoredTensor
+from ...model.batch import Batch, Chunk, build_batch
+from ...model.config import ModelConfig
+from ...model.kv_cache import KVCache
+from ...model.layer import Attention, Linear, Norm
+from ...model.operators import AnyOperators
+from ...model.rope import Rope
 from .reference import Floats
 
 EPS = 1e-5

@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from ..model.batch import Chunk
-from ..sampling.draw import Draw, Drawn
-from ..sampling.params import SamplingParams
-from ..sampling.philox import uniform
+from ...model.batch import Chunk
+from ...sampling.draw import Draw, Drawn
+from ...sampling.params import SamplingParams
+from ...sampling.philox import uniform
 from . import reference
 from .fixture import EPS, Fixture, Numbers, bare_attention, cached_sequences, empty_cache
 from .reference import Floats

@@ -1,0 +1,1 @@
+"""Kernels from source: compiled, checked on the emulated GPU, and swapped into a running model."""
