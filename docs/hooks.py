@@ -29,6 +29,7 @@ import click
 from cullama import errors
 from cullama.cli import COMMANDS, cli, options
 from cullama.cli.chat.commands import ARGUMENTS, Commands, method_name
+from cullama.notebook.page import mark_element
 
 PACKAGE = Path(errors.__file__).parent
 MARK = re.compile(r"^<!-- (?P<what>\w+)(?:: (?P<name>[\w ]+))? -->$", re.MULTILINE)
@@ -37,6 +38,11 @@ GROUPS = {"Model and device": options.model_options, "Sampling": options.samplin
 
 def on_page_markdown(markdown: str, **given: Any) -> str:
     return MARK.sub(lambda mark: MAKERS[mark["what"]](mark["name"] or ""), markdown)
+
+
+def on_post_page(output: str, **given: Any) -> str:
+    """Draw the mark in the page, where it takes the accent of the theme that is shown."""
+    return re.sub(r'<img src="[^"]*mark\.svg"[^>]*>', mark_element(), output)
 
 
 def on_post_build(config: Any) -> None:

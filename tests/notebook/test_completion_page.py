@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -74,7 +75,9 @@ def test_every_token_shows_its_probability_and_its_alternatives() -> None:
 
 def test_likelier_tokens_are_darker() -> None:
     page = Page(completion_of("a", "b", "c", shares=(0.1, 0.5, 1.0)))
-    depths = [float(style.split("216,")[1].split(")")[0]) for style in page.styles]
+    depths = [
+        float(re.findall(r"[\d.]+", style.partition("background:")[2])[3]) for style in page.styles
+    ]
     assert depths == sorted(depths)
     assert len(set(depths)) == 3
 

@@ -1,5 +1,7 @@
 /** All icons, on a grid of 20 units with strokes of 1.5 and round ends, and the mark. */
 
+import mark from "../public/mark.svg?raw";
+
 const paths = {
   plus: "M10 4v12M4 10h12",
   search: "M9 4a5 5 0 1 0 0 10A5 5 0 0 0 9 4zM12.7 12.7 16.5 16.5",
@@ -55,14 +57,13 @@ export function StopIcon() {
   );
 }
 
-/** A llama whose ears are the two l of the name; `public/mark.svg` is the same. */
+const markPath = / d="([^"]+)"/.exec(mark)?.[1];
+
+/** A llama whose ears are the two l of the name, from the file that is also the icon. */
 export function Mark({ className }: { className?: string }) {
   return (
     <svg viewBox="0 0 24 24" aria-hidden="true" className={className}>
-      <path
-        fillRule="evenodd"
-        d="M8.2 1.5a1.3 1.3 0 0 1 1.3 1.3v3.4a1.3 1.3 0 0 1-2.6 0V2.8a1.3 1.3 0 0 1 1.3-1.3zM12.4 1.5a1.3 1.3 0 0 1 1.3 1.3v3.4a1.3 1.3 0 0 1-2.6 0V2.8a1.3 1.3 0 0 1 1.3-1.3zM8.1 8.8h7.2l4.8 2a2.2 2.2 0 0 1 1.3 2v.4a2.2 2.2 0 0 1-2.2 2.2h-5.4v5.9a1.2 1.2 0 0 1-1.2 1.2H4.2A1.2 1.2 0 0 1 3 21.3c0-2.7 3.9-3.4 3.9-7.3v-4a1.2 1.2 0 0 1 1.2-1.2zM13.3 10.6a1.1 1.1 0 1 0 0 2.2 1.1 1.1 0 0 0 0-2.2z"
-      />
+      <path fillRule="evenodd" d={markPath} />
     </svg>
   );
 }

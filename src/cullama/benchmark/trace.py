@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..engine.engine import Engine, EngineHandle
 from ..engine.request import Request, Stage
 from ..engine.trace import StepRecord
+from ..notebook.page import page_of
 
-PAGE = Path(__file__).with_name("trace.html")
-DATA = "/* the data */ null"
+PAGE = Path(__file__).with_name("trace")
 
 
 @dataclass
@@ -84,10 +83,8 @@ class Recorder:
             }
             for step in self.steps
         ]
-        data = {"title": title, "description": description, "requests": requests, "steps": steps}
-        # "<" is escaped because a tag in the title could end the script.
-        text = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
-        return PAGE.read_text(encoding="utf-8").replace(DATA, text)
+        data = {"description": description, "requests": requests, "steps": steps}
+        return page_of(PAGE, title, data)
 
 
 def _since(begin: float, moment: float) -> float:

@@ -1,1 +1,1 @@
-"""HTML for notebooks, of values that are handed in."""
+"""HTML: for notebooks, and as pages of their own; of values that are handed in."""

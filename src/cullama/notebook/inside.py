@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, TypeAlias
 
+from .page import light_colour
 from .tokens import SOFT, attribute, listed, percent, quoted, scale, shade, visible
 
 if TYPE_CHECKING:
@@ -129,7 +130,7 @@ def _map(texts: Sequence[str], attention: NDArray[np.float32], head: int, has_na
             title = f"{quoted(texts[row])} attends to {quoted(texts[column])}: {percent(share)}"
             cells += (
                 f'<rect x="{column * size:.1f}" y="{row * size:.1f}" width="{size:.1f}" '
-                f'height="{size:.1f}" fill="rgba(59,125,216,{share:.3f})">'
+                f'height="{size:.1f}" fill="rgba({light_colour("accent")},{share:.3f})">'
                 f"<title>{escape(title)}</title></rect>"
             )
     return (

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from html import escape
 
+from .page import light_colour
+
 _SIGNS = {"\n": "⏎", "\t": "⇥"}
 
 SOFT = "opacity:.65"  # for notes beside the tokens
@@ -31,7 +33,7 @@ def percent(probability: float) -> str:
 
 def shade(probability: float) -> str:
     """Return CSS for a probability: the higher, the darker."""
-    return f"background:rgba(59,125,216,{0.04 + 0.56 * probability:.2f})"
+    return f"background:rgba({light_colour('accent')},{0.04 + 0.56 * probability:.2f})"
 
 
 def listed(candidates: Iterable[tuple[str, float]]) -> str:

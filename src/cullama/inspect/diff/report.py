@@ -5,19 +5,18 @@ It formats and colours figures; it computes none.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from html import escape
 from math import isfinite, log10
 from pathlib import Path
 from typing import Any, Protocol
 
+from ...notebook.page import light_colour, page_of
 from .figures import Figures
 from .logits import LogitFigures
 from .section import Section
 
-PAGE = Path(__file__).with_name("page.html")
-DATA = "/* the data */ null"
+PAGE = Path(__file__).with_name("page")
 
 LEGEND = (
     "max, RMS and relative RMS error, and the error that is held against the tolerance: of each "
@@ -144,14 +143,14 @@ def notebook(comparison: DrawnComparison) -> str:
 
 
 def _colour(figures: Figures, comparison: DrawnComparison) -> str:
-    """Return a CSS colour: blue up to the tolerance, red beyond; translucent, for any theme."""
+    """Return a CSS colour: green up to the tolerance, red beyond; translucent, for any theme."""
     error, tolerance = figures.error, comparison.tolerance.share
     if error > tolerance:
-        return "rgba(214,69,56,.65)"
+        return f"rgba({light_colour('danger')},.65)"
     if error == 0:
         return "transparent"
     decades = max(0.0, DECADES + log10(error / tolerance))
-    return f"rgba(59,125,216,{0.06 + 0.44 * decades / DECADES:.2f})"
+    return f"rgba({light_colour('accent')},{0.06 + 0.44 * decades / DECADES:.2f})"
 
 
 # --- as a page
@@ -170,9 +169,7 @@ def page(comparison: DrawnComparison) -> str:
         "sections": [_section(section) for section in comparison.sections],
         "logits": comparison.logits.as_json(),
     }
-    # "<" is escaped: a token that spells "</script>" would end the script.
-    text = json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
-    return PAGE.read_text(encoding="utf-8").replace(DATA, text)
+    return page_of(PAGE, "Two settings, operator by operator", data)
 
 
 def _section(section: Section) -> dict[str, Any]:
