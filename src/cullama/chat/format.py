@@ -27,7 +27,7 @@ from .messages import Message as Message
 from .messages import Tools, checked_message, content_text, map_texts, plain_data
 from .tools.answers import AnswerForm
 from .tools.functions import ToolChoice, ToolUse
-from .tools.syntax import CallSyntax, written_syntax
+from .tools.syntax import Syntax, written_syntax
 from .tools.thoughts import CLOSING
 
 if TYPE_CHECKING:
@@ -310,7 +310,7 @@ class ChatFormat:
         tools = self._variables.get("tools")
         return AnswerForm(self._tokenizer, self._call_syntax(), has_reasoning, tools)
 
-    def _call_syntax(self) -> CallSyntax | None:
+    def _call_syntax(self) -> Syntax | None:
         """Return how the model writes calls of functions; None where its template has no place for
         tools, or shows no calls that can be read."""
         template, form = self.template, self._form
@@ -318,14 +318,23 @@ class ChatFormat:
             template, form = template.for_tools, self._form_for_tools
         render = partial(self._render_sample, template, add_generation_prompt=False)
         question = form.adapt({"role": "user", "content": "Hi"})
-        call = form.adapt({"role": "assistant", "content": "", "tool_calls": [SAMPLE_CALL]})
-        text = form.adapt({"role": "assistant", "content": PROBE})
         name, tools = SAMPLE_CALL["function"]["name"], [SAMPLE_TOOL]
         offered = render([question], tools=tools)
         if name not in offered:
             return None
-        called = render([question, call]) or render([question, call], tools=tools)
-        return written_syntax(called, render([question, text]), offered, name)
+
+        def answer(offered: Any, calls: Sequence[Mapping[str, Any]]) -> str:
+            message: dict[str, Any] = {"role": "assistant", "content": PROBE}
+            if calls:
+                functions = [{"name": name, "arguments": dict(each)} for each in calls]
+                entries = [{**SAMPLE_CALL, "function": each} for each in functions]
+                message |= {"content": "", "tool_calls": entries}
+            return render([question, form.adapt(message)], tools=offered)
+
+        # Some refuse calls of what is not offered.
+        return written_syntax(
+            partial(answer, None if answer(None, [{}]) else tools), PROBE, offered
+        )
 
     # --- which tokens are control tokens -------------------------------------------------------
 

@@ -10,9 +10,20 @@ import pytest
 from llguidance import LLMatcher, LLTokenizer
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
+from cullama.chat.tools.answers import call_parser
+from cullama.chat.tools.events import ParsedAnswer
 from cullama.chat.tools.functions import FunctionTool, ToolUse
 from cullama.chat.tools.grammar import calls_grammar
-from cullama.chat.tools.syntax import HERMES, LLAMA, MISTRAL, CallSyntax
+from cullama.chat.tools.syntax import (
+    HERMES,
+    LLAMA,
+    MISTRAL,
+    QWEN_CODER,
+    MarkedSyntax,
+    ParameterMarks,
+    PythonSyntax,
+    Syntax,
+)
 from cullama.errors import ConstraintError
 
 SCHEMA = {
@@ -24,8 +35,36 @@ SCHEMA = {
 WEATHER = FunctionTool("weather", None, SCHEMA)
 STRICT = FunctionTool("weather", None, SCHEMA, strict=True)
 CLOCK = FunctionTool("clock")
-NAMED = CallSyntax("[TOOL_CALLS]", arguments_mark="[ARGS]")
-MARKS = ("<tool_call>", "</tool_call>", "[TOOL_CALLS]", "[ARGS]", "<think>", "</think>")
+NAMED = MarkedSyntax("[TOOL_CALLS]", "[ARGS]", again="[TOOL_CALLS]")
+DEEPSEEK = MarkedSyntax(
+    "<｜calls｜><｜call｜>function<｜sep｜>",
+    "\n```json\n",
+    "\n```<｜/call｜>",
+    "\n<｜call｜>function<｜sep｜>",
+    "<｜/calls｜>",
+)
+GLM = MarkedSyntax(
+    "<tool_call>",
+    "\n",
+    "</tool_call>",
+    "\n<tool_call>",
+    parameter=ParameterMarks("<arg_key>", "</arg_key>\n<arg_value>", "</arg_value>\n"),
+)
+LFM = PythonSyntax("<|calls|>", "<|/calls|>")
+OLMO = PythonSyntax("<calls>", "</calls>", is_list=False)
+MARKS = (
+    *("<tool_call>", "</tool_call>", "[TOOL_CALLS]", "[ARGS]", "<think>", "</think>"),
+    *(
+        "<｜calls｜>",
+        "<｜call｜>",
+        "<｜sep｜>",
+        "<｜/call｜>",
+        "<｜/calls｜>",
+        "<|calls|>",
+        "<|/calls|>",
+    ),
+    *("<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>"),
+)
 
 
 def byte_tokenizer(tokens: Sequence[str], is_special: bool) -> Tokenizer:
@@ -44,7 +83,7 @@ class Grammar:
 
     def __init__(
         self,
-        syntax: CallSyntax,
+        syntax: Syntax,
         use: ToolUse,
         vocabulary: str,
         is_thinking: bool | None = None,
@@ -70,7 +109,7 @@ class Grammar:
 
 VOCABULARIES = ("text", "tokens", "control tokens")
 LIMA, WRONG = '{"city": "Lima"}', '{"town": "Lima"}'
-CALLS = {
+CALLS: dict[str, tuple[Syntax, str]] = {
     "Hermes": (HERMES, '<tool_call>\n{"name": "weather", "arguments": %s}\n</tool_call>'),
     "Mistral": (MISTRAL, '[TOOL_CALLS][{"name": "weather", "arguments": %s}]'),
     "Mistral's later form": (NAMED, "[TOOL_CALLS]weather[ARGS]%s"),
@@ -121,7 +160,7 @@ def test_text_is_free_until_it_opens_a_call(family: str, vocabulary: str) -> Non
     assert grammar.accepts((call % '{"any": [1]}').replace("weather", "clock"))
     assert not grammar.follows(call % WRONG)
     assert not grammar.follows(call.replace("weather", "rain") % LIMA)
-    if syntax.opening:
+    if syntax.marks[0]:
         assert grammar.accepts(f"So: {call % LIMA}{call % LIMA}\nDone.")
         assert not grammar.follows(f"So: {call % LIMA} and {call % WRONG}")
 
@@ -152,6 +191,129 @@ def test_reasoning_that_speaks_of_calls_opens_none(vocabulary: str, is_open: boo
     assert grammar.accepts(f"{thought}Sunny.")
     assert grammar.accepts(f"{thought}So: {CALLS['Hermes'][1] % LIMA}")
     assert not grammar.follows(f"{thought}{CALLS['Hermes'][1] % WRONG}")
+
+
+def in_marks(*entries: tuple[str, str]) -> str:
+    written = (f"<parameter={name}>\n{value}\n</parameter>\n" for name, value in entries)
+    return f"<tool_call>\n<function=weather>\n{''.join(written)}</function>\n</tool_call>"
+
+
+def of_glm(*entries: tuple[str, str]) -> str:
+    key, value = "<arg_key>%s</arg_key>", "\n<arg_value>%s</arg_value>\n"
+    written = (f"{key % name}{value % given}" for name, given in entries)
+    return f"<tool_call>weather\n{''.join(written)}</tool_call>"
+
+
+def in_python(*entries: tuple[str, str]) -> str:
+    return f"[weather({', '.join(f'{name}={value}' for name, value in entries)})]"
+
+
+FORECAST = {
+    "type": "object",
+    "properties": {
+        "city": {"type": "string", "enum": ["Lima", "Łódź"]},
+        "days": {"type": "integer"},
+        "wet": {"type": "boolean"},
+        "note": {"type": "string"},
+    },
+    "required": ["city", "note"],
+    "additionalProperties": False,
+}
+FORECASTS: dict[str, tuple[Syntax, Any, str]] = {
+    "Qwen3-Coder": (QWEN_CODER, in_marks, ""),
+    "GLM": (GLM, of_glm, ""),
+    "LFM2": (LFM, lambda *entries: f"<|calls|>{in_python(*entries)}<|/calls|>", '"'),
+    "OLMo": (OLMO, lambda *entries: f"<calls>\n{in_python(*entries)[1:-1]}\n</calls>", '"'),
+    "Python": (PythonSyntax(), in_python, '"'),
+}
+
+
+@pytest.mark.parametrize("vocabulary", ["text", "control tokens"])
+@pytest.mark.parametrize("family", sorted(FORECASTS))
+@pytest.mark.parametrize("choice", ["auto", "required"])
+def test_arguments_that_are_no_json_object_keep_to_their_schema(
+    family: str, vocabulary: str, choice: Any
+) -> None:
+    syntax, call, quote = FORECASTS[family]
+    weather = FunctionTool("weather", None, FORECAST, strict=True)
+    grammar = Grammar(syntax, ToolUse([weather], choice), vocabulary)
+    city, days = ("city", f"{quote}Lima{quote}"), ("days", "3")
+    note = ("note", f"{quote}a <b> {{c}} 'd'{quote}")
+    wet = ("wet", "True" if quote else "true")
+    assert grammar.accepts(call(city, note))
+    assert grammar.accepts(call(city, days, note))
+    assert grammar.accepts(call(city, days, wet, note))
+    for wrong in (
+        call(("city", f"{quote}Rome{quote}"), note),
+        call(city, ("days", "3.5"), note),
+        call(city, ("wet", "maybe"), note),
+        call(city, ("other", "1"), note),
+        call(city, days),
+        call(note),
+        call(city, note).replace("weather", "rain"),
+    ):
+        assert not grammar.accepts(wrong)
+        assert not grammar.follows(wrong)
+    assert grammar.accepts("Sunny.") is (choice == "auto")
+    read = call_parser(syntax, ToolUse([weather], choice))
+    events = [*read.add(call(city, days, wet, note)), *read.finish()]
+    [told] = ParsedAnswer.of(events).calls
+    expected = {"city": "Lima", "days": 3, "wet": True, "note": "a <b> {c} 'd'"}
+    assert json.loads(told.arguments) == expected
+
+
+@pytest.mark.parametrize("vocabulary", ["text", "control tokens"])
+@pytest.mark.parametrize("choice", ["auto", "required"])
+def test_json_behind_a_name_keeps_to_its_schema(vocabulary: str, choice: Any) -> None:
+    grammar = Grammar(DEEPSEEK, ToolUse([STRICT, CLOCK], choice), vocabulary)
+    one = f"weather\n```json\n{LIMA}\n```<｜/call｜>"
+    assert grammar.accepts(f"{DEEPSEEK.opening}{one}<｜/calls｜>")
+    assert grammar.accepts(f"{DEEPSEEK.opening}{one}{DEEPSEEK.again}{one}<｜/calls｜>")
+    assert not grammar.follows(f"{DEEPSEEK.opening}{one.replace('city', 'town')}")
+    assert not grammar.accepts(f"{DEEPSEEK.opening}{one}")
+
+
+@pytest.mark.parametrize("family", sorted(FORECASTS))
+def test_functions_without_a_schema_take_any_arguments(family: str) -> None:
+    syntax, call, quote = FORECASTS[family]
+    grammar = Grammar(syntax, ToolUse([FunctionTool("weather")], "required"), "text")
+    assert grammar.accepts(call())
+    assert grammar.accepts(call(("any", f"{quote}thing{quote}"), ("more", "[1, 2]")))
+    nothing = FunctionTool("weather", None, {"additionalProperties": False})
+    grammar = Grammar(syntax, ToolUse([nothing], "required"), "text")
+    assert grammar.accepts(call())
+    assert not grammar.follows(call(("any", "1")))
+
+
+@pytest.mark.parametrize("vocabulary", ["text", "control tokens"])
+@pytest.mark.parametrize("family", ["Qwen3-Coder", "GLM"])
+def test_texts_between_marks_have_their_length(family: str, vocabulary: str) -> None:
+    syntax, call, _ = FORECASTS[family]
+    properties = {"a": {"type": "string", "minLength": 2, "maxLength": 4}}
+    function = FunctionTool("weather", None, {"properties": properties, "required": ["a"]})
+    grammar = Grammar(syntax, ToolUse([function], "required"), vocabulary)
+    found = [grammar.accepts(call(("a", "ä" * length))) for length in range(1, 7)]
+    assert found == [False, True, True, True, False, False]
+
+
+@pytest.mark.parametrize(
+    ("schema", "words"),
+    [
+        ({"properties": {"a": {"type": "string", "pattern": "a+"}}}, "/properties/a: 'pattern'"),
+        (
+            {"properties": {"a": {"anyOf": [{"type": "string", "format": "date"}]}}},
+            "/properties/a: 'format'",
+        ),
+        ({"patternProperties": {"a": {}}}, "'patternProperties' cannot be followed for the arg"),
+        ({"properties": {"a": {"not": {}}}}, "'not' is not supported"),
+    ],
+)
+def test_what_texts_between_marks_cannot_be_held_to_is_refused_by_name(
+    schema: Any, words: str
+) -> None:
+    function = FunctionTool("f", None, schema, strict=True)
+    with pytest.raises(ConstraintError, match=words):
+        calls_grammar(QWEN_CODER, ToolUse([function]), {}, None)
 
 
 @pytest.mark.parametrize("text", ['a "b" \\ c', "naïve\n", "%json {", "/x/ | start"])

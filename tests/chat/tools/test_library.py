@@ -31,6 +31,11 @@ SCRIPTS = {
     "<|cue:llama|>": '{"name": "weather", "parameters": {"city": "Rome"}}',
     "<|cue:smollm|>": 'So:\n<tool_call>[\n{"name": "weather", "arguments": {"city": "Rome"}}\n]'
     "</tool_call>",
+    "<|cue:coder|>": "<tool_call>\n<function=weather>\n<parameter=city>\nLima\n</parameter>\n"
+    "</function>\n</tool_call>",
+    "<|cue:lfm|>": "<|calls|>[weather(city='Rome')]<|/calls|>",
+    "<|cue:seek|>": '<|open|><|call|>function<|sep|>weather\n```json\n{"city": "Rome"}\n```'
+    "<|/call|><|/open|>",
     "<|cue:thought|>": "<think>\nRain, hm.\n</think>\nNo rain.",
 }
 BODY = (
@@ -42,14 +47,27 @@ CALLS = {
     "mistral": '[TOOL_CALLS] [{"name": "{{ c.function.name }}", "arguments": '
     "{{ c.function.arguments | tojson }}}]",
     "llama": '{"name": "{{ c.function.name }}", "parameters": {{ c.function.arguments | tojson }}}',
+    "coder": "{{ '\n<tool_call>\n<function=' ~ c.function.name ~ '>\n' }}"
+    "{% for k, v in c.function.arguments | items %}"
+    "{{ '<parameter=' ~ k ~ '>\n' ~ v ~ '\n</parameter>\n' }}{% endfor %}"
+    "{{ '</function>\n</tool_call>' }}",
+    "lfm": "{{ '<|calls|>[' if loop.first else ', ' }}{{ c.function.name }}("
+    "{% for k, v in c.function.arguments | items %}{{ ', ' if not loop.first }}{{ k }}="
+    "{{ v | tojson }}{% endfor %}){{ ']<|/calls|>' if loop.last }}",
+    "seek": "{{ '<|open|>' if loop.first else '\n' }}<|call|>function<|sep|>"
+    "{{ c.function.name ~ '\n```json\n' ~ (c.function.arguments | tojson) ~ '\n```' }}"
+    "<|/call|>{{ '<|/open|>' if loop.last }}",
     "smollm": "<tool_call>[{{ c.function | tojson }}]</tool_call>",
 }
+
+
+CONTROL = ["[TOOL_CALLS]", "<|calls|>", "<|/calls|>", "<|call|>", "<|/call|>", "<|sep|>"]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("models") / "scripted"
-    return write_scripted(path, BODY, SCRIPTS, control=["[TOOL_CALLS]"])
+    return write_scripted(path, BODY, SCRIPTS, control=CONTROL)
 
 
 @pytest.fixture(scope="module", params=sorted(CALLS))
@@ -93,11 +111,11 @@ def test_strict_functions_are_held_to_their_schemas(family: tuple[str, LLM]) -> 
     other = {**WEATHER["parameters"], "properties": {"city": {"enum": ["Oslo"]}}}
     strict = [{**TOOLS[0], "function": {**WEATHER, "strict": True, "parameters": other}}]
     given: Any = {"tools": strict, "template_variables": {"cue": f"{name}|>"}}
-    answer = llm.chat(MESSAGES, GREEDY.replace(max_tokens=200), **given)
+    answer = llm.chat(MESSAGES, GREEDY.replace(max_tokens=1000), **given)
     assert answer.message is not None
     arguments = answer.message["tool_calls"][0]["function"]["arguments"]
     assert json.loads(arguments) == {"city": "Oslo"}
-    with llm.stream_chat(MESSAGES, GREEDY.replace(max_tokens=200), **given) as stream:
+    with llm.stream_chat(MESSAGES, GREEDY.replace(max_tokens=1000), **given) as stream:
         assert "".join(stream) == answer.text
     with pytest.raises(UsageError, match="regex and grammar were given"):
         llm.chat(MESSAGES, GREEDY.replace(regex="a"), **given)

@@ -11,25 +11,77 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cullama.chat.tools.answers import call_parser
 from cullama.chat.tools.events import CallArguments, Event, ParsedAnswer, Reasoning, Text
+from cullama.chat.tools.functions import FunctionTool, ToolUse
 from cullama.chat.tools.parser import AnswerParser, CallParser
-from cullama.chat.tools.syntax import HERMES, LLAMA, MISTRAL, CallSyntax
+from cullama.chat.tools.syntax import (
+    HERMES,
+    LLAMA,
+    MISTRAL,
+    QWEN_CODER,
+    CallSyntax,
+    MarkedSyntax,
+    ParameterMarks,
+    PythonSyntax,
+    Syntax,
+)
 from cullama.chat.tools.thoughts import ThoughtSplitter
 
-NAMED = CallSyntax("[TOOL_CALLS]", arguments_mark="[ARGS]")
-SYNTAXES = {"Hermes": HERMES, "Llama": LLAMA, "Mistral": MISTRAL, "Mistral's later form": NAMED}
+NAMED = MarkedSyntax("[TOOL_CALLS]", "[ARGS]", again="[TOOL_CALLS]")
+DEEPSEEK = MarkedSyntax(
+    "<｜calls▁begin｜><｜call▁begin｜>function<｜sep｜>",
+    "\n```json\n",
+    "\n```<｜call▁end｜>",
+    "\n<｜call▁begin｜>function<｜sep｜>",
+    "<｜calls▁end｜>",
+)
+GLM = MarkedSyntax(
+    "<tool_call>",
+    "\n",
+    "</tool_call>",
+    "\n<tool_call>",
+    parameter=ParameterMarks("<arg_key>", "</arg_key>\n<arg_value>", "</arg_value>\n"),
+)
+LFM = PythonSyntax("<|calls|>", "<|/calls|>")
+OLMO = PythonSyntax("<calls>", "</calls>", is_list=False)
+PYTHON = PythonSyntax()
+SYNTAXES: dict[str, Syntax] = {
+    "Hermes": HERMES,
+    "Llama": LLAMA,
+    "Mistral": MISTRAL,
+    "Mistral's later form": NAMED,
+    "DeepSeek": DEEPSEEK,
+    "Qwen3-Coder": QWEN_CODER,
+    "GLM": GLM,
+    "LFM2": LFM,
+    "OLMo": OLMO,
+    "Python": PYTHON,
+}
 NAMES = ("weather", "add")
+TYPES = {
+    "city": {"type": "string"},
+    "days": {"type": "integer"},
+    "wet": {"type": "boolean"},
+    "share": {"anyOf": [{"type": "number"}, {"type": "null"}]},
+    "tags": {"type": "array", "items": {"type": "string"}},
+    "where": {"$ref": "#/$defs/place"},
+    "either": {"type": ["string", "integer"]},
+}
+SCHEMA = {"type": "object", "properties": TYPES, "$defs": {"place": {"type": "object"}}}
+FUNCTIONS = [FunctionTool("weather", None, SCHEMA), FunctionTool("add")]
 
 
 def read(
     pieces: Sequence[str],
-    syntax: CallSyntax | None = HERMES,
+    syntax: Syntax | None = HERMES,
     is_open: bool = False,
     is_constrained: bool = False,
     is_single: bool = False,
 ) -> list[Event]:
     """Return the events of an answer, with those joined that follow one another in one part."""
-    calls = CallParser(syntax, NAMES, is_constrained, is_single) if syntax else None
+    use = ToolUse(FUNCTIONS, "required" if is_constrained else "auto", is_parallel=not is_single)
+    calls = call_parser(syntax, use) if syntax else None
     parser = AnswerParser(ThoughtSplitter(is_open), calls)
     events = [event for piece in pieces for event in parser.add(piece)]
     joined: list[Event] = []
@@ -47,11 +99,11 @@ def read(
     return joined
 
 
-def answer(text: str, syntax: CallSyntax | None = HERMES, **how: Any) -> ParsedAnswer:
+def answer(text: str, syntax: Syntax | None = HERMES, **how: Any) -> ParsedAnswer:
     return ParsedAnswer.of(read([text], syntax, **how))
 
 
-def calls(text: str, syntax: CallSyntax, **how: Any) -> list[tuple[str, str]]:
+def calls(text: str, syntax: Syntax, **how: Any) -> list[tuple[str, str]]:
     return [(call.name, call.arguments) for call in answer(text, syntax, **how).calls]
 
 
@@ -87,6 +139,181 @@ def test_mistrals_later_form_names_the_function_before_its_arguments() -> None:
     text = f"[TOOL_CALLS]weather[ARGS]{LIMA}[TOOL_CALLS]add[CALL_ID]123456789[ARGS]{{}}"
     assert calls(text, NAMED) == [("weather", LIMA), ("add", "{}")]
     assert answer("[TOOL_CALLS]climate[ARGS]{}", NAMED).text == "[TOOL_CALLS]climate[ARGS]{}"
+
+
+CITY = "<arg_key>city</arg_key>\n<arg_value>Lima</arg_value>"
+
+
+def in_marks(**arguments: str) -> str:
+    """Return a call in Qwen3-Coder's form."""
+    entries = (f"<parameter={k}>\n{v}\n</parameter>\n" for k, v in arguments.items())
+    return f"<tool_call>\n<function=weather>\n{''.join(entries)}</function>\n</tool_call>"
+
+
+@pytest.mark.parametrize(
+    ("syntax", "text"),
+    [
+        (DEEPSEEK, f"{DEEPSEEK.opening}weather\n```json\n{LIMA}\n```<｜call▁end｜><｜calls▁end｜>"),
+        (DEEPSEEK, f"{DEEPSEEK.opening}weather\n```json\n{LIMA}"),
+        (QWEN_CODER, in_marks(city="Lima")),
+        (QWEN_CODER, f"\n{in_marks(city='Lima')}\n"),
+        (QWEN_CODER, in_marks(city="Lima").removesuffix("\n</tool_call>")),
+        (QWEN_CODER, in_marks(city="Lima").replace(">\n", ">").replace("\n<", "<")),
+        (
+            GLM,
+            "<tool_call>weather\n<arg_key>city</arg_key>\n<arg_value>Lima</arg_value>\n</tool_call>",
+        ),
+        (GLM, "<tool_call>weather<arg_key>city</arg_key><arg_value>Lima</arg_value></tool_call>"),
+        (LFM, "<|calls|>[weather(city='Lima')]<|/calls|>"),
+        (LFM, '<|calls|>[weather(city="Lima",)]'),
+        (OLMO, "<calls>\nweather(city='Lima')\n</calls>"),
+        (OLMO, "<calls>weather(city='Lima')"),
+        (PYTHON, " [weather(city = 'Li' 'ma')] "),
+    ],
+)
+def test_calls_that_are_no_json_objects_are_read(syntax: Syntax, text: str) -> None:
+    for how in (False, True):
+        found = answer(text, syntax, is_constrained=how)
+        assert [(call.name, call.arguments) for call in found.calls] == [("weather", LIMA)]
+        assert found.text.strip() == ""
+
+
+@pytest.mark.parametrize("is_constrained", [False, True])
+@pytest.mark.parametrize(
+    ("syntax", "text"),
+    [
+        (
+            DEEPSEEK,
+            f"{DEEPSEEK.opening}weather\n```json\n{LIMA}\n```<｜call▁end｜>\n<｜call▁begin｜>function"
+            "<｜sep｜>add\n```json\n{}\n```<｜call▁end｜><｜calls▁end｜>",
+        ),
+        (NAMED, f"[TOOL_CALLS]weather[ARGS]{LIMA}[TOOL_CALLS]add[ARGS]{{}}"),
+        (
+            QWEN_CODER,
+            f"{in_marks(city='Lima')}\n<tool_call>\n<function=add>\n</function>\n</tool_call>",
+        ),
+        (
+            GLM,
+            f"<tool_call>weather\n{CITY}\n</tool_call>\n<tool_call>add\n</tool_call>",
+        ),
+        (LFM, '<|calls|>[weather(city="Lima"), add()]<|/calls|>'),
+        (OLMO, '<calls>\nweather(city="Lima")\nadd()\n</calls>'),
+        (PYTHON, '[weather(city="Lima"), add()]'),
+    ],
+)
+def test_several_calls_follow_one_another_in_each_form(
+    syntax: Syntax, text: str, is_constrained: bool
+) -> None:
+    expected = [("weather", LIMA), ("add", "{}")]
+    assert calls(text, syntax, is_constrained=is_constrained) == expected
+    behind = answer(f"So:\n{text}\n\nDone.", syntax, is_constrained=is_constrained)
+    if syntax != PYTHON:
+        assert behind.text == "So:Done."
+        assert len(behind.calls) == 2
+    single = answer(f"{text} more", syntax, is_constrained=is_constrained, is_single=True)
+    assert [call.name for call in single.calls] == ["weather"]
+    assert single.text == ""
+
+
+def test_texts_between_marks_have_the_types_of_the_schema() -> None:
+    given = {
+        "city": "3",
+        "days": "3",
+        "wet": "True",
+        "share": "null",
+        "tags": '["a", "b"]',
+        "where": '{"x": 1}',
+        "either": "4",
+        "other": "1.5",
+    }
+    [(_, arguments)] = calls(in_marks(**given), QWEN_CODER)
+    assert json.loads(arguments) == {
+        "city": "3",
+        "days": 3,
+        "wet": True,
+        "share": None,
+        "tags": ["a", "b"],
+        "where": {"x": 1},
+        "either": 4,
+        "other": 1.5,
+    }
+    wrong = {"days": "soon", "wet": "maybe", "share": "NaN", "tags": "[a", "other": "Łódź"}
+    [(_, arguments)] = calls(in_marks(**wrong), QWEN_CODER)
+    assert json.loads(arguments) == wrong
+
+
+def test_a_text_between_marks_keeps_its_lines_and_spaces() -> None:
+    text = '\n  def f():\n      return "</param>" # <parameter=x>\n\n'
+    [(_, arguments)] = calls(in_marks(city=text), QWEN_CODER)
+    assert json.loads(arguments) == {"city": text}
+
+
+def test_pythons_literals_become_json() -> None:
+    written = [
+        r"city='Lima\n\''",
+        "days=-3, wet=True, share=None",
+        "tags=['a', \"b\"], where={'x': 1.5}",
+        r"either=null, other=(1, 2), more='\ud83d\ude00'",
+    ]
+    [(_, arguments)] = calls(f"[weather({', '.join(written)})]", PYTHON)
+    found = json.loads(arguments)
+    assert found["city"] == "Lima\n'"
+    assert (found["days"], found["wet"], found["share"]) == (-3, True, None)
+    assert (found["tags"], found["where"]) == (["a", "b"], {"x": 1.5})
+    assert (found["either"], found["other"], found["more"]) == (None, [1, 2], "😀")
+
+
+@pytest.mark.parametrize(
+    ("syntax", "text"),
+    [
+        (QWEN_CODER, "<tool_call>\n<function=climate>\n</function>\n</tool_call>"),
+        (QWEN_CODER, "<tool_call>\n<function=weather>\n<parameter=city>\nLima\n</parameter>"),
+        (QWEN_CODER, "<tool_call>\n<function=weather>\nLima</function>\n</tool_call>"),
+        (QWEN_CODER, in_marks(city="Lima").replace("parameter=city", "parameter=" + "x" * 300)),
+        (QWEN_CODER, "<tool_call> is how a call begins"),
+        (QWEN_CODER, "<tool_call>\n<func"),
+        (QWEN_CODER, f"<tool_call>\n{ONE}\n</tool_call>"),
+        (GLM, "<tool_call>weather\n<arg_key>city</arg_key>\n</tool_call>"),
+        (DEEPSEEK, f"{DEEPSEEK.opening}weather\n```json\n[1]\n```<｜call▁end｜>"),
+        (DEEPSEEK, f"{DEEPSEEK.opening}climate\n```json\n{LIMA}\n```<｜call▁end｜>"),
+        (DEEPSEEK, f'{DEEPSEEK.opening}weather\n```json\n{{"a": NaN}}\n```'),
+        (LFM, "<|calls|>[weather(city=Lima)]<|/calls|>"),
+        (LFM, "<|calls|>[weather('Lima')]<|/calls|>"),
+        (LFM, "<|calls|>[weather(**{'city': 'Lima'})]<|/calls|>"),
+        (LFM, "<|calls|>[weather(city='Lima'), climate()]<|/calls|>"),
+        (LFM, "<|calls|>[weather(city='Lima', city='Rome')]<|/calls|>"),
+        (LFM, "<|calls|>[weather(city=f'{1}')]<|/calls|>"),
+        (LFM, "<|calls|>[weather(share=1e999)]<|/calls|>"),
+        (LFM, "<|calls|>[weather(city='\\ud800')]<|/calls|>"),
+        (LFM, "<|calls|>[weather(city='Lima')"),
+        (LFM, "<|calls|>[weather(city='Lima'))]<|/calls|>"),
+        (LFM, "<|calls|>[]<|/calls|>"),
+        (LFM, "<|calls|>" + "[" * 5000),
+        (LFM, "<|calls|>weather(city='Lima')<|/calls|>"),
+        (OLMO, "<calls>weather(city='Lima'); import os</calls>"),
+        (PYTHON, "So: [weather(city='Lima')]"),
+        (PYTHON, "[weather is fine]"),
+        (PYTHON, "[1, 2]"),
+    ],
+)
+def test_what_looks_like_a_call_in_another_form_and_is_none_stays_text(
+    syntax: Syntax, text: str
+) -> None:
+    assert read([text], syntax) == [Text(text)]
+    assert read([*text[:300], text[300:]], syntax) == [Text(text)]
+    read([*text[:300], text[300:]], syntax, is_constrained=True)
+
+
+def test_constrained_arguments_between_marks_are_told_one_by_one() -> None:
+    use = ToolUse(FUNCTIONS, "required")
+    parser = call_parser(QWEN_CODER, use)
+    text = in_marks(city="Lima", days="3")
+    told = [
+        [event.text for event in parser.add(piece) if isinstance(event, CallArguments)]
+        for piece in text.splitlines(keepends=True)
+    ]
+    assert [texts for texts in told if texts] == [["{"], ['"city": "Lima"'], [', "days": 3'], ["}"]]
+    assert parser.finish() == []
 
 
 def test_arguments_are_as_the_model_wrote_them() -> None:
@@ -135,7 +362,7 @@ def test_text_around_calls_keeps_no_white_space_beside_them() -> None:
 )
 @pytest.mark.parametrize("is_constrained", [False, True])
 def test_what_looks_like_a_call_and_is_none_stays_text(
-    syntax: CallSyntax, text: str, is_constrained: bool
+    syntax: Syntax, text: str, is_constrained: bool
 ) -> None:
     if not is_constrained:
         assert read([text], syntax) == [Text(text)]
@@ -221,6 +448,10 @@ FRAGMENTS = st.sampled_from(
             "}",
         ),
         *("weather", "Hello", '"', "\\", LIMA, '{"name": "no", "arguments": {}}'),
+        *(DEEPSEEK.opening, "\n```json\n", "\n```<｜call▁end｜>", "<｜calls▁end｜>"),
+        *("<tool_call>\n<function=weather>", "<parameter=city>\nLima\n</parameter>", "</function>"),
+        *("<arg_key>city</arg_key>", "<arg_value>3</arg_value>", "<|calls|>", "<|/calls|>"),
+        *("<calls>", "</calls>", "[weather(city='L')]", "add(", "a=1", ")", "'"),
     ]
 )
 

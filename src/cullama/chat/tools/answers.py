@@ -6,6 +6,7 @@ the model is found by `chat/format.py`, from its chat template.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -16,8 +17,11 @@ from ..messages import Tools
 from .events import ParsedAnswer
 from .functions import FunctionTool, ToolChoice, ToolUse
 from .grammar import calls_grammar
+from .marked_parser import MarkedCallParser
 from .parser import AnswerParser, CallParser
-from .syntax import FAMILIES, CallSyntax
+from .python_parser import PythonCallParser
+from .scanning import ScanningParser
+from .syntax import FORMS, MARK, CallSyntax, MarkedSyntax, Syntax
 from .thoughts import CLOSING, OPENING, ThoughtSplitter
 
 if TYPE_CHECKING:
@@ -39,14 +43,14 @@ class AnswerForm:
     def __init__(
         self,
         tokenizer: Tokenizer,
-        call_syntax: CallSyntax | None,
+        call_syntax: Syntax | None,
         has_reasoning: bool,
         tools: Tools = None,
     ) -> None:
         self.call_syntax, self.has_reasoning = call_syntax, has_reasoning
         self._tokenizer, self._tools = tokenizer, tools
 
-    def check_tools(self) -> CallSyntax:
+    def check_tools(self) -> Syntax:
         """Return how calls are written.
 
         Raises:
@@ -55,8 +59,8 @@ class AnswerForm:
         if self.call_syntax is None:
             raise UsageError(
                 "tools are given, but this model's chat template does not write them and calls of "
-                f"them in JSON, {FAMILIES}; use another model, or another template: --template "
-                "FILE, or chat_template="
+                f"them in a form that is read: {FORMS}; use another model, or another template: "
+                "--template FILE, or chat_template="
             )
         return self.call_syntax
 
@@ -95,12 +99,7 @@ class AnswerForm:
         as `check_tools`."""
         is_thinking = self._is_thinking(prompt)
         thoughts = None if is_thinking is None else ThoughtSplitter(is_thinking)
-        if use is None:
-            return AnswerParser(thoughts, None)
-        calls = CallParser(
-            self.check_tools(), use.names, use.is_constrained, is_single=not use.is_parallel
-        )
-        return AnswerParser(thoughts, calls)
+        return AnswerParser(thoughts, call_parser(self.check_tools(), use) if use else None)
 
     def message(
         self, text: str, prompt: Sequence[int], begun: Sequence[int], use: ToolUse | None
@@ -142,10 +141,21 @@ class AnswerForm:
     @cached_property
     def _mark_tokens(self) -> Mapping[int, tuple[str, bool]]:
         """The marks that are tokens, by id, and whether these are control tokens."""
-        marks = {OPENING, CLOSING} if self.has_reasoning else set()
+        marks: tuple[str, ...] = (OPENING, CLOSING) if self.has_reasoning else ()
         if (syntax := self.call_syntax) is not None:
-            marks |= {syntax.opening, syntax.closing, syntax.arguments_mark}
+            marks += syntax.marks
         added = self._tokenizer.tokenizer.get_added_tokens_decoder()
         return {
-            index: (it.content, it.special) for index, it in added.items() if it.content in marks
+            index: (it.content, it.special)
+            for index, it in added.items()
+            if re.fullmatch(MARK, it.content) and any(it.content in mark for mark in marks)
         }
+
+
+def call_parser(syntax: Syntax, use: ToolUse) -> CallParser | ScanningParser:
+    """Return what reads calls in one syntax."""
+    if isinstance(syntax, CallSyntax):
+        return CallParser(syntax, use.names, use.is_constrained, not use.is_parallel)
+    if isinstance(syntax, MarkedSyntax):
+        return MarkedCallParser(syntax, use.callable, use.is_constrained, not use.is_parallel)
+    return PythonCallParser(syntax, use.callable, use.is_constrained, not use.is_parallel)

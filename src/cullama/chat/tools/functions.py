@@ -67,6 +67,10 @@ class ToolUse:
         return frozenset(function.name for function in self.functions)
 
     @property
+    def callable(self) -> list[FunctionTool]:
+        return [it for it in self.functions if it.name in self.names]
+
+    @property
     def is_constrained(self) -> bool:
         """Whether calls have to keep to the schemas of their functions."""
         return self.choice == "required" or any(function.strict for function in self.functions)

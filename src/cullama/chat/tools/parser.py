@@ -1,4 +1,4 @@
-"""Reads calls of functions, and reasoning, from an answer that comes in pieces.
+"""Reads calls that are JSON objects, and reasoning, from an answer that comes in pieces.
 
 What looks like a call and is none stays text: JSON that is broken, or names a function that was not
 offered. So a call is told when it is complete, since nothing can be taken back; where a grammar
@@ -15,16 +15,15 @@ from typing import Any, NamedTuple, NoReturn
 
 from .events import CallArguments, CallBegun, Event, Reasoning, Text
 from .json_scanner import JsonScanner
-from .syntax import ARGUMENT_KEYS, CallSyntax
+from .scanning import ScanningParser
+from .syntax import ARGUMENT_KEYS, NAME_KEYS, CallSyntax
 from .thoughts import ThoughtSplitter, overlap
 
 _PYTHON_TAG = "<|python_tag|>"  # Llama 3 may begin a call with it
 _HEADER = re.compile(
-    r'\{\s*"name"\s*:\s*"(?P<name>[\w.-]+)"\s*,'
+    rf'\{{\s*"(?:{"|".join(NAME_KEYS)})"\s*:\s*"(?P<name>[\w.-]+)"\s*,'
     rf'\s*"(?:{"|".join(ARGUMENT_KEYS)})"\s*:\s*(?=\{{)'
 )
-_CALL_ID = "[CALL_ID]"
-_NAME = re.compile(rf"\s*(?P<name>[\w.-]{{0,64}})(?:{re.escape(_CALL_ID)}\w*)?")
 
 
 class AnswerParser:
@@ -35,7 +34,9 @@ class AnswerParser:
         calls: None where no functions are offered.
     """
 
-    def __init__(self, thoughts: ThoughtSplitter | None, calls: CallParser | None) -> None:
+    def __init__(
+        self, thoughts: ThoughtSplitter | None, calls: CallParser | ScanningParser | None
+    ) -> None:
         self._thoughts, self._calls = thoughts, calls
         self._begun = 0  # characters that are not new
 
@@ -78,7 +79,6 @@ class _Body(NamedTuple):
 
     start: int  # of it
     scanner: JsonScanner
-    name: str | None  # of the function, where the JSON is its arguments alone
 
 
 class CallParser:
@@ -181,31 +181,23 @@ class CallParser:
 
     def _find_body(self, opened: int, is_end: bool) -> bool:
         """Find where the JSON starts; returns False where more text has to decide that."""
-        start, name, mark = opened, None, self._syntax.arguments_mark
-        text = self._rest
-        if mark and (found := _NAME.match(text, opened)):
-            if text.startswith(mark, found.end()):
-                name, start = found["name"], found.end() + len(mark)
-            elif not is_end and any(it.startswith(text[found.end() :]) for it in (mark, _CALL_ID)):
-                return False
-        behind = text[start:].lstrip()
+        behind = self._rest[opened:].lstrip()
         if not behind and not is_end:
             return False
-        if behind[:1] in ("{", "[") and (name is None or behind[0] == "{"):
-            start = len(text) - len(behind)
-            self._body = _Body(start, JsonScanner(start), name)
+        if behind[:1] in ("{", "["):
+            start = len(self._rest) - len(behind)
+            self._body = _Body(start, JsonScanner(start))
         return True
 
     def _begun_calls(self, body: _Body) -> Iterator[Event]:
         """Tell of calls whose arguments have begun, as far as they have come."""
         for place, start in enumerate(body.scanner.objects):
             header = _HEADER.match(self._rest, start)
-            name = body.name or (header["name"] if header else "")
-            if name not in self._names:
+            if header is None or header["name"] not in self._names:
                 return
-            begin = header.end() if header and body.name is None else start
+            begin = header.end()
             end = body.scanner.ends.get(begin, body.scanner.position)
-            yield from self._tell(place, name, self._rest[begin:end])
+            yield from self._tell(place, header["name"], self._rest[begin:end])
 
     def _tell(self, place: int, name: str, arguments: str) -> Iterator[Event]:
         """Tell of a call in the body what was not told yet."""
@@ -231,7 +223,7 @@ class CallParser:
             starts = [start - body.start for start in body.scanner.objects]
             if isinstance(value, list) and len(starts) != len(value):  # not only objects
                 return []
-            calls = [(body.name, text)] if body.name else [_call_at(text, it) for it in starts]
+            calls = [_call_at(text, it) for it in starts]
         except (ValueError, RecursionError):
             return []
         return calls if all(name in self._names for name, _ in calls) else []
@@ -281,7 +273,7 @@ def _call_at(text: str, start: int) -> tuple[str, str]:
         value, end = _DECODER.raw_decode(text, begin)
         entries[key] = (value, text[begin:end])
         position = _skip_space(text, end)
-    name, _ = entries.get("name", (None, ""))
+    name, _ = next((entries[key] for key in NAME_KEYS if key in entries), (None, ""))
     arguments = next((entries[key] for key in ARGUMENT_KEYS if key in entries), (None, ""))
     value, written = arguments
     if isinstance(value, str):  # JSON in a text, as some models write it
