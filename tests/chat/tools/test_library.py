@@ -61,7 +61,16 @@ CALLS = {
 }
 
 
-CONTROL = ["[TOOL_CALLS]", "<|calls|>", "<|/calls|>", "<|call|>", "<|/call|>", "<|sep|>"]
+CONTROL = [
+    "[TOOL_CALLS]",
+    "<|open|>",
+    "<|/open|>",
+    "<|calls|>",
+    "<|/calls|>",
+    "<|call|>",
+    "<|/call|>",
+    "<|sep|>",
+]
 
 
 @pytest.fixture(scope="module")

@@ -42,6 +42,11 @@ class Lark:
     def begins_with_token(self, text: str) -> bool:
         return self._tokens.match(text) is not None
 
+    def lead(self, mark: str) -> str:
+        """Return what a mark begins with: a token, or text up to a space, or to a token."""
+        text, *parts = self._tokens.split(mark)
+        return text.split()[0] if text else parts[0] if parts else ""
+
     def text(self, text: str) -> str:
         return json.dumps(text, ensure_ascii=False) if text else ""
 
@@ -84,10 +89,12 @@ def _marked_value(
     found = _resolved(schema, root)
     for choices in (found.get("enum"), [found["const"]] if "const" in found else None):
         if choices is not None:
-            texts = [it if isinstance(it, str) else json.dumps(it) for it in choices]
-            return f"({' | '.join(lark.text(text) or EMPTY for text in texts)}) {closing}"
+            values = [it if isinstance(it, str) else json.dumps(it) for it in choices]
+            return f"({' | '.join(lark.text(value) or EMPTY for value in values)}) {closing}"
+    branches = [found.get(name, ()) for name in ("anyOf", "oneOf", "allOf")]
+    texts = [found, *(_resolved(each, root) for branch in branches for each in branch)]
     for keyword in _TEXT_KEYWORDS:
-        if any(keyword in each for each in _branches(found, root)):
+        if any(keyword in each for each in texts):
             words = f"{keyword!r} cannot be followed in the form in which this model writes texts"
             _refuse(what, f"{words}; leave it out")
     shortest, longest = found.get("minLength"), found.get("maxLength")
@@ -96,7 +103,8 @@ def _marked_value(
     lazy, text = "" if is_token else "[lazy]", "TEXT"
     if shortest is not None or longest is not None:
         length = f"{{{int(shortest or 0)},{'' if longest is None else int(longest)}}}"
-        mark, text = _expression(marks.closing.split()[0]), f"{rule.upper()}_TEXT"
+        mark = re.escape(marks.closing.split()[0]).replace("/", "\\/")
+        text = f"{rule.upper()}_TEXT"
         lark.rules.append(f"{text}: /(?s:.{length})/ & ~/(?s:.*){mark}(?s:.*)/")
     lark.rules.append(f"{rule}_value{lazy}: {text} {closing}")
     return f"{rule}_value"
@@ -170,17 +178,6 @@ def _resolved(schema: Any, root: Mapping[str, Any]) -> dict[str, Any]:
             break
         schema = referred(reference, root)
     return found
-
-
-def _branches(schema: Mapping[str, Any], root: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return a schema, and those of which it allows any."""
-    choices = [*schema.get("anyOf", ()), *schema.get("oneOf", ()), *schema.get("allOf", ())]
-    return [dict(schema), *(_resolved(each, root) for each in choices)]
-
-
-def _expression(text: str) -> str:
-    """Return a regular expression for a text, for use between slashes."""
-    return re.escape(text).replace("/", "\\/")
 
 
 def _refuse(what: str, words: str) -> NoReturn:

@@ -92,20 +92,20 @@ def _add_calls(lark: Lark, syntax: Syntax, use: ToolUse) -> str:
     it; returns that mark."""
     call = f"({' | '.join(f'call{k}' for k in range(len(use.callable)))})"
     several = f"{{0,{MAX_CALLS - 1}}}" if use.is_parallel else ""
+    lead = lark.lead(syntax.opening)
+    opening, begin = lark.mark(lead), lark.mark(syntax.opening.removeprefix(lead))
+    closing = lark.mark(syntax.closing)
     if isinstance(syntax, MarkedSyntax):
-        lead, *further = syntax.opening.partition(syntax.opening.split()[0])[1:]
         more = f"({lark.mark(syntax.again)} {call}){several}" if several and syntax.again else ""
-        begin, end = lark.mark("".join(further)), lark.mark(syntax.ending)
-        lark.rules.append(f"body: {begin} {call} {more} {end}")
-        lark.rules.append(f"calls: {lark.mark(lead)} body")
+        lark.rules.append(f"body: {begin} {call} {more} {lark.mark(syntax.ending)}")
+        lark.rules.append(f"calls: {opening} body")
         return lead
-    opening, closing = lark.mark(syntax.opening), lark.mark(syntax.closing)
-    before = behind = ""
+    before, behind = begin, ""
     if isinstance(syntax, CallSyntax):
-        before, behind = lark.text(syntax.before), lark.text(syntax.behind)
+        before, behind = f"{begin} {lark.text(syntax.before)}", lark.text(syntax.behind)
     if isinstance(syntax, PythonSyntax) and syntax.is_list:
         more = f'(", " {call}){several}' if several else ""
-        lark.rules.append(f'body: {call.replace("call", "first")} {more} "]" {closing}')
+        lark.rules.append(f'body: {begin} {call.replace("call", "first")} {more} "]" {closing}')
         lark.rules.append(f"calls: {opening} body")
     elif syntax.is_list:
         more = f'(", " {call}){several}' if several else ""
@@ -118,9 +118,9 @@ def _add_calls(lark: Lark, syntax: Syntax, use: ToolUse) -> str:
         lark.rules.append(f"calls: {opening} body {more}")
     else:  # Python, a call a line
         more = f'("\\n" {call}){several}' if several else ""
-        lark.rules.append(f'body: "\\n" {call} {more} "\\n" {closing}')
+        lark.rules.append(f'body: {begin} "\\n" {call} {more} "\\n" {closing}')
         lark.rules.append(f"calls: {opening} body")
-    return syntax.opening
+    return lead
 
 
 def _text_or_calls(lark: Lark, syntax: Syntax, lead: str, may_think: bool) -> str:

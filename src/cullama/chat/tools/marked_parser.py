@@ -38,7 +38,7 @@ class MarkedCallParser(ScanningParser):
         self._closing, self._ending = syntax.closing.split(), syntax.ending.split()
         self._parameter = syntax.parameter
 
-    def _read_calls(self, at: int) -> Reading:
+    def read_calls(self, at: int) -> Reading:
         end = NOT_FOUND
         while at != NOT_FOUND:
             at = yield from self._read_call(at)
@@ -48,24 +48,24 @@ class MarkedCallParser(ScanningParser):
             if self._is_single:
                 break
             marks = [mark for mark in (self._again, self._ending) if mark]
-            which, at = yield from self._match_one(marks, end)
+            which, at = yield from self.match_one(marks, end)
             if which != NOT_FOUND and marks[which] is self._ending:
                 return at
         return end
 
     def _read_call(self, at: int) -> Reading:
         """Read a name, and the arguments behind it; returns where the call ends."""
-        found = yield from self._match_pattern(_NAME, at)
+        found = yield from self.match_pattern(_NAME, at)
         name = found[1] if found else ""
         if found is None or name not in self._schemas:
             return NOT_FOUND
         at = found.end()
-        behind_mark = yield from self._match([CALL_ID], at)
+        behind_mark = yield from self.match([CALL_ID], at)
         if behind_mark != NOT_FOUND and (
-            found := (yield from self._match_pattern(_ID, behind_mark))
+            found := (yield from self.match_pattern(_ID, behind_mark))
         ):
             at = found.end()
-        at = yield from self._match(self._named, at)
+        at = yield from self.match(self._named, at)
         if at == NOT_FOUND:
             return NOT_FOUND
         if self._parameter is not None:
@@ -75,18 +75,18 @@ class MarkedCallParser(ScanningParser):
     # --- arguments in JSON
 
     def _read_json(self, name: str, at: int) -> Reading:
-        at = yield from self._match(["{"], at)
+        at = yield from self.match(["{"], at)
         if at == NOT_FOUND:
             return NOT_FOUND
         start = told = at - 1
         scanner = JsonScanner(start)
         if self._is_constrained:
-            self._tell_call(name)
+            self.tell_call(name)
         while True:
             scanner.scan(self._rest)
             if self._is_constrained:
                 told, known = scanner.position, told
-                self._tell_arguments(self._rest[known:told])
+                self.tell_arguments(self._rest[known:told])
             if scanner.is_done or self._is_end:
                 break
             yield
@@ -96,8 +96,8 @@ class MarkedCallParser(ScanningParser):
         if not self._is_constrained:
             if strict_json(arguments) is None:
                 return NOT_FOUND
-            self._tell_call(name, arguments)
-        end = yield from self._match(self._closing, scanner.end)
+            self.tell_call(name, arguments)
+        end = yield from self.match(self._closing, scanner.end)
         return scanner.end if end == NOT_FOUND else end
 
     # --- arguments between marks
@@ -107,11 +107,11 @@ class MarkedCallParser(ScanningParser):
         schemas: dict[str, Any] = properties if isinstance(properties, dict) else {}
         written: dict[str, str] = {}  # values, as JSON
         if self._is_constrained:
-            self._tell_call(name, "{")
+            self.tell_call(name, "{")
         while True:
             # The whole closing mark, or the first part of it where the rest is left out.
             choices = [marks.opening.split(), self._closing, self._closing[:1]]
-            which, end = yield from self._match_one(choices, at)
+            which, end = yield from self.match_one(choices, at)
             if which == NOT_FOUND:
                 return NOT_FOUND
             if which > 0:
@@ -122,12 +122,12 @@ class MarkedCallParser(ScanningParser):
             written[key] = json_value(text, schemas.get(key), self._schemas[name], marks.is_json)
             entry = f"{json.dumps(key, ensure_ascii=False)}: {written[key]}"
             if self._is_constrained:
-                self._tell_arguments(entry if len(written) == 1 else f", {entry}")
+                self.tell_arguments(entry if len(written) == 1 else f", {entry}")
         if self._is_constrained:
-            self._tell_arguments("}")
+            self.tell_arguments("}")
         else:
             entries = (f"{json.dumps(k, ensure_ascii=False)}: {v}" for k, v in written.items())
-            self._tell_call(name, f"{{{', '.join(entries)}}}")
+            self.tell_call(name, f"{{{', '.join(entries)}}}")
         return end
 
     def _read_parameter(
@@ -135,28 +135,19 @@ class MarkedCallParser(ScanningParser):
     ) -> Generator[None, None, tuple[str, str, int]]:
         """Return a name, the text of its value, and where it ends."""
         keyed, closing = marks.keyed.split(), marks.closing.split()
-        end = yield from self._find(keyed[0], at)
+        end = yield from self.find(keyed[0], at)
         key = self._rest[at:end].strip()
         if end == NOT_FOUND or not key or len(key) > MAX_KEY:
             return "", "", NOT_FOUND
-        start = yield from self._match(keyed, end)
+        start = yield from self.match(keyed, end)
         if start == NOT_FOUND:
             return "", "", NOT_FOUND
-        end = yield from self._find(closing[0], start)
+        end = yield from self.find(closing[0], start)
         if end == NOT_FOUND:
             return "", "", NOT_FOUND
         text = self._rest[start:end]
         # White space is the marks', as far as the template writes it; what is more is the value's.
-        text = text.removeprefix(_space_behind(marks.keyed)).removesuffix(
-            _space_before(marks.closing)
-        )
-        at = yield from self._match(closing, end)
+        text = text.removeprefix(marks.keyed[len(marks.keyed.rstrip()) :])
+        text = text.removesuffix(marks.closing[: -len(marks.closing.lstrip())])
+        at = yield from self.match(closing, end)
         return key, text, at
-
-
-def _space_behind(mark: str) -> str:
-    return mark[len(mark.rstrip()) :]
-
-
-def _space_before(mark: str) -> str:
-    return mark[: len(mark) - len(mark.lstrip())]

@@ -38,24 +38,24 @@ class PythonCallParser(ScanningParser):
         super().__init__(syntax.opening or "[", functions, is_constrained, is_single)
         self._syntax, self._closing = syntax, syntax.closing.split()
 
-    def _read_text(self, is_behind: bool) -> Reading:
+    def read_text(self, is_behind: bool) -> Reading:
         """As of `ScanningParser`; without an opening mark, only a whole answer is calls."""
         if self._syntax.opening:
-            return (yield from super()._read_text(is_behind))
+            return (yield from super().read_text(is_behind))
         while not self._rest.strip() and not self._is_end:
             yield
         if not is_behind and self._rest.lstrip().startswith("["):
             return self._rest.find("[")
         while True:
-            self._tell_text(len(self._rest))
+            self.tell_text(len(self._rest))
             if self._is_end:
                 return NOT_FOUND
             yield
 
-    def _read_calls(self, at: int) -> Reading:
+    def read_calls(self, at: int) -> Reading:
         start = at
         if self._syntax.is_list:
-            start = at - 1 if not self._syntax.opening else (yield from self._match(["["], at)) - 1
+            start = at - 1 if not self._syntax.opening else (yield from self.match(["["], at)) - 1
             if start < 0:
                 return NOT_FOUND
         end = yield from self._find_end(start)
@@ -63,8 +63,8 @@ class PythonCallParser(ScanningParser):
         if not calls or any(name not in self._schemas for name, _ in calls):
             return NOT_FOUND
         for name, arguments in calls[: 1 if self._is_single else None]:
-            self._tell_call(name, arguments)
-        behind = yield from self._match(self._closing, end)
+            self.tell_call(name, arguments)
+        behind = yield from self.match(self._closing, end)
         return end if behind == NOT_FOUND else behind
 
     def _find_end(self, start: int) -> Reading:

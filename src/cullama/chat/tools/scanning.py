@@ -72,16 +72,16 @@ class ScanningParser(ABC):
     def _read(self) -> Generator[None, None, None]:
         is_behind = False  # what is read next stands behind a call
         while True:
-            begun = yield from self._read_text(is_behind)
+            begun = yield from self.read_text(is_behind)
             if begun == NOT_FOUND:
                 return
             before = self.count
-            at = yield from self._match(self._opening, begun)
-            end = (yield from self._read_calls(at)) if at != NOT_FOUND else NOT_FOUND
+            at = yield from self.match(self._opening, begun)
+            end = (yield from self.read_calls(at)) if at != NOT_FOUND else NOT_FOUND
             if end == NOT_FOUND and self.count > before:  # cut off in spite of the grammar
                 end = len(self._rest)
             if end == NOT_FOUND:  # an opening mark that opens none is text
-                self._tell_text(begun + len(self._opening[0]))
+                self.tell_text(begun + len(self._opening[0]))
                 is_behind = False
                 continue
             self._rest, is_behind = self._rest[end:], True
@@ -90,12 +90,12 @@ class ScanningParser(ABC):
                 return
 
     @abstractmethod
-    def _read_calls(self, at: int) -> Reading:
+    def read_calls(self, at: int) -> Reading:
         """Read what an opening mark has begun, and tell of its calls; returns where it ends."""
 
     # --- text
 
-    def _read_text(self, is_behind: bool) -> Reading:
+    def read_text(self, is_behind: bool) -> Reading:
         """Tell of the text before an opening mark; returns where in the rest that is, or NOT_FOUND
         where the answer ends without one."""
         lead = self._opening[0]
@@ -105,40 +105,40 @@ class ScanningParser(ABC):
                 is_behind = not self._rest
             at = self._rest.find(lead)
             if at != NOT_FOUND:
-                self._tell_text(len(self._rest[:at].rstrip()))
+                self.tell_text(len(self._rest[:at].rstrip()))
                 return self._rest.find(lead)
             if self._is_end:
-                self._tell_text(len(self._rest))
+                self.tell_text(len(self._rest))
                 return NOT_FOUND
             kept = self._rest[: len(self._rest) - overlap(self._rest, lead)]
-            self._tell_text(len(kept.rstrip()))
+            self.tell_text(len(kept.rstrip()))
             yield
 
-    def _tell_text(self, end: int) -> None:
+    def tell_text(self, end: int) -> None:
         text, self._rest = self._rest[:end], self._rest[end:]
         if text:
             self._events.append(Text(text))
 
     # --- calls
 
-    def _tell_call(self, name: str, arguments: str = "") -> None:
+    def tell_call(self, name: str, arguments: str = "") -> None:
         """Tell that a call begins, with as much of its arguments as there is."""
         self._events.append(CallBegun(self.count, name))
         self.count += 1
-        self._tell_arguments(arguments)
+        self.tell_arguments(arguments)
 
-    def _tell_arguments(self, text: str) -> None:
+    def tell_arguments(self, text: str) -> None:
         if text:
             self._events.append(CallArguments(self.count - 1, text))
 
     # --- marks, each a list of parts between which white space may be
 
-    def _match(self, mark: Sequence[str], at: int) -> Reading:
+    def match(self, mark: Sequence[str], at: int) -> Reading:
         """Return where a mark ends that stands at a place."""
-        _, end = yield from self._match_one((mark,), at)
+        _, end = yield from self.match_one((mark,), at)
         return end
 
-    def _match_one(
+    def match_one(
         self, marks: Sequence[Sequence[str]], at: int
     ) -> Generator[None, None, tuple[int, int]]:
         """Return which of several marks stands at a place, and where it ends."""
@@ -150,7 +150,7 @@ class ScanningParser(ABC):
         found = [(k, end) for k, end in enumerate(ends) if end is not None and end != NOT_FOUND]
         return found[0] if found else (NOT_FOUND, NOT_FOUND)
 
-    def _find(self, part: str, at: int) -> Reading:
+    def find(self, part: str, at: int) -> Reading:
         """Return where a part of a mark stands behind a place."""
         start = at
         while (found := self._rest.find(part, start)) == NOT_FOUND and not self._is_end:
@@ -158,7 +158,7 @@ class ScanningParser(ABC):
             yield
         return found
 
-    def _match_pattern(
+    def match_pattern(
         self, pattern: re.Pattern[str], at: int
     ) -> Generator[None, None, re.Match[str] | None]:
         """Return what a pattern matches at a place, once more text cannot make it longer."""

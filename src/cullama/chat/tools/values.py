@@ -57,7 +57,8 @@ def value_types(schema: Any, root: Mapping[str, Any], depth: int = 0) -> set[str
         return {given} if isinstance(given, str) else {it for it in given if isinstance(it, str)}
     values = schema.get("enum") or ([schema["const"]] if "const" in schema else [])
     if isinstance(values, list) and values:
-        return {_type_of(value) for value in values}
+        kinds = [*_KINDS.items()]
+        return {next(name for name, kind in kinds if isinstance(value, kind)) for value in values}
     for name in ("anyOf", "oneOf"):
         if isinstance(choices := schema.get(name), list):
             found = [value_types(choice, root, depth + 1) for choice in choices]
@@ -88,12 +89,6 @@ def _is_of(value: Any, kind: str) -> bool:
     if kind == "integer":
         return isinstance(value, int | float) and value == value // 1
     return isinstance(value, _KINDS.get(kind, ()))
-
-
-def _type_of(value: Any) -> str:
-    if isinstance(value, bool):
-        return "boolean"
-    return next((name for name, kind in _KINDS.items() if isinstance(value, kind)), "string")
 
 
 def _refuse(name: str) -> NoReturn:
