@@ -28,6 +28,7 @@ def test_list_names_kernel_and_file_of_every_operator(
     kernels = {row["operator"]: (row["kernel"], row["file"]) for row in rows}
     assert kernels["rms_norm"] == ("rms_norm_bf16", "kernels/rms_norm.cu")
     assert kernels["linear, one row"] == ("gemv_bf16", "kernels/linear.cu")
+    assert kernels["matmul"] == ("matmul_bf16", "kernels/broadcast.cu")
     assert all((Path(__file__).parents[2] / row["file"]).is_file() for row in rows)
     assert {"embed", "silu_mul", "attention, decode", "sample, drawn"} <= set(kernels)
     assert not any("counters" in row for row in rows)
@@ -55,19 +56,35 @@ def test_a_table_has_the_slowest_launch_first(
     ended = cullama_command("kernels", "profile", "rms_norm", "silu_mul", "-m", tiny_model)
     assert ended.code == 0
     header, *rows = [line for line in ended.out.splitlines() if line.strip()]
-    assert header.split()[:4] == ["operator", "kernel", "grid", "µs"]
-    times = [float(row[row.index("×") :].split()[1]) for row in rows if "×" in row]
+    assert header.split()[:5] == ["operator", "kernel", "grid", "times", "µs"]
+    times = [float(row[row.index("×") :].split()[2]) for row in rows if "×" in row]
     assert times == sorted(times, reverse=True)
     assert len(times) == 2
     assert "predicted for h200" in ended.out
 
 
-def test_an_operator_without_a_kernel_of_ours_is_told(
-    cullama_command: CommandLine, tiny_model: Path
-) -> None:
-    ended = cullama_command("kernels", "list", "copy_blocks", "-m", tiny_model)
-    assert ended.code == 0
-    assert "copy_blocks: no kernel of kernels/" in ended.err
+def test_a_decode_step_of_a_config_needs_no_weights(cullama_command: CommandLine) -> None:
+    """Nine launches a layer, of which two are norms, and six more."""
+    arguments = ("decode step", "--config", "llama-3.2-1b", "--shape", "context=88", "--json")
+    rows = rows_of(cullama_command("kernels", "list", *arguments))
+    times = {row["kernel"]: 0 for row in rows}
+    for row in rows:
+        times[row["kernel"]] += row["times"]
+    assert times["rms_norm_bf16"] == 2 * 16 + 1
+    assert times["gemv_bf16"] == 4 * 16
+    assert times["attention_64_bf16"] == times["silu_mul_bf16"] == 16
+    assert times["gemv_bf16_to_f32"] == times["sample_f32"] == 1
+    assert sum(times.values()) == 9 * 16 + 6
+
+
+def test_an_operator_is_taken_at_each_shape(cullama_command: CommandLine) -> None:
+    shapes = ["rows=2,columns=64", "rows=3,columns=4096"]
+    arguments = [part for shape in shapes for part in ("--shape", shape)]
+    rows = rows_of(cullama_command("kernels", "list", "rms_norm", *arguments, "--json"))
+    assert [(row["shape"], row["grid"]) for row in rows] == [
+        ({"rows": 2, "columns": 64}, [2, 1, 1]),
+        ({"rows": 3, "columns": 4096}, [3, 1, 1]),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -76,6 +93,8 @@ def test_an_operator_without_a_kernel_of_ours_is_told(
         (("list", "softmax"), "there is no operator 'softmax', expected some of embed, linear"),
         (("profile", "--card", "h300"), "card is 'h300', expected one of h200, h100"),
         (("profile", "-m", "/nowhere"), "/nowhere"),
+        (("profile", "--config", "llama"), "config is 'llama', expected one of tinystories-656k"),
+        (("list", "linear", "--shape", "rows=9"), "more than 8 rows are multiplied by cuBLAS"),
     ],
 )
 def test_what_does_not_exist_is_named(
@@ -84,4 +103,4 @@ def test_what_does_not_exist_is_named(
     ended = cullama_command("kernels", *arguments)
     assert (ended.code, ended.out) == (2, "")
     assert complaint in ended.err
-    assert ended.err.count("\n") == 1
+    assert ended.err.splitlines()[-1].startswith("cullama: ")

@@ -19,7 +19,7 @@ H200 = CARDS["h200"]
 NOTHING = Counts(
     *("none", (132,), (256,), 132),
     *(0, 0, 0, 0, 0),
-    *(0, 0, 0, 0),
+    *(0, 0, 0, 0, 0, 0),
     kinds={},
     slots=0,
     lane_slots=0,
@@ -40,15 +40,15 @@ def test_a_soft_sum_lies_between_the_larger_term_and_the_sum() -> None:
 
 def test_what_blocks_share_comes_from_dram_once() -> None:
     """Ten sectors a block, of which four are the same for all 100 blocks."""
-    asked, fetched = of_whole_grid(in_blocks=40, in_dram=4 * 6 + 4, blocks=4, grid=100)
-    assert (asked, fetched) == (1000, 100 * 6 + 4)
-    assert of_whole_grid(40, 40, 4, 100) == (1000, 1000)
-    assert of_whole_grid(40, 10, 4, 100) == (1000, 10)
+    assert of_whole_grid(10 + 3 * 6, 10, blocks=4, grid=100) == 100 * 6 + 4
+    assert of_whole_grid(4 * 6, 6, blocks=4, grid=100) == 100 * 6  # the four are in L2
+    assert of_whole_grid(10, 10, blocks=4, grid=100) == 10
+    assert of_whole_grid(10, 10, blocks=1, grid=1) == 10
 
 
 def test_a_launch_that_streams_takes_the_time_of_its_bytes() -> None:
     sectors = 448 * 1_000_000 // 32
-    counts = replace(NOTHING, block_loads=sectors, dram_loads=sectors)
+    counts = replace(NOTHING, block_loads=sectors, dram_loads=sectors, first_loads=sectors // 132)
     told = predict(counts, H200, resident=8)
     assert told.limit == "DRAM"
     assert told.dram_bytes == 448e6
@@ -89,11 +89,13 @@ def test_resident_blocks_are_those_that_fit(
 
 @pytest.mark.skipif(find_ptxas() is None, reason="needs ptxas")
 def test_ptxas_tells_registers_and_shared_memory(ptx: Path) -> None:
-    found = resources_of(ptx, CARDS["a100"])
-    assert found["transpose"].shared == 32 * 32 * 4
-    assert found["transpose_padded"].shared == 32 * 33 * 4
-    assert 0 < found["copy_words"].registers < 32
-    assert found["copy_words"].spilled == 0
+    card = CARDS["a100"]
+    tiles = [resources_of(ptx, name, card) for name in ("transpose", "transpose_padded")]
+    assert [found and found.shared for found in tiles] == [32 * 32 * 4, 32 * 33 * 4]
+    words = resources_of(ptx, "copy_words", card)
+    assert words is not None
+    assert 0 < words.registers < 32
+    assert words.spilled == 0
 
 
 def test_a_strided_copy_is_predicted_to_be_slower(ptx: Path) -> None:

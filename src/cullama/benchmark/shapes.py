@@ -64,15 +64,24 @@ SHAPES = {
 }
 
 
+def known_shape(name: str) -> ModelConfig:
+    """Return a known shape.
+
+    Raises:
+        UsageError: there is none of that name.
+    """
+    if name not in SHAPES:
+        raise UsageError(f"config is {name!r}, expected one of {', '.join(SHAPES)}")
+    return SHAPES[name]
+
+
 def random_checkpoint(name: str, seed: int = 0) -> Checkpoint:
     """Return a checkpoint of a known shape with random weights.
 
     Raises:
         UsageError: the shape is unknown.
     """
-    if name not in SHAPES:
-        raise UsageError(f"config is {name!r}, expected one of {', '.join(SHAPES)}")
-    config = SHAPES[name]
+    config = known_shape(name)
     tensors = {
         tensor: StoredTensor(tensor, shape, "random", _random_tiles(shape, seed + index))
         for index, (tensor, shape) in enumerate(expected_shapes(config).items())

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
 from rich.table import Table
 
+from ..errors import CullamaError, UsageError
 from . import kernels_check
 from .log import show_log
 
 if TYPE_CHECKING:
     from ..emulation.timing.cards import Card
     from ..emulation.timing.profile import ProfiledLaunch
+    from ..model.config import ModelConfig
 
 operators_argument = click.argument("operators", nargs=-1, metavar="[OPERATOR]…")
 card_option = click.option(
@@ -35,6 +37,19 @@ dtype_option = click.option(
 model_option = click.option(
     "-m", "--model", metavar="NAME", help="Take this model's sizes.  [default: SmolLM2-135M's]"
 )
+config_option = click.option(
+    "--config",
+    metavar="NAME",
+    help="Take a known shape's sizes, without files: llama-3.2-1b, llama-3.1-8b, smollm2-135m, …",
+)
+shape_option = click.option(
+    "--shape",
+    "shapes",
+    multiple=True,
+    metavar="NAME=N,…",
+    help="Numbers to take in place of the model's, such as rows=1,inputs=2048,outputs=16384. "
+    "Repeatable.",
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document.")
 
 
@@ -42,7 +57,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="One JSON doc
 def command() -> None:
     """List the CUDA kernels, check your own, and predict their speed, on the emulated GPU.
 
-    An operator is named as `cullama doctor` names it: attention, "attention, decode", linear …
+    An operator is named alone or with a variant: linear, "attention, decode", "decode step".
     """
 
 
@@ -54,21 +69,14 @@ command.add_command(kernels_check.command)
 @card_option
 @dtype_option
 @model_option
+@config_option
+@shape_option
 @json_option
-def list_kernels(
-    operators: tuple[str, ...], card: str, dtype: str, model: str | None, as_json: bool
-) -> None:
+def list_kernels(as_json: bool, **options: Any) -> None:
     """List operators with their kernels, files, launch shapes and, given ptxas, registers."""
-    from ..doctor.kernels.profile import profile
-    from ..emulation.timing.cards import card_named
-
-    show_log(quiet=as_json)
-    chosen = card_named(card)
-    rows = list(
-        profile(operators, chosen, dtype, model, is_counted=False, announce=announcer(as_json))
-    )
+    card, rows = launches(is_counted=False, as_json=as_json, **options)
     if as_json:
-        click.echo(json.dumps([row.as_json(chosen) for row in rows]))
+        click.echo(json.dumps([row.as_json(card) for row in rows]))
         return
     table = Table("operator", "kernel", "file", "grid", "threads", "shared", "registers", box=None)
     for row in rows:
@@ -79,7 +87,7 @@ def list_kernels(
             *(row.case, launch.kernel, f"{launch.file}.cu", grid_of(row)),
             *(str(launch.threads), str(shared), registers),
         )
-    print_table(table, [*rows])
+    print_table(table, rows)
 
 
 @command.command("profile", short_help="Counters and predicted times.")
@@ -87,26 +95,67 @@ def list_kernels(
 @card_option
 @dtype_option
 @model_option
+@config_option
+@shape_option
 @json_option
-def profile_kernels(
-    operators: tuple[str, ...], card: str, dtype: str, model: str | None, as_json: bool
-) -> None:
+def profile_kernels(as_json: bool, **options: Any) -> None:
     """Run operators' kernels on the emulated GPU, count, and predict their time on a card.
 
     Rows are sorted by predicted time. The prediction is a model, stated in the manual, and not a
     measurement: what holds a kernel back, and which of two is faster, is what it is for.
     """
+    card, rows = launches(is_counted=True, as_json=as_json, **options)
+    rows.sort(key=lambda row: -row.microseconds)
+    if as_json:
+        click.echo(json.dumps([row.as_json(card) for row in rows]))
+        return
+    print_profile(rows, card)
+
+
+def launches(
+    operators: tuple[str, ...],
+    card: str,
+    dtype: str,
+    model: str | None,
+    config: str | None,
+    shapes: tuple[str, ...],
+    *,
+    is_counted: bool,
+    as_json: bool,
+) -> tuple[Card, list[ProfiledLaunch]]:
+    """Return the card and the launches that the options ask for."""
     from ..doctor.kernels.profile import profile
+    from ..doctor.kernels.shapes import parse_shape
     from ..emulation.timing.cards import card_named
 
     show_log(quiet=as_json)
-    chosen = card_named(card)
-    rows = list(profile(operators, chosen, dtype, model, announce=announcer(as_json)))
-    rows.sort(key=lambda row: -(row.prediction.microseconds if row.prediction else 0))
-    if as_json:
-        click.echo(json.dumps([row.as_json(chosen) for row in rows]))
-        return
-    print_profile(rows, chosen)
+    chosen, asked = card_named(card), [parse_shape(text) for text in shapes]
+    sizes = config_of(model, config)
+    announce = announcer(as_json)
+    found = profile(
+        operators, chosen, dtype, sizes, shapes=asked, is_counted=is_counted, announce=announce
+    )
+    return chosen, list(found)
+
+
+def config_of(model: str | None, config: str | None) -> ModelConfig:
+    """Return the sizes of a model, or of a known shape.
+
+    Raises:
+        UsageError: both are given, or neither can be read.
+    """
+    from ..benchmark.shapes import known_shape
+    from ..checkpoint.opening import open_checkpoint
+    from ..hub import resolve_model
+
+    if model is None:
+        return known_shape(config or "smollm2-135m")
+    if config is not None:
+        raise UsageError("--model and --config both give sizes: give one of them")
+    try:
+        return open_checkpoint(resolve_model(model)).config
+    except CullamaError as error:
+        raise UsageError(f"{model}: {error}") from None
 
 
 def announcer(is_quiet: bool) -> Callable[[str], None]:
@@ -120,22 +169,35 @@ def announcer(is_quiet: bool) -> Callable[[str], None]:
 
 
 def print_profile(rows: list[ProfiledLaunch], card: Card) -> None:
-    columns = ("operator", "kernel", "grid", "µs", "held by", "of read", "coal.", "lanes")
+    columns = ("operator", "kernel", "grid", "times", "µs", "held by", "of read", "coal.", "lanes")
     table = Table(*columns, "loads", "conflicts", "resident", "waits at", box=None)
     for row in rows:
-        counts, told = row.counts, row.prediction
+        counts, told = row.launch.counts, row.prediction
         if not counts or not told:
             continue
         table.add_row(
-            *(row.case, row.launch.kernel, grid_of(row)),
+            *(row.case, row.launch.kernel, grid_of(row), str(row.times)),
             *(f"{told.microseconds:.2f}", told.limit, f"{row.share_of_bandwidth(card):.0%}"),
             *(f"{counts.coalescing:.0%}", f"{counts.active_lanes:.1f}"),
             *(f"{counts.loads_in_flight:.1f}", str(counts.bank_conflicts)),
             *(f"{row.occupancy.blocks} ({row.occupancy.limit})", row.waits_at),
         )
     print_table(table, rows)
+    for case in dict.fromkeys(row.case for row in rows if row.times > 1):
+        print_sum(case, [row for row in rows if row.case == case], card)
     click.echo(
-        f"predicted for {card.name}, all of memory cold; {card.gap} µs between launches not counted"
+        f"predicted for {card.name}, memory cold; {card.gap} µs between two launches not counted"
+    )
+
+
+def print_sum(case: str, rows: list[ProfiledLaunch], card: Card) -> None:
+    """Print what a step takes, with the gaps between its launches."""
+    count = sum(row.times for row in rows)
+    kernels = sum(row.times * row.microseconds for row in rows)
+    whole = kernels + count * card.gap
+    click.echo(
+        f"{case}: {count} launches, {kernels:,.0f} µs of kernels and {whole - kernels:,.0f} of "
+        f"gaps: {whole:,.0f} µs, {1e6 / whole:,.0f} steps a second without the host's work"
     )
 
 

@@ -1,55 +1,66 @@
-"""Runs operators with random inputs on the emulated GPU, and yields their kernels' launches."""
+"""Runs operators on the emulated GPU, and yields the launches of their kernels."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 
+import numpy as np
+
+from ...cuda.memory import Pool
 from ...cuda.operators import CudaOperators
-from ...emulation.counting.counts import Latencies
-from ...emulation.device import preload
+from ...emulation.timing.cards import Card
 from ...emulation.timing.recorder import Launch, Recorder
-from ...errors import UsageError
-from ...inspect.operators.cases import CASES
-from ...inspect.operators.fixture import Fixture, ModelSizes
+from ...model.config import ModelConfig
+from .operands import Operands, run_case, run_step
+from .shapes import STEP, Numbers, ProfiledCase
 
-
-def chosen_cases(names: Sequence[str]) -> list[str]:
-    """Return the cases of the self-test whose operator, or whole name, is among `names`.
-
-    Raises:
-        UsageError: there is none of a name.
-    """
-    if not names:
-        return list(CASES)
-    chosen = [case for case in CASES if case in names or case.partition(",")[0] in names]
-    known = dict.fromkeys(case.partition(",")[0] for case in CASES)
-    for name in names:
-        if name not in CASES and name not in known:
-            raise UsageError(f"there is no operator {name!r}, expected some of {', '.join(known)}")
-    return chosen
+ACTIVATIONS = 16 << 20  # bytes that a step's activations lie in, at most
 
 
 def launches_of(
     ops: CudaOperators,
     folder: Path,
-    names: Sequence[str],
-    sizes: ModelSizes,
-    latencies: Latencies | None = None,
+    card: Card,
+    cases: Sequence[ProfiledCase],
+    config: ModelConfig,
+    *,
+    is_counted: bool,
     announce: Callable[[str], None] = lambda text: None,
-) -> Iterator[tuple[str, str, list[Launch]]]:
-    """Yield each case's name and shape, and its launches, in the operators' type."""
-    recorder = Recorder(folder, latencies)
+) -> Iterator[tuple[ProfiledCase, Launch, int]]:
+    """Yield the launches of each case, and how often each is made."""
+    recorder = Recorder(folder, card, is_counting=is_counted)
     ops.kernels.replace_launches(recorder.launch_of)
-    preload().set("fill", 0)  # not NaN, on which kernels may branch
-    fixture = Fixture(ops, ops.dtype_name, ops.dtype, sizes)
-    for name in names:
-        announce(f"{name} …")
-        recorder.is_counting = False
-        case = CASES[name](fixture)
-        ops.device.synchronize()  # what was uploaded for it
-        recorder.launches, recorder.is_counting = [], True
-        case.run()
-        if not recorder.launches:
-            announce(f"{name}: no kernel of kernels/, but cuBLAS, a copy or a graph")
-        yield name, case.shape, recorder.launches
+    for case in cases:
+        announce(f"{case.name} …")
+        with closing(Pool(ops.device)) as pool:
+            on = Operands(ops, pool)
+            if case.operator == STEP:
+                yield from ((case, *each) for each in _step(on, recorder, config, case.numbers))
+                continue
+            recorder.begin()
+            run_case(on, case)
+            for launch in recorder.end():
+                yield case, launch, 1
+
+
+def _step(
+    on: Operands, recorder: Recorder, config: ModelConfig, numbers: Numbers
+) -> list[tuple[Launch, int]]:
+    """Return the launches of a step: those of a layer are found by running one layer and two."""
+    runs = []
+    for layers in (1, 2):
+        memory = on.ops.upload(np.zeros(ACTIVATIONS, np.uint8))
+        warm = memory.address, memory.nbytes
+        del memory  # activations will lie there
+        recorder.begin(warm)
+        run_step(on, config, layers, numbers)
+        runs.append(recorder.end())
+    once, twice = (Counter(launch.key for launch in run) for run in runs)
+    latest = {launch.key: launch for launch in runs[1]}
+    return [
+        (launch, once[key] + (config.layers - 1) * (twice[key] - once[key]))
+        for key, launch in latest.items()
+    ]

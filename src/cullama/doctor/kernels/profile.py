@@ -1,8 +1,8 @@
-"""Profiles operators' kernels: runs each operator with random inputs, and predicts its launches."""
+"""Profiles operators' kernels: runs operators at given shapes, and predicts their launches."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 
 from ...backends import operators_for
@@ -12,50 +12,48 @@ from ...emulation.device import preload
 from ...emulation.start import start_emulation
 from ...emulation.timing.cards import Card
 from ...emulation.timing.profile import ProfiledLaunch, Profiler
-from ...errors import UsageError
-from ...inspect.operators.fixture import MODEL, ModelSizes
-from ..model import examine_model
-from .launches import chosen_cases, launches_of
+from ...model.config import ModelConfig
+from .launches import launches_of
+from .shapes import chosen_cases
 
-
-def sizes_of(model: str | None) -> ModelSizes:
-    """Return a model's sizes, the default model's for None.
-
-    Raises:
-        UsageError: it cannot be read.
-    """
-    if model is None:
-        return MODEL
-    fact, sizes = examine_model(model)
-    if fact.problem:
-        raise UsageError(f"{model}: {fact.found}")
-    return sizes
+DEVICE_MEMORY = 1 << 42  # bytes: addresses only, for operands are never written
 
 
 def profile(
     operators: Sequence[str],
     card: Card,
     dtype: str,
-    model: str | None,
+    config: ModelConfig,
     *,
+    shapes: Sequence[Mapping[str, int]] = (),
     is_counted: bool = True,
     announce: Callable[[str], None] = lambda text: None,
 ) -> Iterator[ProfiledLaunch]:
     """Yield the launches of each operator, with counters and a prediction if `is_counted`.
 
+    Args:
+        config: whose sizes operators have.
+        shapes: numbers to take in place of its own, each for every operator.
+
     Raises:
-        UsageError: there is no such operator, or no such model.
+        UsageError: there is no such operator, or a shape does not fit it.
         DeviceUnavailableError: the emulated GPU cannot be started.
     """
-    cases, sizes = chosen_cases(operators), sizes_of(model)
+    cases = chosen_cases(operators, config, shapes)
     start_emulation()
-    preload().set("compute_capabilities", card.capability)
+    for knob, value in (
+        ("compute_capabilities", card.capability),
+        ("memory_bytes", DEVICE_MEMORY),
+        ("fill", 0),  # not NaN, on which kernels may branch
+    ):
+        preload().set(knob, value)
+    preload().streams("eager")  # what is uploaded is there when a kernel is counted
     ops = operators_for("emulated", dtype, None, None)
     assert isinstance(ops, CudaOperators)
-    latencies = card.latencies if is_counted else None
     with closing(ops):
         folder = ptx_folder(ops.device.capability)
         profiler = Profiler(folder, card)
-        for case, shape, launches in launches_of(ops, folder, cases, sizes, latencies, announce):
-            for launch in launches:
-                yield profiler.profiled(case, shape, launch)
+        for case, launch, times in launches_of(
+            ops, folder, card, cases, config, is_counted=is_counted, announce=announce
+        ):
+            yield profiler.profiled(case.name, case.numbers, launch, times)

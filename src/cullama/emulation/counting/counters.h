@@ -53,6 +53,7 @@ struct LaunchCount {
   uint64_t load_cycles, byte_cycles;   // loads of global memory under way, and times their bytes
   uint64_t block_loads, block_stores;  // sectors that are new to their block
   uint64_t dram_loads, dram_stores;    // of these, not in L2
+  uint64_t first_loads, first_stores;  // of these, the first block's, which meets what all share
 };
 
 // Cycles until a result can be used.
@@ -352,7 +353,8 @@ static void end_counted_block() {
     last = later(last, counters.clock[i]);
     launch.thread_cycles += counters.clock[i];
   }
-  launch.blocks++;
+  if (!launch.blocks++)
+    launch.first_loads = launch.dram_loads, launch.first_stores = launch.dram_stores;
   launch.cycles += last;
   launch.longest_block = std::max<uint64_t>(launch.longest_block, last);
 }
@@ -426,8 +428,8 @@ static const char* report() {
   Report report;
   report.row("blocks", {launch.blocks, launch.cycles, launch.longest_block, launch.thread_cycles,
                         launch.load_cycles, launch.byte_cycles});
-  report.row("sectors",
-             {launch.block_loads, launch.block_stores, launch.dram_loads, launch.dram_stores});
+  report.row("sectors", {launch.block_loads, launch.block_stores, launch.dram_loads,
+                         launch.dram_stores, launch.first_loads, launch.first_stores});
   report.begin("stretches");
   for (size_t i = 0; i < counters.stretch_counts.size(); i++)
     if (const StretchCount& count = counters.stretch_counts[i]; count.executions)
@@ -490,4 +492,8 @@ static void begin_counting(const Stretch* stretches, size_t stretch_count, const
   }                                                                                              \
   EMULATED_EXPORT void counted_sample(unsigned long long count) { emulated::set_sample(count); } \
   EMULATED_EXPORT void counted_l2(unsigned long long bytes) { emulated::set_l2(bytes); }         \
+  EMULATED_EXPORT void counted_touch(uint64_t address, uint64_t bytes) {                         \
+    for (uint64_t at = address; at < address + bytes; at += emulated::SECTOR)                    \
+      emulated::touch_l2(at / emulated::SECTOR);                                                 \
+  }                                                                                              \
   }

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,7 +32,10 @@ WARP = 32
 
 # Rows of a report, by the fields of Counts.
 _BLOCKS = ("blocks", "cycles", "longest_block", "thread_cycles", "load_cycles", "byte_cycles")
-_SECTORS = ("block_loads", "block_stores", "dram_loads", "dram_stores")
+_SECTORS = (
+    *("block_loads", "block_stores", "dram_loads", "dram_stores"),
+    *("first_loads", "first_stores"),
+)
 
 
 @dataclass(frozen=True)
@@ -90,6 +94,8 @@ class Counts:
     block_stores: int
     dram_loads: int  # of these, sectors that L2 does not hold
     dram_stores: int
+    first_loads: int  # of these, the first block's
+    first_stores: int
     kinds: dict[str, int]  # PTX instructions executed by warps
     slots: int  # machine instructions that these become
     lane_slots: int  # the same, times the lanes that took part
@@ -134,6 +140,15 @@ class Counts:
         return sum(access.sectors for access in self.accesses if access.stores == stored)
 
 
+def of_kernel(ptx: str, kernel: str) -> str:
+    """Return PTX without the bodies of other kernels, on the same lines: much less to parse."""
+
+    def kept(entry: re.Match[str]) -> str:
+        return entry[0] if entry[1] == kernel else "\n" * entry[0].count("\n")
+
+    return re.sub(r"^\.visible \.entry (\w+)\(.*?^}\n", kept, ptx, flags=re.DOTALL | re.MULTILINE)
+
+
 class CountedKernel(BuiltModule):
     """One kernel of a PTX file or text, built to count.
 
@@ -142,17 +157,23 @@ class CountedKernel(BuiltModule):
 
     def __init__(self, ptx: Path | str, kernel: str, *, is_alone: bool = True) -> None:
         text = ptx.read_text(encoding="utf-8") if isinstance(ptx, Path) else ptx
+        if is_alone:
+            text = of_kernel(text, kernel)
         built = kernel if is_alone else EVERY_KERNEL
         super().__init__(build_text(text, built))
         self.kernel = kernel
         self.reader = CountsReader(text, built)
         self._library.counted_end.restype = ctypes.c_char_p
-        for name in ("sample", "l2"):
-            getattr(self._library, f"counted_{name}").argtypes = [ctypes.c_ulonglong]
+        for name, arguments in (("sample", 1), ("l2", 1), ("touch", 2)):
+            getattr(self._library, f"counted_{name}").argtypes = [ctypes.c_ulonglong] * arguments
 
     def empty_l2(self, size: int = 50 << 20) -> None:
         """Make all of memory cold, and L2 so many bytes large, for all kernels of the process."""
         self._library.counted_l2(size)
+
+    def warm_l2(self, address: int, size: int) -> None:
+        """Bring so many bytes into L2."""
+        self._library.counted_touch(address, size)
 
     def count(
         self,

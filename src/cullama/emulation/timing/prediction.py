@@ -51,15 +51,13 @@ def soft_sum(terms: list[float], power: float) -> float:
     return sum(term**power for term in terms) ** (1 / power)
 
 
-def of_whole_grid(in_blocks: int, in_dram: int, blocks: int, grid: int) -> tuple[float, float]:
-    """Return a launch's sectors asked of L2 and of DRAM, from those of `blocks` that ran.
+def of_whole_grid(found: int, first: int, blocks: int, grid: int) -> float:
+    """Return a launch's sectors from those of `blocks` that ran, and of the first of them.
 
-    What the blocks share comes from DRAM once, however many they are.
+    What blocks share comes from DRAM with the first one; each of the others adds its own.
     """
-    mean = in_blocks / blocks
-    own = (in_dram - mean) / (blocks - 1) if blocks > 1 else mean
-    own = max(0.0, min(own, mean))
-    return mean * grid, min(in_dram, mean) - own + own * grid
+    own = (found - first) / (blocks - 1) if blocks > 1 else first
+    return first + own * (grid - 1)
 
 
 def predict(counts: Counts, card: Card, resident: int) -> Prediction:
@@ -72,11 +70,11 @@ def predict(counts: Counts, card: Card, resident: int) -> Prediction:
     cycle = 1 / (card.clock * 1e3)  # µs
     share = of_sm / counts.blocks  # from the blocks that ran to those of an SM
 
-    l2_loads, dram_loads = of_whole_grid(counts.block_loads, counts.dram_loads, counts.blocks, grid)
-    l2_stores, dram_stores = of_whole_grid(
-        counts.block_stores, counts.dram_stores, counts.blocks, grid
+    l2 = (counts.block_loads + counts.block_stores) / counts.blocks * grid
+    dram = SECTOR * (
+        of_whole_grid(counts.dram_loads, counts.first_loads, counts.blocks, grid)
+        + of_whole_grid(counts.dram_stores, counts.first_stores, counts.blocks, grid)
     )
-    dram = (dram_loads + dram_stores) * SECTOR
     rows = (counts.sectors(stored=False) + counts.sectors(stored=True)) * SECTOR / 128
     passes = sum(access.passes for access in counts.accesses)
     schedulers = min(SCHEDULERS, ceil(counts.threads / WARP) * together)
@@ -93,7 +91,7 @@ def predict(counts: Counts, card: Card, resident: int) -> Prediction:
         "special": special / card.sm.special_lanes * cycle,
         "tensor": lanes("tensor") / WARP * TENSOR_PRODUCTS / card.sm.tensor * cycle,
         "banks": (passes + rows + counts.kinds.get("shuffle", 0)) * share * cycle,
-        "L2": (l2_loads + l2_stores) * SECTOR / card.l2_rate / 1e6,
+        "L2": l2 * SECTOR / card.l2_rate / 1e6,
         "DRAM": dram / card.read / 1e6 + (card.latencies.dram * cycle if dram else 0),
     }
     on_sm = soft_sum([t for name, t in terms.items() if name not in ("L2", "DRAM")], SOFTNESS_ON_SM)

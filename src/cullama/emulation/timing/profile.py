@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +20,21 @@ class ProfiledLaunch:
     """One launch of an operator: what it needs, and, where it was counted, how long it takes."""
 
     case: str
-    shape: str
+    shape: Mapping[str, int]
     launch: Launch
     resources: Resources | None  # where there is ptxas
     occupancy: Occupancy
-    counts: Counts | None = None
     prediction: Prediction | None = None
+    times: int = 1  # that it is made, in a step
 
     def as_json(self, card: Card) -> dict[str, Any]:
-        launch, counts, told = self.launch, self.counts, self.prediction
+        launch, counts, told = self.launch, self.launch.counts, self.prediction
         row: dict[str, Any] = {
             "operator": self.case,
-            "shape": self.shape,
+            "shape": dict(self.shape),
             "file": f"kernels/{launch.file}.cu",
             "kernel": launch.kernel,
+            "times": self.times,
             "grid": launch.grid,
             "threads": launch.threads,
             "dynamic_shared_bytes": launch.shared,
@@ -47,11 +50,17 @@ class ProfiledLaunch:
                 "microseconds": round(told.microseconds, 3),
                 "gap_microseconds": card.gap,
                 "limit": told.limit,
+                "dram_bytes": round(told.dram_bytes),
                 "share_of_bandwidth": round(self.share_of_bandwidth(card), 4),
                 "terms": {name: round(term, 4) for name, term in told.terms.items()},
             }
             row["counters"] = counters(counts)
         return row
+
+    @property
+    def microseconds(self) -> float:
+        """Return the predicted time of one launch, 0 where it was not counted."""
+        return self.prediction.microseconds if self.prediction else 0.0
 
     def share_of_bandwidth(self, card: Card) -> float:
         """Return the bytes from DRAM over those that the card reads in the predicted time."""
@@ -61,11 +70,12 @@ class ProfiledLaunch:
     @property
     def waits_at(self) -> str:
         """Return the line that threads wait at most, and its share of their time."""
-        if not self.counts or not self.counts.waits:
+        waits = self.launch.counts.waits if self.launch.counts else {}
+        if not waits:
             return ""
-        line, cycles = next(iter(self.counts.waits.items()))
+        line, cycles = next(iter(waits.items()))
         place = line if isinstance(line, int) else f"{line.file.rpartition('/')[2]}:{line.line}"
-        return f"{place} {cycles / sum(self.counts.waits.values()):.0%}"
+        return f"{place} {cycles / sum(waits.values()):.0%}"
 
 
 def counters(counts: Counts) -> dict[str, Any]:
@@ -95,14 +105,13 @@ class Profiler:
 
     def __init__(self, folder: Path, card: Card) -> None:
         self._folder, self._card = folder, card
-        self._resources: dict[str, dict[str, Resources]] = {}
+        self._resources = cache(resources_of)
 
-    def profiled(self, case: str, shape: str, launch: Launch) -> ProfiledLaunch:
+    def profiled(
+        self, case: str, shape: Mapping[str, int], launch: Launch, times: int = 1
+    ) -> ProfiledLaunch:
         """Return a launch with its resources and, where it was counted, its prediction."""
-        if launch.file not in self._resources:
-            ptx = self._folder / f"{launch.file}.ptx"
-            self._resources[launch.file] = resources_of(ptx, self._card)
-        needs = self._resources[launch.file].get(launch.kernel)
+        needs = self._resources(self._folder / f"{launch.file}.ptx", launch.kernel, self._card)
         room = occupancy(self._card, needs, launch.threads, launch.shared)
         told = predict(launch.counts, self._card, room.blocks) if launch.counts else None
-        return ProfiledLaunch(case, shape, launch, needs, room, launch.counts, told)
+        return ProfiledLaunch(case, shape, launch, needs, room, told, times)

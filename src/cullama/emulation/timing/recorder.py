@@ -5,15 +5,21 @@ A launch is counted, or only recorded and not executed: results do not matter he
 
 from __future__ import annotations
 
+import ctypes
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ..counting.counts import CountedKernel, Counts, Latencies
+from ..counting.counts import CountedKernel, Counts
+from .cards import Card
 
 SAMPLE = 4  # blocks that stand for a launch
+POINTER = 8  # bytes of an argument that is an address
+_ENTRY = re.compile(r"\.visible \.entry (\w+)\s*\((.*?)\)", re.DOTALL)
+_PARAMETER = re.compile(r"\.param (?:\.align \d+ )?\.[a-z]+(\d+)[^,\[]*(?:\[(\d+)\])?")
 
 
 @dataclass(frozen=True)
@@ -26,34 +32,74 @@ class Launch:
     threads: int
     shared: int  # dynamic bytes
     counts: Counts | None = None
+    numbers: bytes = b""  # its arguments but for addresses
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """Return what launches have in common that differ only in where their operands lie."""
+        return self.kernel, self.grid, self.threads, self.shared, self.numbers
 
 
 class Recorder:
-    """Takes the place of the driver's launches.
+    """Takes the place of the driver's launches: records them from `begin` to `end`."""
 
-    `latencies`: of the card for which launches are counted; None only records them.
-    """
+    def __init__(self, folder: Path, card: Card, *, is_counting: bool) -> None:
+        """`is_counting`: execute some blocks of each launch, and count; otherwise only record."""
+        self.is_counting = is_counting
+        self._folder, self._card = folder, card
+        self._kernel, self._sizes = cache(CountedKernel), cache(_parameter_sizes)
+        self._launches: list[Launch] | None = None
+        self._warm: tuple[int, int] | None = None  # address and bytes, at the first launch
 
-    def __init__(self, folder: Path, latencies: Latencies | None) -> None:
-        self.launches: list[Launch] = []
-        self.is_counting = False
-        self._folder, self._latencies = folder, latencies
-        self._kernel = cache(CountedKernel)
+    def begin(self, warm: tuple[int, int] = (0, 0)) -> None:
+        """Record from here on; memory is cold but for `warm`, an address and bytes."""
+        self._launches, self._warm = [], warm
 
-    def launch_of(self, file: str, kernel: str) -> Callable[..., tuple[int]]:
+    def end(self) -> list[Launch]:
+        launches, self._launches = self._launches, None
+        return launches or []
+
+    def launch_of(self, file: str, name: str) -> Callable[..., tuple[int]]:
         """Return what is called instead of cuLaunchKernel for one kernel."""
 
         def launch(handle: Any, x: int, y: int, z: int, threads: int, *rest: Any) -> tuple[int]:
             _, _, shared, _, arguments, _ = rest
-            grid = (x, y, z)
-            counts = None
-            if self.is_counting and self._latencies:
-                counted = self._kernel(self._folder / f"{file}.ptx", kernel)
-                counts = counted.count_raw(
-                    grid, threads, arguments, shared, SAMPLE, self._latencies
-                )
+            if self._launches is None:
+                return (0,)
+            grid, counts = (x, y, z), None
+            numbers = _numbers(arguments, self._sizes(self._folder / f"{file}.ptx")[name])
             if self.is_counting:
-                self.launches.append(Launch(file, kernel, grid, threads, shared, counts))
+                kernel = self._kernel(self._folder / f"{file}.ptx", name)
+                self._cool(kernel)
+                latencies = self._card.latencies
+                counts = kernel.count_raw(grid, threads, arguments, shared, SAMPLE, latencies)
+            self._launches.append(Launch(file, name, grid, threads, shared, counts, numbers))
             return (0,)
 
         return launch
+
+    def _cool(self, kernel: CountedKernel) -> None:
+        """Before the first launch, make all of memory cold but for what shall be warm."""
+        if self._warm is not None:
+            kernel.empty_l2(self._card.l2_megabytes << 20)
+            kernel.warm_l2(*self._warm)
+            self._warm = None
+
+
+def _parameter_sizes(ptx: Path) -> dict[str, list[int]]:
+    """Return the bytes of each parameter of a file's kernels."""
+    return {
+        name: [int(length or 1) * int(bits) // 8 for bits, length in _PARAMETER.findall(parameters)]
+        for name, parameters in _ENTRY.findall(ptx.read_text(encoding="utf-8"))
+    }
+
+
+def _numbers(arguments: int, sizes: list[int]) -> bytes:
+    """Return the arguments that are not addresses; `arguments` points to where each lies."""
+    places = (ctypes.c_void_p * len(sizes)).from_address(arguments)
+    found = (
+        ctypes.string_at(place, size)
+        for place, size in zip(places, sizes, strict=True)
+        if size != POINTER and place
+    )
+    return b"".join(found)

@@ -5,6 +5,8 @@ Registers are known where ptxas is at hand (CUDA toolkit, or `pip install 'culla
 
 from __future__ import annotations
 
+import hashlib
+import os
 import re
 import shutil
 import subprocess
@@ -13,6 +15,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from ...errors import CullamaError
+from .. import build
+from ..counting.counts import of_kernel
 from .cards import Card
 
 REGISTERS_OF_SM = 65536
@@ -50,30 +54,42 @@ def find_ptxas() -> str | None:
     return None
 
 
-def resources_of(ptx: Path, card: Card) -> dict[str, Resources]:
-    """Return the resources of a file's kernels by name; none without ptxas.
+def resources_of(ptx: Path, kernel: str, card: Card) -> Resources | None:
+    """Return the resources of one kernel of a file; None without ptxas.
 
     Raises:
-        CullamaError: ptxas does not assemble the file.
+        CullamaError: ptxas does not assemble it.
     """
     if not (ptxas := find_ptxas()):
-        return {}
-    command = [ptxas, "-v", f"-arch={card.architecture}", "-o", "/dev/null", str(ptx)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+        return None
+    text = of_kernel(ptx.read_text(encoding="utf-8"), kernel)
+    report = _report(ptxas, text, card.architecture)
+    if report is None:
+        raise CullamaError(f"ptxas cannot assemble {kernel} of {ptx.name} for {card.architecture}")
+    spills = re.search(r"(\d+) bytes spill stores, (\d+) bytes spill loads", report)
+    shared = re.search(r"(\d+) bytes smem", report)
+    return Resources(
+        registers=int(re.findall(r"Used (\d+) registers", report)[-1]),
+        shared=int(shared[1]) if shared else 0,
+        spilled=int(spills[1]) + int(spills[2]) if spills else 0,
+    )
+
+
+def _report(ptxas: str, text: str, architecture: str) -> str | None:
+    """Return what ptxas says of PTX, kept by content; None where it cannot assemble it."""
+    key = hashlib.sha256(f"{ptxas} {architecture} {text}".encode()).hexdigest()[:32]
+    kept = build.folder() / f"{key}.ptxas"
+    if kept.is_file():
+        return kept.read_text()
+    command = [ptxas, "-v", f"-arch={architecture}", "-o", os.devnull, "-"]
+    done = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
     if done.returncode:
-        said = " ".join(done.stderr.split())[:500]
-        raise CullamaError(f"ptxas cannot assemble {ptx.name} for {card.architecture}: {said}")
-    found: dict[str, Resources] = {}
-    name, spilled = "", 0
-    for line in done.stderr.splitlines():
-        if match := re.search(r"Compiling entry function '(\w+)'", line):
-            name = match[1]
-        elif match := re.search(r"(\d+) bytes spill stores, (\d+) bytes spill loads", line):
-            spilled = int(match[1]) + int(match[2])
-        elif match := re.search(r"Used (\d+) registers", line):
-            shared = re.search(r"(\d+) bytes smem", line)
-            found[name] = Resources(int(match[1]), int(shared[1]) if shared else 0, spilled)
-    return found
+        return None
+    build.folder().mkdir(parents=True, exist_ok=True)
+    aside = kept.with_suffix(f".{os.getpid()}")
+    aside.write_text(done.stderr)
+    aside.replace(kept)
+    return done.stderr
 
 
 def occupancy(card: Card, resources: Resources | None, threads: int, dynamic: int) -> Occupancy:
