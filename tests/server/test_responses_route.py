@@ -222,10 +222,15 @@ def test_tools_whose_schemas_calls_cannot_be_held_to_are_the_error_of_tools(
 def test_a_call_that_is_required_comes_and_fits_its_schema(scripted: LiveServer) -> None:
     city = {"type": "object", "properties": {"city": {"enum": ["Lima"]}}, "required": ["city"]}
     tool = {**WEATHER, "parameters": {**city, "additionalProperties": False}, "strict": True}
-    for choice in ("required", {"type": "function", "name": "weather"}):
-        body = cued("text", tools=[tool], tool_choice=choice, parallel_tool_calls=False)
+    other = {"type": "function", "name": "clock", "parameters": {"additionalProperties": False}}
+    named = {"type": "function", "name": "weather"}
+    allowed = {"type": "allowed_tools", "mode": "required", "tools": [named]}
+    for choice in ("required", named, allowed):
+        tools = [tool, other] if choice == allowed else [tool]
+        body = cued("text", tools=tools, tool_choice=choice, parallel_tool_calls=False)
         response = scripted.post(RESPONSES, body).json()
         check_answer(RESPONSES, response)
+        assert response["tool_choice"] == choice
         call = response["output"][-1]
         assert call["name"] == "weather"
         assert json.loads(call["arguments"]) == {"city": "Lima"}

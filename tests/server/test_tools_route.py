@@ -123,6 +123,7 @@ def test_deltas_have_openais_form(scripted: LiveServer) -> None:
 
 @pytest.mark.parametrize("cue", ["call", "two", "text", "broken", "think", "open"])
 def test_a_stream_adds_up_to_the_answer(scripted: LiveServer, cue: str) -> None:
+    ask(scripted, cue)  # so that both find the prompt in the cache
     whole = ask(scripted, cue)
     message = whole["choices"][0]["message"]
     texts = {"content": "", "reasoning_content": "", "reasoning": ""}
@@ -291,6 +292,27 @@ def test_a_named_call_is_the_one_of_its_name(scripted: LiveServer) -> None:
     assert parts[0] == ""
 
 
+def allowed(mode: str, *names: str) -> dict[str, Any]:
+    tools = [{"type": "function", "function": {"name": name}} for name in names]
+    return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": tools}}
+
+
+def test_only_allowed_tools_are_called_and_the_model_is_told_of_all(scripted: LiveServer) -> None:
+    tools = [CLOCK, SHORT]
+    free = ask(scripted, "two", tools=tools)["usage"]["prompt_tokens"]
+    given = {**REQUIRED, "tools": tools, "tool_choice": allowed("required", "short")}
+    answer = ask(scripted, "two", seed=2, **given)
+    assert answer["usage"]["prompt_tokens"] == free
+    called = answer["choices"][0]["message"]["tool_calls"]
+    assert {call["function"]["name"] for call in called} == {"short"}
+    given["tool_choice"] = allowed("auto", "short")
+    for seed in range(3):  # the model would call others: weather and clock
+        message = ask(scripted, "two", seed=seed, **given)["choices"][0]["message"]
+        assert {call["function"]["name"] for call in message.get("tool_calls", ())} <= {"short"}
+        assert not (message["content"] or "").startswith('<tool_call>\n{"name": "clock"')
+    assert ask(scripted, "text", tools=tools, tool_choice=given["tool_choice"])
+
+
 def test_a_required_call_comes_behind_reasoning(scripted: LiveServer) -> None:
     [choice] = ask(scripted, "open", tools=[SHORT], **{**REQUIRED, "temperature": 0})["choices"]
     assert choice["message"]["reasoning"] == "It may be so."
@@ -340,6 +362,20 @@ def test_schemas_that_calls_cannot_be_held_to_are_refused_by_name(scripted: Live
             "expected one of the tools: weather, clock",
         ),
         ({"tools": None, "tool_choice": "required"}, 400, "tool_choice", "there are none"),
+        (
+            {"tools": None, "tool_choice": allowed("auto", "f")},
+            400,
+            "tool_choice",
+            "there are none",
+        ),
+        ({"tool_choice": allowed("auto", "clock", "rain")}, 400, "tool_choice", "names 'rain'"),
+        ({"tool_choice": allowed("auto")}, 400, "tool_choice.allowed_tools.tools", "at least 1"),
+        (
+            {"tool_choice": allowed("none", "clock")},
+            400,
+            "tool_choice.allowed_tools.mode",
+            "'auto'",
+        ),
         (
             {"tools": None, "parallel_tool_calls": True},
             400,

@@ -143,13 +143,23 @@ def test_a_required_call_is_the_whole_answer(family: tuple[str, LLM]) -> None:
         assert answer.message["content"] is None
         called = {call["function"]["name"] for call in answer.message["tool_calls"]}
         assert called <= ({"clock"} if choice == named else {"clock", "weather"})
+    entry = {"type": "function", "function": {"name": "clock"}}
+    some: Any = {"type": "allowed_tools", "allowed_tools": {"mode": "required", "tools": [entry]}}
+    message = llm.chat(MESSAGES, params, tool_choice=some, **given).message
+    assert message is not None
+    assert {call["function"]["name"] for call in message["tool_calls"]} == {"clock"}
     with llm.stream_chat(MESSAGES, params, tool_choice=named, **given) as stream:
         assert "".join(stream) == answer.text
     free = llm.chat(MESSAGES, GREEDY.replace(max_tokens=3), tool_choice="none", **given)
     assert free.prompt_tokens == llm.chat(MESSAGES, GREEDY.replace(max_tokens=3)).prompt_tokens
-    wrongs: list[Any] = ["any", {"function": {"name": "rain"}}, "clock"]
+    wrongs: list[Any] = [
+        {"allowed_tools": {"mode": "auto", "tools": []}},
+        "any",
+        {"function": {"name": "rain"}},
+        "clock",
+    ]
     for wrong in wrongs:
-        with pytest.raises(UsageError, match="expected 'auto', 'none', 'required' or one of"):
+        with pytest.raises(UsageError, match="expected 'auto', 'none', 'required', one of"):
             llm.chat(MESSAGES, params, tool_choice=wrong, **given)
     with pytest.raises(UsageError, match="there are no tools"):
         llm.chat(MESSAGES, params, tool_choice="required")

@@ -15,7 +15,7 @@ from ...errors import UsageError
 from ...text.tokenizer import text_behind
 from ..messages import Tools
 from .events import ParsedAnswer
-from .functions import FunctionTool, ToolChoice, ToolUse
+from .functions import Choice, FunctionTool, ToolChoice, ToolUse
 from .grammar import calls_grammar
 from .marked_parser import MarkedCallParser
 from .parser import AnswerParser, CallParser
@@ -70,7 +70,8 @@ class AnswerForm:
 
         Args:
             tools: JSON schemas; None takes those of the model.
-            choice: "auto", "none" or "required", or the function that has to be called.
+            choice: "auto", "none" or "required", or the function that has to be called, or those
+                that are allowed, as in OpenAI's API.
 
         Raises:
             UsageError: another choice; or one has to be called, and cannot be.
@@ -81,18 +82,18 @@ class AnswerForm:
             return None
         if choice == "auto":
             return ToolUse(known)
-        named = choice.get("function") if isinstance(choice, Mapping) else None
-        name = named.get("name") if isinstance(named, Mapping) else None
+        mode, named, allowed = _chosen(choice)
         names = [function.name for function in known]
-        if choice != "required" and name not in names:
+        if mode is None or not {*([named] if named else allowed or ())} <= {*names}:
             raise UsageError(
-                f"tool_choice is {choice!r:.80}, expected 'auto', 'none', 'required' or one of the "
-                f"tools, {{'type': 'function', 'function': {{'name': …}}}}: {', '.join(names)}"
+                f"tool_choice is {choice!r:.80}, expected 'auto', 'none', 'required', one of the "
+                "tools, {'type': 'function', 'function': {'name': …}}, or several as "
+                f"allowed_tools; there are {', '.join(names) or 'none'}"
             )
         if not known:
-            raise UsageError("tool_choice is 'required', and there are no tools")
+            raise UsageError(f"tool_choice is {choice!r:.80}, and there are no tools")
         self.check_tools()
-        return ToolUse(known, "required", name, is_parallel=name is None)
+        return ToolUse(known, mode, named, named is None, allowed)
 
     def parser(self, prompt: Sequence[int], use: ToolUse | None = None) -> AnswerParser:
         """Return what reads an answer to a prompt, with the functions that may be called. Raises
@@ -159,3 +160,19 @@ def call_parser(syntax: Syntax, use: ToolUse) -> CallParser | ScanningParser:
     if isinstance(syntax, MarkedSyntax):
         return MarkedCallParser(syntax, use.callable, use.is_constrained, not use.is_parallel)
     return PythonCallParser(syntax, use.callable, use.is_constrained, not use.is_parallel)
+
+
+def _chosen(choice: Any) -> tuple[Choice | None, str | None, frozenset[str] | None]:
+    """Return whether a call is required, of which function, and which are allowed; None for a
+    choice that is none."""
+    if choice == "required":
+        return "required", None, None
+    named = choice.get("function") if isinstance(choice, Mapping) else None
+    if isinstance(named, Mapping) and isinstance(name := named.get("name"), str):
+        return "required", name, None
+    allowed = choice.get("allowed_tools") if isinstance(choice, Mapping) else None
+    if not isinstance(allowed, Mapping) or allowed.get("mode") not in ("auto", "required"):
+        return None, None, None
+    tools = [FunctionTool.of(tool) for tool in allowed.get("tools") or ()]
+    names = frozenset(tool.name for tool in tools if tool is not None)
+    return (allowed["mode"], None, names) if names else (None, None, None)

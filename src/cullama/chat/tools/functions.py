@@ -51,6 +51,7 @@ class ToolUse:
         functions: those that are offered.
         choice: whether one of them has to be called.
         named: the one that has to be called.
+        allowed: those that may be called now, of the ones that the model is told of; None for all.
         is_parallel: several calls may be written in one answer.
     """
 
@@ -58,13 +59,15 @@ class ToolUse:
     choice: Choice = "auto"
     named: str | None = None
     is_parallel: bool = True
+    allowed: frozenset[str] | None = None
 
     @property
     def names(self) -> frozenset[str]:
         """The functions that may be called."""
         if self.named is not None:
             return frozenset({self.named})
-        return frozenset(function.name for function in self.functions)
+        offered = frozenset(function.name for function in self.functions)
+        return offered if self.allowed is None else offered & self.allowed
 
     @property
     def callable(self) -> list[FunctionTool]:
@@ -72,8 +75,9 @@ class ToolUse:
 
     @property
     def is_constrained(self) -> bool:
-        """Whether calls have to keep to the schemas of their functions."""
-        return self.choice == "required" or any(function.strict for function in self.functions)
+        """Whether calls have to keep to the schemas of their functions, or to those allowed."""
+        is_strict = any(function.strict for function in self.callable)
+        return self.choice == "required" or is_strict or len(self.names) < len(self.functions)
 
     def for_template(self) -> list[dict[str, Any]]:
         return [function.for_template() for function in self.functions]

@@ -14,7 +14,15 @@ from ...chat.tools.functions import ToolUse
 from ...sampling.params import MAX_LOGPROBS, MAX_VALUE, MIN_VALUE
 from ..http.errors import ApiError
 from .answer_form import FormFields
-from .tools import MAX_TOOLS, NamedChoice, ToolFields, template_messages, tool_use
+from .tools import (
+    MAX_TOOLS,
+    AllowedChoice,
+    ChosenTools,
+    NamedChoice,
+    ToolFields,
+    template_messages,
+    tool_use,
+)
 
 MAX_CHOICES = 8
 MAX_STOPS, MAX_STOP_CHARACTERS = 16, 256
@@ -171,7 +179,7 @@ class ChatFields(SamplingFields):
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
     modalities: list[Literal["text"]] | None = None
     tools: Annotated[list[ToolFields], Field(max_length=MAX_TOOLS)] | None = None
-    tool_choice: Literal["none", "auto", "required"] | NamedChoice | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedChoice | AllowedChoice | None = None
     parallel_tool_calls: bool | None = None
     # No-ops
     store: bool | None = None
@@ -221,13 +229,8 @@ class ChatFields(SamplingFields):
 
     def tool_use(self) -> ToolUse | None:
         """Return which functions may be called. Raises ApiError: as `tools.tool_use`."""
-        choice = self.tool_choice
-        use = tool_use(
-            [tool.function.tool() for tool in self.tools or ()],
-            choice if isinstance(choice, str) else None,
-            choice.function.name if isinstance(choice, NamedChoice) else None,
-            self.parallel_tool_calls,
-        )
+        functions = [tool.function.tool() for tool in self.tools or ()]
+        use = tool_use(functions, ChosenTools.of(self.tool_choice), self.parallel_tool_calls)
         if use is not None and (form := next(iter(self.form()), None)):
             field = "response_format" if form.startswith("json") else form
             words = f"{field} gives the answer a form in which no tool is called"

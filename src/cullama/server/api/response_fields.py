@@ -16,7 +16,14 @@ from ...chat.tools.functions import ToolUse
 from ...sampling.params import MAX_LOGPROBS
 from ..http.errors import ApiError
 from .fields import MAX_INT32, Fields, SamplingFields, Text
-from .tools import MAX_TOOLS, FunctionFields, NamedFunction, template_messages, tool_use
+from .tools import (
+    MAX_TOOLS,
+    ChosenTools,
+    FunctionFields,
+    NamedFunction,
+    template_messages,
+    tool_use,
+)
 
 # Fields of OpenAI's that ask for something that is not here: the reason, behind their names.
 REFUSED = {
@@ -70,6 +77,12 @@ class NamedToolChoice(NamedFunction):
     type: Literal["function"]
 
 
+class AllowedToolsChoice(Fields):
+    type: Literal["allowed_tools"]
+    mode: Literal["auto", "required"]
+    tools: Annotated[list[NamedToolChoice], Field(min_length=1, max_length=MAX_TOOLS)]
+
+
 class ResponseFields(SamplingFields):
     """The body of /v1/responses; `max_output_tokens` takes the place of `max_tokens`."""
 
@@ -82,7 +95,9 @@ class ResponseFields(SamplingFields):
     )
     text: TextConfig | None = None
     tools: Annotated[list[FunctionToolFields], Field(max_length=MAX_TOOLS)] | None = None
-    tool_choice: Literal["none", "auto", "required"] | NamedToolChoice | None = None
+    tool_choice: (
+        Literal["none", "auto", "required"] | NamedToolChoice | AllowedToolsChoice | None
+    ) = None
     parallel_tool_calls: bool | None = None
     truncation: Literal["disabled"] | None = None
     background: Literal[False] | None = None
@@ -130,12 +145,14 @@ class ResponseFields(SamplingFields):
     def tool_use(self) -> ToolUse | None:
         """Return which functions may be called. Raises ApiError: as `tools.tool_use`."""
         choice = self.tool_choice
-        use = tool_use(
-            [tool.tool() for tool in self.tools or ()],
-            choice if isinstance(choice, str) else None,
-            choice.name if isinstance(choice, NamedToolChoice) else None,
-            self.parallel_tool_calls,
-        )
+        if isinstance(choice, NamedToolChoice):
+            chosen = ChosenTools("required", choice.name)
+        elif isinstance(choice, AllowedToolsChoice):
+            chosen = ChosenTools(choice.mode, None, frozenset(it.name for it in choice.tools))
+        else:
+            chosen = ChosenTools(choice)
+        functions = [tool.tool() for tool in self.tools or ()]
+        use = tool_use(functions, chosen, self.parallel_tool_calls)
         form = self.text.format if self.text else None
         fields = ["text.format"] if form is not None and form.type != "text" else []
         fields += self.form()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator
@@ -68,37 +69,65 @@ class NamedChoice(_Strict):
     function: NamedFunction
 
 
+class AllowedTools(_Strict):
+    mode: Literal["auto", "required"]
+    tools: Annotated[list[NamedChoice], Field(min_length=1, max_length=MAX_TOOLS)]
+
+
+class AllowedChoice(_Strict):
+    type: Literal["allowed_tools"]
+    allowed_tools: AllowedTools
+
+
+@dataclass(frozen=True)
+class ChosenTools:
+    """What a request says of its tools.
+
+    Attributes:
+        mode: "none", "auto" or "required"; None where it says nothing.
+        named: the function that has to be called.
+        allowed: the functions that may be called, of those that the model is told of.
+    """
+
+    mode: str | None = None
+    named: str | None = None
+    allowed: frozenset[str] | None = None
+
+    @classmethod
+    def of(cls, choice: str | NamedChoice | AllowedChoice | None) -> ChosenTools:
+        if isinstance(choice, NamedChoice):
+            return cls("required", choice.function.name)
+        if isinstance(choice, AllowedChoice):
+            names = frozenset(tool.function.name for tool in choice.allowed_tools.tools)
+            return cls(choice.allowed_tools.mode, None, names)
+        return cls(choice)
+
+
 def tool_use(
-    functions: Sequence[FunctionTool] | None,
-    choice: str | None,
-    named: str | None,
-    is_parallel: bool | None,
+    functions: Sequence[FunctionTool], chosen: ChosenTools, is_parallel: bool | None
 ) -> ToolUse | None:
     """Return which functions may be called; None for none of them.
-
-    Args:
-        choice: "none", "auto" or "required".
-        named: the function that has to be called.
 
     Raises:
         ApiError: a choice without tools, or of one that is not among them; two of one name.
     """
+    mode, named, allowed = chosen.mode, chosen.named, chosen.allowed
     if not functions:
-        for name, value in (("tool_choice", named or choice), ("parallel_tool_calls", is_parallel)):
-            if value not in (None, "none", "auto"):
+        asked = allowed or (mode not in (None, "none", "auto"))
+        for name, is_asked in (("tool_choice", asked), ("parallel_tool_calls", is_parallel)):
+            if is_asked:
                 raise ApiError(400, f"{name} is only for tools, and there are none", name)
         return None
     names = [function.name for function in functions]
     if repeated := next((name for name in names if names.count(name) > 1), None):
         raise ApiError(400, f"two tools have the name {repeated!r}", "tools")
-    if named is not None and named not in names:
-        words = f"tool_choice names {named!r}, expected one of the tools: {', '.join(names)}"
+    for name in sorted({*([named] if named else allowed or ())} - {*names}):
+        words = f"tool_choice names {name!r}, expected one of the tools: {', '.join(names)}"
         raise ApiError(400, words[:300], "tool_choice")
-    if choice == "none":
+    if mode == "none":
         return None
-    must = named is not None or choice == "required"
     several = is_parallel is not False and named is None  # a name is for one call of it
-    return ToolUse(functions, "required" if must else "auto", named, several)
+    return ToolUse(functions, "required" if mode == "required" else "auto", named, several, allowed)
 
 
 # Entries that clients give back as they got them, and that say nothing to a model.

@@ -145,8 +145,11 @@ async def answer_invalid(request: Request, error: Exception) -> Response:
         words = f"the Content-Type is {sent[:80]!r}" if sent else "there is no Content-Type"
         return ApiError(415, f"{words}, expected application/json").response()
     found = error.errors()
-    # Where one of several types was expected, each has its error: that of the right type counts.
-    first = next((each for each in found if not each["type"].endswith("_type")), found[0])
+    # Where one of several types was expected, each has its error: that of the right type counts,
+    # which got furthest.
+    of_values = [each for each in found if not each["type"].endswith("_type")] or found
+    of_one = [each for each in of_values if each["loc"][:2] == of_values[0]["loc"][:2]]
+    first = max(of_one, key=lambda each: len(each["loc"]))
     param = _field(first["loc"], error.body)
     if first["type"] == "extra_forbidden":
         if param in NOT_OFFERED:
@@ -166,8 +169,9 @@ async def answer_invalid(request: Request, error: Exception) -> Response:
 def _field(location: Sequence[str | int], body: Any) -> str | None:
     """Return where an error is, as `messages.0.role`; locations name types between the fields."""
     parts, value = [], body
-    for part in location[1:]:
-        if isinstance(value, dict):
+    last = len(location) - 1
+    for place, part in enumerate(location[1:], 1):
+        if isinstance(value, dict) and (part in value or place == last):
             parts.append(str(part))
             value = value.get(part)
         elif isinstance(value, list) and isinstance(part, int):
