@@ -1,48 +1,101 @@
-"""Decides when event loops hear of news: at once, or together with what comes within a few ms.
+"""Decides when the front hears of tokens: at once, or together with those of the next passes.
 
 A small model makes a token in less time than it costs to send one: each costs its connection a
 system call, wakes the client, and takes the processor from the model. So a sample's first token and
-its end are told at once, and what comes between at most once in DELIVERY_SECONDS. Models whose
-passes take longer are delivered pass by pass.
+its end are told at once, and what comes between at most once an interval, which the front chooses
+by how busy it is (pace.py). Where passes take longer than that, each pass is told of.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 
-from .handle import RemoteHandle, Waiting, wake
-
-DELIVERY_SECONDS = 0.005
+from ...engine.client import RequestOutput
+from ...engine.engine import EngineHandle
+from ...engine.metrics import Metrics
+from ...engine.request import Request
+from ...engine.trace import StepRecord
+from ...errors import CullamaError, DeviceLostError
+from .messages import PrefillProgress, Step
 
 
 class Delivery:
-    """Used by the thread that reads the pipe, alone."""
+    """Collects what passes give; used by the thread that runs the model, alone.
 
-    def __init__(self) -> None:
-        self._now: list[Waiting] = []
-        self._later: dict[RemoteHandle, None] = {}
-        self._last = 0.0
+    Args:
+        handles: of the samples that run, by (id, sample); the worker adds and removes them.
 
-    def add(self, handle: RemoteHandle, is_urgent: bool) -> None:
-        """Note that there is news of a sample."""
-        if is_urgent:
-            self._now += handle.waiting
-            self._later.pop(handle, None)
-        else:
-            self._later[handle] = None
+    Attributes:
+        interval: seconds; what is not urgent leaves once in so many.
+    """
 
-    def seconds_left(self, most: float) -> float:
-        """Return in how many seconds something is due, `most` at most."""
-        if not self._later:
-            return most
-        return min(most, max(0.0, self._last + DELIVERY_SECONDS - time.monotonic()))
+    def __init__(self, handles: Mapping[tuple[int, int], EngineHandle]) -> None:
+        self.interval = 0.0
+        self._records: list[StepRecord] = []
+        self._handles = handles
+        self._last = 0.0  # when everything left
 
-    def deliver(self) -> None:
-        """Wake those that are due."""
-        if self._later and (now := time.monotonic()) >= self._last + DELIVERY_SECONDS:
+    def add(self, record: StepRecord) -> None:
+        """Note a pass; the next message tells of it."""
+        self._records.append(record)
+
+    def collect(self, metrics: Metrics, is_idle: bool) -> Step | None:
+        """Return what is to be sent now, if anything is.
+
+        Args:
+            is_idle: no pass will follow: nothing may wait for one.
+
+        Raises:
+            DeviceLostError: what ended a request; nothing runs on the device any more.
+        """
+        now = time.monotonic()
+        is_due = is_idle or now >= self._last + self.interval
+        outputs = [
+            (id, sample, tuple(_told(handle.read())))
+            for (id, sample), handle in self._handles.items()
+            if _is_urgent(handle.request) or (is_due and _has_news(handle.request))
+        ]
+        prefills = self._prefills()
+        if not outputs and not prefills and not (is_due and self._records):
+            return None
+        if is_due:
             self._last = now
-            self._now += [waiting for handle in self._later for waiting in handle.waiting]
-            self._later.clear()
-        if self._now:
-            wake(self._now)
-            self._now.clear()
+        step = Step(outputs, metrics, self._records, prefills)
+        self._records = []
+        return step
+
+    def _prefills(self) -> list[PrefillProgress]:
+        if not self._records or not self._records[-1].prefills:
+            return []
+        return [
+            (id, sample, request.computed, request.cached_tokens)
+            for (id, sample), handle in self._handles.items()
+            if (request := handle.request).stage == "prefill"
+        ]
+
+
+def _has_news(request: Request) -> bool:
+    """Whether it has tokens that the front does not know, and takes."""
+    return request.delivered < request.drawn and not request.is_held
+
+
+def _is_urgent(request: Request) -> bool:
+    """Whether it has its first token, or has ended, and the front does not know."""
+    if request.finish_reason is None:
+        return request.delivered == request.begun and _has_news(request)
+    return not request.is_held
+
+
+def _told(output: RequestOutput) -> RequestOutput:
+    """Return an output as it can be sent. Raises DeviceLostError."""
+    if isinstance(output.error, DeviceLostError):
+        raise output.error
+    return output if output.error is None else output._replace(error=sendable(output.error))
+
+
+def sendable(error: Exception) -> Exception:
+    """Return an error that the front can unpickle: ours as they are, others as CullamaError."""
+    if isinstance(error, CullamaError):
+        return error
+    return CullamaError(f"{type(error).__name__}: {error}")

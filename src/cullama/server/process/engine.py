@@ -31,8 +31,7 @@ from ...engine.validation import Capacity, check_length, check_prompt
 from ...errors import ClosedError, CullamaError, EngineUnavailableError, QueueFullError
 from ...sampling.philox import fresh_seed
 from .child import Child
-from .delivery import Delivery
-from .handle import RemoteHandle, max_unread, wake
+from .handle import RemoteHandle, Waiting, max_unread, wake
 from .latency import Latency
 from .messages import (
     Cancel,
@@ -43,11 +42,13 @@ from .messages import (
     Load,
     Loading,
     Logits,
+    Pace,
     Ready,
     Refused,
     Step,
     Submit,
 )
+from .pace import PaceMeter
 
 KEPT_PASSES = 60
 MAX_FAILURES = 3  # processes in a row that fail before a token came or STABLE_SECONDS passed
@@ -119,7 +120,7 @@ class RemoteEngine(EngineClient):
         self._running: dict[int, _Running] = {}
         self._logits: dict[int, Future[NDArray[np.float32]]] = {}
         self._changed = threading.Condition()  # guards requests, handles and status
-        self._delivery = Delivery()
+        self._pace = PaceMeter()
         self._has_answered = False  # the process that runs now
         self._child = Child(load)
         self._thread = threading.Thread(target=self._supervise, name="engine-pipe", daemon=True)
@@ -284,11 +285,9 @@ class RemoteEngine(EngineClient):
         heard = time.monotonic()
         while True:
             try:
-                message = self._child.receive(self._delivery.seconds_left(0.25))
+                message = self._child.receive(0.25)
             except EOFError:
                 return ""
-            if message is None:
-                self._delivery.deliver()
             now = time.monotonic()
             if isinstance(message, Failed):
                 if self.status.state == "loading":  # another attempt would end the same way
@@ -309,32 +308,38 @@ class RemoteEngine(EngineClient):
         with self._changed:
             if self.status.state == "closed":
                 return
+            waiting: list[Waiting] = []
             if isinstance(message, Step):
-                self._take_outputs(message)
+                waiting = self._take_outputs(message)
             else:
                 self._take_other(message)
             self._changed.notify_all()
-        self._delivery.deliver()
-        if isinstance(message, Step) and message.record is not None:
-            for observer in self.observers:
-                observer(message.record)
+        wake(waiting)
+        if isinstance(message, Step):
+            for record in message.records:
+                for observer in self.observers:
+                    observer(record)
+            interval = self._pace.changed(time.monotonic(), time.process_time())
+            if interval is not None:
+                self._child.send(Pace(interval))
 
-    def _take_outputs(self, step: Step) -> None:
-        """Add the outputs to their handles."""
+    def _take_outputs(self, step: Step) -> list[Waiting]:
+        """Add the outputs to their handles; returns who is to be woken."""
         self.metrics = step.metrics
         self._has_answered = self._has_answered or bool(step.outputs)
         now = began = time.monotonic()
-        if step.record is not None:
-            began -= step.record.seconds
-            self.last_record = step.record
-            self.passes.append(step.record)
-            self.num_passes += 1
+        if step.records:
+            self.last_record = step.records[-1]
+            began -= self.last_record.seconds
+            self.passes += step.records
+            self.num_passes += len(step.records)
+        waiting: list[Waiting] = []
         for id, sample, computed, cached in step.prefills:
             if (running := self._running.get(id)) is not None:
                 handle = running.handles[sample]
                 self.latency.admitted(handle.times, began)
                 handle.progress(computed, cached)
-                self._delivery.add(handle, is_urgent=True)
+                waiting += handle.waiting
         for id, sample, output in step.outputs:
             running = self._running.get(id)
             if running is not None:  # else cancelled meanwhile
@@ -344,11 +349,11 @@ class RemoteEngine(EngineClient):
                 self.latency.admitted(handle.times, began)
                 if handle.num_tokens > before:
                     self.latency.tokens(handle.times, handle.num_tokens - before, now)
-                is_end = handle.finish_reason is not None
-                if is_end:
+                if handle.finish_reason is not None:
                     self.latency.ended(handle.times, now)
                     self._forget_finished(id)
-                self._delivery.add(handle, is_urgent=before == 0 or is_end)
+                waiting += handle.waiting
+        return waiting
 
     def _take_other(self, message: FromEngine) -> None:
         if isinstance(message, Loading):
@@ -360,6 +365,7 @@ class RemoteEngine(EngineClient):
             if (known := self.costs) is not None:  # the first process has measured them
                 costs = replace(costs, read_rate=known.read_rate, product_rate=known.product_rate)
             self.costs = costs
+            self._pace = PaceMeter()  # as the new process
             self.status = Status("ready")
             log.info("%s", message.description)
             for id, running in self._running.items():

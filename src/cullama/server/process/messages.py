@@ -1,7 +1,7 @@
 """Defines the messages between the front process and the engine process.
 
-They are pickled over a pipe that only these two processes have. One `Step` message carries what a
-pass gave for all requests, so that the cost of a message does not grow with their number.
+They are pickled over a pipe that only these two processes have. One `Step` message carries what
+passes gave for all requests, so that the cost of a message does not grow with their number.
 """
 
 from __future__ import annotations
@@ -58,12 +58,19 @@ class Hold:
 
 
 @dataclass(frozen=True)
+class Pace:
+    """Send tokens that are not urgent once in so many seconds."""
+
+    interval: float
+
+
+@dataclass(frozen=True)
 class ComputeLogits:
     id: int
     tokens: list[int]
 
 
-ToEngine: TypeAlias = Submit | Cancel | Hold | ComputeLogits
+ToEngine: TypeAlias = Submit | Cancel | Hold | Pace | ComputeLogits
 
 
 # --- from the engine to the front ----------------------------------------------------------------
@@ -98,11 +105,11 @@ SampleOutput: TypeAlias = tuple[int, int, tuple[Any, ...]]
 
 @dataclass(frozen=True)
 class Step:
-    """What is new since the last one. `record` is None where no pass ran in between."""
+    """What is new since the last one, and the passes that ran in between."""
 
     outputs: list[SampleOutput]
     metrics: Metrics
-    record: StepRecord | None
+    records: list[StepRecord]
     prefills: list[PrefillProgress]
 
 

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 from ...benchmark.roofline import measure_limits, pass_costs
 from ...engine.engine import Engine, EngineHandle
 from ...engine.grammars import Grammars
-from ...engine.trace import StepRecord
-from ...errors import CullamaError, DeviceLostError
+from ...errors import CullamaError
 from ...sampling.constraint import Constraint
+from .delivery import Delivery, sendable
 from .messages import (
     Cancel,
     Failed,
@@ -30,10 +30,9 @@ from .messages import (
     Load,
     Loading,
     Logits,
-    PrefillProgress,
+    Pace,
     Ready,
     Refused,
-    SampleOutput,
     Step,
     Submit,
     ToEngine,
@@ -99,8 +98,8 @@ class _Worker:
         self._handles: dict[tuple[int, int], EngineHandle] = {}
         # Requests whose form is being compiled, and what of them was cancelled meanwhile.
         self._compiling: dict[int, list[Cancel]] = {}
-        self._record: StepRecord | None = None
-        self._engine.observers.append(self._observe)
+        self._delivery = Delivery(self._handles)
+        self._engine.observers.append(self._delivery.add)
         with self._engine.exclusive() as access:
             limits = measure_limits(access.ops) if load.measures else None
             costs, block_size = pass_costs(access, limits), access.block_size
@@ -110,12 +109,11 @@ class _Worker:
         while True:
             for message in self._messages():
                 self._handle(message)
-            self._record = None
             if self._engine.has_work:
                 self._engine.step()
-            outputs = self._outputs()
-            if outputs or self._record:
-                self._pipe.send(Step(outputs, self._engine.metrics, self._record, self._prefills()))
+            step = self._delivery.collect(self._engine.metrics, not self._engine.has_work)
+            if step is not None:
+                self._send(step)
 
     def _messages(self) -> Iterator[ToEngine | _Compiled]:
         """Return what has come; waits for a message where there is no work."""
@@ -153,6 +151,8 @@ class _Worker:
         elif isinstance(message, Hold):
             if held := self._handles.get((message.id, message.sample)):
                 held.request.is_held = message.is_held
+        elif isinstance(message, Pace):
+            self._delivery.interval = message.interval
         else:
             try:
                 logits = Logits(message.id, self._engine.logits(message.tokens), None)
@@ -168,34 +168,11 @@ class _Worker:
             return
         self._handles.update({(message.id, k): handle for k, handle in enumerate(handles)})
 
-    def _outputs(self) -> list[SampleOutput]:
-        outputs: list[SampleOutput] = []
-        for (id, sample), handle in list(self._handles.items()):
-            if handle.request.is_held:
-                continue
-            output = handle.read()
-            if not output.token_ids and output.finish_reason is None:
-                continue
-            if isinstance(output.error, DeviceLostError):
-                raise output.error  # nothing runs on the device until this process is replaced
-            if output.error is not None:
-                output = output._replace(error=sendable(output.error))
-            if output.finish_reason is not None:
+    def _send(self, step: Step) -> None:
+        for id, sample, (*_, finish_reason, _error, _scores) in step.outputs:
+            if finish_reason is not None:
                 del self._handles[id, sample]
-            outputs.append((id, sample, tuple(output)))
-        return outputs
-
-    def _prefills(self) -> list[PrefillProgress]:
-        if self._record is None or not self._record.prefills:
-            return []
-        return [
-            (id, sample, request.computed, request.cached_tokens)
-            for (id, sample), handle in self._handles.items()
-            if (request := handle.request).stage == "prefill"
-        ]
-
-    def _observe(self, record: StepRecord) -> None:
-        self._record = record
+        self._pipe.send(step)
 
 
 def _load(load: Load, pipe: FrontPipe) -> tuple[Engine, str]:
@@ -216,10 +193,3 @@ def _load(load: Load, pipe: FrontPipe) -> tuple[Engine, str]:
     llm.grammars.warm_up()
     gc.freeze()  # a full collection over all that was imported takes 60 ms, between two tokens
     return llm.engine, llm.description
-
-
-def sendable(error: Exception) -> Exception:
-    """Return an error that the front can unpickle: ours as they are, others as CullamaError."""
-    if isinstance(error, CullamaError):
-        return error
-    return CullamaError(f"{type(error).__name__}: {error}")
