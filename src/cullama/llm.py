@@ -62,6 +62,7 @@ if TYPE_CHECKING:
     from .inspect.diff import Comparison
     from .inspect.hook import Hook
     from .inspect.inside import Inside
+    from .inspect.token_layers import TokenLayers
 
 _explained = explain_names(GENERATING, params=SamplingParams.__dataclass_fields__)
 
@@ -594,6 +595,25 @@ class LLM:
 
         tokenizer = self._tokenizer_or_none(needed=False)
         return look_inside(self.engine, self._token_ids(prompt), tokenizer, hook)
+
+    def token_layers(self, prompt: Prompt, token: int, count: int = 5) -> TokenLayers:
+        """Return what each layer would have said in place of a token, and what it looked at.
+
+        Args:
+            prompt: the text before the token, or its token ids, T of them.
+            token: the id of the token that was written, or that might have been.
+            count: how many of each layer's likeliest tokens are returned.
+
+        Raises:
+            UsageError: an empty prompt, an id outside the vocabulary, a count out of range, or
+                more than fits half the machine's memory.
+            ContextLengthError: a prompt longer than the context.
+        """
+        from .inspect.token_layers import token_layers
+
+        *_, layers = token_layers(self.engine, self._token_ids(prompt), token, count)
+        assert layers is not None
+        return layers
 
     def watch(self, prompt: Prompt, hook: Hook, *, detail: bool = False) -> NDArray[np.float32]:
         """Run a prompt and call a hook with the result of each operator, which it may replace.

@@ -93,6 +93,11 @@ class HostBackend(Backend[HostArray, Weight, BatchType]):
         limit, available = memory_limit(), available_memory()
         return int(min(limit * SHARE_FOR_CACHE, available * SHARE_OF_AVAILABLE)), limit
 
+    def stored_keys(self, cache: LayerCache[HostArray], tokens: int) -> HostArray:
+        heads, blocks, width, size = cache.keys.shape
+        by_slot = cache.keys.transpose(1, 3, 0, 2).reshape(blocks * size, heads, width)
+        return by_slot[:tokens].astype(np.float32)
+
     def copy_blocks(self, cache: KVCache[HostArray], copies: Sequence[tuple[int, int]]) -> None:
         for layer in cache.layers:
             for source, target in copies:

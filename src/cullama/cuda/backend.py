@@ -177,6 +177,12 @@ class CudaBackend(Backend[DeviceArray, CudaWeight, CudaBatch]):
         free, _ = self.device.free_and_total
         return int(free * SHARE_FOR_CACHE), free
 
+    def stored_keys(self, cache: LayerCache[DeviceArray], tokens: int) -> HostArray:
+        keys = self.download(cache.keys)
+        blocks, heads, size, width = keys.shape
+        by_slot = keys.swapaxes(1, 2).reshape(blocks * size, heads, width)
+        return by_slot[:tokens].astype(np.float32)
+
     def copy_blocks(self, cache: KVCache[DeviceArray], copies: Sequence[tuple[int, int]]) -> None:
         self.device.make_current(force=True)
         for layer in cache.layers:

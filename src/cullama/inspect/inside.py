@@ -150,7 +150,7 @@ class Inside:
         if type(count) is not int or not 1 <= count <= vocabulary:
             raise UsageError(f"count is {count!r}, expected a whole number from 1 to {vocabulary}")
         first = 0 if last is None else max(0, len(self.tokens) - last)
-        return [_top(self._lens(rows[first:]), count) for rows in self.hidden]
+        return [likeliest(self._lens(rows[first:]), count) for rows in self.hidden]
 
     def _lens(self, rows: Floats) -> Floats:
         with self.engine.exclusive() as access:
@@ -285,7 +285,7 @@ def _with_one_hot_values(qkv: HostArray, config: ModelConfig, start: int) -> Hos
     return changed
 
 
-def _top(logits: Floats, count: int) -> list[Candidates]:
+def likeliest(logits: Floats, count: int) -> list[Candidates]:
     """Return each row's likeliest tokens; equally likely ones in the order of their ids."""
     rows = []
     for row in logits:

@@ -159,6 +159,9 @@ class InstrumentedOperators(Operators[Array, Weight, BatchType]):
     def cache_budget(self) -> tuple[int, int]:
         return self._ops.cache_budget
 
+    def stored_keys(self, cache: LayerCache[Array], tokens: int) -> HostArray:
+        return self._ops.stored_keys(cache, tokens)
+
     def copy_blocks(self, cache: KVCache[Array], copies: Sequence[tuple[int, int]]) -> None:
         self._ops.copy_blocks(cache, copies)
 
@@ -172,6 +175,30 @@ class InstrumentedOperators(Operators[Array, Weight, BatchType]):
         return self._ops.matmul(x, y)
 
 
+class InstrumentedModel:
+    """A model over an empty KV cache of its own, with every result shown to `observer`.
+
+    Its passes are not captured in a graph: results must reach the host between two operators.
+    """
+
+    def __init__(
+        self,
+        access: ModelAccess[Any],
+        cache_blocks: int,
+        observer: Observer,
+        is_detailed: bool = False,
+    ) -> None:
+        model, ops = access.model, access.ops
+        self.cache: KVCache[Any] = ops.cache(model.config, cache_blocks * access.block_size)
+        self._ops = InstrumentedOperators(ops, model.weights, observer, is_detailed)
+        self._model = replace(model, ops=self._ops)
+
+    def run(self, step: PromptPass) -> None:
+        self._ops.begin_pass(step.start, step.rows)
+        with np.errstate(invalid="ignore", over="ignore"):  # NaN is reported, not warned of
+            self._model.forward(self._ops.upload_batch(step.batch), self.cache)
+
+
 def run_instrumented(
     access: ModelAccess[Any],
     passes: Iterable[PromptPass],
@@ -179,18 +206,10 @@ def run_instrumented(
     observer: Observer,
     is_detailed: bool = False,
 ) -> None:
-    """Run passes over an empty KV cache of their own, with every result shown to `observer`.
-
-    They are not captured in a graph: results must reach the host between two operators.
-    """
-    model, ops = access.model, access.ops
-    cache = ops.cache(model.config, cache_blocks * access.block_size)
-    instrumented = InstrumentedOperators(ops, model.weights, observer, is_detailed)
-    model = replace(model, ops=instrumented)
+    """Run passes over an empty KV cache of their own, with every result shown to `observer`."""
+    model = InstrumentedModel(access, cache_blocks, observer, is_detailed)
     for step in passes:
-        instrumented.begin_pass(step.start, step.rows)
-        with np.errstate(invalid="ignore", over="ignore"):  # NaN is reported, not warned of
-            model.forward(ops.upload_batch(step.batch), cache)
+        model.run(step)
 
 
 def overridden_composites(ops: AnyOperators) -> tuple[str, ...]:

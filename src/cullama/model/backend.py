@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ..files.tensor import HostArray, StoredTensor
     from .batch import Batch
     from .config import ModelConfig
-    from .kv_cache import KVCache
+    from .kv_cache import KVCache, LayerCache
 
 
 class Backend(ABC, Generic[Array, Weight, BatchType]):
@@ -91,6 +91,10 @@ class Backend(ABC, Generic[Array, Weight, BatchType]):
     @abstractmethod
     def cache_budget(self) -> tuple[int, int]:
         """Bytes that a cache may take, once the weights are loaded: by default, and at most."""
+
+    @abstractmethod
+    def stored_keys(self, cache: LayerCache[Array], tokens: int) -> HostArray:
+        """Copy the keys of a layer's first slots to the host: float32 [tokens, K, E]."""
 
     @abstractmethod
     def copy_blocks(self, cache: KVCache[Array], copies: Sequence[tuple[int, int]]) -> None:

@@ -13,7 +13,18 @@ from starlette.types import ASGIApp
 
 from ..errors import CullamaError
 from ..version import __version__
-from .api import chat, completions, engine, metrics, models, responses, streams, tokens
+from .api import (
+    chat,
+    check_form,
+    completions,
+    engine,
+    layers,
+    metrics,
+    models,
+    responses,
+    streams,
+    tokens,
+)
 from .api.openapi import openapi_document
 from .api.service import Service
 from .http.access import Access, AccessRules
@@ -28,6 +39,8 @@ ROUTERS: tuple[APIRouter, ...] = (
     responses.router,
     models.router,
     tokens.router,
+    check_form.router,
+    layers.router,
     streams.router,
     engine.router,
     metrics.router,

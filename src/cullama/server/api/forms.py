@@ -163,6 +163,42 @@ class AppliedTemplate(Form):
     tokens: TokenIds | list[TokenPiece]
 
 
+class CheckedForm(Form):
+    is_valid: bool
+    milliseconds: float | None
+    message: str | None
+    pointer: str | None
+    keyword: str | None
+
+
+class LensToken(Form):
+    id: int
+    piece: str
+    probability: float
+
+
+class LookedAt(Form):
+    position: int
+    id: int
+    piece: str
+    weight: float
+
+
+class LayerOfToken(Form):
+    layer: int | None
+    probability: float
+    rank: int
+    top: list[LensToken]
+    looked_at: list[LookedAt]
+
+
+class Layers(Form):
+    token: int
+    piece: str
+    layers: list[LayerOfToken]
+    looked_at: list[LookedAt]
+
+
 class StreamCancelled(Form):
     id: str
     object: Literal["stream.cancelled"]

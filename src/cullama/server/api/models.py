@@ -55,6 +55,8 @@ def props(request: Request) -> Json:
         "context_length": service.llm.context_length,
         "cache_tokens": service.engine.capacity.cache_tokens,
         "block_size": service.engine.block_size,
+        "vocab_size": service.engine.capacity.vocab_size,
+        "has_layers": True,  # of every backend
         "costs": asdict(costs) if (costs := service.engine.costs) else None,
         "roofline": service.engine.roofline.figures(costs) if costs else None,
         "default_params": defaults,

@@ -26,6 +26,8 @@ ANSWERS: dict[tuple[str, str], type[BaseModel]] = {
     ("post", "/tokenize"): forms.Tokenized,
     ("post", "/detokenize"): forms.Detokenized,
     ("post", "/apply-template"): forms.AppliedTemplate,
+    ("post", "/check-form"): forms.CheckedForm,
+    ("post", "/layers"): forms.Layers,
     ("delete", "/v1/streams/{id}"): forms.StreamCancelled,
 }
 STREAMS = {"/v1/chat/completions", "/v1/completions", "/v1/responses"}  # with stream: true

@@ -7,6 +7,7 @@ drawn here), and end with an error elsewhere.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import threading
 import time
@@ -29,11 +30,13 @@ from ...engine.request import FinishReason
 from ...engine.trace import StepRecord
 from ...engine.validation import Capacity, check_length, check_prompt
 from ...errors import ClosedError, CullamaError, EngineUnavailableError, QueueFullError
+from ...inspect.token_layers import TokenLayers
 from ...sampling.philox import fresh_seed
 from .child import Child
 from .handle import RemoteHandle, Waiting, max_unread, wake
 from .latency import Latency
 from .messages import (
+    Answered,
     Cancel,
     ComputeLogits,
     Failed,
@@ -41,11 +44,12 @@ from .messages import (
     Hold,
     Load,
     Loading,
-    Logits,
+    LookAtLayers,
     Pace,
     Ready,
     Refused,
     Step,
+    StopLooking,
     Submit,
 )
 from .pace import PaceMeter
@@ -118,7 +122,8 @@ class RemoteEngine(EngineClient):
         self._capacity: Capacity | None = None
         self._ids = count()
         self._running: dict[int, _Running] = {}
-        self._logits: dict[int, Future[NDArray[np.float32]]] = {}
+        self._answers: dict[int, Future[Any]] = {}  # to what is no request for tokens
+        self._looking: Future[TokenLayers] | None = None
         self._changed = threading.Condition()  # guards requests, handles and status
         self._pace = PaceMeter()
         self._has_answered = False  # the process that runs now
@@ -162,13 +167,41 @@ class RemoteEngine(EngineClient):
     def logits(self, tokens: Sequence[int]) -> NDArray[np.float32]:
         check_prompt(tokens, self.capacity)
         check_length(len(tokens), self.capacity)
-        result: Future[NDArray[np.float32]] = Future()
         with self._changed:
-            self._check_ready()
-            id = next(self._ids)
-            self._logits[id] = result
+            id, result = self._awaited()
             self._child.send(ComputeLogits(id, [int(token) for token in tokens]))
-        return result.result()
+        values: NDArray[np.float32] = result.result()
+        return values
+
+    async def token_layers(self, tokens: list[int], token: int, count: int) -> TokenLayers:
+        """Return what each layer would have said in place of a token behind `tokens`.
+
+        The engine process runs a pass for it after each pass for requests; cancelled, no more.
+
+        Raises:
+            UsageError, ContextLengthError: as of `inspect.token_layers`.
+            QueueFullError: another one is being looked at.
+            EngineUnavailableError: the model is loading, or its process was lost.
+        """
+        with self._changed:
+            if self._looking is not None and not self._looking.done():
+                raise QueueFullError("another token's layers are being computed; try again later")
+            id, self._looking = self._awaited()
+            self._child.send(LookAtLayers(id, tokens, token, count))
+        try:
+            return await asyncio.wrap_future(self._looking)
+        except asyncio.CancelledError:  # the future, too: the next one may ask
+            with self._changed:
+                self._answers.pop(id, None)
+                self._child.send(StopLooking(id))
+            raise
+
+    def _awaited(self) -> tuple[int, Future[Any]]:
+        """Return an id for a message, and what becomes its answer. Holding `changed`."""
+        self._check_ready()
+        id, result = next(self._ids), Future[Any]()
+        self._answers[id] = result
+        return id, result
 
     def check_room(self) -> None:
         """Raises EngineUnavailableError or QueueFullError: `submit` would refuse any request."""
@@ -183,7 +216,7 @@ class RemoteEngine(EngineClient):
         with self._changed:
             self.status = Status("closed", "the server was closed")
             self._fail(list(self._running.values()), self._unavailable())
-            self._fail_logits(self._unavailable())
+            self._fail_answers(self._unavailable())
             self._child.kill()
         self._thread.join()
 
@@ -223,7 +256,7 @@ class RemoteEngine(EngineClient):
     def _is_held(self) -> bool:
         """Whether the engine process has nothing to send, since no client reads."""
         handles = [handle for each in self._running.values() for handle in each.handles]
-        return not self._logits and all(each.is_held or each.finish_reason for each in handles)
+        return not self._answers and all(each.is_held or each.finish_reason for each in handles)
 
     @property
     def step_timeout(self) -> float:
@@ -298,7 +331,7 @@ class RemoteEngine(EngineClient):
                 return f"the engine process failed with {type(message.error).__name__}"
             if message is not None:
                 self._take(message)
-            is_busy = self.status.state == "ready" and (self._running or self._logits)
+            is_busy = self.status.state == "ready" and (self._running or self._answers)
             if message is not None or not is_busy:
                 heard = now
             elif now - heard > self.step_timeout and not self._is_held:
@@ -376,11 +409,13 @@ class RemoteEngine(EngineClient):
         elif isinstance(message, Refused):
             if refused := self._running.get(message.id):
                 self._fail([refused], message.error)
-        elif isinstance(message, Logits) and (result := self._logits.pop(message.id, None)):
-            if message.values is None:
+        elif isinstance(message, Answered) and (result := self._answers.pop(message.id, None)):
+            if not result.set_running_or_notify_cancel():  # its client has left
+                return
+            if message.error is not None:
                 result.set_exception(message.error)
             else:
-                result.set_result(message.values)
+                result.set_result(message.value)
 
     # --- holding `changed` ---------------------------------------------------------------------
 
@@ -395,7 +430,7 @@ class RemoteEngine(EngineClient):
             if running.was_replayed or not is_repeatable:
                 lost.append(running)
         self._fail(lost, error)
-        self._fail_logits(error)
+        self._fail_answers(error)
         for running in self._running.values():
             running.was_replayed = True
             for handle in running.handles:
@@ -410,10 +445,11 @@ class RemoteEngine(EngineClient):
         self._changed.notify_all()
         wake([each for handle in handles for each in handle.waiting])
 
-    def _fail_logits(self, error: Exception) -> None:
-        for result in self._logits.values():
-            result.set_exception(error)
-        self._logits.clear()
+    def _fail_answers(self, error: Exception) -> None:
+        for result in self._answers.values():
+            if result.set_running_or_notify_cancel():
+                result.set_exception(error)
+        self._answers.clear()
 
     def _forget_finished(self, id: int) -> None:
         running = self._running.get(id)

@@ -19,6 +19,7 @@ from ...engine.metrics import Metrics
 from ...engine.request import FinishReason
 from ...engine.trace import StepRecord
 from ...engine.validation import Capacity
+from ...inspect.token_layers import TokenLayers
 
 # --- from the front to the engine ----------------------------------------------------------------
 
@@ -70,7 +71,24 @@ class ComputeLogits:
     tokens: list[int]
 
 
-ToEngine: TypeAlias = Submit | Cancel | Hold | Pace | ComputeLogits
+@dataclass(frozen=True)
+class LookAtLayers:
+    """Ask what each layer would have said in place of a token; one at a time."""
+
+    id: int
+    tokens: list[int]  # before it
+    token: int
+    count: int  # of the likeliest tokens of each layer
+
+
+@dataclass(frozen=True)
+class StopLooking:
+    """Drop what LookAtLayers asked: its client has left."""
+
+    id: int
+
+
+ToEngine: TypeAlias = Submit | Cancel | Hold | Pace | ComputeLogits | LookAtLayers | StopLooking
 
 
 # --- from the engine to the front ----------------------------------------------------------------
@@ -122,9 +140,11 @@ class Refused:
 
 
 @dataclass(frozen=True)
-class Logits:
+class Answered:
+    """The result of ComputeLogits, [T, V], or of LookAtLayers; or why there is none."""
+
     id: int
-    values: NDArray[np.float32] | None  # [T, V]
+    value: NDArray[np.float32] | TokenLayers | None
     error: Exception | None
 
 
@@ -135,4 +155,4 @@ class Failed:
     error: Exception
 
 
-FromEngine: TypeAlias = Loading | Ready | Step | Refused | Logits | Failed
+FromEngine: TypeAlias = Loading | Ready | Step | Refused | Answered | Failed

@@ -19,21 +19,24 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 from ...benchmark.roofline import measure_limits, pass_costs
 from ...engine.engine import Engine, EngineHandle
 from ...engine.grammars import Grammars
-from ...errors import CullamaError
+from ...errors import CullamaError, DeviceLostError
+from ...inspect.token_layers import TokenLayers, token_layers
 from ...sampling.constraint import Constraint
 from .delivery import Delivery, sendable
 from .messages import (
+    Answered,
     Cancel,
     Failed,
     FromEngine,
     Hold,
     Load,
     Loading,
-    Logits,
+    LookAtLayers,
     Pace,
     Ready,
     Refused,
     Step,
+    StopLooking,
     Submit,
     ToEngine,
 )
@@ -98,6 +101,8 @@ class _Worker:
         self._handles: dict[tuple[int, int], EngineHandle] = {}
         # Requests whose form is being compiled, and what of them was cancelled meanwhile.
         self._compiling: dict[int, list[Cancel]] = {}
+        # The token whose layers are asked for: a pass for them runs after each of the others.
+        self._looking: tuple[int, Iterator[TokenLayers | None]] | None = None
         self._delivery = Delivery(self._handles)
         self._engine.observers.append(self._delivery.add)
         with self._engine.exclusive() as access:
@@ -114,10 +119,11 @@ class _Worker:
             step = self._delivery.collect(self._engine.metrics, not self._engine.has_work)
             if step is not None:
                 self._send(step)
+            self._look()
 
     def _messages(self) -> Iterator[ToEngine | _Compiled]:
         """Return what has come; waits for a message where there is no work."""
-        if not self._engine.has_work:
+        if not self._engine.has_work and self._looking is None:
             yield self._inbox.get()
         while True:
             try:
@@ -153,12 +159,35 @@ class _Worker:
                 held.request.is_held = message.is_held
         elif isinstance(message, Pace):
             self._delivery.interval = message.interval
+        elif isinstance(message, LookAtLayers):
+            steps = token_layers(self._engine, message.tokens, message.token, message.count)
+            self._looking = message.id, steps
+        elif isinstance(message, StopLooking):
+            if self._looking is not None and self._looking[0] == message.id:
+                self._looking = None
         else:
             try:
-                logits = Logits(message.id, self._engine.logits(message.tokens), None)
+                logits = Answered(message.id, self._engine.logits(message.tokens), None)
             except CullamaError as error:
-                logits = Logits(message.id, None, sendable(error))
+                logits = Answered(message.id, None, sendable(error))
             self._pipe.send(logits)
+
+    def _look(self) -> None:
+        """Run one more pass for the layers of a token, and send them when they are there."""
+        if self._looking is None:
+            return
+        id, steps = self._looking
+        try:
+            layers, error = next(steps), None
+        except CullamaError as raised:
+            if isinstance(raised, DeviceLostError):
+                raise
+            layers, error = None, sendable(raised)
+        if layers is None and error is None:  # another sign that this process does not hang
+            self._pipe.send(Step([], self._engine.metrics, [], []))
+            return
+        self._looking = None
+        self._pipe.send(Answered(id, layers, error))
 
     def _submit(self, message: Submit) -> None:
         try:
