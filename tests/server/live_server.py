@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -63,11 +63,15 @@ class LiveServer:
 
 @contextmanager
 def live_server(
-    model: Path, rules: AccessRules | None = None, prefix: str = "", **settings: Any
+    model: Path,
+    rules: AccessRules | None = None,
+    prefix: str = "",
+    options: Mapping[str, Any] = OPTIONS,
+    **settings: Any,
 ) -> Iterator[LiveServer]:
-    """Serve a model; `settings` are those of `open_service`."""
+    """Serve a model with these options of `LLM`; `settings` are those of `open_service`."""
     listener = run.listen("127.0.0.1", 0, prefix)
-    service = run.open_service(str(model), OPTIONS, **settings)
+    service = run.open_service(str(model), options, **settings)
     server = run.make_server(service, rules or AccessRules(), prefix)
     thread = threading.Thread(target=server.run, args=([listener.socket],), daemon=True)
     thread.start()
