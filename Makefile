@@ -31,7 +31,7 @@ NPM := cd web && $(if $(HAS_NODE),npm,PATH="$(NODE_BIN):$$PATH" node $(NODE_BIN)
 
 .DEFAULT_GOAL := help
 .PHONY: help story chat serve test clients coverage check format bench docs ptx ptx-release ptx-orphans wheel
-.PHONY: web web-shots web-dev web-check web-test test-sanitize test-gpu gpu-check soak-files soak-server check-forms clean distclean
+.PHONY: web web-shots web-figures web-dev web-check web-test test-sanitize test-gpu gpu-check soak-files soak-server check-forms clean distclean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -57,6 +57,9 @@ web-dev: web/node_modules/.installed  ## Work on the page: vite's server, in fro
 
 web-shots: $(VENV)/.dev web  ## Take pictures of the page's states with the default model, in build/shots/
 	@$(BIN)/python scripts/web_shots.py build/shots
+
+web-figures: $(VENV)/.dev web  ## Measure the page: load, typing, streaming and memory, at 10 and 500 turns
+	@$(BIN)/python scripts/web_figures.py
 
 web-check: web/node_modules/.installed
 	@$(NPM) run --silent types

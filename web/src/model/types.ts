@@ -358,7 +358,7 @@ export interface LiveTurn {
   reasoning: string;
   toolCalls: ToolCall[];
   tokens: number;
-  strip: number[];
+  strip: readonly number[];
   rate: number | null;
   firstToken: number | null;
   /** While the prompt is read; null until the server told. `seconds`: about how long it still takes. */

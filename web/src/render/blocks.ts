@@ -128,7 +128,13 @@ function blockOf(token: Token, key: string, isClosed: boolean): Block {
   return { ...block, kind, html: clean(html) };
 }
 
+/** Tags that can do nothing, without attributes but for the classes of highlighted code. */
+const HARMLESS =
+  /<\/?(?:p|em|strong|del|code|pre|ul|ol|li|h[1-6]|blockquote)>|<br>|<hr>|<span class="[\w -]*">|<\/span>/g;
+
 function clean(html: string): string {
+  // What is written at this moment is plain nearly always: sanitising it was a third of its cost.
+  if (!html.replace(HARMLESS, "").includes("<")) return html;
   return purify.sanitize(html, { ...ALLOWED, RETURN_TRUSTED_TYPE: false });
 }
 

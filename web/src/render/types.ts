@@ -3,7 +3,7 @@
 /**
  * One block of markdown: a paragraph, list, table, quote, heading, code block or formula.
  *
- * Views place `html` with dangerouslySetInnerHTML: it is sanitised. A block whose text did not
+ * Views place `html`, which is sanitised, with `patch`. A block whose text did not
  * change is the same object as before, so that `memo` leaves it alone.
  */
 export interface Block {

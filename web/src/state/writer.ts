@@ -23,6 +23,7 @@ import { answered, failedWith, waitUntilReady } from "./server";
 import { wait } from "./wait";
 
 const PAINT_MS = 40;
+const STRIP_MS = 200;
 const STORE_MS = 1000;
 const MAX_EMPTY = 3; // connections in a row that end without an event
 
@@ -40,6 +41,7 @@ export class Writer {
   /** Whether this tab stores what comes. */
   isOwner = true;
   #painted = 0;
+  #strip: { since: number; values: readonly number[] } = { since: -STRIP_MS, values: [] };
   #paintTimer: ReturnType<typeof setTimeout> | undefined;
   #storeTimer: ReturnType<typeof setTimeout> | undefined;
   #isReconnecting = false;
@@ -225,7 +227,7 @@ export class Writer {
       reasoning: answer.reasoning,
       toolCalls: [...answer.toolCalls],
       tokens: answer.numTokens,
-      strip: [...answer.strip],
+      strip: this.#shownStrip(),
       rate: this.#rate(),
       firstToken: answer.firstToken,
       progress: answer.progress,
@@ -233,6 +235,15 @@ export class Writer {
       seed: answer.seed,
       isReconnecting: this.#isReconnecting,
     };
+  }
+
+  /** The same list for a while: a mark of two pixels need not be drawn with each paint. */
+  #shownStrip(): readonly number[] {
+    const now = performance.now();
+    if (now - this.#strip.since >= STRIP_MS) {
+      this.#strip = { since: now, values: [...this.#answer.strip] };
+    }
+    return this.#strip.values;
   }
 
   #rate(): number | null {

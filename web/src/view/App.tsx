@@ -6,18 +6,20 @@ import { useSettings } from "../state";
 import { languageTag, loadWords, WordsContext } from "../words";
 import { Frame } from "./frame/Frame";
 import { useTheme } from "./frame/theme";
-import { UiContext, useUiState } from "./ui";
+import { UiActionsContext, UiContext, useUiState } from "./ui";
 
 export function App() {
   const settings = useSettings();
-  const ui = useUiState();
+  const { ui, uiActions } = useUiState();
   useTheme(settings.theme);
   return (
     <Suspense>
       <Worded>
-        <UiContext value={ui}>
-          <Frame />
-        </UiContext>
+        <UiActionsContext value={uiActions}>
+          <UiContext value={ui}>
+            <Frame />
+          </UiContext>
+        </UiActionsContext>
       </Worded>
     </Suspense>
   );

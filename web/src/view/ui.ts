@@ -2,6 +2,8 @@
 
 import {
   createContext,
+  type Dispatch,
+  type SetStateAction,
   useCallback,
   useContext,
   useEffect,
@@ -36,7 +38,7 @@ export interface Ui {
   drawer: DrawerName | null;
   setDrawer: (name: DrawerName | null) => void;
   isShaded: boolean;
-  setShaded: (on: boolean) => void;
+  setShaded: Dispatch<SetStateAction<boolean>>;
   overlay: OverlayName | null;
   setOverlay: (name: OverlayName | null) => void;
   menu: OpenMenu | null;
@@ -58,6 +60,21 @@ export interface Ui {
   showToast: (toast: Toast | null) => void;
 }
 
+/** What opens and closes things: the same functions as long as the page lives. */
+export type UiActions = Pick<
+  Ui,
+  | "openChat"
+  | "setDrawer"
+  | "setShaded"
+  | "setOverlay"
+  | "setMenu"
+  | "setEditing"
+  | "setRenaming"
+  | "toggleRaw"
+  | "setInspected"
+  | "showToast"
+>;
+
 const TOAST_TIME = 8000; // milliseconds
 
 export const UiContext = createContext<Ui | null>(null);
@@ -66,6 +83,15 @@ export function useUi(): Ui {
   const ui = useContext(UiContext);
   if (!ui) throw new Error("outside of the page");
   return ui;
+}
+
+export const UiActionsContext = createContext<UiActions | null>(null);
+
+/** For what there are many of, such as turns: what is open elsewhere does not render them again. */
+export function useUiActions(): UiActions {
+  const actions = useContext(UiActionsContext);
+  if (!actions) throw new Error("outside of the page");
+  return actions;
 }
 
 /** Return what the address says: "#/c/ID", "#/engine", or a new chat. */
@@ -114,7 +140,7 @@ function useToast(): Pick<Ui, "toast" | "showToast"> {
   return { toast, showToast };
 }
 
-export function useUiState(): Ui {
+export function useUiState(): { ui: Ui; uiActions: UiActions } {
   const address = useAddress();
   const toasts = useToast();
   const [drawer, setDrawer] = useState<DrawerName | null>(null);
@@ -133,16 +159,27 @@ export function useUiState(): Ui {
       return next;
     });
   }, []);
-  const { chat, openChat, isEngine, setEngine } = address;
+  const { chat, openChat: goToChat, isEngine, setEngine } = address;
   const { toast, showToast } = toasts;
-  return useMemo(
+  const openChat = useCallback(
+    (id: ChatId | null) => {
+      setNavOpen(false);
+      setEditing(null);
+      goToChat(id);
+    },
+    [goToChat],
+  );
+  const uiActions = useMemo(
+    () => ({
+      ...{ openChat, setDrawer, setShaded, setOverlay, setMenu, setEditing, setRenaming },
+      ...{ toggleRaw, setInspected, showToast },
+    }),
+    [openChat, toggleRaw, showToast],
+  );
+  const ui = useMemo<Ui>(
     () => ({
       chat,
-      openChat: (id) => {
-        setNavOpen(false);
-        setEditing(null);
-        openChat(id);
-      },
+      openChat,
       isEngine,
       setEngine: (on) => {
         setNavOpen(false);
@@ -188,4 +225,5 @@ export function useUiState(): Ui {
       showToast,
     ],
   );
+  return { ui, uiActions };
 }

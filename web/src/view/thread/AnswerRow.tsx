@@ -1,26 +1,20 @@
 /** The row below an answer: versions, actions, and its figures where the margin has no room. */
 
-import type { Place } from "../../model";
+import { memo } from "react";
+
+import type { Place, Turn } from "../../model";
 import { actions } from "../../state";
 import { useWords } from "../../words";
 import { IconButton } from "../parts/buttons";
 import { CopyButton } from "../parts/CopyButton";
-import { useUi } from "../ui";
+import { useUiActions } from "../ui";
 import { BranchSwitch } from "./BranchSwitch";
-import type { Figures } from "./figures";
+import { useFigures } from "./figures";
 import { rate } from "./numbers";
 
-export function AnswerRow({
-  place,
-  figures,
-  isWriting,
-}: {
-  place: Place;
-  figures: Figures;
-  isWriting: boolean;
-}) {
+export const AnswerRow = memo(function AnswerRow({ place }: { place: Place }) {
   const words = useWords();
-  const ui = useUi();
+  const ui = useUiActions();
   const { turn } = place;
   const fork = async () => {
     const chat = await actions.branchIntoChat(turn.id);
@@ -29,7 +23,7 @@ export function AnswerRow({
   return (
     <div className="foot">
       <BranchSwitch place={place} />
-      {!isWriting && (
+      {turn.status !== "writing" && (
         <span className="acts">
           <CopyButton text={() => turn.text} />
           <IconButton
@@ -60,13 +54,14 @@ export function AnswerRow({
           />
         </span>
       )}
-      <Stat figures={figures} />
+      <Stat turn={turn} />
     </div>
   );
-}
+});
 
-function Stat({ figures }: { figures: Figures }) {
+function Stat({ turn }: { turn: Turn }) {
   const words = useWords();
+  const figures = useFigures(turn);
   const { written, seed } = figures;
   if (!written) return null;
   return (

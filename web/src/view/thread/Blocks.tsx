@@ -1,9 +1,9 @@
 /** Markdown as blocks: only one whose text changed is rendered again. */
 
-import { memo, useEffect, useRef } from "react";
+import { memo, type RefObject, useEffect, useLayoutEffect, useRef } from "react";
 
 import type { TokenRecord } from "../../model";
-import { type Block, useBlocks } from "../../render";
+import { type Block, patch, useBlocks } from "../../render";
 import { useWords } from "../../words";
 import { CopyWords } from "../parts/CopyButton";
 import { useNearView } from "./useNearView";
@@ -44,20 +44,29 @@ function Rendered({ text, tokens, isWriting }: BlocksProps) {
 }
 
 const BlockView = memo(function BlockView({ block }: { block: Block }) {
-  if (block.kind === "code") return <CodeBlock block={block} />;
-  const classes = { prose: "block", table: "block wide", math: "block eq" }[block.kind];
-  return (
-    <div
-      className={classes}
-      tabIndex={block.kind === "prose" ? undefined : 0}
-      // biome-ignore lint/security/noDangerouslySetInnerHtml: sanitised by `render`
-      dangerouslySetInnerHTML={{ __html: block.html }}
-    />
-  );
+  return block.kind === "code" ? <CodeBlock block={block} /> : <TextBlock block={block} />;
 });
+
+const CLASSES = { prose: "block", table: "block wide", math: "block eq", code: "code" };
+
+function TextBlock({ block }: { block: Block }) {
+  const box = useHtml<HTMLDivElement>(block.html);
+  const tabIndex = block.kind === "prose" ? undefined : 0; // what scrolls sideways, by keys
+  return <div ref={box} className={CLASSES[block.kind]} tabIndex={tabIndex} />;
+}
+
+/** Fill an element with sanitised HTML; of one that grows, only what is new is changed. */
+function useHtml<Kind extends Element>(html: string): RefObject<Kind | null> {
+  const box = useRef<Kind>(null);
+  useLayoutEffect(() => {
+    if (box.current) patch(box.current, html);
+  }, [html]);
+  return box;
+}
 
 function CodeBlock({ block }: { block: Block }) {
   const words = useWords();
+  const code = useHtml<HTMLElement>(block.html);
   return (
     <div className="code">
       <header>
@@ -65,10 +74,7 @@ function CodeBlock({ block }: { block: Block }) {
         <CopyWords text={() => block.code} />
       </header>
       <pre tabIndex={0}>
-        <code
-          // biome-ignore lint/security/noDangerouslySetInnerHtml: sanitised by `render`
-          dangerouslySetInnerHTML={{ __html: block.html }}
-        />
+        <code ref={code} />
       </pre>
     </div>
   );

@@ -6,7 +6,7 @@ import { useSettings } from "../../state";
 import { useWords } from "../../words";
 import { Button } from "../parts/buttons";
 import { fitToText, isComposing } from "../parts/typing";
-import { useUi } from "../ui";
+import { useUiActions } from "../ui";
 
 export function EditField({
   text,
@@ -20,7 +20,7 @@ export function EditField({
   save: (text: string) => void;
 }) {
   const words = useWords();
-  const ui = useUi();
+  const ui = useUiActions();
   const settings = useSettings();
   const id = useId();
   const field = useRef<HTMLTextAreaElement>(null);

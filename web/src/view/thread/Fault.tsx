@@ -4,11 +4,11 @@ import { Icon } from "../../icons";
 import type { Failure, Turn } from "../../model";
 import { actions } from "../../state";
 import { useWords, type Words } from "../../words";
-import { useUi } from "../ui";
+import { useUiActions } from "../ui";
 
 export function Fault({ turn, failure }: { turn: Turn; failure: Failure }) {
   const words = useWords();
-  const ui = useUi();
+  const ui = useUiActions();
   const { what, kept } = explain(failure, words);
   const canContinue = turn.text !== "" || turn.reasoning !== "";
   return (

@@ -1,26 +1,21 @@
 /** How an answer came to be, in the margin beside it: its strip, its figures, and its replay. */
 
+import { memo } from "react";
+
 import { Icon } from "../../icons";
 import type { Turn } from "../../model";
 import { actions, useSettings } from "../../state";
 import { useWords } from "../../words";
-import { useUi } from "../ui";
-import type { Figures } from "./figures";
+import { useUiActions } from "../ui";
+import { useFigures } from "./figures";
 import { rate, seconds, UNKNOWN } from "./numbers";
 import { Strip } from "./Strip";
 
-export function Notes({
-  turn,
-  figures,
-  isWriting,
-}: {
-  turn: Turn;
-  figures: Figures;
-  isWriting: boolean;
-}) {
+export const Notes = memo(function Notes({ turn }: { turn: Turn }) {
   const words = useWords();
-  const ui = useUi();
+  const ui = useUiActions();
   const settings = useSettings();
+  const figures = useFigures(turn);
   if (!settings.notes) return null;
   const { cached, prompt, written } = figures;
   const share =
@@ -34,7 +29,7 @@ export function Notes({
         className="stripbtn"
         aria-label={words.probabilities}
         title={words.probabilities}
-        onClick={() => ui.setShaded(!ui.isShaded)}
+        onClick={() => ui.setShaded((isShaded) => !isShaded)}
       >
         <Strip values={figures.strip} />
       </button>
@@ -54,10 +49,10 @@ export function Notes({
         <dt>{words.seed}</dt>
         <dd>{figures.seed ?? UNKNOWN}</dd>
       </dl>
-      {!isWriting && <ReplayLine turn={turn} />}
+      {turn.status !== "writing" && <ReplayLine turn={turn} />}
     </div>
   );
-}
+});
 
 /** Replay; or what the last replay found. Where it differs, the branch that does is a press away. */
 export function ReplayLine({ turn }: { turn: Turn }) {

@@ -7,18 +7,24 @@ import { actions } from "../../state";
 import { useWords } from "../../words";
 import { IconButton } from "../parts/buttons";
 import { CopyButton } from "../parts/CopyButton";
-import { useUi } from "../ui";
+import { useUiActions } from "../ui";
 import { BranchSwitch } from "./BranchSwitch";
 import { EditField } from "./EditField";
 
-export const Question = memo(function Question({ place }: { place: Place }) {
+export const Question = memo(function Question({
+  place,
+  isEditing,
+}: {
+  place: Place;
+  isEditing: boolean;
+}) {
   const words = useWords();
-  const ui = useUi();
+  const ui = useUiActions();
   const [isTapped, setTapped] = useState(false);
   const { turn } = place;
   return (
     <article className="turn question" data-turn={turn.id} tabIndex={-1}>
-      {ui.editing === turn.id ? (
+      {isEditing ? (
         <EditField
           text={turn.text}
           count={place.count}

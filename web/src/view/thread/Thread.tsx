@@ -1,9 +1,9 @@
 /** The thread of a chat: its questions and answers, and what follows their growth. */
 
-import { memo, type RefObject, useEffect, useLayoutEffect, useMemo, useRef } from "react";
+import { Fragment, memo, type RefObject, useEffect, useLayoutEffect, useMemo, useRef } from "react";
 
 import { Icon } from "../../icons";
-import type { Place, Turn } from "../../model";
+import type { Place, Turn, TurnId } from "../../model";
 import type { ChatView } from "../../state";
 import { useWords } from "../../words";
 import { useUi } from "../ui";
@@ -12,7 +12,7 @@ import { Answer } from "./Answer";
 import { Question } from "./Question";
 import { Status } from "./Status";
 
-export default function Thread({
+export default memo(function Thread({
   view,
   scroll,
 }: {
@@ -49,32 +49,102 @@ export default function Thread({
       </div>
     </>
   );
-}
+});
 
-const Turns = memo(function Turns({ view }: { view: ChatView }) {
-  const words = useWords();
+function Turns({ view }: { view: ChatView }) {
+  const ui = useUi();
   const { path, leftOut } = view;
   const results = useResults(path);
-  const last = path.findLast((place) => place.turn.role === "assistant")?.turn.id;
-  const shown = path.filter(({ turn }) => turn.role === "user" || turn.role === "assistant");
-  return shown.map((place) => (
-    <div key={place.turn.id} className="turnbox">
-      {leftOut > 0 && place === path[leftOut] && (
-        <div className="turn" id="prompt-begins">
-          <div className="divider">{words.notInPrompt(leftOut)}</div>
-        </div>
-      )}
-      {place.turn.role === "user" && <Question place={place} />}
-      {place.turn.role === "assistant" && (
-        <Answer
-          place={place}
-          isLast={place.turn.id === last}
-          schema={view.chat.settings.schema}
-          results={results}
-        />
-      )}
+  const last = path.findLast((place) => place.turn.role === "assistant")?.turn.id ?? null;
+  const begins = leftOut > 0 ? (path[leftOut]?.turn.id ?? null) : null;
+  return useGroups(path).map((places) => {
+    const own = (id: TurnId | null) => (places.some(({ turn }) => turn.id === id) ? id : null);
+    return (
+      <Group
+        key={places[0]!.turn.id}
+        places={places}
+        last={own(last)}
+        begins={own(begins)}
+        leftOut={own(begins) === null ? 0 : leftOut}
+        schema={view.chat.settings.schema}
+        results={results}
+        editing={own(ui.editing)}
+        inspected={own(ui.inspected)}
+        raw={ui.raw}
+        isShaded={ui.isShaded}
+      />
+    );
+  });
+}
+
+/** So many turns are laid out, and compared by React, together. */
+const GROUP = 8;
+const TURN_HEIGHT = 360; // pixels: a guess at what was not laid out yet
+
+/** The turns that are shown, in groups; a group whose turns did not change is the same as before. */
+function useGroups(path: readonly Place[]): readonly Place[][] {
+  const last = useRef<Place[][]>([]);
+  return useMemo(() => {
+    const shown = path.filter(({ turn }) => turn.role === "user" || turn.role === "assistant");
+    const groups: Place[][] = [];
+    for (let at = 0; at < shown.length; at += GROUP) {
+      const old = last.current[at / GROUP];
+      const group = shown.slice(at, at + GROUP);
+      const isSame = old?.length === group.length && group.every((place, k) => place === old[k]);
+      groups.push(isSame ? old : group);
+    }
+    last.current = groups;
+    return groups;
+  }, [path]);
+}
+
+interface GroupProps {
+  places: readonly Place[];
+  /** Turns, where they are of this group: the last answer, the first one that is in the prompt. */
+  last: TurnId | null;
+  begins: TurnId | null;
+  leftOut: number;
+  schema: string | null;
+  results: ReadonlyMap<string, Turn>;
+  editing: TurnId | null;
+  inspected: TurnId | null;
+  raw: ReadonlySet<TurnId>;
+  isShaded: boolean;
+}
+
+const Group = memo(function Group(props: GroupProps) {
+  const { places, schema, results, editing, isShaded } = props;
+  const words = useWords();
+  return (
+    <div
+      className="turns"
+      style={{ containIntrinsicBlockSize: `auto ${places.length * TURN_HEIGHT}px` }}
+    >
+      {places.map((place) => (
+        <Fragment key={place.turn.id}>
+          {place.turn.id === props.begins && (
+            <div className="turn" id="prompt-begins">
+              <div className="divider">{words.notInPrompt(props.leftOut)}</div>
+            </div>
+          )}
+          {place.turn.role === "user" ? (
+            <Question place={place} isEditing={editing === place.turn.id} />
+          ) : (
+            <Answer
+              place={place}
+              isLast={place.turn.id === props.last}
+              schema={schema}
+              results={results}
+              isEditing={editing === place.turn.id}
+              isRaw={props.raw.has(place.turn.id)}
+              isShaded={isShaded}
+              isInspected={props.inspected === place.turn.id}
+            />
+          )}
+        </Fragment>
+      ))}
     </div>
-  ));
+  );
 });
 
 const NO_RESULTS: ReadonlyMap<string, Turn> = new Map();

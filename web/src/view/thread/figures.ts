@@ -1,6 +1,7 @@
 /** The figures of an answer: of its stream while it is written, then of what was stored. */
 
 import type { LiveTurn, Turn } from "../../model";
+import { useStream } from "../../state";
 
 export interface Figures {
   written: number | null;
@@ -12,7 +13,12 @@ export interface Figures {
   strip: readonly number[];
 }
 
-export function figuresOf(turn: Turn, live: LiveTurn | null): Figures {
+/** Figures that change with every paint of a stream: for the parts that show them, and no other. */
+export function useFigures(turn: Turn): Figures {
+  return figuresOf(turn, useStream(turn.id));
+}
+
+function figuresOf(turn: Turn, live: LiveTurn | null): Figures {
   if (live) {
     return {
       written: live.tokens,
