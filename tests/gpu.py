@@ -45,12 +45,11 @@ def emulated() -> Any:
 
 
 @cache
-def compile_kernels(target: str = "compute_90a") -> None:
-    """Compile all kernels for the emulated GPU before a process with a time limit needs them."""
-    from cullama.emulation.build import build_file
+def compile_kernels(dtype: str = "float32") -> None:
+    """Compile the kernels of a storage type before a process with a time limit needs them."""
+    from cullama.emulation.ahead import compile_ahead
 
-    for path in sorted(PTX_FOLDER.glob(f"{target}/*.ptx")):
-        build_file(path)
+    compile_ahead(PTX_FOLDER / "compute_90a", dtype)
 
 
 def require_emulated() -> None:

@@ -5,11 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .errors import DeviceError, DeviceUnavailableError, UsageError
 from .files.cache_folder import cache_folder_or_none
 from .model.choices import BACKENDS, DTYPE_CHOICES, FLOATS, QUANTISED
 from .model.operators import AnyOperators
+
+if TYPE_CHECKING:
+    from .cuda.operators import CudaOperators
 
 COMPILER = "llvmlite"
 INSTALL_COMPILER = "pip install 'cullama[llvm]'"
@@ -157,10 +161,12 @@ def _numpy(options: BackendOptions, has_compiler: bool) -> AnyOperators:
 
 
 def _emulated(dtype: str, deterministic: bool) -> AnyOperators:
-    from .emulation.start import SLOWNESS, start_emulation
+    from .cuda.module import ptx_folder
+    from .emulation.start import SLOWNESS, compile_kernels, start_emulation
 
     start_emulation()
     operators = _on_device(dtype, 0, deterministic)
+    compile_kernels(ptx_folder(operators.device.capability), operators.dtype_name)
     products = operators.description.rpartition(" · ")[2]
     operators.description = f"emulated · {operators.dtype_name} · {products} · {SLOWNESS}"
     return operators
@@ -173,7 +179,7 @@ def _cuda(dtype: str, index: int, deterministic: bool) -> AnyOperators:
     return _on_device(dtype, index, deterministic)
 
 
-def _on_device(dtype: str, index: int, deterministic: bool) -> AnyOperators:
+def _on_device(dtype: str, index: int, deterministic: bool) -> CudaOperators:
     if dtype in QUANTISED:
         on_gpu = ", ".join(("auto", *FLOATS))
         raise UsageError(f"dtype is {dtype!r}, which is for the CPU, expected one of {on_gpu}")

@@ -23,8 +23,7 @@ def doctor(cullama_command: CommandLine) -> Doctor:
     def run(*arguments: str, **knobs: Any) -> Ended:
         if reason := gpu.missing():
             pytest.skip(reason)
-        for target in ("compute_80", "compute_90a"):
-            gpu.compile_kernels(target)
+        gpu.compile_kernels()
         from cullama.emulation import device
 
         visible = {"CUDA_VISIBLE_DEVICES": "0,1"}

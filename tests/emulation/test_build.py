@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from cullama.emulation import build
+from cullama.emulation import build, device
+from cullama.emulation.ahead import FILES, compile_ahead
+from emulation.driver_calls import code, cu, ok
 from emulation.probe import HEADER
 
 NOTHING = HEADER + ".visible .entry nothing(.param .u64 p) { ret; }\n"
@@ -71,3 +73,44 @@ def test_a_missing_compiler_is_named(ptx: Path, tmp_path: Path) -> None:
     _, error = process.communicate(timeout=60)
     assert process.returncode == 1
     assert error == "nothing.ptx: no C++ compiler found: install g++, or set CXX\n"
+
+
+def test_a_kernel_is_compiled_once_for_all_targets_and_neighbours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = NOTHING.replace("nothing", "other").replace(HEADER, "")
+    path = build.build_text(NOTHING + other, "nothing")
+    changed = other.replace("ret;", "bar.sync 0; ret;")
+    monkeypatch.setattr(subprocess, "run", None)
+    older = (NOTHING + changed).replace("sm_90a", "sm_80")
+    assert build.build_text(older, "nothing") == path
+    assert ctypes.CDLL(str(path)).emulated_parameter_count(b"other") == -1
+
+
+def test_kernels_are_compiled_ahead_for_one_storage_type_and_found_by_the_driver(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "cullama")
+    names = [f"{file}_{suffix}" for file in FILES for suffix in ("f32", "bf16")]
+    for file in FILES:
+        kernels = [
+            NOTHING.replace("nothing", name).replace(HEADER, "")
+            for name in (*names, "gemm_f32")
+            if name.startswith((file, "gemm"))
+        ]
+        (tmp_path / f"{file}.ptx").write_text(HEADER + "".join(kernels))
+    compile_ahead(tmp_path, "bfloat16")
+    assert f"compiling {len(FILES) + 1} kernels" in caplog.text  # sample has one for all types
+    gpu = device.preload()
+    with gpu.set_aside():
+        ok(cu.cuInit(0))
+        ok(cu.cuCtxSetCurrent(ok(cu.cuDevicePrimaryCtxRetain(0))))
+        monkeypatch.setenv("CULLAMA_EMULATION_PYTHON", "/bin/false")
+        for name in ("gather_bf16", "silu_mul_bf16", "sample_f32", "gather_f32"):
+            file = name.rpartition("_")[0]
+            module = ok(cu.cuModuleLoadData((tmp_path / f"{file}.ptx").read_bytes() + b"\0"))
+            found = code(cu.cuModuleGetFunction(module, name.encode()))
+            assert found == (218 if name == "gather_f32" else 0)
+    caplog.clear()
+    compile_ahead(tmp_path, "bfloat16")
+    assert not caplog.text

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from cullama.emulation.ptx import Label, PtxError, PtxVariable, Source, parse
+from cullama.emulation.ptx import (
+    Label,
+    PtxError,
+    PtxVariable,
+    Source,
+    alone,
+    entries_of,
+    has_shared_variables,
+    parse,
+)
 from cullama.emulation.translate import Translator
 from emulation.probe import HEADER
 
@@ -132,3 +141,30 @@ def test_unknown_instructions_are_refused_by_name_and_line(instruction: str) -> 
 def test_texts_that_are_not_ptx_are_refused(text: str, complaint: str) -> None:
     with pytest.raises(PtxError, match=complaint):
         Translator(parse(text)).whole()
+
+
+TWO = """.version 8.0
+.target sm_80
+.visible .entry first(.param .u64 p)
+{
+ { ret; } // a brace of a comment: {
+}
+.visible .entry second()
+{
+ ret;
+}
+"""
+
+
+def test_a_kernel_alone_keeps_its_lines_and_loses_the_others() -> None:
+    assert entries_of(TWO) == ["first", "second"]
+    module = parse(alone(TWO, "second"))
+    (kernel,) = module.functions
+    assert [(i.opcode, i.line) for i in kernel.instructions()] == [("ret", 9)]
+    assert [f.name for f in parse(alone(TWO, "first")).functions] == ["first"]
+
+
+def test_kernels_that_share_a_variable_are_known() -> None:
+    shared = TWO.replace(".visible .entry first", ".global .u32 counter;\n.visible .entry first")
+    assert has_shared_variables(shared)
+    assert not has_shared_variables(TWO)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -43,8 +42,16 @@ class Mutant(NamedTuple):
 @contextmanager
 def operators_with(mutant: Mutant) -> Iterator[Any]:
     """The CUDA backend with one changed kernel, on an emulated GPU of its own."""
-    with gpu.emulated().set_aside(), pytest.MonkeyPatch.context() as patch:
-        patch.setattr("cullama.cuda.module.PTX_FOLDER", _compiled(mutant))
+    with (
+        gpu.emulated().set_aside(),
+        pytest.MonkeyPatch.context() as patch,
+        tempfile.TemporaryDirectory() as folder,
+    ):
+        for name, ptx in _compiled(mutant).items():
+            place = Path(folder) / TARGET / f"{name}.ptx"
+            place.parent.mkdir(exist_ok=True)
+            place.symlink_to(ptx)
+        patch.setattr("cullama.cuda.module.PTX_FOLDER", Path(folder))
         ops = gpu.operators("float32", has_cublas=False)
         try:
             yield ops
@@ -52,11 +59,12 @@ def operators_with(mutant: Mutant) -> Iterator[Any]:
             ops.close()
 
 
-def _compiled(mutant: Mutant) -> Path:
-    """Return the folder of its PTX, which is cached by content."""
+def _compiled(mutant: Mutant) -> dict[str, Path]:
+    """Return the PTX of each kernel file that is needed, cached by its source and headers."""
     sources = {path.name: path.read_text() for path in (ROOT / "kernels").glob("*.cuh")}
     kernel = f"{mutant.kernel}.cu"
-    for name in {kernel, f"{FIRST_LOADED}.cu", *NEEDED.get(mutant.kernel, ())}:
+    needed = {kernel, f"{FIRST_LOADED}.cu", *NEEDED.get(mutant.kernel, ())}
+    for name in needed:
         sources[name] = (ROOT / "kernels" / name).read_text()
     every, one = r"#define FOR_EACH_DTYPE(.*\\\n)*.*", "#define FOR_EACH_DTYPE(E) E(f32, float)"
     sources["common.cuh"] = re.sub(every, one, sources["common.cuh"])
@@ -66,23 +74,24 @@ def _compiled(mutant: Mutant) -> Path:
     changed = mutant.header or kernel
     assert sources[changed].count(mutant.line) == 1, f"{mutant.what}: the line is not there, once"
     sources[changed] = sources[changed].replace(mutant.line, mutant.instead)
-    key = hashlib.sha256(repr(sorted(sources.items())).encode()).hexdigest()[:32]
-    folder = cache_folder() / f"mutant-{key}"
-    if not folder.is_dir():
-        _build(sources, folder)
-    return folder
+    return {name[:-3]: _ptx_of(name, sources) for name in sorted(needed)}
 
 
-def _build(sources: dict[str, str], folder: Path) -> None:
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as place:
-        for name, text in sources.items():
-            (Path(place) / name).write_text(text)
-        whole = Path(place) / "ptx"
-        for name in sources:
-            if name.endswith(".cu"):
-                _compile(Path(place) / name, whole / TARGET / f"{Path(name).stem}.ptx")
-        shutil.move(whole, folder)
+def _ptx_of(name: str, sources: dict[str, str]) -> Path:
+    """Compile one file, unless that was done before with the same headers."""
+    headers = [h for h in sources if h == "common.cuh" or f'"{h}"' in sources[name]]
+    read = {each: sources[each] for each in sorted({name, *headers})}
+    key = hashlib.sha256(repr(read).encode()).hexdigest()[:32]
+    ptx = cache_folder() / "mutants" / f"{key}.ptx"
+    if not ptx.is_file():
+        ptx.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=ptx.parent) as place:
+            for each, text in read.items():
+                (Path(place) / each).write_text(text)
+            written = Path(place) / TARGET / "written.ptx"
+            _compile(Path(place) / name, written)
+            written.replace(ptx)
+    return ptx
 
 
 def _compile(source: Path, ptx: Path) -> None:

@@ -1,10 +1,11 @@
 """Compiles PTX to a shared object for this machine's processor, and caches it by its text.
 
-    python build.py PTX_FILE        prints the path of the shared object
+    python build.py PTX_FILE [KERNEL]        prints the path of the shared object
 
-The scheduler is compiled once, as libemulated-….so; every module links to it. Both are in a folder
-of the cache that is named for the emulator's sources and the compiler's options. Files are renamed
-into it when they are complete, so processes may build at the same time.
+Kernels are built one by one, so that only those which a program launches are. The scheduler is
+compiled once, as libemulated-….so; every module links to it. Both are in a folder of the cache that
+is named for the emulator's sources and the compiler's options. Files are renamed into it when they
+are complete, so processes may build at the same time.
 
 The emulated driver runs this file as a script, with the Python that loaded the driver.
 """
@@ -14,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -23,8 +25,8 @@ from pathlib import Path
 if __name__ == "__main__":  # Python put the script's own folder there
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-from cullama.emulation.counting.translator import CountingTranslator
-from cullama.emulation.ptx import PtxError, parse
+from cullama.emulation.counting.translator import EVERY_KERNEL, CountingTranslator
+from cullama.emulation.ptx import PtxError, alone, has_shared_variables, parse
 from cullama.emulation.translate import Translator
 from cullama.errors import CullamaError
 from cullama.files import cache_folder as user_cache
@@ -119,39 +121,43 @@ def scheduler_library(is_watched: bool = False) -> Path:
     return target
 
 
-def build_text(ptx: str, counted: str = "") -> Path:
+def build_text(ptx: str, kernel: str = "", *, is_counted: bool = False) -> Path:
     """Return the shared object for a PTX text, building it unless it is cached.
 
-    `counted`: the name of a kernel; only this one is built, and counts what it does. "*" is all.
+    `kernel`: the only one that has to be built; without one, all are. `is_counted`: it counts what
+    it does.
     """
-    ending = f"-{counted.replace('*', 'all')}" * bool(counted)
-    target = folder() / f"{hashlib.sha256(ptx.encode()).hexdigest()[:32]}{ending}.so"
+    text = alone(ptx, kernel) if kernel and not has_shared_variables(ptx) else ptx
+    # A kernel's instructions are the same for several targets.
+    content = re.sub(r"^\.(version|target).*|//.*", "", text, flags=re.MULTILINE)
+    ending = f"-{kernel or 'all'}" * is_counted
+    target = folder() / f"{hashlib.sha256(content.encode()).hexdigest()[:32]}{ending}.so"
     if target.exists():
         return target
-    library = scheduler_library(bool(counted))
+    library = scheduler_library(is_counted)
     source = target.with_name(f".{target.stem}.{os.getpid()}.cpp")
-    module = parse(ptx)
-    translator = CountingTranslator(module, counted) if counted else Translator(module)
-    source.write_text(translator.whole(), encoding="utf-8")
+    module = parse(text)
+    counting = CountingTranslator(module, kernel or EVERY_KERNEL) if is_counted else None
+    source.write_text((counting or Translator(module)).whole(), encoding="utf-8")
     options = (str(library), "-Wl,-rpath,$ORIGIN", "-lm")
     try:
-        _compile(source, target, *options, *[OPTIMISATION_OF_COUNTED] * bool(counted))
+        _compile(source, target, *options, *[OPTIMISATION_OF_COUNTED] * is_counted)
     finally:
         if not os.environ.get("CULLAMA_EMULATION_KEEP"):
             source.unlink()
     return target
 
 
-def build_file(path: Path) -> Path:
-    return build_text(path.read_text(encoding="utf-8"))
+def build_file(path: Path, kernel: str = "") -> Path:
+    return build_text(path.read_text(encoding="utf-8"), kernel)
 
 
 def main(arguments: list[str]) -> int:
-    if len(arguments) != 1:
-        print("usage: build.py PTX_FILE", file=sys.stderr)
+    if len(arguments) not in (1, 2):
+        print("usage: build.py PTX_FILE [KERNEL]", file=sys.stderr)
         return 1
     try:
-        print(build_file(Path(arguments[0])))
+        print(build_file(Path(arguments[0]), *arguments[1:]))
     except (BuildError, PtxError, OSError) as error:
         print(f"{Path(arguments[0]).name}: {' '.join(str(error).split())}", file=sys.stderr)
         return 1

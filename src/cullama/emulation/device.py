@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -140,6 +141,12 @@ def built(library: Library) -> Path:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
     return target / library.name
+
+
+def is_built() -> bool:
+    """Whether the driver has been compiled for this version of its sources."""
+    library = driver_library()
+    return (cache_folder() / f"{library.name}-{fingerprint(library)}").exists()
 
 
 def build_variables() -> dict[str, str]:
@@ -277,7 +284,9 @@ def preload(cublas: int | None = 13) -> EmulatedGpu:
     Must come before the first call through `cuda.bindings`, which would load the real driver.
     Importing `cuda.bindings` first does no harm.
     """
-    path = built(driver_library())
+    libraries = cublas_libraries(cublas) if cublas else ()
+    with ThreadPoolExecutor() as pool:  # compiled at the same time
+        path, *others = pool.map(built, (driver_library(), *libraries))
     present = loaded_driver()
     if present and present != path.resolve():
         raise DeviceUnavailableError(
@@ -286,6 +295,6 @@ def preload(cublas: int | None = 13) -> EmulatedGpu:
         )
     os.environ.update(build_variables())
     library = ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
-    for each in cublas_libraries(cublas) if cublas else ():
-        ctypes.CDLL(str(built(each)), mode=ctypes.RTLD_GLOBAL)
+    for each in others:
+        ctypes.CDLL(str(each), mode=ctypes.RTLD_GLOBAL)
     return EmulatedGpu(library)

@@ -357,6 +357,41 @@ def _declared(scope: _Scope) -> Iterator[str]:
 
 # --- the whole ----------------------------------------------------------------------------------
 
+_ENTRY = re.compile(r"^(?:\.(?:visible|weak)\s+)*\.entry\s+([\w$]+)", re.MULTILINE)
+_VARIABLE_OF_ALL = re.compile(r"^(?:\.\w+\s+)*\.(?:global|const)\b", re.MULTILINE)
+_BRACE = re.compile(r'//[^\n]*|/\*.*?\*/|"[^"]*"|[{}]', re.DOTALL)
+
+
+def entries_of(text: str) -> list[str]:
+    """Return the names of a module's kernels."""
+    return _ENTRY.findall(text)
+
+
+def has_shared_variables(text: str) -> bool:
+    """Whether kernels share variables in global or constant memory, so they belong together."""
+    return _VARIABLE_OF_ALL.search(text) is not None
+
+
+def alone(text: str, kernel: str) -> str:
+    """Leave out a module's other kernels; what stays keeps its lines."""
+    parts, end = [], 0
+    for entry in _ENTRY.finditer(text):
+        if entry[1] == kernel or entry.start() < end:
+            continue
+        parts.append(text[end : entry.start()])
+        end = _end_of_body(text, entry.end())
+        parts.append("\n" * text.count("\n", entry.start(), end))
+    return "".join([*parts, text[end:]])
+
+
+def _end_of_body(text: str, start: int) -> int:
+    depth = 0
+    for found in _BRACE.finditer(text, start):
+        depth += {"{": 1, "}": -1}.get(found[0], 0)
+        if found[0] == "}" and depth == 0:
+            return found.end()
+    return len(text)
+
 
 def parse(text: str) -> PtxModule:
     module = PtxModule()

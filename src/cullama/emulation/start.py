@@ -9,8 +9,11 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from importlib.util import find_spec
+from pathlib import Path
 
 from ..errors import DeviceUnavailableError
 from ..files.host_memory import memory_limit
@@ -40,26 +43,11 @@ def start_emulation() -> None:
         )
     from . import build, device
 
-    try:
-        compiler = build.compiler()
-        if not any(build.folder().glob("*-*.so")):
-            logger.info("compiling kernels for this processor, to be kept in %s", build.folder())
+    with _building():
+        build.compiler()
+        if not device.is_built():
+            logger.info("compiling the emulated GPU, to be kept in %s", build.cache_folder())
         gpu = device.preload()
-    except build.NoCompilerError:
-        raise DeviceUnavailableError(
-            "no C++ compiler was found, which the emulated GPU needs",
-            "install g++ (Debian, Ubuntu: apt install g++), or set CXX",
-        ) from None
-    except build.BuildError as error:
-        raise DeviceUnavailableError(
-            f"the emulated GPU cannot be built with {compiler}: {' '.join(str(error).split())}",
-            "set CXX to g++ 9 or newer",
-        ) from None
-    except OSError as error:
-        raise DeviceUnavailableError(
-            f"the emulated GPU cannot be built: {error}",
-            "set CULLAMA_EMULATION_CACHE to a folder that can be written",
-        ) from None
     knobs = {
         "memory_bytes": memory_limit() // 2,
         "fill": 0,  # which would touch all of the KV cache
@@ -68,6 +56,43 @@ def start_emulation() -> None:
     for name, value in knobs.items():
         if device.PREFIX + name.upper() not in os.environ:
             gpu.set(name, value)
+
+
+def compile_kernels(ptx: Path, dtype: str) -> None:
+    """Compile what a model in this storage type needs of a folder of PTX, on all cores.
+
+    Raises:
+        DeviceUnavailableError: it does not compile here.
+    """
+    from .ahead import compile_ahead
+
+    with _building():
+        compile_ahead(ptx, dtype)
+
+
+@contextmanager
+def _building() -> Iterator[None]:
+    """Say what is missing where something cannot be built."""
+    from . import build
+
+    try:
+        yield
+    except build.NoCompilerError:
+        raise DeviceUnavailableError(
+            "no C++ compiler was found, which the emulated GPU needs",
+            "install g++ (Debian, Ubuntu: apt install g++), or set CXX",
+        ) from None
+    except build.BuildError as error:
+        raise DeviceUnavailableError(
+            f"the emulated GPU cannot be built with {build.compiler()}: "
+            f"{' '.join(str(error).split())}",
+            "set CXX to g++ 9 or newer",
+        ) from None
+    except OSError as error:
+        raise DeviceUnavailableError(
+            f"the emulated GPU cannot be built: {error}",
+            "set CULLAMA_EMULATION_CACHE to a folder that can be written",
+        ) from None
 
 
 def check_not_emulated() -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import ctypes
 import json
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from typing import Any
 
 from ..build import build_text
 from ..kernel import BuiltModule, Extent
-from ..ptx import Source, parse
+from ..ptx import Source, alone, parse
 from .costs import KINDS, cost_of
 from .stretches import Access, Stretch
 from .translator import EVERY_KERNEL, CountingTranslator, slots_of
@@ -140,15 +139,6 @@ class Counts:
         return sum(access.sectors for access in self.accesses if access.stores == stored)
 
 
-def of_kernel(ptx: str, kernel: str) -> str:
-    """Return PTX without the bodies of other kernels, on the same lines: much less to parse."""
-
-    def kept(entry: re.Match[str]) -> str:
-        return entry[0] if entry[1] == kernel else "\n" * entry[0].count("\n")
-
-    return re.sub(r"^\.visible \.entry (\w+)\(.*?^}\n", kept, ptx, flags=re.DOTALL | re.MULTILINE)
-
-
 class CountedKernel(BuiltModule):
     """One kernel of a PTX file or text, built to count.
 
@@ -158,11 +148,10 @@ class CountedKernel(BuiltModule):
     def __init__(self, ptx: Path | str, kernel: str, *, is_alone: bool = True) -> None:
         text = ptx.read_text(encoding="utf-8") if isinstance(ptx, Path) else ptx
         if is_alone:
-            text = of_kernel(text, kernel)
-        built = kernel if is_alone else EVERY_KERNEL
-        super().__init__(build_text(text, built))
+            text = alone(text, kernel)
+        super().__init__(build_text(text, kernel if is_alone else "", is_counted=True))
         self.kernel = kernel
-        self.reader = CountsReader(text, built)
+        self.reader = CountsReader(text, kernel if is_alone else EVERY_KERNEL)
         self._library.counted_end.restype = ctypes.c_char_p
         for name, arguments in (("sample", 1), ("l2", 1), ("touch", 2)):
             getattr(self._library, f"counted_{name}").argtypes = [ctypes.c_ulonglong] * arguments

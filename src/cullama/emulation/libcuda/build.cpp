@@ -17,9 +17,10 @@ extern char** environ;
 
 namespace {
 
-// By text. Never unloaded: kernels of an unloaded module may still be in a graph.
-std::map<std::string, BuiltModule>& modules() {
-  static auto& all = *new std::map<std::string, BuiltModule>;
+// By text and kernel. Never unloaded: kernels of an unloaded module may still be in a graph.
+using Wanted = std::pair<std::string, std::string>;
+std::map<Wanted, BuiltModule>& modules() {
+  static auto& all = *new std::map<Wanted, BuiltModule>;
   return all;
 }
 
@@ -35,14 +36,14 @@ struct Ended {
   std::string out, err;  // the first line of each
 };
 
-Ended run(const char* python, const char* script, const char* argument) {
+Ended run(const char* python, const char* script, const char* file, const char* kernel) {
   int out = memfd_create("out", MFD_CLOEXEC), err = memfd_create("err", MFD_CLOEXEC);
   posix_spawn_file_actions_t actions;
   posix_spawn_file_actions_init(&actions);
   posix_spawn_file_actions_adddup2(&actions, out, STDOUT_FILENO);
   posix_spawn_file_actions_adddup2(&actions, err, STDERR_FILENO);
   char* arguments[] = {const_cast<char*>(python), const_cast<char*>(script),
-                       const_cast<char*>(argument), nullptr};
+                       const_cast<char*>(file), const_cast<char*>(kernel), nullptr};
   pid_t process = 0;
   int status = posix_spawn(&process, python, &actions, nullptr, arguments, environ);
   posix_spawn_file_actions_destroy(&actions);
@@ -63,7 +64,7 @@ std::string written_to_file(const std::string& text) {
 }
 
 // The path of the shared object; empty where that failed.
-std::string translated(const std::string& text, std::string& error) {
+std::string translated(const std::string& text, const std::string& kernel, std::string& error) {
   const char* python = getenv("CULLAMA_EMULATION_PYTHON");
   const char* script = getenv("CULLAMA_EMULATION_BUILD");
   if (!python || !script) {
@@ -71,28 +72,29 @@ std::string translated(const std::string& text, std::string& error) {
     return "";
   }
   std::string path = written_to_file(text);
-  Ended ended = run(python, script, path.c_str());
+  Ended ended = run(python, script, path.c_str(), kernel.c_str());
   unlink(path.c_str());
   if (ended.status == 0 && !ended.out.empty()) return ended.out;
   error = ended.err.empty() ? "the build of the PTX failed without output" : ended.err;
   return "";
 }
 
-// FNV-1a and the length: enough to tell the texts of one folder apart.
-std::string remembered_path(const std::string& text) {
+// A hash of the text and its length: enough to tell the texts of one folder apart. ahead.py
+// computes the same name.
+std::string remembered_path(const std::string& text, const std::string& kernel) {
   const char* folder = getenv("CULLAMA_EMULATION_BUILT");
   if (!folder) return "";
-  uint64_t hash = 14695981039346656037u;
-  for (unsigned char letter : text) hash = (hash ^ letter) * 1099511628211u;
-  std::string name = std::to_string(hash) + "-" + std::to_string(text.size()) + ".so";
-  return std::string(folder) + "/" + name;
+  uint64_t hash = 0;
+  for (unsigned char letter : text) hash = hash * 1099511628211u + letter;
+  std::string name = std::to_string(hash) + "-" + std::to_string(text.size()) + "-" + kernel;
+  return std::string(folder) + "/" + name + ".so";
 }
 
-std::string path_of(const std::string& text, std::string& error) {
-  std::string remembered = remembered_path(text);
+std::string path_of(const std::string& text, const std::string& kernel, std::string& error) {
+  std::string remembered = remembered_path(text, kernel);
   char* known = remembered.empty() ? nullptr : realpath(remembered.c_str(), nullptr);
   if (known) return std::unique_ptr<char, decltype(&free)>(known, free).get();
-  std::string path = translated(text, error);
+  std::string path = translated(text, kernel, error);
   // If another process was first, the link exists already.
   if (!path.empty() && !remembered.empty()) (void)!symlink(path.c_str(), remembered.c_str());
   return path;
@@ -130,13 +132,14 @@ int is_live_to_kernels(unsigned long long address, size_t size) {
 
 }  // namespace
 
-const BuiltModule* built_from(const std::string& text, std::string& error) {
-  auto known = modules().find(text);
+const BuiltModule* built_from(const std::string& text, const std::string& kernel,
+                              std::string& error) {
+  auto known = modules().find({text, kernel});
   if (known != modules().end()) return &known->second;
-  std::string path = path_of(text, error);
+  std::string path = path_of(text, kernel, error);
   BuiltModule module;
   if (path.empty() || !load(path, module, error)) return nullptr;
-  return &(modules()[text] = module);
+  return &(modules()[{text, kernel}] = module);
 }
 
 // One emulator serves the whole process: tests that run kernels without a driver use it, too.

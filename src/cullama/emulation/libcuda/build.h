@@ -1,9 +1,10 @@
-// Translates and compiles PTX with tests/emulation/build.py, and loads the result.
+// Translates and compiles kernels of PTX with build.py, and loads the result.
 #pragma once
 
 #include <string>
 
 #include "driver.h"
 
-// Returns null where that failed, with the reason in `error`. A text is built once per process.
-const BuiltModule* built_from(const std::string& text, std::string& error);
+// Returns null where that failed, with the reason in `error`. A kernel is built once per process.
+const BuiltModule* built_from(const std::string& text, const std::string& kernel,
+                              std::string& error);

@@ -113,8 +113,7 @@ struct Kernel {
 };
 
 struct Module {
-  std::string original, text;          // as given, and without comments
-  const BuiltModule* built = nullptr;  // built when the first function is requested
+  std::string original, text;                              // as given, and without comments
   std::map<std::string, std::shared_ptr<Kernel>> kernels;  // those requested
 };
 

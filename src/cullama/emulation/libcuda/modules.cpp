@@ -1,5 +1,5 @@
-// Modules and their functions. A module is checked when it is loaded and compiled when its first
-// function is requested, like the real driver's lazy loading.
+// Modules and their functions. A module is checked when it is loaded, and each function compiled
+// when it is requested, like the real driver's lazy loading.
 #include <algorithm>
 #include <cstring>
 
@@ -59,13 +59,13 @@ CUresult load(Context& context, Module** module, const void* bytes, const LogBuf
 }
 
 std::shared_ptr<Kernel> kernel_from(const Context& context, const Module& module,
-                                    const std::string& name) {
+                                    const BuiltModule& built, const std::string& name) {
   auto kernel = std::make_shared<Kernel>();
   kernel->name = name;
-  kernel->built = module.built;
-  for (int i = 0; i < module.built->parameter_count(name.c_str()); i++)
-    kernel->parameter_sizes.push_back(module.built->parameter_size(name.c_str(), i));
-  module.built->static_memory(name.c_str(), &kernel->static_shared, &kernel->local);
+  kernel->built = &built;
+  for (int i = 0; i < built.parameter_count(name.c_str()); i++)
+    kernel->parameter_sizes.push_back(built.parameter_size(name.c_str(), i));
+  built.static_memory(name.c_str(), &kernel->static_shared, &kernel->local);
   kernel->max_dynamic_shared =
       SHARED_MEMORY_AT_FIRST - std::min(SHARED_MEMORY_AT_FIRST, kernel->static_shared);
   kernel->max_threads = max_threads_of(module.text, name);
@@ -74,19 +74,20 @@ std::shared_ptr<Kernel> kernel_from(const Context& context, const Module& module
   return kernel;
 }
 
-CUresult build(Module& module) {
-  std::string error;
-  if (!module.built) module.built = built_from(module.original, error);
-  return module.built ? SUCCESS : failed(INVALID_PTX, error);
-}
-
 CUresult get_function(Context& context, Module& module, const char* name, Kernel** function) {
   if (!has_entry(module.text, name)) return NOT_FOUND;
-  if (CUresult code = build(module)) return code;
-  if (module.built->parameter_count(name) < 0)
-    return failed(INVALID_PTX, std::string("the emulator's module has no kernel ") + name);
   std::shared_ptr<Kernel>& kernel = module.kernels[name];
-  if (!kernel) kernel = kernel_from(context, module, name);
+  if (!kernel) {
+    std::string error;
+    const BuiltModule* built = built_from(module.original, name, error);
+    if (built && built->parameter_count(name) < 0)
+      error = std::string("the emulator's module has no kernel ") + name;
+    if (!error.empty()) {
+      module.kernels.erase(name);
+      return failed(INVALID_PTX, error);
+    }
+    kernel = kernel_from(context, module, *built, name);
+  }
   *function = kernel.get();
   return SUCCESS;
 }

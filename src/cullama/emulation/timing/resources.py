@@ -16,7 +16,7 @@ from pathlib import Path
 
 from ...errors import CullamaError
 from .. import build
-from ..counting.counts import of_kernel
+from ..ptx import alone
 from .cards import Card
 
 REGISTERS_OF_SM = 65536
@@ -62,7 +62,7 @@ def resources_of(ptx: Path, kernel: str, card: Card) -> Resources | None:
     """
     if not (ptxas := find_ptxas()):
         return None
-    text = of_kernel(ptx.read_text(encoding="utf-8"), kernel)
+    text = alone(ptx.read_text(encoding="utf-8"), kernel)
     report = _report(ptxas, text, card.architecture)
     if report is None:
         raise CullamaError(f"ptxas cannot assemble {kernel} of {ptx.name} for {card.architecture}")
