@@ -34,7 +34,7 @@ def test_a_path_that_no_route_has_is_answered_with_those_there_are(server: LiveS
 
 def test_health_says_why_requests_are_not_taken(chat_model: Path) -> None:
     with live_server(chat_model) as live:
-        assert live.http.get("/health").json() == {"status": "ok", "reason": ""}
+        assert live.http.get("/health").json() == {"status": "ok", "reason": "", "progress": None}
         os.kill(live.service.engine.pid, signal.SIGKILL)
         while (response := live.http.get("/health")).status_code == 200:
             time.sleep(0.01)

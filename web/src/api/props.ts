@@ -5,8 +5,8 @@ import type { Sampling, ServerProps } from "../model/types";
 export interface WireHealth {
   status: string;
   reason: string | null;
-  /** Bytes of the model, while it is loading. */
-  progress?: { done: number; total: number } | null;
+  /** How many weights were read, while the model is loading. */
+  progress?: { model: string; done: number; total: number } | null;
 }
 
 const SAMPLING_NAMES = [

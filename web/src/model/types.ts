@@ -249,12 +249,18 @@ export interface ServerProps {
   hasLayers: boolean;
 }
 
+export interface LoadProgress {
+  model: string;
+  done: number;
+  total: number;
+}
+
 /** ready: requests are taken. Each other state says why not. */
 export type ServerState =
   | { kind: "connecting" }
   | { kind: "ready"; props: ServerProps }
-  /** `done` and `total` bytes of the model; null where not told. */
-  | { kind: "loading"; reason: string; done: number | null; total: number | null }
+  /** `progress`: how many weights were read, and of how many; null where not told. */
+  | { kind: "loading"; reason: string; progress: LoadProgress | null }
   /** `retryAt`: milliseconds since the epoch of the next try. */
   | { kind: "gone"; retryAt: number }
   | { kind: "full"; waiting: number | null; retryAt: number }

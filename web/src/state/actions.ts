@@ -3,6 +3,7 @@
 import {
   type Chat,
   type ChatId,
+  type ChatSettings,
   NO_SETTINGS,
   newChat,
   newId,
@@ -30,13 +31,13 @@ export const actions: Actions = {
     whenLoaded.send(id, text);
   },
   newChat() {
-    const last = allChats().sort((a, b) => b.changed - a.changed)[0];
     // A new chat samples as the last one did; its system prompt, schema and tools were that one's.
-    const { sampling, preset } = last?.settings ?? NO_SETTINGS;
+    const { sampling, preset } = lastSettings();
     const chat = newChat({ ...NO_SETTINGS, sampling: withoutSeed(sampling), preset });
     addBlank(chat);
     return chat.id;
   },
+  presetOfNew: () => lastSettings().preset,
   rename(id, title) {
     updateChat(id, (chat) => {
       const given = title.trim();
@@ -115,6 +116,11 @@ export const transfer = () => import("../store/transfer");
 export const searching = () => import("../store/search");
 
 // --- chats ---------------------------------------------------------------------------------------
+
+function lastSettings(): ChatSettings {
+  const last = allChats().sort((a, b) => b.changed - a.changed)[0];
+  return last?.settings ?? NO_SETTINGS;
+}
 
 function updateChat(id: ChatId, make: (chat: Chat) => Chat): void {
   void change({ chats: [chatUpdate(id, make)] });

@@ -36,6 +36,8 @@ export interface Actions {
   // --- chats
   /** Make an empty chat and return its id; it is stored with its first turn or draft. */
   newChat(): ChatId;
+  /** The preset that a new chat has: that of the last one. */
+  presetOfNew(): string | null;
   rename(chat: ChatId, title: string): void;
   setPinned(chat: ChatId, pinned: boolean): void;
   /** Delete at once; `undoDelete` brings it back. */

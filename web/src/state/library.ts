@@ -200,13 +200,15 @@ function kept(last: Place[], next: Place[]): Place[] {
 }
 
 function viewOf(chat: Chat, shown: Place[]): ChatView {
-  const answer = shown.findLast(({ turn }) => turn.role === "assistant")?.turn;
-  const { promptTokens, tokens } = answer?.stats ?? { promptTokens: null, tokens: 0 };
+  const answers = shown.filter(({ turn }) => turn.role === "assistant");
+  const answer = answers.at(-1)?.turn;
+  // Of one that was refused no figures are known: those before it stand.
+  const known = answers.findLast(({ turn }) => turn.stats?.promptTokens != null)?.turn.stats;
   return {
     chat,
     path: shown,
     leftOut: answer?.leftOut ?? 0,
-    usedTokens: answer ? (promptTokens === null ? null : promptTokens + tokens) : 0,
+    usedTokens: known ? known.promptTokens! + known.tokens : answer ? null : 0,
   };
 }
 

@@ -75,8 +75,8 @@ function setLoading(health: WireHealth): void {
     again(MAX_GONE_MS);
     return;
   }
-  const { done = null, total = null } = health.progress ?? {};
-  cells.server.set({ kind: "loading", reason: health.reason ?? "", done, total });
+  const { reason, progress = null } = health;
+  cells.server.set({ kind: "loading", reason: reason ?? "", progress });
   again(LOADING_MS);
 }
 

@@ -66,7 +66,13 @@ function useActions({
     "?": () => ui.setOverlay("keys"),
   };
   return (event) => {
-    if (ui.overlay || ui.menu) return false; // they have keys of their own
+    if (ui.overlay || ui.menu) {
+      // They have keys of their own; this one works wherever the focus is.
+      if (event.key !== "Escape") return false;
+      if (ui.menu) ui.setMenu(null);
+      else ui.setOverlay(null);
+      return true;
+    }
     const isCommand = (event.ctrlKey || event.metaKey) && !event.altKey;
     const key = event.key.toLowerCase();
     if (isCommand && key === "k") {

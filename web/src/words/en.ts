@@ -106,7 +106,8 @@ export const en = {
   readingUnknown: "Reading the prompt",
   aboutSeconds: (seconds: number) => `about ${count(seconds)} s`,
   loadingModel: "Loading the model",
-  loadingBytes: (done: string, all: string) => `Loading the model: ${done} of ${all} GB`,
+  loadingWeights: (model: string, done: number, all: number) =>
+    `Loading ${model}: ${count(done)} of ${count(all)} million weights`,
 
   // probabilities
   howSure: "How sure the model was",

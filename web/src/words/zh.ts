@@ -98,7 +98,8 @@ export const zh: Words = {
   readingUnknown: "正在读取提示词",
   aboutSeconds: (seconds) => `约 ${count(seconds)} 秒`,
   loadingModel: "正在加载模型",
-  loadingBytes: (done, all) => `正在加载模型：${done} / ${all} GB`,
+  loadingWeights: (model, done, all) =>
+    `正在加载 ${model}：${count(done)} / ${count(all)} 百万个权重`,
 
   howSure: "模型有多确定",
   beforeTemperature: "温度作用前",

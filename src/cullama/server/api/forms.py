@@ -131,9 +131,16 @@ class ModelList(Form):
     data: list[ServedModel]
 
 
+class LoadProgress(Form):
+    model: str
+    done: int
+    total: int
+
+
 class Health(Form):
     status: str
     reason: str
+    progress: LoadProgress | None
 
 
 class Props(Form):

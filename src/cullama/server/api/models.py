@@ -31,11 +31,20 @@ def model(request: Request, name: str) -> Json:
 
 @router.get("/health", response_class=JSONResponse)
 def health(request: Request) -> Response:
-    """Return 200 where requests are taken, or 503 and the reason why they are not."""
-    status = service_of(request).engine.status
-    body = {"status": "ok" if status.state == "ready" else status.state, "reason": status.reason}
+    """Return 200 where requests are taken, or 503 and the reason why they are not.
+
+    `progress`: how many weights of the model were read, and of how many; null while none are.
+    """
+    service = service_of(request)
+    status = service.engine.status
     if status.state == "ready":
-        return JSONResponse(body)
+        return JSONResponse({"status": "ok", "reason": status.reason, "progress": None})
+    done, total = status.loaded or (0, 0)
+    body = {
+        "status": status.state,
+        "reason": status.reason,
+        "progress": {"model": service.model, "done": done, "total": total} if total else None,
+    }
     return JSONResponse(body, 503, {"Retry-After": str(RETRY_SECONDS)})
 
 

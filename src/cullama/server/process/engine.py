@@ -69,6 +69,7 @@ log = logging.getLogger("cullama.server")
 class Status:
     state: State
     reason: str = ""  # why requests are not taken, in words
+    loaded: tuple[int, int] | None = None  # weights read, and of how many
 
 
 @dataclass
@@ -391,7 +392,9 @@ class RemoteEngine(EngineClient):
     def _take_other(self, message: FromEngine) -> None:
         if isinstance(message, Loading):
             share = 100 * message.done // message.total
-            self.status = replace(self.status, reason=f"the model is being loaded: {share} %")
+            reason = f"the model is being loaded: {share} %"
+            loaded = message.done, message.total
+            self.status = replace(self.status, reason=reason, loaded=loaded)
         elif isinstance(message, Ready):
             self._capacity, self.description = message.capacity, message.description
             self.block_size, costs = message.block_size, message.costs

@@ -96,7 +96,7 @@ ToEngine: TypeAlias = Submit | Cancel | Hold | Pace | ComputeLogits | LookAtLaye
 
 @dataclass(frozen=True)
 class Loading:
-    """How much of the weights was read."""
+    """How many of the weights were read."""
 
     done: int
     total: int

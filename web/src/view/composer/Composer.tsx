@@ -146,7 +146,7 @@ function Switches({ chat }: { chat: Chat | null }) {
       </button>
       <button type="button" className="btn set" onClick={() => lens.drawer("sampling")}>
         <Icon name="sliders" />
-        {presetName(chat?.settings.preset ?? null, settings.presets, words)}
+        {presetName(chat ? chat.settings.preset : actions.presetOfNew(), settings.presets, words)}
       </button>
       <button type="button" className={set(schema !== null)} onClick={() => lens.drawer("schema")}>
         <Icon name="json" />

@@ -85,7 +85,7 @@ function Menu({ menu, lines }: { menu: OpenMenu; lines: Line[] }) {
           <hr key={at} className={line === "phoneline" ? "onlyphone" : undefined} />
         ) : (
           <button
-            key={line.text}
+            key={at}
             type="button"
             role="menuitem"
             className={`opt ${line.kind ?? ""}`.trim()}

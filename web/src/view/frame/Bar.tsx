@@ -8,6 +8,7 @@ import { useWords } from "../../words";
 import { IconButton } from "../parts/buttons";
 import { useUi } from "../ui";
 import { RenameField } from "./ChatList";
+import { modelName } from "./modelName";
 
 export function Bar({ chat, live }: { chat: Chat | null; live?: boolean | undefined }) {
   const words = useWords();
@@ -38,7 +39,9 @@ export function Bar({ chat, live }: { chat: Chat | null; live?: boolean | undefi
         ) : (
           <>
             <h1 dir="auto">{title}</h1>
-            {server.kind === "ready" && <span className="model">{server.props.model}</span>}
+            {server.kind === "ready" && (
+              <span className="model">{modelName(server.props.model)}</span>
+            )}
           </>
         )}
       </div>

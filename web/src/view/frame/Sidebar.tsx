@@ -1,12 +1,13 @@
 /** The chats, the way to a new one, and what the model runs on. */
 
 import { Icon, Mark } from "../../icons";
-import type { ServerProps } from "../../model";
 import { actions, useServer, useSettings } from "../../state";
 import { useWords } from "../../words";
 import { IconButton } from "../parts/buttons";
+import { UNKNOWN } from "../thread/numbers";
 import { useUi } from "../ui";
 import { ChatList } from "./ChatList";
+import { deviceName, modelName } from "./modelName";
 import { StepSpark } from "./StepSpark";
 import { isDark } from "./theme";
 
@@ -66,19 +67,17 @@ function Host() {
   const words = useWords();
   const ui = useUi();
   const server = useServer();
+  const props = server.kind === "ready" ? server.props : null;
   return (
     <button type="button" className="host" onClick={() => ui.setEngine(true)}>
       <span className="vh">{words.engine}:</span>
-      <strong>{server.kind === "ready" ? server.props.model : "–"}</strong>
-      <span className="device">{server.kind === "ready" ? deviceOf(server.props) : "–"}</span>
+      <strong>{props ? modelName(props.model) : UNKNOWN}</strong>
+      <span className="device" title={props?.description}>
+        {props ? deviceName(props.description) : UNKNOWN}
+      </span>
       <StepSpark />
     </button>
   );
-}
-
-/** What the model runs on; the server names the model first, which is said above already. */
-function deviceOf({ model, description }: ServerProps): string {
-  return description.startsWith(`${model} · `) ? description.slice(model.length + 3) : description;
 }
 
 function ThemeButton() {

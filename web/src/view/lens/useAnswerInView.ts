@@ -1,4 +1,4 @@
-/** The answer that is read: the last one whose top stands above three quarters of the thread. */
+/** The answer that is read: the last one whose top stands above three quarters of the thread, or of all at its end. */
 
 import { useEffect, useState } from "react";
 
@@ -13,7 +13,8 @@ export function useAnswerInView(view: ChatView | null): Turn | null {
     const box = document.querySelector<HTMLElement>(".scroll");
     if (!box) return;
     const look = () => {
-      const line = box.getBoundingClientRect().top + box.clientHeight * 0.75;
+      const isAtEnd = box.scrollHeight - box.scrollTop - box.clientHeight < 4;
+      const line = box.getBoundingClientRect().top + box.clientHeight * (isAtEnd ? 1 : 0.75);
       const all = [...box.querySelectorAll<HTMLElement>(".answer[data-turn]")];
       const found = all.findLast((each) => each.getBoundingClientRect().top <= line) ?? all[0];
       setId(found?.dataset.turn ?? null);

@@ -1,17 +1,21 @@
-/** The start page while the model is loaded: how many of its bytes are read. */
+/** The start page while the model is loaded: how many of its weights are read. */
 
 import { Mark } from "../../icons";
 import type { ServerState } from "../../model";
 import { useWords } from "../../words";
+import { modelName } from "../frame/modelName";
 
-const GB = 1e9;
+const MILLION = 1e6;
 
 export function Loading({ state }: { state: Extract<ServerState, { kind: "loading" }> }) {
   const words = useWords();
-  const { done, total } = state;
-  const isKnown = done !== null && total !== null && total > 0;
-  const said = isKnown
-    ? words.loadingBytes((done / GB).toFixed(1), (total / GB).toFixed(1))
+  const { progress, reason } = state;
+  const said = progress
+    ? words.loadingWeights(
+        modelName(progress.model),
+        Math.floor(progress.done / MILLION),
+        Math.ceil(progress.total / MILLION),
+      )
     : words.loadingModel;
   return (
     <div className="scroll">
@@ -19,24 +23,24 @@ export function Loading({ state }: { state: Extract<ServerState, { kind: "loadin
         <div className="in">
           <Mark className="mk" />
           <h2>{words.hello}</h2>
-          {isKnown ? (
+          {progress ? (
             <div
               className="reading"
               role="progressbar"
-              aria-valuenow={done}
+              aria-valuenow={progress.done}
               aria-valuemin={0}
-              aria-valuemax={total}
+              aria-valuemax={progress.total}
               aria-label={said}
             >
               <span>{said}</span>
               <span className="track">
-                <i style={{ width: `${(done / total) * 100}%` }} />
+                <i style={{ width: `${(progress.done / progress.total) * 100}%` }} />
               </span>
             </div>
           ) : (
             <p className="reading">
               {said}
-              {state.reason && ` · ${state.reason}`}
+              {reason && ` · ${reason}`}
             </p>
           )}
         </div>

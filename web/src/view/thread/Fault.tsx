@@ -10,6 +10,7 @@ export function Fault({ turn, failure }: { turn: Turn; failure: Failure }) {
   const words = useWords();
   const ui = useUiActions();
   const { what, kept } = explain(failure, words);
+  const refused = failure.kind === "refused" ? refusedPart(turn) : null;
   const canContinue = turn.text !== "" || turn.reasoning !== "";
   return (
     <div className="fault" role="alert">
@@ -21,6 +22,10 @@ export function Fault({ turn, failure }: { turn: Turn; failure: Failure }) {
       {failure.kind === "key" ? (
         <button type="button" className="btn line" onClick={() => ui.setOverlay("settings")}>
           {words.enterKey}
+        </button>
+      ) : refused ? (
+        <button type="button" className="btn line" onClick={() => ui.setDrawer(refused)}>
+          {words[refused]}
         </button>
       ) : (
         <button
@@ -35,6 +40,12 @@ export function Fault({ turn, failure }: { turn: Turn; failure: Failure }) {
       )}
     </div>
   );
+}
+
+/** What of its question the server may have refused, which is to be changed before another try. */
+function refusedPart({ asked }: Turn): "tools" | "schema" | null {
+  if (asked?.tools.length && asked.toolChoice !== "none") return "tools";
+  return asked?.schema ? "schema" : null;
 }
 
 function explain(failure: Failure, words: Words): { what: string; kept: string } {

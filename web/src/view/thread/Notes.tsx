@@ -57,7 +57,7 @@ export const Notes = memo(function Notes({ turn }: { turn: Turn }) {
 /** Replay; or what the last replay found. Where it differs, the branch that does is a press away. */
 export function ReplayLine({ turn }: { turn: Turn }) {
   const words = useWords();
-  if (turn.isEdited || turn.seed === null) return null;
+  if (turn.isEdited || turn.seed === null || !turn.stats?.tokens) return null;
   const replay = turn.replay;
   if (replay && !replay.same) {
     return (

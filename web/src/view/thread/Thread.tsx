@@ -133,7 +133,7 @@ const Group = memo(function Group(props: GroupProps) {
             <Answer
               place={place}
               isLast={place.turn.id === props.last}
-              schema={schema}
+              schema={(place.turn.asked ?? { schema }).schema}
               results={results}
               isEditing={editing === place.turn.id}
               isRaw={props.raw.has(place.turn.id)}

@@ -28,7 +28,7 @@ export interface Manner {
 
 export interface WrittenProps {
   place: Place;
-  /** The chat's JSON schema, as text. */
+  /** The JSON schema that it was asked with, as text. */
   schema: string | null;
   /** What tools gave, by the call's id. */
   results: ReadonlyMap<string, Turn>;
