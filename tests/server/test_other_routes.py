@@ -13,6 +13,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from cullama import LLM
 from cullama.server.api.models import NOT_OFFERED
+from cullama.server.process.engine import Status
+from cullama.server.process.messages import Loading
 
 TEXT = "The llama said: <|end|> 東京 🦙"
 
@@ -48,6 +50,21 @@ def test_health_says_why_requests_are_not_taken(chat_model: Path) -> None:
         live.service.engine.wait_until_ready(60)
         assert live.http.get("/health").status_code == 200
         assert live.post("/v1/completions", {"prompt": "a", "max_tokens": 1}).status_code == 200
+
+
+def test_health_tells_how_many_weights_were_read(chat_model: Path) -> None:
+    with live_server(chat_model) as live:
+        engine = live.service.engine
+        engine.status = Status("loading", "the model is being loaded")
+        assert live.http.get("/health").json()["progress"] is None
+        engine._take_other(Loading(3, 8))
+        response = live.http.get("/health")
+        assert response.status_code == 503
+        assert response.json() == {
+            "status": "loading",
+            "reason": "the model is being loaded: 37 %",
+            "progress": {"model": "tiny-chat", "done": 3, "total": 8},
+        }
 
 
 def test_props_tell_model_device_and_defaults(server: LiveServer, local: LLM) -> None:

@@ -11,7 +11,6 @@ import pytest
 from browsing import LONG, SECONDS, SHORT, Visit, serving, visiting
 from playwright.sync_api import Browser, expect
 
-PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
 CHINESE = {"locale": "zh-CN"}
 
 
@@ -138,37 +137,6 @@ def test_chats_are_found_renamed_pinned_and_deleted_with_a_way_back(visit: Visit
     expect(row).to_have_text("Voyages")
 
 
-def test_everything_is_reached_by_keys(visit: Visit) -> None:
-    visit.set_sampling(SHORT)
-    visit.page.keyboard.press("/")
-    visit.page.keyboard.type("By keys")
-    visit.page.keyboard.press("Enter")
-    visit.wait_for_end()
-    visit.page.keyboard.press("ArrowUp")
-    visit.page.keyboard.type(" alone")
-    visit.page.keyboard.press("Enter")
-    expect(visit.questions.first.locator(".q")).to_have_text("By keys alone")
-    visit.wait_for_end()
-    visit.page.keyboard.press("Escape")
-    visit.page.evaluate("document.activeElement.blur()")
-    visit.page.keyboard.press("r")
-    expect(visit.answer.locator(".branch")).to_contain_text("2/2")
-    visit.wait_for_end()
-    visit.page.keyboard.press("p")
-    visit.answer.locator(".t").first.focus()
-    visit.page.keyboard.press("ArrowRight")
-    visit.page.keyboard.press("ArrowDown")
-    popover = visit.page.get_by_role("dialog", name="Probabilities")
-    expect(popover).to_be_visible()
-    visit.page.keyboard.press("Escape")
-    expect(popover).to_have_count(0)
-    visit.page.keyboard.press("e")
-    expect(visit.page.get_by_role("heading", name="Engine", level=1)).to_be_visible()
-    visit.page.keyboard.press("Escape")
-    visit.page.keyboard.press("s")
-    expect(visit.page.get_by_role("complementary", name="Sampling")).to_be_visible()
-
-
 def test_enter_that_belongs_to_an_input_method_sends_nothing(visit: Visit) -> None:
     visit.field.fill("你")
     visit.field.evaluate(
@@ -206,44 +174,6 @@ def test_the_view_stays_where_the_reader_has_scrolled_to(visit: Visit) -> None:
     visit.button("Stop").click()
 
 
-HOSTILE = [
-    "<img src=x onerror=window.hit=1>",
-    "<script>window.hit=1</script>",
-    "[a](javascript:window.hit=1)",
-    "![a](https://example.com/pixel.png)",
-    "<svg onload=window.hit=1>",
-    "<a href='data:text/html,<script>parent.hit=1</script>'>a</a>",
-    "<iframe srcdoc='<script>parent.hit=1</script>'></iframe>",
-    "`<img src=x onerror=window.hit=1>`",
-    "$$\\href{javascript:window.hit=1}{a}$$",
-    "<style>@import 'https://example.com/a.css'</style>",
-    "<form action=https://example.com><button>a</button></form>",
-    "<math><mtext><img src=x onerror=window.hit=1></mtext></math>",
-]
-
-
-def test_hostile_titles_and_texts_run_nothing_and_ask_nobody(visit: Visit, tmp_path: Path) -> None:
-    turns = [
-        {"role": role, "content": "\n\n".join(HOSTILE)}
-        for role in ("user", "assistant", "user", "assistant")
-    ]
-    export = tmp_path / "hostile.json"
-    export.write_text(
-        json.dumps([{"title": hostile, "messages": turns} for hostile in HOSTILE[:4]])
-    )
-    visit.import_file(export)
-    expect(visit.page.get_by_text("4 chats read.")).to_be_visible()
-    visit.page.keyboard.press("Escape")
-    expect(visit.page.locator(".chatrow")).to_have_count(4)
-    for k in range(4):
-        visit.page.locator(".chatrow a").nth(k).click()
-        expect(visit.answers).to_have_count(2)
-        expect(visit.page.locator(".main :is(img, iframe, form, script, style)")).to_have_count(0)
-        links = visit.page.locator(".prose a[href]").evaluate_all("all => all.map(a => a.href)")
-        assert all(link.startswith("https:") for link in links)
-    assert visit.page.evaluate("window.hit") is None
-
-
 def test_what_is_no_export_is_refused_in_words(visit: Visit, tmp_path: Path) -> None:
     noise = tmp_path / "noise.json"
     noise.write_bytes(b"\x00\xff not an export")
@@ -273,42 +203,6 @@ def test_a_server_that_is_killed_and_comes_back_loses_nothing(
             visit.wait_for_end()
             visit.answer.get_by_role("button", name="Continue").click()
             visit.wait_for_words(len(visit.text()) + 20)
-
-
-STATES: dict[str, Any] = {"wide": {}, "dark": {"color_scheme": "dark"}, "phone": PHONE}
-
-
-@pytest.mark.parametrize("visit", STATES.values(), ids=STATES.keys(), indirect=True)
-def test_axe_finds_nothing_in_the_main_states(visit: Visit) -> None:
-    found: dict[str, list[str]] = {"empty": visit.axe()}
-    is_phone = (visit.page.viewport_size or {"width": 0})["width"] < 640
-    visit.field.fill("Look at all")
-    visit.button("Send").click()
-    visit.wait_for_words(10)
-    visit.button("Stop").click()
-    visit.wait_for_end()
-    found["chat"] = visit.axe()
-    visit.button("Probabilities").first.click()
-    visit.answer.locator(".t").last.click()
-    expect(visit.page.get_by_role("dialog", name="Probabilities")).to_be_visible()
-    found["alternatives"] = visit.axe()
-    visit.page.keyboard.press("Escape")
-    visit.button("More").first.click()
-    found["menu"] = visit.axe()
-    visit.page.keyboard.press("Escape")
-    visit.palette("")
-    found["palette"] = visit.axe()
-    visit.page.keyboard.press("Escape")
-    for command in ("Keys", "Settings", "Prompt, as", "Sampling", "JSON schema", "Tools", "Engine"):
-        visit.palette(command)
-        visit.page.keyboard.press("Enter")
-        visit.page.wait_for_timeout(150)
-        found[command] = visit.axe()
-        visit.page.keyboard.press("Escape")
-    if is_phone:
-        visit.page.locator(".bar .narrow").click()
-        found["chats"] = visit.axe()
-    assert {name: lines for name, lines in found.items() if lines} == {}
 
 
 @pytest.mark.parametrize("visit", [CHINESE], indirect=True)

@@ -51,7 +51,10 @@ function refusedPart({ asked }: Turn): "tools" | "schema" | null {
 function explain(failure: Failure, words: Words): { what: string; kept: string } {
   switch (failure.kind) {
     case "engine":
-      return { what: words.engineStopped(failure.message), kept: words.engineStartedAgain };
+      return {
+        what: words.engineStopped(failure.message.replace(/^the engine process \w+ \w+: /, "")),
+        kept: words.engineStartedAgain,
+      };
     case "context":
       return { what: words.fullLimit, kept: failure.message };
     case "key":

@@ -28,7 +28,7 @@ export default function JsonAnswer({
       </header>
       <pre tabIndex={0} className={isWriting ? "writing" : undefined}>
         <code>
-          {pieces(text).map(([kind, piece], at) => (
+          {pieces(layOut(text)).map(([kind, piece], at) => (
             <span key={at} className={kind}>
               {piece}
             </span>
@@ -58,6 +58,28 @@ export default function JsonAnswer({
       </div>
     </div>
   );
+}
+
+const TOKEN = /"(?:[^"\\]|\\.)*"?|[{}[\],:]|[^\s"{}[\],:]+/g;
+
+/** Set JSON of one line out in lines, whole or not; what has lines of its own stays as it is. */
+function layOut(text: string): string {
+  if (text.includes("\n")) return text;
+  let out = "";
+  let depth = 0;
+  let last = "";
+  for (const [token] of text.matchAll(TOKEN)) {
+    const closes = token === "}" || token === "]";
+    if (closes) depth -= 1;
+    const opened = last === "{" || last === "[";
+    if ((opened && !closes) || last === "," || (closes && !opened)) {
+      out += `\n${"  ".repeat(Math.max(0, depth))}`;
+    }
+    out += token === ":" ? ": " : token;
+    if (token === "{" || token === "[") depth += 1;
+    last = token;
+  }
+  return out;
 }
 
 const PIECE = /("(?:[^"\\]|\\.)*"?)(\s*:)?/g;

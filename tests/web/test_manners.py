@@ -1,0 +1,293 @@
+"""Keys, devices and assistive technology: the page without a mouse, and in its many looks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from browsing import LONG, SHORT, Visit
+from playwright.sync_api import expect
+
+PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
+
+
+def press(visit: Visit, *keys: str) -> None:
+    for key in keys:
+        visit.page.keyboard.press(key)
+
+
+def leave_field(visit: Visit) -> None:
+    visit.page.evaluate("document.activeElement.blur()")
+
+
+def test_a_chat_is_written_by_keys_alone(visit: Visit) -> None:
+    visit.set_sampling(LONG)
+    leave_field(visit)
+    press(visit, "/")
+    expect(visit.field).to_be_focused()
+    visit.page.keyboard.type("By keys")
+    press(visit, "Shift+Enter")
+    visit.page.keyboard.type("alone")
+    press(visit, "Enter")
+    expect(visit.questions.first.locator(".q")).to_have_text("By keys\nalone")
+    visit.wait_for_words(20)
+    press(visit, "Escape")  # stops
+    expect(visit.answer.get_by_text("Stopped by you")).to_be_visible()
+    visit.wait_for_end()
+    visit.set_sampling(SHORT)
+    visit.field.focus()
+    press(visit, "ArrowUp", "Control+a")  # edits the last question
+    visit.page.keyboard.type("Again")
+    press(visit, "Enter")
+    expect(visit.questions.first.locator(".q")).to_have_text("Again")
+    visit.wait_for_end()
+    leave_field(visit)
+    press(visit, "r")
+    expect(visit.answer.locator(".branch")).to_contain_text("2/2")
+    visit.wait_for_end()
+    leave_field(visit)
+    press(visit, "[")
+    expect(visit.answer.locator(".branch")).to_contain_text("1/2")
+    press(visit, "]")
+    expect(visit.answer.locator(".branch")).to_contain_text("2/2")
+    press(visit, "k", "k")
+    expect(visit.questions.first).to_be_focused()
+    press(visit, "j")
+    expect(visit.answer).to_be_focused()
+    visit.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    press(visit, "c")
+    copied = visit.page.evaluate("navigator.clipboard.readText()")
+    assert copied.strip()
+    assert copied.split() == visit.text().split()
+    press(visit, "Control+Shift+O")
+    expect(visit.page.get_by_role("heading", name="Ask, and look inside.")).to_be_visible()
+    expect(visit.field).to_be_focused()
+
+
+def test_lenses_alternatives_and_lists_are_reached_by_keys(visit: Visit) -> None:
+    visit.set_sampling({**SHORT, "temperature": 2})
+    visit.ask("Look")
+    visit.wait_for_end()
+    leave_field(visit)
+    press(visit, "p")
+    visit.answer.locator(".t").first.focus()
+    press(visit, "ArrowRight", "ArrowRight", "ArrowLeft", "ArrowDown")
+    popover = visit.page.get_by_role("dialog", name="Probabilities")
+    expect(popover).to_be_visible()
+    press(visit, "Escape")
+    expect(popover).to_have_count(0)
+    expect(visit.answer.locator(".t").nth(1)).to_be_focused()
+    press(visit, "ArrowDown")
+    expect(popover).to_be_visible()
+    if popover.get_by_role("button", name="Continue from here").is_enabled():
+        press(visit, "Enter")
+        expect(visit.answer.locator(".branch")).to_contain_text("2/2")
+        visit.wait_for_end()
+    else:
+        press(visit, "Escape")
+    leave_field(visit)
+    press(visit, "p")
+    expect(visit.page.locator(".lensline")).to_have_count(0)
+    for key, name in {"x": "Prompt, as the model read it", "s": "Sampling"}.items():
+        press(visit, key)
+        expect(visit.page.get_by_role("complementary", name=name)).to_be_visible()
+        press(visit, "Escape")
+        expect(visit.page.get_by_role("complementary", name=name)).to_have_count(0)
+    press(visit, "e")
+    expect(visit.page.get_by_role("heading", name="Engine", level=1)).to_be_visible()
+    press(visit, "Escape", "?")
+    expect(visit.page.get_by_role("dialog", name="Keys")).to_be_visible()
+    press(visit, "Escape", "F2")
+    visit.page.keyboard.type("Renamed")
+    press(visit, "Enter")
+    expect(visit.page.locator("h1")).to_have_text("Renamed")
+    visit.palette("renam")
+    press(visit, "ArrowDown", "ArrowUp", "Enter")
+    expect(visit.page.get_by_role("combobox")).to_have_count(0)
+    visit.palette("settings")
+    press(visit, "Enter")
+    settings = visit.page.get_by_role("dialog", name="Settings")
+    settings.get_by_role("switch", name="Single-key shortcuts").focus()
+    press(visit, "Space", "Escape")
+    leave_field(visit)
+    press(visit, "s")
+    expect(visit.page.get_by_role("complementary", name="Sampling")).to_have_count(0)
+
+
+@pytest.mark.parametrize(
+    "visit", [{"forced_colors": "active"}], ids=["forced colours"], indirect=True
+)
+def test_in_forced_colours_shades_are_underlines(visit: Visit) -> None:
+    visit.set_sampling(SHORT)
+    visit.ask("Contrast")
+    visit.wait_for_end()
+    visit.button("Probabilities").first.click()
+    token = visit.answer.locator(".t.p3").first
+    expect(token).to_have_css("text-decoration-line", "underline")
+    expect(token).to_have_css("text-decoration-thickness", "4px")
+    expect(visit.page.locator(".legend .t:not([class*=p])")).to_have_css(
+        "text-decoration-line", "none"
+    )
+
+
+# 200 % of a window of 1,440 x 900 pixels.
+@pytest.mark.parametrize(
+    "visit",
+    [{"viewport": {"width": 720, "height": 450}, "device_scale_factor": 2}, PHONE],
+    ids=["zoomed", "phone"],
+    indirect=True,
+)
+def test_small_windows_have_everything_and_scroll_in_one_direction(visit: Visit) -> None:
+    visit.field.fill("A narrow column " + "x" * 200)
+    visit.button("Send").click()
+    visit.wait_for_words(10)
+    visit.button("Stop").click()
+    visit.wait_for_end()
+    wide = "document.documentElement.scrollWidth - innerWidth"
+    assert visit.page.evaluate(wide) <= 0
+    visit.button("Chats").first.click()
+    expect(visit.page.locator(".chatrow")).to_be_visible()
+    visit.page.keyboard.press("Escape")
+    visit.button("More").first.click()
+    box = visit.page.get_by_role("menu").bounding_box()
+    size = visit.page.viewport_size
+    assert box
+    assert size
+    assert box["x"] >= 0
+    assert box["x"] + box["width"] <= size["width"]
+    assert box["y"] + box["height"] <= size["height"]
+    assert visit.page.evaluate(wide) <= 0
+
+
+@pytest.mark.parametrize("visit", [PHONE], ids=["phone"], indirect=True)
+def test_on_touch_enter_is_a_new_line_and_targets_are_large(visit: Visit) -> None:
+    visit.field.tap()
+    visit.page.keyboard.type("One")
+    press(visit, "Enter")
+    expect(visit.field).to_have_value("One\n")
+    expect(visit.answers).to_have_count(0)
+    visit.button("Send").tap()
+    visit.wait_for_words(10)
+    visit.button("Stop").tap()
+    visit.wait_for_end()
+    visit.questions.first.locator(".q").tap()
+    expect(visit.questions.first.get_by_role("button", name="Edit")).to_be_visible()
+    small = visit.page.locator("button:visible").evaluate_all(
+        "all => all.filter(each => each.offsetHeight < 24 || each.offsetWidth < 24)"
+        ".map(each => each.outerHTML.slice(0, 100))"
+    )
+    assert small == []
+
+
+def test_turns_have_the_direction_of_their_text(visit: Visit) -> None:
+    visit.set_sampling(SHORT)
+    visit.ask("مرحبا يا لاما")
+    visit.wait_for_end()
+    expect(visit.questions.first.locator(".q")).to_have_css("direction", "rtl")
+    expect(visit.page.locator("h1")).to_have_css("direction", "rtl")
+    expect(visit.answer.locator(".prose")).to_have_css("direction", "ltr")
+
+
+def test_nothing_moves_where_less_motion_is_asked_for(visit: Visit) -> None:
+    visit.set_sampling(LONG)
+    visit.ask("Be still")
+    visit.wait_for_words(10)
+    moving = visit.page.evaluate(
+        "document.getAnimations().filter(each => each.playState === 'running').length"
+    )
+    assert moving == 0
+
+
+# --- axe ----------------------------------------------------------------------------------------
+
+
+def open_chat(visit: Visit) -> None:
+    visit.page.locator(".chatrow a").first.evaluate("link => link.click()")
+    expect(visit.answers.first).to_be_attached()
+
+
+def by_command(words: str) -> Callable[[Visit], None]:
+    def reach(visit: Visit) -> None:
+        visit.palette(words)
+        press(visit, "Enter")
+
+    return reach
+
+
+def edit(visit: Visit) -> None:
+    visit.questions.last.get_by_role("button", name="Edit").evaluate("button => button.click()")
+
+
+def alternatives(visit: Visit) -> None:
+    visit.button("Probabilities").first.click()
+    visit.answer.locator(".t").last.click()
+    expect(visit.page.get_by_role("dialog", name="Probabilities")).to_be_visible()
+
+
+# What is left by Escape, after the state before it.
+READ: dict[str, Callable[[Visit], None]] = {
+    "edit": edit,
+    "menu": lambda visit: visit.button("More").first.click(),
+    "palette": lambda visit: visit.palette(""),
+    "settings": by_command("Settings"),
+    "keys": by_command("Keys"),
+    "xray": by_command("Prompt, as"),
+    "sampling": by_command("Sampling"),
+    "schema": by_command("JSON schema"),
+    "tools": by_command("Tools"),
+    "engine": by_command("Engine"),
+    "inspection": by_command("Inspect tokens"),
+    "probabilities": alternatives,
+}
+
+
+def trouble(visit: Visit, tmp_path: Path) -> dict[str, list[str]]:
+    """Go through chats of every kind: cut, failed, called, in JSON, with several versions."""
+    found: dict[str, list[str]] = {}
+    call = {"id": "call-1", "type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}}
+    chats = {
+        "tools": [{"role": "assistant", "content": "", "tool_calls": [call]}],
+        "answered": [
+            {"role": "assistant", "content": "", "tool_calls": [call]},
+            {"role": "tool", "tool_call_id": "call-1", "content": "[1]"},
+        ],
+        "rendered": [
+            {
+                "role": "assistant",
+                "content": "# Head\n\n| a | b |\n|---|---|\n| 1 | 2 |\n\n```python\nx = 1\n```\n\n$$x^2$$",
+                "reasoning_content": "Because.",
+            }
+        ],
+    }
+    export = tmp_path / "chats.json"
+    export.write_text(
+        json.dumps(
+            [
+                {"title": name, "messages": [{"role": "user", "content": "q"}, *turns]}
+                for name, turns in chats.items()
+            ]
+        )
+    )
+    visit.import_file(export)
+    expect(visit.page.get_by_text("3 chats read.")).to_be_visible()
+    found["import"] = visit.axe()
+    press(visit, "Escape")
+    for name in chats:
+        visit.palette(name)
+        expect(visit.page.get_by_role("option").first).to_contain_text(name)
+        press(visit, "Enter")
+        expect(visit.page.locator("h1")).to_have_text(name)
+        found[name] = visit.axe()
+    return found
+
+
+LOOKS: dict[str, dict[str, Any]] = {
+    "light": {},
+    "dark": {"color_scheme": "dark"},
+    "phone": PHONE,
+    "dark phone": {"color_scheme": "dark", **PHONE},
+    "zh": {"locale": "zh-CN"},
+}
