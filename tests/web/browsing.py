@@ -28,6 +28,19 @@ LONG = {"temperature": 0, "max_tokens": 1500}
 SHORT = {"temperature": 1, "max_tokens": 24, "seed": 7}
 
 
+ENGLISH = {"keys": "Keys", "prompt": "Prompt, as", "schema": "JSON schema"}
+CHINESE = {
+    "settings": "设置",
+    "keys": "快捷键",
+    "prompt": "模型读到的提示词",
+    "sampling": "采样",
+    "schema": "JSON Schema",
+    "tools": "工具",
+    "engine": "引擎",
+    "delete": "删除",
+}
+
+
 def missing() -> str | None:
     """Return what the tests of the page need and this machine lacks, or None."""
     if CHROMIUM is None:
@@ -100,6 +113,12 @@ class Visit:
     # --- what a reader finds ---------------------------------------------------------------------
 
     @property
+    def words(self) -> dict[str, str]:
+        """The names of commands, where the page does not speak English."""
+        language = self.page.locator("html").get_attribute("lang") or "en"
+        return CHINESE if language.startswith("zh") else ENGLISH
+
+    @property
     def field(self) -> Locator:
         return self.page.locator("#ask")
 
@@ -162,11 +181,14 @@ class Visit:
         self.page.locator(".sidefoot .btn").first.click()
         self.page.locator("input[type=file]").set_input_files(path)
 
-    def axe(self) -> list[str]:
-        """Return the violations that axe-core finds, a line each."""
+    def axe(self, *rules: str) -> list[str]:
+        """Return the violations that axe-core finds, of some rules or of all, a line each."""
         if not self.page.evaluate("typeof window.axe === 'object'"):
             self.page.evaluate((WEB / "node_modules/axe-core/axe.min.js").read_text())
-        found = self.page.evaluate("axe.run(document, {resultTypes: ['violations']})")
+        options: dict[str, Any] = {"resultTypes": ["violations"]}
+        if rules:
+            options["runOnly"] = rules
+        found = self.page.evaluate("options => axe.run(document, options)", options)
         return [
             f"{each['id']}: {json.dumps([node['html'][:160] for node in each['nodes']])}"
             for each in found["violations"]

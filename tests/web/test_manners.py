@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -204,90 +204,105 @@ def test_nothing_moves_where_less_motion_is_asked_for(visit: Visit) -> None:
 # --- axe ----------------------------------------------------------------------------------------
 
 
-def open_chat(visit: Visit) -> None:
-    visit.page.locator(".chatrow a").first.evaluate("link => link.click()")
-    expect(visit.answers.first).to_be_attached()
-
-
 def by_command(words: str) -> Callable[[Visit], None]:
     def reach(visit: Visit) -> None:
-        visit.palette(words)
+        visit.palette(visit.words.get(words, words))
         press(visit, "Enter")
 
     return reach
 
 
 def edit(visit: Visit) -> None:
-    visit.questions.last.get_by_role("button", name="Edit").evaluate("button => button.click()")
+    visit.field.focus()
+    press(visit, "ArrowUp")
+    expect(visit.page.locator(".edit textarea")).to_be_focused()
 
 
 def alternatives(visit: Visit) -> None:
-    visit.button("Probabilities").first.click()
+    visit.page.locator(".lens").first.click()
     visit.answer.locator(".t").last.click()
-    expect(visit.page.get_by_role("dialog", name="Probabilities")).to_be_visible()
+    expect(visit.page.locator(".pop")).to_be_visible()
 
 
-# What is left by Escape, after the state before it.
+# Each is left by Escape.
 READ: dict[str, Callable[[Visit], None]] = {
     "edit": edit,
-    "menu": lambda visit: visit.button("More").first.click(),
+    "menu": lambda visit: visit.page.locator(".bar [aria-haspopup=menu]").click(),
     "palette": lambda visit: visit.palette(""),
-    "settings": by_command("Settings"),
-    "keys": by_command("Keys"),
-    "xray": by_command("Prompt, as"),
-    "sampling": by_command("Sampling"),
-    "schema": by_command("JSON schema"),
-    "tools": by_command("Tools"),
-    "engine": by_command("Engine"),
-    "inspection": by_command("Inspect tokens"),
+    **{
+        name: by_command(name)
+        for name in ("settings", "keys", "prompt", "sampling", "schema", "tools", "engine")
+    },
     "probabilities": alternatives,
 }
 
 
-def trouble(visit: Visit, tmp_path: Path) -> dict[str, list[str]]:
-    """Go through chats of every kind: cut, failed, called, in JSON, with several versions."""
-    found: dict[str, list[str]] = {}
-    call = {"id": "call-1", "type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}}
-    chats = {
-        "tools": [{"role": "assistant", "content": "", "tool_calls": [call]}],
-        "answered": [
-            {"role": "assistant", "content": "", "tool_calls": [call]},
-            {"role": "tool", "tool_call_id": "call-1", "content": "[1]"},
-        ],
-        "rendered": [
-            {
-                "role": "assistant",
-                "content": "# Head\n\n| a | b |\n|---|---|\n| 1 | 2 |\n\n```python\nx = 1\n```\n\n$$x^2$$",
-                "reasoning_content": "Because.",
-            }
-        ],
-    }
-    export = tmp_path / "chats.json"
-    export.write_text(
-        json.dumps(
-            [
-                {"title": name, "messages": [{"role": "user", "content": "q"}, *turns]}
-                for name, turns in chats.items()
-            ]
-        )
-    )
-    visit.import_file(export)
-    expect(visit.page.get_by_text("3 chats read.")).to_be_visible()
-    found["import"] = visit.axe()
+MARKDOWN = "# Head\n\n| a | b |\n|---|---|\n| 1 | 2 |\n\n```python\nx = 1\n```\n\n$$x^2$$"
+CALL = {"id": "call-1", "type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}}
+CALLS = {"role": "assistant", "content": "", "tool_calls": [CALL]}
+IMPORTED: dict[str, list[dict[str, Any]]] = {
+    "called": [CALLS],
+    "answered": [CALLS, {"role": "tool", "tool_call_id": "call-1", "content": "[1]"}],
+    "rendered": [{"role": "assistant", "content": MARKDOWN, "reasoning_content": "Because."}],
+}
+
+
+def imported(visit: Visit, folder: Path) -> Iterator[str]:
+    """Bring chats in, and go through them."""
+    chats = [
+        {"title": name, "messages": [{"role": "user", "content": "q"}, *turns]}
+        for name, turns in IMPORTED.items()
+    ]
+    export = folder / "chats.json"
+    export.write_text(json.dumps(chats))
+    by_command("settings")(visit)
+    visit.page.locator("input[type=file]").set_input_files(export)
+    expect(visit.page.locator(".verdict.ok")).to_be_visible()
+    yield "import"
     press(visit, "Escape")
-    for name in chats:
+    for name in IMPORTED:
         visit.palette(name)
         expect(visit.page.get_by_role("option").first).to_contain_text(name)
         press(visit, "Enter")
         expect(visit.page.locator("h1")).to_have_text(name)
+        yield name
+
+
+def states(visit: Visit, folder: Path) -> Iterator[str]:
+    """Bring the page to each state that one server has to offer; yields its name."""
+    yield "empty"
+    visit.field.fill("Look at all")
+    visit.page.locator(".go").click()
+    visit.wait_for_words(10)
+    yield "streaming"
+    visit.page.locator(".go").click()
+    expect(visit.page.locator(".cutline")).to_be_visible()
+    visit.page.locator(".answer[aria-busy=false]").wait_for()
+    yield "cut"
+    for name, reach in READ.items():
+        reach(visit)
+        visit.page.wait_for_timeout(100)
+        yield name
+        press(visit, "Escape", "Escape")
+    yield from imported(visit, folder)
+    visit.palette(visit.words.get("delete", "delete"))
+    press(visit, "Enter")
+    expect(visit.page.locator(".toast")).to_be_visible()
+    yield "deleted"
+    if visit.page.locator(".bar .narrow").is_visible():
+        visit.page.locator(".bar .narrow").click()
+        yield "nav"
+
+
+LOOKS: dict[str, dict[str, Any]] = {"wide": {}, "phone": PHONE, "zh": {"locale": "zh-CN"}}
+
+
+@pytest.mark.parametrize("visit", LOOKS.values(), ids=LOOKS.keys(), indirect=True)
+def test_axe_finds_nothing_by_day_and_by_night(visit: Visit, tmp_path: Path) -> None:
+    found: dict[str, list[str]] = {}
+    for name in states(visit, tmp_path):
         found[name] = visit.axe()
-    return found
-
-
-LOOKS: dict[str, dict[str, Any]] = {
-    "light": {},
-    "dark": {"color_scheme": "dark"},
-    "phone": PHONE,
-    "dark phone": {"color_scheme": "dark", **PHONE},
-    "zh": {"locale": "zh-CN"},
-}
+        visit.page.emulate_media(color_scheme="dark")
+        found[f"{name}, dark"] = visit.axe("color-contrast")  # all else is the same
+        visit.page.emulate_media(color_scheme="light")
+    assert {name: lines for name, lines in found.items() if lines} == {}
