@@ -264,7 +264,7 @@ def imported(visit: Visit, folder: Path) -> Iterator[str]:
         visit.palette(name)
         expect(visit.page.get_by_role("option").first).to_contain_text(name)
         press(visit, "Enter")
-        expect(visit.page.locator("h1")).to_have_text(name)
+        expect(visit.page.locator(".bar h1")).to_have_text(name)
         yield name
 
 

@@ -213,7 +213,8 @@ function readMessages(value: Json, messages: unknown[]): ReadChat | null {
   }
   if (!turns.length) return null;
   chat.settings = { ...chat.settings, sampling: readSampling(value.params), preset: null };
-  chat.title = titleOf(turns[0]!.text);
+  chat.isTitled = string(value.title) !== "";
+  chat.title = string(value.title) || titleOf(turns[0]!.text);
   return { chat, turns, tokens: [], isDamaged };
 }
 
