@@ -9,6 +9,8 @@ const ROUTES = [
   "/tokenize",
   "/detokenize",
   "/apply-template",
+  "/check-form",
+  "/layers",
   "/health",
   "/engine",
   "/props",

@@ -74,6 +74,11 @@ def test_a_shaded_token_shows_its_alternatives_and_one_is_taken_as_a_branch(visi
         if go_on.is_enabled():
             break
         visit.page.keyboard.press("Escape")
+    popover.get_by_role("button", name="Layers").click()
+    expect(popover).to_contain_text("Looked at")
+    numbers = [int(text) for text in popover.locator(".lens li > :first-child").all_inner_texts()]
+    assert numbers == list(range(len(numbers), 0, -1))
+    popover.get_by_role("button", name="Choices").click()
     go_on.click()
     expect(visit.answer.locator(".branch")).to_contain_text("2/2")
     visit.wait_for_end()

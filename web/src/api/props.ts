@@ -45,6 +45,7 @@ export function propsOf(wire: Record<string, unknown>): ServerProps {
     limits: limitsOf(wire.costs),
     contextLength: number(wire.context_length) ?? 0,
     cacheTokens: number(wire.cache_tokens),
+    vocabulary: number(wire.vocab_size),
     defaults,
     hasChatTemplate: wire.has_chat_template !== false,
     restarts: number(wire.engine_restarts) ?? 0,

@@ -242,6 +242,8 @@ export interface ServerProps {
   limits: { bandwidth: number; compute: number } | null;
   contextLength: number;
   cacheTokens: number | null;
+  /** Tokens that the model chooses among. */
+  vocabulary: number | null;
   defaults: Sampling;
   hasChatTemplate: boolean;
   restarts: number;
@@ -354,6 +356,19 @@ export interface PromptView {
   parts: PromptPart[];
   /** Tokens at the beginning that came from the cache when it was answered; null: not known. */
   cached: number | null;
+}
+
+/** What each layer would have said in place of one token, and what the model looked at for it. */
+export interface TokenLayers {
+  /** The embedding's (null), then each layer's from 1: its likeliest token, and the written one. */
+  states: {
+    layer: number | null;
+    probability: number;
+    rank: number;
+    likeliest: { text: string; probability: number };
+  }[];
+  /** Largest weight first, the mean of all heads of all layers. `isFirst`: of the whole text. */
+  sources: { isFirst: boolean; text: string; weight: number }[];
 }
 
 /** An answer while it is written: what the view shows before it is stored. */

@@ -15,6 +15,7 @@ import type {
   Sampling,
   SearchHit,
   Settings,
+  TokenLayers,
   TokenRecord,
   Tool,
   Turn,
@@ -83,6 +84,12 @@ export interface Actions {
   loadTokens(turn: TurnId): Promise<TokenRecord[] | null>;
   /** The exact prompt that an answer had, as the server writes it now. */
   loadPrompt(turn: TurnId): Promise<PromptView | { error: string }>;
+  /** What each layer would have said in place of token `at` of an answer. */
+  loadLayers(
+    turn: TurnId,
+    at: number,
+    signal: AbortSignal,
+  ): Promise<TokenLayers | { error: string }>;
   /** Whether the server takes a JSON schema; `line` of the text where it is wrong, from 1. */
   checkSchema(text: string): Promise<SchemaVerdict>;
   checkTools(text: string): { tools: Tool[] } | { error: string };

@@ -1,9 +1,10 @@
-/** Looks at what the server makes of things: the prompt of an answer, a schema. */
+/** Looks at what the server makes of things: the prompt of an answer, a token's layers, a schema. */
 
 import { ApiError, messagesOf } from "../api";
-import type { PromptPart, PromptToken, PromptView, Role, TurnId } from "../model";
+import type { PromptPart, PromptToken, PromptView, Role, TokenLayers, TurnId } from "../model";
 import { context } from "./context";
 import type { SchemaVerdict } from "./contract";
+import { lineOfPlace } from "./json_place";
 import { getTree, getTurn } from "./library";
 import { askedOf, promptTurns } from "./prompts";
 
@@ -51,7 +52,15 @@ function roleOf(word: string): Role {
   return word === "system" || word === "assistant" || word === "tool" ? word : "user";
 }
 
-/** Ask the server for one token under a schema: it compiles it, or says what it cannot do. */
+interface WireCheck {
+  is_valid: boolean;
+  milliseconds: number | null;
+  message: string | null;
+  pointer: string | null;
+  keyword: string | null;
+}
+
+/** Have the server compile a schema: how long it took, or what of it cannot be had, and where. */
 export async function checkSchema(text: string): Promise<SchemaVerdict> {
   let schema: unknown;
   try {
@@ -60,19 +69,68 @@ export async function checkSchema(text: string): Promise<SchemaVerdict> {
     return { ok: false, message: String(error), line: lineOfError(text, error), keyword: null };
   }
   const format = { type: "json_schema", json_schema: { name: "answer", strict: true, schema } };
-  const messages = [{ role: "user", content: "{" }];
-  const body = { messages, max_tokens: 1, response_format: format };
-  const began = performance.now();
   try {
-    await context.client.json("v1/chat/completions", { method: "POST", body });
-    return { ok: true, milliseconds: Math.round(performance.now() - began) };
+    const asked = { method: "POST", body: { response_format: format } } as const;
+    const wire = await context.client.json<WireCheck>("check-form", asked);
+    if (wire.is_valid) return { ok: true, milliseconds: wire.milliseconds };
+    const { pointer, keyword, message } = wire;
+    const line = pointer === null ? null : lineOfPlace(text, pointer);
+    return { ok: false, message: message ?? "", line, keyword };
   } catch (error) {
     if (!(error instanceof ApiError)) throw error;
-    const quoted = /["'“]([$\w]+)["'”]/.exec(error.message)?.[1] ?? null;
-    const keyword = quoted !== null && text.includes(`"${quoted}"`) ? quoted : null;
-    const line = keyword === null ? null : lineAt(text, text.indexOf(`"${keyword}"`));
-    return { ok: false, message: error.message, line, keyword };
+    return { ok: false, message: error.message, line: null, keyword: null };
   }
+}
+
+interface WireLayers {
+  layers: {
+    layer: number | null;
+    probability: number;
+    rank: number;
+    top: { id: number; piece: string; probability: number }[];
+  }[];
+  looked_at: { position: number; piece: string; weight: number }[];
+}
+
+const NUM_SOURCES = 8;
+
+/** What each layer would have said in place of a token of an answer, and what it looked at. */
+export async function loadLayers(
+  id: TurnId,
+  at: number,
+  signal: AbortSignal,
+): Promise<TokenLayers | { error: string }> {
+  const [prompt, tokens] = await Promise.all([
+    loadPrompt(id),
+    context.opened.then((repository) => repository.tokens(id)),
+  ]);
+  if ("error" in prompt) return prompt;
+  const ids = tokens?.slice(0, at + 1).map((token) => token.id) ?? [];
+  const token = ids.pop();
+  if (token === undefined || token === null || ids.includes(null)) return { error: "" };
+  const before = [...prompt.tokens.map((each) => each.id), ...ids];
+  const body = { tokens: before, token, top: NUM_SOURCES };
+  try {
+    const asked = { method: "POST", body, signal } as const;
+    return layersOf(await context.client.json<WireLayers>("layers", asked));
+  } catch (error) {
+    return { error: error instanceof ApiError ? error.message : "" };
+  }
+}
+
+function layersOf(wire: WireLayers): TokenLayers {
+  const states = wire.layers.map(({ layer, probability, rank, top }) => ({
+    layer: layer === null ? null : layer + 1,
+    probability,
+    rank,
+    likeliest: { text: top[0]?.piece ?? "", probability: top[0]?.probability ?? 0 },
+  }));
+  const sources = wire.looked_at.map(({ position, piece, weight }) => ({
+    isFirst: position === 0,
+    text: piece,
+    weight,
+  }));
+  return { states, sources };
 }
 
 /** The line of a JSON error, which browsers tell by line or by position. */

@@ -41,7 +41,7 @@ import {
   openChat,
   turnUpdate,
 } from "./library";
-import { checkSchema, loadPrompt } from "./looking";
+import { checkSchema, loadLayers, loadPrompt } from "./looking";
 import { replay } from "./replays";
 import { stop, write } from "./streams";
 import type { TurnActions } from "./turn_actions_later";
@@ -178,6 +178,7 @@ export const turnActions: TurnActions = {
 
   loadTokens: async (id) => (await context.opened).tokens(id),
   loadPrompt,
+  loadLayers,
   checkSchema,
   async persist() {
     hasAskedToPersist = true;

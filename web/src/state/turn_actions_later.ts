@@ -21,6 +21,7 @@ const NAMES = [
   "answerTool",
   "loadTokens",
   "loadPrompt",
+  "loadLayers",
   "checkSchema",
   "persist",
 ] as const;

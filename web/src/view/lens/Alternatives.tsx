@@ -4,11 +4,13 @@ import { type RefObject, useCallback, useEffect, useLayoutEffect, useRef, useSta
 
 import { Icon } from "../../icons";
 import type { Choice, TokenRecord, Turn } from "../../model";
-import { actions, type ChatView } from "../../state";
+import { actions, type ChatView, useServer } from "../../state";
 import { useWords, type Words } from "../../words";
+import { Segments } from "../parts/buttons";
 import { useFocusInside } from "../parts/focus";
 import { percent } from "../thread/numbers";
 import { distribution, entropy, type Rule, type Share } from "./distribution";
+import { Layers } from "./Layers";
 import { Visible } from "./Visible";
 import "../../styles/popover.css";
 
@@ -93,8 +95,11 @@ function Popover({ chosen, close }: { chosen: Chosen; close: () => void }) {
   const written = shares.findIndex((share) => isSame(share.choice, token));
   const firstOther = shares.findIndex((share, k) => k !== written && !share.excludedBy);
   const [cursor, setCursor] = useState(firstOther < 0 ? written : firstOther);
+  const server = useServer();
+  const props = server.kind === "ready" ? server.props : null;
+  const [tab, setTab] = useState<"choices" | "layers">("choices");
   useFocusInside(ref, close);
-  usePlace(ref, span);
+  usePlace(ref, span, tab);
   useEffect(() => {
     span.classList.add("on");
     return () => span.classList.remove("on");
@@ -129,6 +134,7 @@ function Popover({ chosen, close }: { chosen: Chosen; close: () => void }) {
       aria-label={`${words.probabilities}: ${token.text}`}
       tabIndex={-1}
       onKeyDown={(event) => {
+        if (tab === "layers" || isButton(event.target)) return;
         if (event.key === "ArrowDown" || event.key === "ArrowUp") {
           event.preventDefault();
           move(event.key === "ArrowDown" ? 1 : -1);
@@ -139,12 +145,29 @@ function Popover({ chosen, close }: { chosen: Chosen; close: () => void }) {
       }}
     >
       <header>
-        <span>{words.choices}</span>
-        <span>
-          {isExact ? words.entropy(bits.toFixed(1)) : words.entropyAtLeast(bits.toFixed(1))}
-        </span>
+        {props?.hasLayers ? (
+          <Segments
+            className="sm"
+            label={words.probabilities}
+            options={[
+              ["choices", words.choices],
+              ["layers", words.layers],
+            ]}
+            value={tab}
+            onChange={setTab}
+          />
+        ) : (
+          <span>{words.choices}</span>
+        )}
+        {tab === "choices" && (
+          <span>
+            {isExact ? words.entropy(bits.toFixed(1)) : words.entropyAtLeast(bits.toFixed(1))}
+          </span>
+        )}
       </header>
+      {tab === "layers" && <Layers turn={turn} at={at} />}
       <div
+        hidden={tab === "layers"}
         role="listbox"
         aria-label={words.choices}
         aria-activedescendant={`choice-${cursor}`}
@@ -169,18 +192,18 @@ function Popover({ chosen, close }: { chosen: Chosen; close: () => void }) {
         ))}
       </div>
       <footer>
-        <span>
-          {isAmong(token) ? words.choiceRank(written + 1) : words.choiceBeyond(token.top.length)}
-        </span>
-        <button
-          type="button"
-          className="btn prime sm"
-          disabled={!canTake(shares[cursor])}
-          onClick={() => take(shares[cursor])}
-        >
-          <Icon name="take" />
-          {words.continueHere}
-        </button>
+        <span>{rankWords(token, written, props?.vocabulary ?? null, words)}</span>
+        {tab === "choices" && (
+          <button
+            type="button"
+            className="btn prime sm"
+            disabled={!canTake(shares[cursor])}
+            onClick={() => take(shares[cursor])}
+          >
+            <Icon name="take" />
+            {words.continueHere}
+          </button>
+        )}
       </footer>
     </div>
   );
@@ -242,6 +265,12 @@ function ruleWords(rule: Rule, turn: Turn, words: Words): string {
   return words.belowMinP(String(sampling.min_p));
 }
 
+/** Where the written token stood: of all that the model chooses among, where that is known. */
+function rankWords(token: TokenRecord, at: number, all: number | null, words: Words): string {
+  if (!isAmong(token)) return words.choiceBeyond(token.top.length);
+  return all === null ? words.choiceRank(at + 1) : words.choiceOf(at + 1, all);
+}
+
 const isSame = (a: Choice, b: Choice) =>
   a.id !== null && b.id !== null ? a.id === b.id : a.text === b.text;
 
@@ -252,11 +281,15 @@ function withWritten(token: TokenRecord): Choice[] {
   return [...token.top, { id: token.id, text: token.text, logprob: token.logprob }];
 }
 
+/** Enter presses the button that has the focus, and takes nothing. */
+const isButton = (target: EventTarget) => (target as HTMLElement).tagName === "BUTTON";
+
 const GAP = 8; // pixels
 const EDGE = 12;
 
 /** Below the token, above it where there is no room; on a phone the style makes it a sheet. */
-function usePlace(ref: RefObject<HTMLElement | null>, span: HTMLElement): void {
+function usePlace(ref: RefObject<HTMLElement | null>, span: HTMLElement, tab: string): void {
+  // biome-ignore lint/correctness/useExhaustiveDependencies: another tab has another height
   useLayoutEffect(() => {
     const pop = ref.current;
     const frame = pop?.offsetParent;
@@ -269,5 +302,5 @@ function usePlace(ref: RefObject<HTMLElement | null>, span: HTMLElement): void {
     const top = hasRoom ? below : Math.max(GAP, token.top - inside.top - GAP - pop.offsetHeight);
     pop.style.left = `${Math.max(EDGE, left)}px`;
     pop.style.top = `${top}px`;
-  }, [ref, span]);
+  }, [ref, span, tab]);
 }
