@@ -50,10 +50,12 @@ def test_profile_counts_what_an_operator_moves(
     assert row["predicted"]["limit"] in row["predicted"]["terms"]
 
 
-def test_a_table_has_the_slowest_launch_first(
-    cullama_command: CommandLine, tiny_model: Path
+def test_a_table_and_a_page_have_the_slowest_launch_first(
+    cullama_command: CommandLine, tiny_model: Path, tmp_path: Path
 ) -> None:
-    ended = cullama_command("kernels", "profile", "rms_norm", "silu_mul", "-m", tiny_model)
+    path = tmp_path / "profile.html"
+    options = ("-m", tiny_model, "--html", path)
+    ended = cullama_command("kernels", "profile", "rms_norm", "silu_mul", *options)
     assert ended.code == 0
     header, *rows = [line for line in ended.out.splitlines() if line.strip()]
     assert header.split()[:5] == ["operator", "kernel", "grid", "times", "µs"]
@@ -61,6 +63,10 @@ def test_a_table_has_the_slowest_launch_first(
     assert times == sorted(times, reverse=True)
     assert len(times) == 2
     assert "predicted for h200" in ended.out
+    page = path.read_text(encoding="utf-8")
+    assert page.count("<details") == page.count('<g class="dot">') == 2
+    assert "squares += v * v;" in page  # a line of kernels/rms_norm.cu
+    assert "http" not in page.replace("http://www.w3.org", "").replace("http-equiv", "")
 
 
 def test_a_decode_step_of_a_config_needs_no_weights(cullama_command: CommandLine) -> None:

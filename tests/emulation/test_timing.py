@@ -98,6 +98,16 @@ def test_ptxas_tells_registers_and_shared_memory(ptx: Path) -> None:
     assert words.spilled == 0
 
 
+@pytest.mark.parametrize(
+    ("name", "teraflops"),
+    [("h200", 989 * 0.63), ("a100", 312), ("4090", 165), ("5090", 210), ("l4", 121)],
+)
+def test_tensor_rates_are_the_datasheets(name: str, teraflops: float) -> None:
+    card = CARDS[name]
+    rate = 2 * card.sms * card.sm.tensor * card.clock / 1e3
+    assert rate == pytest.approx(teraflops, rel=0.1)
+
+
 def test_a_strided_copy_is_predicted_to_be_slower(ptx: Path) -> None:
     x, out = np.zeros(32 * 32, np.float32), np.zeros(32, np.float32)
     kernel = CountedKernel(ptx, "copy_strided")

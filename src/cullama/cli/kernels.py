@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from ..emulation.timing.cards import Card
     from ..emulation.timing.profile import ProfiledLaunch
     from ..model.config import ModelConfig
+
+MAX_OBSTACLES = 3  # of a launch, on a terminal
 
 operators_argument = click.argument("operators", nargs=-1, metavar="[OPERATOR]…")
 card_option = click.option(
@@ -98,14 +101,22 @@ def list_kernels(as_json: bool, **options: Any) -> None:
 @config_option
 @shape_option
 @json_option
-def profile_kernels(as_json: bool, **options: Any) -> None:
+@click.option(
+    "--html", metavar="FILE", help="Write a page with a roofline and each line's counters."
+)
+def profile_kernels(as_json: bool, html: str | None, **options: Any) -> None:
     """Run operators' kernels on the emulated GPU, count, and predict their time on a card.
 
-    Rows are sorted by predicted time. The prediction is a model, stated in the manual, and not a
-    measurement: what holds a kernel back, and which of two is faster, is what it is for.
+    The slowest come first, and what holds each back is named with its line of the kernel. The
+    prediction is a model, stated in the manual, and not a measurement: what holds a kernel back,
+    and which of two is faster, is what it is for.
     """
     card, rows = launches(is_counted=True, as_json=as_json, **options)
-    rows.sort(key=lambda row: -row.microseconds)
+    rows.sort(key=lambda row: -row.times * row.microseconds)
+    if html:
+        from ..doctor.kernels.report import write_report
+
+        write_report(Path(html), card, rows)
     if as_json:
         click.echo(json.dumps([row.as_json(card) for row in rows]))
         return
@@ -183,6 +194,10 @@ def print_profile(rows: list[ProfiledLaunch], card: Card) -> None:
             *(f"{row.occupancy.blocks} ({row.occupancy.limit})", row.waits_at),
         )
     print_table(table, rows)
+    for row in rows:
+        for found in row.obstacles(card)[:MAX_OBSTACLES]:
+            place = f", {found.place}" if found.place else ""
+            click.echo(f"{row.case}, {row.launch.kernel}: {found.what}{place}: {found.detail}")
     for case in dict.fromkeys(row.case for row in rows if row.times > 1):
         print_sum(case, [row for row in rows if row.case == case], card)
     click.echo(

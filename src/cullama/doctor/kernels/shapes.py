@@ -41,6 +41,16 @@ class ProfiledCase:
     def shape(self) -> str:
         return ", ".join(f"{name}={number}" for name, number in self.numbers.items())
 
+    @property
+    def largest_bytes(self) -> int:
+        """Return the bytes of the largest operand, or more."""
+        get = self.numbers.get
+        width = max(get("inputs", 1), get("columns", 1))
+        tall = max(get("rows", 1) * get("products", 1), get("outputs", 1), get("vocabulary", 1))
+        head = (get("heads", 1) + 2 * get("kv_heads", 1)) * get("head_dim", 1)
+        tokens = get("sequences", 1) * max(get("tokens", 1), get("context", 1))
+        return 4 * max(width * tall, head * tokens, get("rows", 1) * get("vocabulary", 1))
+
 
 def _heads(config: ModelConfig) -> Numbers:
     return {"heads": config.heads, "kv_heads": config.kv_heads, "head_dim": config.head_dim}
@@ -172,18 +182,7 @@ def _check(case: ProfiledCase) -> None:
         problem = f"tokens is {get('tokens')}, expected at most context, {get('context')}"
     elif get("drawn", 0) > 1:
         problem = f"drawn is {get('drawn')}, expected 0 (the likeliest token) or 1"
-    elif (size := _largest(case.numbers)) > MAX_BYTES:
+    elif (size := case.largest_bytes) > MAX_BYTES:
         problem = f"{case.shape}: an array of {size / 1e12:,.1f} TB, expected at most 1.1 TB"
     if problem:
         raise UsageError(f"{case.operator}: {problem}")
-
-
-def _largest(numbers: Numbers) -> int:
-    """Return the bytes of the largest operand, or more."""
-    get = numbers.get
-    width = max(get("inputs", 1), get("columns", 1))
-    tall = max(get("rows", 1) * get("products", 1), get("outputs", 1), get("vocabulary", 1))
-    head = (get("heads", 1) + 2 * get("kv_heads", 1)) * get("head_dim", 1)
-    tokens = get("sequences", 1) * max(get("tokens", 1), get("context", 1))
-    logits = get("rows", 1) * get("vocabulary", 1)
-    return 4 * max(width * tall, head * tokens, logits)

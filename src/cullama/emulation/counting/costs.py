@@ -24,6 +24,9 @@ SYNCHRONISING = ("bar", "barrier", "shfl", "vote", "match", "redux", "elect", "l
 JUMPS = ("bra", "brx", "ret", "exit", "trap", "call")
 
 
+CAS_LOOP = "compare-and-swap loop"
+
+
 class Cost(NamedTuple):
     """Of one PTX instruction of a warp: a kind of KINDS, issue slots, cycles to its result."""
 
@@ -73,6 +76,15 @@ def cost_of(instruction: Instruction) -> Cost:
     if found := _BY_NAME.get(name):
         return found._replace(slots=1) if found.kind == "special" and "ftz" in parts else found
     return _arithmetic(name, parts)
+
+
+def is_cas_loop(instruction: Instruction) -> bool:
+    """Return whether an atomic is a loop of compare-and-swap, in the PTX or once ptxas made it:
+    shared memory adds no 64-bit integers and no floating-point numbers by itself."""
+    name, parts = instruction.parts[0], instruction.parts
+    if name not in ("atom", "red"):
+        return False
+    return "cas" in parts or ("shared" in parts and parts[-1] in (*_WIDE, *_FLOATS))
 
 
 def _arithmetic(name: str, parts: list[str]) -> Cost:

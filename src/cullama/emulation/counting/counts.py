@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import ctypes
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from typing import Any
 from ..build import build_text
 from ..kernel import BuiltModule, Extent
 from ..ptx import Source, alone, parse
-from .costs import KINDS, cost_of
+from .costs import CAS_LOOP, KINDS, cost_of, is_cas_loop
 from .stretches import Access, Stretch
 from .translator import EVERY_KERNEL, CountingTranslator, slots_of
 
@@ -76,6 +76,15 @@ class AccessCounts:
         return self.access.kind in ("store", "atomic", "copy store")
 
 
+@dataclass
+class LineCounts:
+    """What the warps executed of one source line."""
+
+    slots: int = 0  # machine instructions
+    idle_slots: float = 0.0  # of these, by the share of lanes that took no part
+    kinds: Counter[str] = field(default_factory=Counter)  # PTX instructions; and CAS_LOOP
+
+
 @dataclass(frozen=True)
 class Counts:
     """The counters of one launch, of the blocks that ran."""
@@ -100,6 +109,7 @@ class Counts:
     lane_slots: int  # the same, times the lanes that took part
     accesses: tuple[AccessCounts, ...]
     waits: dict[Source | int, int]  # cycles of all threads, by the line that they waited at
+    lines: dict[Source | int, LineCounts] = field(default_factory=dict)  # or the PTX's line
 
     @property
     def threads(self) -> int:
@@ -230,11 +240,19 @@ class CountsReader:
     ) -> Counts:
         found = json.loads(report)
         kinds: Counter[str] = Counter()
+        lines: defaultdict[Source | int, LineCounts] = defaultdict(LineCounts)
         slots = lane_slots = 0
         for number, executions, lanes in found["stretches"]:
             stretch = self._stretches[number]
             for instruction in stretch.instructions:
-                kinds[cost_of(instruction).kind] += executions
+                cost = cost_of(instruction)
+                kinds[cost.kind] += executions
+                of_line = lines[instruction.source or instruction.line]
+                of_line.slots += cost.slots * executions
+                of_line.idle_slots += cost.slots * (executions - lanes / WARP)
+                of_line.kinds[cost.kind] += executions
+                if is_cas_loop(instruction):
+                    of_line.kinds[CAS_LOOP] += executions
             slots += slots_of(stretch) * executions
             lane_slots += slots_of(stretch) * lanes
         waits: Counter[Source | int] = Counter()
@@ -251,6 +269,7 @@ class CountsReader:
             lane_slots=lane_slots,
             accesses=tuple(self._access(*row) for row in found["accesses"]),
             waits=dict(waits.most_common()),
+            lines=dict(lines),
         )
 
     def source_of(self, number: int) -> Source | None:

@@ -10,8 +10,9 @@ Sources:
         AI-benchmarking-guide (H200, H100, A100); gpu-stream of gpu-benches (L40, H100 PCIe);
         calm's README (4090); 0.92 of the datasheet for 5090 and L4, until measured.
     L2's rate: chipsandcheese (H100); for others SMs · 64 bytes · clock · 0.65.
-    Tensor rate through mma.sync: 0.63 of Hopper's dense peak; half rate with float32 sums on
-        GeForce (whitepapers).
+    Tensor rate through mma.sync, with float32 sums: the datasheets' dense peaks (H100 989, A100
+        312, 4090 165, 5090 210, L4 121 TFLOP/s); 0.63 of that on Hopper, whose peak takes wgmma
+        (Luo et al., arXiv 2402.13499).
     Gap between two nodes of a graph: public measurements on H100 and H200; guessed for the others.
     Softness: fitted to gpu-stream's table; by kind of memory for the others.
 """
@@ -56,22 +57,25 @@ class Card:
     gap: float  # µs from a graph's node to the next
 
 
+MMA_SYNC_ON_HOPPER = 0.63  # of the dense peak
+
 _HBM3 = Latencies(29, 36, 270, 660)
 _HBM2E = Latencies(29, 36, 240, 490)
 _RTX_40 = Latencies(30, 40, 296, 636)
 _RTX_50 = Latencies(30, 44, 360, 936)
 _L4 = Latencies(30, 40, 290, 600)
-_HOPPER = Processor(128, 64, 16, 4096 * 0.63, 64, 32, 228)
+_HOPPER = Processor(128, 64, 16, 2048 * MMA_SYNC_ON_HOPPER, 64, 32, 228)
 _AMPERE = Processor(64, 64, 16, 1024, 64, 32, 164)
 _ADA = Processor(128, 64, 16, 512, 48, 24, 100)
-_BLACKWELL = Processor(128, 128, 16, 512, 48, 24, 100)
+_GEFORCE_40 = Processor(128, 64, 16, 256, 48, 24, 100)
+_GEFORCE_50 = Processor(128, 128, 16, 256, 48, 24, 100)
 
 _ALL = (
     Card("h200", "sm_90a", 90, 132, 1.98, 4.8, 4.48, 50, 6.5, _HBM3, _HOPPER, 1.6, 1.25),
     Card("h100", "sm_90a", 90, 132, 1.98, 3.35, 3.18, 50, 6.5, _HBM3, _HOPPER, 1.6, 1.25),
     Card("a100", "sm_80", 80, 108, 1.41, 2.039, 1.75, 40, 4.3, _HBM2E, _AMPERE, 2.6, 1.4),
-    Card("4090", "sm_89", 89, 128, 2.6, 1.008, 0.955, 72, 5.0, _RTX_40, _ADA, 3.5, 1.1),
-    Card("5090", "sm_120", 120, 170, 2.5, 1.792, 1.65, 96, 7.0, _RTX_50, _BLACKWELL, 3.5, 1.1),
+    Card("4090", "sm_89", 89, 128, 2.6, 1.008, 0.955, 72, 5.0, _RTX_40, _GEFORCE_40, 3.5, 1.1),
+    Card("5090", "sm_120", 120, 170, 2.5, 1.792, 1.65, 96, 7.0, _RTX_50, _GEFORCE_50, 3.5, 1.1),
     Card("l4", "sm_89", 89, 58, 2.04, 0.3, 0.276, 48, 1.9, _L4, _ADA, 3.5, 1.3),
 )
 CARDS = {card.name: card for card in _ALL}

@@ -10,6 +10,7 @@ from typing import Any
 
 from ..counting.counts import Counts
 from .cards import Card
+from .obstacles import Examined, Obstacle, obstacles, place_of
 from .prediction import Prediction, predict
 from .recorder import Launch
 from .resources import Occupancy, Resources, occupancy, resources_of
@@ -55,7 +56,24 @@ class ProfiledLaunch:
                 "terms": {name: round(term, 4) for name, term in told.terms.items()},
             }
             row["counters"] = counters(counts)
+            row["obstacles"] = [
+                {
+                    "what": found.what,
+                    "line": found.place,
+                    "detail": found.detail,
+                    "remedy": found.remedy,
+                    "share": round(found.share, 3),
+                }
+                for found in self.obstacles(card)
+            ]
         return row
+
+    def obstacles(self, card: Card) -> list[Obstacle]:
+        """Return what holds the launch back, the costliest first."""
+        counts, told = self.launch.counts, self.prediction
+        if counts is None or told is None:
+            return []
+        return obstacles(Examined(counts, told, self.occupancy, card))
 
     @property
     def microseconds(self) -> float:
@@ -74,7 +92,7 @@ class ProfiledLaunch:
         if not waits:
             return ""
         line, cycles = next(iter(waits.items()))
-        place = line if isinstance(line, int) else f"{line.file.rpartition('/')[2]}:{line.line}"
+        place = place_of(line)
         return f"{place} {cycles / sum(waits.values()):.0%}"
 
 

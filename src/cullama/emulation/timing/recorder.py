@@ -70,20 +70,16 @@ class Recorder:
             numbers = _numbers(arguments, self._sizes(self._folder / f"{file}.ptx")[name])
             if self.is_counting:
                 kernel = self._kernel(self._folder / f"{file}.ptx", name)
-                self._cool(kernel)
+                if self._warm is not None:
+                    kernel.empty_l2(self._card.l2_megabytes << 20)
+                    kernel.warm_l2(*self._warm)
+                    self._warm = None
                 latencies = self._card.latencies
                 counts = kernel.count_raw(grid, threads, arguments, shared, SAMPLE, latencies)
             self._launches.append(Launch(file, name, grid, threads, shared, counts, numbers))
             return (0,)
 
         return launch
-
-    def _cool(self, kernel: CountedKernel) -> None:
-        """Before the first launch, make all of memory cold but for what shall be warm."""
-        if self._warm is not None:
-            kernel.empty_l2(self._card.l2_megabytes << 20)
-            kernel.warm_l2(*self._warm)
-            self._warm = None
 
 
 def _parameter_sizes(ptx: Path) -> dict[str, list[int]]:
