@@ -11,18 +11,21 @@ them for all graphs, as large as the largest needs.
 from __future__ import annotations
 
 import gc
+import logging
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from typing import Any, TypeAlias
 
 import numpy as np
 
-from ..errors import DeviceError
+from ..errors import DeviceError, DeviceMemoryError
 from ..model.operators import Forward
 from .batch import Bucket, CudaBatch, bucket_length, full_bucket
 from .driver import Device
 from .launcher import Launcher
 from .memory import DeviceArray, Pool, copy_on_device, empty
+
+logger = logging.getLogger("cullama")
 
 CudaForward: TypeAlias = Forward[CudaBatch, DeviceArray]
 
@@ -47,7 +50,7 @@ class CudaGraphRunner:
         self._forward, self._device, self._launcher, self._pool = forward, device, launcher, pool
         self._block_size, self._resources = block_size, resources
         self._met: set[Bucket] = set()
-        self._graphs: dict[Bucket, _Graph] = {}
+        self._graphs: dict[Bucket, _Graph | None] = {}  # None: there was no room for one
 
     def __call__(self, batch: CudaBatch) -> DeviceArray:
         bucket = batch.bucket
@@ -57,9 +60,17 @@ class CudaGraphRunner:
             self._met.add(bucket)
             return self._forward(batch)
         if bucket not in self._graphs:
-            graph = self._capture(bucket, batch)
-            self._graphs[bucket] = self._resources.enter_context(closing(graph))
-        return self._graphs[bucket].replay(batch)
+            self._graphs[bucket] = self._capture_if_it_fits(bucket, batch)
+        graph = self._graphs[bucket]
+        return self._forward(batch) if graph is None else graph.replay(batch)
+
+    def _capture_if_it_fits(self, bucket: Bucket, batch: CudaBatch) -> _Graph | None:
+        try:
+            return self._resources.enter_context(closing(self._capture(bucket, batch)))
+        except DeviceMemoryError as error:
+            if None not in self._graphs.values():
+                logger.warning("some steps go kernel by kernel, which is slower: %s", error)
+            return None
 
     def _capture(self, bucket: Bucket, batch: CudaBatch) -> _Graph:
         """Return a graph for a size of batch; it is captured with the numbers of `batch`."""

@@ -41,6 +41,7 @@ KNOBS = (
     "block_order",
     "block_seed",
     "eager_copies",
+    "counters",
     "faults",
     "verbose",
 )

@@ -128,6 +128,7 @@ class BuiltModule:
     def _set(self, schedule: Schedule) -> None:
         self._library.emulated_schedule(ORDERS.index(schedule.order), schedule.seed)
         self._library.emulated_eager_copies(int(schedule.has_eager_copies))
+        self._library.emulated_counter_check(0)
 
     def check_pointers(self, is_live: ctypes.c_void_p | None) -> None:
         """Set the C function int is_live(unsigned long long address, size_t size), or None.

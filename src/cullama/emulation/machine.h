@@ -544,6 +544,13 @@ ALWAYS T atomically(unsigned char* at, Change change) {
   return old;
 }
 
+// The same of `atom`, the result of which a kernel may use to count blocks.
+template <class T, class Change>
+ALWAYS T atomically(unsigned char* at, int line, Change change) {
+  remember_counter(at, sizeof(T), line);
+  return atomically<T>(at, change);
+}
+
 // --- warps --------------------------------------------------------------------------------------
 
 struct Shuffle {

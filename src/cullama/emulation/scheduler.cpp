@@ -21,6 +21,7 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <map>
 #include <mutex>
 #include <vector>
 
@@ -105,6 +106,7 @@ namespace {
 constexpr size_t PAGE = 65536;  // a multiple of the page sizes 4, 16 and 64 KiB
 constexpr size_t STACK_ROOM = EMULATED_STACK_ROOM;
 constexpr int NAMED_BARRIERS = 16;
+constexpr unsigned GRID_BARRIER = NAMED_BARRIERS + 1;  // griddepcontrol.wait, as a barrier's number
 
 enum State : unsigned char { NEW, READY, WAITING, DONE };
 enum Order { ASCENDING, DESCENDING, RANDOM };
@@ -151,7 +153,35 @@ struct Settings {
   uint64_t seed = 0;
   int (*is_live)(unsigned long long, size_t) = nullptr;
   bool eager_copies = false;
+  bool checks_counters = false;
   uint64_t steps = 2000000000;  // loop iterations and waits of one block: some seconds
+};
+
+// What the launch before this one wrote, hidden from the part of a block that may run before it.
+struct Awaited {
+  std::vector<Range> ranges;
+  std::vector<std::vector<unsigned char>> kept;  // empty: nothing is hidden
+  unsigned waiting = 0;                          // threads of the block
+
+  void hide() {
+    for (const Range& range : ranges) {
+      auto* first = reinterpret_cast<unsigned char*>(range.first);
+      kept.emplace_back(first, first + range.size);
+      memset(first, 0xff, range.size);
+    }
+  }
+  void show() {
+    for (size_t i = 0; i < kept.size(); i++)
+      memcpy(reinterpret_cast<void*>(ranges[i].first), kept[i].data(), kept[i].size());
+    kept.clear();
+  }
+};
+
+struct Counter {
+  unsigned bytes;
+  int line;
+  Index block;  // the first that changed it
+  bool was_zero, is_shared;
 };
 
 // The current launch; `launch_mutex` allows one at a time.
@@ -198,6 +228,8 @@ L2 l2;
 #endif
 Settings settings;
 Run run;
+Awaited awaited;
+std::map<const unsigned char*, Counter> counters;
 volatile bool in_kernel;
 pthread_t kernel_thread;
 struct sigaction earlier_segv, earlier_bus;
@@ -304,10 +336,21 @@ int pick_random() {
 }
 
 // Threads that have started go first: few stacks are then in use at once, and stay in the caches.
-int pick() {
+int pick_started_first() {
   if (settings.order == RANDOM) return pick_random();
   if (run.ready_head != run.ready_tail) return int(ready_at(run.ready_head++));
   return run.begun < run.threads ? int(run.order[run.begun++]) : -1;
+}
+
+// The launch before this one ends when no thread can do more without it.
+int pick() {
+  const int next = pick_started_first();
+  if (next >= 0 || !awaited.waiting) return next;
+  awaited.show();
+  awaited.waiting = 0;
+  for (unsigned i = 0; i < run.threads; i++)
+    if (run.state[i] == WAITING && run.wait[i].barrier == GRID_BARRIER) make_ready(i);
+  return pick_started_first();
 }
 
 void finish(Thread& thread);
@@ -601,12 +644,14 @@ void run_block(uint64_t number) {
                    unsigned(number / machine.grid.x % machine.grid.y),
                    unsigned(number / machine.grid.x / machine.grid.y)};
   begin_block();
+  awaited.hide();
   TELL(begin_block(run.threads));
   release_block_start();
   const int first = pick();
   machine.current = &run.thread[first];
   void* load = stack_pointer_of(first);
   switch_stacks(&run.main_stack_pointer, load, run.stack[first]);
+  awaited.show();
   if (run.code) return;
   TELL(end_block());
 }
@@ -850,6 +895,24 @@ void collective(Thread& self, const char* name, uint32_t mask, int line, void* p
   if (orders_memory) acquire_memory(token);
 }
 
+void wait_for_grid(Thread& self, int line) {
+  if (awaited.kept.empty()) return;
+  begin_wait(self, "griddepcontrol.wait", line, GRID_BARRIER);
+  awaited.waiting++;
+  wait_here();
+}
+
+void remember_counter(const unsigned char* at, unsigned bytes, int line) {
+  if (!settings.checks_counters || is_stack(at) || size_t(at - machine.shared) < SHARED_WINDOW)
+    return;
+  const Index here = machine.block;
+  auto [known, is_new] = counters.try_emplace(at, Counter{bytes, line, here, true, false});
+  Counter& counter = known->second;
+  for (unsigned i = 0; is_new && i < bytes; i++) counter.was_zero &= at[i] == 0;
+  const Index first = counter.block;
+  counter.is_shared |= first.x != here.x || first.y != here.y || first.z != here.z;
+}
+
 uint32_t living_lanes(const Thread& self) { return run.warp[self.warp].living; }
 
 static void perform(const Copy& copy) {
@@ -898,6 +961,29 @@ void find_live_range(Site& site, uint64_t address, unsigned bytes, int line) {
   set_site(site, live_ranges.back(), address, bytes);
 }
 
+// A launch that leaves a counter of its blocks behind gives the next one a wrong start.
+static void check_counters() {
+  for (const auto& [at, counter] : counters) {
+    uint64_t value = 0;
+    memcpy(&value, at, std::min<size_t>(counter.bytes, sizeof value));
+    if (!counter.is_shared || !counter.was_zero || value == 0) continue;
+    const uint64_t address = uint64_t(at);
+    char text[300], buffer[100] = "";
+    if (settings.is_live) {
+      const Range range = live_range_around(address, counter.bytes);
+      snprintf(buffer, sizeof buffer, " (byte %llu of a buffer of %llu bytes)",
+               (unsigned long long)(address - range.first), (unsigned long long)range.size);
+    }
+    snprintf(text, sizeof text,
+             "the counter that blocks share at 0x%llx%s is %llu at the end of the launch; it was 0 "
+             "at its start, and has to be again",
+             (unsigned long long)address, buffer, (unsigned long long)value);
+    machine.current = nullptr;
+    record_failure(LAUNCH_FAILED, counter.line, text);
+    return;
+  }
+}
+
 const Kernel* find_kernel(const Module& module, const char* name) {
   for (int i = 0; i < module.kernel_count; i++)
     if (!strcmp(module.kernels[i].name, name)) return &module.kernels[i];
@@ -917,8 +1003,13 @@ int launch(const Module& module, const char* name, const unsigned grid[3], const
     return refuse(name, INVALID_VALUE, reason);
   machine.parameters = arguments;
   prepare(grid, block, dynamic_bytes);
+  counters.clear();
+  awaited.waiting = 0;
   FaultHandlers handlers;
   run_blocks_or_fault();
+  awaited.show();
+  awaited.ranges.clear();
+  if (!run.code) check_counters();
   return run.code;
 }
 
@@ -944,6 +1035,17 @@ void set_eager_copies(int eager) {
 void set_watchdog(unsigned long long steps) {
   std::lock_guard<std::mutex> lock(launch_mutex);
   settings.steps = steps;
+}
+
+void set_awaited(const unsigned long long* ranges, int count) {
+  std::lock_guard<std::mutex> lock(launch_mutex);
+  awaited.ranges.clear();
+  for (int i = 0; i < count; i++) awaited.ranges.push_back({ranges[2 * i], ranges[2 * i + 1]});
+}
+
+void set_counter_check(int is_on) {
+  std::lock_guard<std::mutex> lock(launch_mutex);
+  settings.checks_counters = is_on != 0;
 }
 
 #ifdef EMULATED_WATCHED

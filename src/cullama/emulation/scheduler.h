@@ -132,6 +132,13 @@ EMULATED_EXPORT void copy_asynchronously(Thread& self, unsigned char* to, const 
 EMULATED_EXPORT void commit_copies(Thread& self);
 EMULATED_EXPORT void wait_for_copies(Thread& self, unsigned groups_left);
 
+// griddepcontrol.wait: until all threads that can run have come to one, or to a barrier, what the
+// launch before this one wrote is hidden (set_awaited).
+EMULATED_EXPORT void wait_for_grid(Thread& self, int line);
+// atom in global memory: a word that was zero, and that several blocks changed, is a counter that
+// they share. It has to be zero again at the end of the launch.
+EMULATED_EXPORT void remember_counter(const unsigned char* at, unsigned bytes, int line);
+
 EMULATED_EXPORT void find_live_range(Site& site, uint64_t address, unsigned bytes, int line);
 [[noreturn]] EMULATED_EXPORT void out_of_steps(int line);
 
@@ -144,6 +151,9 @@ EMULATED_EXPORT void set_schedule(int order, unsigned long long seed);
 EMULATED_EXPORT void set_pointer_check(int (*is_live)(unsigned long long address, size_t size));
 EMULATED_EXPORT void set_eager_copies(int eager);
 EMULATED_EXPORT void set_watchdog(unsigned long long steps);
+// Address and size of each range that the launch before the next one wrote.
+EMULATED_EXPORT void set_awaited(const unsigned long long* ranges, int count);
+EMULATED_EXPORT void set_counter_check(int is_on);
 
 // --- for counted modules, whose scheduler is a build of its own (EMULATED_WATCHED) --------------
 
@@ -199,4 +209,8 @@ EMULATED_EXPORT void set_l2(uint64_t bytes);
   EMULATED_EXPORT void emulated_watchdog(unsigned long long steps) {                               \
     emulated::set_watchdog(steps);                                                                 \
   }                                                                                                \
+  EMULATED_EXPORT void emulated_await(const unsigned long long* ranges, int count) {               \
+    emulated::set_awaited(ranges, count);                                                          \
+  }                                                                                                \
+  EMULATED_EXPORT void emulated_counter_check(int is_on) { emulated::set_counter_check(is_on); }   \
   }

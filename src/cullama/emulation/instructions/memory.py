@@ -80,7 +80,7 @@ def _atomic_change(operation: str, type: str, values: list[str]) -> str:
     return f"half_add<{half}>(old, {values[0]})"
 
 
-def _atomic_part(context: Context, first: int) -> str:
+def _atomic_part(context: Context, first: int, where: str = "") -> str:
     """Return the read-modify-write; operand `first` is the address."""
     type = context.type
     operation = next(part for part in context.parts if part in _ATOMIC_OPERATIONS)
@@ -90,12 +90,12 @@ def _atomic_part(context: Context, first: int) -> str:
     values = [context.read(first + 1 + number, type) for number in range(count)]
     change = _atomic_change(operation, type, values)
     pointer, c = context.pointer(first, size_of(type)), c_type(type)
-    return f"atomically<{c}>({pointer}, [&]({c} old) {{ return ({c})({change}); }})"
+    return f"atomically<{c}>({pointer}{where}, [&]({c} old) {{ return ({c})({change}); }})"
 
 
 @instruction("atom")
 def _atomic(context: Context) -> str:
-    return context.write(0, context.type, _atomic_part(context, 1))
+    return context.write(0, context.type, _atomic_part(context, 1, f", {context.line}"))
 
 
 @instruction("red")
@@ -103,7 +103,14 @@ def _atomic_without_result(context: Context) -> str:
     return _atomic_part(context, 0) + ";"
 
 
-@instruction("fence", "membar", "griddepcontrol", "nanosleep", "setmaxnreg", "pmevent")
+@instruction("griddepcontrol.wait")
+def _wait_for_grid(context: Context) -> str:
+    return f"wait_for_grid(self, {context.line});"
+
+
+@instruction(
+    "fence", "membar", "griddepcontrol.launch_dependents", "nanosleep", "setmaxnreg", "pmevent"
+)
 def _nothing(context: Context) -> str:
     """A fence does nothing: emulated threads see each other's writes at once."""
     return ";"

@@ -116,13 +116,18 @@ bool load(const std::string& path, BuiltModule& module, std::string& error) {
                      find(library, "emulated_check_pointers", module.check_pointers) &&
                      find(library, "emulated_static", module.static_memory);
   if (!is_complete) error = dlerror();
-  if (is_complete) find(library, "emulated_eager_copies", module.eager_copies);
+  if (is_complete) {
+    find(library, "emulated_eager_copies", module.eager_copies);
+    find(library, "emulated_await", module.await);
+    find(library, "emulated_counter_check", module.counter_check);
+  }
   return is_complete;
 }
 
 void schedule(const BuiltModule& module) {
   module.schedule(static_cast<int>(number("block_order")), number("block_seed"));
   if (module.eager_copies) module.eager_copies(static_cast<int>(number("eager_copies")));
+  if (module.counter_check) module.counter_check(static_cast<int>(number("counters")));
 }
 
 // With unified addressing, kernels reach pinned memory under the host's own pointer.

@@ -24,12 +24,19 @@
 
 using Action = std::function<CUresult()>;
 
+// What a kernel wrote, for a launch that may begin before it has ended.
+struct Outputs {
+  bool is_wanted = false;
+  std::vector<unsigned long long> ranges;  // address, size, address, …
+};
+
 // One piece of work in a stream; also what an event remembers of the moment it was recorded.
 struct Work {
   Stream* stream;
-  uint64_t sequence;            // the order of the calls, over all streams
-  Action run;                   // empty for records and waits
-  std::shared_ptr<Work> after;  // what a wait waits for, in another stream
+  uint64_t sequence;                           // the order of the calls, over all streams
+  Action run;                                  // empty for records and waits
+  std::shared_ptr<Work> after;                 // what a wait waits for, in another stream
+  std::shared_ptr<Outputs> outputs = nullptr;  // of a kernel
   bool done = false;
   std::chrono::steady_clock::time_point finished{};
 };
@@ -37,7 +44,8 @@ struct Work {
 // Unlike Work, a node may run many times, so its action must leave its captured values alone.
 struct GraphNode {
   Action run;
-  std::vector<size_t> after;  // earlier nodes, by index
+  std::vector<size_t> after;                   // earlier nodes, by index
+  std::shared_ptr<Outputs> outputs = nullptr;  // of a kernel
 };
 
 struct Graph {
@@ -45,6 +53,8 @@ struct Graph {
 };
 
 struct GraphExecution {
+  Context* owner;
+  size_t bytes;  // of device memory
   std::shared_ptr<const std::vector<GraphNode>> nodes;
 };
 
@@ -98,6 +108,8 @@ struct BuiltModule {
   void (*check_pointers)(int (*is_live)(unsigned long long address, size_t size));
   void (*static_memory)(const char* kernel, size_t* shared_bytes, size_t* local_bytes);
   void (*eager_copies)(int is_eager) = nullptr;  // cp.async at its issue, not before its wait
+  void (*await)(const unsigned long long* ranges, int count) = nullptr;
+  void (*counter_check)(int is_on) = nullptr;
 };
 
 struct Kernel {
@@ -192,6 +204,8 @@ size_t shared_memory_limit(CUdevice device);
 // memory.cpp
 bool is_live(CUdeviceptr address, size_t size);
 bool is_pinned(const void* address, size_t size);
+std::vector<std::vector<char>> contents_of_memory();
+std::vector<unsigned long long> changes_since(const std::vector<std::vector<char>>& contents);
 void release_memory(Context* owner);  // null: all
 
 // timeline.cpp
@@ -205,7 +219,8 @@ std::vector<size_t> order_of(const std::vector<GraphNode>& nodes);
 // streams.cpp
 Stream* stream_of(Stream* handle);  // null: no such stream
 CUresult submit(Stream* handle, Action run);
-CUresult submit_kernel(Stream* handle, Action run);
+CUresult submit_kernel(Stream* handle, Action run, std::shared_ptr<Outputs> outputs = nullptr);
+std::shared_ptr<Outputs> outputs_before(const Stream& stream);  // of its next launch; or null
 
 // capture.cpp
 CUresult refuse_while_capturing();

@@ -5,6 +5,9 @@
 
 namespace {
 
+// Roughly what a driver takes of the device for an instantiated graph, and for each node of it.
+const size_t GRAPH_BYTES = 64 << 10, NODE_BYTES = 4 << 10;
+
 CUresult run_all(const std::vector<GraphNode>& nodes) {
   for (size_t node : order_of(nodes))
     if (CUresult code = nodes[node].run()) return code;
@@ -15,10 +18,16 @@ CUresult run_all(const std::vector<GraphNode>& nodes) {
 
 DRIVER_API CUresult cuGraphInstantiateWithFlags(GraphExecution** execution, Graph* graph,
                                                 unsigned long long) {
-  return in_context("cuGraphInstantiate", [&](Context&) -> CUresult {
+  return in_context("cuGraphInstantiate", [&](Context& context) -> CUresult {
     if (!execution) return INVALID_VALUE;
     if (!found(driver().graphs, graph)) return INVALID_VALUE;
     auto made = std::make_unique<GraphExecution>();
+    made->owner = &context;
+    made->bytes = GRAPH_BYTES + graph->nodes.size() * NODE_BYTES;
+    size_t total = number_of_device("memory_bytes", context.device);
+    if (context.used + made->bytes > total)
+      return failed(OUT_OF_MEMORY, "cuGraphInstantiate: no memory left for the graph");
+    context.used += made->bytes;
     made->nodes = std::make_shared<const std::vector<GraphNode>>(graph->nodes);
     *execution = made.get();
     driver().executions.insert(std::move(made));
@@ -44,6 +53,7 @@ DRIVER_API CUresult cuGraphLaunch(GraphExecution* execution, Stream* stream) {
 DRIVER_API CUresult cuGraphExecDestroy(GraphExecution* execution) {
   return in_context("cuGraphExecDestroy", [&](Context&) -> CUresult {
     if (!found(driver().executions, execution)) return INVALID_VALUE;
+    execution->owner->used -= std::min(execution->owner->used, execution->bytes);
     erase(driver().executions, execution);
     return SUCCESS;
   });

@@ -11,6 +11,7 @@ using Holding = std::lock_guard<std::recursive_mutex>;
 size_t live_bytes() {
   size_t bytes = 0;
   for (const auto& [address, allocation] : driver().allocations) bytes += allocation.size;
+  for (const auto& execution : driver().executions) bytes += execution->bytes;
   return bytes;
 }
 

@@ -12,6 +12,8 @@ struct Launch {
   Size3 grid, block;
   size_t shared;
   std::vector<std::vector<char>> arguments;  // their bytes at the time of the call
+  std::shared_ptr<Outputs> outputs = std::make_shared<Outputs>();
+  std::shared_ptr<const Outputs> awaited;  // of the launch before a programmatic dependent one
 };
 
 bool is_within(Size3 size, Size3 limit) {
@@ -57,27 +59,46 @@ CUresult run(const Launch& launch) {
   const unsigned grid[] = {launch.grid.x, launch.grid.y, launch.grid.z};
   const unsigned block[] = {launch.block.x, launch.block.y, launch.block.z};
   take_over(*kernel.built);
+  if (launch.awaited && kernel.built->await)
+    kernel.built->await(launch.awaited->ranges.data(), launch.awaited->ranges.size() / 2);
+  std::vector<std::vector<char>> before;
+  if (launch.outputs->is_wanted) before = contents_of_memory();
   CUresult code =
       kernel.built->launch(kernel.name.c_str(), grid, block, launch.shared, pointers.data());
+  if (launch.outputs->is_wanted) launch.outputs->ranges = changes_since(before);
   return code ? failed(code, kernel.built->error()) : SUCCESS;
 }
 
 CUresult launch(Context& context, Kernel* function, Size3 grid, Size3 block, size_t shared,
-                Stream* stream, void** arguments, void** extra) {
+                Stream* stream, void** arguments, void** extra, bool is_dependent = false) {
   Launch requested{kernel_of(context, function), grid, block, shared, {}};
   if (!requested.kernel || !stream_of(stream)) return INVALID_HANDLE;
   if (extra) return arguments ? INVALID_VALUE : NOT_SUPPORTED;  // packed arguments are not emulated
   if (CUresult code = check(requested)) return code;
   if (CUresult code = copy_arguments(requested, arguments)) return code;
-  return submit_kernel(stream, [requested = std::move(requested)] { return run(requested); });
+  if (std::shared_ptr<Outputs> before = outputs_before(*stream_of(stream));
+      before && is_dependent) {
+    before->is_wanted = true;
+    requested.awaited = before;
+  }
+  std::shared_ptr<Outputs> outputs = requested.outputs;
+  auto later = [requested = std::move(requested)] { return run(requested); };
+  return submit_kernel(stream, std::move(later), std::move(outputs));
 }
 
-// CUlaunchConfig. Its attributes say when a kernel may start, never what it computes.
+struct LaunchAttribute {
+  int id, padding;
+  int value[16];
+};
+const int PROGRAMMATIC_STREAM_SERIALIZATION = 6;
+
+// CUlaunchConfig. Of its attributes, one lets a kernel start before the launch before it has ended;
+// the others change nothing here.
 struct LaunchConfig {
   Size3 grid, block;
   unsigned shared;
   Stream* stream;
-  void* attributes;
+  const LaunchAttribute* attributes;
   unsigned attribute_count;
 };
 
@@ -96,8 +117,12 @@ DRIVER_API CUresult cuLaunchKernel(Kernel* function, unsigned grid_x, unsigned g
 DRIVER_API CUresult cuLaunchKernelEx(const LaunchConfig* config, Kernel* function, void** arguments,
                                      void** extra) {
   return in_context("cuLaunchKernelEx", [&](Context& context) -> CUresult {
-    if (!config) return INVALID_VALUE;
+    if (!config || (config->attribute_count && !config->attributes)) return INVALID_VALUE;
+    bool is_dependent = false;
+    for (unsigned i = 0; i < config->attribute_count; i++)
+      if (config->attributes[i].id == PROGRAMMATIC_STREAM_SERIALIZATION)
+        is_dependent = config->attributes[i].value[0] != 0;
     return launch(context, function, config->grid, config->block, config->shared, config->stream,
-                  arguments, extra);
+                  arguments, extra, is_dependent);
   });
 }

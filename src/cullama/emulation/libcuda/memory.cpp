@@ -131,6 +131,33 @@ bool is_pinned(const void* address, size_t size) {
   return bytes + size <= begin + allocation.size;
 }
 
+std::vector<std::vector<char>> contents_of_memory() {
+  std::vector<std::vector<char>> all;
+  for (const auto& [address, allocation] : driver().allocations) {
+    auto* bytes = static_cast<const char*>(pointer_to(address));
+    all.emplace_back(bytes, bytes + allocation.size);
+  }
+  return all;
+}
+
+// In words of four bytes. Nothing was allocated or freed since.
+std::vector<unsigned long long> changes_since(const std::vector<std::vector<char>>& contents) {
+  std::vector<unsigned long long> ranges;
+  auto before = contents.begin();
+  for (const auto& [address, allocation] : driver().allocations) {
+    auto* now = static_cast<const char*>(pointer_to(address));
+    for (size_t i = 0; i < allocation.size; i += 4) {
+      const size_t size = std::min<size_t>(4, allocation.size - i);
+      if (!memcmp(now + i, before->data() + i, size)) continue;
+      if (ranges.empty() || ranges.end()[-2] + ranges.back() != address + i)
+        ranges.insert(ranges.end(), {address + i, 0});
+      ranges.back() += size;
+    }
+    ++before;
+  }
+  return ranges;
+}
+
 void release_memory(Context* owner) {
   auto& allocations = driver().allocations;
   for (auto item = allocations.begin(); item != allocations.end();) {

@@ -23,6 +23,7 @@ const std::map<std::string, std::string>& defaults() {
       {"block_order", "0"},  // of threads and blocks: 0 ascending, 1 descending, 2 random
       {"block_seed", "0"},
       {"eager_copies", "0"},  // 1: cp.async copies at its issue; 0: not before its wait
+      {"counters", "1"},      // 1: counters that blocks share have to end at zero
       {"faults", ""},
       {"verbose", ""},
   };

@@ -69,12 +69,23 @@ CUresult submit(Stream* handle, Action run) {
 }
 
 // With CUDA_LAUNCH_BLOCKING=1 the launch itself reports a kernel's error, as with NVIDIA's.
-CUresult submit_kernel(Stream* handle, Action run) {
+CUresult submit_kernel(Stream* handle, Action run, std::shared_ptr<Outputs> outputs) {
   if (CUresult code = submit(handle, std::move(run))) return code;
+  if (Stream* found = stream_of(handle)) {
+    if (found->capture)
+      found->capture->nodes.back().outputs = outputs;
+    else if (!found->queue.empty())
+      found->queue.back()->outputs = outputs;
+  }
   const char* blocking = getenv("CUDA_LAUNCH_BLOCKING");
   Stream& stream = *stream_of(handle);
   bool is_blocking = blocking && *blocking == '1' && !stream.capture;
   return is_blocking ? finish(stream) : SUCCESS;
+}
+
+std::shared_ptr<Outputs> outputs_before(const Stream& stream) {
+  if (!stream.capture) return stream.queue.empty() ? nullptr : stream.queue.back()->outputs;
+  return stream.tips.size() == 1 ? stream.capture->nodes[stream.tips[0]].outputs : nullptr;
 }
 
 DRIVER_API CUresult cuStreamCreate(Stream** stream, unsigned flags) {
