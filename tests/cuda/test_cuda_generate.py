@@ -213,7 +213,7 @@ def test_all_graphs_share_one_buffer_of_logits(make: Make) -> None:
     for count in (1, 2, 4, 8, 10):
         for _ in range(2):
             llm.generate(PROMPTS[:count], GREEDY)
-    batches = [graph._batch.whole.nbytes for graph in runner._graphs.values()]
+    batches = [graph._batch.whole.nbytes for graph in runner._graphs.values() if graph]
     assert len(batches) >= 4
     kept = sum(-(-size // ALIGNMENT) * ALIGNMENT for size in batches)
     pool = runner._pool
