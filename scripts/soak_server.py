@@ -27,6 +27,7 @@ ATTACKS = {  # module in tests/server/soak, and its function
     "overload": "figures",
     "endings": "figures",
     "nan": "nan_figures",
+    "device": "figures",
 }
 CONTEXT = 4096  # tokens
 DESCRIPTORS = 4096  # of the attackers, and of the server that they start

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -493,13 +493,22 @@ class LLM:
         template_variables: Mapping[str, Any] | None = None,
         continue_final_message: bool = False,
     ) -> Stream:
-        """Answer the last message piece by piece, as `stream` does; the rest is as for `chat`."""
+        """Answer the last message piece by piece, as `stream` does; the rest is as for `chat`.
+
+        The pieces are the text as it is written; the stream's `completion.message` has the calls in
+        it, once they are complete, and reasoning apart.
+        """
         variables = chat_variables(tools, documents, template_variables, tool_choice)
         format, params = self.chat_format, checked_params(params, self.default_params)
         prompt, begun = self._conversation(messages, variables, continue_final_message)
         use = format.answers.tool_use(variables.get("tools"), tool_choice)
         params = format.params_for(params, prompt, use)
-        return self._stream(prompt, params, priority, begun, format.answers.shown_tokens)
+
+        def finish(completion: Completion) -> Completion:
+            message = format.answers.message(completion.text, prompt, begun, use)
+            return replace(completion, message=message)
+
+        return self._stream(prompt, params, priority, begun, format.answers.shown_tokens, finish)
 
     @_explained
     def session(
@@ -507,13 +516,19 @@ class LLM:
         system: str | None = None,
         params: SamplingParams | None = None,
         messages: Sequence[Message] = (),
+        tools: Tools = None,
     ) -> Session:
-        """Begin a conversation, which keeps its messages: `send`, `stream`, `undo`, `fork` …"""
+        """Begin a conversation, which keeps its messages: `send`, `stream`, `undo`, `fork` …
+
+        Args:
+            tools: as for `chat`; calls are in the `message` of completions, and their results are
+                sent by `send_results`.
+        """
         from .chat.session import Session
 
         if params is not None:
             params = checked_params(params, self.default_params)
-        return Session(self, system, params, messages)
+        return Session(self, system, params, messages, tools)
 
     def logits(self, prompt: Prompt) -> NDArray[np.float32]:
         """Return the logits after each token of a prompt: float32 [T, V]."""
@@ -730,12 +745,13 @@ class LLM:
         priority: int,
         begun: Sequence[int] = (),
         shown: Mapping[int, str] = NO_TOKENS,
+        finish: Callable[[Completion], Completion] = lambda it: it,
     ) -> Stream:
         if params.n != 1:
             raise UsageError(f"n is {params.n}, expected 1 for a stream; use generate for more")
         with INTERRUPTS.deferred:  # a request without its stream could not be cancelled
             [sample] = self._submit(prompt, params, priority, begun, shown)
-            return Stream(sample)
+            return Stream(sample, finish=finish)
 
     def _submit(
         self,

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import gpu
 import pytest
-from soak import access, disconnects, endings, floods, overload
+from soak import access, device, disconnects, endings, floods, overload
 from soak.figures import Figure
 
 SEED = 1
@@ -37,3 +38,8 @@ def test_a_server_survives(
 
 def test_a_row_of_nan_ends_its_request_alone(chat_model: Path) -> None:
     check(endings.nan_figures(chat_model, 1.0, SEED))
+
+
+def test_a_lost_gpu_and_too_little_memory_are_survived(chat_model: Path) -> None:
+    gpu.require_emulated()
+    check(device.figures(chat_model, 0.03, SEED))

@@ -20,15 +20,17 @@ from ..process.interrupts import INTERRUPTS
 from ..sampling.params import UNLIMITED, SamplingParams
 from ..text.completion import Completion
 from ..text.generation import Stream, submit
-from ..text.tokenizer import text_behind
+from ..text.tokenizer import NO_TOKENS, text_behind
 from .answer import BegunAnswer, RenderedPrompt, Turn
-from .messages import Content, Message, checked_message, content_text
+from .format import template_variables
+from .messages import Content, Message, Tools, checked_message, content_text
 from .uncertain import UncertainToken, least_sure
 
 if TYPE_CHECKING:
     from ..model.config import ModelConfig
     from ..text.tokenizer import Tokenizer
     from .format import ChatFormat
+    from .tools.functions import ToolUse
 
 # Of the context: kept free for an answer. When old turns are truncated, this much is freed at
 # once: every truncation costs a prefill of all that stays, so it must not happen every turn.
@@ -70,6 +72,7 @@ class Session:
         params: for all turns that are not given their own; None takes the model's
             `default_params`.
         messages: a conversation to continue.
+        tools: JSON schemas of the functions that the model may call.
 
     Raises:
         UsageError: messages that are not text, or not a conversation.
@@ -82,8 +85,9 @@ class Session:
         system: str | None = None,
         params: SamplingParams | None = None,
         messages: Sequence[Message] = (),
+        tools: Tools = None,
     ) -> None:
-        self.llm = llm
+        self.llm, self.tools = llm, template_variables(tools, None, None)["tools"]
         self.params = llm.default_params if params is None else params
         self.messages: list[dict[str, Any]] = [checked_message(message) for message in messages]
         self.left_out = 0
@@ -147,6 +151,35 @@ class Session:
         return self._ask(
             [*self.messages, checked_message({"role": "user", "content": text})], params
         )
+
+    def send_results(
+        self, results: Sequence[Content], params: SamplingParams | None = None
+    ) -> Completion:
+        """Send what the calls of the last answer have given, in their order, and return the answer.
+
+        Raises:
+            UsageError: another number of results than of calls.
+        """
+        with self.stream_results(results, params) as reply:
+            for _ in reply:
+                pass
+        return reply.completion
+
+    def stream_results(
+        self, results: Sequence[Content], params: SamplingParams | None = None
+    ) -> Reply:
+        """As `send_results`, streamed."""
+        calls = self.messages[-1].get("tool_calls", []) if self.messages else []
+        if isinstance(results, str) or len(calls) != len(results) or not calls:
+            raise UsageError(
+                f"the results are {results!r:.80}, expected a list of {len(calls)}, one for each "
+                "call of the last answer"
+            )
+        told = [
+            checked_message({"role": "tool", "tool_call_id": call["id"], "content": result})
+            for call, result in zip(calls, results, strict=True)
+        ]
+        return self._ask([*self.messages, *told], params)
 
     def undo(self, turns: int = 1) -> list[dict[str, Any]]:
         """Remove the last turns, questions and answers, and return their messages.
@@ -237,7 +270,7 @@ class Session:
 
     def fork(self) -> Session:
         """Return a copy that continues independently; the prompt so far stays cached for both."""
-        twin = Session(self.llm, None, self.params, self.messages)
+        twin = Session(self.llm, None, self.params, self.messages, self.tools)
         twin._turns, twin.last_prompt = [*self._turns], self.last_prompt
         twin.left_out = self.left_out
         return twin
@@ -259,13 +292,14 @@ class Session:
             raise UsageError(f"n is {params.n}, expected 1: a turn has one answer")
         prompt, left_out = self._fit(messages, params, len(begun.token_ids))
         format = self.llm.chat_format
-        params = format.params_for(params, prompt.token_ids, format.answers.tool_use())
+        use = format.answers.tool_use(self.tools)
+        params = format.params_for(params, prompt.token_ids, use)
         if params.max_tokens is not None:
             room = self.llm.longest_text - len(prompt.token_ids) - len(begun.token_ids)
             params = replace(params, max_tokens=min(params.max_tokens, room))
         if params.seed is None:
             params = replace(params, seed=begun.seed)
-        reply = Reply(self, messages, prompt, params, begun)
+        reply = Reply(self, messages, prompt, params, begun, use)
         self.left_out, self.last_prompt = left_out, prompt
         self._reply = weakref.ref(reply)
         return reply
@@ -311,7 +345,8 @@ class Session:
         text differently, and then the KV cache would not hold the prompt.
         """
         format, count, first = self.llm.chat_format, len(messages), self._system_messages
-        text = format.write(messages[:first] + messages[first + left_out :], add_generation_prompt)
+        kept = messages[:first] + messages[first + left_out :]
+        text = format.write(kept, add_generation_prompt, tools=self.tools)
         for known in reversed([turn.rendered for turn in self._turns]):
             rest = text[len(known.text) :]
             if text.startswith(known.text) and format.starts_with_control_token(rest):
@@ -327,9 +362,13 @@ class Session:
         completion, begun = reply.completion, reply.begun
         if not completion.text and completion.finish_reason == "cancelled":
             return  # closed before its first text
-        answer = {"role": "assistant", "content": begun.text + completion.text}
+        answer: dict[str, Any] = {"role": "assistant", "content": begun.text + completion.text}
+        if completion.message is not None and completion.message.get("tool_calls"):
+            answer = dict(completion.message)
         self.messages = [*reply.messages, answer]
         self._forget_turns_after(len(reply.messages) - 1)
+        if answer.get("tool_calls"):  # which the template writes in its own way
+            return
         ids = self._answer_ids(completion, has_stop_strings=bool(reply.params.stop))
         if ids is not None and not reply.params.include_stop:
             ids = (*begun.token_ids, *ids)
@@ -400,11 +439,19 @@ class Reply:
         prompt: RenderedPrompt,
         params: SamplingParams,
         begun: BegunAnswer,
+        use: ToolUse | None = None,
     ) -> None:
+        answers, tokenizer = session.llm.chat_format.answers, session.llm.tokenizer
+
+        def finish(completion: Completion) -> Completion:
+            message = answers.message(completion.text, prompt.token_ids, begun.token_ids, use)
+            return replace(completion, message=message)
+
         request = GenerationRequest(prompt.token_ids, params, answer=begun.token_ids)
+        shown = answers.shown_tokens if use is not None else NO_TOKENS
         with INTERRUPTS.deferred:  # a request without its stream could not be cancelled
-            [sample] = submit(session.llm.engine, request, session.llm.tokenizer)
-            self._session, self._stream = session, Stream(sample)
+            [sample] = submit(session.llm.engine, request, tokenizer, shown)
+            self._session, self._stream = session, Stream(sample, finish=finish)
         self.messages, self.prompt, self.params = messages, prompt, params
         self.begun = begun
         self.is_open = True

@@ -53,8 +53,9 @@ class Completion:
         alternatives: the other answers where `SamplingParams.n` is above 1.
         token_texts: what each token named in `logprobs` or `prompt_logprobs` spells by itself, by
             its id; a part of a character is written as its bytes, `\\xe2`.
-        message: of `LLM.chat`, the answer as a message to go on with: its content, and apart from
-            that `reasoning_content` and `tool_calls`; with what it went on with, if it did.
+        message: of chats, streamed or not, the answer as a message to go on with: its content, and
+            apart from that `reasoning_content` and `tool_calls`; with what it went on with, if it
+            did.
     """
 
     text: str

@@ -10,6 +10,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from typing import NamedTuple, TypeAlias
 
 from ..engine.client import EngineClient, GenerationRequest, RequestHandle
@@ -114,10 +115,16 @@ class Stream:
     be called from any thread, and again: the iteration ends there, with the completion as it was.
 
     `with llm.stream(…) as stream: …` closes it at its end; leaving an `async for` early does, too.
+
+    Args:
+        finish: makes the completion that is shown of what was generated.
     """
 
-    def __init__(self, sample: Sample) -> None:
-        self._sample = sample
+    def __init__(
+        self, sample: Sample, *, finish: Callable[[Completion], Completion] = lambda it: it
+    ) -> None:
+        self._sample, self._finish = sample, finish
+        self._finished: Completion | None = None
         self._pieces = _read(sample)
         # Also for a stream that was never iterated over: its request is running already.
         self._cancel = weakref.finalize(self, sample.handle.cancel)
@@ -149,7 +156,10 @@ class Stream:
     @property
     def completion(self) -> Completion:
         """What has been generated so far."""
-        return self._sample.output.completion()
+        completion = self._sample.output.completion()
+        if self._finished != completion:
+            self._finished = self._finish(completion)
+        return replace(completion, message=self._finished.message)  # whose calls keep their ids
 
 
 def _read(sample: Sample) -> Generator[str, None, None]:

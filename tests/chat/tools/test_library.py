@@ -177,6 +177,47 @@ def test_strict_functions_of_a_model_are_those_of_its_sessions(folder: Path) -> 
         assert llm.chat(MESSAGES, GREEDY).text == answer.text
 
 
+def test_a_stream_has_the_calls_of_its_message(family: tuple[str, LLM]) -> None:
+    name, llm = family
+    given: Any = {"tools": TOOLS, "template_variables": {"cue": f"{name}|>"}}
+    expected = llm.chat(MESSAGES, GREEDY, **given)
+    with llm.stream_chat(MESSAGES, GREEDY, **given) as stream:
+        assert "".join(stream) == expected.text
+        message = stream.completion.message
+    assert message is not None
+    assert expected.message is not None
+    assert message["content"] == expected.message["content"]
+    [call], [other] = message["tool_calls"], expected.message["tool_calls"]
+    assert call["function"] == other["function"]
+
+
+@pytest.mark.parametrize("name", ["mistral", "coder"])
+def test_a_session_keeps_calls_and_takes_their_results(folder: Path, name: str) -> None:
+    template = folder.parent / f"session-{name}.jinja"
+    template.write_text(BODY.replace("CALL", CALLS[name]), encoding="utf-8")
+    variables = {"cue": f"{name}|>"}
+    options: Any = {"chat_template": template, "template_variables": variables}
+    with LLM(folder, backend="cpu:numpy", threads=1, **options) as llm:
+        session = llm.session(params=GREEDY, tools=TOOLS)
+        answer = session.send("Rain?")
+        assert answer.message is not None
+        [call] = answer.message["tool_calls"]
+        assert call["function"]["name"] == "weather"
+        assert session.messages[-1] == answer.message
+        with pytest.raises(UsageError, match="expected a list of 1, one for each call"):
+            session.send_results(["sunny", "wet"])
+        twin = session.fork()
+        again = session.send_results(["sunny"])
+        assert session.messages[-2]["tool_call_id"] == call["id"]
+        assert again.prompt_tokens > answer.prompt_tokens
+        chat = llm.chat(session.messages[:-1], GREEDY, tools=TOOLS)
+        assert (chat.prompt_tokens, chat.text) == (again.prompt_tokens, again.text)
+        assert twin.send_results(["sunny"]).text == again.text
+        assert session.undo()[0]["content"] == "Rain?"
+        plain = llm.session(params=GREEDY).send("Rain?")
+        assert plain.message == {"role": "assistant", "content": plain.text}
+
+
 def test_an_answer_without_calls_is_a_message_of_its_text(family: tuple[str, LLM]) -> None:
     name, llm = family
     given: Any = {"template_variables": {"cue": f"{name}|>"}}

@@ -106,7 +106,9 @@ class _Worker:
         self._delivery = Delivery(self._handles)
         self._engine.observers.append(self._delivery.add)
         with self._engine.exclusive() as access:
-            limits = measure_limits(access.ops) if load.measures else None
+            # An emulated GPU has no limits of its own, and would take minutes to tell that.
+            is_measured = load.measures and load.options.get("backend") != "emulated"
+            limits = measure_limits(access.ops) if is_measured else None
             costs, block_size = pass_costs(access, limits), access.block_size
         pipe.send(Ready(self._engine.capacity, description, block_size, costs))
 
