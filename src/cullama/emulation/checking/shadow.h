@@ -48,7 +48,8 @@ class Shadow {
     places_.clear();
     for (Place* chunk : chunks_) free(chunk);
     chunks_.clear();
-    shared_.assign(SHARED_WINDOW / PLACE, {});
+    shared_.resize(SHARED_WINDOW / PLACE);  // what earlier launches left is of other blocks
+    base_ = last_block_;
     found_.clear();
     known_faults_.clear();
     release_of_.clear();
@@ -58,7 +59,8 @@ class Shadow {
 
   void begin_block() {
     const Index at = machine.block, size = machine.grid;
-    block_ = 1 + at.x + size.x * (at.y + size.y * at.z);
+    block_ = base_ + 1 + at.x + size.x * (at.y + size.y * at.z);
+    last_block_ = std::max(last_block_, block_);
     now_++;
     arrived_ = 0;
     has_fence_ = false;
@@ -136,9 +138,11 @@ class Shadow {
   std::string report() const {
     std::string text = "[";
     for (const Found& each : found_) {
-      const uint64_t numbers[] = {each.fault,          each.earlier.access, each.later.access,
-                                  each.earlier.thread, each.later.thread,   each.earlier.block,
-                                  each.later.block,    each.address,        each.count};
+      const Mark &first = each.earlier, &second = each.later;
+      const uint32_t block = first.block - base_, its_block = second.block - base_;
+      const uint64_t numbers[] = {each.fault,   first.access,  second.access,
+                                  first.thread, second.thread, block,
+                                  its_block,    each.address,  each.count};
       text += text.size() > 1 ? ", [" : "[";
       for (unsigned i = 0; i < 9; i++) text += (i ? ", " : "") + std::to_string(numbers[i]);
       text += "]";
@@ -286,6 +290,7 @@ class Shadow {
   unsigned suspects_ = 0, suspected_bytes_ = 0;
   const unsigned char* suspected_ = nullptr;
   unsigned char before_[16];
+  uint32_t base_ = 0, last_block_ = 0;  // blocks of earlier launches; of all
   uint32_t block_ = 0, now_ = 1, arrived_ = 0;
   bool has_fence_ = false, is_second_write_ = false;
   uint32_t warps_[MAX_THREADS / WARP][MAX_THREADS / WARP] = {};

@@ -82,6 +82,7 @@ struct WarpLog {
   Table<Visit*> table;
 };
 constexpr size_t CHUNK = 1 << 20;
+constexpr size_t MAX_VISITS = 1 << 17;  // of a warp: in a loop without end memory would run out
 
 struct Counters {
   const Stretch* stretches;
@@ -173,8 +174,14 @@ static Visit* new_visit(WarpLog& log, int stretch, uint64_t path) {
   return made;
 }
 
+static void add_all(WarpLog& log);
+
 __attribute__((noinline)) static Visit* find_visit(WarpLog& log, Visit* before, int stretch,
                                                    uint64_t path) {
+  if (UNLIKELY(log.visits.size() >= MAX_VISITS)) {
+    add_all(log);
+    before = &log.root;
+  }
   bool is_new;
   Visit*& found = log.table.at(mixed(path, unsigned(stretch), 0) | 1, is_new);
   if (is_new) found = new_visit(log, stretch, path);

@@ -14,6 +14,7 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -161,7 +162,7 @@ class CountedKernel(BuiltModule):
             text = alone(text, kernel)
         super().__init__(build_text(text, kernel if is_alone else "", is_counted=True))
         self.kernel = kernel
-        self.reader = CountsReader(text, kernel if is_alone else EVERY_KERNEL)
+        self.reader = reader_of(text, kernel if is_alone else EVERY_KERNEL)
         self._library.counted_end.restype = ctypes.c_char_p
         for name, arguments in (("sample", 1), ("l2", 1), ("touch", 2)):
             getattr(self._library, f"counted_{name}").argtypes = [ctypes.c_ulonglong] * arguments
@@ -223,6 +224,12 @@ def _extent(extent: Extent) -> tuple[int, ...]:
     return (extent,) if isinstance(extent, int) else tuple(extent)
 
 
+@lru_cache(maxsize=16)
+def reader_of(ptx: str, built: str) -> CountsReader:
+    """Return what reads the reports of a PTX text's kernel, or of all with "*"."""
+    return CountsReader(ptx, built)
+
+
 class CountsReader:
     """Reads what a counted kernel reports, with the tables of its translation."""
 
@@ -233,7 +240,7 @@ class CountsReader:
         self._stretches: list[Stretch] = translator.stretches
         self.accesses = translator.accesses
         instructions = [i for function in module.functions for i in function.instructions()]
-        self._sources = {i.line: i.source for i in instructions}
+        self.sources = {i.line: i.source for i in instructions}
 
     def read(
         self, kernel: str, report: bytes | str, grid: tuple[int, ...], block: tuple[int, ...]
@@ -257,7 +264,7 @@ class CountsReader:
             lane_slots += slots_of(stretch) * lanes
         waits: Counter[Source | int] = Counter()
         for line, cycles in found["waits"]:
-            waits[self._sources.get(line) or line] += cycles
+            waits[self.sources.get(line) or line] += cycles
         return Counts(
             kernel,
             grid,
@@ -274,7 +281,7 @@ class CountsReader:
 
     def source_of(self, number: int) -> Source | None:
         """Return the source line of an access."""
-        return self._sources.get(self.accesses[number].line)
+        return self.sources.get(self.accesses[number].line)
 
     def _access(self, number: int, executions: int, *counts: int) -> AccessCounts:
         lanes = dict(zip(SPACES, counts, strict=False))

@@ -41,7 +41,7 @@ ODD = ModelSizes("odd", 33, 37, 3, 1, 6, 301, 1, 33, 65)
 WIDE = ModelSizes("wide", 1032, 520, 8, 2, 64, 2000, 3, 40, 300)
 SIZES = (SMALL, ODD, WIDE)
 ORDERS = (Schedule(), Schedule("descending"), Schedule("random", 1, has_eager_copies=True))
-MAX_STEPS = 20_000_000  # loop turns and waits of a block: a few seconds
+MAX_STEPS = 3_000_000  # loop turns and waits of a block: a few seconds
 MAX_STATIC_SHARED = 48 << 10  # bytes, as ptxas allows
 LINES_TO_BUILD_WHOLE = 8000  # of PTX: below, building one kernel costs as much as building all
 CHECKED = tuple(name for name in CASES if name != "captured step")  # others', in a graph
@@ -251,7 +251,8 @@ class _Run:
                     try:
                         self._case(name, fixture)
                     except KernelError as error:
-                        self.found.append(of_error(self._kernel, error, self._source))
+                        lines = self._built.reader.sources
+                        self.found.append(of_error(self._kernel, error, self._source, lines))
                     except DeviceError as error:
                         line = self._source.definition(self._kernel)
                         found = Finding(self._kernel, "failed launch", line, str(error), "")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from ...emulation.checking.faults import AccessPlace, MemoryFault
 from ...emulation.counting.counts import AccessCounts, Counts
 from ...emulation.kernel import KernelError
+from ...emulation.ptx import Source
 from .source import KernelSource
 
 SLOW = 2  # times what would do: from here on an access is named as slow
@@ -29,7 +30,8 @@ _PLACE = re.compile(r"PTX line (\d+)(?: \(([^():]*):(\d+)\))?: (.*)", re.DOTALL)
 # What the emulator's messages contain, what it is called, and what to do about it.
 _RULES = (
     ("is in no array", "shared memory out of bounds", "check the index against the array's size"),
-    ("is not a multiple of", "misaligned access", "an access of n bytes needs an address of n × k"),
+    ("is not a multiple of", "misaligned access", "load smaller parts, or align the address"),
+    ("illegal address 0x0:", "access through a bad pointer", "check what the pointer was given"),
     ("null, or not an address", "access through a bad pointer", "check what the pointer was given"),
     ("are not all allocated", "out of bounds", "check the index against the array's size"),
     ("illegal address", "out of bounds", "check the index against the array's size"),
@@ -39,7 +41,7 @@ _RULES = (
     ("there is no barrier", "barrier out of range", "barriers are 0 to 15"),
     ("deadlock", "barrier that not all threads reach", "let all threads come to it, or none"),
     ("own lane", "lane that is not in its own mask", "name the calling lanes in the mask"),
-    ("with mask", "warp collective with different masks", "give all lanes the same mask and line"),
+    ("with mask", "lanes that meet at different places", "give all lanes the same mask and line"),
     ("does not end", "endless loop", "check the loop's condition"),
     ("stack overflow", "stack overflow", "use less local memory, or no recursion"),
     ("trap", "trap", "the kernel ended itself"),
@@ -83,8 +85,13 @@ class Finding:
         return {**row, **texts, "file": source.name, "severity": severity}
 
 
-def of_error(kernel: str, error: KernelError, source: KernelSource) -> Finding:
-    """Return the rule that a kernel broke, from the emulator's message."""
+def of_error(
+    kernel: str, error: KernelError, source: KernelSource, lines: Mapping[int, Source | None]
+) -> Finding:
+    """Return the rule that a kernel broke, from the emulator's message.
+
+    `lines`: of the source, by those of the PTX.
+    """
     message = str(error)
     what, remedy = next(
         ((name, remedy) for words, name, remedy in _RULES if words in message),
@@ -101,7 +108,11 @@ def of_error(kernel: str, error: KernelError, source: KernelSource) -> Finding:
     if thread:
         numbers = ", ".join(thread.groups()[3:]), ", ".join(thread.groups()[:3])
         where = "thread ({}) of block ({}): ".format(*numbers)
-    return Finding(kernel, what, line or source.definition(kernel), where + place[4], remedy)
+    other = re.search(r"in line (\d+)", place[4])
+    other_line = source.line_of(lines.get(int(other[1])), int(other[1])) if other else 0
+    said = place[4].replace(other[0], f"in line {other_line}") if other else place[4]
+    line = line or source.definition(kernel)
+    return Finding(kernel, what, line, where + said, remedy, other_line=other_line)
 
 
 def of_fault(kernel: str, fault: MemoryFault, source: KernelSource) -> Finding:

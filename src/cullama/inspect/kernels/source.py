@@ -46,12 +46,13 @@ class KernelSource:
         return lines[number - 1].strip() if 0 < number <= len(lines) else ""
 
     def definition(self, kernel: str) -> int:
-        """Return the line that a kernel is defined on, 0 where that is not found."""
+        """Return the line of a kernel, or of a macro with its name's last part; 0 if not found."""
         lines = self.text.splitlines()
         keyword = "__global__" if self.compiler else ".entry"
         named = [n for n, line in enumerate(lines, 1) if re.search(rf"\b{kernel}\s*\(", line)]
         with_keyword = [n for n in named if keyword in " ".join(lines[max(0, n - 3) : n])]
-        macros = [n for n, line in enumerate(lines, 1) if keyword in line]
+        last = kernel.rpartition("__")[2]
+        macros = [n for n, line in enumerate(lines, 1) if re.search(rf"\({last}\W", line)]
         return next(iter([*with_keyword, *named, *macros]), 0)
 
     def line_of(self, source: Source | None, ptx_line: int) -> int:
