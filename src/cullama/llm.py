@@ -62,6 +62,7 @@ if TYPE_CHECKING:
     from .inspect.diff import Comparison
     from .inspect.hook import Hook
     from .inspect.inside import Inside
+    from .inspect.kernels.replacing import ReplaceableKernels
     from .inspect.token_layers import TokenLayers
 
 _explained = explain_names(GENERATING, params=SamplingParams.__dataclass_fields__)
@@ -651,6 +652,20 @@ class LLM:
         from .inspect.hook import watch
 
         return watch(self.engine, self._token_ids(prompt), hook, detail)
+
+    @cached_property
+    def kernels(self) -> ReplaceableKernels:
+        """Replaces kernels of the running model: `llm.kernels.replace("rms_norm", source)`.
+
+        A kernel is compiled, checked on random inputs, and shown beside the old one, before it is
+        let in; `with llm.kernels.trying(…)` takes it out again.
+
+        Raises:
+            UsageError: the model runs in another process.
+        """
+        from .inspect.kernels.replacing import ReplaceableKernels
+
+        return ReplaceableKernels(self.engine, self.config)
 
     def close(self) -> None:
         """Return the model's memory. Running requests end; any later use raises `ClosedError`."""

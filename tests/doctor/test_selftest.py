@@ -16,11 +16,11 @@ import pytest
 from cullama.cpu.operators import CpuOperators
 from cullama.cuda import module
 from cullama.cuda.module import PTX_FOLDER
-from cullama.doctor.clock import Clock
 from cullama.doctor.plan import DoctorPlan
 from cullama.doctor.selftest import OperatorResult, SelfTest, run_cases, self_test, self_tests
 from cullama.errors import DeviceError, DeviceLostError
 from cullama.inspect.operators.cases import CASES
+from cullama.inspect.operators.clock import Clock
 from cullama.inspect.operators.fixture import SMALL, Fixture
 from cullama.sampling.draw import Drawn
 

@@ -51,6 +51,7 @@ class CudaGraphRunner:
         self._block_size, self._resources = block_size, resources
         self._met: set[Bucket] = set()
         self._graphs: dict[Bucket, _Graph | None] = {}  # None: there was no room for one
+        self._generation = launcher.kernels.generation
 
     def __call__(self, batch: CudaBatch) -> DeviceArray:
         bucket = batch.bucket
@@ -59,6 +60,11 @@ class CudaGraphRunner:
         if bucket not in self._met:
             self._met.add(bucket)
             return self._forward(batch)
+        if self._generation != self._launcher.kernels.generation:  # kernels were replaced
+            for graph in filter(None, self._graphs.values()):
+                graph.close()
+            self._graphs.clear()
+            self._generation = self._launcher.kernels.generation
         if bucket not in self._graphs:
             self._graphs[bucket] = self._capture_if_it_fits(bucket, batch)
         graph = self._graphs[bucket]
@@ -121,6 +127,7 @@ class _Graph:
 
     def __init__(self, device: Device, graph: Any, batch: CudaBatch, logits: DeviceArray) -> None:
         self._device, self._batch, self._logits = device, batch, logits
+        self._is_closed = False
         try:
             self._launchable = device.call("cuGraphInstantiate", graph, 0)
         finally:
@@ -135,4 +142,6 @@ class _Graph:
         return self._logits.first_rows(batch.logit_rows.shape[0])
 
     def close(self) -> None:
-        self._device.driver.cuGraphExecDestroy(self._launchable)
+        if not self._is_closed:
+            self._device.driver.cuGraphExecDestroy(self._launchable)
+        self._is_closed = True

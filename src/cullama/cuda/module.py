@@ -161,10 +161,14 @@ class Kernels:
         self._folder = ptx_folder(device.capability)
         self._modules: dict[str, tuple[Any, dict[str, Signature]]] = {}
         self._kernels: dict[str, Kernel] = {}
+        self._replacements: dict[str, list[tuple[Any, Kernel]]] = {}  # (module, kernel), last first
+        self.generation = 0  # counts replacements: what was captured before has other kernels
         self._launch_of: Callable[[str, str], LaunchFunction] | None = None
         self._module(FIRST_LOADED)
 
     def __call__(self, file: str, name: str) -> Kernel:
+        if replacements := self._replacements.get(name):
+            return replacements[0][1]
         kernel = self._kernels.get(name)
         if kernel is None:
             module, signatures = self._module(file)
@@ -180,8 +184,34 @@ class Kernels:
         self._launch_of = launch_of
         self._kernels.clear()
 
+    def replace(self, name: str, ptx: str, kernel: str) -> Callable[[], None]:
+        """Launch `kernel` of a PTX text wherever `name` would be; call the result to undo it.
+
+        Raises:
+            DeviceUnavailableError: the driver cannot load it.
+        """
+        module = _load(self._device, kernel, ptx)
+        handle = self._device.call("cuModuleGetFunction", module, kernel.encode())
+        launch = self._device.driver.cuLaunchKernel
+        made = module, Kernel(self._device, handle, read_signatures(ptx)[kernel], launch)
+        self._replacements.setdefault(name, []).insert(0, made)
+        self.generation += 1
+
+        def undo() -> None:
+            replacements = self._replacements.get(name, [])
+            if made not in replacements:
+                return
+            self._device.synchronize()
+            replacements.remove(made)
+            self.generation += 1
+            self._device.call("cuModuleUnload", module)
+
+        return undo
+
     def close(self) -> None:
         modules = [module for module, _ in self._modules.values()]
+        modules += [module for made in self._replacements.values() for module, _ in made]
+        self._replacements.clear()
         self._modules.clear()
         self._kernels.clear()
         for module in modules:

@@ -20,9 +20,9 @@ from ..errors import CullamaError, DeviceLostError
 from ..files.tensor import DTYPES
 from ..inspect.operators.accuracy import error_of, tolerance_of
 from ..inspect.operators.cases import CASES, FEW, Case
+from ..inspect.operators.clock import Clock, DeviceClock, HostClock
 from ..inspect.operators.fixture import MODEL, SMALL, Fixture, ModelSizes
 from ..model.operators import AnyOperators
-from .clock import Clock, DeviceClock, HostClock
 from .findings import Problem
 from .plan import DoctorPlan
 

@@ -95,13 +95,18 @@ def _building() -> Iterator[None]:
         ) from None
 
 
+def is_started() -> bool:
+    """Return whether the GPU of this process is the emulated one."""
+    return bool(start_emulation.cache_info().currsize)
+
+
 def check_not_emulated() -> None:
     """Check that the GPUs which this process sees are real.
 
     Raises:
         DeviceUnavailableError: the emulated driver was started in their place.
     """
-    if start_emulation.cache_info().currsize:
+    if is_started():
         raise DeviceUnavailableError(
             "the emulated GPU has taken the driver's place in this process",
             "use cuda in a process of its own",

@@ -10,6 +10,7 @@ import pytest
 from command_line import CommandLine
 
 from cullama.cuda.compiler import NoCudaCompilerError
+from cullama.cuda.module import PTX_FOLDER
 from cullama.errors import UsageError
 from cullama.inspect.kernels.check import KernelCheck, check_kernels
 from cullama.inspect.kernels.findings import Finding
@@ -178,7 +179,7 @@ def test_the_command_s_exit_status_and_json_say_what_was_found(
         pytest.skip("needs nvcc or NVRTC")
     assert (code, out) == (1, "")
     assert "mine.cu:2 does not compile" in err
-    ptx = gpu.PTX_FOLDER / "compute_80" / "silu_mul.ptx"
+    ptx = PTX_FOLDER / "compute_80" / "silu_mul.ptx"
     code, out, err = cullama_command("kernels", "check", ptx, "--json")
     assert code == 0, err
     kernels = {each["kernel"]: each for each in json.loads(out)["kernels"]}

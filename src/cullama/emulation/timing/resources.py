@@ -54,18 +54,19 @@ def find_ptxas() -> str | None:
     return None
 
 
-def resources_of(ptx: Path, kernel: str, card: Card) -> Resources | None:
-    """Return the resources of one kernel of a file; None without ptxas.
+def resources_of(ptx: Path | str, kernel: str, card: Card) -> Resources | None:
+    """Return the resources of one kernel of a file or text; None without ptxas.
 
     Raises:
         CullamaError: ptxas does not assemble it.
     """
     if not (ptxas := find_ptxas()):
         return None
-    text = alone(ptx.read_text(encoding="utf-8"), kernel)
+    whole = ptx.read_text(encoding="utf-8") if isinstance(ptx, Path) else ptx
+    text = alone(whole, kernel)
     report = _report(ptxas, text, card.architecture)
     if report is None:
-        raise CullamaError(f"ptxas cannot assemble {kernel} of {ptx.name} for {card.architecture}")
+        raise CullamaError(f"ptxas cannot assemble {kernel} for {card.architecture}")
     spills = re.search(r"(\d+) bytes spill stores, (\d+) bytes spill loads", report)
     shared = re.search(r"(\d+) bytes smem", report)
     return Resources(

@@ -38,7 +38,7 @@ from .source import KernelSource
 
 DTYPES = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}  # by the endings of symbols
 ODD = ModelSizes("odd", 33, 37, 3, 1, 6, 301, 1, 33, 65)
-WIDE = ModelSizes("wide", 1032, 520, 8, 2, 64, 2000, 3, 40, 300)
+WIDE = ModelSizes("wide", 1032, 520, 8, 2, 64, 520, 3, 40, 300)
 SIZES = (SMALL, ODD, WIDE)
 ORDERS = (Schedule(), Schedule("descending"), Schedule("random", 1, has_eager_copies=True))
 MAX_STEPS = 3_000_000  # loop turns and waits of a block: a few seconds
@@ -136,7 +136,7 @@ class _Checker:
             self._announce(f"{kernel}: as {symbol} …")
             before = len(self._found)
             self._check_declaration(kernel, symbol)
-            cases = _cases_of(symbol, dtype)
+            cases = cases_of(symbol, dtype)
             tests[kernel] = tuple(dict.fromkeys(name for name, _ in cases))
             if len(self._found) == before:
                 self._run(kernel, symbol, dtype, cases)
@@ -145,17 +145,17 @@ class _Checker:
 
     def _symbol(self, kernel: str) -> str:
         """Return the kernel of ours in whose place this one is launched."""
-        symbol, shipped = kernel.partition(VARIANT)[0], _shipped()
-        if symbol in shipped and self._operator is None:
+        symbol, ours = kernel.partition(VARIANT)[0], shipped()
+        if symbol in ours and self._operator is None:
             return symbol
         if self._operator is None:
-            near = ", ".join(sorted(shipped)[:4])
+            near = ", ".join(sorted(ours)[:4])
             raise UsageError(
                 f"no operator launches {kernel}: name it like the kernel that it takes the place "
                 f"of ({near} …; `cullama kernels list` has all), or give --operator"
             )
         ending = next((e for e in DTYPES if kernel.partition(VARIANT)[0].endswith("_" + e)), "f32")
-        launched = _symbols_of(self._operator, DTYPES[ending])
+        launched = symbols_of(self._operator, DTYPES[ending])
         if len(launched) != 1:
             raise UsageError(
                 f"{self._operator} launches {', '.join(launched) or 'no kernel'}: "
@@ -167,7 +167,7 @@ class _Checker:
 
     def _check_declaration(self, kernel: str, symbol: str) -> None:
         line = self._source.definition(kernel)
-        found, expected = _signature(self._source.ptx, kernel), _shipped()[symbol]
+        found, expected = _signature(self._source.ptx, kernel), shipped()[symbol]
         if found is None or found.types != expected.types:
             what = "a type that no operator sends" if found is None else _described(found)
             detail = f"it takes {what}, expected {_described(expected)}"
@@ -177,7 +177,8 @@ class _Checker:
 
     def _build(self, kernel: str) -> CheckedKernel | None:
         line, ptx = self._source.definition(kernel), self._source.ptx
-        is_alone = ptx.count("\n") > LINES_TO_BUILD_WHOLE
+        is_single = len(self._source.kernels) == 1
+        is_alone = is_single or ptx.count("\n") > LINES_TO_BUILD_WHOLE
         try:
             built = CheckedKernel(ptx, kernel, is_alone=is_alone)
         except PtxError as error:
@@ -214,16 +215,13 @@ class _Checker:
                         run.all(ops, names, sizes)
                     for finding in run.found:
                         self._add(finding)
-                    self._note_error(kernel, run)
+                    before = self._errors.get(kernel, (0.0, 0.0))
+                    self._errors[kernel] = max(before, (float(run.error), run.tolerance))
                     slow |= {finding.key: finding for finding in run.slow}
                 if any(finding.kernel == kernel for finding in self._found.values()):
                     break  # larger sizes would say the same
         for finding in slow.values():
             self._add(finding)
-
-    def _note_error(self, kernel: str, run: _Run) -> None:
-        before = self._errors.get(kernel, (0.0, 0.0))
-        self._errors[kernel] = max(before, (float(run.error), run.tolerance))
 
     def _add(self, finding: Finding) -> None:
         self._found.setdefault(finding.key, finding)
@@ -328,7 +326,7 @@ def _errors(case: Case, mine: Floats, theirs: Floats) -> Floats:
 
 
 @cache
-def _shipped() -> dict[str, Signature]:
+def shipped() -> dict[str, Signature]:
     """Return the signatures of all kernels of the operators."""
     found: dict[str, Signature] = {}
     for path in sorted(ptx_folder((8, 0)).glob("*.ptx")):
@@ -378,7 +376,7 @@ def _launched(dtype: str, is_deterministic: bool) -> dict[str, frozenset[str]]:
     return launched
 
 
-def _cases_of(symbol: str, dtype: str) -> list[tuple[str, bool]]:
+def cases_of(symbol: str, dtype: str) -> list[tuple[str, bool]]:
     """Return the cases that launch a kernel, and whether by deterministic operators alone."""
     cases: dict[str, bool] = {}
     for is_deterministic in (False, True):
@@ -390,7 +388,7 @@ def _cases_of(symbol: str, dtype: str) -> list[tuple[str, bool]]:
     return list(cases.items())
 
 
-def _symbols_of(operator: str, dtype: str) -> list[str]:
+def symbols_of(operator: str, dtype: str) -> list[str]:
     names = [name for name in CHECKED if operator in (name, name.partition(",")[0])]
     if not names:
         known = dict.fromkeys(name.partition(",")[0] for name in CHECKED)

@@ -15,10 +15,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ..cpu.thread_pool import ThreadPool
-from ..cuda import memory
-from ..cuda.driver import Device
-from ..cuda.memory import Pool
+from ...cpu.thread_pool import ThreadPool
+from ...cuda import memory
+from ...cuda.driver import Device
+from ...cuda.memory import Pool
 
 BUDGET = 0.02  # seconds, for all runs of one figure
 SAMPLES = 5

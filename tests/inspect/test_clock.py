@@ -12,7 +12,7 @@ import pytest
 from cullama.cpu.thread_pool import ThreadPool
 from cullama.cuda.driver import Device
 from cullama.cuda.memory import Pool, copy_on_device, empty
-from cullama.doctor.clock import DeviceClock, HostClock
+from cullama.inspect.operators.clock import DeviceClock, HostClock
 
 
 @pytest.fixture
