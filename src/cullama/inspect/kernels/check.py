@@ -48,7 +48,7 @@ CHECKED = tuple(name for name in CASES if name != "captured step")  # others', i
 VARIANT = "__"  # NAME__anything is tested as NAME
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class KernelCheck:
     """What was found about the kernels of one file."""
 
@@ -60,6 +60,9 @@ class KernelCheck:
     @property
     def is_right(self) -> bool:
         return not any(finding.is_error for finding in self.findings)
+
+    def __repr__(self) -> str:
+        return self.as_text()
 
     def as_text(self) -> str:
         """Return a block for each finding, then a line for each kernel."""

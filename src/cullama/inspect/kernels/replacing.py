@@ -16,11 +16,11 @@ from typing import Any
 from ...cuda.driver import Device
 from ...cuda.module import Size3, ptx_folder
 from ...cuda.operators import CudaOperators
-from ...emulation.counting.counts import CountedKernel
+from ...emulation.counting.counts import CountedKernel, Counts
 from ...emulation.ptx import alone
 from ...emulation.start import is_started
 from ...emulation.timing.cards import Card, card_named
-from ...emulation.timing.prediction import predict
+from ...emulation.timing.prediction import Prediction, predict
 from ...emulation.timing.resources import occupancy, resources_of
 from ...engine.engine import Engine
 from ...errors import UsageError
@@ -29,7 +29,7 @@ from ..operators.accuracy import error_of, tolerance_of
 from ..operators.cases import CASES
 from ..operators.clock import DeviceClock
 from ..operators.fixture import MODEL, Fixture, ModelSizes
-from .check import SIZES, VARIANT, cases_of, check_kernels, shipped, symbols_of
+from .check import SIZES, VARIANT, KernelCheck, cases_of, check_kernels, shipped, symbols_of
 from .launching import launches_by
 from .source import KernelSource, KernelSourceError, kernel_source
 
@@ -38,8 +38,23 @@ STAYS = "the old kernel stays"
 
 
 @dataclass(frozen=True)
+class KernelSpeed:
+    """How long a kernel takes in its operator's first case; the rest where it is predicted."""
+
+    microseconds: float
+    held_by: str = ""  # what limits it
+    share_of_bandwidth: float | None = None  # bytes from DRAM over those read in that time
+    counts: Counts | None = None  # of the last launch
+
+    def __str__(self) -> str:
+        share = self.share_of_bandwidth
+        shown = "" if share is None else f", {share:.1%} of the bandwidth, held by {self.held_by}"
+        return f"{self.microseconds:.2f} µs{shown}"
+
+
+@dataclass(frozen=True)
 class TriedKernel:
-    """A kernel beside the one whose place it takes: errors, and microseconds of the operator."""
+    """A kernel beside the one whose place it takes: errors, and the speeds of both."""
 
     operator: str
     old: str  # the symbol
@@ -47,23 +62,21 @@ class TriedKernel:
     tests: tuple[str, ...]
     error: float  # the largest, relative to the element and the RMS
     allowed: float
-    old_microseconds: float
-    new_microseconds: float
+    before: KernelSpeed
+    after: KernelSpeed
     measured_by: str  # "predicted for h200", "measured on …"
-    held_by: str  # what limits the new one, where that is predicted
 
     @property
     def speedup(self) -> float:
-        return self.old_microseconds / self.new_microseconds
+        return self.before.microseconds / self.after.microseconds
 
     def __str__(self) -> str:
-        held = f", held by {self.held_by}" if self.held_by else ""
         return (
             f"{self.operator}: {self.new} in the place of {self.old}\n"
             f"  right in {', '.join(self.tests)}: largest error {self.error:.1e}, "
             f"allowed {self.allowed:.1e}\n"
-            f"  {self.new_microseconds:.2f} µs, {self.old_microseconds:.2f} µs before "
-            f"({self.speedup:.2f} × as fast), {self.measured_by}{held}"
+            f"  before: {self.before}\n"
+            f"  after:  {self.after} ({self.speedup:.2f} × as fast), {self.measured_by}"
         )
 
 
@@ -135,6 +148,20 @@ class ReplaceableKernels:
         self._replacements.append(Replacement(tried, self._engine, undo))
         return self._replacements[-1]
 
+    def check(self, source: str | os.PathLike[str], operator: str | None = None) -> KernelCheck:
+        """Return what is wrong with kernels, by line, as `cullama kernels check` does.
+
+        Raises:
+            UsageError: the GPU of this process is a real one; a kernel belongs to no operator.
+            KernelSourceError: it does not compile.
+        """
+        if not is_started():
+            raise UsageError(
+                "kernels are checked on the emulated GPU, which needs a process without another: "
+                'use backend="emulated", or `cullama kernels check`'
+            )
+        return check_kernels(kernel_source(source), operator)
+
     @contextmanager
     def trying(
         self, operator: str, source: str | os.PathLike[str], **options: Any
@@ -175,16 +202,14 @@ class _Trial:
             tests, error, allowed = self._compared(source, symbol, name)
         case = tests[0]
         if is_started():
-            before, _ = self._predicted(case, symbol, _own_ptx(symbol), symbol)
-            after, held = self._predicted(case, symbol, source.ptx, name)
+            before = self._predicted(case, symbol, _own_ptx(symbol), symbol)
+            after = self._predicted(case, symbol, source.ptx, name)
             by = f"predicted for {self._card.name}"
         else:
-            before, after = (
-                self._measured(case, symbol, None),
-                self._measured(case, symbol, (source.ptx, name)),
-            )
-            held, by = "", f"measured on {self._ops.device.name}"
-        found = (tests, error, allowed, before, after, by, held)
+            before = self._measured(case, symbol, None)
+            after = self._measured(case, symbol, (source.ptx, name))
+            by = f"measured on {self._ops.device.name}"
+        found = (tests, error, allowed, before, after, by)
         return TriedKernel(self._operator, symbol, name, *found), source.ptx
 
     def _chosen(self, source: KernelSource, wanted: str | None) -> tuple[str, str]:
@@ -263,36 +288,38 @@ class _Trial:
             *(min(length, config.context_length) for length in lengths),
         )
 
-    def _predicted(self, case: str, symbol: str, ptx: str, name: str) -> tuple[float, str]:
-        """Return the microseconds of a case's launches of one kernel, and what holds the last."""
-        counted, times, limits = CountedKernel(ptx, name), [], []
-        needs = resources_of(ptx, name, self._card)
+    def _predicted(self, case: str, symbol: str, ptx: str, name: str) -> KernelSpeed:
+        """Predict a case's launches of one kernel, as one; other kernels are left out."""
+        counted, card = CountedKernel(ptx, name), self._card
+        needs, found = resources_of(ptx, name, card), list[tuple[Counts, Prediction]]()
 
         def launch(grid: Size3, threads: int, arguments: int, shared: int) -> None:
-            latencies = self._card.latencies
-            counts = counted.count_raw(grid, threads, arguments, shared, SAMPLE, latencies)
-            resident = occupancy(self._card, needs, threads, shared).blocks
-            told = predict(counts, self._card, resident)
-            times.append(told.microseconds)
-            limits.append(told.limit)
+            counts = counted.count_raw(grid, threads, arguments, shared, SAMPLE, card.latencies)
+            resident = occupancy(card, needs, threads, shared).blocks
+            found.append((counts, predict(counts, card, resident)))
 
         def skip(*launch: Any) -> None:
-            """Leave another kernel out: results do not matter."""
+            """Leave a kernel out: results do not matter."""
 
         with (
             self._operators(False) as ops,
             launches_by(ops, lambda file, kernel: launch if kernel == symbol else skip),
         ):
             ready = CASES[case](Fixture(ops, self._dtype, ops.dtype, self._sizes))
-            times.clear()
+            found.clear()
+            counted.empty_l2(card.l2_megabytes << 20)
             ready.run()
-        return sum(times), limits[-1]
+        microseconds = sum(told.microseconds for _, told in found)
+        moved = sum(told.dram_bytes for _, told in found) / 1e6
+        counts, last = found[-1]
+        return KernelSpeed(microseconds, last.limit, moved / card.read / microseconds, counts)
 
-    def _measured(self, case: str, symbol: str, kernel: tuple[str, str] | None) -> float:
+    def _measured(self, case: str, symbol: str, kernel: tuple[str, str] | None) -> KernelSpeed:
         with self._operators(False, symbol, kernel) as ops:
             ready = CASES[case](Fixture(ops, self._dtype, ops.dtype, self._sizes))
             ready.run()
-            return DeviceClock(ops.device).seconds(ready.run, ready.can_be_captured) * 1e6
+            seconds = DeviceClock(ops.device).seconds(ready.run, ready.can_be_captured)
+        return KernelSpeed(seconds * 1e6)
 
 
 def _own_ptx(symbol: str) -> str:
