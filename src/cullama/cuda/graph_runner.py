@@ -61,8 +61,8 @@ class CudaGraphRunner:
             self._met.add(bucket)
             return self._forward(batch)
         if self._generation != self._launcher.kernels.generation:  # kernels were replaced
-            for graph in filter(None, self._graphs.values()):
-                graph.close()
+            for captured in filter(None, self._graphs.values()):
+                captured.close()
             self._graphs.clear()
             self._generation = self._launcher.kernels.generation
         if bucket not in self._graphs:
