@@ -10,6 +10,9 @@ WORKERS ?= 2
 # a folder of their own, where they cannot meet the CUDA packages of the environment.
 NVRTC := $(VENV)/nvrtc-12.0
 NVRTC_WHEELS := nvidia-cuda-nvrtc-cu12==12.0.140 nvidia-cuda-runtime-cu12==12.0.146
+# The disassembler that shows what the kernels' loops become (tests/kernels/sass.py).
+NVDISASM := $(VENV)/nvdisasm
+NVDISASM_WHEEL := nvidia-cuda-nvdisasm==13.5.37
 HAS_NVRTC_WHEELS := $(filter Linux-x86_64,$(shell uname -s)-$(shell uname -m))
 
 PTX_FOLDER := src/cullama/cuda/ptx
@@ -192,7 +195,7 @@ $(BIN)/python:
 	  { echo 'cullama needs Python 3.10 or newer: make PYTHON=python3.12 …' >&2; exit 1; }
 	@$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.dev: $(VENV)/.run | $(if $(HAS_NVRTC_WHEELS),$(NVRTC))
+$(VENV)/.dev: $(VENV)/.run | $(if $(HAS_NVRTC_WHEELS),$(NVRTC) $(NVDISASM))
 	@echo 'installing the tools for tests and checks …'
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
@@ -222,4 +225,10 @@ $(NVRTC): | $(BIN)/python
 	@echo 'fetching NVRTC 12.0, which compiles kernels for releases (24 MB) …'
 	@rm -rf $@.part
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $@.part $(NVRTC_WHEELS)
+	@mv $@.part $@
+
+$(NVDISASM): | $(BIN)/python
+	@echo 'fetching nvdisasm, which shows machine code (5 MB) …'
+	@rm -rf $@.part
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $@.part $(NVDISASM_WHEEL)
 	@mv $@.part $@
