@@ -13,7 +13,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as Library
-from tokenizers import decoders, models, normalizers
+from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from cullama.errors import CullamaError, ModelFileError, UsageError
 from cullama.text.tokenizer import Detokenizer, Tokenizer
@@ -208,6 +208,9 @@ class Stub:
     def no_padding(self) -> None: ...
 
     no_truncation = no_padding
+
+    def get_added_tokens_decoder(self) -> dict[int, Any]:
+        return {}
 
     def encode(self, text: str, add_special_tokens: bool) -> Any:
         if self.error:
@@ -411,3 +414,29 @@ def test_no_ids_of_a_sentencepiece_tokenizer_raise_anything(
 ) -> None:
     pieces = pieces_of(with_byte_tokens, prompt, answer)
     assert all(isinstance(piece, str) for piece in pieces)
+
+
+@pytest.mark.parametrize("letters", ["▁ab/s>", "▁ab/s><＜"])
+@pytest.mark.parametrize("adds_bos", [False, True])
+def test_control_tokens_that_are_pieces_of_the_vocabulary_are_not_made_of_letters(
+    letters: str, adds_bos: bool
+) -> None:
+    """Unigram, whose vocabulary has them with the best of scores; the second one has a "<"."""
+    pieces = [("<unk>", 0.0), ("<s>", 0.0), ("</s>", 0.0), *((letter, -3.0) for letter in letters)]
+    library = Library(models.Unigram(pieces, unk_id=0))
+    library.normalizer = normalizers.Replace("＜", "<")
+    library.pre_tokenizer = pre_tokenizers.Metaspace()
+    library.add_special_tokens(["<unk>", "<s>", "</s>"])
+    bos = []
+    if adds_bos:
+        bos = [1]
+        library.post_processor = processors.TemplateProcessing(
+            single="<s> $A", special_tokens=[("<s>", 1)]
+        )
+    tokenizer = Tokenizer(library)
+    for text in ("a</s>b", "</s>", "<s>" * 20_000, "a＜/s>", "<</s>/s>", "</s><s>"):
+        ids = tokenizer.encode(text)
+        assert ids[: len(bos)] == bos
+        assert not {1, 2} & set(ids[len(bos) :]), text
+    assert tokenizer.encode("ab") == [*bos, *(tokenizer.encode("ab", False))]
+    assert tokenizer.encode("a</s>", allow_special=True)[-1] == 2

@@ -10,6 +10,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
+from itertools import pairwise
 from operator import index
 from threading import Lock
 from types import MappingProxyType
@@ -64,7 +66,47 @@ class Tokenizer:
         _check_text(text)
         with self._lock, _library_errors(f"the text {text[:60]!r}"):
             self.tokenizer.encode_special_tokens = not allow_special
-            return self.tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
+            encoding = self.tokenizer.encode(text, add_special_tokens=add_special_tokens)
+            ids: list[int] = encoding.ids
+            if allow_special or self._control_texts.keys().isdisjoint(ids):
+                return ids
+            # Those around the text have a mask; others are pieces of the vocabulary itself, as
+            # Unigram's have them.
+            mask = encoding.special_tokens_mask
+            start = next((k for k, is_added in enumerate(mask) if not is_added), len(ids))
+            end = next((k for k in range(len(ids), start, -1) if not mask[k - 1]), start)
+            return [*ids[:start], *self._encode_apart(text, ids[start:end]), *ids[end:]]
+
+    def _encode_apart(self, text: str, ids: list[int]) -> list[int]:
+        """Return a text's tokens, where it spells control tokens cut in two; `ids` are those of
+        the whole."""
+        if self._control_texts.keys().isdisjoint(ids):
+            return ids
+        names = sorted(filter(None, self._control_texts.values()), key=len, reverse=True)
+        found = re.finditer(f"(?={'|'.join(map(re.escape, names))})", text)
+        cuts = [0, *(match.start() + 1 for match in found), len(text)]
+        apart: list[int] = []
+        for start, end in pairwise(cuts):
+            part = text[start:end]
+            new = self.tokenizer.encode(part, add_special_tokens=False).ids
+            if not self._control_texts.keys().isdisjoint(new):  # a normalizer makes one of others
+                new = [
+                    index
+                    for letter in part
+                    for index in self.tokenizer.encode(letter, add_special_tokens=False).ids
+                ]
+            apart += new
+        return apart
+
+    @cached_property
+    def _control_texts(self) -> Mapping[int, str]:
+        """The control tokens by id, without the one for what the vocabulary lacks."""
+        added = self.tokenizer.get_added_tokens_decoder()
+        return {
+            index: token.content
+            for index, token in added.items()
+            if token.special and "unk" not in token.content.lower()
+        }
 
     def encode_prompt(self, text: str, bos_id: int | None, allow_special: bool = True) -> list[int]:
         """Return the token ids of a prompt that is to be continued: control tokens that it spells
