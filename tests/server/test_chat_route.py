@@ -200,3 +200,25 @@ def test_openais_client_raises_its_own_errors(server: LiveServer) -> None:
         server.openai.chat.completions.create(**{**GREEDY, "temperature": -1})
     with pytest.raises(openai.NotFoundError, match="no model"):
         server.openai.chat.completions.create(**{**GREEDY, "model": "gpt-5"})
+
+
+def test_a_negative_seed_is_a_seed(server: LiveServer) -> None:
+    body = {"messages": MESSAGES, "max_tokens": 8}
+    answers = [server.post("/v1/chat/completions", {**body, "seed": -1}).json() for _ in range(2)]
+    assert answers[0]["choices"] == answers[1]["choices"]
+    assert answers[0]["choices"][0]["seed"] == (1 << 64) - 1
+    again = server.post("/v1/chat/completions", {**body, "seed": (1 << 64) - 1}).json()
+    assert again["choices"] == answers[0]["choices"]
+
+
+def test_names_that_other_servers_have_are_told_their_names_here(server: LiveServer) -> None:
+    body: dict[str, object] = {"messages": MESSAGES, "max_tokens": 1}
+    refused = server.post("/v1/chat/completions", {**body, "guided_json": {}})
+    assert (
+        refused.json()["error"]["message"] == "guided_json is not taken; expected response_format"
+    )
+    both = {"chat_template_kwargs": {"a": 1}, "template_variables": {"a": 1}}
+    refused = server.post("/v1/chat/completions", {**body, **both})
+    assert refused.json()["error"]["param"] == "chat_template_kwargs"
+    taken = server.post("/v1/chat/completions", {**body, "chat_template_kwargs": {"a": 1}})
+    assert taken.status_code == 200

@@ -337,3 +337,11 @@ def test_a_stream_can_be_resumed_and_cancelled_by_its_id(server: LiveServer) -> 
     id = json.loads(first.removeprefix("data: "))["response"]["id"]
     again = server.http.get(f"/v1/streams/{id}").text
     assert again == text
+
+
+def test_input_tokens_are_those_of_the_response(server: LiveServer) -> None:
+    body = {"input": "Hi there", "instructions": "Be brief."}
+    counted = server.openai.responses.input_tokens.count(**body)  # type: ignore[arg-type]
+    answer = server.post(RESPONSES, {**body, "max_output_tokens": 1}).json()
+    assert counted.input_tokens == answer["usage"]["input_tokens"]
+    assert counted.object == "response.input_tokens"

@@ -351,7 +351,8 @@ def test_schemas_that_calls_cannot_be_held_to_are_refused_by_name(scripted: Live
     ("fields", "status", "param", "words"),
     [
         ({"tools": [WEATHER, WEATHER]}, 400, "tools", "two tools have the name 'weather'"),
-        ({"tools": [{"type": "custom"}]}, 400, "tools.0.type", "function"),
+        ({"tools": [{"type": "custom"}]}, 400, "tools", "custom tools are not offered, since"),
+        ({"tools": [{"type": "web_search"}]}, 400, "tools", "'web_search' do not run here"),
         ({"tools": [{"type": "function"}]}, 400, "tools.0.function", "missing"),
         ({"tools": [CLOCK] * 129}, 400, "tools", "at most 128"),
         ({"tool_choice": "any"}, 400, "tool_choice", "required"),

@@ -55,7 +55,7 @@ class SamplingFields(FormFields):
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     presence_penalty: Annotated[float, Field(ge=-MAX_VALUE, le=MAX_VALUE)] | None = None
     frequency_penalty: Annotated[float, Field(ge=-MAX_VALUE, le=MAX_VALUE)] | None = None
-    seed: Annotated[int, Field(ge=0, le=(1 << 64) - 1)] | None = None
+    seed: Annotated[int, Field(ge=-(1 << 63), le=(1 << 64) - 1)] | None = None
     stop: StopText | Annotated[list[StopText], Field(max_length=MAX_STOPS)] | None = None
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
     logit_bias: (
@@ -97,6 +97,8 @@ class SamplingFields(FormFields):
         values = {name: getattr(self, name) for name in _SAMPLING_NAMES}
         given = {name: value for name, value in values.items() if value is not None}
         given.update(self.form())
+        if "seed" in given:
+            given["seed"] %= 1 << 64  # OpenAI's are signed
         if "logit_bias" in given:
             given["logit_bias"] = {int(token): bias for token, bias in given["logit_bias"].items()}
         if "stop" in given:
@@ -189,12 +191,19 @@ class ChatFields(SamplingFields):
     prompt_cache_key: Annotated[str, Field(max_length=1024)] | None = None
     # Ours
     template_variables: dict[str, JsonValue] | None = None
+    chat_template_kwargs: dict[str, JsonValue] | None = (
+        None  # the same, as vLLM and llama.cpp name it
+    )
     add_generation_prompt: bool | None = None  # false only beside the next one
     continue_final_message: bool | None = None  # the last message is the answer's beginning
     echo: bool | None = None  # give the answer's beginning back, too
 
     @model_validator(mode="after")
     def _check_beginning(self) -> ChatFields:
+        if self.chat_template_kwargs is not None and self.template_variables is not None:
+            words = "the same as template_variables; give one of them"
+            raise ApiError(400, f"chat_template_kwargs is {words}", "chat_template_kwargs")
+        self.template_variables = self.template_variables or self.chat_template_kwargs
         if self.continue_final_message and self.add_generation_prompt:
             words = "the last message is continued, or another one begins: both are true"
             raise ApiError(400, words, "add_generation_prompt")

@@ -119,6 +119,11 @@ class ResponseObject(Form):
     usage: ResponseUsage
 
 
+class InputTokens(Form):
+    object: Literal["response.input_tokens"]
+    input_tokens: int
+
+
 class ServedModel(Form):
     id: str
     object: Literal["model"]

@@ -19,6 +19,7 @@ ANSWERS: dict[tuple[str, str], type[BaseModel]] = {
     ("post", "/v1/chat/completions"): forms.ChatCompletion,
     ("post", "/v1/completions"): forms.TextCompletion,
     ("post", "/v1/responses"): forms.ResponseObject,
+    ("post", "/v1/responses/input_tokens"): forms.InputTokens,
     ("get", "/v1/models"): forms.ModelList,
     ("get", "/v1/models/{name}"): forms.ServedModel,
     ("get", "/health"): forms.Health,

@@ -62,17 +62,7 @@ async def open_answer(
     Raises:
         ApiError: a conversation, tools, or a form of the answer that the model cannot be given.
     """
-    use = fields.tool_use()
-    if use is not None:
-        service.check_tools()
-    # In another thread: a long conversation would hold up all streams.
-    prompt, begun = await run_in_threadpool(
-        service.conversation,
-        fields.conversation(),
-        fields.template_variables,
-        fields.is_continued,
-        use.for_template() if use else None,
-    )
+    prompt, begun, use = await rendered(service, fields)
     begun = fields.answer_token_ids or begun
     values = fields.sampling()
     format = service.llm.chat_format
@@ -88,6 +78,25 @@ async def open_answer(
         parsers = [format.answers.parser(prompt, use) for _ in samples]
         answer = Answer(samples, params.n, service.llm.tokenizer, parsers)
         return Opened(prompt, begun, params, answer)
+
+
+async def rendered(
+    service: Service, fields: ConversationFields
+) -> tuple[list[int], list[int], ToolUse | None]:
+    """Return the tokens of a conversation, those that its last message begins the answer with, and
+    the functions that may be called. Raises ApiError: as `open_answer`."""
+    use = fields.tool_use()
+    if use is not None:
+        service.check_tools()
+    # In another thread: a long conversation would hold up all streams.
+    prompt, begun = await run_in_threadpool(
+        service.conversation,
+        fields.conversation(),
+        fields.template_variables,
+        fields.is_continued,
+        use.for_template() if use else None,
+    )
+    return prompt, begun, use
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from .tools import (
     ChosenTools,
     FunctionFields,
     NamedFunction,
+    check_tool_type,
     template_messages,
     tool_use,
 )
@@ -123,10 +124,7 @@ class ResponseFields(SamplingFields):
                 raise ApiError(400, f"{name} is not offered: {reason}", name)
         tools = body.get("tools")
         for index, tool in enumerate(tools if isinstance(tools, list) else ()):
-            kind = tool.get("type", "function") if isinstance(tool, dict) else "function"
-            if kind != "function":
-                words = f"tools of the type {kind!r:.60} do not run here, expected function"
-                raise ApiError(400, words, f"tools.{index}.type")
+            check_tool_type(tool, f"tools.{index}.type")
         return {name: value for name, value in body.items() if name not in {*REFUSED, *_FOREIGN}}
 
     @model_validator(mode="after")

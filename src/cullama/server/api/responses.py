@@ -17,7 +17,7 @@ from ..http.errors import api_error
 from ..http.events import while_connected
 from .answers import Answer, Json, finish_reason, timings
 from .logprobs import chat_logprobs
-from .opening import cancelling, open_answer
+from .opening import cancelling, open_answer, rendered
 from .response_fields import ResponseFields
 from .response_output import ResponseOutput
 from .service import Service, new_id, now, service_of
@@ -37,6 +37,15 @@ async def responses(request: Request, fields: ResponseFields) -> Response:
         if fields.stream:
             return service.stream(answer.id, answer.stream(), fields.resumable, samples)
         return JSONResponse(await while_connected(request, answer.complete()))
+
+
+@router.post("/v1/responses/input_tokens")
+async def input_tokens(request: Request, fields: ResponseFields) -> Json:
+    """Count the tokens of what a response would be an answer to."""
+    service = service_of(request)
+    service.check_model(fields.model)
+    prompt, _, _ = await rendered(service, fields)
+    return {"object": "response.input_tokens", "input_tokens": len(prompt)}
 
 
 class _ResponseAnswer:

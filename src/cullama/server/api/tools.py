@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
 
 from ...chat.tools.events import (
     CallArguments,
@@ -58,6 +58,24 @@ class FunctionFields(_Strict):
 class ToolFields(_Strict):
     type: Literal["function"]
     function: FunctionFields
+
+    @model_validator(mode="before")
+    @classmethod
+    def _check_type(cls, tool: Any) -> Any:
+        check_tool_type(tool, "tools")
+        return tool
+
+
+def check_tool_type(tool: Any, where: str) -> None:
+    """Raises ApiError: a tool of OpenAI's that is no function."""
+    kind = tool.get("type", "function") if isinstance(tool, dict) else "function"
+    if kind == "custom":
+        words = "custom tools are not offered, since models write the input of a call as JSON, or "
+        words += "as the value of a parameter; give a function with one text as its parameter"
+        raise ApiError(400, words, where)
+    if kind != "function":
+        words = f"tools of the type {kind!r:.60} do not run here, expected function"
+        raise ApiError(400, words, where)
 
 
 class NamedFunction(_Strict):

@@ -35,6 +35,20 @@ NOT_OFFERED = {
 
 RENAMED = {"functions": "tools", "function_call": "tool_choice"}  # of OpenAI's older API
 
+# Of vLLM and llama.cpp.
+NAMED_OTHERWISE = {
+    "guided_json": "response_format",
+    "guided_regex": "regex",
+    "guided_grammar": "grammar",
+    "guided_choice": "choice",
+    "structured_outputs": "response_format, regex, grammar or choice",
+    "json_schema": "response_format",
+    "n_predict": "max_tokens",
+    "n_probs": "logprobs",
+    "repeat_penalty": "repetition_penalty",
+    "cache_prompt": "nothing: prompts are cached anyway",
+}
+
 log = logging.getLogger("cullama.server")
 
 
@@ -154,6 +168,8 @@ async def answer_invalid(request: Request, error: Exception) -> Response:
     if first["type"] == "extra_forbidden":
         if param in NOT_OFFERED:
             words = f"{param} is not offered by this server; leave it out"
+        elif param in NAMED_OTHERWISE:
+            words = f"{param} is not taken; expected {NAMED_OTHERWISE[param]}"
         elif param in RENAMED:
             words = f"{param} is the old form of {RENAMED[param]}; give that"
         else:
