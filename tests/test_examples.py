@@ -7,16 +7,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import gpu
 import nbformat
 import pytest
 from command_line import SOURCE
 from nbclient import NotebookClient
 
+from cullama.cuda.compiler import NoCudaCompilerError, find_compiler
+
 WriteModel: TypeAlias = Callable[..., Path]
 Cell: TypeAlias = Any
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
-NAMES = ["1_first_steps", "2_inside_one_token", "3_batch_and_compare"]
+NAMES = ["1_first_steps", "2_inside_one_token", "3_batch_and_compare", "4_write_a_kernel"]
 
 # <|user|> says who speaks; an answer ends as texts do.
 TEMPLATE = (
@@ -103,6 +106,22 @@ def test_batch_and_compare(model: Path, tmp_path: Path, monkeypatch: pytest.Monk
     assert [int(line.split()[0]) > 0 for line in cached] == [False, True, True]
     assert output(cells, "exact.diff").startswith("identical")
     assert len(pages(cells)) == 1
+
+
+def test_write_a_kernel(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu.require_emulated()
+    try:
+        find_compiler(None)
+    except NoCudaCompilerError as error:
+        pytest.skip(str(error))
+    cells = run("4_write_a_kernel", model, tmp_path, monkeypatch)
+    assert output(cells, "naive = kernel").startswith("rms_norm_f32__naive: right in rms_norm")
+    assert "predicted for h200" in output(cells, "first = llm")
+    assert "error: race between threads" in output(cells, "racing = kernel")
+    assert output(cells, 'replace("rms_norm", racing)').endswith("the old kernel stays\n")
+    assert output(cells, "vectorised = kernel").startswith("rms_norm_f32__vectorised: right in")
+    assert float(output(cells, "fast = llm").split(" × as fast as")[0].splitlines()[-1]) > 1.5
+    assert "the same story: True" in output(cells, "again == story")
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -74,7 +74,9 @@ def kernel_source(given: str | os.PathLike[str], target: str = "compute_80") -> 
     if re.search(r"^\s*\.version\s", text, re.MULTILINE):
         source = KernelSource(name, text, text, "")
     else:
-        source = _compiled(name, text, target, _folder_of(given))
+        folder = _folder_of(given)
+        compile_source = _compiled if folder else _compiled_once  # headers beside it may change
+        source = compile_source(name, text, target, folder)
     if not source.kernels:
         raise KernelSourceError(
             f'{name} has no kernel: expected a function extern "C" __global__ void …'
@@ -117,6 +119,9 @@ def _compiled(name: str, text: str, target: str, folder: Path | None) -> KernelS
         ) from None
     except CompileError as error:
         raise _first_error(name, str(error)) from None
+
+
+_compiled_once = lru_cache(maxsize=32)(_compiled)
 
 
 def _first_error(name: str, log: str) -> KernelSourceError:
