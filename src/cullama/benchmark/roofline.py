@@ -2,25 +2,33 @@
 
 Williams et al., "Roofline", CACM 2009. What a pass reads and computes is counted: weights once,
 keys and values of each context once, products of each token. The limits are measured with numpy or
-the GPU's own kernels (yardsticks.py, cuda_yardsticks.py); without them there is no share.
+the GPU's own kernels (yardsticks.py, cuda_yardsticks.py), and on the CPU with what the model's own
+weights allow beyond numpy: a small model lies in the caches, and quantised weights are multiplied
+faster than float32. So a share is of the fastest that is known of the machine for this model.
 """
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from ..cpu.backend import HostBackend
 from ..engine.model_access import ModelAccess
 from ..engine.trace import StepRecord
-from .yardsticks import CpuMeter, Yardsticks
+from .yardsticks import CpuMeter
 
 # Short: a second of start-up, and beyond the caches of most machines.
 READ_BYTES = 256 << 20
 REPEATS = 3
 MATRIX = 1024
+MIN_READ_BYTES = 4 << 20  # of what fits the caches; less would measure calls
+PRODUCT_OPERATIONS = 4e9  # of one product with the model's weights
+MIN_TOKENS = 64
 
 WINDOW_SECONDS = 1.0
 MAX_PASSES = 256
@@ -60,7 +68,7 @@ class PassCosts:
         return operations / self.product_rate + read / self.read_rate
 
 
-def pass_costs(access: ModelAccess[Any], limits: Yardsticks | None) -> PassCosts:
+def pass_costs(access: ModelAccess[Any], limits: Limits | None) -> PassCosts:
     """Return the costs of a loaded model."""
     config, cache = access.model.config, access.cache
     stored = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
@@ -77,41 +85,91 @@ def pass_costs(access: ModelAccess[Any], limits: Yardsticks | None) -> PassCosts
     )
 
 
-def measure_limits(ops: Any) -> Yardsticks:
+class Limits(NamedTuple):
+    """What the machine can do for one model."""
+
+    read: float  # bytes a second
+    products: float  # floating-point operations a second
+
+
+def measure_limits(access: ModelAccess[Any]) -> Limits:
     """Measure the machine's limits with the threads, or on the GPU, that the model uses."""
+    ops: Any = access.ops
     if isinstance(ops, HostBackend):
-        return CpuMeter(REPEATS, READ_BYTES, MATRIX).measure(ops.thread_pool.size)
+        threads, size = ops.thread_pool.size, access.model.weights.bytes_read_per_token
+        measured = CpuMeter(REPEATS, READ_BYTES, MATRIX).measure(threads)
+        read = measured.read
+        if size < READ_BYTES:  # maybe in the caches
+            read = max(read, CpuMeter(REPEATS, max(size, MIN_READ_BYTES), 1).measure(threads).read)
+        return Limits(read, max(measured.products, _own_products(access)))
     from .cuda_yardsticks import CudaMeter
 
     meter = CudaMeter(ops, REPEATS)
     try:
-        return meter.measure()
+        limits = meter.measure()
+        return Limits(limits.read, limits.products)
     finally:
         meter.close()
 
 
+def _own_products(access: ModelAccess[Any]) -> float:
+    """Return how fast a prompt is multiplied by the model's own weights, the fastest of three."""
+    ops, weights = access.ops, access.model.weights
+    layer, config = weights.layers[0].mlp, access.model.config
+    operations = 4.0 * config.hidden_size * config.intermediate_size  # of a token
+    tokens = int(min(access.token_budget, max(MIN_TOKENS, PRODUCT_OPERATIONS / operations)))
+    ids = ops.upload(np.arange(tokens, dtype=np.int32) % config.vocab_size)
+    x = ops.rms_norm(ops.embed(weights.embedding, ids), layer.norm)
+    times = []
+    for _ in range(1 + REPEATS):  # the first compiles
+        start = time.perf_counter()
+        ops.linear(x, layer.gate_up)
+        times.append(time.perf_counter() - start)
+    return tokens * operations / min(times[1:])
+
+
 class Roofline:
-    """Follows the passes of the last second."""
+    """Follows the passes of the last second, and the fastest that there were.
+
+    A machine can do what it has done: a second that was faster than the limits that were measured
+    raises them, so that no share exceeds 1.
+    """
 
     def __init__(self) -> None:
         self._passes: deque[StepRecord] = deque(maxlen=MAX_PASSES)
+        self._fastest_read = self._fastest_products = 0.0
 
     def add(self, record: StepRecord) -> None:
         self._passes.append(record)
 
-    def figures(self, costs: PassCosts) -> dict[str, dict[str, Any] | None]:
-        """Return the figures of passes that only decoded, and of those with prefill; None where
-        there were none in the last second before the newest pass."""
+    def raised(self, costs: PassCosts) -> PassCosts:
+        """Return the costs with the limits that were measured, or with what was faster since."""
+        read, products = costs.read_rate, costs.product_rate
+        return replace(
+            costs,
+            read_rate=None if read is None else max(read, self._fastest_read),
+            product_rate=None if products is None else max(products, self._fastest_products),
+        )
+
+    def figures(self, costs: PassCosts) -> dict[str, Any]:
+        """Return the figures of passes that only decoded, and of those with prefill, None where
+        there were none in the last second before the newest pass; and the limits they are of."""
         passes = list(self._passes)
         newest = passes[-1].start if passes else 0.0
         recent = [it for it in passes if it.tokens and newest - it.start <= WINDOW_SECONDS]
-        return {
-            "decode": _figures(costs, [it for it in recent if not it.prefill_tokens]),
-            "prefill": _figures(costs, [it for it in recent if it.prefill_tokens]),
+        rates = {
+            "decode": _rates(costs, [it for it in recent if not it.prefill_tokens]),
+            "prefill": _rates(costs, [it for it in recent if it.prefill_tokens]),
         }
+        for each in filter(None, rates.values()):
+            self._fastest_read = max(self._fastest_read, each["bytes_per_second"])
+            self._fastest_products = max(self._fastest_products, each["operations_per_second"])
+        limits = self.raised(costs)
+        shares = {kind: each and {**each, **_shares(each, limits)} for kind, each in rates.items()}
+        return {**shares, "read_rate": limits.read_rate, "product_rate": limits.product_rate}
 
 
-def _figures(costs: PassCosts, passes: list[StepRecord]) -> dict[str, Any] | None:
+def _rates(costs: PassCosts, passes: list[StepRecord]) -> dict[str, Any] | None:
     seconds = sum(it.seconds for it in passes)
     if not seconds:
         return None
@@ -122,8 +180,12 @@ def _figures(costs: PassCosts, passes: list[StepRecord]) -> dict[str, Any] | Non
         "bytes_per_second": read / seconds,
         "operations_per_second": operations / seconds,
         "operations_per_byte": operations / read,
-        "share_of_read": read / seconds / costs.read_rate if costs.read_rate else None,
-        "share_of_products": operations / seconds / costs.product_rate
-        if costs.product_rate
-        else None,
+    }
+
+
+def _shares(rates: dict[str, Any], limits: PassCosts) -> dict[str, float | None]:
+    read, products = limits.read_rate, limits.product_rate
+    return {
+        "share_of_read": rates["bytes_per_second"] / read if read else None,
+        "share_of_products": rates["operations_per_second"] / products if products else None,
     }

@@ -38,7 +38,13 @@ export interface WireEngine {
     referenced: number;
   } | null;
   passes: { seconds: number; decode_tokens: number; prefill_tokens: number }[];
-  roofline: { decode: WireRate | null; prefill: WireRate | null } | null;
+  roofline: {
+    decode: WireRate | null;
+    prefill: WireRate | null;
+    /** What the machine reads and multiplies, bytes and operations a second; null: not measured. */
+    read_rate: number | null;
+    product_rate: number | null;
+  } | null;
   totals: { cache_hit_rate: number; prompt_tokens: number; drawn_tokens: number };
   restarts: number;
 }
@@ -53,13 +59,11 @@ export class EngineFollower {
 
   /**
    * @param at seconds, of any clock.
-   * @param limits of this machine, from /props; null where they are not measured.
    * @param turnOf the answer that a request writes, where it is one of this page.
    */
   next(
     wire: WireEngine,
     at: number,
-    limits: Limits | null,
     turnOf: (request: number) => string | null = () => null,
   ): EngineState {
     const steps = wire.passes.map((pass) => ({
@@ -79,7 +83,7 @@ export class EngineFollower {
       cachedShare: wire.totals.prompt_tokens > 0 ? wire.totals.cache_hit_rate : null,
       blocks: blocksOf(wire, own),
       steps: this.#steps,
-      roofline: limits && rooflineOf(wire, limits),
+      roofline: rooflineOf(wire),
       restarts: wire.restarts,
     };
   }
@@ -92,12 +96,6 @@ export class EngineFollower {
     } else if (last) this.#rate = null;
     this.#lastDrawn = { at, tokens };
   }
-}
-
-/** What the machine reads and multiplies: bytes and operations a second. */
-export interface Limits {
-  bandwidth: number;
-  compute: number;
 }
 
 function requestOf(wire: WireRequest, turnOf: (request: number) => string | null): EngineRequest {
@@ -121,7 +119,9 @@ function blocksOf({ blocks }: WireEngine, own: WireRequest[]): EngineBlocks | nu
   return { size, total, free, cached, referenced, own: Math.min(ownBlocks, referenced) };
 }
 
-function rooflineOf({ roofline }: WireEngine, limits: Limits): EngineState["roofline"] {
+function rooflineOf({ roofline }: WireEngine): EngineState["roofline"] {
+  const { read_rate: bandwidth = null, product_rate: compute = null } = roofline ?? {};
+  if (bandwidth === null || compute === null) return null;
   const points: RooflinePoint[] = [];
   for (const kind of ["decode", "prefill"] as const) {
     const rate = roofline?.[kind];
@@ -130,5 +130,5 @@ function rooflineOf({ roofline }: WireEngine, limits: Limits): EngineState["roof
     if (intensity == null || flops == null || share == null) continue;
     points.push({ kind, intensity, flops, share });
   }
-  return { ...limits, points };
+  return { bandwidth, compute, points };
 }

@@ -26,12 +26,6 @@ function deviceOf(description: string, model: string): string {
   return (parts[0] === model ? parts.slice(1) : parts).join(" · ");
 }
 
-function limitsOf(costs: unknown): ServerProps["limits"] {
-  const { read_rate, product_rate } = (costs ?? {}) as Record<string, unknown>;
-  const [bandwidth, compute] = [number(read_rate), number(product_rate)];
-  return bandwidth === null || compute === null ? null : { bandwidth, compute };
-}
-
 export function propsOf(wire: Record<string, unknown>): ServerProps {
   const defaults: Sampling = {};
   const given = (wire.default_params ?? {}) as Record<string, unknown>;
@@ -42,7 +36,6 @@ export function propsOf(wire: Record<string, unknown>): ServerProps {
   return {
     model: text(wire.model),
     description: deviceOf(text(wire.description), text(wire.model)),
-    limits: limitsOf(wire.costs),
     contextLength: number(wire.context_length) ?? 0,
     cacheTokens: number(wire.cache_tokens),
     vocabulary: number(wire.vocab_size),

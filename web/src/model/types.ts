@@ -238,8 +238,6 @@ export interface ServerProps {
   model: string;
   /** Of format and device: "GGUF Q4_K_M · cpu · weights as stored · 2 threads · avx512". */
   description: string;
-  /** Bytes and operations a second of the machine; null where they were not measured. */
-  limits: { bandwidth: number; compute: number } | null;
   contextLength: number;
   cacheTokens: number | null;
   /** Tokens that the model chooses among. */

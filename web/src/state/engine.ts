@@ -45,9 +45,7 @@ async function follow(signal: AbortSignal): Promise<void> {
       for await (const events of readEvents(response, SILENT_MS)) {
         const wire = joined(events.map(({ data }) => JSON.parse(data) as WireEngine));
         if (signal.aborted) return;
-        const server = cells.server.get();
-        const limits = server.kind === "ready" ? server.props.limits : null;
-        cells.engine.set(follower.next(wire, performance.now() / 1000, limits, turnOfRequest));
+        cells.engine.set(follower.next(wire, performance.now() / 1000, turnOfRequest));
       }
     } catch (error) {
       if (signal.aborted) return;

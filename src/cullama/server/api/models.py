@@ -57,6 +57,8 @@ def props(request: Request) -> Json:
     """
     service = service_of(request)
     defaults: dict[str, Any] = asdict(service.llm.default_params)
+    costs, roofline = service.engine.costs, service.engine.roofline
+    figures = roofline.figures(costs) if costs else None
     return {
         "model": service.model,
         "description": service.engine.description,
@@ -66,8 +68,8 @@ def props(request: Request) -> Json:
         "block_size": service.engine.block_size,
         "vocab_size": service.engine.capacity.vocab_size,
         "has_layers": True,  # of every backend
-        "costs": asdict(costs) if (costs := service.engine.costs) else None,
-        "roofline": service.engine.roofline.figures(costs) if costs else None,
+        "costs": asdict(roofline.raised(costs)) if costs else None,
+        "roofline": figures,
         "default_params": defaults,
         "has_chat_template": service.llm.chat_template is not None,
         "engine_restarts": service.engine.restarts,

@@ -108,7 +108,7 @@ class _Worker:
         with self._engine.exclusive() as access:
             # An emulated GPU has no limits of its own, and would take minutes to tell that.
             is_measured = load.measures and load.options.get("backend") != "emulated"
-            limits = measure_limits(access.ops) if is_measured else None
+            limits = measure_limits(access) if is_measured else None
             costs, block_size = pass_costs(access, limits), access.block_size
         pipe.send(Ready(self._engine.capacity, description, block_size, costs))
 
