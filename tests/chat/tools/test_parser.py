@@ -169,10 +169,11 @@ def in_marks(**arguments: str) -> str:
         (OLMO, "<calls>\nweather(city='Lima')\n</calls>"),
         (OLMO, "<calls>weather(city='Lima')"),
         (PYTHON, " [weather(city = 'Li' 'ma')] "),
+        (LLAMA, "\n[weather(city='Lima')]"),
     ],
 )
 def test_calls_that_are_no_json_objects_are_read(syntax: Syntax, text: str) -> None:
-    for how in (False, True):
+    for how in (False, True) if syntax != LLAMA else (False,):
         found = answer(text, syntax, is_constrained=how)
         assert [(call.name, call.arguments) for call in found.calls] == [("weather", LIMA)]
         assert found.text.strip() == ""
@@ -292,6 +293,8 @@ def test_pythons_literals_become_json() -> None:
         (LFM, "<|calls|>weather(city='Lima')<|/calls|>"),
         (OLMO, "<calls>weather(city='Lima'); import os</calls>"),
         (PYTHON, "So: [weather(city='Lima')]"),
+        (LLAMA, "So: [weather(city='Lima')]"),
+        (LLAMA, "[weather is fine]"),
         (PYTHON, "[weather is fine]"),
         (PYTHON, "[1, 2]"),
     ],

@@ -19,9 +19,9 @@ from .functions import Choice, FunctionTool, ToolChoice, ToolUse
 from .grammar import calls_grammar
 from .marked_parser import MarkedCallParser
 from .parser import AnswerParser, CallParser
-from .python_parser import PythonCallParser
-from .scanning import ScanningParser
-from .syntax import FORMS, MARK, CallSyntax, MarkedSyntax, Syntax
+from .python_parser import JsonOrPythonParser, PythonCallParser
+from .scanning import CallReader
+from .syntax import FORMS, MARK, CallSyntax, MarkedSyntax, PythonSyntax, Syntax
 from .thoughts import CLOSING, OPENING, ThoughtSplitter
 
 if TYPE_CHECKING:
@@ -153,10 +153,14 @@ class AnswerForm:
         }
 
 
-def call_parser(syntax: Syntax, use: ToolUse) -> CallParser | ScanningParser:
+def call_parser(syntax: Syntax, use: ToolUse) -> CallReader:
     """Return what reads calls in one syntax."""
     if isinstance(syntax, CallSyntax):
-        return CallParser(syntax, use.names, use.is_constrained, not use.is_parallel)
+        parser = CallParser(syntax, use.names, use.is_constrained, not use.is_parallel)
+        if syntax.opening or syntax.is_list or use.is_constrained:
+            return parser
+        python = PythonCallParser(PythonSyntax(), use.callable, is_single=not use.is_parallel)
+        return JsonOrPythonParser(parser, python)
     if isinstance(syntax, MarkedSyntax):
         return MarkedCallParser(syntax, use.callable, use.is_constrained, not use.is_parallel)
     return PythonCallParser(syntax, use.callable, use.is_constrained, not use.is_parallel)

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from .events import CallArguments, CallBegun, Event, Reasoning, Text
 from .json_scanner import JsonScanner
-from .scanning import ScanningParser
+from .scanning import CallReader
 from .syntax import ARGUMENT_KEYS, NAME_KEYS, CallSyntax
 from .thoughts import ThoughtSplitter, overlap
 
@@ -34,9 +34,7 @@ class AnswerParser:
         calls: None where no functions are offered.
     """
 
-    def __init__(
-        self, thoughts: ThoughtSplitter | None, calls: CallParser | ScanningParser | None
-    ) -> None:
+    def __init__(self, thoughts: ThoughtSplitter | None, calls: CallReader | None) -> None:
         self._thoughts, self._calls = thoughts, calls
         self._begun = 0  # characters that are not new
 

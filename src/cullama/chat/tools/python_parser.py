@@ -14,8 +14,9 @@ import warnings
 from collections.abc import Generator, Iterable
 from typing import Any
 
+from .events import Event
 from .functions import FunctionTool
-from .scanning import NOT_FOUND, Reading, ScanningParser
+from .scanning import NOT_FOUND, CallReader, Reading, ScanningParser
 from .syntax import PythonSyntax
 
 MAX_CHARACTERS = 64 << 10  # of a list of calls
@@ -178,3 +179,42 @@ def _literal(node: ast.expr) -> Any:
             raise ValueError("a key that is no text")
         return dict(zip(keys, map(_literal, node.values), strict=True))
     raise ValueError("no literal")
+
+
+class JsonOrPythonParser:
+    """Reads answers that are calls without a mark, as Llama's: JSON as its template writes them, or
+    Python where they begin with a list, as prompts of Llama 3.2 and 4 ask for.
+
+    Attributes:
+        count, is_done: as of `ScanningParser`.
+    """
+
+    def __init__(self, json: CallReader, python: CallReader) -> None:
+        self._json, self._python = json, python
+        self._chosen: CallReader | None = None
+        self._held = ""  # white space before what decides
+
+    def add(self, piece: str) -> list[Event]:
+        """Take the next piece; returns what is certain with it."""
+        if self._chosen is None:
+            self._held += piece
+            if not (begun := self._held.lstrip()):
+                return []
+            self._chosen = self._python if begun.startswith("[") else self._json
+            piece = self._held
+        return self._chosen.add(piece)
+
+    def finish(self) -> list[Event]:
+        """Return the events of what was held back: nothing comes any more."""
+        if self._chosen is None:
+            self._chosen = self._json
+            return [*self._json.add(self._held), *self._json.finish()]
+        return self._chosen.finish()
+
+    @property
+    def count(self) -> int:
+        return self._json.count + self._python.count
+
+    @property
+    def is_done(self) -> bool:
+        return self._json.is_done or self._python.is_done

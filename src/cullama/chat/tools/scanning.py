@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterable, Sequence
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from .events import CallArguments, CallBegun, Event, Text
 from .functions import FunctionTool
@@ -21,6 +21,17 @@ Reading: TypeAlias = Generator[None, None, int]
 
 NOT_FOUND = -1
 _SPACE = re.compile(r"\s*")
+
+
+class CallReader(Protocol):
+    """Reads calls in some form; `count` and `is_done` as of `ScanningParser`."""
+
+    @property
+    def count(self) -> int: ...
+    @property
+    def is_done(self) -> bool: ...
+    def add(self, piece: str) -> list[Event]: ...
+    def finish(self) -> list[Event]: ...
 
 
 class ScanningParser(ABC):
