@@ -155,6 +155,7 @@ def test_loads_that_depend_on_each_other_are_one_at_a_time(counted: Counted) -> 
     assert together.cycles // 10_000 == 1
     assert followed.loads_in_flight == pytest.approx(1, abs=0.05)
     assert together.loads_in_flight == pytest.approx(4, abs=0.1)
+    assert together.bytes_in_flight == pytest.approx(4 * 4 * 32, rel=0.03)
 
 
 def test_sectors_that_blocks_share_come_from_dram_once(counted: Counted) -> None:

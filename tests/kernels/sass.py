@@ -227,7 +227,9 @@ def main(arguments: list[str]) -> int:
     if arguments == ["--write"]:
         BOUNDS.write_text(text)
     else:
-        print(text, end="")
+        ends = ["   per 2 KB", *(f"{loop.per_2_kilobytes:11.0f}" for loop in loops)]
+        for line, end in zip(text.splitlines(), ends, strict=True):
+            print(line + end)
     return 0
 
 

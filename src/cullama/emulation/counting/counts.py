@@ -126,6 +126,11 @@ class Counts:
         return self.load_cycles / max(1, self.thread_cycles)
 
     @property
+    def bytes_in_flight(self) -> float:
+        """Return the bytes of global memory that a block has under way, on average."""
+        return self.byte_cycles / max(1, self.thread_cycles) * self.threads
+
+    @property
     def active_lanes(self) -> float:
         """Return the lanes of an instruction, on average: 32 where no warp diverges."""
         return self.lane_slots / max(1, self.slots)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
+from math import ceil, prod
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,9 @@ class ProfiledLaunch:
                 "terms": {name: round(term, 4) for name, term in told.terms.items()},
             }
             row["counters"] = counters(counts)
+            together = min(self.occupancy.blocks, ceil(prod(launch.grid) / card.sms))
+            in_flight = counts.bytes_in_flight * together / 1024
+            row["counters"]["kilobytes_in_flight_of_an_sm"] = round(in_flight, 2)
             row["obstacles"] = [
                 {
                     "what": found.what,
