@@ -14,7 +14,7 @@ from live_server import OPTIONS, LiveServer, live_server
 from scripted_model import write_scripted
 from test_tools_route import SCRIPTS, TEMPLATE
 
-NUMBERS: Any = {"type": "array", "items": {"type": "integer"}, "minItems": 60, "maxItems": 60}
+NUMBERS: Any = {"type": "array", "items": {"type": "integer"}, "minItems": 40, "maxItems": 40}
 OBJECT: Any = {"type": "object", "properties": {"a": NUMBERS}, "required": ["a"]}
 TOOL: Any = {
     "type": "function",
@@ -32,7 +32,7 @@ SCHEMA: Any = {
     "type": "json_schema",
     "json_schema": {"name": "numbers", "schema": OBJECT},
 }
-LONG: dict[str, Any] = {"max_tokens": 160, "ignore_eos": True}
+LONG: dict[str, Any] = {"max_tokens": 120, "ignore_eos": True}
 CASES: dict[str, dict[str, Any]] = {
     "greedy, under a schema": {"response_format": SCHEMA, "temperature": 0, "seed": 2},
     "seeded, under a schema": {"response_format": SCHEMA, "seed": 3},
@@ -42,7 +42,6 @@ CASES: dict[str, dict[str, Any]] = {
         "logprobs": True,
         "top_logprobs": 3,
     },
-    "an expression": {"regex": "([a-z]{3} ){50}", "seed": 5},
     "a grammar, twice": {"grammar": 'start: ("ab" | "cd"){150}', "seed": 6, "n": 2},
     "a required call": {
         "tools": [TOOL],
@@ -57,7 +56,6 @@ CASES: dict[str, dict[str, Any]] = {
         "logprobs": True,
         "return_token_ids": True,
     },
-    "three samples": {**LONG, "n": 3, "seed": 9},
     "logprobs of three samples": {**LONG, "n": 3, "seed": 10, "logprobs": True, "top_logprobs": 2},
     "penalties, bias and speculation": {
         **LONG,
@@ -69,7 +67,7 @@ CASES: dict[str, dict[str, Any]] = {
     "a stop text": {**LONG, "seed": 12, "stop": ["zzzz"], "min_p": 0.01},
 }
 KILL_SECONDS = 60
-MIN_BEGUN = 12  # samples that have tokens, and not all of them, when the process is killed
+MIN_BEGUN = 9  # samples that have tokens, and not all of them, when the process is killed
 
 
 @pytest.fixture(scope="module")

@@ -92,7 +92,7 @@ def command(
     run = _import_server()
     rules = run.AccessRules(
         api_keys=_api_keys(api_key_file),
-        hosts=(*run.LOOPBACK, host) if run.is_loopback(host) else None,
+        hosts=(*dict.fromkeys((*run.LOOPBACK, host)),) if run.is_loopback(host) else None,
         origins=[_checked_origin(origin) for origin in origins],
     )
     if not (run.is_loopback(host) or rules.api_keys or insecure):

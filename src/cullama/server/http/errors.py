@@ -178,7 +178,8 @@ async def answer_invalid(request: Request, error: Exception) -> Response:
     if first["type"] == "missing":
         words = f"{param or 'a JSON body'} is missing"
         return ApiError(400, words, param, "missing_parameter").response()
-    words = f"{param or 'the body'}: {first['msg'][:1].lower()}{first['msg'][1:]}"
+    said = first["msg"].replace(" after validation", "")
+    words = f"{param or 'the body'}: {said[:1].lower()}{said[1:]}"
     return ApiError(400, f"{words}; found {_short(first.get('input'))}", param).response()
 
 
