@@ -48,6 +48,11 @@ def test_profile_counts_what_an_operator_moves(
     assert counters["coalescing"] == 1
     assert row["predicted"]["microseconds"] > 0
     assert row["predicted"]["limit"] in row["predicted"]["terms"]
+    lines = row["lines"]
+    assert sum(line["machine_instructions"] for line in lines) == counters["machine_instructions"]
+    moved = counters["sectors_loaded"] + counters["sectors_stored"]
+    assert sum(line["sectors"] for line in lines) == moved
+    assert any(line["line"].startswith("silu_mul.cu:") for line in lines)
 
 
 def test_a_table_and_a_page_have_the_slowest_launch_first(

@@ -6,7 +6,7 @@ from functools import cache
 from html import escape
 from pathlib import Path
 
-from ...emulation.counting.counts import Counts
+from ...emulation.counting.counts import WARP, Counts
 from ...emulation.ptx import Source
 from ...emulation.timing.obstacles import place_of
 
@@ -17,33 +17,21 @@ MAX_LINES = 12  # of a kernel, the slowest
 def line_table(counts: Counts) -> str:
     """Return the lines at which most is waited or executed, with their counters."""
     waits, slots = sum(counts.waits.values()) or 1, counts.slots or 1
-    sectors = dict.fromkeys(counts.lines, 0)
-    passes = dict.fromkeys(counts.lines, 0)
-    for access in counts.accesses:
-        line: Source | int = access.source or access.access.line
-        sectors[line] = sectors.get(line, 0) + access.sectors
-        passes[line] = passes.get(line, 0) + access.passes
-    lines = {*counts.lines, *counts.waits}
-    weight = {
-        line: counts.waits.get(line, 0) / waits
-        + (counts.lines[line].slots / slots if line in counts.lines else 0)
-        for line in lines
-    }
-    kept = sorted(lines, key=lambda line: -weight[line])[:MAX_LINES]
+    weight = {line: c.waits / waits + c.slots / slots for line, c in counts.lines.items()}
+    kept = sorted(weight, key=lambda line: -weight[line])[:MAX_LINES]
     rows = []
     for line in sorted(kept, key=str):
-        of_line = counts.lines.get(line)
+        found = counts.lines[line]
         mark = " class=hot" if line == kept[0] else ""
-        executed, idle = (of_line.slots, of_line.idle_slots) if of_line else (0, 0.0)
         figures = (
-            *(f"{counts.waits.get(line, 0) / waits:.0%}", f"{executed / slots:.0%}"),
-            *(f"{32 * (1 - idle / executed):.0f}" if executed else "",),
-            *(f"{sectors.get(line, 0):,}", f"{passes.get(line, 0):,}"),
+            *(f"{found.waits / waits:.0%}", f"{found.slots / slots:.0%}"),
+            f"{WARP * (1 - found.idle_slots / found.slots):.0f}" if found.slots else "",
+            *(f"{found.sectors:,}", f"{found.passes:,}"),
         )
         cells = "".join(f"<td class=num>{figure}" for figure in figures)
         texts = _texts(SOURCES / line.file) if isinstance(line, Source) else []
         number = line.line if isinstance(line, Source) else 0
-        text = texts[number - 1] if number <= len(texts) and number else ""
+        text = texts[number - 1] if 0 < number <= len(texts) else ""
         rows.append(f"<tr{mark}><td>{escape(place_of(line))}{cells}<td class=code>{escape(text)}")
     head = "<th>line" + "".join(
         f"<th class=num>{name}" for name in ("waits", "executes", "lanes", "sectors", "passes")

@@ -84,6 +84,9 @@ class LineCounts:
     slots: int = 0  # machine instructions
     idle_slots: float = 0.0  # of these, by the share of lanes that took no part
     kinds: Counter[str] = field(default_factory=Counter)  # PTX instructions; and CAS_LOOP
+    waits: int = 0  # cycles of all threads
+    sectors: int = 0  # of global memory, that warps asked for
+    passes: int = 0  # through the banks of shared memory
 
 
 @dataclass(frozen=True)
@@ -270,6 +273,12 @@ class CountsReader:
         waits: Counter[Source | int] = Counter()
         for line, cycles in found["waits"]:
             waits[self.sources.get(line) or line] += cycles
+            lines[self.sources.get(line) or line].waits += cycles
+        accesses = tuple(self._access(*row) for row in found["accesses"])
+        for access in accesses:
+            of_line = lines[access.source or access.access.line]
+            of_line.sectors += access.sectors
+            of_line.passes += access.passes
         return Counts(
             kernel,
             grid,
@@ -279,7 +288,7 @@ class CountsReader:
             kinds={kind: kinds[kind] for kind in KINDS if kinds[kind]},
             slots=slots,
             lane_slots=lane_slots,
-            accesses=tuple(self._access(*row) for row in found["accesses"]),
+            accesses=accesses,
             waits=dict(waits.most_common()),
             lines=dict(lines),
         )

@@ -60,15 +60,27 @@ class ProfiledLaunch:
             together = min(self.occupancy.blocks, ceil(prod(launch.grid) / card.sms))
             in_flight = counts.bytes_in_flight * together / 1024
             row["counters"]["kilobytes_in_flight_of_an_sm"] = round(in_flight, 2)
+            row["lines"] = [
+                {
+                    "line": place_of(line),
+                    "machine_instructions": found.slots,
+                    "idle_lanes": round(32 * found.idle_slots / max(1, found.slots), 2),
+                    "wait_cycles": found.waits,
+                    "sectors": found.sectors,
+                    "bank_passes": found.passes,
+                    "instructions": dict(found.kinds),
+                }
+                for line, found in counts.lines.items()
+            ]
             row["obstacles"] = [
                 {
-                    "what": found.what,
-                    "line": found.place,
-                    "detail": found.detail,
-                    "remedy": found.remedy,
-                    "share": round(found.share, 3),
+                    "what": obstacle.what,
+                    "line": obstacle.place,
+                    "detail": obstacle.detail,
+                    "remedy": obstacle.remedy,
+                    "share": round(obstacle.share, 3),
                 }
-                for found in self.obstacles(card)
+                for obstacle in self.obstacles(card)
             ]
         return row
 
