@@ -47,12 +47,15 @@ class CudaBackend(Backend[DeviceArray, CudaWeight, CudaBatch]):
         device: Device,
         deterministic: bool = False,
         pool: Callable[[Device], Pool] = Pool,
+        has_cublas: bool = True,
     ) -> None:
         """`deterministic`: use only kernels that give a row the same bits in every batch.
         `pool`: how memory is kept, except for graphs; tests give each array its own allocation.
+        `has_cublas`: use it where it is installed, instead of kernels of our own.
         """
         self.dtype, self.dtype_name = DTYPES[dtype], dtype
         self.device, self.is_deterministic = device, deterministic
+        self._may_use_cublas = has_cublas and not deterministic
         self._resources = ExitStack()  # what has to be closed, last made first
         self._release = weakref.finalize(self, _release, device, self._resources)
         self._release.atexit = False  # the driver frees all of it with the process
@@ -76,7 +79,7 @@ class CudaBackend(Backend[DeviceArray, CudaWeight, CudaBatch]):
         self._sampler = closed(closing(Sampler(device, self.kernels, self._staging)))
         self._zero = memory.empty(self._lasting, (1,), self.dtype)
         self._staging.upload(np.zeros(1, self.dtype), self._zero.address)
-        self._cublas = None if self.is_deterministic else open_cublas(device, self._lasting)
+        self._cublas = open_cublas(device, self._lasting) if self._may_use_cublas else None
         if self._cublas is not None:
             closed(closing(self._cublas))
 

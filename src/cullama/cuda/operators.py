@@ -37,8 +37,9 @@ class CudaOperators(CudaBackend, Operators[DeviceArray, CudaWeight, CudaBatch]):
         device: Device,
         deterministic: bool = False,
         pool: Callable[[Device], Pool] = Pool,
+        has_cublas: bool = True,
     ) -> None:
-        super().__init__(dtype, device, deterministic, pool)
+        super().__init__(dtype, device, deterministic, pool, has_cublas)
         self._products = Products(device, self._launcher, self._cublas, self._zero, deterministic)
 
     # --- primitive operators ---------------------------------------------------------------------

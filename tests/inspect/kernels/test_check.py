@@ -111,6 +111,20 @@ def test_slow_accesses_are_no_errors(checked: KernelCheck) -> None:
         assert any(each.is_error for each in of_kernel(checked, name)) == (name not in slow)
 
 
+def test_a_read_of_what_nothing_wrote_is_a_warning_where_results_are_right() -> None:
+    body = """  __shared__ float unused[2];
+  const float* row = x + blockIdx.x * width;
+  float sum = 0.f;
+  for (int i = 0; i < width; i++) sum += row[i] * row[i];
+  if (unused[threadIdx.x % 2] == 7.f) out[0] = 1.f;
+  for (int i = threadIdx.x; i < width; i += blockDim.x)
+    out[blockIdx.x * width + i] = row[i] * rsqrtf(sum / width + eps) * weight[i];"""
+    checked = check_kernels(source_of(kernel(body)))
+    assert checked.is_right
+    [read] = [each for each in checked.findings if "uninitialised" in each.what]
+    assert (read.line, read.is_error) == (6, False)
+
+
 def test_a_finding_shows_both_lines_and_what_to_do(checked: KernelCheck) -> None:
     [race] = of_kernel(checked, "missing_barrier")
     first, *lines, detail, remedy = race.as_text(checked.source).splitlines()

@@ -71,7 +71,7 @@ class Finding:
     def as_text(self, source: KernelSource) -> str:
         """Return a block: what and where, the lines, the threads, what to do."""
         place = f"{source.name}:{self.line}" if self.line else source.name
-        severity = "error" if self.is_error else "slow"
+        severity = "error" if self.is_error else "warning"
         rows = [f"{place}: {severity}: {self.what} in {self.kernel}"]
         lines = sorted({self.line, self.other_line} - {0})
         rows += [f"  {number:>5} | {source.line(number)}" for number in lines]
@@ -79,7 +79,7 @@ class Finding:
         return "\n".join([*rows, *[f"  → {self.remedy}"] * bool(self.remedy)])
 
     def as_json(self, source: KernelSource) -> dict[str, Any]:
-        severity = "error" if self.is_error else "slow"
+        severity = "error" if self.is_error else "warning"
         texts = {"text": source.line(self.line), "other_text": source.line(self.other_line)}
         row = {name: value for name, value in asdict(self).items() if name != "is_error"}
         return {**row, **texts, "file": source.name, "severity": severity}

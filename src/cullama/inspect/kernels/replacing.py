@@ -269,7 +269,7 @@ class _Trial:
     ) -> Iterator[CudaOperators]:
         """Operators on the model's GPU, with another kernel (PTX and name) in a symbol's place."""
         device = Device(self._ops.device.index)
-        with closing(CudaOperators(self._dtype, device, is_deterministic)) as ops:
+        with closing(CudaOperators(self._dtype, device, is_deterministic, has_cublas=False)) as ops:
             if kernel:
                 ops.kernels.replace(symbol, *kernel)
             yield ops
