@@ -59,7 +59,7 @@ web-dev: web/node_modules/.installed  ## Work on the page: vite's server, in fro
 	@$(NPM) run --silent dev
 
 web-shots: $(VENV)/.dev web  ## Take pictures of the page's states with the default model, in build/shots/
-	@$(BIN)/python scripts/web_shots.py build/shots
+	@$(BIN)/python scripts/web_shots.py build/shots --docs $(if $(BESIDE),--beside $(BESIDE))
 
 web-figures: $(VENV)/.dev web  ## Measure the page: load, typing, streaming and memory, at 10 and 500 turns
 	@$(BIN)/python scripts/web_figures.py

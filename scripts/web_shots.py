@@ -2,7 +2,8 @@
 
     python scripts/web_shots.py FOLDER [--model NAME] [--beside FOLDER] [--only NAME,NAME] [--docs]
 
-Each state is photographed in a wide window by day and by night, on a phone, and in Chinese.
+Each state is photographed in a wide window by day and by night, on a phone, and in Chinese; what
+axe-core finds in any of them makes the command fail.
 FOLDER/index.html shows them; with `--beside`, next to pictures of the same names from elsewhere: a
 design's, or an earlier version's. `--docs` makes the pictures of docs/page.md again. It takes some
 minutes, and needs Linux, the built page (`make web`), playwright, pillow, and chromium in PATH; for
@@ -16,6 +17,7 @@ import html
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -48,6 +50,7 @@ ASSETS = {
     "page-engine": "engine-dark",
     "page-schema": "schema-light",
 }
+AXE = Path(__file__).resolve().parents[1] / "web" / "node_modules" / "axe-core" / "axe.min.js"
 DOCS = Path(__file__).resolve().parents[1] / "docs" / "assets"
 COLOURS = 96  # of a picture of the documentation: what keeps it small
 
@@ -60,7 +63,9 @@ class Camera:
         self._devices: CDPSession = page.context.new_cdp_session(page)
         # A page of the same origin, which changes the settings as another tab does.
         self._other: Page | None = None
+        self._axe = AXE.read_text()
         self.taken: list[str] = []
+        self.violations: list[str] = []
 
     def shoot(self, state: str, only: str | None = None) -> None:
         for look in LOOKS if only is None else (only,):
@@ -69,9 +74,19 @@ class Camera:
                 self._page.get_by_role("button", name="Chats").click()
                 self._page.wait_for_timeout(400)
             self._page.screenshot(path=self._folder / f"{state}-{look}.png")
+            self._check(f"{state}-{look}")
             self._undress(look)
         self.taken.append(state)
         print(state, flush=True)
+
+    def _check(self, name: str) -> None:
+        """Let axe-core look at what was photographed."""
+        if not self._page.evaluate("typeof window.axe === 'object'"):
+            self._page.evaluate(self._axe)
+        found = self._page.evaluate("axe.run(document, {resultTypes: ['violations']})")
+        for each in found["violations"]:
+            nodes = ", ".join(node["html"][:120] for node in each["nodes"])
+            self.violations.append(f"{name}: {each['id']}: {nodes}")
 
     def _dress(self, look: str) -> None:
         if look == "dark":
@@ -138,9 +153,8 @@ def say_missing_fonts() -> None:
         print("no font here has Chinese: its pictures show boxes")
 
 
-def take_all(page: Page, server: Server, folder: Path, only: set[str]) -> list[str]:
-    """Go through the states; return their names in the order of the pictures."""
-    reader, camera = Reader(page, server), Camera(page, folder)
+def take_all(camera: Camera, reader: Reader, only: set[str]) -> None:
+    """Go through the states."""
     reader.open()
     camera.shoot("empty")
     prepare(reader)
@@ -152,7 +166,6 @@ def take_all(page: Page, server: Server, folder: Path, only: set[str]) -> list[s
     for part in parts:
         if not only or part.__name__.removeprefix("of_") in only:
             part(reader, camera.shoot)
-    return camera.taken
 
 
 def main() -> None:
@@ -178,19 +191,22 @@ def main() -> None:
             context = browser.new_context(viewport=WIDE, locale="en-GB", reduced_motion="reduce")
             page = context.new_page()
             page.set_default_timeout(WAIT)
+            camera = Camera(page, given.folder)
             only = set(filter(None, given.only.split(",")))
             try:
-                states = take_all(page, server, given.folder, only)
+                take_all(camera, Reader(page, server), only)
             except BaseException:
                 page.screenshot(path=given.folder / "failed.png")
                 raise
             browser.close()
     finally:
         server.kill()
-    write_sheet(given.folder, states, given.beside)
+    write_sheet(given.folder, camera.taken, given.beside)
     if given.docs:
         write_assets(given.folder)
     print(given.folder / "index.html")
+    if camera.violations:
+        sys.exit("\n".join(camera.violations))
 
 
 if __name__ == "__main__":

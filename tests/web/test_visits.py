@@ -89,7 +89,7 @@ def test_an_answer_that_is_replayed_with_its_seed_is_the_same(visit: Visit) -> N
     visit.ask("Again")
     visit.wait_for_end()
     visit.answer.get_by_role("button", name="Replay").click()
-    expect(visit.answer.get_by_text("Same seed, same text")).to_be_visible()
+    expect(visit.answer.get_by_role("button", name="Same seed, same text")).to_be_visible()
 
 
 def test_the_prompt_is_shown_as_the_model_read_it(visit: Visit) -> None:
@@ -152,6 +152,47 @@ def test_enter_that_belongs_to_an_input_method_sends_nothing(visit: Visit) -> No
     )
     expect(visit.answers).to_have_count(0)
     expect(visit.field).to_have_value("你")
+
+
+def test_a_question_whose_answer_was_deleted_can_be_answered(visit: Visit) -> None:
+    visit.set_sampling(SHORT)
+    visit.ask("Twice")
+    visit.wait_for_end()
+    visit.answer.get_by_role("button", name="More").click()
+    visit.page.get_by_role("menuitem", name="Delete").click()
+    expect(visit.answers).to_have_count(0)
+    visit.button("Answer this").click()
+    visit.wait_for_end()
+    assert visit.text()
+    expect(visit.button("Answer this")).to_have_count(0)
+
+
+def test_an_answer_that_is_stopped_keeps_its_figures(visit: Visit) -> None:
+    visit.set_sampling(LONG)
+    visit.ask("Not long")
+    visit.wait_for_words(40)
+    visit.button("Stop").click()
+    visit.wait_for_end()
+    written, speed = visit.answer.locator(".note dd").all_inner_texts()[:2]
+    assert int(written) > 5
+    assert float(speed.split()[0]) > 0
+
+
+def test_what_the_server_refuses_names_what_to_change(visit: Visit) -> None:
+    visit.palette("Tools")
+    visit.page.keyboard.press("Enter")
+    drawer = visit.page.get_by_role("complementary", name="Tools")
+    drawer.locator("textarea").fill('[{"name": "f", "parameters": {"type": "object"}}]')
+    visit.button("Use tools").click()
+    visit.ask("Call it")  # the tests' template has no tools
+    expect(visit.answer.locator(".fault")).to_contain_text("chat template")
+    visit.answer.locator(".fault").get_by_role("button", name="Tools").click()
+    expect(drawer).to_be_visible()
+    drawer.get_by_role("button", name="Use none").click()
+    visit.answer.get_by_role("button", name="Regenerate").click()
+    visit.wait_for_words()
+    visit.button("Stop").click()
+    expect(visit.answer.locator(".fault")).to_have_count(0)
 
 
 def test_a_draft_survives_a_reload(visit: Visit) -> None:

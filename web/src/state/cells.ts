@@ -5,6 +5,7 @@ import type {
   EngineState,
   LiveTurn,
   ReplayProgress,
+  ServerProps,
   ServerState,
   Settings,
   StorageState,
@@ -21,6 +22,8 @@ export const chat = new Cells<ChatCell>(undefined);
 export const live = new Cells<LiveTurn | null>(null);
 export const replay = new Cells<ReplayProgress | null>(null);
 export const server = new Cell<ServerState>({ kind: "connecting" });
+/** What the server last said of itself: of one that is gone or loads again, too. */
+export const props = new Cell<ServerProps | null>(null);
 export const engine = new Cell<EngineState | null>(null);
 export const storage = new Cell<StorageState>({ kind: "ok", isPersistent: false, usedBytes: null });
 export const settings = new Cell<Settings>(firstSettings());

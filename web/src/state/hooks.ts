@@ -7,6 +7,7 @@ import type {
   EngineState,
   LiveTurn,
   ReplayProgress,
+  ServerProps,
   ServerState,
   Settings,
   StorageState,
@@ -62,6 +63,11 @@ export function useEngine(): EngineState | null {
     };
   }, []);
   return useCell(cells.engine);
+}
+
+/** What the server last said of itself; null before it said anything. */
+export function useProps(): ServerProps | null {
+  return useCell(cells.props);
 }
 
 export function useSettings(): Settings {

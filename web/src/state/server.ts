@@ -8,7 +8,6 @@ import { type ApiError, ApiError as Refusal } from "../api/client";
 import { propsOf, type WireHealth } from "../api/props";
 import * as cells from "./cells";
 import { context } from "./context";
-import { wait } from "./wait";
 
 const READY_MS = 20_000;
 const LOADING_MS = 500;
@@ -104,6 +103,7 @@ async function askServer(): Promise<void> {
     const last = cells.server.get();
     const isSame = last.kind === "ready" && JSON.stringify(last.props) === JSON.stringify(props);
     if (!isSame) cells.server.set({ kind: "ready", props });
+    cells.props.set(props);
     again(READY_MS);
   } catch (error) {
     if (error instanceof Refusal) failedWith(error);
@@ -123,11 +123,6 @@ async function healthOf(): Promise<WireHealth> {
 
 /** Wait for the next state in which requests are taken. Rejects where `signal` aborts. */
 export async function waitUntilReady(signal: AbortSignal): Promise<void> {
-  const first = cells.server.get();
-  if (first.kind === "full") {
-    await wait(Math.max(0, first.retryAt - Date.now()), signal);
-    return;
-  }
   await new Promise<void>((resolve, reject) => {
     const finish = () => {
       const { kind } = cells.server.get();

@@ -101,9 +101,10 @@ export const turnActions: TurnActions = {
   },
   regenerate(id) {
     withTurn(id, (turn, tree, chat) => {
-      if (turn.role !== "assistant" || turn.parent === null) return;
+      const question = turn.role === "user" ? turn.id : turn.parent;
+      if (!["user", "assistant"].includes(turn.role) || question === null) return;
       // With a fixed seed, too, another answer is wanted.
-      const drawn = answerTo(chat, turn.parent);
+      const drawn = answerTo(chat, question);
       void addTurns(turn.chat, tree, [drawn]);
       write(drawn);
     });

@@ -82,6 +82,7 @@ export const en = {
   writing: "Writing",
   reconnecting: "The connection was lost; the answer goes on when it is back.",
   turnDeleted: "Answer deleted",
+  answerThis: "Answer this",
   queued: "Waiting for its turn",
   text: "text",
 
@@ -97,7 +98,7 @@ export const en = {
   same: "Same seed, same text",
   differs: (token: number) => `Differs from token ${count(token)}`,
   replay: "Replay",
-  replaying: "Replaying",
+  replaying: (done: number, all: number) => `Replaying: ${count(done)} of ${count(all)}`,
   of: "of",
 
   // progress
@@ -287,7 +288,7 @@ export const en = {
   keyRefused: "The server refused the API key.",
   enterKey: "Enter the key",
   failed: "The server could not do this",
-  loadingBanner: "The model is loading. Your text can be sent when it is ready.",
+  loadingBanner: "The model is loading. What you send waits until it is ready.",
 
   // tools and schema
   calls: "calls",

@@ -77,6 +77,7 @@ export const zh: Words = {
   writing: "正在生成",
   reconnecting: "连接中断；恢复后回答会继续。",
   turnDeleted: "回答已删除",
+  answerThis: "回答这个问题",
   queued: "排队中",
   text: "文本",
 
@@ -91,7 +92,7 @@ export const zh: Words = {
   same: "同一种子，同一文本",
   differs: (token) => `从第 ${count(token)} 个词元起不同`,
   replay: "重放",
-  replaying: "正在重放",
+  replaying: (done, all) => `正在重放：${count(done)} / ${count(all)}`,
   of: "/",
 
   reading: (done, all) => `正在读取提示词：${count(done)} / ${count(all)} 个词元`,
@@ -264,7 +265,7 @@ export const zh: Words = {
   keyRefused: "服务器拒绝了此 API 密钥。",
   enterKey: "输入密钥",
   failed: "服务器无法完成",
-  loadingBanner: "模型正在加载，就绪后即可发送。",
+  loadingBanner: "模型正在加载，发送的内容会等到它就绪。",
 
   calls: "调用",
   callWriting: "正在写",

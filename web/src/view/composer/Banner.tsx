@@ -14,9 +14,11 @@ interface Line {
   button?: { text: string; act: () => void };
 }
 
-export function Banner({ leftOut }: { leftOut: number }) {
+export function Banner({ leftOut, isStart }: { leftOut: number; isStart: boolean }) {
+  const server = useServer();
   const line = useLine(leftOut);
-  if (!line) return null;
+  // The start page itself says how far a model is loaded.
+  if (!line || (isStart && server.kind === "loading")) return null;
   return (
     <div className="banner" role="status">
       <Icon name={line.icon} />

@@ -30,7 +30,7 @@ export function Composer({
   const words = useWords();
   const settings = useSettings();
   const server = useServer();
-  const canSend = server.kind === "ready" || server.kind === "connecting";
+  const canSend = ["ready", "connecting", "loading"].includes(server.kind);
   const { writing } = asking;
   const hint = writing
     ? words.stopHint
@@ -42,7 +42,7 @@ export function Composer({
   return (
     <div className="dock">
       <div>
-        <Banner leftOut={leftOut} />
+        <Banner leftOut={leftOut} isStart={isEmpty} />
         <div className="box">
           <Field asking={asking} field={field} canSend={canSend} />
           <div className="under">

@@ -1,6 +1,6 @@
 /** How much of the context the next prompt fills; copper from 90 per cent on. */
 
-import { useServer } from "../../state";
+import { useProps } from "../../state";
 import { useWords } from "../../words";
 import { UNKNOWN } from "../thread/numbers";
 
@@ -8,8 +8,7 @@ const NEARLY_FULL = 0.9;
 
 export function ContextGauge({ used, isFull }: { used: number | null; isFull: boolean }) {
   const words = useWords();
-  const server = useServer();
-  const all = server.kind === "ready" ? server.props.contextLength : null;
+  const all = useProps()?.contextLength ?? null;
   const share = all && used !== null ? Math.min(1, used / all) : 0;
   const counts = [used, all].map((count) => (count === null ? UNKNOWN : words.count(count)));
   return (

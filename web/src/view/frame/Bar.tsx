@@ -3,7 +3,7 @@
 import type { IconName } from "../../icons";
 import { Icon } from "../../icons";
 import type { Chat } from "../../model";
-import { useServer } from "../../state";
+import { useProps } from "../../state";
 import { useWords } from "../../words";
 import { IconButton } from "../parts/buttons";
 import { useUi } from "../ui";
@@ -13,7 +13,7 @@ import { modelName } from "./modelName";
 export function Bar({ chat, live }: { chat: Chat | null; live?: boolean | undefined }) {
   const words = useWords();
   const ui = useUi();
-  const server = useServer();
+  const props = useProps();
   const title = chat ? chat.title || words.untitled : words.newChat;
   const isRenaming = chat !== null && ui.renaming?.chat === chat.id && ui.renaming.place === "bar";
   return (
@@ -39,9 +39,7 @@ export function Bar({ chat, live }: { chat: Chat | null; live?: boolean | undefi
         ) : (
           <>
             <h1 dir="auto">{title}</h1>
-            {server.kind === "ready" && (
-              <span className="model">{modelName(server.props.model)}</span>
-            )}
+            {props && <span className="model">{modelName(props.model)}</span>}
           </>
         )}
       </div>

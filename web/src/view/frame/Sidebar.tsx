@@ -1,7 +1,7 @@
 /** The chats, the way to a new one, and what the model runs on. */
 
 import { Icon, Mark } from "../../icons";
-import { actions, useServer, useSettings } from "../../state";
+import { actions, useProps, useSettings } from "../../state";
 import { useWords } from "../../words";
 import { IconButton } from "../parts/buttons";
 import { UNKNOWN } from "../thread/numbers";
@@ -66,8 +66,7 @@ export function Sidebar() {
 function Host() {
   const words = useWords();
   const ui = useUi();
-  const server = useServer();
-  const props = server.kind === "ready" ? server.props : null;
+  const props = useProps();
   return (
     <button type="button" className="host" onClick={() => ui.setEngine(true)}>
       <span className="vh">{words.engine}:</span>

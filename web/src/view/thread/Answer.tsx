@@ -7,6 +7,7 @@ import { AnswerRow } from "./AnswerRow";
 import { CutLine } from "./CutLine";
 import { Fault } from "./Fault";
 import { Notes } from "./Notes";
+import { ReplayBelow } from "./ReplayLine";
 import { type Manner, Written, type WrittenProps } from "./Written";
 
 type AnswerProps = Omit<WrittenProps, "manner"> & Manner & { isLast: boolean };
@@ -27,6 +28,7 @@ export const Answer = memo(function Answer(props: AnswerProps) {
         <Written place={place} schema={schema} results={results} manner={manner} />
         <CutLine turn={turn} />
         {turn.failure && <Fault turn={turn} failure={turn.failure} />}
+        <ReplayBelow turn={turn} />
         <AnswerRow place={place} />
       </div>
       <Notes turn={turn} />

@@ -2,13 +2,13 @@
 
 import { memo } from "react";
 
-import { Icon } from "../../icons";
 import type { Turn } from "../../model";
-import { actions, useSettings } from "../../state";
+import { useSettings } from "../../state";
 import { useWords } from "../../words";
 import { useUiActions } from "../ui";
 import { useFigures } from "./figures";
 import { rate, seconds, UNKNOWN } from "./numbers";
+import { ReplayLine } from "./ReplayLine";
 import { Strip } from "./Strip";
 
 export const Notes = memo(function Notes({ turn }: { turn: Turn }) {
@@ -53,29 +53,3 @@ export const Notes = memo(function Notes({ turn }: { turn: Turn }) {
     </div>
   );
 });
-
-/** Replay; or what the last replay found. Where it differs, the branch that does is a press away. */
-export function ReplayLine({ turn }: { turn: Turn }) {
-  const words = useWords();
-  if (turn.isEdited || turn.seed === null || !turn.stats?.tokens) return null;
-  const replay = turn.replay;
-  if (replay && !replay.same) {
-    return (
-      <button type="button" className="same no" onClick={() => actions.showTurn(replay.branch)}>
-        <Icon name="x" />
-        {words.differs(replay.at + 1)}
-      </button>
-    );
-  }
-  return (
-    <button
-      type="button"
-      className={replay ? "same" : "same idle"}
-      title={words.replay}
-      onClick={() => actions.replay(turn.id)}
-    >
-      <Icon name={replay ? "check" : "redo"} />
-      {replay ? words.same : words.replay}
-    </button>
-  );
-}

@@ -2,6 +2,7 @@
 
 import { memo, useState } from "react";
 
+import { Icon } from "../../icons";
 import type { Place } from "../../model";
 import { actions } from "../../state";
 import { useWords } from "../../words";
@@ -14,9 +15,12 @@ import { EditField } from "./EditField";
 export const Question = memo(function Question({
   place,
   isEditing,
+  isOpen,
 }: {
   place: Place;
   isEditing: boolean;
+  /** Whether the branch ends here: its answers were deleted. */
+  isOpen: boolean;
 }) {
   const words = useWords();
   const ui = useUiActions();
@@ -49,6 +53,14 @@ export const Question = memo(function Question({
             <CopyButton text={() => turn.text} />
           </span>
         </div>
+      )}
+      {isOpen && (
+        <p className="cutline">
+          <button type="button" className="btn sm line" onClick={() => actions.regenerate(turn.id)}>
+            <Icon name="take" />
+            {words.answerThis}
+          </button>
+        </p>
       )}
     </article>
   );

@@ -64,6 +64,7 @@ function Turns({ view }: { view: ChatView }) {
         key={places[0]!.turn.id}
         places={places}
         last={own(last)}
+        end={own(path.at(-1)?.turn.id ?? null)}
         begins={own(begins)}
         leftOut={own(begins) === null ? 0 : leftOut}
         schema={view.chat.settings.schema}
@@ -100,8 +101,9 @@ function useGroups(path: readonly Place[]): readonly Place[][] {
 
 interface GroupProps {
   places: readonly Place[];
-  /** Turns, where they are of this group: the last answer, the first one that is in the prompt. */
+  /** Turns, where they are of this group: the last answer and turn, the first of the prompt. */
   last: TurnId | null;
+  end: TurnId | null;
   begins: TurnId | null;
   leftOut: number;
   schema: string | null;
@@ -128,7 +130,11 @@ const Group = memo(function Group(props: GroupProps) {
             </div>
           )}
           {place.turn.role === "user" ? (
-            <Question place={place} isEditing={editing === place.turn.id} />
+            <Question
+              place={place}
+              isEditing={editing === place.turn.id}
+              isOpen={props.end === place.turn.id}
+            />
           ) : (
             <Answer
               place={place}
