@@ -212,6 +212,7 @@ class Reader:
 
     def stop(self) -> None:
         stop = self.button("Stop")
+        expect(stop.or_(self.button("Send"))).to_be_visible(timeout=WAIT)
         if stop.count():
             stop.click()
         self.wait_for_end()
