@@ -383,6 +383,7 @@ def of_writing(reader: Reader, shoot: Shoot) -> None:
     reader.page.get_by_role("menuitem", name="Delete").click()
     expect(reader.button("Answer this")).to_be_visible()
     reader.command("Delete")
+    page.locator(".toast").wait_for(state="hidden")
 
 
 def fork(reader: Reader) -> None:
@@ -406,6 +407,7 @@ def of_json(reader: Reader, shoot: Shoot) -> None:
         reader.button("Give result").last.click()
     expect(fields).to_have_count(0)
     reader.wait_for_end()
+    page.locator(".ans pre").last.scroll_into_view_if_needed()
     shoot("toolsanswered")
     reader.new_chat()
     set_schema(reader, SCHEMA)
@@ -451,10 +453,18 @@ def of_trouble(reader: Reader, shoot: Shoot) -> None:
     page.locator(".fault").wait_for(timeout=WAIT)
     quota = {"origin": server.url, "quotaSize": 1000}
     session.send("Storage.overrideQuotaForOrigin", quota)
+    full = page.get_by_text("storage is full")
+    for _ in range(20):  # the browser counts what is stored now and then
+        page.keyboard.press("F2")
+        page.keyboard.type(f"A llama in the library {'…' * 200}")
+        page.keyboard.press("Enter")
+        page.wait_for_timeout(500)
+        if full.count():
+            break
     page.keyboard.press("F2")
     page.keyboard.type("A llama in the library")
     page.keyboard.press("Enter")
-    page.get_by_text("storage is full").wait_for(timeout=WAIT)
+    full.wait_for(timeout=WAIT)
     shoot("error")
     session.send("Storage.overrideQuotaForOrigin", {"origin": server.url})
     reader.go("main")

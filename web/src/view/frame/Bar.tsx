@@ -38,7 +38,12 @@ export function Bar({ chat, live }: { chat: Chat | null; live?: boolean | undefi
           <RenameField id={chat.id} title={chat.title} />
         ) : (
           <>
-            <h1 dir="auto">{title}</h1>
+            <h1
+              dir="auto"
+              onDoubleClick={() => chat && ui.setRenaming({ chat: chat.id, place: "bar" })}
+            >
+              {title}
+            </h1>
             {props && <span className="model">{modelName(props.model)}</span>}
           </>
         )}
