@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import httpx
@@ -100,6 +101,8 @@ def test_the_prompt_is_shown_as_the_model_read_it(visit: Visit) -> None:
     drawer = visit.page.get_by_role("complementary", name="Prompt, as the model read it")
     expect(drawer.locator(".chips .ct").first).to_have_text("<|begin|>")
     expect(drawer.locator(".chips")).to_contain_text(["Show"])
+    drawer.locator(".chips").first.press("ArrowRight")
+    expect(drawer.get_by_role("status").first).to_have_text(re.compile("Token 0, bytes 3c 7c"))
 
 
 def test_two_tabs_show_the_same_answer_while_it_is_written(visit: Visit) -> None:

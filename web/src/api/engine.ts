@@ -59,13 +59,9 @@ export class EngineFollower {
 
   /**
    * @param at seconds, of any clock.
-   * @param turnOf the answer that a request writes, where it is one of this page.
+   * @param ownerOf the answer that a request writes, where it is one of this page.
    */
-  next(
-    wire: WireEngine,
-    at: number,
-    turnOf: (request: number) => string | null = () => null,
-  ): EngineState {
+  next(wire: WireEngine, at: number, ownerOf: OwnerOf = () => null): EngineState {
     const steps = wire.passes.map((pass) => ({
       seconds: pass.seconds,
       promptTokens: pass.prefill_tokens,
@@ -73,8 +69,8 @@ export class EngineFollower {
     }));
     if (steps.length) this.#steps = [...this.#steps, ...steps].slice(-NUM_STEPS);
     this.#count(wire.totals.drawn_tokens, at);
-    const requests = wire.requests.map((request) => requestOf(request, turnOf));
-    const own = wire.requests.filter(({ id }) => turnOf(id) !== null);
+    const requests = wire.requests.map((request) => requestOf(request, ownerOf));
+    const own = wire.requests.filter(({ id }) => ownerOf(id) !== null);
     return {
       isLive: true,
       tokensPerSecond: this.#rate,
@@ -98,10 +94,14 @@ export class EngineFollower {
   }
 }
 
-function requestOf(wire: WireRequest, turnOf: (request: number) => string | null): EngineRequest {
+type OwnerOf = (request: number) => { turn: string; chat: string } | null;
+
+function requestOf(wire: WireRequest, ownerOf: OwnerOf): EngineRequest {
+  const owner = ownerOf(wire.id);
   const stage = wire.stage === "decode" || wire.stage === "prefill" ? wire.stage : "waiting";
   return {
-    turn: turnOf(wire.id),
+    turn: owner?.turn ?? null,
+    chat: owner?.chat ?? null,
     route: wire.kind ?? "",
     stage,
     promptTokens: wire.prompt_tokens,

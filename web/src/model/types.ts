@@ -282,6 +282,7 @@ export type StorageState =
 export interface EngineRequest {
   /** null where it is another's. */
   turn: TurnId | null;
+  chat: ChatId | null;
   route: string;
   stage: "waiting" | "prefill" | "decode";
   promptTokens: number;

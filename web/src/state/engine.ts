@@ -1,8 +1,10 @@
 /** Follows the engine while a view watches it and the page can be seen. */
 
 import { ConnectionLost, EngineFollower, readEvents, type WireEngine } from "../api";
+import type { ChatId, TurnId } from "../model";
 import * as cells from "./cells";
 import { context } from "./context";
+import { getTurn } from "./library";
 import { turnOfRequest } from "./streams";
 import { wait } from "./wait";
 
@@ -45,7 +47,7 @@ async function follow(signal: AbortSignal): Promise<void> {
       for await (const events of readEvents(response, SILENT_MS)) {
         const wire = joined(events.map(({ data }) => JSON.parse(data) as WireEngine));
         if (signal.aborted) return;
-        cells.engine.set(follower.next(wire, performance.now() / 1000, turnOfRequest));
+        cells.engine.set(follower.next(wire, performance.now() / 1000, ownerOf));
       }
     } catch (error) {
       if (signal.aborted) return;
@@ -54,6 +56,11 @@ async function follow(signal: AbortSignal): Promise<void> {
       else await wait(RETRY_MS / 4, signal).catch(() => {});
     }
   }
+}
+
+function ownerOf(request: number): { turn: TurnId; chat: ChatId } | null {
+  const turn = getTurn(turnOfRequest(request) ?? "");
+  return turn ? { turn: turn.id, chat: turn.chat } : null;
 }
 
 /** The last of several events, with the passes of all. */

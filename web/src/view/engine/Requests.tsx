@@ -66,8 +66,9 @@ function nameOf(
   const isMine =
     request.turn !== null && (chat?.path.some(({ turn }) => turn.id === request.turn) ?? false);
   if (isMine && chat) return { text: chat.chat.title || words.untitled, isMine };
-  const writing = request.turn === null ? undefined : chats.find((each) => each.isWriting);
-  return { text: writing?.title || request.route || words.request, isMine: false };
+  const other = chats.find((each) => each.id === request.chat);
+  const text = other ? other.title || words.untitled : request.route || words.request;
+  return { text, isMine: false };
 }
 
 function Running({

@@ -185,11 +185,7 @@ function Part({
       {form === "text" ? (
         <pre className="plain">{shown.map((token) => token.text).join("")}</pre>
       ) : (
-        <div className={part.isCached ? "chips hit" : "chips"}>
-          {shown.map((token, at) => (
-            <Chip key={at} token={token} form={form} />
-          ))}
-        </div>
+        <Chips tokens={shown} isCached={part.isCached} form={form} />
       )}
       {shown.length < tokens.length && (
         <button type="button" className="fold" onClick={() => setOpen(true)}>
@@ -202,14 +198,55 @@ function Part({
   );
 }
 
-function Chip({ token, form }: { token: PromptToken; form: Form }) {
+/** Tab enters once; ← and → go from token to token, and say id and bytes, as hovering does. */
+function Chips({
+  tokens,
+  isCached,
+  form,
+}: {
+  tokens: readonly PromptToken[];
+  isCached: boolean;
+  form: Form;
+}) {
   const words = useWords();
-  const bytes = token.bytes.map((byte) => byte.toString(16).padStart(2, "0")).join(" ");
+  const [current, setCurrent] = useState<number | null>(null);
+  const token = current === null ? undefined : tokens[current];
+  return (
+    <>
+      <div
+        className={isCached ? "chips hit" : "chips"}
+        role="group"
+        aria-label={words.showTokens}
+        tabIndex={0}
+        onBlur={() => setCurrent(null)}
+        onKeyDown={(event) => {
+          const by = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+          if (by === undefined) return;
+          event.preventDefault();
+          setCurrent((now) => Math.max(0, Math.min(tokens.length - 1, (now ?? -1) + by)));
+        }}
+      >
+        {tokens.map((each, at) => (
+          <Chip key={at} token={each} form={form} isCurrent={at === current} />
+        ))}
+      </div>
+      <p className="cap" role="status">
+        {token && words.tokenBytes(token.id, hex(token.bytes))}
+      </p>
+    </>
+  );
+}
+
+const hex = (bytes: readonly number[]) =>
+  bytes.map((byte) => byte.toString(16).padStart(2, "0")).join(" ");
+
+function Chip({ token, form, isCurrent }: { token: PromptToken; form: Form; isCurrent: boolean }) {
+  const words = useWords();
   return (
     <>
       <span
-        className={token.isControl ? "ct" : undefined}
-        title={words.tokenBytes(token.id, bytes)}
+        className={`${token.isControl ? "ct" : ""} ${isCurrent ? "cur" : ""}`}
+        title={words.tokenBytes(token.id, hex(token.bytes))}
       >
         {form === "ids" ? token.id : token.isControl ? token.text : <Visible text={token.text} />}
       </span>
