@@ -90,8 +90,6 @@ def test_captured_steps_are_captured_again(llm: LLM) -> None:
         (rms_norm(old=BARRIER), r"kernel\.cu:\d+: race between threads: .*; the old kernel stays"),
         (rms_norm(old=OUT, new="row[i] * scale"), "wrong result: rms_norm of .*; the old kernel"),
         (rms_norm(old="float sum", new="flot sum"), 'cu:4 does not compile: identifier "flot"'),
-        (rms_norm(old="i < width", new="i <= width"), "out of bounds: thread .*; the old kernel"),
-        (rms_norm(old="parts[256]", new="parts[20000]"), "too much shared memory: 80000 bytes"),
     ],
 )
 def test_a_kernel_that_is_not_right_leaves_the_old_one(llm: LLM, source: str, said: str) -> None:
