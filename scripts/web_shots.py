@@ -52,7 +52,7 @@ ASSETS = {
 }
 AXE = Path(__file__).resolve().parents[1] / "web" / "node_modules" / "axe-core" / "axe.min.js"
 DOCS = Path(__file__).resolve().parents[1] / "docs" / "assets"
-COLOURS = 96  # of a picture of the documentation: what keeps it small
+COLOURS = 256  # of a picture of the documentation: what keeps it small
 
 
 class Camera:
@@ -143,7 +143,9 @@ def write_assets(folder: Path) -> None:
     """Copy the best pictures into the documentation, with as few colours as they need."""
     for name, source in ASSETS.items():
         with Image.open(folder / f"{source}.png") as picture:
-            few = picture.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
+            few = picture.convert("RGB").quantize(
+                COLOURS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE
+            )
         few.save(DOCS / f"{name}.png", optimize=True)
 
 
