@@ -2,10 +2,12 @@
 
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from cullama.benchmark.trace import PAGE as TRACE
+from cullama.engine.request import Stage
 from cullama.inspect.diff.report import PAGE as DIFF
 from cullama.notebook.page import design, light_colour, mark, page, page_of, stylesheet
 from cullama.notebook.tokens import shade
@@ -51,6 +53,13 @@ def test_every_page_has_the_whole_stylesheet_and_names_only_its_colours(files: P
     assert stylesheet() in text
     defined = set(re.findall(r"(--[\w-]+):", text))
     assert set(re.findall(r"var\((--[\w-]+)\)", text)) <= defined
+
+
+def test_the_trace_has_a_colour_for_every_stage_but_that_of_requests_that_are_not_there() -> None:
+    text = page_of(TRACE, "a title", {"steps": [], "requests": []})
+    drawn = set(get_args(Stage)) - {"unscheduled"}
+    assert drawn <= set(re.findall(r"--(\w+):", text))
+    assert 'stage === "unscheduled"' in text
 
 
 def test_a_page_loads_nothing_and_says_so_to_the_browser() -> None:

@@ -84,7 +84,7 @@ function lives() {
   const height = row * requests.length, svg = chart("requests", height);
   requests.forEach((request, number) => {
     request.stages.forEach(([stage, from], i) => {
-      if (stage === "out") return;
+      if (stage === "unscheduled") return;  // it has ended
       const to = request.stages[i + 1]?.[1] ?? end;
       const bar = element("rect", { x: x(from), y: row * number, height: row * 0.8,
         width: Math.max(0.5, x(to) - x(from)), fill: `var(--${stage})` }, svg);
