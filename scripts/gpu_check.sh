@@ -165,7 +165,7 @@ else
   step batches 60 "${cullama[@]}" bench serve --backend cuda --json --config "$first" --requests 128 --batch 128
 fi
 # Counted on the emulated GPU, whatever the backend: to be read beside the figures above.
-step predicted 60 "${cullama[@]}" kernels profile --config "$first" --card "$card" --json
+step predicted 90 "${cullama[@]}" kernels profile --config "$first" --card "$card" --json
 step test-gpu 110 "$python" -m pytest -q -m gpu -p no:cacheprovider tests/operators tests/cuda
 for mode in eager compiled; do
   if "$python" -c 'import torch, transformers; assert torch.cuda.is_available()' >/dev/null 2>&1; then
