@@ -396,4 +396,6 @@ export interface ImportReport {
   damaged: number;
   /** What was wrong, a line each, at most 20. */
   notes: string[];
+  /** Why the rest of the file was not read; the counts are of what was stored before. */
+  stopped: "cancelled" | "full" | "forbidden" | null;
 }

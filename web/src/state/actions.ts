@@ -12,12 +12,11 @@ import {
   type Settings,
   withoutSeed,
 } from "../model";
-import type { Changes } from "../store/repository";
 import * as cells from "./cells";
 import { context, getKey, keepKey } from "./context";
 import type { Actions } from "./contract";
 import { setDraft } from "./drafts";
-import { addBlank, adopt, allChats, change, chatUpdate, getChat } from "./library";
+import { addBlank, allChats, change, chatUpdate, getChat } from "./library";
 import { retryNow } from "./server";
 import { keepSettings } from "./settings";
 import { checkTools } from "./tools";
@@ -87,11 +86,9 @@ export const actions: Actions = {
     const { exportChats } = await transfer();
     return exportChats(await context.opened, form, id);
   },
-  async importChats(file, progress) {
+  async importChats(file, told, signal) {
     const { importChats } = await transfer();
-    const repository = await context.opened;
-    const save = async (changes: Changes) => adopt(await repository.save(changes));
-    return importChats(save, file, progress);
+    return importChats(await context.opened, file, told, signal);
   },
   async storageUse() {
     const bytes = await (await context.opened).usedBytes();

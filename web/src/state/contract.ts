@@ -98,8 +98,12 @@ export interface Actions {
   search(query: string): Promise<SearchHit[]>;
   /** One chat, or all: a file to save. */
   exportChats(form: "json" | "jsonl", chat?: ChatId): Promise<Blob>;
-  /** `progress`: share of the file that was read, 0 to 1. */
-  importChats(file: Blob, progress?: (share: number) => void): Promise<ImportReport>;
+  /** `told` hears what was stored so far, and the share of the file, 0 to 1; `signal` ends it. */
+  importChats(
+    file: Blob,
+    told?: (report: ImportReport, share: number) => void,
+    signal?: AbortSignal,
+  ): Promise<ImportReport>;
   /** Ask the browser to keep the chats; called by the first send. */
   persist(): Promise<boolean>;
   storageUse(): Promise<{ chats: number; bytes: number | null }>;

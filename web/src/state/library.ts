@@ -100,6 +100,11 @@ async function readTurns(id: ChatId): Promise<void> {
   publish(id);
 }
 
+/** An import brought turns of a chat that is open. */
+async function reread(id: ChatId): Promise<void> {
+  take({ chats: [], turns: await (await context.opened).turns(id) }, false);
+}
+
 /** Change records: at once in memory, then in the storage. */
 export async function change(changes: Changes): Promise<void> {
   const ids: string[] = [];
@@ -143,11 +148,6 @@ function setTurn(turn: Turn): ChatId {
   return turn.chat;
 }
 
-/** Take records that were stored past `change`: imported ones. */
-export function adopt(written: Written): void {
-  take(written, false);
-}
-
 /** Take records from the storage, or from another tab. */
 function take(written: Written, isForeign: boolean): void {
   const touched = new Set<ChatId>();
@@ -169,6 +169,7 @@ function take(written: Written, isForeign: boolean): void {
   }
   for (const id of touched) publish(id);
   if (written.chats.length || written.turns.length) publishList();
+  for (const id of written.reread ?? []) if (turnsOf.has(id)) void reread(id);
 }
 
 /** Show a chat's new state to the views that watch it. */

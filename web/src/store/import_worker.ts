@@ -1,20 +1,18 @@
-/** Reads a file beside the page: each portion waits until the page has stored the one before. */
+/** Reads a file and stores its chats beside the page, which hears how far it came. */
 
-import { emptyReport, readChats } from "./reading";
+import { Repository } from "./repository";
+import { takeChats } from "./taking";
 
-const next = (): Promise<MessageEvent> =>
-  new Promise((resolve) => {
-    addEventListener("message", resolve, { once: true });
+async function take(file: Blob, name: string): Promise<void> {
+  const repository = await Repository.open(name);
+  const report = await takeChats(repository, file, (soFar, share) => {
+    postMessage({ report: soFar, share });
   });
-
-async function read(file: Blob): Promise<void> {
-  const report = emptyReport();
-  for await (const portion of readChats(file, report)) {
-    const stored = next();
-    postMessage({ portion, report });
-    await stored;
-  }
   postMessage({ report, isEnd: true });
 }
 
-void next().then(({ data }: MessageEvent<Blob>) => read(data));
+addEventListener(
+  "message",
+  ({ data }: MessageEvent<{ file: Blob; name: string }>) => void take(data.file, data.name),
+  { once: true },
+);

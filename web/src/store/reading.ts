@@ -5,6 +5,8 @@ import { type ReadChat, readChat } from "./formats";
 import { closed, type Unit, UnitReader } from "./json_units";
 
 const MAX_NOTES = 20;
+/** A portion is stored in one transaction: large ones are faster, small ones tell sooner. */
+const PORTION = 1 << 20; // characters
 
 export interface Portion {
   chats: ReadChat[];
@@ -13,7 +15,7 @@ export interface Portion {
 }
 
 export function emptyReport(): ImportReport {
-  return { chats: 0, turns: 0, damaged: 0, notes: [] };
+  return { chats: 0, turns: 0, damaged: 0, notes: [], stopped: null };
 }
 
 /** Yield the chats of a file; the report grows as they come. */
@@ -22,14 +24,24 @@ export async function* readChats(file: Blob, report: ImportReport): AsyncGenerat
   const decoder = new TextDecoder();
   const source = file.stream().getReader();
   let done = 0;
+  let chats: ReadChat[] = [];
+  let length = 0;
   for (;;) {
     const { done: isEnd, value } = await source.read();
     const units = isEnd
       ? [...reader.feed(decoder.decode()), ...reader.end()]
       : reader.feed(decoder.decode(value, { stream: true }));
     done += value?.length ?? 0;
-    const chats = units.flatMap((unit) => chatOf(unit, report));
-    if (chats.length || isEnd) yield { chats, share: isEnd ? 1 : done / Math.max(1, file.size) };
+    const share = done / Math.max(1, file.size);
+    for (const unit of units) {
+      chats.push(...chatOf(unit, report));
+      length += unit.text.length;
+      if (length < PORTION) continue;
+      yield { chats, share };
+      chats = [];
+      length = 0;
+    }
+    if (isEnd) yield { chats, share: 1 };
     if (isEnd) return;
   }
 }

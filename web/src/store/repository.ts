@@ -25,19 +25,21 @@ export interface Update<Record> {
 export interface Changes {
   chats?: Update<Chat>[];
   turns?: Update<Turn>[];
-  tokens?: { turn: TurnId; tokens: readonly TokenRecord[] }[];
+  tokens?: ({ turn: TurnId } & ({ tokens: readonly TokenRecord[] } | { packed: PackedTokens }))[];
 }
 
 /** Records that came to be, here or in another tab. */
 export interface Written {
   chats: Chat[];
   turns: Turn[];
+  /** Chats with more turns than are told: who shows one reads it again. */
+  reread?: ChatId[];
 }
 
 type StoreName = "chats" | "turns" | "tokens";
 
 export class Repository {
-  readonly #db: IDBPDatabase<Schema> | null;
+  #db: IDBPDatabase<Schema> | null;
   readonly #channel: BroadcastChannel | null;
   #queue: Promise<unknown> = Promise.resolve();
   #storage: StorageState;
@@ -49,7 +51,11 @@ export class Repository {
   onWritten: (written: Written, isOwn: boolean) => void = () => {};
   onStorage: (state: StorageState) => void = () => {};
 
-  private constructor(db: IDBPDatabase<Schema> | null, name: string, why: string) {
+  private constructor(
+    db: IDBPDatabase<Schema> | null,
+    readonly name: string,
+    why: string,
+  ) {
     this.#db = db;
     this.#storage = db
       ? { kind: "ok", isPersistent: false, usedBytes: null }
@@ -63,17 +69,7 @@ export class Repository {
   /** Open the browser's storage; where that cannot be, keep everything in this tab. */
   static async open(name = "cullama"): Promise<Repository> {
     try {
-      const db = await openDB<Schema>(name, 1, {
-        upgrade(fresh) {
-          fresh.createObjectStore("chats", { keyPath: "id" });
-          const turns = fresh.createObjectStore("turns", { keyPath: "id" });
-          turns.createIndex("chat", "chat");
-          turns.createIndex("status", "status");
-          fresh.createObjectStore("tokens");
-        },
-        blocking: (_current, _blocked, event) => (event.target as IDBDatabase).close(),
-      });
-      return new Repository(db, name, "");
+      return new Repository(await opened(name), name, "");
     } catch (error) {
       return new Repository(null, name, String(error));
     }
@@ -91,38 +87,37 @@ export class Repository {
   // --- reading
 
   async chats(): Promise<Chat[]> {
-    await this.#queue;
-    const stored = (await this.#db?.getAll("chats")) ?? [];
-    return overlaid(stored, this.#unsaved.chats);
+    const stored = await this.#read((db) => db.getAll("chats"));
+    return overlaid(stored ?? [], this.#unsaved.chats);
   }
 
   async turns(chat: ChatId): Promise<Turn[]> {
-    await this.#queue;
-    const stored = (await this.#db?.getAllFromIndex("turns", "chat", chat)) ?? [];
-    return overlaid(stored, this.#unsaved.turns).filter((turn) => turn.chat === chat);
+    const stored = await this.#read((db) => db.getAllFromIndex("turns", "chat", chat));
+    return overlaid(stored ?? [], this.#unsaved.turns).filter((turn) => turn.chat === chat);
   }
 
   async turn(id: TurnId): Promise<Turn | undefined> {
     await this.#queue;
-    return this.#unsaved.turns.get(id) ?? (await this.#db?.get("turns", id));
+    return this.#unsaved.turns.get(id) ?? (await this.#read((db) => db.get("turns", id)));
   }
 
   /** Answers that were being written when they were last stored. */
   async unfinished(): Promise<Turn[]> {
-    await this.#queue;
-    const stored = (await this.#db?.getAllFromIndex("turns", "status", "writing")) ?? [];
-    return overlaid(stored, this.#unsaved.turns).filter((turn) => turn.status === "writing");
+    const stored = await this.#read((db) => db.getAllFromIndex("turns", "status", "writing"));
+    const all = overlaid(stored ?? [], this.#unsaved.turns);
+    return all.filter((turn) => turn.status === "writing");
   }
 
   /** The tokens of an answer; null where none are stored. */
   async tokens(turn: TurnId): Promise<TokenRecord[] | null> {
-    await this.#queue;
-    const packed = this.#unsavedTokens.get(turn) ?? (await this.#db?.get("tokens", turn));
+    const packed = await this.packedTokens(turn);
     return packed ? unpack(packed) : null;
   }
 
   async packedTokens(turn: TurnId): Promise<PackedTokens | null> {
-    return this.#unsavedTokens.get(turn) ?? (await this.#db?.get("tokens", turn)) ?? null;
+    await this.#queue;
+    const unsaved = this.#unsavedTokens.get(turn);
+    return unsaved ?? (await this.#read((db) => db.get("tokens", turn))) ?? null;
   }
 
   /** All turns, in portions, so that the page stays awake. */
@@ -130,11 +125,28 @@ export class Repository {
     await this.#queue;
     yield [...this.#unsaved.turns.values()];
     let from: IDBKeyRange | undefined;
-    while (this.#db) {
-      const turns = await this.#db.getAll("turns", from, portion);
-      if (!turns.length) return;
+    for (;;) {
+      const turns = await this.#read((db) => db.getAll("turns", from, portion));
+      if (!turns?.length) return;
       yield turns.filter((turn) => !this.#unsaved.turns.has(turn.id));
       from = IDBKeyRange.lowerBound(turns.at(-1)!.id, true);
+    }
+  }
+
+  /** Read what is stored, after what was asked for before; undefined where that cannot be. */
+  async #read<Kept>(work: (db: IDBPDatabase<Schema>) => Promise<Kept>): Promise<Kept | undefined> {
+    await this.#queue;
+    if (!this.#db) return undefined;
+    try {
+      return await work(this.#db);
+    } catch {
+      try {
+        this.#db = await opened(this.name); // the browser had closed it
+        return await work(this.#db);
+      } catch (error) {
+        this.#setStorage(stateOf(error));
+        return undefined;
+      }
     }
   }
 
@@ -145,6 +157,21 @@ export class Repository {
     const work = this.#queue.then(() => this.#save(changes));
     this.#queue = work.catch(() => {});
     return work;
+  }
+
+  /**
+   * Apply the many changes of an import. Rejects where they cannot be stored; without any storage they
+   * are kept in this tab. Other tabs hear of the chats, and read their turns where they show them.
+   */
+  async saveAll(changes: Changes): Promise<void> {
+    if (!this.#db) {
+      this.onWritten(await this.save(changes), false);
+      return;
+    }
+    const { chats, turns } = await this.#transact(this.#db, [changes]);
+    const written = { chats, turns: [], reread: [...new Set(turns.map((turn) => turn.chat))] };
+    this.#channel?.postMessage(written);
+    this.onWritten(written, false);
   }
 
   async #save(changes: Changes): Promise<Written> {
@@ -163,31 +190,23 @@ export class Repository {
   }
 
   async #transact(db: IDBPDatabase<Schema>, all: Changes[]): Promise<Written> {
-    const names: StoreName[] = ["chats", "turns", "tokens"];
-    const transaction = db.transaction(names, "readwrite");
+    const transaction = await this.#begin(db);
+    const done = transaction.done;
+    done.catch(() => {}); // thrown below
     const chats = new Map<ChatId, Chat>();
     const turns = new Map<TurnId, Turn>();
     try {
       for (const changes of all) {
-        for (const { id, make } of changes.chats ?? []) {
-          const chat = next(await transaction.objectStore("chats").get(id), make);
-          if (!chat) continue;
-          await transaction.objectStore("chats").put(chat);
-          chats.set(id, chat);
-        }
-        for (const { id, make } of changes.turns ?? []) {
-          const turn = next(await transaction.objectStore("turns").get(id), make);
-          if (!turn) continue;
-          await transaction.objectStore("turns").put(turn);
-          turns.set(id, turn);
-        }
-        for (const { turn, tokens } of changes.tokens ?? []) {
-          await transaction.objectStore("tokens").put(pack(tokens), turn);
-        }
+        await Promise.all([
+          applied(transaction.objectStore("chats"), changes.chats ?? [], chats),
+          applied(transaction.objectStore("turns"), changes.turns ?? [], turns),
+          ...(changes.tokens ?? []).map((each) =>
+            transaction.objectStore("tokens").put(packedOf(each), each.turn),
+          ),
+        ]);
       }
-      await transaction.done;
+      await done;
     } catch (error) {
-      transaction.done.catch(() => {});
       try {
         transaction.abort();
       } catch {
@@ -196,6 +215,18 @@ export class Repository {
       throw error;
     }
     return { chats: [...chats.values()], turns: [...turns.values()] };
+  }
+
+  /** Begin a transaction; a database that was closed, as site data were cleared, is opened again. */
+  async #begin(db: IDBPDatabase<Schema>) {
+    const names: StoreName[] = ["chats", "turns", "tokens"];
+    try {
+      return db.transaction(names, "readwrite");
+    } catch (error) {
+      if ((error as Error).name !== "InvalidStateError") throw error;
+      this.#db = await opened(this.name);
+      return this.#db.transaction(names, "readwrite");
+    }
   }
 
   #saved(written: Written): void {
@@ -214,25 +245,24 @@ export class Repository {
   async #keep(changes: Changes): Promise<Written> {
     const written: Written = { chats: [], turns: [] };
     for (const { id, make } of changes.chats ?? []) {
-      const chat = next(this.#unsaved.chats.get(id) ?? (await this.#read("chats", id)), make);
+      const chat = next(this.#unsaved.chats.get(id) ?? (await this.#stored("chats", id)), make);
       if (!chat) continue;
       this.#unsaved.chats.set(id, chat);
       written.chats.push(chat);
     }
     for (const { id, make } of changes.turns ?? []) {
-      const turn = next(this.#unsaved.turns.get(id) ?? (await this.#read("turns", id)), make);
+      const turn = next(this.#unsaved.turns.get(id) ?? (await this.#stored("turns", id)), make);
       if (!turn) continue;
       this.#unsaved.turns.set(id, turn);
       written.turns.push(turn);
     }
-    for (const { turn, tokens } of changes.tokens ?? []) {
-      this.#unsavedTokens.set(turn, pack(tokens));
-    }
+    for (const each of changes.tokens ?? []) this.#unsavedTokens.set(each.turn, packedOf(each));
     this.onWritten(written, true);
     return written;
   }
 
-  async #read<Name extends "chats" | "turns">(
+  // From within the queue: a read that waits for it would wait for itself.
+  async #stored<Name extends "chats" | "turns">(
     name: Name,
     id: string,
   ): Promise<Schema[Name]["value"] | undefined> {
@@ -282,6 +312,45 @@ export class Repository {
   }
 }
 
+/** Open the database. A newer page that wants to change it is let; this one then keeps to its tab. */
+function opened(name: string): Promise<IDBPDatabase<Schema>> {
+  return openDB<Schema>(name, 1, {
+    upgrade(fresh) {
+      fresh.createObjectStore("chats", { keyPath: "id" });
+      const turns = fresh.createObjectStore("turns", { keyPath: "id" });
+      turns.createIndex("chat", "chat");
+      turns.createIndex("status", "status");
+      fresh.createObjectStore("tokens");
+    },
+    blocking: (_current, _blocked, event) => (event.target as IDBDatabase).close(),
+  });
+}
+
+interface RecordStore<Kept> {
+  get(id: string): Promise<Kept | undefined>;
+  put(record: Kept): Promise<unknown>;
+}
+
+/** Apply updates to a store, all asked for at once; `written` collects what came of them. */
+async function applied<Kept extends { version: number }>(
+  store: RecordStore<Kept>,
+  updates: readonly Update<Kept>[],
+  written: Map<string, Kept>,
+): Promise<void> {
+  const stored = await Promise.all(updates.map(({ id }) => written.get(id) ?? store.get(id)));
+  const puts = updates.map(async ({ id, make }, k) => {
+    const record = next(written.get(id) ?? stored[k], make);
+    if (!record) return;
+    written.set(id, record);
+    await store.put(record);
+  });
+  await Promise.all(puts);
+}
+
+function packedOf(each: NonNullable<Changes["tokens"]>[number]): PackedTokens {
+  return "packed" in each ? each.packed : pack(each.tokens);
+}
+
 function next<Kept extends { version: number }>(
   stored: Kept | undefined,
   make: (stored: Kept | undefined) => Kept | undefined,
@@ -300,7 +369,7 @@ function isOld(record: { deleted: number | null }, before: number): boolean {
   return record.deleted !== null && record.deleted < before;
 }
 
-function stateOf(error: unknown): StorageState {
+export function stateOf(error: unknown): { kind: "full" | "forbidden"; message: string } {
   const name = (error as { name?: string } | null)?.name;
   const kind = name === "QuotaExceededError" ? "full" : "forbidden";
   return { kind, message: String(error) };

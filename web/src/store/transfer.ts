@@ -1,12 +1,9 @@
 /** Exports chats to files, and takes files of chats in. Nothing existing is overwritten. */
 
-import type { Chat, ChatId, ImportReport, Turn } from "../model/types";
-import type { ReadChat } from "./formats";
-import { unpack } from "./packing";
-import { emptyReport, type Portion, readChats } from "./reading";
-import type { Changes, Repository, Update } from "./repository";
-
-const CHATS_AT_ONCE = 20;
+import type { ChatId, ImportReport } from "../model/types";
+import { emptyReport } from "./reading";
+import type { Repository } from "./repository";
+import { type Told, takeChats } from "./taking";
 
 /** One object with all chats, or one chat a line: with their turns, settings and tokens. */
 export async function exportChats(
@@ -30,62 +27,31 @@ export async function exportChats(
   return new Blob(['{"kind":"cullama page","version":1,"chats":[\n', ...body, "\n]}\n"]);
 }
 
-/** Read a file of chats, and save them in portions. Returns what was read. */
+/**
+ * Read a file of chats, and store them. Never rejects for want of room: the report says so.
+ *
+ * @param told hears how far it came.
+ * @param signal ends it; what was stored until then stays.
+ */
 export function importChats(
-  save: (changes: Changes) => Promise<unknown>,
+  repository: Repository,
   file: Blob,
-  progress: (share: number) => void = () => {},
+  told: Told = () => {},
+  signal?: AbortSignal,
 ): Promise<ImportReport> {
-  const take = async ({ chats, share }: Portion): Promise<void> => {
-    for (let k = 0; k < chats.length; k += CHATS_AT_ONCE) {
-      await save(changesOf(chats.slice(k, k + CHATS_AT_ONCE)));
-    }
-    progress(share);
-  };
-  return typeof Worker === "undefined" ? readHere(file, take) : readInWorker(file, take);
-}
-
-async function readHere(
-  file: Blob,
-  take: (portion: Portion) => Promise<void>,
-): Promise<ImportReport> {
-  const report = emptyReport();
-  for await (const portion of readChats(file, report)) await take(portion);
-  return report;
-}
-
-function readInWorker(
-  file: Blob,
-  take: (portion: Portion) => Promise<void>,
-): Promise<ImportReport> {
+  const isHere = typeof Worker === "undefined" || repository.storage.kind === "forbidden";
+  if (isHere) return takeChats(repository, file, told, signal);
   const worker = new Worker(new URL("./import_worker.ts", import.meta.url), { type: "module" });
-  type Message = { portion?: Portion; report: ImportReport; isEnd?: boolean };
+  let last = emptyReport();
+  type Message = { report: ImportReport; share: number; isEnd?: boolean };
   return new Promise<ImportReport>((resolve, reject) => {
+    signal?.addEventListener("abort", () => resolve({ ...last, stopped: "cancelled" }));
     worker.onerror = (event) => reject(new Error(event.message || "the file cannot be read"));
-    worker.onmessage = async ({ data }: MessageEvent<Message>) => {
-      if (data.isEnd) return resolve(data.report);
-      if (data.portion) await take(data.portion);
-      worker.postMessage("stored");
+    worker.onmessage = ({ data }: MessageEvent<Message>) => {
+      last = data.report;
+      if (data.isEnd) resolve(last);
+      else told(last, data.share);
     };
-    worker.postMessage(file);
+    worker.postMessage({ file, name: repository.name });
   }).finally(() => worker.terminate());
-}
-
-function changesOf(read: ReadChat[]): Changes {
-  return {
-    chats: read.map(({ chat }) => keeping(chat)),
-    turns: read.flatMap(({ turns }) => turns.map(keeping)),
-    tokens: read.flatMap(({ tokens }) =>
-      tokens.map(([turn, packed]) => ({ turn, tokens: unpack(packed) })),
-    ),
-  };
-}
-
-/** A record that is there stays as it is; one that was deleted comes back. */
-function keeping<Kept extends Chat | Turn>(record: Kept): Update<Kept> {
-  const make = (stored: Kept | undefined): Kept => {
-    if (!stored) return record;
-    return stored.deleted === null ? stored : { ...stored, deleted: null };
-  };
-  return { id: record.id, make };
 }

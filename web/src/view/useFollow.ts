@@ -29,23 +29,32 @@ export function useFollow(
     return box ? box.scrollHeight - box.scrollTop - box.clientHeight : 0;
   }, [scroll]);
 
+  // While it follows, the end is what stays in place; else what is read, as turns above it are laid
+  // out or change: the browser sees to that.
+  const follow = useCallback(
+    (on: boolean) => {
+      if (isFollowing.current === on) return;
+      isFollowing.current = on;
+      if (scroll.current) scroll.current.style.overflowAnchor = on ? "none" : "auto";
+    },
+    [scroll],
+  );
+
   const toEnd = useCallback(() => {
-    isFollowing.current = true;
+    follow(true);
     if (scroll.current) scroll.current.scrollTop = scroll.current.scrollHeight;
     setAway(false);
-  }, [scroll]);
+  }, [scroll, follow]);
 
   useEffect(() => {
     const box = scroll.current;
     const text = content.current;
     if (!box || !text) return;
     let top = box.scrollTop;
-    const letGo = () => {
-      isFollowing.current = false;
-    };
+    const letGo = () => follow(false);
     const onScroll = () => {
       if (box.scrollTop < top - 1 && distance() > AT_END) letGo();
-      else if (box.scrollTop > top && distance() <= AT_END) isFollowing.current = true;
+      else if (box.scrollTop > top && distance() <= AT_END) follow(true);
       top = box.scrollTop;
       setAway(distance() > NEAR);
     };
@@ -73,7 +82,7 @@ export function useFollow(
       box.removeEventListener("keydown", onKey);
       document.removeEventListener("selectionchange", onSelect);
     };
-  }, [scroll, content, distance]);
+  }, [scroll, content, distance, follow]);
 
   return { isAway, toEnd };
 }

@@ -346,6 +346,14 @@ export const en = {
       : `${plural(chats, "chat", "chats")}, ${megabytes} MB, kept in this browser.`,
   importNote: "JSON or JSONL; ChatGPT exports are read too.",
   import: "Import",
+  importing: (percent: number, chats: number) =>
+    `Import: ${percent} % · ${plural(chats, "chat", "chats")}`,
+  importStopped: {
+    cancelled: "Cancelled. The chats that were read are kept; the rest of the file was not read.",
+    full: "This browser’s storage is full. The chats that were read are kept; the rest of the file was not read.",
+    forbidden:
+      "This browser’s storage cannot be written. The chats that were read are kept; the rest of the file was not read.",
+  },
   imported: (read: number, damaged: number) =>
     damaged === 0
       ? `${plural(read, "chat", "chats")} read.`

@@ -320,6 +320,12 @@ export const zh: Words = {
       : `${count(chats)} 个对话，${megabytes} MB，保存在此浏览器。`,
   importNote: "JSON 或 JSONL；也能读 ChatGPT 的导出。",
   import: "导入",
+  importing: (percent, chats) => `导入：${percent} % · ${count(chats)} 个对话`,
+  importStopped: {
+    cancelled: "已取消。已读入的对话都已保留；文件其余部分未读取。",
+    full: "浏览器存储已满。已读入的对话都已保留；文件其余部分未读取。",
+    forbidden: "无法写入浏览器存储。已读入的对话都已保留；文件其余部分未读取。",
+  },
   imported: (read, damaged) =>
     damaged === 0
       ? `读入 ${count(read)} 个对话。`

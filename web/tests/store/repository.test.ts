@@ -102,6 +102,45 @@ describe("the repository", () => {
     expect(await one.chats()).toHaveLength(1);
   });
 
+  test("keeps everything in the tab where a newer page has changed the storage", async () => {
+    const newer = indexedDB.open("test", 7);
+    await new Promise((resolve) => {
+      newer.onsuccess = resolve;
+    });
+    newer.result.close();
+    const [one, chat] = [await repository(), newChat()];
+    expect(one.storage).toMatchObject({
+      kind: "forbidden",
+      message: expect.stringMatching(/version/),
+    });
+    await one.save({ chats: [put(chat)] });
+    expect(await one.chats()).toHaveLength(1);
+  });
+
+  test("lets a newer page change the storage, and keeps what is new in the tab", async () => {
+    const [one, chat, later] = [await repository(), newChat(), newChat()];
+    await one.save({ chats: [put(chat)] });
+    const newer = indexedDB.open("test", 7);
+    await new Promise((resolve) => {
+      newer.onsuccess = resolve;
+    });
+    newer.result.close();
+    await one.save({ chats: [put(later)] });
+    expect(one.storage.kind).toBe("forbidden");
+    expect((await one.chats()).map((each) => each.id)).toContain(later.id);
+  });
+
+  test("opens the storage again where the browser has closed it", async () => {
+    const [one, chat, later] = [await repository(), newChat(), newChat()];
+    await one.save({ chats: [put(chat)] });
+    await new Promise((resolve) => {
+      indexedDB.deleteDatabase("test").onsuccess = resolve; // by another tab: ours is closed
+    });
+    await one.save({ chats: [put(later)] });
+    expect(one.storage.kind).toBe("ok");
+    expect((await (await repository()).chats()).map((each) => each.id)).toEqual([later.id]);
+  });
+
   test("purges what was deleted long ago, with its turns", async () => {
     const [one, old, kept] = [await repository(), newChat(), newChat()];
     const turns = [old, kept].map((chat) => newTurn(chat.id, null, "user"));

@@ -1,5 +1,5 @@
 // @vitest-environment node
-import { IDBFactory } from "fake-indexeddb";
+import { IDBFactory, IDBObjectStore } from "fake-indexeddb";
 import fc from "fast-check";
 import { beforeEach, describe, expect, test, vi } from "vitest";
 import { newChat, newTurn, path, treeOf } from "../../src/model";
@@ -15,10 +15,7 @@ beforeEach(async () => {
 });
 
 const taken = (text: string | Blob) =>
-  importChats(
-    (changes) => repository.save(changes),
-    text instanceof Blob ? text : new Blob([text]),
-  );
+  importChats(repository, text instanceof Blob ? text : new Blob([text]));
 
 async function filled(numChats = 3): Promise<void> {
   for (let k = 0; k < numChats; k++) {
@@ -157,6 +154,43 @@ describe("an import", () => {
       ["a", null],
       ["c", "a"],
     ]);
+  });
+
+  const long = (numChats: number) =>
+    Array.from({ length: numChats }, (_, k) => {
+      const messages = [{ role: "user", content: `${k} ${"long ".repeat(60_000)}` }];
+      return `${JSON.stringify({ title: `chat ${k}`, messages })}\n`;
+    }).join("");
+
+  test("that is cancelled keeps what was stored, and says so", async () => {
+    const control = new AbortController();
+    const blob = new Blob([long(12)]);
+    const report = await importChats(repository, blob, () => control.abort(), control.signal);
+    expect(report.stopped).toBe("cancelled");
+    expect(report.chats).toBeLessThan(12);
+    const kept = await repository.chats();
+    expect(kept.length).toBeGreaterThan(0);
+    expect(kept).toHaveLength(report.chats);
+    for (const chat of kept) expect(await repository.turns(chat.id)).toHaveLength(1);
+  });
+
+  test("for which there is no room counts what was stored, and says why it ended", async () => {
+    let room = 6;
+    const put = IDBObjectStore.prototype.put;
+    const full = vi.spyOn(IDBObjectStore.prototype, "put").mockImplementation(function (
+      this: IDBObjectStore,
+      ...given
+    ) {
+      const isChat = this.name === "chats";
+      if (isChat && room-- <= 0) throw new DOMException("no room", "QuotaExceededError");
+      return put.apply(this, given);
+    });
+    const report = await importChats(repository, new Blob([long(12)]));
+    full.mockRestore();
+    expect(report).toMatchObject({ stopped: "full", damaged: 0 });
+    expect(await repository.chats()).toHaveLength(report.chats);
+    expect(report.chats).toBeGreaterThan(0);
+    expect(report.chats).toBeLessThanOrEqual(6);
   });
 
   test("reads the same units however the file comes in pieces", () => {

@@ -90,7 +90,7 @@ function KeyField() {
 }
 
 type Import =
-  | { kind: "reading"; share: number }
+  | { kind: "reading"; share: number; chats: number; cancel: () => void }
   | { kind: "done"; report: ImportReport }
   | { kind: "failed"; message: string };
 
@@ -102,12 +102,16 @@ function YourChats() {
   // biome-ignore lint/correctness/useExhaustiveDependencies: again when chats were read
   useEffect(() => {
     void actions.storageUse().then(setUse);
-  }, [state]);
+  }, [state?.kind]);
   const read = async (file: File) => {
-    setState({ kind: "reading", share: 0 });
+    const control = new AbortController();
+    const cancel = () => control.abort();
+    setState({ kind: "reading", share: 0, chats: 0, cancel });
     try {
-      const report = await actions.importChats(file, (share) =>
-        setState({ kind: "reading", share }),
+      const report = await actions.importChats(
+        file,
+        ({ chats }, share) => setState({ kind: "reading", share, chats, cancel }),
+        control.signal,
       );
       setState({ kind: "done", report });
     } catch (error) {
@@ -164,7 +168,14 @@ function YourChats() {
 function ImportLine({ state }: { state: Import }) {
   const words = useWords();
   if (state.kind === "reading") {
-    return <p className="verdict">{`${words.import}: ${Math.round(state.share * 100)} %`}</p>;
+    return (
+      <p className="verdict">
+        {words.importing(Math.floor(state.share * 100), state.chats)}
+        <Button className="sm line" onClick={state.cancel}>
+          {words.cancel}
+        </Button>
+      </p>
+    );
   }
   if (state.kind === "failed") {
     return (
@@ -181,6 +192,7 @@ function ImportLine({ state }: { state: Import }) {
         <Icon name={report.chats > 0 ? "check" : "warn"} />
         {words.imported(report.chats, report.damaged)}
       </p>
+      {report.stopped && <p className="verdict bad">{words.importStopped[report.stopped]}</p>}
       {report.notes.length > 0 && (
         <ul className="damages">
           {report.notes.map((note) => (
