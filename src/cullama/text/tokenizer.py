@@ -18,6 +18,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, NoReturn, SupportsIndex
 
 from ..errors import ModelFileError, UsageError
+from .control_tokens import SHAPE
 from .rust_panics import is_panic
 
 if TYPE_CHECKING:
@@ -100,12 +101,13 @@ class Tokenizer:
 
     @cached_property
     def _control_texts(self) -> Mapping[int, str]:
-        """The control tokens by id, without the one for what the vocabulary lacks."""
+        """The control tokens by id, those in brackets, without the one for what the vocabulary
+        lacks. Of others, which may be letters, text is made all the time."""
         added = self.tokenizer.get_added_tokens_decoder()
         return {
             index: token.content
             for index, token in added.items()
-            if token.special and "unk" not in token.content.lower()
+            if token.special and SHAPE.search(token.content) and "unk" not in token.content.lower()
         }
 
     def encode_prompt(self, text: str, bos_id: int | None, allow_special: bool = True) -> list[int]:
