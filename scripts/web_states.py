@@ -24,6 +24,8 @@ from typing import Any
 import httpx
 from playwright.sync_api import Locator, Page, expect
 
+from cullama.engine.engine import MAX_RUNNING
+
 WAIT = 40_000  # milliseconds: of each wait
 SCHEMA = {
     "type": "object",
@@ -492,7 +494,7 @@ def of_small_context(reader: Reader, shoot: Shoot) -> None:
     reader.button("Show which").click()
     shoot("full")
     refused = page.get_by_text("Trying again in")
-    with reader.server.busy(24, 200):
+    with reader.server.busy(MAX_RUNNING + 40, 200):
         for _ in range(8):  # until others have the only place in the queue
             reader.ask("And what would ten of them cost?", ends=False)
             page.wait_for_timeout(2000)
