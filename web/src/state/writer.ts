@@ -141,7 +141,8 @@ export class Writer {
         if (error instanceof ConnectionLost && error.isClean && tries >= MAX_EMPTY) {
           return; // the server keeps the stream, and nothing more comes of it
         }
-        this.#isReconnecting = true;
+        // Where the queue is full, or a model is loading, nothing was lost.
+        this.#isReconnecting = !(error instanceof ApiError) || error.failure.kind === "gone";
         this.#paint();
         if (!isOurs || tries > 0) await this.#pause(error, tries);
       }
