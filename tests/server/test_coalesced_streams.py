@@ -23,7 +23,8 @@ from cullama.server.api.chat import _ChatAnswer
 from cullama.server.api.completions import _CompletionAnswer
 from cullama.server.api.fields import ChatFields, CompletionFields
 from cullama.server.api.opening import Opened
-from cullama.server.process.handle import RemoteHandle, wake
+from cullama.server.process.handle import Limits, RemoteHandle, wake
+from cullama.server.process.messages import packed
 from cullama.text.generation import Sample
 from cullama.text.output import OutputStream
 
@@ -46,7 +47,8 @@ def drawn(rng: random.Random, vocabulary: int) -> Drawn:
 
 def give(handle: RemoteHandle, answer: Drawn, start: int, end: int) -> None:
     reason: Any = "length" if end == TOKENS else None
-    handle.add(answer.tokens[start:end], answer.logprobs[start:end], 0, reason, None, ())
+    logprobs = [packed(each) for each in answer.logprobs[start:end]]
+    handle.add(answer.tokens[start:end], logprobs, 0, reason, None, ())
     wake(handle.waiting)
 
 
@@ -91,11 +93,16 @@ async def streamed(
     """Return what a stream says where up to `together` tokens come at a time."""
     rng = random.Random(seed)
     answers = [drawn(rng, local.config.vocab_size) for _ in range(2)]
+    most = rng.randint(1, together)  # that the reader takes
     stops = (stop,) if stop else ()
     params = SamplingParams(stop=stops, logprobs=2)
     samples = [
         Sample(
-            RemoteHandle(0, 1, frozenset(), threading.Condition(), lambda reason: None),
+            RemoteHandle(
+                *(0, 1, frozenset(), threading.Condition()),
+                lambda reason: None,
+                limits=Limits(99, most),
+            ),
             OutputStream(PROMPT, params, 1, frozenset(), local.tokenizer, Metrics()),
         )
         for _ in answers

@@ -96,6 +96,12 @@ class OutputStream:
             piece = self.stops.add(self._detokenizer.add(token))
         return self._keep(piece, reason or "cancelled")
 
+    def take_logprobs(self) -> list[TokenLogprobs]:
+        """Return those that came since the last call; they are no part of the completion any more,
+        so that a long stream keeps only what was not sent."""
+        taken, self.logprobs = self.logprobs, []
+        return taken
+
     def finish(self, reason: FinishReason) -> str:
         """End the sample; returns the text held back in case it began a stop string."""
         piece = self._keep("" if reason == "error" else self.stops.flush(), reason)

@@ -22,7 +22,7 @@ PAUSE = 2.0  # seconds between the bytes of a slow socket
 HONEST = 8  # clients
 MEMORY = 50  # MiB
 SILENT_READERS = 16
-SILENT_SECONDS = 30.0 + 5.0
+SILENT_SECONDS = 30.0 + 10.0  # and what it takes until nothing more fits the sockets
 
 
 def figures(model: Path, scale: float, seed: int) -> list[Figure]:

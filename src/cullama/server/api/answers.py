@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
 from contextlib import aclosing
 from typing import Any, TypeAlias
 
@@ -18,6 +18,7 @@ from ..http.errors import api_error, error_object
 from ..process.handle import RemoteHandle
 
 DONE = b"data: [DONE]\n\n"
+WRITE_BYTES = 16 << 10
 
 Json: TypeAlias = dict[str, Any]
 MakeChoices: TypeAlias = Callable[[Piece, Sample], list[Json]]
@@ -114,8 +115,8 @@ class Answer:
                         chunks += [{**head, "choices": [it]} for it in choices(piece, sample)]
                         if piece.is_last:
                             chunks[-1]["timings"] = timings(sample.output.completion())
-                    if chunks:
-                        yield b"".join(map(event, chunks))
+                    for events in _writes(map(event, chunks)):
+                        yield events
             if with_usage:
                 yield event({**head, "choices": [], "usage": self.usage()})
         except Exception as error:
@@ -173,6 +174,18 @@ class Answer:
                 )
             },
         }
+
+
+def _writes(events: Iterable[bytes]) -> Iterator[bytes]:
+    """Join events, up to where a client that does not read has to be waited for."""
+    joined = b""
+    for each in events:
+        joined += each
+        if len(joined) > WRITE_BYTES:
+            yield joined
+            joined = b""
+    if joined:
+        yield joined
 
 
 def timings(completion: Completion) -> Json:

@@ -130,7 +130,7 @@ class _ChatAnswer:
             choices[-1]["finish_reason"] = self._finish_reason(piece.sample, output.completion())
         if self._fields.logprobs:
             echoed = output.prompt_logprobs if is_first else ()
-            choices[0]["logprobs"] = self._logprobs([*echoed, *output.logprobs[new]])
+            choices[0]["logprobs"] = self._logprobs([*echoed, *output.take_logprobs()])
         if self._fields.return_token_ids:
             choices[0]["token_ids"] = self._echoed * is_first + output.token_ids[new]
         return choices

@@ -135,7 +135,7 @@ class _CompletionAnswer:
             choice["logprobs"], self._offsets[piece.sample] = completion_logprobs(
                 self._answer.tokenizer,
                 output.token_ids[new],
-                output.logprobs[new],
+                output.take_logprobs(),
                 offset,
                 bool(self._fields.return_token_ids),
             )

@@ -143,8 +143,7 @@ class _ResponseAnswer:
         output = self._answer.samples[0].output
         logprobs: list[Any] = []
         if self._fields.has_logprobs:
-            new = output.logprobs[self._answer.new_tokens(0)]
-            logprobs = chat_logprobs(self._answer.tokenizer, new)["content"]
+            logprobs = chat_logprobs(self._answer.tokenizer, output.take_logprobs())["content"]
         for event in self._answer.read(piece):
             yield from self._output.add(event, logprobs)
             logprobs = []

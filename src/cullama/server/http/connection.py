@@ -16,6 +16,7 @@ from .errors import error_body
 MAX_HEAD_BYTES = 16 << 10
 MAX_HEADER_LINES = 100
 HEAD_SECONDS = 10.0
+MAX_BUFFERED = 16 << 10  # bytes for a client that reads slowly, beyond the socket's own
 ABORT = "cullama.abort"  # in the scope: ends the connection, whatever is buffered
 
 # uvicorn warns of every request that is no HTTP: whoever sends many would fill the log.
@@ -36,6 +37,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        transport.set_write_buffer_limits(MAX_BUFFERED)
         self._begin_head()
 
     def connection_lost(self, exc: Exception | None) -> None:

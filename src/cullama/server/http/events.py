@@ -105,6 +105,9 @@ async def first_of(
         for each in (task, *watching):
             each.cancel()
         await asyncio.gather(task, *watching, return_exceptions=True)
+        # What is raised here refers to this frame: with the tasks that it comes from it would be a
+        # cycle, and a request that its client left would stay until the garbage collector comes.
+        del task, watching, each
 
 
 async def _disconnect(receive: Receive) -> None:

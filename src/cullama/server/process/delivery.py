@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from typing import Any
 
 from ...engine.client import RequestOutput
 from ...engine.engine import EngineHandle
@@ -17,7 +18,7 @@ from ...engine.metrics import Metrics
 from ...engine.request import Request
 from ...engine.trace import StepRecord
 from ...errors import CullamaError, DeviceLostError
-from .messages import PrefillProgress, Step
+from .messages import PrefillProgress, Step, packed
 
 
 class Delivery:
@@ -52,7 +53,7 @@ class Delivery:
         now = time.monotonic()
         is_due = is_idle or now >= self._last + self.interval
         outputs = [
-            (id, sample, tuple(_told(handle.read())))
+            (id, sample, _told(handle.read()))
             for (id, sample), handle in self._handles.items()
             if _is_urgent(handle.request) or (is_due and _has_news(handle.request))
         ]
@@ -87,11 +88,13 @@ def _is_urgent(request: Request) -> bool:
     return not request.is_held
 
 
-def _told(output: RequestOutput) -> RequestOutput:
-    """Return an output as it can be sent. Raises DeviceLostError."""
-    if isinstance(output.error, DeviceLostError):
-        raise output.error
-    return output if output.error is None else output._replace(error=sendable(output.error))
+def _told(output: RequestOutput) -> tuple[Any, ...]:
+    """Return an output as it is sent. Raises DeviceLostError."""
+    tokens, logprobs, cached_tokens, reason, error, scores = output
+    if isinstance(error, DeviceLostError):
+        raise error
+    told = error and sendable(error)
+    return tokens, [*map(packed, logprobs)], cached_tokens, reason, told, scores
 
 
 def sendable(error: Exception) -> Exception:

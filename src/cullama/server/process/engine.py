@@ -33,7 +33,7 @@ from ...errors import ClosedError, CullamaError, EngineUnavailableError, QueueFu
 from ...inspect.token_layers import TokenLayers
 from ...sampling.philox import fresh_seed
 from .child import Child
-from .handle import RemoteHandle, Waiting, max_unread, wake
+from .handle import Limits, RemoteHandle, Waiting, wake
 from .latency import Latency
 from .messages import (
     Answered,
@@ -475,7 +475,7 @@ class RemoteEngine(EngineClient):
             self._changed,
             partial(self._cancel, id, sample),
             lambda is_held: self._child.send(Hold(id, sample, is_held)),
-            max_unread(params),
+            Limits.of(params),
         )
 
     def _check_ready(self) -> None:

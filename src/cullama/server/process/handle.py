@@ -18,15 +18,27 @@ from ...engine.request import FinishReason
 from ...errors import EngineUnavailableError
 from ...sampling.params import SamplingParams, TokenLogprobs
 from .latency import Times
+from .messages import unpacked
 
-MAX_UNREAD = 4096  # tokens and log-probabilities, over the samples of a request: about 200 KB
+# Tokens and log-probabilities, over the samples of a request.
+MAX_UNREAD = 4096  # packed: about 50 KB
+MAX_READ = 1024  # as objects: about 50 KB
 MIN_UNREAD = 16  # tokens of a sample
 
 
-def max_unread(params: SamplingParams) -> int:
-    """Return how many tokens of a sample may wait for a client that reads slowly."""
-    values = 1 if params.logprobs is None else 2 + 2 * params.logprobs
-    return max(MIN_UNREAD, MAX_UNREAD // (params.n * values))
+class Limits(NamedTuple):
+    """How many tokens of a sample may wait for a client that reads slowly, and come together."""
+
+    unread: int = MAX_UNREAD
+    read: int = MAX_READ
+
+    @classmethod
+    def of(cls, params: SamplingParams) -> Limits:
+        values = params.n * (1 if params.logprobs is None else 2 + 2 * params.logprobs)
+        return cls(max(MIN_UNREAD, MAX_UNREAD // values), max(1, MAX_READ // values))
+
+
+DEFAULT_LIMITS = Limits()
 
 
 class Waiting(NamedTuple):
@@ -46,7 +58,7 @@ class RemoteHandle(RequestHandle):
 
     Args:
         changed: the engine's; it guards the fields, and is notified of news.
-        max_unread: tokens; with so many the engine process is told to hold more back.
+        limits: with so many unread tokens the engine process is told to hold more back.
     """
 
     def __init__(
@@ -57,14 +69,14 @@ class RemoteHandle(RequestHandle):
         changed: threading.Condition,
         send_cancel: Callable[[FinishReason], None],
         send_hold: Callable[[bool], None] = lambda is_held: None,
-        max_unread: int = MAX_UNREAD,
+        limits: Limits = DEFAULT_LIMITS,
     ) -> None:
         self.id, self.seed, self.end_ids = id, seed, end_ids
         self.times = Times(time.monotonic())
         self._changed, self._send_cancel = changed, send_cancel
-        self._send_hold, self._max_unread, self.is_held = send_hold, max_unread, False
+        self._send_hold, self._limits, self.is_held = send_hold, limits, False
         self._tokens: list[int] = []  # all that came: a replay is compared with them
-        self._logprobs: list[TokenLogprobs] = []
+        self._logprobs: list[bytes] = []  # packed; of the tokens that `read` has not returned
         self._prompt_logprobs: Sequence[TokenLogprobs] = ()
         self._num_read = 0  # tokens that `read` has returned
         self._num_received = 0  # tokens that came from the engine process that runs now
@@ -78,17 +90,21 @@ class RemoteHandle(RequestHandle):
 
     def read(self) -> RequestOutput:
         with self._changed:
-            start, self._num_read = self._num_read, len(self._tokens)
-            self._is_end_read = self._reason is not None
-            if self.is_held:
+            start, most = self._num_read, self._limits.read
+            tokens, logprobs = self._tokens[start : start + most], self._logprobs[:most]
+            self._num_read += len(tokens)
+            del self._logprobs[:most]
+            unread = len(self._tokens) - self._num_read
+            self._is_end_read = self._reason is not None and not unread
+            if self.is_held and unread <= self._limits.unread // 2:
                 self.is_held = False
                 self._send_hold(False)
             return RequestOutput(
-                self._tokens[start:],
-                self._logprobs[start:],
+                tokens,
+                [*map(unpacked, logprobs)],
                 self._cached_tokens,
-                self._reason,
-                self._error,
+                self._reason if self._is_end_read else None,
+                self._error if self._is_end_read else None,
                 self._prompt_logprobs,
             )
 
@@ -143,13 +159,13 @@ class RemoteHandle(RequestHandle):
     def add(
         self,
         token_ids: Sequence[int],
-        logprobs: Sequence[TokenLogprobs],
+        logprobs: Sequence[bytes],
         cached_tokens: int,
         finish_reason: FinishReason | None,
         error: Exception | None,
         prompt_logprobs: Sequence[TokenLogprobs],
     ) -> None:
-        """Take what a pass gave, the fields of a `RequestOutput`.
+        """Take what passes gave, the fields of a `RequestOutput`, its log-probabilities packed.
 
         Of a replay, only what the first run had not given.
         """
@@ -168,7 +184,7 @@ class RemoteHandle(RequestHandle):
         self._cached_tokens = self._cached_tokens or cached_tokens
         self._prompt_logprobs = self._prompt_logprobs or prompt_logprobs
         self._reason, self._error = finish_reason, error
-        if not self.is_held and len(self._tokens) - self._num_read >= self._max_unread:
+        if not self.is_held and len(self._tokens) - self._num_read >= self._limits.unread:
             self.is_held = True
             self._send_hold(True)
 
