@@ -60,7 +60,7 @@ def test_a_client_that_comes_back_gets_the_rest(
     how = {"headers": {"last-event-id": str(number)}} if by_header else {"params": {"from": number}}
     more = rest(server, id, **how)
     assert text(events + more) == whole
-    assert more[-1] == "data: [DONE]"
+    assert (events + more)[-1] == "data: [DONE]"  # the first events may be all of them
 
 
 def test_a_stream_can_be_read_again_from_its_start_after_its_end(server: LiveServer) -> None:
