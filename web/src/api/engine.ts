@@ -94,6 +94,12 @@ export class EngineFollower {
   }
 }
 
+const ROUTES: Record<string, string> = {
+  chat: "/v1/chat/completions",
+  completion: "/v1/completions",
+  response: "/v1/responses",
+};
+
 type OwnerOf = (request: number) => { turn: string; chat: string } | null;
 
 function requestOf(wire: WireRequest, ownerOf: OwnerOf): EngineRequest {
@@ -102,7 +108,7 @@ function requestOf(wire: WireRequest, ownerOf: OwnerOf): EngineRequest {
   return {
     turn: owner?.turn ?? null,
     chat: owner?.chat ?? null,
-    route: wire.kind ?? "",
+    route: ROUTES[wire.kind ?? ""] ?? wire.kind ?? "",
     stage,
     promptTokens: wire.prompt_tokens,
     cachedTokens: wire.cached_tokens ?? 0,

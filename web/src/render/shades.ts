@@ -92,6 +92,11 @@ function shadeHtml(block: Block, owners: Int32Array, tokens: readonly TokenRecor
     if (node.parentElement?.closest(".math")) continue;
     const owned: number[] = [];
     for (let k = 0; k < node.data.length; k++) {
+      // White space between list items or cells is the renderer's own: never looked for further on.
+      if (block.raw[place] !== node.data[k] && !node.data[k]!.trim()) {
+        owned.push(-1);
+        continue;
+      }
       place = matching(block.raw, place, node.data, k);
       owned.push(block.raw[place] === node.data[k] ? owners[place]! : -1);
       if (block.raw[place] === node.data[k]) place += 1;

@@ -66,7 +66,12 @@ export async function checkSchema(text: string): Promise<SchemaVerdict> {
   try {
     schema = JSON.parse(text);
   } catch (error) {
-    return { ok: false, message: String(error), line: lineOfError(text, error), keyword: null };
+    return {
+      ok: false,
+      message: (error as SyntaxError).message,
+      line: lineOfError(text, error),
+      keyword: null,
+    };
   }
   const format = { type: "json_schema", json_schema: { name: "answer", strict: true, schema } };
   try {

@@ -9,7 +9,10 @@ const LINE_LENGTH = 120;
 
 let newest = 0;
 
-/** Titles first, then texts; the chats that changed last first. A newer search ends an older one. */
+/**
+ * One hit a chat: its title, or else its newest turn with the words. Titles first, then texts; the
+ * chats that changed last first. A newer search ends an older one.
+ */
 export async function search(
   repository: Repository,
   chats: readonly Chat[],
@@ -20,20 +23,23 @@ export async function search(
   if (!wanted) return [];
   const byId = new Map(chats.map((chat) => [chat.id, chat]));
   const inTitles = chats.flatMap((chat) => titleHit(chat, wanted));
-  const inTexts: { hit: SearchHit; changed: number }[] = [];
+  const inTexts = new Map<string, { hit: SearchHit; created: number }>();
+  const isNamed = new Set(inTitles.map((hit) => hit.chat));
   for await (const turns of repository.allTurns()) {
     if (turn !== newest) return [];
     for (const each of turns) {
       const chat = byId.get(each.chat);
-      const hit = chat && each.deleted === null ? textHit(chat, each, wanted) : null;
-      if (hit && chat) inTexts.push({ hit, changed: chat.changed });
+      if (!chat || isNamed.has(chat.id) || each.deleted !== null) continue;
+      if (each.created < (inTexts.get(chat.id)?.created ?? 0)) continue;
+      const hit = textHit(chat, each, wanted);
+      if (hit) inTexts.set(chat.id, { hit, created: each.created });
     }
     await new Promise((resolve) => setTimeout(resolve, 0));
   }
   const changed = (hit: SearchHit) => byId.get(hit.chat)?.changed ?? 0;
-  inTitles.sort((a, b) => changed(b) - changed(a));
-  inTexts.sort((a, b) => b.changed - a.changed);
-  return [...inTitles, ...inTexts.map(({ hit }) => hit)].slice(0, MAX_HITS);
+  const lastFirst = (hits: SearchHit[]) => hits.sort((a, b) => changed(b) - changed(a));
+  const texts = [...inTexts.values()].map(({ hit }) => hit);
+  return [...lastFirst(inTitles), ...lastFirst(texts)].slice(0, MAX_HITS);
 }
 
 function titleHit(chat: Chat, wanted: string): SearchHit[] {

@@ -322,6 +322,7 @@ export const en = {
   notSupported: (keyword: string) =>
     `“${keyword}” is not supported. Remove it, or check it yourself afterwards.`,
   jsonError: (line: number, what: string) => `Line ${line}: ${what}`,
+  showLine: "Show the line",
   schemaObject: 'A schema is an object, such as {"type": "object"}.',
   useSchema: "Use schema",
   noSchema: "Use none",

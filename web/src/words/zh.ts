@@ -297,6 +297,7 @@ export const zh: Words = {
   schemaValid: "JSON 格式正确，其余在使用时由服务器检查。",
   notSupported: (keyword) => `不支持 “${keyword}”。请删除它，或事后自行检查。`,
   jsonError: (line, what) => `第 ${line} 行：${what}`,
+  showLine: "显示该行",
   schemaObject: 'Schema 是一个对象，例如 {"type": "object"}。',
   useSchema: "使用此 Schema",
   noSchema: "不使用",

@@ -169,6 +169,18 @@ describe("the repository", () => {
     expect(line).toMatchObject({ turn: turn.id, line: "here a LLAMA stands" });
     expect(line!.line!.slice(line!.start, line!.end)).toBe("LLAMA");
   });
+
+  test("finds a chat once: by its newest turn with the words", async () => {
+    const one = await repository();
+    const chat = { ...newChat(), title: "Other" };
+    const [newer, older] = [20, 10].map((created) => ({
+      ...newTurn(chat.id, null, "assistant", { text: `a llama at ${created}` }),
+      created,
+    }));
+    await one.save({ chats: [put(chat)], turns: [put(newer!), put(older!)] });
+    const hits = await search(one, [chat], "llama");
+    expect(hits.map((hit) => hit.turn)).toEqual([newer!.id]);
+  });
 });
 
 test("packed tokens are the tokens, to the fifth decimal", () => {

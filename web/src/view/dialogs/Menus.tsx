@@ -118,6 +118,8 @@ function useChatLines(view: ChatView | null): Line[] {
       kind: "onlyphone",
       act: () => lens.drawer("sampling"),
     },
+    { icon: "json", text: words.schema, kind: "onlyphone", act: () => lens.drawer("schema") },
+    { icon: "tool", text: words.tools, kind: "onlyphone", act: () => lens.drawer("tools") },
   ];
   const settings: Line = {
     icon: "gear",

@@ -62,7 +62,7 @@ export function Roofline({ engine }: { engine: EngineState | null }) {
           {(bandwidth / 1e9).toFixed(1)} GB/s
         </text>
         <text x={BOX.right} y={scale.y(compute) - 8} textAnchor="end">
-          {(compute / unit(compute).size).toPrecision(2)} {unit(compute).name}
+          {Number((compute / unit(compute).size).toPrecision(3))} {unit(compute).name}
         </text>
         {points.map((point) => (
           <Point

@@ -125,7 +125,7 @@ function pieces(part: PromptPart, cached: number | null): Piece[] {
   ].filter((piece) => piece.end > piece.start);
 }
 
-const LONG = 400; // tokens of a part that are shown before it is opened
+const LONG = 160; // tokens of a part that are shown before it is opened
 
 function Parts({ prompt, form }: { prompt: PromptView; form: Form }) {
   const words = useWords();

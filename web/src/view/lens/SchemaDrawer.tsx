@@ -1,6 +1,6 @@
 /** The editor of a JSON schema: checked a moment after typing, used from the next answer on. */
 
-import { useEffect, useId, useState } from "react";
+import { useEffect, useId, useRef, useState } from "react";
 
 import { Icon } from "../../icons";
 import { actions, type SchemaVerdict } from "../../state";
@@ -30,6 +30,8 @@ export function SchemaDrawer({ settled, close }: { settled: Settled; close: () =
   const [text, setText] = useState(used ?? FIRST);
   const verdict = useVerdict(text);
   const isBad = verdict !== null && !verdict.ok;
+  const line = verdict !== null && !verdict.ok ? verdict.line : null;
+  const field = useRef<HTMLTextAreaElement>(null);
   return (
     <Drawer
       title={words.schemaTitle}
@@ -66,6 +68,7 @@ export function SchemaDrawer({ settled, close }: { settled: Settled; close: () =
         </label>
         <textarea
           id={`${ids}text`}
+          ref={field}
           rows={21}
           spellCheck={false}
           value={text}
@@ -77,9 +80,24 @@ export function SchemaDrawer({ settled, close }: { settled: Settled; close: () =
       <p className={isBad ? "verdict bad" : "verdict ok"} id={`${ids}verdict`} role="status">
         {verdict && <Icon name={isBad ? "warn" : "check"} />}
         {verdict && said(verdict, words)}
+        {line !== null && (
+          <button type="button" className="back" onClick={() => showLine(field.current, line)}>
+            {words.showLine}
+          </button>
+        )}
       </p>
     </Drawer>
   );
+}
+
+/** Select a line, counted from 1, and scroll to it: asked for by a click, never while typing. */
+function showLine(field: HTMLTextAreaElement | null, line: number): void {
+  if (!field) return;
+  const lines = field.value.split("\n");
+  const start = lines.slice(0, line - 1).reduce((sum, each) => sum + each.length + 1, 0);
+  field.focus();
+  field.setSelectionRange(start, start + (lines[line - 1]?.length ?? 0));
+  field.scrollTop = (field.scrollHeight * (line - 1)) / lines.length - field.clientHeight / 2;
 }
 
 const CHECK_AFTER = 300; // milliseconds without a key
