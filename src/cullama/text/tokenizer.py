@@ -81,9 +81,9 @@ class Tokenizer:
     def _encode_apart(self, text: str, ids: list[int]) -> list[int]:
         """Return a text's tokens, where it spells control tokens cut in two; `ids` are those of
         the whole."""
-        if self._control_texts.keys().isdisjoint(ids):
+        names = {self._control_texts[index] for index in ids if index in self._control_texts}
+        if not names:
             return ids
-        names = sorted(filter(None, self._control_texts.values()), key=len, reverse=True)
         found = re.finditer(f"(?={'|'.join(map(re.escape, names))})", text)
         cuts = [0, *(match.start() + 1 for match in found), len(text)]
         apart: list[int] = []
