@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -59,6 +61,20 @@ def require_emulated() -> None:
     if reason := missing():
         pytest.skip(reason)
     compile_kernels()
+
+
+@contextmanager
+def started_emulation() -> Iterator[None]:
+    """Let `backend="emulated"` start in this process inside the `with`, which tests of "cuda", on
+    the same emulated GPU, do not find started."""
+    require_emulated()
+    from cullama.emulation.start import start_emulation
+
+    with emulated().set_aside():
+        try:
+            yield
+        finally:
+            start_emulation.cache_clear()
 
 
 def require() -> None:

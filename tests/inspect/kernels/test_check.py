@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import gpu
@@ -65,8 +66,13 @@ BUGS = {
 }
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _emulation() -> Iterator[None]:
+    with gpu.started_emulation():
+        yield
+
+
 def source_of(given: str | Path, target: str = "compute_80") -> KernelSource:
-    gpu.require_emulated()
     try:
         return kernel_source(given, target)
     except KernelSourceError as error:
@@ -186,7 +192,6 @@ def test_text_without_a_kernel_is_refused() -> None:
 def test_the_command_s_exit_status_and_json_say_what_was_found(
     cullama_command: CommandLine, tmp_path: Path
 ) -> None:
-    gpu.require_emulated()
     file = tmp_path / "mine.cu"
     file.write_text(kernel("out[threadIdx.x] = nothing;"))
     code, out, err = cullama_command("kernels", "check", file)

@@ -20,12 +20,11 @@ BARRIER, OUT = "  __syncthreads();\n", "row[i] * scale * weight[i]"
 
 @pytest.fixture(scope="module")
 def llm(tiny_model: Path) -> Iterator[LLM]:
-    gpu.require_emulated()
     try:
         kernel_source(rms_norm())
     except KernelSourceError as error:
         pytest.skip(str(error))
-    with LLM(tiny_model, backend="emulated", dtype="float32") as llm:
+    with gpu.started_emulation(), LLM(tiny_model, backend="emulated", dtype="float32") as llm:
         yield llm
 
 
