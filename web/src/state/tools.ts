@@ -9,7 +9,7 @@ export function checkTools(text: string): { tools: Tool[] } | { error: string } 
   try {
     values = JSON.parse(text);
   } catch (error) {
-    return { error: String(error) };
+    return { error: (error as SyntaxError).message };
   }
   const tools: Tool[] = [];
   for (const [k, value] of (Array.isArray(values) ? values : [values]).entries()) {

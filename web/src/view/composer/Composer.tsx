@@ -136,6 +136,7 @@ function Switches({ chat }: { chat: Chat | null }) {
       <button
         type="button"
         className={set(Boolean(chat?.settings.system))}
+        title={words.systemPrompt}
         onClick={() => {
           ui.setDrawer("sampling");
           requestAnimationFrame(() => document.getElementById("system-prompt")?.focus());
@@ -144,15 +145,30 @@ function Switches({ chat }: { chat: Chat | null }) {
         <Icon name="text" />
         {words.system}
       </button>
-      <button type="button" className="btn set" onClick={() => lens.drawer("sampling")}>
+      <button
+        type="button"
+        className="btn set"
+        title={words.sampling}
+        onClick={() => lens.drawer("sampling")}
+      >
         <Icon name="sliders" />
         {presetName(chat ? chat.settings.preset : actions.presetOfNew(), settings.presets, words)}
       </button>
-      <button type="button" className={set(schema !== null)} onClick={() => lens.drawer("schema")}>
+      <button
+        type="button"
+        className={set(schema !== null)}
+        title={words.schema}
+        onClick={() => lens.drawer("schema")}
+      >
         <Icon name="json" />
         {words.schema}
       </button>
-      <button type="button" className={set(tools > 0)} onClick={() => lens.drawer("tools")}>
+      <button
+        type="button"
+        className={set(tools > 0)}
+        title={words.tools}
+        onClick={() => lens.drawer("tools")}
+      >
         <Icon name="tool" />
         {words.tools}
         {tools > 0 && ` ${tools}`}
