@@ -1,6 +1,6 @@
 /** Keeps the focus inside what floats, and gives it back when that closes. */
 
-import { type RefObject, useEffect } from "react";
+import { type RefObject, useLayoutEffect } from "react";
 
 const focusable =
   'button:not(:disabled), [href], input:not(:disabled), select, textarea, [tabindex]:not([tabindex="-1"])';
@@ -8,10 +8,11 @@ const focusable =
 /**
  * Move the focus into an element while it is shown; Tab stays in it; Escape calls `close`.
  *
- * Focus goes to the element with `data-autofocus`, else to the first that can have it.
+ * Focus goes to the element with `data-autofocus`, else to the first that can have it; before it is
+ * painted, so that no key goes elsewhere once it is seen.
  */
 export function useFocusInside(ref: RefObject<HTMLElement | null>, close: () => void): void {
-  useEffect(() => {
+  useLayoutEffect(() => {
     const root = ref.current;
     const before = document.activeElement;
     if (!root) return;
@@ -45,7 +46,7 @@ export function useFocusInside(ref: RefObject<HTMLElement | null>, close: () => 
     };
   }, [ref]);
 
-  useEffect(() => {
+  useLayoutEffect(() => {
     const root = ref.current;
     const onEscape = (event: KeyboardEvent) => {
       if (event.key !== "Escape" || event.isComposing) return;
