@@ -17,6 +17,7 @@ HAS_NVRTC_WHEELS := $(filter Linux-x86_64,$(shell uname -s)-$(shell uname -m))
 
 PTX_FOLDER := src/cullama/cuda/ptx
 BUILD_PTX := scripts/build_ptx.py
+CUDA_COMPILER := src/cullama/cuda/compiler.py
 KERNELS := $(basename $(notdir $(wildcard kernels/*.cu)))
 PTX := $(KERNELS:%=$(PTX_FOLDER)/compute_80/%.ptx) $(KERNELS:%=$(PTX_FOLDER)/compute_90a/%.ptx)
 ORPHANS := $(filter-out $(PTX),$(wildcard $(PTX_FOLDER)/*/*.ptx))
@@ -143,10 +144,10 @@ distclean: clean  ## … and the environment
 # The environment's Python, if there is one, for the compilers that pip brings.
 COMPILE = @$(firstword $(wildcard $(BIN)/python) $(PYTHON)) $(BUILD_PTX) --nvrtc $(NVRTC) $(RELEASE) $< $@
 
-$(PTX_FOLDER)/compute_80/%.ptx: kernels/%.cu $(BUILD_PTX)
+$(PTX_FOLDER)/compute_80/%.ptx: kernels/%.cu $(BUILD_PTX) $(CUDA_COMPILER)
 	$(COMPILE)
 
-$(PTX_FOLDER)/compute_90a/%.ptx: kernels/%.cu $(BUILD_PTX)
+$(PTX_FOLDER)/compute_90a/%.ptx: kernels/%.cu $(BUILD_PTX) $(CUDA_COMPILER)
 	$(COMPILE)
 
 # The tests' environment brings a compiler where there is none: under -j, too, it comes first.

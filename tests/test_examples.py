@@ -13,7 +13,7 @@ import pytest
 from command_line import SOURCE
 from nbclient import NotebookClient
 
-from cullama.cuda.compiler import NoCudaCompilerError, find_compiler
+from cullama.cuda.compiler import NoCudaCompilerError, fetched_nvrtc, find_compiler
 
 WriteModel: TypeAlias = Callable[..., Path]
 Cell: TypeAlias = Any
@@ -111,7 +111,7 @@ def test_batch_and_compare(model: Path, tmp_path: Path, monkeypatch: pytest.Monk
 def test_write_a_kernel(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gpu.require_emulated()
     try:
-        find_compiler(None)
+        find_compiler(fetched_nvrtc())
     except NoCudaCompilerError as error:
         pytest.skip(str(error))
     cells = run("4_write_a_kernel", model, tmp_path, monkeypatch)

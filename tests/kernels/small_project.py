@@ -63,6 +63,9 @@ def write_project(folder: Path) -> Path:
     scripts.mkdir()
     shutil.copy(ROOT / "Makefile", folder)
     shutil.copy(ROOT / "scripts" / "build_ptx.py", scripts)
+    compiler = Path("src/cullama/cuda/compiler.py")
+    (folder / compiler.parent).mkdir(parents=True)
+    shutil.copy(ROOT / compiler, folder / compiler)
     (kernels / "common.cuh").write_text("#pragma once\n" + SCALE)
     (kernels / "scale.cuh").write_text('#pragma once\n#include "common.cuh"\n')
     for name, include, value in (

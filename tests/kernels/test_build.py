@@ -92,8 +92,9 @@ def test_a_header_may_be_renamed(project: Project) -> None:
     assert project.rebuilt() == both("scale")
 
 
-def test_a_changed_build_script_rebuilds_everything(project: Project) -> None:
-    (project.folder / "scripts" / "build_ptx.py").touch()
+@pytest.mark.parametrize("file", ["scripts/build_ptx.py", "src/cullama/cuda/compiler.py"])
+def test_a_changed_build_script_rebuilds_everything(project: Project, file: str) -> None:
+    (project.folder / file).touch()
     assert project.rebuilt() == both("add", "gather", "scale")
 
 
@@ -190,12 +191,16 @@ def test_a_release_refuses_ptx_that_older_drivers_do_not_load(tmp_path: Path) ->
         name = "NVRTC 13.0"
 
         def compile(self, source: Path, ptx: Path) -> object:
-            return script.CompiledSource(".version 9.0\n.target sm_80\n", f"{ptx} : {source}\n")
+            return script.cuda.CompiledSource(
+                ".version 9.0\n.target sm_80\n", f"{ptx} : {source}\n"
+            )
 
     source, ptx = tmp_path / "add.cu", tmp_path / "compute_80" / "add.ptx"
     script.build(source, ptx, TooNew(), release=False)
     assert ptx.is_file()
-    with pytest.raises(script.BuildError, match=r"NVRTC 13\.0 writes PTX 9\.0; a release needs 8"):
+    with pytest.raises(
+        script.cuda.CompileError, match=r"NVRTC 13\.0 writes PTX 9\.0; a release needs 8"
+    ):
         script.build(source, ptx, TooNew(), release=True)
 
 

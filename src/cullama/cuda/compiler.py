@@ -1,8 +1,8 @@
 """Finds a CUDA compiler, and compiles CUDA source to PTX.
 
 It looks for nvcc on PATH, then for pip's; for NVRTC, the compiler as a library, where there is no
-nvcc or no gcc: in a toolkit and in this Python's packages. It needs only Python's standard library,
-and imports nothing of the package.
+nvcc or no gcc: in a toolkit and in this Python's packages. It imports nothing but Python's
+standard library, because `scripts/build_ptx.py` loads this file before the package is installed.
 """
 
 from __future__ import annotations
@@ -190,11 +190,15 @@ def nvrtc_places(folder: Path) -> Iterator[tuple[Path, Path]]:
 
 
 def likely_folders() -> list[Path]:
-    """Return the toolkit of an nvcc on PATH, this Python's packages, and what `make` fetched."""
+    """Return the toolkit whose nvcc is on PATH but has no gcc, and this Python's packages."""
     nvcc = shutil.which("nvcc")
     toolkit = [Path(nvcc).resolve().parents[1]] if nvcc else []
-    fetched = sorted(Path(sys.prefix).glob("nvrtc-*"))  # by `make`
-    return [*toolkit, *(Path(entry) for entry in sys.path if entry), *fetched]
+    return [*toolkit, *(Path(entry) for entry in sys.path if entry)]
+
+
+def fetched_nvrtc() -> Path | None:
+    """Return the folder of the NVRTC that `make` fetched into this environment, if there is one."""
+    return next(Path(sys.prefix).glob("nvrtc-*"), None)
 
 
 def dependency_file(source: Path, ptx: Path) -> str:
@@ -230,6 +234,15 @@ def find_compiler(nvrtc: Path | None) -> CudaCompiler:
     compiler = nvcc_on_path() or nvcc_of_pip() or nvrtc_under([*fetched, *likely_folders()])
     if compiler is None:
         raise NoCudaCompilerError(REMEDY)
+    return compiler
+
+
+def release_compiler(nvrtc: Path | None) -> CudaCompiler:
+    """Return the NVRTC in the folder, and no other: releases do not depend on the machine."""
+    compiler = nvrtc_under([nvrtc]) if nvrtc else None
+    if compiler is None:
+        message = f"no NVRTC with its headers in {nvrtc}: `make ptx-release` fetches them"
+        raise NoCudaCompilerError(message)
     return compiler
 
 

@@ -184,6 +184,23 @@ def test_without_a_compiler_ptx_is_asked_for(monkeypatch: pytest.MonkeyPatch) ->
         kernel_source(kernel(""))
 
 
+@pytest.mark.parametrize("command", ["check", "profile"])
+def test_without_a_c_compiler_one_line_says_what_to_install(
+    command: str, cullama_command: CommandLine, tmp_path: Path
+) -> None:
+    ptx = PTX_FOLDER / "compute_80" / "silu_mul.ptx"
+    if not ptx.is_file():
+        pytest.skip("no PTX: `make ptx` builds it")
+    variables = {"PATH": "/nowhere", "CXX": "", "CULLAMA_EMULATION_CACHE": str(tmp_path)}
+    named = ptx if command == "check" else "silu_mul"
+    code, out, err = cullama_command("kernels", command, named, environment=variables)
+    (line,) = [line for line in err.splitlines() if line.startswith("cullama: ")]
+    assert (code, out) == (1, "")
+    assert "no C++ compiler was found" in line
+    assert "apt install g++" in line
+    assert "Traceback" not in err
+
+
 def test_text_without_a_kernel_is_refused() -> None:
     with pytest.raises(KernelSourceError, match="has no kernel: expected a function extern"):
         source_of("__device__ int x; // no __global__\n")

@@ -9,7 +9,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from ...cuda.compiler import CompileError, NoCudaCompilerError, find_compiler
+from ...cuda.compiler import CompileError, NoCudaCompilerError, fetched_nvrtc, find_compiler
 from ...emulation.ptx import Source
 from ...errors import CullamaError, UsageError
 
@@ -105,7 +105,7 @@ def _folder_of(given: str | os.PathLike[str]) -> Path | None:
 
 def _compiled(name: str, text: str, target: str, folder: Path | None) -> KernelSource:
     try:
-        compiler = find_compiler(None)
+        compiler = find_compiler(fetched_nvrtc())
         with TemporaryDirectory() as temporary:
             source = (folder or Path(temporary)) / name
             if folder is None:
