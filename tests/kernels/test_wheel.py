@@ -34,7 +34,6 @@ def source(tmp_path: Path) -> Path:
     ):
         shutil.copy(ROOT / name, folder / name)
     package = folder / "src" / "cullama"
-    package.mkdir(parents=True)
     (package / "__init__.py").write_text("")
     (package / "version.py").write_text('__version__ = "0.0"\n')
     return folder
@@ -77,12 +76,12 @@ def build(source: Path, path: str, kind: str = "wheel") -> tuple[int, str, list[
 
 
 def ptx_in(wheel: Path) -> dict[str, str]:
-    """Return the wheel's files under cullama/cuda."""
+    """Return the wheel's files under cullama/cuda/ptx."""
     with ZipFile(wheel) as archive:
         return {
             name: archive.read(name).decode()
             for name in archive.namelist()
-            if name.startswith("cullama/cuda/")
+            if name.startswith("cullama/cuda/ptx/")
         }
 
 
