@@ -117,6 +117,7 @@ def test_an_allowed_origin_may_ask_in_a_preflight_and_then_with_the_key(
     headers = {"origin": ORIGIN, "authorization": f"Bearer {KEYS[0]}"}
     response = guarded.http.get("/v1/models", headers=headers)
     assert response.headers["access-control-allow-origin"] == ORIGIN
+    assert "Retry-After" in response.headers["access-control-expose-headers"]
     assert guarded.http.get("/v1/models", headers={"origin": ORIGIN}).status_code == 401
 
 

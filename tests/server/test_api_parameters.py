@@ -16,6 +16,7 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "api-parameters.md"
 ROW = re.compile(r"^\| `(\w+)` \| (works|no effect|refused) \|", re.MULTILINE)
 
 CHAT: Any = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1}
+LONG = "once upon a time " * 300  # leaves less than 500 tokens of the context
 TOOL = {"type": "function", "function": {"name": "f"}}
 # Of each route: its heading, its path, OpenAI's type, and a body that works.
 ROUTES: dict[str, tuple[str, Any, Any]] = {
@@ -100,13 +101,15 @@ def test_each_is_treated_as_it_is_listed(
 @pytest.mark.parametrize(
     ("path", "body"),
     [
-        ("/v1/completions", {"prompt": "a"}),
-        ("/v1/chat/completions", {"messages": CHAT["messages"]}),
-        ("/v1/responses", {"input": "a"}),
+        ("/v1/completions", {"prompt": LONG}),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": LONG}]}),
+        ("/v1/responses", {"input": LONG}),
     ],
 )
 def test_an_answer_without_a_limit_may_fill_the_room_left(
     server: LiveServer, path: str, body: Any
 ) -> None:
     answer = server.post(path, {**body, "ignore_eos": True, "logit_bias": {"1": -1000.0}}).json()
-    assert answer["usage"]["total_tokens"] == server.service.llm.longest_text
+    usage = answer["usage"]
+    assert usage["total_tokens"] == server.service.llm.longest_text
+    assert usage.get("completion_tokens", usage.get("output_tokens")) > 256

@@ -129,6 +129,7 @@ def test_what_is_not_offered_says_so_in_words(server: LiveServer, path: str) -> 
     response = server.post(path, {})
     assert response.status_code == 501
     assert "not offered" in response.json()["error"]["message"]
+    assert response.headers["x-should-retry"] == "false"  # OpenAI's clients do so after a 5xx
 
 
 def test_an_unknown_route_names_those_there_are(server: LiveServer) -> None:

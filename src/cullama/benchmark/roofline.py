@@ -18,12 +18,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..cpu.backend import HostBackend
+from ..cpu.threads import limit_blas
 from ..engine.model_access import ModelAccess
 from ..engine.trace import StepRecord
-from .yardsticks import CpuMeter
+from .yardsticks import CHUNK, product_seconds, read_seconds, seconds_of
 
-# Short: a second of start-up, and beyond the caches of most machines.
-READ_BYTES = 256 << 20
+# Half a second of start-up where nothing else runs.
+SECONDS = 1.0
+READ_BYTES = 256 << 20  # beyond the caches of most machines
 REPEATS = 3
 MATRIX = 1024
 MIN_READ_BYTES = 4 << 20  # of what fits the caches; less would measure calls
@@ -93,15 +95,14 @@ class Limits(NamedTuple):
 
 
 def measure_limits(access: ModelAccess[Any]) -> Limits:
-    """Measure the machine's limits with the threads, or on the GPU, that the model uses."""
+    """Measure the machine's limits with the threads, or on the GPU, that the model uses.
+
+    On a busy machine a CPU is measured less, so that the start does not wait for it: from SECONDS
+    on nothing more than once, and over the memory that was given in half of that.
+    """
     ops: Any = access.ops
     if isinstance(ops, HostBackend):
-        threads, size = ops.thread_pool.size, access.model.weights.bytes_read_per_token
-        measured = CpuMeter(REPEATS, READ_BYTES, MATRIX).measure(threads)
-        read = measured.read
-        if size < READ_BYTES:  # maybe in the caches
-            read = max(read, CpuMeter(REPEATS, max(size, MIN_READ_BYTES), 1).measure(threads).read)
-        return Limits(read, max(measured.products, _own_products(access)))
+        return _cpu_limits(access, time.perf_counter())
     from .cuda_yardsticks import CudaMeter
 
     meter = CudaMeter(ops, REPEATS)
@@ -112,7 +113,27 @@ def measure_limits(access: ModelAccess[Any]) -> Limits:
         meter.close()
 
 
-def _own_products(access: ModelAccess[Any]) -> float:
+def _cpu_limits(access: ModelAccess[Any], start: float) -> Limits:
+    ops: Any = access.ops
+    until, size = start + SECONDS, max(access.model.weights.bytes_read_per_token, MIN_READ_BYTES)
+    memory, count = np.empty(READ_BYTES // 4, np.float32), 0
+    while count < len(memory) and time.perf_counter() < start + SECONDS / 2:
+        memory[count : count + CHUNK] = 1  # pages are given now: seconds where memory is short
+        count += CHUNK
+    memory = memory[:count]
+    limit_blas(ops.thread_pool.size)
+    try:
+        read = memory.nbytes / min(read_seconds(memory, REPEATS, until))
+        if size < memory.nbytes:  # maybe in the caches
+            part = memory[: size // 4]
+            read = max(read, part.nbytes / min(read_seconds(part, REPEATS, until)))
+        products = 2 * MATRIX**3 / min(product_seconds(MATRIX, REPEATS, until))
+    finally:
+        limit_blas(1)
+    return Limits(read, max(products, _own_products(access, until)))
+
+
+def _own_products(access: ModelAccess[Any], until: float) -> float:
     """Return how fast a prompt is multiplied by the model's own weights, the fastest of three."""
     ops, weights = access.ops, access.model.weights
     layer, config = weights.layers[0].mlp, access.model.config
@@ -120,12 +141,8 @@ def _own_products(access: ModelAccess[Any]) -> float:
     tokens = int(min(access.token_budget, max(MIN_TOKENS, PRODUCT_OPERATIONS / operations)))
     ids = ops.upload(np.arange(tokens, dtype=np.int32) % config.vocab_size)
     x = ops.rms_norm(ops.embed(weights.embedding, ids), layer.norm)
-    times = []
-    for _ in range(1 + REPEATS):  # the first compiles
-        start = time.perf_counter()
-        ops.linear(x, layer.gate_up)
-        times.append(time.perf_counter() - start)
-    return tokens * operations / min(times[1:])
+    times = seconds_of(lambda: ops.linear(x, layer.gate_up), REPEATS, until)
+    return tokens * operations / min(times)
 
 
 class Roofline:

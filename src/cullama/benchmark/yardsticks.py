@@ -10,6 +10,7 @@ import mmap
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from math import inf
 from statistics import median
 from typing import Protocol, TypeAlias, TypeVar
 
@@ -79,10 +80,9 @@ def between(before: Limits, after: Limits) -> Limits:
 class CpuMeter:
     """Measures the limits repeatedly over the same memory, which is slow to allocate."""
 
-    def __init__(self, repeats: int = 5, size: int = READ_BYTES, matrix: int = MATRIX) -> None:
-        """`repeats`: a figure is the median of so many; `size`: bytes read for each; `matrix`: rows
-        and columns of those multiplied."""
-        self._repeats, self._matrix = repeats, matrix
+    def __init__(self, repeats: int = 5, size: int = READ_BYTES) -> None:
+        """`repeats`: a figure is the median of so many; `size`: bytes read for each."""
+        self._repeats = repeats
         # numpy asks the kernel for huge pages for an array of this size; mmap does not.
         self._huge = np.empty(size // 4, np.float32)
         self._small = np.frombuffer(mmap.mmap(-1, size), np.float32)
@@ -92,34 +92,42 @@ class CpuMeter:
     def measure(self, threads: int) -> CpuYardsticks:
         """Measure with `threads` threads of numpy's BLAS."""
         limit_blas(threads)
-        matrix = np.full((self._matrix, self._matrix), 0.5, np.float32)
-        other = matrix.copy()
         try:
             return CpuYardsticks(
                 threads=threads,
-                read_huge=_read_rate(self._huge, self._repeats),
-                read_small=_read_rate(self._small, self._repeats),
-                sgemm=2 * self._matrix**3 / _median_seconds(lambda: matrix @ other, self._repeats),
+                read_huge=self._huge.nbytes / median(read_seconds(self._huge, self._repeats)),
+                read_small=self._small.nbytes / median(read_seconds(self._small, self._repeats)),
+                sgemm=2 * MATRIX**3 / median(product_seconds(MATRIX, self._repeats)),
             )
         finally:
             limit_blas(1)
 
 
-def _read_rate(buffer: Floats, repeats: int) -> float:
+def read_seconds(buffer: Floats, repeats: int, until: float = inf) -> list[float]:
+    """Return how long numpy's BLAS reads the buffer; `repeats` and `until` as of `seconds_of`."""
     chunks = [buffer[start : start + CHUNK] for start in range(0, len(buffer), CHUNK)]
 
     def read() -> None:
         for chunk in chunks:
             np.dot(chunk, chunk)  # reads each number once, and computes faster than it reads
 
-    return buffer.nbytes / _median_seconds(read, repeats)
+    return seconds_of(read, repeats, until)
 
 
-def _median_seconds(work: Callable[[], object], repeats: int) -> float:
-    work()  # the first run touches the memory and wakes the threads
-    times = []
-    for _ in range(repeats):
+def product_seconds(size: int, repeats: int, until: float = inf) -> list[float]:
+    """Return how long a product of float32 matrices of `size` rows and columns takes."""
+    matrix = np.full((size, size), 0.5, np.float32)
+    other = matrix.copy()
+    return seconds_of(lambda: matrix @ other, repeats, until)
+
+
+def seconds_of(work: Callable[[], object], repeats: int, until: float = inf) -> list[float]:
+    """Return the seconds that some work takes, each of `repeats` times; from `until`, as of
+    time.perf_counter(), it is not repeated."""
+    work()  # the first run touches the memory, wakes the threads and compiles
+    times: list[float] = []
+    while not times or (len(times) < repeats and time.perf_counter() < until):
         start = time.perf_counter()
         work()
         times.append(time.perf_counter() - start)
-    return median(times)
+    return times

@@ -69,6 +69,7 @@ class Access:
                     added.setdefault(name, value)
                 if origin in self._rules.origins:
                     added["Access-Control-Allow-Origin"] = str(origin)
+                    added["Access-Control-Expose-Headers"] = "Retry-After, X-Should-Retry"
                     added["Vary"] = "Origin"
             await send(message)
 

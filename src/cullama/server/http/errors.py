@@ -67,6 +67,8 @@ class ApiError(Exception):
             headers["Retry-After"] = str(RETRY_SECONDS)
         if self.status == 500:  # the HTTP library ends the connection behind a mistake of ours
             headers["Connection"] = "close"
+        if self.status == 501:  # which OpenAI's clients would ask for again, as after any 5xx
+            headers["X-Should-Retry"] = "false"
         if self.status == 401:
             headers["WWW-Authenticate"] = "Bearer"
         body = error_body(self.message, self.status, self.param, self.code)
