@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
@@ -91,10 +92,11 @@ def test_kernels_are_compiled_ahead_for_one_storage_type_and_found_by_the_driver
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", "cullama")
+    new = f"p{uuid4().hex})"  # not in a cache of earlier runs
     names = [f"{file}_{suffix}" for file in FILES for suffix in ("f32", "bf16")]
     for file in FILES:
         kernels = [
-            NOTHING.replace("nothing", name).replace(HEADER, "")
+            NOTHING.replace("nothing", name).replace(HEADER, "").replace("p)", new)
             for name in (*names, "gemm_f32")
             if name.startswith((file, "gemm"))
         ]
