@@ -82,7 +82,10 @@ def test_a_cancelled_stream_ends_its_request_and_keeps_what_came(server: LiveSer
     assert server.service.engine.num_running == 1
     assert server.http.delete(f"/v1/streams/{id}").status_code == 200
     assert eventually(lambda: server.service.engine.num_running == 0, 5)
-    assert rest(server, id)[:5] == events
+    kept = rest(server, id)
+    assert kept[:5] == events
+    assert '"code": "cancelled"' in kept[-2]  # or who reads it would take the connection for lost
+    assert kept[-1] == "data: [DONE]"
     assert server.http.delete(f"/v1/streams/{id}").status_code == 200
 
 

@@ -64,7 +64,8 @@ export class Answer {
     this.model ??= chunk.model ?? null;
     this.promptTokens ??= chunk.prompt_token_ids?.length ?? null;
     this.engineRequest ??= chunk.engine_request ?? null;
-    if (chunk.error) this.#fail(chunk.error);
+    // One that was cancelled has not failed: it can be continued, as one that was lost.
+    if (chunk.error && chunk.error.code !== "cancelled") this.#fail(chunk.error);
     if (chunk.prompt_progress) this.#readProgress(chunk.prompt_progress);
     const choice = chunk.choices?.[0];
     if (choice) {

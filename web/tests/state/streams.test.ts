@@ -167,6 +167,18 @@ describe("an answer", () => {
     expect(await page.actions.loadTokens(cut.id)).toHaveLength(3);
   });
 
+  test("that was cancelled elsewhere is kept, and is no failure", async () => {
+    server.breaks = [2];
+    const chat = page.actions.newChat();
+    page.actions.send(chat, "Hi");
+    await vi.waitFor(() => expect(server.streams.size).toBe(1));
+    const [kept] = server.streams.values();
+    const error = { message: "the stream was cancelled", code: "cancelled" };
+    kept!.events.splice(2, Infinity, JSON.stringify({ error }), "[DONE]");
+    const cut = await ended(chat);
+    expect(cut).toMatchObject({ status: "cut", finishReason: "lost", text: "Hel", failure: null });
+  });
+
   test("that is stopped keeps what came, and the server is told", async () => {
     server.answer = () => Array<string>(500).fill("a ");
     const chat = page.actions.newChat();

@@ -59,8 +59,7 @@ class StoredStream:
         try:
             while True:
                 if start < self.num_dropped:  # it has read too slowly
-                    error = {"error": error_object("events were dropped", code="stream_too_long")}
-                    yield b"data: %b\n\ndata: [DONE]\n\n" % json.dumps(error).encode()
+                    yield _ending("events were dropped", "stream_too_long")
                     return
                 new = list(islice(self._events, start - self.num_dropped, None))
                 start = max(start, self.num_events)
@@ -75,7 +74,7 @@ class StoredStream:
             self.last_used = time.monotonic()
 
     def cancel(self) -> None:
-        """End the request; readers get what came before."""
+        """End the request; readers get what came before, and an error."""
         self._task.cancel()
 
     async def _take(self, events: AsyncGenerator[bytes, None]) -> None:
@@ -83,6 +82,9 @@ class StoredStream:
             async with aclosing(events):
                 async for block in events:
                     self._add(block)
+        except asyncio.CancelledError:  # told, or clients would come back for the rest for ever
+            words = f"the stream was cancelled, or not read for {ALONE_SECONDS:.0f} s"
+            self._add(_ending(words, "cancelled"))
         finally:
             self.is_ended, self.last_used = True, time.monotonic()
             self._wake()
@@ -100,6 +102,11 @@ class StoredStream:
     def _wake(self) -> None:
         self._changed.set()
         self._changed = asyncio.Event()  # readers wait for what comes after this
+
+
+def _ending(words: str, code: str) -> bytes:
+    error = {"error": error_object(words, code=code)}
+    return b"data: %b\n\ndata: [DONE]\n\n" % json.dumps(error).encode()
 
 
 class StoredStreams:
