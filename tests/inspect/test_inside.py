@@ -38,19 +38,6 @@ def llm(tiny_model: Path) -> LLM:
     return LLM(tiny_model, backend="cpu")
 
 
-@pytest.fixture(scope="module")
-def sliding(tmp_path_factory: pytest.TempPathFactory, write_model: WriteModel) -> LLM:
-    """A model with a sliding window and a long context."""
-    changes: dict[str, Any] = {
-        "architectures": ["MistralForCausalLM"],
-        "model_type": "mistral",
-        "sliding_window": WINDOW,
-        "max_position_embeddings": 2048,
-    }
-    folder = write_model(tmp_path_factory.mktemp("models") / "sliding", **changes)
-    return LLM(folder, backend="cpu")
-
-
 @pytest.fixture
 def gpu_llm(tiny_model: Path, request: pytest.FixtureRequest) -> Iterator[LLM]:
     """The tiny model on the GPU, in the type that the test names."""

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any, TypeAlias
 
 import gpu
 import numpy as np
@@ -16,27 +15,12 @@ from cullama.engine.engine import TOKEN_BUDGET
 from cullama.errors import ContextLengthError, UsageError
 from cullama.inspect.token_layers import token_layers
 
-WriteModel: TypeAlias = Callable[..., Path]
-
 LAYERS, HEADS, WIDTH, VOCABULARY = 2, 4, 8, 300
 
 
 @pytest.fixture(scope="module")
 def llm(tiny_model: Path) -> LLM:
     return LLM(tiny_model, backend="cpu")
-
-
-@pytest.fixture(scope="module")
-def sliding(tmp_path_factory: pytest.TempPathFactory, write_model: WriteModel) -> LLM:
-    """A model with a sliding window of 5 and a context longer than a pass."""
-    changes: dict[str, Any] = {
-        "architectures": ["MistralForCausalLM"],
-        "model_type": "mistral",
-        "sliding_window": 5,
-        "max_position_embeddings": 2048,
-    }
-    folder = write_model(tmp_path_factory.mktemp("models") / "sliding", **changes)
-    return LLM(folder, backend="cpu")
 
 
 def check_against_inside(llm: LLM, tokens: list[int], token: int, tolerance: float = 1e-5) -> None:

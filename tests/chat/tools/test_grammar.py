@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from llguidance import LLMatcher, LLTokenizer
+from marked_syntaxes import GLM, LFM, NAMED, OLMO
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from cullama.chat.tools.answers import call_parser
@@ -20,7 +21,6 @@ from cullama.chat.tools.syntax import (
     MISTRAL,
     QWEN_CODER,
     MarkedSyntax,
-    ParameterMarks,
     PythonSyntax,
     Syntax,
 )
@@ -35,7 +35,6 @@ SCHEMA = {
 WEATHER = FunctionTool("weather", None, SCHEMA)
 STRICT = FunctionTool("weather", None, SCHEMA, strict=True)
 CLOCK = FunctionTool("clock")
-NAMED = MarkedSyntax("[TOOL_CALLS]", "[ARGS]", again="[TOOL_CALLS]")
 DEEPSEEK = MarkedSyntax(
     "<｜calls｜><｜call｜>function<｜sep｜>",
     "\n```json\n",
@@ -43,15 +42,6 @@ DEEPSEEK = MarkedSyntax(
     "\n<｜call｜>function<｜sep｜>",
     "<｜/calls｜>",
 )
-GLM = MarkedSyntax(
-    "<tool_call>",
-    "\n",
-    "</tool_call>",
-    "\n<tool_call>",
-    parameter=ParameterMarks("<arg_key>", "</arg_key>\n<arg_value>", "</arg_value>\n"),
-)
-LFM = PythonSyntax("<|calls|>", "<|/calls|>")
-OLMO = PythonSyntax("<calls>", "</calls>", is_list=False)
 MARKS = (
     *("<tool_call>", "</tool_call>", "[TOOL_CALLS]", "[ARGS]", "<think>", "</think>"),
     *(

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from marked_syntaxes import GLM, LFM, NAMED, OLMO
 
 from cullama.chat.tools.answers import call_parser
 from cullama.chat.tools.events import CallArguments, Event, ParsedAnswer, Reasoning, Text
@@ -22,13 +23,11 @@ from cullama.chat.tools.syntax import (
     QWEN_CODER,
     CallSyntax,
     MarkedSyntax,
-    ParameterMarks,
     PythonSyntax,
     Syntax,
 )
 from cullama.chat.tools.thoughts import ThoughtSplitter
 
-NAMED = MarkedSyntax("[TOOL_CALLS]", "[ARGS]", again="[TOOL_CALLS]")
 DEEPSEEK = MarkedSyntax(
     "<｜calls▁begin｜><｜call▁begin｜>function<｜sep｜>",
     "\n```json\n",
@@ -36,15 +35,6 @@ DEEPSEEK = MarkedSyntax(
     "\n<｜call▁begin｜>function<｜sep｜>",
     "<｜calls▁end｜>",
 )
-GLM = MarkedSyntax(
-    "<tool_call>",
-    "\n",
-    "</tool_call>",
-    "\n<tool_call>",
-    parameter=ParameterMarks("<arg_key>", "</arg_key>\n<arg_value>", "</arg_value>\n"),
-)
-LFM = PythonSyntax("<|calls|>", "<|/calls|>")
-OLMO = PythonSyntax("<calls>", "</calls>", is_list=False)
 PYTHON = PythonSyntax()
 SYNTAXES: dict[str, Syntax] = {
     "Hermes": HERMES,
