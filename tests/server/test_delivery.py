@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cullama.engine.client import RequestOutput
@@ -150,6 +150,7 @@ def test_whatever_the_moments_every_token_leaves_once_and_in_order(seed: int) ->
 
 
 @given(st.floats(0, MAX_INTERVAL), st.floats(0, 2))
+@example(0.005859375, SHARE)
 def test_a_busy_front_is_told_less_often_and_an_idle_one_at_once(
     interval: float, share: float
 ) -> None:

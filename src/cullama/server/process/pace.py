@@ -41,5 +41,6 @@ class PaceMeter:
 
 def next_interval(interval: float, share: float) -> float:
     """Return the interval that would bring a process that takes `share` of a processor to SHARE."""
-    wanted = max(interval, MIN_INTERVAL) * share / SHARE
+    # The quotient first: so that rounding makes no interval longer at a share of exactly SHARE.
+    wanted = max(interval, MIN_INTERVAL) * (share / SHARE)
     return min(wanted, MAX_INTERVAL) if wanted > MIN_INTERVAL else 0.0
